@@ -1,0 +1,20 @@
+// Monotonic time. State machines take `now` as an argument; only what sits around them asks a Clock.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace lanyard {
+
+// Monotonic nanoseconds from an arbitrary start. Never wall time.
+using TimeNs = int64_t;
+inline constexpr TimeNs kMillisecond = 1'000'000;
+inline constexpr TimeNs kSecond = 1'000'000'000;
+
+inline TimeNs MonotonicNow() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace lanyard
