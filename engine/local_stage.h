@@ -1,0 +1,59 @@
+// Runs one stage of a model on this machine's CPU: embed if first, its layers, head and sampler if last.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <stop_token>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/ops/isa.h"
+#include "model/model_shape.h"
+#include "model/tensor_source.h"
+#include "stage/types.h"
+
+namespace lanyard::engine {
+
+struct StageOptions {
+  int threads = 1;
+  ops::Isa isa = ops::BestIsa();
+};
+
+// Bytes a stage holds, as planned and as allocated.
+struct StageMemory {
+  uint64_t weights = 0;
+  uint64_t kv = 0;
+  uint64_t buffers = 0;
+  uint64_t total() const { return weights + kv + buffers; }
+};
+
+// What Create would allocate, from the tensor table alone. `types` gives the TensorInfo of every tensor of the stage.
+StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& spec,
+                       const std::vector<model::TensorInfo>& tensors, int threads);
+
+// The numerics that fit a model when nothing else is asked: f32 KV and wire for float models, f16 for quantised ones.
+stage::NumericsId DefaultNumerics(const model::ModelShape& shape);
+
+struct StageOutput {
+  stage::Hidden hidden;                 // when not the last stage
+  std::vector<stage::TokenOut> tokens;  // when the last stage, in the order of the requests
+};
+
+class LocalStage {
+ public:
+  // Reads and re-lays the stage's weights. `source` must outlive the stage when it embeds (rows are read on demand).
+  // ResourceExhausted when memory is refused. `progress(done, total)` in GGUF bytes, may be null.
+  static absl::StatusOr<std::unique_ptr<LocalStage>> Create(
+      const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
+      const StageOptions& options, const std::function<void(uint64_t, uint64_t)>& progress = nullptr);
+  virtual ~LocalStage() = default;
+
+  // Runs a frame that passed stage::ValidateFrame. One caller at a time. Looks at `stop` between layers (Cancelled).
+  // Result rows do not depend on what else is in the frame. NaN or infinite hidden values from outside give
+  // InvalidArgument.
+  virtual absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) = 0;
+
+  virtual const StageMemory& memory() const = 0;
+};
+
+}  // namespace lanyard::engine

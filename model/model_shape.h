@@ -1,0 +1,58 @@
+// What a model is, without its weights: dimensions, constants and state groups. Plain data: it is validated when made
+// from a GGUF file (ShapeFromGguf) or from a message (ValidateShape), and trusted afterwards.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace lanyard::model {
+
+class GgufFile;
+
+enum class Family { kLlama, kGemma3 };
+std::string FamilyName(Family family);
+
+enum class StateKind { kFull, kSliding };
+
+// Layers that keep the same kind of state. Every sequence has one block table for each group.
+struct StateGroup {
+  StateKind kind = StateKind::kFull;
+  uint32_t window = 0;            // tokens that a row sees, itself included; 0 for kFull
+  std::vector<uint32_t> layers;   // ascending
+};
+
+struct ModelShape {
+  Family family = Family::kLlama;
+  std::string name;               // general.name, for people
+  uint32_t n_layers = 0;
+  uint32_t d_model = 0;
+  uint32_t n_heads = 0;
+  uint32_t n_kv_heads = 0;
+  uint32_t head_dim = 0;          // of keys and of values (unlike ones are refused)
+  uint32_t d_ff = 0;
+  uint32_t n_vocab = 0;
+  uint32_t context_length = 0;    // trained
+  float norm_eps = 0;
+  uint32_t n_rot = 0;             // rotated elements of a head
+  float rope_base = 0;            // full layers
+  float rope_base_local = 0;      // sliding layers
+  float rope_scale = 1;           // positions of full layers are multiplied by it (1 / linear factor)
+  bool rope_factors = false;      // rope_freqs.weight divides the frequencies (Llama 3)
+  bool tied_output = false;       // no output.weight: token_embd.weight is the head
+  bool float_weights = false;     // every matrix is F32: KV and wire default to f32
+  std::vector<StateGroup> groups; // every layer in exactly one
+};
+
+// Refuses by name what no family here computes, with field, value and limit.
+absl::StatusOr<ModelShape> ShapeFromGguf(const GgufFile& file);
+
+// Consistency of every number with every other (also used on shapes that came over the wire).
+absl::Status ValidateShape(const ModelShape& shape);
+
+// Index into shape.groups of a layer. Precondition: a validated shape, layer < n_layers.
+uint32_t GroupOfLayer(const ModelShape& shape, uint32_t layer);
+
+}  // namespace lanyard::model

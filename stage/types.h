@@ -1,0 +1,162 @@
+// The pipeline's words: numerics, stage duties, a step's rows, hidden states, results. Plain data without threads or
+// sockets. What comes over the wire is checked by ValidateFrame (stage/validate.h) before anything is computed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/status.h"
+#include "base/version.h"
+
+namespace lanyard::stage {
+
+// Tokens of one KV block. Attention walks the positions of a sequence in chunks of this size, so it is part of the numerics.
+inline constexpr uint32_t kKvBlockTokens = 32;
+// Rows of one frame at most; a longer step is several frames, each a valid frame of its own.
+inline constexpr uint32_t kMaxFrameRows = 512;
+
+enum class WireType : uint8_t { kF32 = 0, kF16 = 1 };  // kF16: f16 mantissas with one power of two a row
+enum class KvType : uint8_t { kF32 = 0, kF16 = 1, kQ8 = 2 };
+
+// Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed it.
+struct NumericsId {
+  uint32_t version = kNumericsVersion;
+  KvType kv = KvType::kF16;
+  WireType wire = WireType::kF16;
+  friend bool operator==(const NumericsId&, const NumericsId&) = default;
+  std::string ToString() const;  // "n1-kv.f16-wire.f16"
+};
+
+std::string KvTypeName(KvType type);      // "f32" "f16" "q8"
+std::string WireTypeName(WireType type);  // "f32" "f16"
+absl::StatusOr<KvType> ParseKvType(std::string_view s);
+absl::StatusOr<WireType> ParseWireType(std::string_view s);
+
+// Layers [begin, end), 0-based.
+struct LayerRange {
+  uint32_t begin = 0;
+  uint32_t end = 0;
+  friend bool operator==(const LayerRange&, const LayerRange&) = default;
+  uint32_t size() const { return end - begin; }
+};
+
+// One stage's duty in a plan.
+struct StageSpec {
+  PlanId plan;
+  Epoch epoch;
+  uint32_t index = 0;             // 0 .. n_stages-1
+  uint32_t n_stages = 1;
+  NumericsId numerics;
+  LayerRange layers;              // may be empty for a stage of the head only
+  bool embeds = false;            // first stage: token ids -> hidden
+  bool samples = false;           // last stage: hidden -> tokens
+  std::vector<uint32_t> group_blocks;  // KV blocks of each state group of the model; the same in every stage of a plan
+  uint32_t max_context = 0;       // tokens of one sequence
+  uint32_t max_rows = kMaxFrameRows;
+};
+
+// How a token is drawn. The draw is a function of (seed, position) alone.
+struct SampleSpec {
+  float temperature = 1;          // 0 is greedy (ties to the lower id)
+  uint32_t top_k = 0;             // 0: off
+  float top_p = 1;                // (0, 1]
+  float min_p = 0;                // [0, 1]
+  uint64_t seed = 0;
+};
+
+// What the last stage returns for one row.
+struct OutputRequest {
+  uint32_t row = 0;               // within the run
+  SampleSpec sample;
+  uint32_t top = 0;               // the k largest logits, descending, ties to the lower id
+  std::vector<int32_t> want;      // logits of these ids
+};
+
+// The block table of one state group for one sequence: logical blocks first, first+1, ... are these pool blocks.
+// Logical block i holds positions [i*32, i*32+32). A sliding group lists only what its window still sees.
+struct BlockTable {
+  uint32_t first = 0;
+  std::vector<uint32_t> blocks;
+};
+
+// Consecutive positions of one sequence. Self-contained: workers keep no table of sequences.
+struct SeqRun {
+  SeqId seq;
+  uint32_t pos = 0;               // of the first row
+  uint32_t n_rows = 0;
+  std::vector<int32_t> tokens;    // n_rows ids for the first stage; empty for the others
+  std::vector<BlockTable> tables; // one a state group
+  std::vector<OutputRequest> outputs;
+};
+
+// A range of a step's rows.
+struct StepBatch {
+  StepId step;
+  uint32_t frame = 0;             // of n_frames of this step, in order
+  uint32_t n_frames = 1;
+  std::vector<SeqRun> runs;       // rows are numbered run after run
+
+  uint32_t TotalRows() const;
+};
+
+// Hidden states, rows x cols, row-major little-endian. kF32: f32 each. kF16: rows int8 exponents first (one a row), then
+// rows x cols f16; value = f16 * 2^exponent.
+struct Hidden {
+  WireType type = WireType::kF32;
+  uint32_t rows = 0;
+  uint32_t cols = 0;
+  std::vector<uint8_t> data;
+
+  static uint64_t BytesFor(WireType type, uint32_t rows, uint32_t cols);
+};
+
+struct StepFrame {
+  PlanId plan;
+  Epoch epoch;
+  uint32_t stage = 0;             // the stage that is to run it
+  NumericsId numerics;
+  StepBatch batch;
+  Hidden hidden;                  // empty (rows 0) for the stage that embeds
+};
+
+struct TokenOut {
+  SeqId seq;
+  uint32_t pos = 0;               // of the row; the sampled token belongs at pos + 1
+  int32_t token = -1;
+  float logprob = 0;              // natural, of the token under temperature 1
+  float lse = 0;                  // log-sum-exp of the row's logits
+  std::vector<std::pair<int32_t, float>> top;
+  std::vector<float> want;        // in the order asked
+};
+
+// From the last stage for each frame, or from any stage that failed.
+struct StepResult {
+  PlanId plan;
+  Epoch epoch;
+  StepId step;
+  uint32_t frame = 0;
+  uint32_t stage = 0;
+  std::string worker;
+  absl::Status status;
+  std::vector<TokenOut> tokens;
+};
+
+// Takes frames for one stage, in order. Send does not block for long: it queues, or says ResourceExhausted/Unavailable.
+// Implementations: net::RemoteStage, worker::StageHost, loopbacks in tests. Thread-safe.
+class StagePort {
+ public:
+  virtual ~StagePort() = default;
+  virtual absl::Status Send(StepFrame frame) = 0;
+};
+
+// Takes results at the coordinator. Called from any thread; must only enqueue.
+class ResultSink {
+ public:
+  virtual ~ResultSink() = default;
+  virtual void OnResult(StepResult result) = 0;
+};
+
+}  // namespace lanyard::stage
