@@ -1,0 +1,134 @@
+// The front door of the pool for web/ (and for tests): start an answer, get its text, cancel it, ask how the pool is.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/status.h"
+#include "stage/types.h"
+
+namespace lanyard::coordinator {
+
+struct ChatMessage {
+  std::string role;
+  std::string content;   // text parts already joined
+  std::string name;
+};
+
+struct GenerateRequest {
+  // A chat (goes through the model's template), a raw text, or token ids.
+  std::variant<std::vector<ChatMessage>, std::string, std::vector<int32_t>> prompt;
+  std::string model;                    // empty or the id of a served model; else NotFound
+  std::optional<uint32_t> max_tokens;   // absent: up to the context
+  stage::SampleSpec sample;             // seed chosen by the caller
+  std::vector<std::string> stop;        // at most 16, none empty, never emitted
+  bool ignore_eos = false;
+  uint32_t top_logprobs = 0;            // 0: none are reported
+  bool logprobs = false;
+  std::string request_id;               // for the log
+};
+
+enum class FinishReason { kStop, kLength };
+
+struct Usage {
+  uint32_t prompt_tokens = 0;
+  uint32_t completion_tokens = 0;
+};
+
+// Log probabilities of one emitted token.
+struct TokenLogprob {
+  int32_t id = -1;
+  std::string bytes;
+  float logprob = 0;
+  std::vector<std::pair<std::string, float>> top;
+};
+
+// Receives one answer. Called from the pool's thread, in order: any number of OnText, then one OnDone or one OnError; never
+// again after that. Must only enqueue. Text never splits a UTF-8 character and never holds a stop string.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual void OnText(std::string text, std::vector<TokenLogprob> logprobs) = 0;
+  virtual void OnDone(FinishReason reason, Usage usage) = 0;
+  // The typed errors of the pool: Unavailable (a worker was lost: the text names it; or the pool is not ready),
+  // ResourceExhausted (queue full), DeadlineExceeded.
+  virtual void OnError(const absl::Status& status, Usage usage) = 0;
+};
+
+struct NodeStatus {
+  std::string name;
+  std::string state;       // "joined" "loading" "ready" "lost"
+  std::string address;
+  std::string version;
+  std::string isa;
+  uint64_t pid = 0;
+  uint32_t threads = 0;
+  double speed = 0;
+  uint64_t memory_bytes = 0;
+  uint64_t resident_bytes = 0;
+  double busy = 0;
+  double heartbeat_age_s = 0;
+  bool has_stage = false;
+  stage::LayerRange layers;
+  bool embeds = false;
+  bool samples = false;
+  uint64_t gguf_bytes = 0;       // of the parts it holds
+  uint64_t weights_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t buffer_bytes = 0;
+  uint64_t fetched_bytes = 0;
+  uint64_t load_done_bytes = 0;
+  uint64_t load_total_bytes = 0;
+};
+
+struct RequestStatus {
+  std::string request_id;
+  std::string state;       // "queued" "prefill" "decode"
+  uint32_t prompt_tokens = 0;
+  uint32_t prefilled_tokens = 0;
+  uint32_t completion_tokens = 0;
+  double age_s = 0;
+};
+
+struct PoolStatus {
+  bool ready = false;
+  std::string state;       // "waiting for workers" "loading" "ready" "no plan fits"
+  std::string why;         // one sentence when not ready
+  std::string model;       // id
+  std::string model_digest;
+  uint64_t model_bytes = 0;
+  int64_t created_unix_s = 0;
+  uint32_t context = 0;    // tokens of one sequence, after shrinking
+  std::string numerics;
+  uint64_t epoch = 0;
+  std::vector<std::string> plan_why;
+  std::vector<NodeStatus> nodes;
+  std::vector<RequestStatus> requests;
+  uint32_t kv_blocks_total = 0;
+  uint32_t kv_blocks_used = 0;
+};
+
+// Thread-safe.
+class Generator {
+ public:
+  virtual ~Generator() = default;
+  // Checks, templates and tokenises in the caller's thread, then queues. Errors before the first token come from here:
+  // InvalidArgument (bad values), OutOfRange (prompt longer than the context: "This model's maximum context length is ..."),
+  // NotFound (model), Unavailable (not ready), ResourceExhausted (queue full). Returns the id for Cancel.
+  virtual absl::StatusOr<SeqId> Start(const GenerateRequest& request, std::shared_ptr<TokenSink> sink) = 0;
+  // The client left: its rows leave the batch, its KV blocks are freed; the sink hears nothing more. Unknown ids are fine.
+  virtual void Cancel(SeqId id) = 0;
+  virtual PoolStatus Status() const = 0;
+  // Prometheus text.
+  virtual std::string MetricsText() const = 0;
+  // Asks the process to stop cleanly (lanyard stop).
+  virtual void RequestShutdown() = 0;
+};
+
+}  // namespace lanyard::coordinator

@@ -1,0 +1,142 @@
+// What worker and coordinator say to each other, as plain structs, and the two ends of it as interfaces. The proto messages
+// (proto/lanyard/v1) stay inside net/. Everything that arrives has been converted and validated before it is seen here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+
+#include "base/ids.h"
+#include "base/status.h"
+#include "model/manifest.h"
+#include "stage/types.h"
+
+namespace lanyard::net {
+
+inline constexpr uint32_t kHeartbeatMs = 250;
+inline constexpr uint32_t kDeadAfterMs = 1500;  // of silence; a lost worker must end its requests within 2 s
+
+struct WorkerHello {
+  std::string name;
+  std::string version;
+  uint32_t protocol = 0;
+  std::string stage_address;   // host:port
+  uint64_t memory_bytes = 0;   // limit of the whole process
+  uint64_t base_bytes = 0;     // resident before any stage
+  uint32_t threads = 1;
+  double speed = 1;
+  std::string isa;
+  uint64_t pid = 0;
+};
+
+struct Heartbeat {
+  uint64_t resident_bytes = 0;
+  double busy = 0;
+  uint64_t frames = 0;
+};
+
+struct LoadProgress {
+  PlanId plan;
+  uint64_t done_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+
+struct StageReady {
+  PlanId plan;
+  Epoch epoch;
+  uint64_t weights_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t buffer_bytes = 0;
+  uint64_t fetched_bytes = 0;
+};
+
+struct StageFailed {
+  PlanId plan;
+  Epoch epoch;
+  absl::Status status;
+};
+
+struct Leaving {
+  std::string reason;
+};
+
+using WorkerEvent = std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed, Leaving>;
+
+// A stage to hold. The worker makes it ready (weights, connection to the next stage) and answers StageReady or
+// StageFailed. A new assignment replaces the old one; what both need (same model digest and parts) is not loaded again.
+struct Assignment {
+  stage::StageSpec spec;
+  std::shared_ptr<const model::Manifest> manifest;
+  std::string next_worker;     // empty for the last stage
+  std::string next_address;
+};
+
+// Names one control stream for its life; never used twice in a process.
+using LinkId = StrongId<struct LinkTag>;
+
+// What the coordinator hears. Called from gRPC's threads; must only enqueue.
+class CoordinatorEvents : public stage::ResultSink {
+ public:
+  // The first event of a link is always WorkerHello.
+  virtual void OnWorkerEvent(LinkId link, WorkerEvent event) = 0;
+  virtual void OnWorkerGone(LinkId link, const absl::Status& why) = 0;
+};
+
+// Serves the parts of the model to workers. Thread-safe.
+class PartProvider {
+ public:
+  virtual ~PartProvider() = default;
+  virtual absl::StatusOr<uint64_t> PartBytes(std::string_view sha256) = 0;
+  virtual absl::Status ReadPart(std::string_view sha256, uint64_t offset, std::span<uint8_t> out) = 0;
+};
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:0";  // host:port; port 0 picks one
+  bool insecure_lan = false;           // needed for any address but loopback, until TLS
+};
+
+// The coordinator's gRPC side. Thread-safe.
+class CoordinatorServer {
+ public:
+  // Unavailable naming the address and the errno when the port is in use. `events` and `parts` outlive the server.
+  static absl::StatusOr<std::unique_ptr<CoordinatorServer>> Start(const ServerOptions& options,
+                                                                  CoordinatorEvents* events, PartProvider* parts);
+  virtual ~CoordinatorServer() = default;  // closes every stream; no event after it
+  virtual std::string address() const = 0;  // host:port actually bound
+
+  virtual void Welcome(LinkId link) = 0;
+  // Sends the reason, then closes.
+  virtual void Refuse(LinkId link, const absl::Status& why) = 0;
+  virtual void Assign(LinkId link, Assignment assignment) = 0;
+  virtual void Release(LinkId link, PlanId plan) = 0;
+  // Drops the stream without a word (a silent worker).
+  virtual void Close(LinkId link) = 0;
+};
+
+struct RemoteStageOptions {
+  std::string address;
+  std::string from;            // who sends: "coordinator" or the worker's name
+  PlanId plan;
+  Epoch epoch;
+  uint32_t stage = 0;          // the stage that the other side runs
+  // Called once, from a gRPC thread, when the stream ends or could not be opened (why says so); must only enqueue.
+  std::function<void(const absl::Status& why)> on_closed;
+};
+
+// Frames over one long-lived bidi stream to a worker's stage port. Send queues (bounded in bytes) and never blocks.
+class RemoteStage : public stage::StagePort {
+ public:
+  static std::unique_ptr<RemoteStage> Connect(const RemoteStageOptions& options);
+  ~RemoteStage() override = default;
+  // True once the other side has welcomed the stream.
+  virtual bool ready() const = 0;
+  // Waits at most timeout_ms for ready or closed.
+  virtual absl::Status WaitReady(int timeout_ms) = 0;
+  // Round trip of a payload over the same stream; for probes and the benchmark.
+  virtual absl::StatusOr<int64_t> PingNs(std::span<const uint8_t> payload, int timeout_ms) = 0;
+};
+
+}  // namespace lanyard::net

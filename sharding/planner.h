@@ -1,0 +1,77 @@
+// The planner: which machine holds which consecutive layers. Pure: no I/O, no clock; the same input gives the same plan.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "model/manifest.h"
+#include "stage/types.h"
+
+namespace lanyard::sharding {
+
+struct DeviceProfile {
+  std::string kind = "cpu";     // "cpu" "cuda"
+  std::string name = "cpu";     // "cpu" "cuda:0"
+  uint64_t memory_bytes = 0;    // for weights, KV and buffers on this device
+  double speed = 1;             // relative to a machine's CPU of speed 1
+};
+
+struct MachineProfile {
+  std::string name;
+  uint64_t memory_bytes = 0;    // limit of the whole worker process (its RAM)
+  uint64_t base_bytes = 0;      // of it taken before any stage: code, libraries, threads
+  uint32_t threads = 1;
+  double speed = 1;
+  std::vector<DeviceProfile> devices;  // beyond the CPU; may be empty
+};
+
+struct LinkProfile {
+  std::string a, b;             // machine names, symmetric
+  double rtt_us = 200;
+  double bandwidth_bps = 1e9;
+};
+
+struct PlanRequest {
+  const model::Manifest* manifest = nullptr;  // digests may be empty
+  std::vector<MachineProfile> machines;
+  std::vector<LinkProfile> links;             // pairs not listed get the defaults of LinkProfile
+  stage::NumericsId numerics;
+  uint32_t context = 0;         // tokens of one sequence wanted
+  uint32_t users = 1;           // sequences of full context wanted at once
+  uint32_t min_context = 256;   // shrink down to this before saying that nothing fits; == context: never shrink
+  uint32_t max_rows = stage::kMaxFrameRows;
+};
+
+struct PlannedStage {
+  std::string machine;
+  std::string device;
+  stage::LayerRange layers;     // empty for a stage of the head only
+  bool embeds = false;
+  bool samples = false;
+  uint64_t gguf_bytes = 0;      // of the parts it reads
+  uint64_t weights_bytes = 0;   // as held
+  uint64_t kv_bytes = 0;
+  uint64_t buffer_bytes = 0;
+  uint64_t base_bytes = 0;
+  uint64_t limit_bytes = 0;
+  double ms_per_token = 0;      // predicted, decode of one row, relative units when speeds are relative
+};
+
+struct Plan {
+  bool fits = false;
+  std::vector<PlannedStage> stages;
+  std::vector<uint32_t> group_blocks;  // KV blocks of each state group, the same in every stage
+  uint32_t context = 0;         // may be less than wanted
+  uint32_t users = 0;           // full-context sequences that the KV holds
+  std::string limit;            // the binding constraint in words
+  std::vector<std::string> why; // reasons, one sentence each; when !fits: the arithmetic and what would make it fit
+};
+
+// InvalidArgument for a request that makes no sense (no machines, duplicate names, zero context...). A model that does not
+// fit is no error: fits is false and `why` says what is missing. Exact: among all contiguous cuts over ordered subsets of
+// machines it finds the least time per token that keeps every memory limit (ties: fewer stages, then input order).
+absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
+
+}  // namespace lanyard::sharding
