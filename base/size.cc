@@ -1,59 +1,65 @@
 #include "base/size.h"
 
 #include <cctype>
+#include <charconv>
 #include <cmath>
-
-#include "absl/strings/numbers.h"
 
 namespace lanyard {
 namespace {
 
-struct Unit {
-  std::string_view name;  // lower case
-  double factor;
-};
+// 0 for an unknown unit.
+double UnitOf(std::string_view unit) {
+  std::string u;
+  for (const char c : unit) u.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+  if (u.empty() || u == "b") return 1;
+  constexpr std::string_view kLetters = "kmgt";
+  const size_t at = kLetters.find(u[0]);
+  if (at == std::string_view::npos) return 0;
+  const double power = static_cast<double>(at + 1);
+  const std::string rest = u.substr(1);
+  if (rest.empty() || rest == "ib" || rest == "i") return std::pow(1024.0, power);
+  if (rest == "b") return std::pow(1000.0, power);
+  return 0;
+}
 
-constexpr double kKi = 1024;
-constexpr Unit kUnits[] = {
-    {"", 1},          {"b", 1},
-    {"k", kKi},       {"kib", kKi},
-    {"m", kKi * kKi}, {"mib", kKi * kKi},
-    {"g", kKi * kKi * kKi}, {"gib", kKi * kKi * kKi},
-    {"t", kKi * kKi * kKi * kKi}, {"tib", kKi * kKi * kKi * kKi},
-    {"kb", 1e3},      {"mb", 1e6},
-    {"gb", 1e9},      {"tb", 1e12},
-};
+absl::Status BadSize(std::string_view text, std::string_view why) {
+  return InvalidArgument("'", AbslView(text), "' is not a size (", AbslView(why),
+                         "); write for example 200MiB, 1.5GiB or 1000000");
+}
 
 }  // namespace
 
 absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
-  const auto bad = [&] {
-    return InvalidArgument("\"", AbslView(text), "\" is no size; write 4096, 200MiB, 1.5GiB or 8GB");
-  };
-  size_t end = 0;
-  while (end < text.size() && (std::isdigit(static_cast<unsigned char>(text[end])) || text[end] == '.')) {
-    ++end;
-  }
-  double number = 0;
-  if (end == 0 || !absl::SimpleAtod(AbslView(text.substr(0, end)), &number)) return bad();
-  while (end < text.size() && text[end] == ' ') ++end;
-  std::string unit(text.substr(end));
-  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  for (const Unit& u : kUnits) {
-    if (u.name != unit) continue;
-    const double bytes = std::floor(number * u.factor);
-    if (!(bytes < 9.2e18)) return InvalidArgument("\"", AbslView(text), "\" is more than 8 EiB");
-    return static_cast<uint64_t>(bytes);
-  }
-  return bad();
+  std::string_view s = text;
+  while (!s.empty() && std::isspace(static_cast<unsigned char>(s.front()))) s.remove_prefix(1);
+  while (!s.empty() && std::isspace(static_cast<unsigned char>(s.back()))) s.remove_suffix(1);
+  size_t digits = 0;
+  while (digits < s.size() && (std::isdigit(static_cast<unsigned char>(s[digits])) || s[digits] == '.')) ++digits;
+  if (digits == 0) return BadSize(text, "no number");
+  double value = 0;
+  const auto parsed = std::from_chars(s.data(), s.data() + digits, value, std::chars_format::fixed);
+  if (parsed.ec != std::errc() || parsed.ptr != s.data() + digits) return BadSize(text, "bad number");
+  std::string_view unit = s.substr(digits);
+  while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
+  const double scale = UnitOf(unit);
+  if (scale == 0) return BadSize(text, "unknown unit");
+  const double bytes = std::floor(value * scale);
+  if (!(bytes >= 1)) return BadSize(text, "less than one byte");
+  if (bytes >= 9223372036854775807.0) return BadSize(text, "too large");
+  return static_cast<uint64_t>(bytes);
 }
 
 std::string FormatSize(uint64_t bytes) {
-  const auto d = static_cast<double>(bytes);
-  if (bytes < 1024) return absl::StrFormat("%d B", bytes);
-  if (d < kKi * kKi) return absl::StrFormat("%.1f KiB", d / kKi);
-  if (d < kKi * kKi * kKi) return absl::StrFormat("%.1f MiB", d / (kKi * kKi));
-  return absl::StrFormat("%.2f GiB", d / (kKi * kKi * kKi));
+  if (bytes < 1024) return absl::StrCat(bytes, " B");
+  static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = static_cast<double>(bytes) / 1024;
+  int unit = 0;
+  while (value >= 1024 && unit < 5) {
+    value /= 1024;
+    ++unit;
+  }
+  return value < 100 ? absl::StrFormat("%.1f %s", value, kUnits[unit])
+                     : absl::StrFormat("%.0f %s", value, kUnits[unit]);
 }
 
 }  // namespace lanyard

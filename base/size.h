@@ -1,4 +1,4 @@
-// Byte sizes as people write them.
+// Sizes in bytes as people write them: "200MiB", "1.5GiB", "64k", "1000000".
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,12 @@
 
 namespace lanyard {
 
-// "200MiB" "1.5GiB" "8GB" "4096" "512K" (K, M, G, T alone are binary: 1K = 1024). InvalidArgument naming the text
-// otherwise, also for what does not fit 63 bits.
+// A decimal number (a fraction is allowed before a unit) and an optional unit: B, k/kB/K, M/MB, G/GB, T/TB (powers of 1000
+// when written with B, e.g. "2GB"), KiB/MiB/GiB/TiB and the bare letters K M G T in either case (powers of 1024).
+// InvalidArgument names the text; a value beyond 2^63-1 or below one byte is refused.
 absl::StatusOr<uint64_t> ParseSize(std::string_view text);
 
-// "0 B" "512 B" "88.0 MiB" "1.50 GiB".
+// "512 B", "1.5 KiB", "88.0 MiB": powers of 1024, one decimal below 100 of a unit.
 std::string FormatSize(uint64_t bytes);
 
 }  // namespace lanyard

@@ -1,0 +1,47 @@
+// Logging to stderr over spdlog, which stays out of this header. Text on a terminal, one JSON object a line otherwise when
+// asked. Prompts, answers, keys and activations never go into a log line.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace lanyard {
+
+enum class LogLevel { kDebug = 0, kInfo = 1, kWarning = 2, kError = 3, kOff = 4 };
+
+struct LogOptions {
+  LogLevel level = LogLevel::kInfo;
+  bool json = false;
+  std::string program;  // stands in every line
+};
+
+// "debug", "info", "warning" (or "warn"), "error", "off".
+absl::StatusOr<LogLevel> ParseLogLevel(std::string_view text);
+
+// Once, at the start of a program. Before it, lines of level info and above go to stderr as text.
+void SetupLog(const LogOptions& options);
+
+bool LogEnabled(LogLevel level);
+// Thread-safe. Control characters in `line` are escaped.
+void WriteLog(LogLevel level, std::string_view line);
+
+template <typename... Args>
+void LogDebug(const Args&... args) {
+  if (LogEnabled(LogLevel::kDebug)) WriteLog(LogLevel::kDebug, absl::StrCat(args...));
+}
+template <typename... Args>
+void LogInfo(const Args&... args) {
+  if (LogEnabled(LogLevel::kInfo)) WriteLog(LogLevel::kInfo, absl::StrCat(args...));
+}
+template <typename... Args>
+void LogWarning(const Args&... args) {
+  if (LogEnabled(LogLevel::kWarning)) WriteLog(LogLevel::kWarning, absl::StrCat(args...));
+}
+template <typename... Args>
+void LogError(const Args&... args) {
+  if (LogEnabled(LogLevel::kError)) WriteLog(LogLevel::kError, absl::StrCat(args...));
+}
+
+}  // namespace lanyard
