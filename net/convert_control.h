@@ -1,0 +1,36 @@
+// Control messages: structs of net/control.h and model/manifest.h <-> messages of proto/lanyard/v1/control.proto.
+// Counts, strings and enums are bounded before they are copied; a manifest passes model::ValidateManifest.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "base/status.h"
+#include "lanyard/v1/control.pb.h"
+#include "net/control.h"
+
+namespace lanyard::net {
+
+// 1 to 64 characters of A-Z a-z 0-9 . _ -, the first a letter or digit.
+absl::Status CheckWorkerName(std::string_view name);
+// host:port, printable, at most kMaxAddressBytes.
+absl::Status CheckAddress(std::string_view address);
+
+void ToProto(const stage::StageSpec& in, v1::StageSpec* out);
+absl::StatusOr<stage::StageSpec> FromProto(const v1::StageSpec& in);
+
+void ToProto(const model::Manifest& in, v1::Manifest* out);
+absl::StatusOr<model::Manifest> FromProto(const v1::Manifest& in);
+
+void ToProto(const WorkerEvent& in, v1::WorkerMessage* out);
+absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in);
+
+void ToProto(const Assignment& in, v1::Assign* out);
+absl::StatusOr<Assignment> FromProto(const v1::Assign& in);
+
+// Names both versions when the other side speaks another protocol, or is of another major version.
+absl::Status CheckVersions(uint32_t protocol, std::string_view version);
+
+}  // namespace lanyard::net

@@ -1,0 +1,31 @@
+// Bounds of everything that arrives. They are tested before anything is allocated for a field.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lanyard::net {
+
+inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;    // hidden states of one frame: 512 rows x 32768 x f32
+inline constexpr size_t kMaxFrameMessageBytes = kMaxFrameBytes + (size_t{4} << 20);  // with its block tables
+inline constexpr size_t kMaxControlMessageBytes = size_t{8} << 20;
+inline constexpr size_t kMaxResultMessageBytes = size_t{32} << 20;
+inline constexpr size_t kMaxQueuedBytes = size_t{64} << 20;   // of one stream, beyond the message being written
+inline constexpr size_t kWeightChunkBytes = size_t{256} << 10;
+
+inline constexpr int kMaxRuns = 512;
+inline constexpr int kMaxGroups = 16;             // state groups of a model
+inline constexpr int kMaxBlocks = 1 << 20;        // of one table: 32 M tokens
+inline constexpr int kMaxTop = 1 << 18;
+inline constexpr int kMaxWant = 1 << 18;
+inline constexpr int kMaxLayers = 1024;
+inline constexpr int kMaxParts = kMaxLayers + 8;
+inline constexpr int kMaxTensorsOfPart = 4096;
+inline constexpr int kMaxDims = 4;
+inline constexpr size_t kMaxNameBytes = 64;       // of a worker
+inline constexpr size_t kMaxAddressBytes = 256;
+inline constexpr size_t kMaxTextBytes = 4096;     // of an error's text
+inline constexpr int kMaxLinks = 4096;
+inline constexpr int kMaxStreams = 64;            // of frames, into one worker
+
+}  // namespace lanyard::net
