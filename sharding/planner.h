@@ -42,7 +42,11 @@ struct PlanRequest {
   uint32_t users = 1;           // sequences of full context wanted at once
   uint32_t min_context = 256;   // shrink down to this before saying that nothing fits; == context: never shrink
   uint32_t max_rows = stage::kMaxFrameRows;
+  bool require_all = false;     // every machine gets a stage, where some cut allows it
 };
+
+// Weights that a device of speed 1 reads per second: decoding is bound by it, so it turns bytes into predicted times.
+inline constexpr double kBytesPerSecondAtSpeed1 = 10e9;
 
 struct PlannedStage {
   std::string machine;
@@ -69,9 +73,21 @@ struct Plan {
   std::vector<std::string> why; // reasons, one sentence each; when !fits: the arithmetic and what would make it fit
 };
 
+// KV blocks of each state group that `users` sequences of `context` tokens need. A sliding group holds its window and two
+// steps' rows on top (a window's old blocks are freed as it moves), never more than a full group.
+std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t context, uint32_t users, uint32_t max_rows);
+
 // InvalidArgument for a request that makes no sense (no machines, duplicate names, zero context...). A model that does not
-// fit is no error: fits is false and `why` says what is missing. Exact: among all contiguous cuts over ordered subsets of
-// machines it finds the least time per token that keeps every memory limit (ties: fewer stages, then input order).
+// fit is no error: fits is false and `why` says what is missing.
+//
+// What is made small: the time of one token over all stages and hops, plus w times that of the slowest stage, with
+// w = min(users, machines) - 1, so that the pipeline's throughput counts when several users share it (at least 1 with
+// require_all). Ties: the faster slowest stage, then fewer stages, then input order. A machine's stages are consecutive,
+// its devices in the order given, then its CPU.
+// Exact: over all contiguous cuts and ordered subsets of machines, as long as there are at most about 8 unlike machines
+// (machines alike in everything are interchangeable and cost little). Beyond that the order is fixed (fastest
+// first) and the cut is exact for that order; `why` says so.
+// Memory first: users are given up before context, context in steps of 32 tokens down to min_context.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
 }  // namespace lanyard::sharding

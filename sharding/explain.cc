@@ -1,0 +1,212 @@
+#include "sharding/explain.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+
+#include "base/size.h"
+
+namespace lanyard::sharding {
+namespace {
+
+// Machines for which "what would it take" is worked out; more would only make the text long.
+constexpr size_t kMaxAsked = 4;
+
+std::string Ms(Picoseconds t) { return absl::StrFormat("%.2f ms", static_cast<double>(t) * 1e-9); }
+
+std::string PlaceName(const Problem& problem, size_t place) {
+  const Place& p = problem.places()[place];
+  const std::string& machine = problem.request().machines[p.machine].name;
+  return p.device == "cpu" ? machine : absl::StrCat(machine, " ", p.device);
+}
+
+std::string Duties(const Problem& problem, const Segment& s) {
+  std::string text;
+  if (s.begin < problem.n_layers()) {
+    const uint32_t last = std::min(s.end, problem.n_layers()) - 1;
+    text = last == s.begin ? absl::StrCat("layer ", last) : absl::StrCat("layers ", s.begin, "-", last);
+  }
+  if (s.end == problem.units()) absl::StrAppend(&text, text.empty() ? "" : " and ", "the head");
+  return text;
+}
+
+std::string Sum(const Place& place, const model::StageBytes& b) {
+  std::string text;
+  if (place.base_bytes > 0) text = absl::StrCat(FormatSize(place.base_bytes), " program + ");
+  return absl::StrCat(text, FormatSize(b.weights), " weights + ", FormatSize(b.kv), " KV + ",
+                      FormatSize(b.buffers), " buffers = ", FormatSize(place.base_bytes + b.total()));
+}
+
+std::string Want(uint32_t context, uint32_t users) {
+  return absl::StrCat("context ", context, " for ", users, users == 1 ? " user" : " users");
+}
+
+// The place that one more step of KV would push over its limit by most.
+std::string BindingLimit(const Problem& problem, const Cut& cut) {
+  const Segment* tightest = nullptr;
+  uint64_t least_slack = UINT64_MAX;
+  for (const Segment& s : cut.segments) {
+    const Place& p = problem.places()[s.place];
+    const uint64_t slack =
+        p.limit_bytes - p.base_bytes - problem.Bytes(s.place, s.begin, s.end).total();
+    if (slack < least_slack) {
+      least_slack = slack;
+      tightest = &s;
+    }
+  }
+  const Place& p = problem.places()[tightest->place];
+  return absl::StrCat("memory of ", PlaceName(problem, tightest->place), ": ",
+                      FormatSize(p.limit_bytes - least_slack), " of ", FormatSize(p.limit_bytes));
+}
+
+void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan* plan) {
+  std::vector<bool> used(problem.machines(), false);
+  for (const Segment& s : cut.segments) used[problem.places()[s.place].machine] = true;
+  size_t asked = 0;
+  for (size_t m = 0; m < problem.machines(); ++m) {
+    if (used[m]) continue;
+    const std::string& name = problem.request().machines[m].name;
+    if (asked++ >= kMaxAsked) {
+      plan->why.push_back(absl::StrCat(name, " is left out too"));
+      continue;
+    }
+    std::vector<bool> must(problem.machines(), false);
+    must[m] = true;
+    const auto with = BestCut(problem, OrderSpace(problem, must), weight);
+    if (with) {
+      plan->why.push_back(absl::StrCat(name, " is left out: with it a token would take ",
+                                       Ms(with->sum), " (slowest stage ", Ms(with->slowest),
+                                       ") instead of ", Ms(cut.sum), " (", Ms(cut.slowest), ")"));
+      continue;
+    }
+    const size_t cpu = problem.places_of(m).back();
+    const Place& place = problem.places()[cpu];
+    uint64_t least = UINT64_MAX;
+    for (uint32_t u = 0; u < problem.units(); ++u) {
+      least = std::min(least, problem.Bytes(cpu, u, u + 1).total());
+    }
+    plan->why.push_back(absl::StrCat(
+        name, " is left out: no cut uses it within its memory (the smallest stage takes ",
+        FormatSize(place.base_bytes + least), " of ", FormatSize(place.limit_bytes), ")"));
+  }
+}
+
+// The least value in [low, high] for which `fits`, which is monotone; nullopt when not even high does.
+std::optional<uint64_t> LeastThatFits(uint64_t low, uint64_t high,
+                                      const std::function<bool(uint64_t)>& fits) {
+  if (!fits(high)) return std::nullopt;
+  while (low < high) {
+    const uint64_t middle = low + (high - low) / 2;
+    if (fits(middle)) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return high;
+}
+
+bool FitsWithLimits(const PlanRequest& request, uint32_t context,
+                    const std::function<uint64_t(size_t machine, uint64_t limit)>& new_limit) {
+  Problem problem(request, context, 1);
+  for (size_t m = 0; m < problem.machines(); ++m) {
+    const size_t cpu = problem.places_of(m).back();
+    problem.set_limit(cpu, new_limit(m, problem.places()[cpu].limit_bytes));
+  }
+  return Feasible(problem, OrderSpace(problem, {}));
+}
+
+// "2.1 MiB more on w2, or ...": what would make it fit, each alternative worked out.
+std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed) {
+  std::vector<std::string> ways;
+  std::optional<uint64_t> least_extra;
+  size_t least_machine = 0;
+  for (size_t m = 0; m < std::min(request.machines.size(), size_t{16}); ++m) {
+    const auto extra = LeastThatFits(0, needed * 2, [&](uint64_t more) {
+      return FitsWithLimits(request, context, [&](size_t machine, uint64_t limit) {
+        return machine == m ? limit + more : limit;
+      });
+    });
+    if (extra && (!least_extra || *extra < *least_extra)) {
+      least_extra = extra;
+      least_machine = m;
+    }
+  }
+  if (least_extra) {
+    ways.push_back(absl::StrCat(FormatSize(*least_extra), " more on ", request.machines[least_machine].name,
+                                " (--memory ",
+                                FormatSize(request.machines[least_machine].memory_bytes + *least_extra), ")"));
+  }
+  if (request.machines.size() > 1) {
+    const auto each = LeastThatFits(0, needed * 2, [&](uint64_t limit) {
+      return FitsWithLimits(request, context,
+                            [&](size_t, uint64_t old) { return std::max(old, limit); });
+    });
+    if (each) ways.push_back(absl::StrCat("at least ", FormatSize(*each), " for each worker"));
+  }
+  for (uint32_t shorter = context - context % 32; shorter >= 32; shorter -= 32) {
+    if (shorter < context && FitsWithLimits(request, shorter, [](size_t, uint64_t l) { return l; })) {
+      ways.push_back(absl::StrCat("--context ", shorter));
+      break;
+    }
+  }
+  std::string text;
+  for (size_t i = 0; i < ways.size(); ++i) absl::StrAppend(&text, i == 0 ? "" : ", or ", ways[i]);
+  return text;
+}
+
+}  // namespace
+
+void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, Plan* plan) {
+  const PlanRequest& request = problem.request();
+  const bool shrunk = plan->context < request.context || plan->users < request.users;
+  plan->limit = shrunk ? BindingLimit(problem, cut) : "speed: every wish fits in memory";
+  if (shrunk) {
+    plan->why.push_back(absl::StrCat(Want(request.context, request.users), " does not fit; ",
+                                     Want(plan->context, plan->users), " does"));
+  }
+  for (const Segment& s : cut.segments) {
+    const Place& p = problem.places()[s.place];
+    plan->why.push_back(absl::StrCat(PlaceName(problem, s.place), " holds ", Duties(problem, s), ": ",
+                                     Sum(p, problem.Bytes(s.place, s.begin, s.end)), " of ",
+                                     FormatSize(p.limit_bytes)));
+  }
+  plan->why.push_back(absl::StrCat(
+      "predicted time of a token ", Ms(cut.sum), ", ", Ms(cut.hops), " of it on ",
+      cut.segments.size() - 1, cut.segments.size() == 2 ? " hop" : " hops", ", slowest stage ",
+      Ms(cut.slowest), " (a machine of speed 1 reads 10 GB of weights a second)"));
+  ExplainLeftOut(problem, cut, slowest_weight, plan);
+}
+
+void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan) {
+  const Problem problem(request, context, 1);
+  const model::StageBytes whole = problem.Bytes(0, 0, problem.units());
+  uint64_t room = 0, limits = 0;
+  for (const Place& p : problem.places()) {
+    limits += p.limit_bytes;
+    room += p.limit_bytes - std::min(p.limit_bytes, p.base_bytes);
+  }
+  plan->limit = absl::StrCat("memory: ", FormatSize(room), " for stages on ", request.machines.size(),
+                             request.machines.size() == 1 ? " machine" : " machines");
+  plan->why.push_back(absl::StrCat(
+      "no cut fits: the model takes ", FormatSize(whole.weights), " weights + ", FormatSize(whole.kv),
+      " KV (", Want(context, 1), ") + ", FormatSize(whole.buffers), " buffers on every machine, and there are ",
+      FormatSize(room), " (", FormatSize(limits), " less the programs themselves)"));
+  for (size_t m = 0; m < std::min(problem.machines(), kMaxAsked); ++m) {
+    for (const size_t place : problem.places_of(m)) {
+      const Place& p = problem.places()[place];
+      const uint32_t end = problem.MaxEnd(place, 0);
+      const uint32_t shown = std::max(end, 1u);
+      const bool first_fits = end > 0;
+      plan->why.push_back(absl::StrCat(PlaceName(problem, place),
+                                       first_fits ? " could hold " : " cannot hold even ",
+                                       Duties(problem, {place, 0, shown}), ": ",
+                                       Sum(p, problem.Bytes(place, 0, shown)), " of ",
+                                       FormatSize(p.limit_bytes)));
+    }
+  }
+  const std::string remedy = Remedy(request, context, whole.total() + limits);
+  if (!remedy.empty()) plan->why.push_back("would fit with " + remedy);
+}
+
+}  // namespace lanyard::sharding

@@ -1,0 +1,365 @@
+#include "sharding/planner.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <optional>
+#include <random>
+
+#include "model/memory.h"
+#include "sharding/problem.h"
+#include "sharding/search.h"
+
+namespace lanyard::sharding {
+namespace {
+
+using ::lanyard::model::Manifest;
+
+model::Part MakePart(const std::string& name, uint64_t rows, uint64_t cols, TensorType type) {
+  const auto traits = *TraitsOf(type);
+  model::Part part;
+  part.name = name;
+  part.tensors.push_back({name + ".weight", type, {cols, rows}, rows * cols / traits.elements * traits.bytes});
+  part.bytes = part.tensors[0].bytes;
+  return part;
+}
+
+// A small model; `sizes` are the rows of each layer's one matrix, so that layers may be unlike.
+Manifest MakeModel(const std::vector<uint64_t>& sizes, uint64_t head_rows, bool tied, uint32_t sliding_every = 0) {
+  Manifest m;
+  model::ModelShape& s = m.shape;
+  s.n_layers = static_cast<uint32_t>(sizes.size());
+  s.d_model = 64;
+  s.n_heads = 4;
+  s.n_kv_heads = 2;
+  s.head_dim = 16;
+  s.d_ff = 128;
+  s.n_vocab = static_cast<uint32_t>(head_rows);
+  s.context_length = 8192;
+  s.tied_output = tied;
+  s.groups.resize(sliding_every == 0 ? 1 : 2);
+  if (sliding_every != 0) {
+    s.groups[1].kind = model::StateKind::kSliding;
+    s.groups[1].window = 64;
+  }
+  m.parts.push_back(MakePart("embed", head_rows, s.d_model, TensorType::kQ8_0));
+  for (uint32_t i = 0; i < s.n_layers; ++i) {
+    m.parts.push_back(MakePart("layer." + std::to_string(i), sizes[i], 64, TensorType::kQ8_0));
+    s.groups[sliding_every != 0 && i % sliding_every != 0 ? 1 : 0].layers.push_back(i);
+  }
+  m.parts.push_back(MakePart("norm", 1, 64, TensorType::kF32));
+  if (!tied) m.parts.push_back(MakePart("output", head_rows, s.d_model, TensorType::kQ8_0));
+  return m;
+}
+
+MachineProfile Machine(const std::string& name, uint64_t memory, double speed) {
+  MachineProfile m;
+  m.name = name;
+  m.memory_bytes = memory;
+  m.speed = speed;
+  return m;
+}
+
+PlanRequest Request(const Manifest& manifest, std::vector<MachineProfile> machines) {
+  PlanRequest r;
+  r.manifest = &manifest;
+  r.machines = std::move(machines);
+  r.context = 512;
+  r.min_context = 32;
+  r.max_rows = 16;
+  return r;
+}
+
+// Every cut over every order of every subset of machines, by recursion: no cleverness to be wrong in.
+class BruteForce {
+ public:
+  BruteForce(const Problem& problem, int64_t weight, bool all) : p_(problem), weight_(weight), all_(all) {}
+
+  std::optional<Picoseconds> Best() {
+    std::vector<bool> used(p_.machines(), false);
+    Go(0, SIZE_MAX, used, 0, 0);
+    return best_;
+  }
+
+ private:
+  void Go(uint32_t begin, size_t place, std::vector<bool>& used, Picoseconds sum, Picoseconds slowest) {
+    if (begin == p_.units()) {
+      if (all_ && std::count(used.begin(), used.end(), false) > 0) return;
+      const Picoseconds objective = sum + weight_ * slowest;
+      if (!best_ || objective < *best_) best_ = objective;
+      return;
+    }
+    for (size_t next = 0; next < p_.places().size(); ++next) {
+      const size_t machine = p_.places()[next].machine;
+      const bool same = place != SIZE_MAX && p_.places()[place].machine == machine;
+      if (same ? next <= place : used[machine]) continue;
+      const Picoseconds hop = place == SIZE_MAX ? 0 : p_.HopTime(p_.places()[place].machine, machine);
+      used[machine] = true;
+      for (uint32_t end = begin + 1; end <= p_.units(); ++end) {
+        if (!p_.Fits(next, begin, end)) continue;
+        const Picoseconds time = p_.StageTime(next, begin, end);
+        Go(end, next, used, sum + hop + time, std::max(slowest, time));
+      }
+      if (!same) used[machine] = false;
+    }
+  }
+
+  const Problem& p_;
+  const int64_t weight_;
+  const bool all_;
+  std::optional<Picoseconds> best_;
+};
+
+struct Instance {
+  Manifest manifest;
+  PlanRequest request;
+};
+
+// Small enough for BruteForce, tight enough that about half do not fit at first.
+std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  const auto pick = [&](uint64_t low, uint64_t high) { return low + rng() % (high - low + 1); };
+  auto out = std::make_unique<Instance>();
+  std::vector<uint64_t> sizes(pick(1, 6));
+  for (auto& s : sizes) s = 16 * pick(8, 40);
+  out->manifest = MakeModel(sizes, 16 * pick(4, 60), pick(0, 1) != 0, static_cast<uint32_t>(pick(0, 2)));
+  std::vector<MachineProfile> machines(pick(1, 4));
+  const bool alike = pick(0, 2) == 0;
+  for (size_t i = 0; i < machines.size(); ++i) {
+    if (alike && i > 0) {
+      machines[i] = machines[0];
+    } else {
+      machines[i] = Machine("", 1024 * pick(100, 700), 0.25 * static_cast<double>(pick(1, 12)));
+      machines[i].base_bytes = 1024 * pick(0, 40);
+      if (pick(0, 3) == 0) {
+        machines[i].devices.push_back({"cuda", "cuda:0", 1024 * pick(60, 400), static_cast<double>(pick(2, 9))});
+      }
+    }
+    machines[i].name = "m" + std::to_string(i);
+  }
+  out->request = Request(out->manifest, machines);
+  out->request.context = static_cast<uint32_t>(pick(32, 600));
+  out->request.users = static_cast<uint32_t>(pick(1, 5));
+  out->request.require_all = pick(0, 3) == 0;
+  for (size_t a = 0; a < machines.size(); ++a) {
+    for (size_t b = a + 1; b < machines.size() && !alike; ++b) {
+      if (pick(0, 1) == 0) continue;
+      out->request.links.push_back({machines[a].name, machines[b].name, static_cast<double>(pick(0, 400)), 1e8});
+    }
+  }
+  return out;
+}
+
+int64_t WeightOf(const PlanRequest& r, bool all) {
+  const int64_t w = std::min<int64_t>(r.users, static_cast<int64_t>(r.machines.size())) - 1;
+  return all || r.require_all ? std::max<int64_t>(w, 1) : w;
+}
+
+Picoseconds ObjectiveOf(const Problem& problem, const Plan& plan, int64_t weight) {
+  Picoseconds sum = 0, slowest = 0;
+  size_t before = SIZE_MAX;
+  for (const PlannedStage& s : plan.stages) {
+    size_t place = 0;
+    while (problem.places()[place].device != s.device ||
+           problem.request().machines[problem.places()[place].machine].name != s.machine) {
+      ++place;
+    }
+    const Picoseconds time =
+        problem.StageTime(place, s.layers.begin, s.samples ? problem.units() : s.layers.end);
+    sum += time;
+    slowest = std::max(slowest, time);
+    const size_t machine = problem.places()[place].machine;
+    if (before != SIZE_MAX) sum += problem.HopTime(before, machine);
+    before = machine;
+  }
+  return sum + weight * slowest;
+}
+
+TEST(Planner, EqualsBruteForce) {
+  int fitting = 0, shrunk = 0, all = 0;
+  for (uint64_t seed = 0; seed < 600; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto instance = RandomInstance(seed);
+    const PlanRequest& request = instance->request;
+    const auto plan = MakePlan(request);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    if (!plan->fits) {
+      const Problem least(request, std::min(request.min_context, request.context), 1);
+      EXPECT_FALSE(BruteForce(least, 0, false).Best().has_value());
+      continue;
+    }
+    ++fitting;
+    shrunk += plan->context < request.context || plan->users < request.users ? 1 : 0;
+    const Problem problem(request, plan->context, plan->users);
+    const int64_t weight = WeightOf(request, false);
+    std::optional<Picoseconds> best;
+    if (request.require_all) best = BruteForce(problem, weight, true).Best();
+    all += best.has_value() ? 1 : 0;
+    if (!best) best = BruteForce(problem, weight, false).Best();
+    ASSERT_TRUE(best.has_value());
+    EXPECT_EQ(ObjectiveOf(problem, *plan, weight), *best);
+    // One user more, or one block of context more, must not fit: the load is the largest.
+    if (plan->users < request.users) {
+      EXPECT_FALSE(BruteForce(Problem(request, plan->context, plan->users + 1), 0, false).Best());
+    }
+    if (plan->context < request.context) {
+      const uint32_t more = std::min(plan->context + 32, request.context);
+      EXPECT_FALSE(BruteForce(Problem(request, more, 1), 0, false).Best());
+    }
+  }
+  // The instances are of use only while they are mixed.
+  EXPECT_GT(fitting, 200);
+  EXPECT_LT(fitting, 590);
+  EXPECT_GT(shrunk, 50);
+  EXPECT_GT(all, 30);
+}
+
+TEST(Planner, KeepsLimitsAndCoversEveryLayerOnce) {
+  for (uint64_t seed = 1000; seed < 1400; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto instance = RandomInstance(seed);
+    const auto plan = MakePlan(instance->request);
+    ASSERT_TRUE(plan.ok());
+    EXPECT_FALSE(plan->limit.empty());
+    EXPECT_FALSE(plan->why.empty());
+    if (!plan->fits) continue;
+    uint32_t next = 0;
+    for (size_t i = 0; i < plan->stages.size(); ++i) {
+      const PlannedStage& s = plan->stages[i];
+      EXPECT_EQ(s.layers.begin, next);
+      EXPECT_LE(s.layers.begin, s.layers.end);
+      next = s.layers.end;
+      EXPECT_EQ(s.embeds, i == 0);
+      EXPECT_EQ(s.samples, i + 1 == plan->stages.size());
+      if (s.layers.size() == 0) {
+        EXPECT_TRUE(s.samples) << "only the head stands alone";
+      }
+      EXPECT_LE(s.base_bytes + s.weights_bytes + s.kv_bytes + s.buffer_bytes, s.limit_bytes);
+      // The same figures as the memory model gives for the stage's parts.
+      model::StageDuty duty{s.layers.begin, s.layers.end, s.embeds, s.samples, plan->group_blocks};
+      EXPECT_EQ(s.weights_bytes, model::WeightsBytes(instance->manifest, duty));
+      duty.kv_head_bytes = model::KvHeadBytes("f16", instance->manifest.shape.head_dim);
+      EXPECT_EQ(s.kv_bytes, model::KvBytes(instance->manifest.shape, duty));
+    }
+    EXPECT_EQ(next, instance->manifest.shape.n_layers);
+    const auto again = MakePlan(instance->request);
+    EXPECT_EQ(again->why, plan->why);
+    EXPECT_EQ(again->stages.size(), plan->stages.size());
+  }
+}
+
+TEST(Planner, MoreMemoryNeverFitsLess) {
+  for (uint64_t seed = 2000; seed < 2200; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto instance = RandomInstance(seed);
+    const auto before = MakePlan(instance->request);
+    PlanRequest more = instance->request;
+    more.machines[seed % more.machines.size()].memory_bytes += 50000;
+    const auto after = MakePlan(more);
+    ASSERT_TRUE(before.ok() && after.ok());
+    EXPECT_GE(after->fits, before->fits);
+    EXPECT_GE(after->context, before->context);
+    if (before->context == after->context) {
+      EXPECT_GE(after->users, before->users);
+    }
+  }
+}
+
+// The remedy is worked out, so following it must help, and a byte less must not.
+TEST(Planner, TheRemedyHelps) {
+  const Manifest model = MakeModel({1600, 1600, 1600, 1600}, 1600, true);
+  const PlanRequest request = Request(model, {Machine("w1", 300 << 10, 1), Machine("w2", 280 << 10, 1)});
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_FALSE(plan->fits);
+  const std::string& remedy = plan->why.back();
+  EXPECT_NE(remedy.find("would fit with"), std::string::npos) << remedy;
+  EXPECT_NE(remedy.find("more on w"), std::string::npos) << remedy;
+  EXPECT_NE(remedy.find("for each worker"), std::string::npos) << remedy;
+}
+
+TEST(Planner, ThreeLikeWorkersAllHoldLayers) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(30, 640), 2000, true);
+  PlanRequest request = Request(
+      model, {Machine("w1", 1 << 30, 1), Machine("w2", 1 << 30, 1), Machine("w3", 1 << 30, 1)});
+  request.require_all = true;
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_EQ(plan->stages.size(), 3u);
+  for (const PlannedStage& s : plan->stages) EXPECT_GE(s.layers.size(), 5u);
+  EXPECT_EQ(plan->stages[0].machine, "w1");
+  EXPECT_EQ(plan->stages[2].machine, "w3");
+
+  // One user, nobody asked for all: hops only cost.
+  request.require_all = false;
+  EXPECT_EQ(MakePlan(request)->stages.size(), 1u);
+}
+
+TEST(Planner, TheFastMachineGetsMore) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(24, 6400), 400, true);
+  PlanRequest request = Request(model, {Machine("slow", 1 << 30, 1), Machine("fast", 1 << 30, 3)});
+  request.users = 8;
+  request.require_all = true;
+  request.links = {{"slow", "fast", 1, 1e12}};
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok());
+  for (const PlannedStage& s : plan->stages) {
+    EXPECT_EQ(s.machine == "fast", s.layers.size() > 12) << s.machine << " " << s.layers.size();
+  }
+}
+
+TEST(Planner, ACardComesBeforeItsCpu) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(10, 1600), 400, true);
+  PlanRequest request = Request(model, {Machine("pc1", 1 << 30, 1)});
+  request.machines[0].devices.push_back({"cuda", "cuda:0", 800 << 10, 8});
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok() && plan->fits);
+  ASSERT_EQ(plan->stages.size(), 2u);
+  EXPECT_EQ(plan->stages[0].device, "cuda:0");
+  EXPECT_EQ(plan->stages[1].device, "cpu");
+  EXPECT_GT(plan->stages[0].layers.size(), 2u);
+}
+
+TEST(Planner, ManyUnlikeMachinesAreStillPlanned) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(60, 1600), 400, true);
+  std::vector<MachineProfile> machines;
+  for (int i = 0; i < 24; ++i) {
+    machines.push_back(Machine("m" + std::to_string(i), static_cast<uint64_t>(1000 + 37 * i) << 10, 1 + 0.1 * i));
+  }
+  PlanRequest request = Request(model, machines);
+  request.users = 4;
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_TRUE(plan->fits);
+  EXPECT_TRUE(std::any_of(plan->why.begin(), plan->why.end(), [](const std::string& w) {
+    return w.find("order is fixed") != std::string::npos;
+  }));
+}
+
+TEST(Planner, RefusesNonsenseByName) {
+  const Manifest model = MakeModel({64}, 64, true);
+  const auto error = [&](auto change) {
+    PlanRequest request = Request(model, {Machine("w1", 1 << 30, 1), Machine("w2", 1 << 30, 1)});
+    change(request);
+    const auto plan = MakePlan(request);
+    EXPECT_FALSE(plan.ok());
+    return std::string(plan.status().message());
+  };
+  EXPECT_NE(error([](PlanRequest& r) { r.machines.clear(); }).find("no machine"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.context = 0; }).find("context 0"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.users = 0; }).find("users 0"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.machines[1].name = "w1"; }).find("two machines"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.machines[1].speed = 0; }).find("w2"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.links.push_back({"w1", "pc9"}); }).find("pc9"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.manifest = nullptr; }).find("no model"), std::string::npos);
+}
+
+TEST(GroupBlocks, SlidingGroupsHoldTheirWindowOnly) {
+  const Manifest model = MakeModel({64, 64}, 64, true, 2);
+  EXPECT_EQ(GroupBlocks(model.shape, 4096, 1, 32), (std::vector<uint32_t>{128, 6}));
+  EXPECT_EQ(GroupBlocks(model.shape, 4096, 3, 32), (std::vector<uint32_t>{384, 14}));
+  EXPECT_EQ(GroupBlocks(model.shape, 33, 1, 512), (std::vector<uint32_t>{2, 2}));
+}
+
+}  // namespace
+}  // namespace lanyard::sharding

@@ -1,0 +1,74 @@
+// The planner's problem in numbers: places that can hold a stage, units that are cut, and what a range of units takes on
+// a place in bytes and in time. A place is a device or the CPU of a machine; units are the layers and, last, the head.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/memory.h"
+#include "sharding/planner.h"
+
+namespace lanyard::sharding {
+
+struct Place {
+  size_t machine = 0;
+  std::string device;           // "cpu" "cuda:0"
+  uint64_t limit_bytes = 0;
+  uint64_t base_bytes = 0;
+  double speed = 1;
+  uint32_t threads = 1;
+};
+
+// Times are whole picoseconds: sums are exact and do not depend on their order.
+using Picoseconds = int64_t;
+
+class Problem {
+ public:
+  // `request` outlives the problem and is already checked.
+  Problem(const PlanRequest& request, uint32_t context, uint32_t users);
+
+  uint32_t units() const { return n_layers_ + 1; }
+  uint32_t n_layers() const { return n_layers_; }
+  size_t machines() const { return request_->machines.size(); }
+  const std::vector<Place>& places() const { return places_; }
+  // Places of a machine in the order in which they may follow each other.
+  const std::vector<size_t>& places_of(size_t machine) const { return places_of_[machine]; }
+  const std::vector<uint32_t>& group_blocks() const { return group_blocks_; }
+  const PlanRequest& request() const { return *request_; }
+
+  // Units [begin, end), not empty. Embeds when begin is 0, samples when end is units().
+  model::StageBytes Bytes(size_t place, uint32_t begin, uint32_t end) const;
+  bool Fits(size_t place, uint32_t begin, uint32_t end) const;
+  // The largest end that fits; `begin` when not even one unit does.
+  uint32_t MaxEnd(size_t place, uint32_t begin) const;
+  Picoseconds StageTime(size_t place, uint32_t begin, uint32_t end) const;
+  // Handing one row's hidden state from a place to the next.
+  Picoseconds HopTime(size_t from_machine, size_t to_machine) const;
+  // No place computes [begin, units()) faster.
+  Picoseconds LeastTime(uint32_t begin) const { return least_time_[begin]; }
+  uint64_t GgufBytes(uint32_t begin, uint32_t end) const;
+
+  // For "what would make it fit": the limits of a machine's CPU place.
+  void set_limit(size_t place, uint64_t bytes) { places_[place].limit_bytes = bytes; }
+
+ private:
+  void AddPlaces();
+  void AddUnits(uint32_t context);
+
+  const PlanRequest* request_;
+  uint32_t n_layers_ = 0;
+  std::vector<Place> places_;
+  std::vector<std::vector<size_t>> places_of_;
+  std::vector<uint32_t> group_blocks_;
+  std::vector<uint64_t> weights_prefix_;  // bytes held by units [0, u)
+  std::vector<uint64_t> kv_prefix_;
+  std::vector<uint64_t> common_bytes_;    // {0, held bytes of the part every stage with layers has}
+  std::vector<std::vector<Picoseconds>> time_prefix_;     // per place
+  std::vector<std::array<uint64_t, 8>> buffers_;          // per place: bit 0 layers, 1 embeds, 2 samples
+  std::vector<std::vector<Picoseconds>> hop_;
+  std::vector<Picoseconds> least_time_;
+};
+
+}  // namespace lanyard::sharding

@@ -1,0 +1,299 @@
+#include "sharding/search.h"
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+namespace lanyard::sharding {
+namespace {
+
+// States times slots that are searched exactly: 8 unlike machines with one device each, or hundreds of like ones.
+constexpr uint64_t kMaxExactStates = 4096;
+
+bool Alike(const Problem& problem, size_t a, size_t b) {
+  const auto& pa = problem.places_of(a);
+  const auto& pb = problem.places_of(b);
+  if (pa.size() != pb.size()) return false;
+  for (size_t i = 0; i < pa.size(); ++i) {
+    const Place& x = problem.places()[pa[i]];
+    const Place& y = problem.places()[pb[i]];
+    if (x.limit_bytes != y.limit_bytes || x.base_bytes != y.base_bytes || x.speed != y.speed ||
+        x.threads != y.threads) {
+      return false;
+    }
+  }
+  for (size_t m = 0; m < problem.machines(); ++m) {
+    if (m != a && m != b && problem.HopTime(a, m) != problem.HopTime(b, m)) return false;
+  }
+  return true;
+}
+
+std::vector<std::vector<size_t>> ClassesOf(const Problem& problem) {
+  std::vector<std::vector<size_t>> classes;
+  for (size_t m = 0; m < problem.machines(); ++m) {
+    const auto found = std::find_if(classes.begin(), classes.end(),
+                                    [&](const auto& c) { return Alike(problem, c[0], m); });
+    if (found != classes.end()) {
+      found->push_back(m);
+    } else {
+      classes.push_back({m});
+    }
+  }
+  return classes;
+}
+
+// One partial cut: its last stage is on `place` and ends at `end`.
+struct Node {
+  Picoseconds sum = 0;
+  Picoseconds slowest = 0;
+  uint32_t stages = 0;
+  uint32_t place = 0;
+  uint32_t begin = 0;
+  uint32_t end = 0;
+  int32_t parent = -1;
+};
+
+class Search {
+ public:
+  Search(const Problem& problem, const OrderSpace& space, int64_t weight)
+      : problem_(problem), space_(space), weight_(weight), width_(problem.units() + 1) {
+    fronts_.resize(size_t{space.states()} * space.slots() * width_);
+    max_end_.resize(problem.places().size());
+    for (size_t p = 0; p < max_end_.size(); ++p) {
+      for (uint32_t u = 0; u < problem.units(); ++u) max_end_[p].push_back(problem.MaxEnd(p, u));
+    }
+  }
+
+  std::optional<Cut> Run() {
+    Enter(Node{}, 0, -1, problem_.machines());
+    for (uint32_t state = 0; state < space_.states(); ++state) {
+      for (uint32_t slot = 0; slot < space_.slots(); ++slot) {
+        for (uint32_t end = 1; end < problem_.units(); ++end) {
+          // By value: the arena and this front's neighbours grow while it is walked.
+          const std::vector<int32_t> front = fronts_[Index(state, slot, end)];
+          for (const int32_t id : front) Extend(id, state, slot);
+        }
+      }
+    }
+    if (best_ < 0) return std::nullopt;
+    return Trace(best_);
+  }
+
+ private:
+  size_t Index(uint32_t state, uint32_t slot, uint32_t end) const {
+    return (size_t{state} * space_.slots() + slot) * width_ + end;
+  }
+  Picoseconds Objective(const Node& n) const { return n.sum + weight_ * n.slowest; }
+
+  void Extend(int32_t id, uint32_t state, uint32_t slot) {
+    const Node node = nodes_[static_cast<size_t>(id)];
+    const size_t machine = problem_.places()[node.place].machine;
+    const auto& own = problem_.places_of(machine);
+    const auto at = std::find(own.begin(), own.end(), node.place);
+    for (auto next = at + 1; next < own.end(); ++next) {
+      Stretch(node, id, *next, state, slot + static_cast<uint32_t>(next - at));
+    }
+    Enter(node, state, id, machine);
+  }
+
+  // On to every place of every machine that may come next.
+  void Enter(const Node& node, uint32_t state, int32_t id, size_t from_machine) {
+    for (const OrderSpace::Choice& choice : space_.choices(state)) {
+      Node moved = node;
+      if (id >= 0) moved.sum += problem_.HopTime(from_machine, choice.machine);
+      uint32_t slot = choice.slot;
+      for (const size_t place : problem_.places_of(choice.machine)) {
+        Stretch(moved, id, place, choice.next, slot++);
+      }
+    }
+  }
+
+  // A stage on `place` from the node's end on, of every length that fits.
+  void Stretch(const Node& node, int32_t parent, size_t place, uint32_t state, uint32_t slot) {
+    const uint32_t begin = node.end;
+    const uint32_t last = max_end_[place][begin];
+    for (uint32_t end = begin + 1; end <= last; ++end) {
+      const Picoseconds time = problem_.StageTime(place, begin, end);
+      Node next{node.sum + time, std::max(node.slowest, time), node.stages + 1,
+                static_cast<uint32_t>(place), begin, end, parent};
+      // The bound never falls as the stage grows, so longer ones are no better.
+      if (best_ >= 0 && Objective(next) + problem_.LeastTime(end) > best_objective_) return;
+      if (end < problem_.units()) {
+        Insert(next, Index(state, slot, end));
+      } else if (space_.final(state)) {
+        Offer(next);
+      }
+    }
+  }
+
+  bool Dominates(const Node& a, const Node& b) const {
+    if (weight_ == 0) {
+      return std::tie(a.sum, a.slowest, a.stages) <= std::tie(b.sum, b.slowest, b.stages);
+    }
+    return a.sum <= b.sum && a.slowest <= b.slowest && a.stages <= b.stages;
+  }
+
+  void Insert(const Node& node, size_t index) {
+    std::vector<int32_t>& front = fronts_[index];
+    for (const int32_t id : front) {
+      if (Dominates(nodes_[static_cast<size_t>(id)], node)) return;
+    }
+    std::erase_if(front, [&](int32_t id) { return Dominates(node, nodes_[static_cast<size_t>(id)]); });
+    front.push_back(static_cast<int32_t>(nodes_.size()));
+    nodes_.push_back(node);
+  }
+
+  void Offer(const Node& node) {
+    if (best_ >= 0) {
+      const Node& best = nodes_[static_cast<size_t>(best_)];
+      const Picoseconds objective = Objective(node);
+      if (std::tie(best_objective_, best.slowest, best.stages) <=
+          std::tie(objective, node.slowest, node.stages)) {
+        return;
+      }
+    }
+    best_ = static_cast<int32_t>(nodes_.size());
+    best_objective_ = Objective(node);
+    nodes_.push_back(node);
+  }
+
+  Cut Trace(int32_t id) const {
+    Cut cut;
+    cut.sum = nodes_[static_cast<size_t>(id)].sum;
+    cut.slowest = nodes_[static_cast<size_t>(id)].slowest;
+    cut.hops = cut.sum;
+    for (; id >= 0; id = nodes_[static_cast<size_t>(id)].parent) {
+      const Node& n = nodes_[static_cast<size_t>(id)];
+      cut.segments.push_back({n.place, n.begin, n.end});
+      cut.hops -= problem_.StageTime(n.place, n.begin, n.end);
+    }
+    std::reverse(cut.segments.begin(), cut.segments.end());
+    return cut;
+  }
+
+  const Problem& problem_;
+  const OrderSpace& space_;
+  const int64_t weight_;
+  const size_t width_;
+  std::vector<Node> nodes_;
+  std::vector<std::vector<int32_t>> fronts_;    // ids of nodes that nothing else dominates
+  std::vector<std::vector<uint32_t>> max_end_;  // place x begin
+  int32_t best_ = -1;
+  Picoseconds best_objective_ = 0;
+};
+
+}  // namespace
+
+OrderSpace::OrderSpace(const Problem& problem, const std::vector<bool>& must) {
+  const auto classes = ClassesOf(problem);
+  uint64_t states = 1, slots = 0;
+  for (const auto& c : classes) {
+    states = std::min<uint64_t>(states * (c.size() + 1), kMaxExactStates * 2);
+    slots += problem.places_of(c[0]).size();
+  }
+  exact_ = states * slots <= kMaxExactStates;
+  if (exact_) {
+    BuildExact(problem, classes, must);
+  } else {
+    BuildFixed(problem, must);
+  }
+}
+
+void OrderSpace::BuildExact(const Problem& problem,
+                            const std::vector<std::vector<size_t>>& classes,
+                            const std::vector<bool>& must) {
+  std::vector<uint32_t> radix, slot, least;
+  uint32_t n_states = 1;
+  for (const auto& members : classes) {
+    radix.push_back(n_states);
+    slot.push_back(slots_);
+    n_states *= static_cast<uint32_t>(members.size()) + 1;
+    slots_ += static_cast<uint32_t>(problem.places_of(members[0]).size());
+    uint32_t needed = 0;  // members are used in order, so the last one that must be used brings the others
+    for (uint32_t i = 0; i < members.size(); ++i) {
+      if (!must.empty() && must[members[i]]) needed = i + 1;
+    }
+    least.push_back(needed);
+  }
+  choices_.resize(n_states);
+  final_.assign(n_states, true);
+  for (uint32_t state = 0; state < n_states; ++state) {
+    for (size_t c = 0; c < classes.size(); ++c) {
+      const auto size = static_cast<uint32_t>(classes[c].size());
+      const uint32_t used = state / radix[c] % (size + 1);
+      if (used < size) choices_[state].push_back({classes[c][used], state + radix[c], slot[c]});
+      if (used < least[c]) final_[state] = false;
+    }
+  }
+}
+
+void OrderSpace::BuildFixed(const Problem& problem, const std::vector<bool>& must) {
+  const auto speed = [&](size_t m) {
+    double best = 0;
+    for (const size_t p : problem.places_of(m)) best = std::max(best, problem.places()[p].speed);
+    return best;
+  };
+  std::vector<size_t> order(problem.machines());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return speed(a) > speed(b); });
+  const auto n = static_cast<uint32_t>(order.size());
+  choices_.resize(n + 1);
+  final_.assign(n + 1, true);
+  // State s: the machines before order[s] have been used or passed over.
+  for (uint32_t s = 0; s <= n; ++s) {
+    for (uint32_t i = s; i < n; ++i) {
+      choices_[s].push_back({order[i], i + 1, 0});
+      slots_ = std::max(slots_, static_cast<uint32_t>(problem.places_of(order[i]).size()));
+      if (!must.empty() && must[order[i]]) {
+        final_[s] = false;
+        break;
+      }
+    }
+  }
+}
+
+bool Feasible(const Problem& problem, const OrderSpace& space) {
+  // What a place needs grows with its range, so covering as many units as possible with what has been used is never worse.
+  const uint32_t units = problem.units();
+  std::vector<uint32_t> reach(size_t{space.states()} * space.slots(), 0);
+  std::vector<size_t> holder(reach.size(), SIZE_MAX);  // the place that reached it
+  const auto offer = [&](size_t place, uint32_t from, uint32_t state, uint32_t slot) {
+    const uint32_t end = from < units ? problem.MaxEnd(place, from) : from;
+    const size_t index = size_t{state} * space.slots() + slot;
+    if (end > from && end > reach[index]) {
+      reach[index] = end;
+      holder[index] = place;
+    }
+    return end >= units && end > from && space.final(state);
+  };
+  const auto enter = [&](uint32_t state, uint32_t from) {
+    for (const OrderSpace::Choice& c : space.choices(state)) {
+      uint32_t slot = c.slot;
+      for (const size_t place : problem.places_of(c.machine)) {
+        if (offer(place, from, c.next, slot++)) return true;
+      }
+    }
+    return false;
+  };
+  if (enter(0, 0)) return true;
+  for (uint32_t state = 0; state < space.states(); ++state) {
+    for (uint32_t slot = 0; slot < space.slots(); ++slot) {
+      const size_t index = size_t{state} * space.slots() + slot;
+      if (holder[index] == SIZE_MAX) continue;
+      const auto& own = problem.places_of(problem.places()[holder[index]].machine);
+      const auto at = std::find(own.begin(), own.end(), holder[index]);
+      for (auto next = at + 1; next < own.end(); ++next) {
+        if (offer(*next, reach[index], state, slot + static_cast<uint32_t>(next - at))) return true;
+      }
+      if (enter(state, reach[index])) return true;
+    }
+  }
+  return false;
+}
+
+std::optional<Cut> BestCut(const Problem& problem, const OrderSpace& space, int64_t slowest_weight) {
+  return Search(problem, space, slowest_weight).Run();
+}
+
+}  // namespace lanyard::sharding

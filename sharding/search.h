@@ -1,0 +1,61 @@
+// Finds the best cut of a Problem by dynamic programming over (machines used so far, last place, units covered).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "sharding/problem.h"
+
+namespace lanyard::sharding {
+
+struct Segment {
+  size_t place = 0;
+  uint32_t begin = 0;           // units
+  uint32_t end = 0;
+};
+
+struct Cut {
+  std::vector<Segment> segments;
+  Picoseconds sum = 0;          // stages and hops
+  Picoseconds hops = 0;
+  Picoseconds slowest = 0;      // stage
+  Picoseconds Objective(int64_t slowest_weight) const { return sum + slowest_weight * slowest; }
+};
+
+// Which machines may follow which: a graph of states. Exact: a state is how many of each class of like machines have been
+// used, in input order (like machines are interchangeable). Too many unlike machines: their order is fixed, fastest first.
+class OrderSpace {
+ public:
+  struct Choice {
+    size_t machine = 0;
+    uint32_t next = 0;          // state
+    uint32_t slot = 0;          // of the machine's first place
+  };
+
+  // `must`: machines that have to be used, one flag a machine; empty: none.
+  OrderSpace(const Problem& problem, const std::vector<bool>& must);
+
+  bool exact() const { return exact_; }
+  uint32_t states() const { return static_cast<uint32_t>(choices_.size()); }  // ascending along every choice
+  uint32_t slots() const { return slots_; }
+  const std::vector<Choice>& choices(uint32_t state) const { return choices_[state]; }
+  bool final(uint32_t state) const { return final_[state]; }
+
+ private:
+  void BuildExact(const Problem& problem, const std::vector<std::vector<size_t>>& classes,
+                  const std::vector<bool>& must);
+  void BuildFixed(const Problem& problem, const std::vector<bool>& must);
+
+  bool exact_ = true;
+  uint32_t slots_ = 0;
+  std::vector<std::vector<Choice>> choices_;
+  std::vector<bool> final_;
+};
+
+// Whether any cut keeps every limit; for a space without `must`.
+bool Feasible(const Problem& problem, const OrderSpace& space);
+// The best cut, or nullopt when none keeps the limits.
+std::optional<Cut> BestCut(const Problem& problem, const OrderSpace& space, int64_t slowest_weight);
+
+}  // namespace lanyard::sharding
