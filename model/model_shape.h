@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "model/tensor_source.h"
 
 namespace lanyard::model {
 
@@ -36,6 +37,7 @@ struct ModelShape {
   uint32_t n_vocab = 0;
   uint32_t context_length = 0;    // trained
   float norm_eps = 0;
+  float attention_scale = 0;      // of q.k before the softmax
   uint32_t n_rot = 0;             // rotated elements of a head
   float rope_base = 0;            // full layers
   float rope_base_local = 0;      // sliding layers
@@ -51,6 +53,23 @@ absl::StatusOr<ModelShape> ShapeFromGguf(const GgufFile& file);
 
 // Consistency of every number with every other (also used on shapes that came over the wire).
 absl::Status ValidateShape(const ModelShape& shape);
+
+// A tensor that a model of this shape has. Matrices are [n_in, n_out]; those with one dimension (norms, rope_freqs) are F32.
+struct TensorSpec {
+  std::string name;
+  std::vector<uint64_t> dims;
+};
+
+// Every tensor of the model, grouped and ordered as the parts of model/manifest.h are. Precondition: a validated shape.
+std::vector<TensorSpec> EmbedTensors(const ModelShape& shape);
+std::vector<TensorSpec> CommonTensors(const ModelShape& shape);  // empty when there are none
+std::vector<TensorSpec> LayerTensors(const ModelShape& shape, uint32_t layer);
+std::vector<TensorSpec> NormTensors(const ModelShape& shape);
+std::vector<TensorSpec> OutputTensors(const ModelShape& shape);  // empty when tied
+std::vector<TensorSpec> ExpectedTensors(const ModelShape& shape);
+
+// The tensor has the spec's dims, a type that the engine computes, and F32 where it has one dimension.
+absl::Status CheckTensor(const TensorSpec& spec, const TensorInfo& info);
 
 // Index into shape.groups of a layer. Precondition: a validated shape, layer < n_layers.
 uint32_t GroupOfLayer(const ModelShape& shape, uint32_t layer);
