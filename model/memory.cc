@@ -18,7 +18,7 @@ uint64_t HeldTensorBytes(const TensorInfo& tensor) {
   if (tensor.dims.size() == 1) return tensor.dims[0] * 4;
   uint64_t rows = 1;
   for (size_t i = 1; i < tensor.dims.size(); ++i) rows *= tensor.dims[i];
-  return PackedMatrixBytes(tensor.type, rows, tensor.dims[0]);
+  return AllocatedBytes(PackedMatrixBytes(tensor.type, rows, tensor.dims[0]));
 }
 
 uint64_t HeldPartBytes(const Part& part) {

@@ -11,6 +11,9 @@
 
 namespace lanyard::sharding {
 
+// Resident bytes of a worker before it holds a stage (program, libraries, threads), where nothing was measured.
+inline constexpr uint64_t kWorkerBaseBytes = 24 << 20;
+
 struct DeviceProfile {
   std::string kind = "cpu";     // "cpu" "cuda"
   std::string name = "cpu";     // "cpu" "cuda:0"

@@ -1,0 +1,199 @@
+#include "sharding/machines_toml.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "absl/strings/numbers.h"
+#include "base/size.h"
+
+#define TOML_EXCEPTIONS 0
+#include <toml++/toml.h>
+
+namespace lanyard::sharding {
+namespace {
+
+// A limit for hand-written files: beyond it something is wrong.
+constexpr size_t kMaxTextBytes = 1 << 20;
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string Where(const toml::node& node) { return absl::StrCat("line ", node.source().begin.line, ": "); }
+
+// One table of the file; remembers in which words to complain about it.
+class Table {
+ public:
+  Table(const toml::table& table, std::string name) : table_(table), name_(std::move(name)) {}
+
+  absl::Status OnlyKeys(const std::vector<std::string_view>& known) const {
+    for (const auto& [key, value] : table_) {
+      const std::string_view k = key.str();
+      if (std::find(known.begin(), known.end(), k) != known.end()) continue;
+      const auto nearest = std::min_element(known.begin(), known.end(), [&](auto a, auto b) {
+        return EditDistance(k, a) < EditDistance(k, b);
+      });
+      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k), "\"; did you mean \"",
+                             AbslView(*nearest), "\"?");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> Text(std::string_view key) const {
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) return InvalidArgument(Where(table_), name_, " needs ", AbslView(key));
+    const auto value = node->value<std::string>();
+    if (!node->is_string() || value->empty()) {
+      return InvalidArgument(Where(*node), AbslView(key), " must be a text in quotes that is not empty");
+    }
+    return *value;
+  }
+
+  absl::Status Number(std::string_view key, double least, double* out) const {
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) return absl::OkStatus();
+    const auto value = node->value<double>();
+    if (!node->is_number() || !std::isfinite(*value) || *value < least) {
+      return InvalidArgument(Where(*node), AbslView(key), " must be a number of at least ", least);
+    }
+    *out = *value;
+    return absl::OkStatus();
+  }
+
+  // A size in quotes or in whole bytes.
+  absl::StatusOr<uint64_t> Size(std::string_view key) const {
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) return InvalidArgument(Where(table_), name_, " needs ", AbslView(key));
+    if (node->is_integer() && *node->value<int64_t>() >= 0) {
+      return static_cast<uint64_t>(*node->value<int64_t>());
+    }
+    const auto text = node->is_string() ? node->value<std::string>() : std::nullopt;
+    if (!text) return InvalidArgument(Where(*node), AbslView(key), " must be a size such as \"8GiB\"");
+    const auto size = ParseSize(*text);
+    return size.ok() ? size : Annotate(size.status(), absl::StrCat("line ", node->source().begin.line));
+  }
+
+  bool Has(std::string_view key) const { return table_.contains(key); }
+
+  absl::Status Bandwidth(double* out) const {
+    const toml::node* node = table_.get("bandwidth");
+    if (node == nullptr) return absl::OkStatus();
+    if (!node->is_string()) return Number("bandwidth", 1, out);
+    const std::string text = *node->value<std::string>();
+    const size_t unit_at = std::min(text.find_first_not_of("0123456789."), text.size());
+    std::string unit = text.substr(unit_at);
+    std::transform(unit.begin(), unit.end(), unit.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    double number = 0;
+    const double factor = unit == "gbit" ? 1e9 : unit == "mbit" ? 1e6 : unit == "kbit" ? 1e3 : 0;
+    if (factor == 0 || !absl::SimpleAtod(text.substr(0, unit_at), &number) || !(number > 0)) {
+      return InvalidArgument(Where(*node), "bandwidth \"", text, "\" is none; write 100Mbit or 2.5Gbit");
+    }
+    *out = number * factor;
+    return absl::OkStatus();
+  }
+
+  // Calls fn for every table of an array of tables; absent is fine.
+  template <typename Fn>
+  absl::Status Each(std::string_view key, const std::string& name, const Fn& fn) const {
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) return absl::OkStatus();
+    const toml::array* array = node->as_array();
+    if (array == nullptr) return InvalidArgument(Where(*node), "write ", name, ", in double brackets");
+    for (const toml::node& element : *array) {
+      if (!element.is_table()) return InvalidArgument(Where(element), "write ", name, ", in double brackets");
+      RETURN_IF_ERROR(fn(Table(*element.as_table(), name)));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const toml::table& table_;
+  std::string name_;
+};
+
+absl::StatusOr<DeviceProfile> ReadDevice(const Table& t) {
+  RETURN_IF_ERROR(t.OnlyKeys({"kind", "name", "memory", "speed"}));
+  DeviceProfile d;
+  ASSIGN_OR_RETURN(d.kind, t.Text("kind"));
+  if (d.kind != "cuda") return InvalidArgument("device kind \"", d.kind, "\" is unknown; \"cuda\" is known");
+  ASSIGN_OR_RETURN(d.name, t.Text("name"));
+  ASSIGN_OR_RETURN(d.memory_bytes, t.Size("memory"));
+  RETURN_IF_ERROR(t.Number("speed", 1e-6, &d.speed));
+  return d;
+}
+
+absl::StatusOr<MachineProfile> ReadMachine(const Table& t) {
+  RETURN_IF_ERROR(t.OnlyKeys({"name", "memory", "speed", "threads", "base", "device"}));
+  MachineProfile m;
+  ASSIGN_OR_RETURN(m.name, t.Text("name"));
+  ASSIGN_OR_RETURN(m.memory_bytes, t.Size("memory"));
+  m.base_bytes = kWorkerBaseBytes;
+  if (t.Has("base")) {
+    ASSIGN_OR_RETURN(m.base_bytes, t.Size("base"));
+  }
+  RETURN_IF_ERROR(t.Number("speed", 1e-6, &m.speed));
+  double threads = 1;
+  RETURN_IF_ERROR(t.Number("threads", 1, &threads));
+  m.threads = static_cast<uint32_t>(std::min(threads, 4096.0));
+  RETURN_IF_ERROR(t.Each("device", "[[machine.device]]", [&](const Table& device) -> absl::Status {
+    ASSIGN_OR_RETURN(DeviceProfile d, ReadDevice(device));
+    m.devices.push_back(std::move(d));
+    return absl::OkStatus();
+  }));
+  return m;
+}
+
+absl::StatusOr<LinkProfile> ReadLink(const Table& t) {
+  RETURN_IF_ERROR(t.OnlyKeys({"a", "b", "rtt_us", "bandwidth"}));
+  LinkProfile link;
+  ASSIGN_OR_RETURN(link.a, t.Text("a"));
+  ASSIGN_OR_RETURN(link.b, t.Text("b"));
+  RETURN_IF_ERROR(t.Number("rtt_us", 0, &link.rtt_us));
+  RETURN_IF_ERROR(t.Bandwidth(&link.bandwidth_bps));
+  return link;
+}
+
+}  // namespace
+
+absl::StatusOr<MachinesFile> ParseMachinesToml(std::string_view text) {
+  if (text.size() > kMaxTextBytes) {
+    return InvalidArgument("machines file: ", text.size(), " bytes is more than ", kMaxTextBytes);
+  }
+  const toml::parse_result parsed = toml::parse(text);
+  if (!parsed) {
+    const toml::parse_error& e = parsed.error();
+    return InvalidArgument("line ", e.source().begin.line, ": ", AbslView(e.description()));
+  }
+  const Table root(parsed.table(), "the file");
+  RETURN_IF_ERROR(root.OnlyKeys({"machine", "link"}));
+  MachinesFile file;
+  RETURN_IF_ERROR(root.Each("machine", "[[machine]]", [&](const Table& t) -> absl::Status {
+    ASSIGN_OR_RETURN(MachineProfile m, ReadMachine(t));
+    file.machines.push_back(std::move(m));
+    return absl::OkStatus();
+  }));
+  RETURN_IF_ERROR(root.Each("link", "[[link]]", [&](const Table& t) -> absl::Status {
+    ASSIGN_OR_RETURN(LinkProfile link, ReadLink(t));
+    file.links.push_back(std::move(link));
+    return absl::OkStatus();
+  }));
+  if (file.machines.empty()) return InvalidArgument("there is no [[machine]] in it");
+  return file;
+}
+
+}  // namespace lanyard::sharding
