@@ -1,0 +1,39 @@
+// The coordinator's side of WeightService.FetchPart. Disks are read on a thread of its own, never on gRPC's.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <thread>
+
+#include "base/mutex.h"
+#include "lanyard/v1/control.grpc.pb.h"
+#include "net/control.h"
+#include "net/stream.h"
+
+namespace lanyard::net {
+
+class PartWriter;
+
+class WeightServiceImpl final : public v1::WeightService::CallbackService {
+ public:
+  explicit WeightServiceImpl(PartProvider* parts);
+  ~WeightServiceImpl() override;  // after the server's Shutdown
+
+  grpc::ServerWriteReactor<v1::PartChunk>* FetchPart(grpc::CallbackServerContext* context,
+                                                     const v1::FetchPartRequest* request) override;
+
+ private:
+  friend class PartWriter;
+  void Enqueue(std::shared_ptr<PartWriter> writer);
+  void ReadLoop(std::stop_token stop);
+
+  PartProvider* const parts_;
+  LiveCount live_;
+  Mutex mu_;
+  CondVar cv_;
+  std::deque<std::shared_ptr<PartWriter>> ready_ ABSL_GUARDED_BY(mu_);
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::jthread reader_;
+};
+
+}  // namespace lanyard::net
