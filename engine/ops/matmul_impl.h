@@ -1,0 +1,58 @@
+// What matmul.cc, matmul_pack.cc and the per-ISA kernels share. Not for others.
+//
+// Packed weights. 16 output rows make a tile; tiles follow each other. A tile: a header (K-quants: d, then Q4_K's dmin, as
+// f16[super block][16 rows]), then its blocks of 32 along K in the order in which they are dealt (partial 0's blocks
+// ascending, then partial 1's, ...). Inside a block, "group" j is elements 4j..4j+3 of each of the 16 rows, four bytes
+// a row:
+//   Q4_0  d f16[16], nibbles[4][64]            (nibbles[j]: group j in the low half, group j + 4 in the high half)
+//   Q4_1  d f16[16], m f16[16], nibbles[4][64]
+//   Q5_0  d f16[16], high[64], nibbles[4][64]  (high: bit j of byte i of a row's four is bit 4 of element 4j + i)
+//   Q8_0  d f16[16], bytes[8][64]              (value + 128)
+//   Q4_K  scale u8[16], min u8[16], nibbles[4][64]
+//   Q6_K  scale i8[2][16], high[2][64], nibbles[4][64]  (high[h]: bits 2t, 2t+1 of byte i are bits 4, 5 of element
+//                                                        4 (4h + t) + i)
+//   F32, F16: element-major, [32][16]; K is padded with zeros to a multiple of 32.
+// n_out is padded with zero rows to a multiple of 16. kScalar keeps the GGUF layout instead (in as many bytes).
+//
+// Activations for the kernels: columns (rows of the batch) in groups of at most max_columns; a group of C columns holds
+// for each block, in dealt order, a record:
+//   quantised: q s8[C][32], d f32[C], s f32[C], then i32[C] each: -8 sum, -16 sum, -128 sum, -32 sum_lo, -32 sum_hi
+//   float:     f32[32][C]
+#pragma once
+
+#include <cstdint>
+
+#include "base/tensor_type.h"
+
+namespace lanyard::ops {
+
+inline constexpr int64_t kTileRows = 16;
+inline constexpr int64_t kQuantRecordBytes = 60;   // a column and block
+inline constexpr int64_t kFloatRecordBytes = 128;
+
+struct ProductArgs {
+  const uint8_t* tiles;  // of tile_begin
+  int64_t tile_begin, tile_end;
+  int64_t tile_bytes;
+  int64_t n_blocks;  // of 32 along K
+  int64_t n_out;
+  const uint8_t* act;  // a group of columns
+  float* out;          // of the group's first column
+  int64_t out_stride;
+};
+using ProductFn = void (*)(const ProductArgs&);
+
+struct KernelTable {
+  int max_columns;
+  // The kernel for a group of `columns` in [1, max_columns].
+  ProductFn (*product)(TensorType type, int columns);
+  // Fills one column of a group (`record` is the group's start) from k floats.
+  void (*quantise)(const float* x, int64_t k, int columns, int column, uint8_t* record);
+};
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();
+
+// Number of blocks dealt to partial p.
+inline int64_t DealtCount(int64_t n_blocks, int64_t p) { return (n_blocks - p + 7) / 8; }
+
+}  // namespace lanyard::ops
