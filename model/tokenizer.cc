@@ -1,0 +1,176 @@
+#include "model/tokenizer.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "model/gguf.h"
+#include "model/pattern_matcher.h"
+#include "model/tokenizer_bpe.h"
+#include "model/tokenizer_spm.h"
+#include "model/unicode.h"
+
+namespace lanyard::model {
+
+// Which bytes of a text are trusted: ascending borders at which trust changes, the first byte being untrusted where the
+// first border is above 0.
+struct Tokenizer::TrustMap {
+  std::vector<size_t> borders;
+
+  static TrustMap All(bool trusted) { return trusted ? TrustMap{{0}} : TrustMap{}; }
+  void Append(size_t begin, bool trusted) {
+    if ((borders.size() % 2 == 1) != trusted) borders.push_back(begin);
+  }
+  // Every byte of the non-empty [begin, end).
+  bool Covers(size_t begin, size_t end) const {
+    const auto next = std::upper_bound(borders.begin(), borders.end(), begin);
+    return (next - borders.begin()) % 2 == 1 && (next == borders.end() || *next >= end);
+  }
+};
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const GgufFile& file) {
+  ASSIGN_OR_RETURN(const VocabData data, ReadVocabData(file));
+  return Make(data);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Make(const VocabData& data) {
+  ASSIGN_OR_RETURN(Vocab vocab, Vocab::Make(data));
+  std::unique_ptr<Tokenizer> out(new Tokenizer(std::move(vocab)));
+  out->FindSpecials();
+  if (out->vocab_.kind() == VocabKind::kBpe) {
+    ASSIGN_OR_RETURN(out->encoder_, BpeEncoder::Make(&out->vocab_, data.merges));
+  } else {
+    out->encoder_ = SpmEncoder::Make(&out->vocab_);
+  }
+  return out;
+}
+
+Tokenizer::Tokenizer(Vocab vocab) : vocab_(std::move(vocab)) {}
+Tokenizer::~Tokenizer() = default;
+
+void Tokenizer::FindSpecials() {
+  std::vector<std::string_view> patterns;
+  std::set<uint32_t, std::greater<>> lengths;
+  for (int32_t id = 0; id < vocab_.size(); ++id) {
+    if (!vocab_.IsSpecial(id) && vocab_.Type(id) != TokenType::kUserDefined) continue;
+    specials_.push_back(id);
+    patterns.push_back(vocab_.Text(id));
+    lengths.insert(static_cast<uint32_t>(patterns.back().size()));
+  }
+  lengths_.assign(lengths.begin(), lengths.end());
+  matcher_ = std::make_unique<PatternMatcher>(patterns);
+}
+
+// Longest tokens first, and of one length from left to right, each where no token taken before stands (llama.cpp searches
+// token by token in this order). An occurrence that is not longer than those taken can only touch them at its ends.
+std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
+                                                      const TrustMap& trust) const {
+  struct Hit {
+    size_t end;
+    int32_t pattern;  // the longest that ends here and has not had its turn
+  };
+  std::vector<Hit> hits;
+  uint32_t state = PatternMatcher::kRoot;
+  for (size_t i = 0; i < text.size(); ++i) {
+    state = matcher_->Step(state, static_cast<uint8_t>(text[i]));
+    if (const int32_t p = matcher_->Longest(state); p != PatternMatcher::kNone) hits.push_back({i + 1, p});
+  }
+  std::vector<Fragment> tokens;
+  std::vector<bool> taken(hits.empty() ? 0 : text.size());
+  for (const uint32_t length : lengths_) {
+    if (hits.empty()) break;
+    size_t kept = 0;
+    for (Hit hit : hits) {
+      if (matcher_->Length(hit.pattern) == length) {
+        const size_t begin = hit.end - length;
+        const int32_t id = specials_[hit.pattern];
+        const bool allowed = !vocab_.IsSpecial(id) || trust.Covers(begin, hit.end);
+        if (allowed && !taken[begin] && !taken[hit.end - 1]) {
+          std::fill(taken.begin() + begin, taken.begin() + hit.end, true);
+          tokens.push_back({begin, hit.end, id});
+        }
+        hit.pattern = matcher_->NextShorter(hit.pattern);
+      }
+      if (hit.pattern != PatternMatcher::kNone) hits[kept++] = hit;
+    }
+    hits.resize(kept);
+  }
+  std::sort(tokens.begin(), tokens.end(), [](const Fragment& a, const Fragment& b) { return a.begin < b.begin; });
+  std::vector<Fragment> out;
+  size_t done = 0;
+  for (const Fragment& token : tokens) {
+    if (token.begin > done) out.push_back({done, token.begin, Vocab::kNoToken});
+    out.push_back(token);
+    done = token.end;
+  }
+  if (done < text.size()) out.push_back({done, text.size(), Vocab::kNoToken});
+  return out;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view text, const TrustMap& trust,
+                                                              bool add_special) const {
+  if (text.size() > kMaxTextBytes) {
+    return InvalidArgument("text of ", text.size(), " bytes; at most ", kMaxTextBytes, " can be tokenised at once");
+  }
+  const std::vector<Fragment> fragments = Partition(text, trust);
+  std::vector<int32_t> out;
+  if (add_special && vocab_.add_bos() && (fragments.empty() || fragments[0].token != vocab_.bos())) {
+    out.push_back(vocab_.bos());
+  }
+  bool after_special = true;
+  for (const Fragment& fragment : fragments) {
+    if (fragment.token != Vocab::kNoToken) {
+      out.push_back(fragment.token);
+      after_special = true;
+      continue;
+    }
+    const std::string_view piece = text.substr(fragment.begin, fragment.end - fragment.begin);
+    if (vocab_.add_space_prefix() && after_special) {
+      RETURN_IF_ERROR(encoder_->Encode(" " + std::string(piece), &out));
+    } else {
+      RETURN_IF_ERROR(encoder_->Encode(piece, &out));
+    }
+    after_special = false;
+  }
+  if (add_special && vocab_.add_eos()) out.push_back(vocab_.eos());
+  return out;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, Options options) const {
+  return EncodeTrusted(text, TrustMap::All(options.parse_special), options.add_special);
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::span<const PromptPart> parts,
+                                                       bool add_special) const {
+  std::string text;
+  TrustMap trust;
+  for (const PromptPart& part : parts) {
+    if (part.text.empty()) continue;
+    trust.Append(text.size(), part.trusted);
+    text += part.text;
+  }
+  return EncodeTrusted(text, trust, add_special);
+}
+
+std::string Tokenizer::PieceBytes(int32_t id) const {
+  if (!InRange(id)) return {};
+  const std::string_view text = vocab_.Text(id);
+  switch (vocab_.Type(id)) {
+    case TokenType::kControl:
+    case TokenType::kUnknown:
+    case TokenType::kUserDefined: return std::string(text);
+    case TokenType::kByte: return std::string(1, static_cast<char>(vocab_.ByteOf(id)));
+    case TokenType::kUnused:
+    case TokenType::kUndefined: return {};
+    case TokenType::kNormal: break;
+  }
+  if (vocab_.kind() == VocabKind::kSpm) return SpmUnescape(text);
+  // A normal token that is not in the byte alphabet stands for its own text.
+  return BytesFromAlphabet(text).value_or(std::string(text));
+}
+
+std::optional<int32_t> Tokenizer::FindToken(std::string_view text) const {
+  return AsOptional(vocab_.Find(text));
+}
+
+}  // namespace lanyard::model

@@ -1,0 +1,102 @@
+// Text to token ids and back to bytes. Byte-level BPE and SentencePiece-style BPE; ids are equal to llama.cpp's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "model/vocab.h"
+
+namespace lanyard::model {
+
+class GgufFile;
+class PatternMatcher;
+
+// A stretch of a prompt. In trusted text (of a chat template) the texts of control tokens become those tokens; in the
+// rest (what people typed) never. Words and merges run across the borders of parts, so that the tokens of harmless text
+// do not depend on where the borders are.
+struct PromptPart {
+  std::string text;
+  bool trusted = false;
+  bool operator==(const PromptPart&) const = default;
+};
+
+// How a word, or for SentencePiece a whole stretch between special tokens, becomes ids.
+class TextEncoder {
+ public:
+  virtual ~TextEncoder() = default;
+  virtual absl::Status Encode(std::string_view text, std::vector<int32_t>* out) const = 0;
+};
+
+// Immutable and thread-safe.
+class Tokenizer {
+ public:
+  // Reads and checks the vocabulary of a GGUF file, which may be closed afterwards. Errors name the key, the token or the merge.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Make(const VocabData& data);
+  ~Tokenizer();
+
+  struct Options {
+    bool add_special = false;    // BOS and EOS as the model asks
+    bool parse_special = false;  // texts of control tokens in `text` become those tokens
+  };
+  static constexpr size_t kMaxTextBytes = size_t{256} << 20;
+
+  // Any bytes are taken: for BPE each byte of invalid UTF-8 reads as U+FFFD, for SentencePiece it becomes its byte
+  // token. Tokens of type user-defined are found in every text, as llama.cpp does. Linear memory and n log n time.
+  // InvalidArgument above kMaxTextBytes; ResourceExhausted where a word cannot be split within limits.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, Options options) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const { return Encode(text, Options()); }
+  // A prompt of trusted and other parts. With add_special, BOS is not added where the prompt begins with it already.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::span<const PromptPart> parts, bool add_special) const;
+
+  // Bytes that the token stands for, perhaps part of a character; a control token's own text; empty for an id outside
+  // the vocabulary and for unused tokens.
+  std::string PieceBytes(int32_t id) const;
+  bool IsSpecial(int32_t id) const { return InRange(id) && vocab_.IsSpecial(id); }
+  bool IsEog(int32_t id) const { return vocab_.IsEog(id); }
+  // By its exact text, of any type.
+  std::optional<int32_t> FindToken(std::string_view text) const;
+
+  int32_t n_vocab() const { return vocab_.size(); }
+  std::optional<int32_t> bos() const { return AsOptional(vocab_.bos()); }
+  std::optional<int32_t> eos() const { return AsOptional(vocab_.eos()); }
+  bool add_bos() const { return vocab_.add_bos(); }
+  bool add_eos() const { return vocab_.add_eos(); }
+  bool add_space_prefix() const { return vocab_.add_space_prefix(); }
+  std::string bos_text() const { return TextOf(vocab_.bos()); }  // empty without BOS
+  std::string eos_text() const { return TextOf(vocab_.eos()); }
+  const Vocab& vocab() const { return vocab_; }
+
+ private:
+  // Text [begin, end) of the whole, or the token that stands in its place.
+  struct Fragment {
+    size_t begin, end;
+    int32_t token;  // Vocab::kNoToken for text
+  };
+  struct TrustMap;
+
+  explicit Tokenizer(Vocab vocab);
+  bool InRange(int32_t id) const { return id >= 0 && id < vocab_.size(); }
+  static std::optional<int32_t> AsOptional(int32_t id) {
+    return id < 0 ? std::nullopt : std::optional<int32_t>(id);
+  }
+  std::string TextOf(int32_t id) const { return id < 0 ? "" : std::string(vocab_.Text(id)); }
+  void FindSpecials();
+  std::vector<Fragment> Partition(std::string_view text, const TrustMap& trust) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeTrusted(std::string_view text, const TrustMap& trust,
+                                                     bool add_special) const;
+
+  Vocab vocab_;
+  std::vector<int32_t> specials_;      // control, unknown and user-defined tokens: the patterns of matcher_
+  std::vector<uint32_t> lengths_;      // distinct lengths of them, longest first
+  std::unique_ptr<PatternMatcher> matcher_;
+  std::unique_ptr<TextEncoder> encoder_;
+};
+
+}  // namespace lanyard::model

@@ -1,0 +1,149 @@
+#include "model/tokenizer_bpe.h"
+
+#include <queue>
+
+#include "absl/strings/escaping.h"
+#include "model/unicode.h"
+
+namespace lanyard::model {
+
+// A word as a linked list of symbols. Those joined into their left neighbour have token kGone.
+struct BpeEncoder::Scratch {
+  static constexpr int32_t kGone = -2;
+  struct Symbol {
+    int32_t token;
+    int32_t previous;
+    int32_t next;  // -1 at the end
+  };
+  struct Pair {
+    int32_t rank;
+    int32_t left;              // position
+    int32_t left_token, right_token;  // as they were; the pair is stale where they have changed
+    int32_t joined;
+    bool operator<(const Pair& other) const {
+      return rank != other.rank ? rank > other.rank : left > other.left;
+    }
+  };
+  std::vector<Symbol> symbols;
+  std::priority_queue<Pair> pairs;
+};
+
+absl::StatusOr<std::unique_ptr<TextEncoder>> BpeEncoder::Make(const Vocab* vocab,
+                                                              const std::vector<std::string_view>& merges) {
+  std::unique_ptr<BpeEncoder> out(new BpeEncoder(vocab));
+  ASSIGN_OR_RETURN(out->pretokenizer_, Pretokenizer::Make(vocab->pre()));
+  for (int b = 0; b < 256; ++b) {
+    const int32_t id = vocab->Find(ByteAlphabet()[b]);
+    out->byte_tokens_[b] = id != Vocab::kNoToken && out->IsText(id) ? id : Vocab::kNoToken;
+  }
+  RETURN_IF_ERROR(out->AddMerges(merges));
+  return out;
+}
+
+// Only such tokens may come out of text.
+bool BpeEncoder::IsText(int32_t id) const {
+  return !vocab_->IsSpecial(id) && vocab_->Type(id) != TokenType::kByte;
+}
+
+absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges) {
+  if (merges.size() > 0x7FFFFFFF) return InvalidArgument("tokenizer.ggml.merges has ", merges.size(), " entries");
+  merges_.reserve(merges.size());
+  std::string joined;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const std::string_view merge = merges[i];
+    const size_t space = merge.size() < 3 ? std::string_view::npos : merge.find(' ', 1);
+    const auto shown = absl::Utf8SafeCEscape(AbslView(merge.substr(0, 80)));
+    if (space == std::string_view::npos || space + 1 == merge.size()) {
+      return InvalidArgument("tokenizer.ggml.merges: entry ", i, " '", shown, "' is not two texts with a space between");
+    }
+    joined.assign(merge.substr(0, space)).append(merge.substr(space + 1));
+    const int32_t left = vocab_->Find(merge.substr(0, space));
+    const int32_t right = vocab_->Find(merge.substr(space + 1));
+    const int32_t whole = vocab_->Find(joined);
+    for (const int32_t id : {left, right, whole}) {
+      if (id == Vocab::kNoToken || !IsText(id)) {
+        return InvalidArgument("tokenizer.ggml.merges: entry ", i, " '", shown, "': ",
+                               id == left ? "its left part" : id == right ? "its right part" : "its result",
+                               id == Vocab::kNoToken ? " is not in the vocabulary" : " is a control token");
+      }
+    }
+    merges_.try_emplace(uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right),
+                        Merge{static_cast<int32_t>(i), whole});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BpeEncoder::Encode(std::string_view text, std::vector<int32_t>* out) const {
+  std::string repaired;
+  if (!IsValidUtf8(text)) {
+    repaired = ReplaceInvalidBytes(text);
+    text = repaired;
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string_view> words, pretokenizer_->Split(text));
+  Scratch scratch;
+  for (const std::string_view word : words) EncodeWord(word, &scratch, out);
+  return absl::OkStatus();
+}
+
+int32_t BpeEncoder::WholeWord(std::string_view word) const {
+  std::string spelt;
+  for (const char c : word) spelt += ByteAlphabet()[static_cast<uint8_t>(c)];
+  const int32_t id = vocab_->Find(spelt);
+  return id != Vocab::kNoToken && IsText(id) ? id : Vocab::kNoToken;
+}
+
+// Looks whether the symbol at `left` and its right neighbour can be joined.
+void BpeEncoder::Propose(int32_t left, Scratch* scratch) const {
+  if (left < 0) return;
+  const Scratch::Symbol& a = scratch->symbols[left];
+  if (a.next < 0) return;
+  const Scratch::Symbol& b = scratch->symbols[a.next];
+  if (a.token < 0 || b.token < 0) return;
+  const auto it = merges_.find(uint64_t{static_cast<uint32_t>(a.token)} << 32 | static_cast<uint32_t>(b.token));
+  if (it == merges_.end()) return;
+  scratch->pairs.push({it->second.rank, left, a.token, b.token, it->second.token});
+}
+
+void BpeEncoder::JoinAll(Scratch* scratch) const {
+  auto& symbols = scratch->symbols;
+  while (!scratch->pairs.empty()) {
+    const Scratch::Pair pair = scratch->pairs.top();
+    scratch->pairs.pop();
+    Scratch::Symbol& left = symbols[pair.left];
+    if (left.token != pair.left_token || left.next < 0) continue;
+    Scratch::Symbol& right = symbols[left.next];
+    if (right.token != pair.right_token) continue;
+    left.token = pair.joined;
+    right.token = Scratch::kGone;
+    left.next = right.next;
+    if (right.next >= 0) symbols[right.next].previous = pair.left;
+    Propose(left.previous, scratch);
+    Propose(pair.left, scratch);
+  }
+}
+
+void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch, std::vector<int32_t>* out) const {
+  if (pretokenizer_->ignore_merges()) {
+    if (const int32_t id = WholeWord(word); id != Vocab::kNoToken) {
+      out->push_back(id);
+      return;
+    }
+  }
+  auto& symbols = scratch->symbols;
+  symbols.clear();
+  const auto n = static_cast<int32_t>(word.size());
+  for (int32_t i = 0; i < n; ++i) {
+    symbols.push_back({byte_tokens_[static_cast<uint8_t>(word[i])], i - 1, i + 1 < n ? i + 1 : -1});
+  }
+  for (int32_t i = 0; i + 1 < n; ++i) Propose(i, scratch);
+  JoinAll(scratch);
+  for (int32_t i = 0; i >= 0 && n > 0; i = symbols[i].next) {
+    if (symbols[i].token >= 0) {
+      out->push_back(symbols[i].token);
+    } else if (vocab_->unk() != Vocab::kNoToken) {
+      out->push_back(vocab_->unk());  // a byte that the vocabulary cannot write
+    }
+  }
+}
+
+}  // namespace lanyard::model

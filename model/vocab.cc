@@ -1,0 +1,229 @@
+#include "model/vocab.h"
+
+#include <array>
+#include <cmath>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "model/gguf.h"
+
+namespace lanyard::model {
+namespace {
+
+// Texts that end a generation whatever their type says, for want of a key in the file (llama.cpp's list).
+constexpr std::array<std::string_view, 33> kEogTexts = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    "<｜end▁of▁sentence｜>", "[e~[",
+    // Padding, repository and file marks of fill-in-the-middle models.
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
+    "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"};
+
+// Control tokens that converters have left with another type.
+constexpr std::array<std::string_view, 23> kControlTexts = {
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
+    "<|code_prefix|>", "<|prefix|>",
+    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
+    "<|code_suffix|>", "<|suffix|>",
+    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
+    "<|code_middle|>"};
+
+std::string Quoted(std::string_view text) {
+  return absl::StrCat("'", absl::Utf8SafeCEscape(AbslView(text.substr(0, 60))), "'");
+}
+
+uint64_t HashOf(std::string_view text) { return absl::HashOf(text); }
+
+int HexDigit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+// "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write before a buffer).
+bool IsByteToken(std::string_view text) {
+  return text.size() == 6 && text.substr(0, 3) == "<0x" && text[5] == '>' && HexDigit(text[3]) >= 0 &&
+         HexDigit(text[4]) >= 0;
+}
+
+template <typename T>
+absl::Status Optional(absl::StatusOr<T> value, std::optional<T>* out) {
+  if (value.ok()) {
+    *out = *std::move(value);
+  } else if (!absl::IsNotFound(value.status())) {
+    return value.status();
+  }
+  return absl::OkStatus();
+}
+
+// A special id inside the vocabulary; 2^32 - 1 is how some converters write "none".
+absl::Status CheckedId(const std::optional<uint64_t>& id, const char* key, int32_t n_vocab,
+                       int32_t* out) {
+  if (!id || *id == 0xFFFFFFFFU) return absl::OkStatus();
+  if (*id >= static_cast<uint64_t>(n_vocab)) {
+    return InvalidArgument("tokenizer.ggml.", key, " is ", *id, " but the vocabulary has ", n_vocab,
+                           " tokens; the file is damaged or was converted wrongly");
+  }
+  *out = static_cast<int32_t>(*id);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<VocabData> ReadVocabData(const GgufFile& file) {
+  VocabData data;
+  ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model"));
+  data.model = std::string(model);
+  std::optional<std::string_view> pre;
+  RETURN_IF_ERROR(Optional(file.String("tokenizer.ggml.pre"), &pre));
+  data.pre = std::string(pre.value_or(""));
+  ASSIGN_OR_RETURN(data.tokens, file.Strings("tokenizer.ggml.tokens"));
+  if (file.Has("tokenizer.ggml.scores")) {
+    ASSIGN_OR_RETURN(data.scores, file.Floats("tokenizer.ggml.scores"));
+  }
+  if (file.Has("tokenizer.ggml.token_type")) {
+    ASSIGN_OR_RETURN(data.types, file.Ints("tokenizer.ggml.token_type"));
+  }
+  if (file.Has("tokenizer.ggml.merges")) {
+    ASSIGN_OR_RETURN(data.merges, file.Strings("tokenizer.ggml.merges"));
+  }
+  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.bos_token_id"), &data.bos));
+  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.eos_token_id"), &data.eos));
+  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.eot_token_id"), &data.eot));
+  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.eom_token_id"), &data.eom));
+  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.unknown_token_id"), &data.unk));
+  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_bos_token"), &data.add_bos));
+  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_eos_token"), &data.add_eos));
+  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_space_prefix"), &data.add_space_prefix));
+  return data;
+}
+
+absl::StatusOr<Vocab> Vocab::Make(const VocabData& data) {
+  Vocab vocab;
+  if (data.model == "gpt2") {
+    vocab.kind_ = VocabKind::kBpe;
+  } else if (data.model == "llama") {
+    vocab.kind_ = VocabKind::kSpm;
+  } else {
+    return Unimplemented("tokenizer.ggml.model '", data.model,
+                         "' is not supported; known are 'gpt2' (byte-level BPE) and 'llama' "
+                         "(SentencePiece BPE)");
+  }
+  vocab.pre_ = data.pre;
+  RETURN_IF_ERROR(vocab.AddTokens(data));
+  RETURN_IF_ERROR(vocab.SetSpecialIds(data));
+  vocab.DetectSpecialTexts();
+  return vocab;
+}
+
+absl::Status Vocab::AddTokens(const VocabData& data) {
+  const size_t n = data.tokens.size();
+  if (n == 0 || n > 0x7FFFFFFF) {
+    return InvalidArgument("tokenizer.ggml.tokens has ", n, " tokens; 1 to 2147483647 are possible");
+  }
+  if (!data.scores.empty() && data.scores.size() != n) {
+    return InvalidArgument("tokenizer.ggml.scores has ", data.scores.size(), " values for ", n, " tokens");
+  }
+  if (!data.types.empty() && data.types.size() != n) {
+    return InvalidArgument("tokenizer.ggml.token_type has ", data.types.size(), " values for ", n, " tokens");
+  }
+  offsets_.reserve(n + 1);
+  offsets_.push_back(0);
+  types_.reserve(n);
+  by_hash_.reserve(n);
+  for (size_t i = 0; i < n; ++i) {
+    const std::string_view text = data.tokens[i];
+    if (text.empty()) return InvalidArgument("tokenizer.ggml.tokens: token ", i, " is empty");
+    const int64_t type = data.types.empty() ? 1 : data.types[i];
+    types_.push_back(type >= 0 && type <= 6 ? static_cast<TokenType>(type) : TokenType::kUndefined);
+    if (types_.back() == TokenType::kByte && !IsByteToken(text)) {
+      return InvalidArgument("tokenizer.ggml.tokens: token ", i, " ", Quoted(text),
+                             " is of type byte but is not <0x00> to <0xFF>");
+    }
+    if (const int32_t other = Find(text); other != kNoToken) {
+      return InvalidArgument("tokenizer.ggml.tokens: ", Quoted(text), " is both token ", other, " and ", i);
+    }
+    texts_.append(text);
+    offsets_.push_back(texts_.size());
+    if (!by_hash_.try_emplace(HashOf(text), static_cast<int32_t>(i)).second) {
+      collisions_.emplace(std::string(text), static_cast<int32_t>(i));
+    }
+  }
+  scores_ = data.scores;
+  for (size_t i = 0; i < scores_.size(); ++i) {
+    if (std::isnan(scores_[i])) return InvalidArgument("tokenizer.ggml.scores: value ", i, " is NaN");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vocab::SetSpecialIds(const VocabData& data) {
+  if (kind_ == VocabKind::kSpm) {  // what llama.cpp takes where the keys are absent
+    if (size() > 1) bos_ = 1;
+    if (size() > 2) eos_ = 2;
+    unk_ = 0;
+  }
+  RETURN_IF_ERROR(CheckedId(data.bos, "bos_token_id", size(), &bos_));
+  RETURN_IF_ERROR(CheckedId(data.eos, "eos_token_id", size(), &eos_));
+  RETURN_IF_ERROR(CheckedId(data.eot, "eot_token_id", size(), &eot_));
+  RETURN_IF_ERROR(CheckedId(data.eom, "eom_token_id", size(), &eom_));
+  RETURN_IF_ERROR(CheckedId(data.unk, "unknown_token_id", size(), &unk_));
+  const bool llama_bpe = kind_ == VocabKind::kBpe && (pre_ == "llama-bpe" || pre_ == "llama3" ||
+                                                      pre_ == "llama-v3");
+  add_bos_ = data.add_bos.value_or(kind_ == VocabKind::kSpm || llama_bpe);
+  add_eos_ = data.add_eos.value_or(false);
+  add_space_prefix_ = data.add_space_prefix.value_or(kind_ == VocabKind::kSpm) &&
+                      kind_ == VocabKind::kSpm;
+  if (add_bos_ && bos_ == kNoToken) {
+    if (data.add_bos) {
+      return InvalidArgument("tokenizer.ggml.add_bos_token is true but there is no bos_token_id");
+    }
+    add_bos_ = false;
+  }
+  if (add_eos_ && eos_ == kNoToken) {
+    return InvalidArgument("tokenizer.ggml.add_eos_token is true but there is no eos_token_id");
+  }
+  return absl::OkStatus();
+}
+
+void Vocab::DetectSpecialTexts() {
+  for (const std::string_view text : kControlTexts) {
+    if (const int32_t id = Find(text); id != kNoToken) types_[id] = TokenType::kControl;
+  }
+  for (const std::string_view text : kEogTexts) {
+    const int32_t id = Find(text);
+    if (id == kNoToken) continue;
+    types_[id] = TokenType::kControl;
+    eog_.insert(id);
+  }
+  for (const int32_t id : {eos_, eot_, eom_}) {
+    if (id != kNoToken) eog_.insert(id);
+  }
+  // In the "harmony" format <|end|> ends a message, not the answer.
+  const auto ends = [&](std::string_view text) {
+    const int32_t id = Find(text);
+    return id != kNoToken && eog_.contains(id);
+  };
+  const bool harmony = ends("<|return|>") && (ends("<|call|>") || ends("<|calls|>"));
+  const bool solar = ends("<|flush|>") && (ends("<|call|>") || ends("<|calls|>"));
+  if (harmony || solar) {
+    if (const int32_t id = Find("<|end|>"); id != kNoToken && id != eos_) eog_.erase(id);
+  }
+}
+
+int32_t Vocab::Find(std::string_view text) const {
+  const auto it = by_hash_.find(HashOf(text));
+  if (it == by_hash_.end()) return kNoToken;
+  if (Text(it->second) == text) return it->second;
+  const auto other = collisions_.find(AbslView(text));
+  return other == collisions_.end() ? kNoToken : other->second;
+}
+
+uint8_t Vocab::ByteOf(int32_t id) const {
+  const std::string_view text = Text(id);
+  return static_cast<uint8_t>(HexDigit(text[3]) * 16 + HexDigit(text[4]));
+}
+
+}  // namespace lanyard::model
