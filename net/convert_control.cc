@@ -48,6 +48,7 @@ void ShapeToProto(const model::ModelShape& in, v1::ModelShape* out) {
   out->set_context_length(in.context_length);
   out->set_norm_eps(in.norm_eps);
   out->set_attention_scale(in.attention_scale);
+  out->set_attention_scale(in.attention_scale);
   out->set_n_rot(in.n_rot);
   out->set_rope_base(in.rope_base);
   out->set_rope_base_local(in.rope_base_local);
@@ -78,6 +79,7 @@ absl::StatusOr<model::ModelShape> ShapeFromProto(const v1::ModelShape& in) {
   out.n_vocab = in.n_vocab();
   out.context_length = in.context_length();
   out.norm_eps = in.norm_eps();
+  out.attention_scale = in.attention_scale();
   out.attention_scale = in.attention_scale();
   out.n_rot = in.n_rot();
   out.rope_base = in.rope_base();

@@ -1,0 +1,243 @@
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "model/testing/gguf_writer.h"
+#include "net/convert_control.h"
+#include "net/convert_stage.h"
+#include "net/limits.h"
+#include "net/status_codes.h"
+#include "net/testing_util.h"
+
+namespace lanyard::net {
+namespace {
+
+v1::StepFrame SampleProto() {
+  v1::StepFrame proto;
+  EXPECT_TRUE(ToProto(testing::SampleFrame(), &proto).ok());
+  return proto;
+}
+
+model::Manifest TinyManifest() {
+  const std::vector<uint8_t> bytes = model::testing::TinyLlama().Build();
+  auto file = model::GgufFile::Parse(bytes);
+  EXPECT_TRUE(file.ok()) << file.status();
+  auto manifest = model::BuildManifest(**file, true);
+  EXPECT_TRUE(manifest.ok()) << manifest.status();
+  return *std::move(manifest);
+}
+
+TEST(ConvertStage, FrameRoundTrip) {
+  const stage::StepFrame in = testing::SampleFrame();
+  const auto out = FromProto(SampleProto());
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_EQ(out->plan, in.plan);
+  EXPECT_EQ(out->epoch, in.epoch);
+  EXPECT_EQ(out->stage, in.stage);
+  EXPECT_EQ(out->numerics, in.numerics);
+  EXPECT_EQ(out->batch.step, in.batch.step);
+  EXPECT_EQ(out->batch.frame, in.batch.frame);
+  EXPECT_EQ(out->batch.n_frames, in.batch.n_frames);
+  EXPECT_EQ(out->hidden.data, in.hidden.data);
+  EXPECT_EQ(out->hidden.rows, in.hidden.rows);
+  EXPECT_EQ(out->hidden.cols, in.hidden.cols);
+  ASSERT_EQ(out->batch.runs.size(), 2u);
+  EXPECT_EQ(out->batch.runs[0].tables[1].first, 2u);
+  EXPECT_EQ(out->batch.runs[0].tables[0].blocks, in.batch.runs[0].tables[0].blocks);
+  const stage::OutputRequest& output = out->batch.runs[1].outputs[0];
+  EXPECT_EQ(output.sample.seed, 0xfeedfacecafef00d);
+  EXPECT_EQ(output.sample.top_k, 40u);
+  EXPECT_FLOAT_EQ(output.sample.min_p, 0.05f);
+  EXPECT_EQ(output.want, (std::vector<int32_t>{1, 2, 99}));
+  EXPECT_EQ(output.top, 5u);
+}
+
+TEST(ConvertStage, RefusesEachHostileField) {
+  const auto refuses = [](const std::function<void(v1::StepFrame&)>& spoil) {
+    v1::StepFrame proto = SampleProto();
+    spoil(proto);
+    return absl::IsInvalidArgument(FromProto(proto).status());
+  };
+  EXPECT_FALSE(refuses([](v1::StepFrame&) {}));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_type(static_cast<v1::WireType>(7)); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_numerics()->set_kv(static_cast<v1::KvType>(-1)); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_rows(4); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_rows(0xffffffff); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_cols(0xffffffff); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_hidden()->pop_back(); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_n_frames(0); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_frame(3); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.clear_runs(); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_runs(0)->set_n_rows(0); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_runs(0)->set_n_rows(0xffffffff); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_runs(0)->add_tokens(1); }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) {
+    for (int i = 0; i <= kMaxRuns; ++i) f.add_runs();
+  }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) {
+    for (int i = 0; i <= kMaxGroups; ++i) f.mutable_runs(0)->add_tables();
+  }));
+  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_runs(1)->add_outputs(); }));
+  const auto sample = [](v1::StepFrame& f) { return f.mutable_runs(1)->mutable_outputs(0)->mutable_sample(); };
+  EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_temperature(NAN); }));
+  EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_temperature(-1); }));
+  EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_top_p(0); }));
+  EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_min_p(INFINITY); }));
+  EXPECT_TRUE(refuses([&](v1::StepFrame& f) { f.mutable_runs(1)->mutable_outputs(0)->set_top(kMaxTop + 1); }));
+}
+
+TEST(ConvertStage, FrameTooLargeIsRefusedBeforeItIsSent) {
+  stage::StepFrame frame = testing::SampleFrame();
+  frame.hidden.data.resize(kMaxFrameBytes + 1);
+  v1::StepFrame proto;
+  EXPECT_TRUE(absl::IsInvalidArgument(ToProto(frame, &proto)));
+}
+
+// Flipped bytes of a serialised frame parse or not, convert or not, and never crash (run with the address sanitiser).
+TEST(ConvertStage, FlippedBytesNeverCrash) {
+  const std::string good = SampleProto().SerializeAsString();
+  std::mt19937 random(1);
+  int converted = 0;
+  int refused = 0;
+  for (int i = 0; i < 30000; ++i) {
+    std::string bytes = good;
+    const int flips = 1 + static_cast<int>(random() % 4);
+    for (int k = 0; k < flips; ++k) bytes[random() % bytes.size()] = static_cast<char>(random());
+    if (random() % 8 == 0) bytes.resize(random() % bytes.size());
+    v1::StepFrame proto;
+    if (!proto.ParseFromString(bytes)) continue;
+    const auto frame = FromProto(proto);
+    if (!frame.ok()) {
+      ++refused;
+      continue;
+    }
+    ++converted;
+    EXPECT_LE(frame->batch.TotalRows(), stage::kMaxFrameRows);
+    EXPECT_LE(frame->hidden.data.size(), kMaxFrameBytes);
+  }
+  EXPECT_GT(converted, 100);
+  EXPECT_GT(refused, 100);
+}
+
+TEST(ConvertStage, ResultRoundTripAndWorkerFromStream) {
+  stage::StepResult in;
+  in.plan = PlanId(1);
+  in.epoch = Epoch(2);
+  in.step = StepId(3);
+  in.frame = 4;
+  in.stage = 5;
+  in.worker = "liar";
+  in.status = absl::ResourceExhaustedError("no\nroom \x01\xff here \xc3\xa9");
+  in.tokens.push_back({SeqId(8), 9, 10, -0.5f, 3.25f, {{4, 1.5f}, {3, 1.0f}}, {0.25f, -7.0f}});
+  v1::StepResult proto;
+  ToProto(in, &proto);
+  std::string bytes;
+  ASSERT_TRUE(proto.SerializeToString(&bytes));
+  v1::StepResult parsed;
+  ASSERT_TRUE(parsed.ParseFromString(bytes));  // fails on text that is not UTF-8
+  const auto out = FromProto(parsed, "w1");
+  ASSERT_TRUE(out.ok());
+  EXPECT_EQ(out->worker, "w1");
+  EXPECT_EQ(out->status, absl::ResourceExhaustedError("no room ?? here \xc3\xa9"));
+  ASSERT_EQ(out->tokens.size(), 1u);
+  EXPECT_EQ(out->tokens[0].top, in.tokens[0].top);
+  EXPECT_EQ(out->tokens[0].want, in.tokens[0].want);
+  EXPECT_EQ(out->tokens[0].lse, 3.25f);
+  EXPECT_EQ(out->frame, 4u);
+}
+
+TEST(ConvertControl, EveryWorkerEventRoundTrips) {
+  WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77};
+  const std::vector<WorkerEvent> events = {hello,
+                                           Heartbeat{5, 0.5, 6},
+                                           LoadProgress{PlanId(1), 2, 3},
+                                           StageReady{PlanId(1), Epoch(2), 3, 4, 5, 6},
+                                           StageFailed{PlanId(1), Epoch(2), absl::DataLossError("x")},
+                                           Leaving{"bye"}};
+  for (size_t i = 0; i < events.size(); ++i) {
+    v1::WorkerMessage proto;
+    ToProto(events[i], &proto);
+    const auto out = FromProto(proto);
+    ASSERT_TRUE(out.ok()) << out.status();
+    EXPECT_EQ(out->index(), i);
+    v1::WorkerMessage again;
+    ToProto(*out, &again);
+    EXPECT_EQ(again.SerializeAsString(), proto.SerializeAsString());
+  }
+  EXPECT_FALSE(FromProto(v1::WorkerMessage()).ok());
+}
+
+TEST(ConvertControl, HelloIsChecked) {
+  const auto refuses = [](const std::function<void(WorkerHello&)>& spoil) {
+    WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77};
+    spoil(hello);
+    v1::WorkerMessage proto;
+    ToProto(WorkerEvent(hello), &proto);
+    return !FromProto(proto).ok();
+  };
+  EXPECT_FALSE(refuses([](WorkerHello&) {}));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.name = "../w"; }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.name = ""; }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.name = std::string(65, 'a'); }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.stage_address = "no port"; }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.stage_address = "h:99999"; }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.speed = NAN; }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.threads = 0; }));
+  // Another version is refused by its version, with both named.
+  EXPECT_FALSE(refuses([](WorkerHello& h) { h.version = "9.0.0", h.threads = 0; }));
+  const absl::Status status = CheckVersions(2, "9.0.0");
+  EXPECT_NE(status.message().find("9.0.0"), absl::string_view::npos);
+  EXPECT_NE(status.message().find(kVersion), absl::string_view::npos);
+}
+
+TEST(ConvertControl, AssignmentRoundTripAndChecks) {
+  Assignment in;
+  in.manifest = std::make_shared<const model::Manifest>(TinyManifest());
+  in.spec.plan = PlanId(3);
+  in.spec.epoch = Epoch(4);
+  in.spec.n_stages = 2;
+  in.spec.layers = {0, 1};
+  in.spec.embeds = true;
+  in.spec.group_blocks = {16};
+  in.spec.max_context = 128;
+  in.next_worker = "w2";
+  in.next_address = "127.0.0.1:99";
+  v1::Assign proto;
+  ToProto(in, &proto);
+  const auto out = FromProto(proto);
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_EQ(out->manifest->digest, in.manifest->digest);
+  EXPECT_EQ(out->spec.layers, in.spec.layers);
+  EXPECT_EQ(out->next_address, in.next_address);
+
+  const auto refuses = [&](const std::function<void(v1::Assign&)>& spoil) {
+    v1::Assign bad = proto;
+    spoil(bad);
+    return !FromProto(bad).ok();
+  };
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->set_layer_end(3); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->set_layer_begin(2); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->set_samples(true); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->add_group_blocks(1); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.set_next_address("x"); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_family("gpt9"); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_attention_scale(0.3f); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->set_sha256("../../etc"); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0)->set_type(99); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0)->set_dims(0, 1ull << 62); }));
+}
+
+TEST(StatusCodes, EveryCodeGoesThereAndBack) {
+  for (int code = 1; code <= 16; ++code) {
+    const absl::Status status(static_cast<absl::StatusCode>(code), "text");
+    EXPECT_EQ(FromGrpc(ToGrpc(status)), status);
+    EXPECT_EQ(FromWireCode(ToWireCode(status), "text"), status);
+  }
+  EXPECT_TRUE(FromGrpc(grpc::Status::OK).ok());
+  EXPECT_TRUE(absl::IsUnknown(FromWireCode(99, "x")));
+  EXPECT_EQ(CleanText(std::string(10000, 'a')).size(), kMaxTextBytes);
+  EXPECT_EQ(CleanText("a\xe2\x82 b\xed\xa0\x80"), "a?? b???");
+}
+
+}  // namespace
+}  // namespace lanyard::net

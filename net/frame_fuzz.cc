@@ -1,0 +1,38 @@
+// A message from a joined, hostile worker: whatever the bytes, conversion gives a struct within the limits or a Status.
+#include <cstdint>
+#include <cstdlib>
+
+#include "net/convert_control.h"
+#include "net/convert_stage.h"
+#include "net/limits.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size == 0) return 0;
+  const int bytes = static_cast<int>(size - 1);
+  switch (data[0] % 4) {
+    case 0: {
+      lanyard::v1::StepFrame proto;
+      if (!proto.ParseFromArray(data + 1, bytes)) return 0;
+      const auto frame = lanyard::net::FromProto(proto);
+      if (frame.ok() && frame->batch.TotalRows() > lanyard::stage::kMaxFrameRows) abort();
+      if (frame.ok() && frame->hidden.data.size() > lanyard::net::kMaxFrameBytes) abort();
+      break;
+    }
+    case 1: {
+      lanyard::v1::StepResult proto;
+      if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto, "w").status().IgnoreError();
+      break;
+    }
+    case 2: {
+      lanyard::v1::WorkerMessage proto;
+      if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto).status().IgnoreError();
+      break;
+    }
+    default: {
+      lanyard::v1::Assign proto;
+      if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto).status().IgnoreError();
+      break;
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,206 @@
+// RemoteStage against StageServer over loopback.
+#include <gtest/gtest.h>
+
+#include "base/mutex.h"
+#include "net/channel.h"
+#include "net/convert_stage.h"
+#include "net/limits.h"
+#include "net/stage_server.h"
+#include "net/testing_util.h"
+
+namespace lanyard::net {
+namespace {
+
+class RecordingSink : public FrameSink {
+ public:
+  absl::Status AcceptStream(const StreamFrom& from) override {
+    MutexLock lock(&mu_);
+    from_ = from;
+    return accept_;
+  }
+  void OnFrame(stage::StepFrame frame) override {
+    while (blocked_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    MutexLock lock(&mu_);
+    frames_.push_back(std::move(frame));
+  }
+  void OnBadFrame(const StreamFrom&, StepId, uint32_t, const absl::Status& why) override {
+    MutexLock lock(&mu_);
+    bad_ = why;
+  }
+  void Refuse(const absl::Status& why) {
+    MutexLock lock(&mu_);
+    accept_ = why;
+  }
+  std::vector<stage::StepFrame> frames() {
+    MutexLock lock(&mu_);
+    return frames_;
+  }
+  StreamFrom from() {
+    MutexLock lock(&mu_);
+    return from_;
+  }
+  std::atomic<bool> blocked_{false};
+
+ private:
+  Mutex mu_;
+  absl::Status accept_ ABSL_GUARDED_BY(mu_);
+  absl::Status bad_ ABSL_GUARDED_BY(mu_);
+  StreamFrom from_ ABSL_GUARDED_BY(mu_);
+  std::vector<stage::StepFrame> frames_ ABSL_GUARDED_BY(mu_);
+};
+
+class Closed {
+ public:
+  std::function<void(const absl::Status&)> callback() {
+    return [this](const absl::Status& why) {
+      MutexLock lock(&mu_);
+      why_ = why;
+      ++times_;
+    };
+  }
+  int times() {
+    MutexLock lock(&mu_);
+    return times_;
+  }
+  absl::Status why() {
+    MutexLock lock(&mu_);
+    return why_;
+  }
+
+ private:
+  Mutex mu_;
+  absl::Status why_ ABSL_GUARDED_BY(mu_);
+  int times_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+class StreamTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto server = StageServer::Start({}, &sink_);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  RemoteStageOptions Options() {
+    return {server_->address(), "w0", PlanId(7), Epoch(9), 1, closed_.callback()};
+  }
+
+  RecordingSink sink_;
+  Closed closed_;
+  std::unique_ptr<StageServer> server_;
+};
+
+TEST_F(StreamTest, FramesArriveInOrderAndWhole) {
+  const auto stage = RemoteStage::Connect(Options());
+  ASSERT_TRUE(stage->WaitReady(5000).ok());
+  EXPECT_TRUE(stage->ready());
+  EXPECT_EQ(sink_.from().from, "w0");
+  EXPECT_EQ(sink_.from().epoch, Epoch(9));
+  for (uint64_t i = 0; i < 200; ++i) {
+    stage::StepFrame frame = testing::SampleFrame();
+    frame.batch.step = StepId(i);
+    ASSERT_TRUE(stage->Send(std::move(frame)).ok());
+  }
+  ASSERT_TRUE(testing::WaitFor([&] { return sink_.frames().size() == 200; }));
+  const auto frames = sink_.frames();
+  for (uint64_t i = 0; i < 200; ++i) EXPECT_EQ(frames[i].batch.step, StepId(i));
+  EXPECT_EQ(frames[17].hidden.data, testing::SampleFrame().hidden.data);
+  EXPECT_EQ(closed_.times(), 0);
+}
+
+TEST_F(StreamTest, PingsComeBack) {
+  const auto stage = RemoteStage::Connect(Options());
+  ASSERT_TRUE(stage->WaitReady(5000).ok());
+  const std::vector<uint8_t> payload(8192, 1);
+  for (int i = 0; i < 20; ++i) {
+    const auto ns = stage->PingNs(payload, 2000);
+    ASSERT_TRUE(ns.ok()) << ns.status();
+    EXPECT_GT(*ns, 0);
+  }
+}
+
+TEST_F(StreamTest, RefusedStreamSaysWhy) {
+  sink_.Refuse(absl::FailedPreconditionError("epoch 9 is over, this worker is at 10"));
+  const auto stage = RemoteStage::Connect(Options());
+  const absl::Status status = stage->WaitReady(5000);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(status.message().find("epoch 9 is over"), absl::string_view::npos);
+  ASSERT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
+  EXPECT_TRUE(absl::IsFailedPrecondition(stage->Send(testing::SampleFrame())));
+}
+
+TEST_F(StreamTest, SendBeforeWelcomeIsRefused) {
+  const auto stage = RemoteStage::Connect({"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback()});
+  EXPECT_TRUE(absl::IsUnavailable(stage->Send(testing::SampleFrame())));
+  EXPECT_TRUE(absl::IsUnavailable(stage->WaitReady(5000)));  // nobody listens on port 1
+  EXPECT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
+}
+
+TEST_F(StreamTest, ServerGoneIsNoticedAtOnce) {
+  const auto stage = RemoteStage::Connect(Options());
+  ASSERT_TRUE(stage->WaitReady(5000).ok());
+  const auto start = std::chrono::steady_clock::now();
+  server_.reset();
+  ASSERT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_FALSE(stage->Send(testing::SampleFrame()).ok());
+}
+
+TEST_F(StreamTest, DestroyedStageNeverCallsBack) {
+  {
+    const auto stage = RemoteStage::Connect(Options());
+    ASSERT_TRUE(stage->WaitReady(5000).ok());
+  }
+  {
+    const auto never_ready = RemoteStage::Connect(Options());
+  }
+  server_.reset();
+  EXPECT_EQ(closed_.times(), 0);
+}
+
+TEST_F(StreamTest, FrameOfAnotherEpochEndsTheStream) {
+  const auto stage = RemoteStage::Connect(Options());
+  ASSERT_TRUE(stage->WaitReady(5000).ok());
+  stage::StepFrame frame = testing::SampleFrame();
+  frame.epoch = Epoch(8);
+  ASSERT_TRUE(stage->Send(std::move(frame)).ok());
+  ASSERT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
+  EXPECT_TRUE(absl::IsInvalidArgument(closed_.why())) << closed_.why();
+  EXPECT_TRUE(sink_.frames().empty());
+}
+
+TEST_F(StreamTest, QueueIsBoundedInBytes) {
+  const auto stage = RemoteStage::Connect(Options());
+  ASSERT_TRUE(stage->WaitReady(5000).ok());
+  sink_.blocked_ = true;
+  stage::StepFrame frame = testing::SampleFrame();
+  frame.hidden = {stage::WireType::kF32, 3, 1 << 20, {}};
+  frame.hidden.data.resize(stage::Hidden::BytesFor(stage::WireType::kF32, 3, 1 << 20));
+  absl::Status status;
+  int sent = 0;
+  for (; sent < 50 && status.ok(); ++sent) status = stage->Send(frame);
+  sink_.blocked_ = false;
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_GE(sent, 5);
+}
+
+TEST_F(StreamTest, PortInUseNamesAddressAndErrno) {
+  const auto second = StageServer::Start({server_->address(), false}, &sink_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_TRUE(absl::IsUnavailable(second.status()));
+  EXPECT_NE(second.status().message().find(server_->address()), absl::string_view::npos);
+  EXPECT_NE(second.status().message().find("Address already in use"), absl::string_view::npos);
+}
+
+TEST_F(StreamTest, OnlyLoopbackUnlessInsecure) {
+  EXPECT_TRUE(absl::IsPermissionDenied(StageServer::Start({"0.0.0.0:0", false}, &sink_).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(StageServer::Start({"nonsense", false}, &sink_).status()));
+  EXPECT_TRUE(StageServer::Start({"0.0.0.0:0", true}, &sink_).ok());
+  EXPECT_TRUE(IsLoopbackHost("localhost"));
+  EXPECT_TRUE(IsLoopbackHost("127.1.2.3"));
+  EXPECT_TRUE(IsLoopbackHost("[::1]"));
+  EXPECT_FALSE(IsLoopbackHost("127.evil.example"));
+  EXPECT_FALSE(IsLoopbackHost("10.0.0.1"));
+}
+
+}  // namespace
+}  // namespace lanyard::net
