@@ -9,7 +9,6 @@
 #include "absl/strings/numbers.h"
 #include "base/size.h"
 
-#define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
 namespace lanyard::sharding {
@@ -168,18 +167,23 @@ absl::StatusOr<LinkProfile> ReadLink(const Table& t) {
   return link;
 }
 
+// Debian's library throws; nothing beyond this function sees it.
+absl::StatusOr<toml::table> ParseToml(std::string_view text) {
+  try {
+    return toml::parse(text);
+  } catch (const toml::parse_error& e) {
+    return InvalidArgument("line ", e.source().begin.line, ": ", AbslView(e.description()));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<MachinesFile> ParseMachinesToml(std::string_view text) {
   if (text.size() > kMaxTextBytes) {
     return InvalidArgument("machines file: ", text.size(), " bytes is more than ", kMaxTextBytes);
   }
-  const toml::parse_result parsed = toml::parse(text);
-  if (!parsed) {
-    const toml::parse_error& e = parsed.error();
-    return InvalidArgument("line ", e.source().begin.line, ": ", AbslView(e.description()));
-  }
-  const Table root(parsed.table(), "the file");
+  ASSIGN_OR_RETURN(const toml::table table, ParseToml(text));
+  const Table root(table, "the file");
   RETURN_IF_ERROR(root.OnlyKeys({"machine", "link"}));
   MachinesFile file;
   RETURN_IF_ERROR(root.Each("machine", "[[machine]]", [&](const Table& t) -> absl::Status {
