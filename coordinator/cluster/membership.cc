@@ -1,0 +1,130 @@
+#include "coordinator/cluster/membership.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/version.h"
+
+namespace lanyard::coordinator {
+namespace {
+
+bool IsNameChar(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+         c == '_' || c == '.';
+}
+
+absl::Status CheckHello(const net::WorkerHello& hello) {
+  if (hello.name.empty() || hello.name.size() > 64 ||
+      !std::all_of(hello.name.begin(), hello.name.end(), IsNameChar)) {
+    return InvalidArgument("a worker's name has 1 to 64 of a-z A-Z 0-9 . _ -; this one has ",
+                           hello.name.size(), " characters or others among them");
+  }
+  if (hello.protocol != kProtocolVersion || hello.version != kVersion) {
+    return FailedPrecondition("worker '", hello.name, "' is version ", hello.version, " (protocol ",
+                              hello.protocol, "), the coordinator is version ", kVersion,
+                              " (protocol ", kProtocolVersion,
+                              "); install the same version on both");
+  }
+  if (!std::isfinite(hello.speed) || hello.speed <= 0 || hello.speed > 1e6) {
+    return InvalidArgument("worker '", hello.name, "' says its speed is ", hello.speed,
+                           "; it must be above 0 and at most 1e6");
+  }
+  if (hello.threads == 0 || hello.threads > 4096) {
+    return InvalidArgument("worker '", hello.name, "' says it has ", hello.threads,
+                           " threads; 1 to 4096 make sense");
+  }
+  if (hello.memory_bytes == 0 || hello.memory_bytes <= hello.base_bytes) {
+    return InvalidArgument("worker '", hello.name, "' has a limit of ", hello.memory_bytes,
+                           " bytes of which ", hello.base_bytes,
+                           " are used already; give it a larger --memory");
+  }
+  if (hello.stage_address.find(':') == std::string::npos) {
+    return InvalidArgument("worker '", hello.name, "' gives no host:port for its stage");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Member* Membership::MutableFind(net::LinkId link) {
+  for (auto& [name, member] : members_) {
+    if (member.link == link) return &member;
+  }
+  return nullptr;
+}
+
+const Member* Membership::Find(net::LinkId link) const {
+  return const_cast<Membership*>(this)->MutableFind(link);
+}
+
+const Member* Membership::FindByName(const std::string& name) const {
+  const auto it = members_.find(name);
+  return it == members_.end() ? nullptr : &it->second;
+}
+
+Membership::Admission Membership::OnHello(net::LinkId link, const net::WorkerHello& hello,
+                                          TimeNs now) {
+  Admission admission;
+  admission.status = CheckHello(hello);
+  if (!admission.status.ok()) return admission;
+  if (MutableFind(link) != nullptr) {
+    admission.status = InvalidArgument("a second hello on one link");
+    return admission;
+  }
+  const auto it = members_.find(hello.name);
+  if (it != members_.end()) {
+    if (now - it->second.heard < options_.silent_after) {
+      admission.status = absl::AlreadyExistsError(absl::StrCat(
+          "a worker named '", hello.name, "' (pid ", it->second.hello.pid, ", ",
+          it->second.hello.stage_address, ") is in the pool; give this one another --name"));
+      return admission;
+    }
+    admission.replaced = it->second;
+    members_.erase(it);
+  }
+  Member& member = members_[hello.name];
+  member.link = link;
+  member.hello = hello;
+  member.heartbeat.resident_bytes = hello.base_bytes;
+  member.joined = now;
+  member.heard = now;
+  return admission;
+}
+
+bool Membership::OnMessage(net::LinkId link, TimeNs now) {
+  Member* member = MutableFind(link);
+  if (member == nullptr) return false;
+  member->heard = now;
+  return true;
+}
+
+void Membership::OnHeartbeat(net::LinkId link, const net::Heartbeat& heartbeat) {
+  Member* member = MutableFind(link);
+  if (member == nullptr) return;
+  member->heartbeat = heartbeat;
+  const double busy = heartbeat.busy;
+  member->heartbeat.busy = std::isfinite(busy) ? std::clamp(busy, 0.0, 1.0) : 0;
+}
+
+std::optional<Member> Membership::OnGone(net::LinkId link) {
+  Member* member = MutableFind(link);
+  if (member == nullptr) return std::nullopt;
+  Member gone = *member;
+  members_.erase(gone.hello.name);
+  return gone;
+}
+
+std::vector<Member> Membership::Expire(TimeNs now) {
+  std::vector<Member> gone;
+  for (auto it = members_.begin(); it != members_.end();) {
+    if (now - it->second.heard >= options_.dead_after) {
+      gone.push_back(it->second);
+      it = members_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  return gone;
+}
+
+}  // namespace lanyard::coordinator

@@ -1,0 +1,260 @@
+#include "coordinator/cluster/placement.h"
+
+#include <algorithm>
+
+#include "coordinator/serve/pipeline.h"
+
+namespace lanyard::coordinator {
+namespace {
+
+std::string Describe(const sharding::PlannedStage& stage) {
+  return PipelineStage{stage.machine, stage.layers}.Describe();
+}
+
+std::string Join(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const std::string& part : parts) absl::StrAppend(&out, out.empty() ? "" : "; ", part);
+  return out;
+}
+
+}  // namespace
+
+Placement::Placement(PlacementOptions options)
+    : options_(std::move(options)), epoch_(options_.last_epoch) {}
+
+AssignedStage* Placement::StageOf(net::LinkId link) {
+  for (AssignedStage& stage : stages_) {
+    if (stage.link == link) return &stage;
+  }
+  return nullptr;
+}
+
+void Placement::OnJoined(const std::string& name, TimeNs now) {
+  members_changed_ = true;
+  holding_.erase(name);
+  awaited_.erase(name);
+  if (!planned_once_) not_before_ = now + options_.settle;
+}
+
+PlacementActions Placement::OnGone(const Member& member, std::string_view why, TimeNs now) {
+  members_changed_ = true;
+  holding_.erase(member.hello.name);
+  AssignedStage* stage = StageOf(member.link);
+  const bool in_last_plan =
+      planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(), [&](const auto& s) {
+        return s.machine == member.hello.name;
+      });
+  // Also when its neighbour noticed first and the stages are gone already.
+  if (in_last_plan && (stage != nullptr || stages_.empty())) {
+    awaited_.insert(member.hello.name);
+    awaited_until_ = now + options_.return_wait;
+  }
+  if (stage == nullptr) return {};
+  return Lose(Unavailable(Describe(stage->planned), " was lost: ", AbslView(why)), now);
+}
+
+PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
+  PlacementActions actions;
+  for (const AssignedStage& stage : stages_) holding_[stage.planned.machine] = plan_id();
+  for (const std::string& name : awaited_) holding_.erase(name);
+  stages_.clear();
+  state_ = PlacementState::kWaiting;
+  why_ = Str(why.message());
+  last_failure_ = why_;
+  if (lost_since_ == 0) lost_since_ = now;
+  actions.lost = std::move(why);
+  return actions;
+}
+
+void Placement::BackOff(TimeNs now) {
+  // What served for a while and then failed starts over with a short delay.
+  if (state_ == PlacementState::kServing && now - serving_since_ >= options_.retry_most) {
+    retry_delay_ = 0;
+  }
+  retry_delay_ = retry_delay_ == 0 ? options_.retry_first
+                                   : std::min(2 * retry_delay_, options_.retry_most);
+  not_before_ = now + retry_delay_;
+}
+
+void Placement::OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now) {
+  AssignedStage* stage = StageOf(link);
+  if (stage == nullptr || progress.plan != plan_id()) return;
+  if (progress.done_bytes != stage->progress.done_bytes) last_progress_ = now;
+  stage->progress = progress;
+}
+
+PlacementActions Placement::OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now) {
+  AssignedStage* stage = StageOf(link);
+  if (stage == nullptr || !Current(ready.plan, ready.epoch) || state_ != PlacementState::kLoading) {
+    return {};
+  }
+  stage->ready = true;
+  stage->answer = ready;
+  last_progress_ = now;
+  PlacementActions actions;
+  if (!std::all_of(stages_.begin(), stages_.end(), [](const auto& s) { return s.ready; })) {
+    return actions;
+  }
+  state_ = PlacementState::kServing;
+  serving_since_ = now;
+  why_.clear();
+  last_failure_.clear();
+  lost_since_ = 0;
+  actions.serve = true;
+  return actions;
+}
+
+PlacementActions Placement::OnFailed(net::LinkId link, const net::StageFailed& failed,
+                                     TimeNs now) {
+  AssignedStage* stage = StageOf(link);
+  if (stage == nullptr || !Current(failed.plan, failed.epoch)) return {};
+  BackOff(now);
+  return Lose(Unavailable(Describe(stage->planned), " could not make its stage ready: ",
+                          failed.status.message()),
+              now);
+}
+
+PlacementActions Placement::OnFault(const absl::Status& why, TimeNs now) {
+  if (stages_.empty()) return {};
+  BackOff(now);
+  return Lose(why, now);
+}
+
+std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
+  const size_t n = members.members().size();
+  if (n == 0) return last_failure_.empty() ? "no worker has joined yet" : last_failure_;
+  if (!planned_once_) {
+    if (options_.expect_workers > 0) {
+      if (n >= options_.expect_workers) return "";
+      return absl::StrCat(n, " of ", options_.expect_workers, " workers have joined");
+    }
+    if (now < not_before_) return absl::StrCat(n, " workers have joined; waiting for more");
+    return "";
+  }
+  for (auto it = awaited_.begin(); it != awaited_.end();) {
+    it = members.FindByName(*it) != nullptr ? awaited_.erase(it) : std::next(it);
+  }
+  if (!awaited_.empty() && now < awaited_until_) {
+    return absl::StrCat(last_failure_, "; waiting for it to come back");
+  }
+  awaited_.clear();
+  if (now < not_before_) return last_failure_;
+  return "";
+}
+
+PlacementActions Placement::Poll(const Membership& members, TimeNs now) {
+  if (state_ == PlacementState::kServing) return {};
+  if (state_ == PlacementState::kLoading) {
+    if (now < last_progress_ + options_.load_stall) return {};
+    for (const AssignedStage& stage : stages_) {
+      if (stage.ready) continue;
+      BackOff(now);
+      return Lose(Unavailable(Describe(stage.planned), " neither loads nor answers"), now);
+    }
+  }
+  if (state_ == PlacementState::kNoFit) {
+    if (!members_changed_) return {};
+    state_ = PlacementState::kWaiting;
+  }
+  std::string waits = WaitsFor(members, now);
+  if (!waits.empty()) {
+    why_ = std::move(waits);
+    return {};
+  }
+  return Assign(members, now);
+}
+
+bool Placement::OldPlanStillFits(const Membership& members) const {
+  if (!plan_.fits || plan_.stages.empty()) return false;
+  std::map<std::string, uint64_t> planned_bytes;
+  for (const sharding::PlannedStage& stage : plan_.stages) {
+    planned_bytes[stage.machine] += stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes;
+  }
+  for (const auto& [name, bytes] : planned_bytes) {
+    const Member* member = members.FindByName(name);
+    if (member == nullptr) return false;
+    // A restarted worker's own code takes a little more or less than last time.
+    const uint64_t limit = member->hello.memory_bytes;
+    if (bytes > limit || limit - bytes < member->hello.base_bytes) return false;
+  }
+  return true;
+}
+
+sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
+  sharding::PlanRequest request;
+  request.manifest = options_.manifest.get();
+  request.numerics = options_.numerics;
+  request.context = options_.context;
+  request.users = options_.users;
+  request.max_rows = options_.max_rows;
+  request.min_context = std::min(options_.min_context, options_.context);
+  for (const auto& [name, member] : members.members()) {
+    sharding::MachineProfile machine;
+    machine.name = name;
+    machine.memory_bytes = member.hello.memory_bytes;
+    machine.base_bytes = member.hello.base_bytes;
+    machine.threads = member.hello.threads;
+    machine.speed = member.hello.speed;
+    request.machines.push_back(std::move(machine));
+  }
+  return request;
+}
+
+PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
+  PlacementActions actions;
+  members_changed_ = false;
+  // The cut that was is kept when it still can be: whoever survived then has its weights already.
+  if (!OldPlanStillFits(members)) {
+    absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
+    if (!made.ok() || !made->fits) {
+      why_ = made.ok() ? Join(made->why) : Str(made.status().message());
+      state_ = PlacementState::kNoFit;
+      return actions;
+    }
+    plan_ = *std::move(made);
+  }
+  planned_once_ = true;
+  epoch_ = Epoch(epoch_.value + 1);
+  actions.new_epoch = epoch_;
+  stages_.clear();
+  const uint32_t n = static_cast<uint32_t>(plan_.stages.size());
+  for (uint32_t i = 0; i < n; ++i) {
+    const sharding::PlannedStage& planned = plan_.stages[i];
+    AssignedStage& stage = stages_.emplace_back();
+    stage.planned = planned;
+    stage.link = members.FindByName(planned.machine)->link;
+    net::Assignment assignment;
+    stage::StageSpec& spec = assignment.spec;
+    spec.plan = plan_id();
+    spec.epoch = epoch_;
+    spec.index = i;
+    spec.n_stages = n;
+    spec.numerics = options_.numerics;
+    spec.layers = planned.layers;
+    spec.embeds = planned.embeds;
+    spec.samples = planned.samples;
+    spec.group_blocks = plan_.group_blocks;
+    spec.max_context = plan_.context;
+    spec.max_rows = options_.max_rows;
+    assignment.manifest = options_.manifest;
+    if (i + 1 < n) {
+      assignment.next_worker = plan_.stages[i + 1].machine;
+      assignment.next_address =
+          members.FindByName(assignment.next_worker)->hello.stage_address;
+    }
+    holding_.erase(planned.machine);
+    actions.assign.push_back({stage.link, std::move(assignment)});
+  }
+  for (const auto& [name, plan] : holding_) {
+    if (const Member* member = members.FindByName(name)) {
+      actions.release.push_back({member->link, plan});
+    }
+  }
+  holding_.clear();
+  state_ = PlacementState::kLoading;
+  why_ = absl::StrCat("loading ", n, n == 1 ? " stage" : " stages");
+  last_progress_ = now;
+  return actions;
+}
+
+}  // namespace lanyard::coordinator

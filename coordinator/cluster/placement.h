@@ -1,0 +1,123 @@
+// When to plan, what to assign, when the pool serves, and what to do when a stage fails or a worker is lost.
+// A state machine without I/O or clock: (event, now) -> actions.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "coordinator/cluster/membership.h"
+#include "model/manifest.h"
+#include "net/control.h"
+#include "sharding/planner.h"
+#include "stage/types.h"
+
+namespace lanyard::coordinator {
+
+using PlanFn = std::function<absl::StatusOr<sharding::Plan>(const sharding::PlanRequest&)>;
+
+struct PlacementOptions {
+  std::shared_ptr<const model::Manifest> manifest;
+  PlanFn make_plan = sharding::MakePlan;
+  stage::NumericsId numerics;
+  uint32_t context = 0;          // tokens of one sequence wanted
+  uint32_t users = 1;
+  uint32_t min_context = 256;
+  uint32_t max_rows = 128;       // of one frame: sizes every stage's buffers
+  uint32_t expect_workers = 0;   // the first plan waits for so many; 0: until nobody joined for `settle`
+  Epoch last_epoch;              // highest one ever used; the first assignment gets the next
+  TimeNs settle = kSecond;
+  TimeNs return_wait = 10 * kSecond;   // how long a lost worker is waited for before the others go on without it
+  TimeNs retry_first = kSecond / 4;       // back-off after a failed stage; doubles
+  TimeNs retry_most = 30 * kSecond;
+  TimeNs load_stall = 300 * kSecond;   // a stage that neither progresses nor answers has failed
+};
+
+struct AssignedStage {
+  sharding::PlannedStage planned;
+  net::LinkId link;
+  bool ready = false;
+  net::StageReady answer;
+  net::LoadProgress progress;
+};
+
+enum class PlacementState { kWaiting, kLoading, kServing, kNoFit };
+
+// What the pool's glue is to do, in order.
+struct PlacementActions {
+  struct Assign {
+    net::LinkId link;
+    net::Assignment assignment;
+  };
+  struct Release {
+    net::LinkId link;
+    PlanId plan;
+  };
+  std::optional<Epoch> new_epoch;      // to be made durable before the assignments leave
+  std::vector<Assign> assign;
+  std::vector<Release> release;
+  bool serve = false;                  // every stage is ready
+  std::optional<absl::Status> lost;    // what was serving (or loading) is not any more
+};
+
+// Not thread-safe.
+class Placement {
+ public:
+  explicit Placement(PlacementOptions options);
+
+  void OnJoined(const std::string& name, TimeNs now);
+  PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now);
+  void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now);
+  PlacementActions OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now);
+  PlacementActions OnFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
+  // Steps do not come back, or a link between stages broke: the same cut again under a new epoch.
+  PlacementActions OnFault(const absl::Status& why, TimeNs now);
+  // Plans when it is time. To be called after every event and on every tick.
+  PlacementActions Poll(const Membership& members, TimeNs now);
+
+  PlacementState state() const { return state_; }
+  const std::string& why() const { return why_; }           // one sentence when not serving
+  const sharding::Plan& plan() const { return plan_; }      // the last one that fitted
+  const std::vector<AssignedStage>& stages() const { return stages_; }  // empty unless loading or serving
+  Epoch epoch() const { return epoch_; }
+  PlanId plan_id() const { return PlanId(epoch_.value); }   // a plan is assigned once
+  TimeNs lost_since() const { return lost_since_; }         // 0 while serving or before the first plan
+
+ private:
+  AssignedStage* StageOf(net::LinkId link);
+  bool Current(PlanId plan, Epoch epoch) const { return plan == plan_id() && epoch == epoch_; }
+  PlacementActions Lose(absl::Status why, TimeNs now);
+  void BackOff(TimeNs now);
+  // The one thing that planning still waits for; empty: plan now.
+  std::string WaitsFor(const Membership& members, TimeNs now);
+  bool OldPlanStillFits(const Membership& members) const;
+  sharding::PlanRequest RequestFor(const Membership& members) const;
+  PlacementActions Assign(const Membership& members, TimeNs now);
+
+  const PlacementOptions options_;
+  PlacementState state_ = PlacementState::kWaiting;
+  std::string why_ = "no worker has joined yet";
+  sharding::Plan plan_;
+  std::vector<AssignedStage> stages_;
+  Epoch epoch_;
+  std::map<std::string, PlanId> holding_;  // workers that hold a stage of an older plan
+  bool planned_once_ = false;
+  bool members_changed_ = false;
+  std::set<std::string> awaited_;          // lost workers that may come back
+  TimeNs awaited_until_ = 0;
+  TimeNs not_before_ = 0;                  // settle time or back-off
+  TimeNs retry_delay_ = 0;
+  std::string last_failure_;
+  TimeNs last_progress_ = 0;
+  TimeNs lost_since_ = 0;
+  TimeNs serving_since_ = 0;
+};
+
+}  // namespace lanyard::coordinator

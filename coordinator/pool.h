@@ -1,0 +1,109 @@
+// The pool as one state machine: membership, placement, scheduler and pipeline behind a single (event, now) -> actions.
+// No I/O, no clock, no threads: pool_runner.h puts sockets and time around it, tests/sim drives it from a seed.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "coordinator/cluster/membership.h"
+#include "coordinator/cluster/placement.h"
+#include "coordinator/serve/generator.h"
+#include "coordinator/serve/pipeline.h"
+#include "coordinator/serve/scheduler.h"
+#include "net/control.h"
+
+namespace lanyard::coordinator {
+
+struct PoolOptions {
+  SchedulerOptions scheduler;
+  PipelineOptions pipeline;
+  MembershipOptions membership;
+  PlacementOptions placement;          // its manifest is the model of the pool
+  // A request that waits while nothing serves gives up after so long.
+  TimeNs queue_timeout = 30 * kSecond;
+  // After a link or a stage failed: how long the pool waits for news of who was lost, so that the error names the right one.
+  TimeNs fault_patience = kSecond / 4;
+};
+
+struct PoolAction {
+  struct Welcome { net::LinkId link; };
+  struct Refuse { net::LinkId link; absl::Status why; };
+  struct CloseLink { net::LinkId link; };
+  struct UseEpoch { Epoch epoch; };    // make it durable: no later coordinator may use it again
+  struct Assign { net::LinkId link; net::Assignment assignment; };
+  struct Release { net::LinkId link; PlanId plan; };
+  struct OpenPort { std::string worker; std::string address; PlanId plan; Epoch epoch; };
+  struct ClosePort {};
+  struct Send { stage::StepFrame frame; };
+  struct Token { SequenceUpdate update; };
+  struct Fail { SeqId id; absl::Status status; };
+  struct Log { bool warning; std::string text; };
+  using Any = std::variant<Welcome, Refuse, CloseLink, UseEpoch, Assign, Release, OpenPort, ClosePort, Send, Token,
+                           Fail, Log>;
+};
+
+// Not thread-safe.
+class PoolMachine {
+ public:
+  explicit PoolMachine(PoolOptions options);
+
+  void OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event, TimeNs now);
+  void OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs now);
+  void OnResult(stage::StepResult result, TimeNs now);
+  // The stream to the first stage ended, or would not take a frame.
+  void OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now);
+  // Unavailable while nothing serves; else as Scheduler::Submit.
+  absl::Status Submit(SequenceSpec spec, TimeNs now);
+  void Cancel(SeqId id) { scheduler_.Cancel(id); }
+  // At least every 100 ms.
+  void OnTick(TimeNs now);
+  // Sends whatever may run now. After every event, once its actions were carried out.
+  void Pump(TimeNs now);
+
+  std::vector<PoolAction::Any> TakeActions();
+
+  bool serving() const { return placement_.state() == PlacementState::kServing; }
+  absl::Status NotServing() const;     // Unavailable with the reason
+  const Scheduler& scheduler() const { return scheduler_; }
+  const Pipeline& pipeline() const { return pipeline_; }
+  const Placement& placement() const { return placement_; }
+  const Membership& membership() const { return membership_; }
+  uint64_t ignored_results() const { return ignored_results_; }
+  // Everything but what only the runner knows (model id, digest, request ids).
+  PoolStatus Status(TimeNs now) const;
+
+ private:
+  struct LostMember {
+    Member member;
+    TimeNs since = 0;
+  };
+
+  void OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
+  void Gone(const Member& member, std::string_view why, TimeNs now);
+  void Apply(PlacementActions actions, TimeNs now);
+  void Apply(PipelineOutcome outcome, TimeNs now);
+  void Serve();
+  void Fault(absl::Status why, TimeNs now);
+  void FillNode(const Member& member, TimeNs now, NodeStatus* node) const;
+  template <typename A>
+  void Do(A action) {
+    actions_.push_back(std::move(action));
+  }
+
+  const PoolOptions options_;
+  Membership membership_;
+  Placement placement_;
+  Scheduler scheduler_;
+  Pipeline pipeline_;
+  std::optional<absl::Status> fault_;  // seen, not yet acted on
+  TimeNs fault_at_ = 0;
+  std::map<std::string, LostMember> lost_;
+  uint64_t ignored_results_ = 0;
+  std::vector<PoolAction::Any> actions_;
+};
+
+}  // namespace lanyard::coordinator

@@ -1,0 +1,111 @@
+// Steps on their way through the stages: which results are believed, in which order, and when the pipeline is given up.
+// A state machine without I/O or clock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/status.h"
+#include "coordinator/serve/planted_bugs.h"
+#include "coordinator/serve/scheduler.h"
+#include "stage/types.h"
+
+namespace lanyard::coordinator {
+
+struct PipelineStage {
+  std::string worker;
+  stage::LayerRange layers;
+  // "worker 'w2' (layers 10-19)", inclusive as everywhere that people read.
+  std::string Describe() const;
+};
+
+struct PipelinePlan {
+  PlanId plan;
+  Epoch epoch;
+  stage::NumericsId numerics;
+  std::vector<PipelineStage> stages;
+  uint32_t n_vocab = 0;
+};
+
+struct PipelineOptions {
+  TimeNs step_timeout = 30 * kSecond;  // without any frame coming home
+  // Streams keep order: when a later frame is back and an earlier one is not, it is lost, not slow.
+  TimeNs gap_timeout = 2 * kSecond;
+  PlantedBugs bugs;
+};
+
+struct FrameDone {
+  StepId step;
+  uint32_t frame = 0;
+  std::vector<stage::TokenOut> tokens;
+};
+
+struct FrameFailed {
+  StepId step;
+  uint32_t frame = 0;
+  absl::Status status;  // names worker and stage
+};
+
+// What a result, or the passing of time, led to.
+struct PipelineOutcome {
+  std::vector<FrameDone> done;        // in the order in which they were submitted
+  std::vector<FrameFailed> failed;
+  std::optional<absl::Status> lost;   // the pipeline cannot go on: a new epoch is needed
+  std::string ignored;                // why the result was not obeyed; empty when it was
+};
+
+// Not thread-safe.
+class Pipeline {
+ public:
+  explicit Pipeline(PipelineOptions options) : options_(options) {}
+
+  void Open(PipelinePlan plan);
+  void Close();
+  bool open() const { return open_; }
+  const PipelinePlan& plan() const { return plan_; }
+
+  // The frames for the first stage, in order.
+  std::vector<stage::StepFrame> Submit(Step step, TimeNs now);
+  // Untrusted: a result of another plan, epoch, worker, or of a frame that is not in flight is ignored; one that answers a
+  // frame in flight with something impossible loses the pipeline, and the text names who sent it.
+  PipelineOutcome OnResult(stage::StepResult result, TimeNs now);
+  PipelineOutcome OnTick(TimeNs now);
+
+  size_t frames_in_flight() const { return frames_.size(); }
+
+ private:
+  struct Output {
+    SeqId seq;
+    uint32_t pos = 0;
+    uint32_t top = 0;
+  };
+  struct Frame {
+    StepId step;
+    uint32_t frame = 0;
+    TimeNs submitted = 0;
+    std::vector<Output> outputs;
+    bool answered = false;           // held back until the frames before it are
+    std::vector<stage::TokenOut> tokens;
+  };
+
+  std::string Stale(const stage::StepResult& result) const;
+  PipelineOutcome OnError(const stage::StepResult& result, std::deque<Frame>::iterator frame,
+                          TimeNs now);
+  absl::Status Check(const stage::StepResult& result, const Frame& frame) const;
+  void ReleaseInOrder(TimeNs now, PipelineOutcome* outcome);
+
+  const PipelineOptions options_;
+  bool open_ = false;
+  PipelinePlan plan_;
+  std::deque<Frame> frames_;         // in flight, as submitted
+  TimeNs gap_since_ = 0;             // 0: nothing is held back
+  TimeNs progress_ = 0;              // when a frame last came home
+};
+
+}  // namespace lanyard::coordinator

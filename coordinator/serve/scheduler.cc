@@ -1,0 +1,373 @@
+#include "coordinator/serve/scheduler.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace lanyard::coordinator {
+
+Scheduler::Scheduler(SchedulerOptions options) : options_(std::move(options)) {}
+
+Scheduler::Sequence* Scheduler::Find(SeqId id) {
+  const auto it = sequences_.find(id);
+  return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
+  if (spec.prompt.empty()) return InvalidArgument("the prompt has no tokens");
+  if (waiting_.size() >= options_.max_waiting) {
+    return ResourceExhausted("the queue is full: ", waiting_.size(),
+                             " requests wait; try again later");
+  }
+  if (ready_ && spec.prompt.size() + 1 > shape_.context) {
+    return absl::OutOfRangeError(absl::StrCat("the prompt of ", spec.prompt.size(),
+                                              " tokens does not fit the context of ",
+                                              shape_.context, " tokens"));
+  }
+  auto sequence = std::make_unique<Sequence>();
+  sequence->order = next_order_++;
+  sequence->tokens = spec.prompt;
+  const uint64_t wanted = uint64_t{sequence->length()} + spec.max_tokens;
+  sequence->max_tokens =
+      static_cast<uint32_t>(std::min<uint64_t>(wanted, std::numeric_limits<uint32_t>::max()));
+  if (ready_) sequence->max_tokens = std::min(sequence->max_tokens, shape_.context);
+  sequence->times.arrived = now;
+  sequence->spec = std::move(spec);
+  waiting_[sequence->order] = sequence.get();
+  sequences_[sequence->spec.id] = std::move(sequence);
+  return absl::OkStatus();
+}
+
+void Scheduler::Cancel(SeqId id) {
+  Sequence* sequence = Find(id);
+  if (sequence == nullptr || sequence->state == State::kGone) return;
+  if (options_.bugs.forget_free_on_cancel) sequence->tables.clear();
+  End(sequence);
+}
+
+std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& shape) {
+  shape_ = shape;
+  pool_ = std::make_unique<KvPool>(shape.groups, options_.bugs);
+  shape_.context = std::min(shape_.context, pool_->CapacityTokens());
+  ready_ = true;
+  std::vector<SequenceFailure> failures;
+  for (auto& [id, sequence] : sequences_) {
+    if (sequence->length() + 1 > shape_.context) {
+      failures.push_back({id, absl::OutOfRangeError(absl::StrCat(
+                                  "the pool came back with a context of ", shape_.context,
+                                  " tokens; this request has ", sequence->length()))});
+      continue;
+    }
+    sequence->max_tokens = std::min(sequence->max_tokens, shape_.context);
+  }
+  for (const SequenceFailure& failure : failures) End(Find(failure.id));
+  return failures;
+}
+
+std::vector<SeqId> Scheduler::OnPipelineLost() {
+  ready_ = false;
+  steps_.clear();
+  draining_.clear();
+  std::vector<SeqId> lost;
+  std::vector<SeqId> leaving;
+  for (auto& [id, sequence] : sequences_) {
+    sequence->tables.clear();  // the pool goes with its pipeline
+    sequence->in_flight.clear();
+    sequence->scheduled = 0;
+    if (sequence->state == State::kGone) {
+      leaving.push_back(id);
+    } else if (sequence->state != State::kWaiting) {
+      if (options_.replay_lost) {
+        running_.erase(sequence->order);
+        sequence->state = State::kWaiting;
+        waiting_[sequence->order] = sequence.get();
+      } else {
+        if (!options_.bugs.forget_lost_worker) lost.push_back(id);
+        leaving.push_back(id);
+      }
+    }
+  }
+  for (const SeqId id : leaving) {
+    running_.erase(Find(id)->order);
+    sequences_.erase(id);
+  }
+  pool_.reset();
+  return lost;
+}
+
+std::vector<SeqId> Scheduler::FailWaiting(TimeNs arrived_before) {
+  std::vector<SeqId> failed;
+  for (const auto& [order, sequence] : waiting_) {
+    if (sequence->times.arrived < arrived_before) failed.push_back(sequence->spec.id);
+  }
+  for (const SeqId id : failed) End(Find(id));
+  return failed;
+}
+
+bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
+  if (running_.empty() && draining_.empty()) return true;
+  for (size_t g = 0; g < pool_->n_groups(); ++g) {
+    // One block more than each has now: room to grow before somebody must be preempted.
+    uint64_t need = pool_->Need(g, sequence.length() + stage::kKvBlockTokens);
+    for (const auto& [order, other] : running_) {
+      need += pool_->Need(g, other->length() + stage::kKvBlockTokens);
+    }
+    for (const Sequence* other : draining_) {
+      if (other->state == State::kPreempting) return false;  // it is older than whoever waits
+      if (!other->tables.empty()) need += other->tables[g].blocks.size();
+    }
+    if (need > pool_->group_blocks(g)) return false;
+  }
+  return true;
+}
+
+void Scheduler::Admit(TimeNs now) {
+  while (!waiting_.empty() && running_.size() < options_.max_running) {
+    Sequence* sequence = waiting_.begin()->second;  // strictly in order: nobody is overtaken
+    if (!FitsBesideRunning(*sequence)) return;
+    waiting_.erase(waiting_.begin());
+    sequence->state = State::kRunning;
+    if (sequence->times.started == 0) sequence->times.started = now;
+    running_[sequence->order] = sequence;
+  }
+}
+
+std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
+  std::vector<Sequence*> ready;
+  uint32_t decoding = 0;
+  for (const auto& [order, sequence] : running_) {
+    if (sequence->prefilling()) continue;
+    ++decoding;
+    if (sequence->remaining() == 1) ready.push_back(sequence);
+  }
+  // Whoever waited longest first; the decoding sequences are spread so that every stage has work.
+  std::sort(ready.begin(), ready.end(), [](const Sequence* a, const Sequence* b) {
+    return a->last_step != b->last_step ? a->last_step < b->last_step : a->order < b->order;
+  });
+  const uint32_t share = (decoding + shape_.n_stages - 1) / shape_.n_stages;
+  std::vector<Chunk> chunks;
+  for (Sequence* sequence : ready) {
+    if (chunks.size() >= std::min(share, options_.mixed_rows)) break;
+    if (sequence->state != State::kRunning) continue;  // preempted for one before it
+    if (MakeRoom(sequence, 1) == 1) Take(sequence, 1, &chunks);
+  }
+  return chunks;
+}
+
+void Scheduler::PickPrefill(std::vector<Chunk>* chunks) {
+  const uint32_t rows = static_cast<uint32_t>(chunks->size());
+  uint32_t budget = rows > 0 ? options_.mixed_rows - rows : options_.prefill_rows;
+  std::vector<Sequence*> candidates;
+  for (const auto& [order, sequence] : running_) {
+    if (sequence->prefilling() && sequence->remaining() > 0) candidates.push_back(sequence);
+  }
+  for (Sequence* sequence : candidates) {
+    if (budget == 0) return;
+    if (sequence->state != State::kRunning) continue;
+    const uint32_t n_rows = MakeRoom(sequence, std::min(budget, sequence->remaining()));
+    if (n_rows == 0) continue;
+    Take(sequence, n_rows, chunks);
+    budget -= n_rows;
+  }
+}
+
+uint32_t Scheduler::MakeRoom(Sequence* sequence, uint32_t n_rows) {
+  while (true) {
+    const uint32_t fit = pool_->RowsThatFit(sequence->tables, sequence->scheduled, n_rows);
+    if (fit > 0) return fit;
+    // Steps in flight will bring blocks: those of leaving sequences, or this one's own that its window left behind.
+    if (!draining_.empty() || !sequence->in_flight.empty()) return 0;
+    Sequence* youngest = running_.rbegin()->second;
+    if (youngest == sequence) return 0;  // waits for its elders
+    Preempt(youngest);
+  }
+}
+
+void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks) {
+  chunks->push_back({sequence, sequence->scheduled, n_rows});
+  sequence->in_flight.insert(sequence->scheduled);
+  sequence->scheduled += n_rows;
+  sequence->last_step = next_step_;
+  pool_->Grow(&sequence->tables, sequence->scheduled);
+}
+
+std::optional<Step> Scheduler::NextStep(TimeNs now) {
+  if (!ready_ || steps_.size() >= shape_.n_stages) return std::nullopt;
+  Admit(now);
+  std::vector<Chunk> chunks = PickDecode();
+  PickPrefill(&chunks);
+  if (chunks.empty()) return std::nullopt;
+  return BuildStep(chunks);
+}
+
+stage::SeqRun Scheduler::MakeRun(const Sequence& sequence, uint32_t pos, uint32_t n_rows) const {
+  stage::SeqRun run;
+  run.seq = sequence.spec.id;
+  run.pos = pos;
+  run.n_rows = n_rows;
+  run.tokens.assign(sequence.tokens.begin() + pos, sequence.tokens.begin() + pos + n_rows);
+  run.tables = pool_->TablesFor(sequence.tables, pos, n_rows);
+  if (pos + n_rows == sequence.length()) {
+    run.outputs.push_back({n_rows - 1, sequence.spec.sample, sequence.spec.top, {}});
+  }
+  return run;
+}
+
+Step Scheduler::BuildStep(const std::vector<Chunk>& chunks) {
+  Step step;
+  step.id = StepId(next_step_++);
+  const uint32_t frame_rows = std::min(options_.frame_rows, stage::kMaxFrameRows);
+  uint32_t space = 0;
+  for (const Chunk& chunk : chunks) {
+    uint32_t done = 0;
+    while (done < chunk.n_rows) {
+      if (space == 0) {
+        step.frames.emplace_back();
+        space = frame_rows;
+      }
+      const uint32_t n_rows = std::min(space, chunk.n_rows - done);
+      step.frames.back().runs.push_back(MakeRun(*chunk.sequence, chunk.pos + done, n_rows));
+      chunk.sequence->in_flight.insert(chunk.pos + done);
+      done += n_rows;
+      space -= n_rows;
+    }
+  }
+  InFlight& in_flight = steps_[step.id];
+  for (uint32_t i = 0; i < step.frames.size(); ++i) {
+    stage::StepBatch& frame = step.frames[i];
+    frame.step = step.id;
+    frame.frame = i;
+    frame.n_frames = static_cast<uint32_t>(step.frames.size());
+    std::vector<RunRef>& refs = in_flight.frames.emplace_back();
+    for (const stage::SeqRun& run : frame.runs) refs.push_back({run.seq, run.pos});
+  }
+  in_flight.done.assign(step.frames.size(), false);
+  in_flight.open = static_cast<uint32_t>(step.frames.size());
+  return step;
+}
+
+std::vector<Scheduler::RunRef> Scheduler::CloseFrame(StepId step, uint32_t frame) {
+  const auto it = steps_.find(step);
+  if (it == steps_.end() || frame >= it->second.frames.size() || it->second.done[frame]) return {};
+  std::vector<RunRef> runs = it->second.frames[frame];
+  it->second.done[frame] = true;
+  if (--it->second.open == 0) steps_.erase(it);
+  for (const RunRef& run : runs) {
+    if (Sequence* sequence = Find(run.id)) sequence->in_flight.erase(run.pos);
+  }
+  return runs;
+}
+
+std::vector<SequenceUpdate> Scheduler::CommitFrame(StepId step, uint32_t frame,
+                                                   const std::vector<stage::TokenOut>& tokens,
+                                                   TimeNs now) {
+  const std::vector<RunRef> runs = CloseFrame(step, frame);
+  std::vector<SequenceUpdate> updates;
+  if (runs.empty()) return updates;
+  for (const stage::TokenOut& out : tokens) {
+    Sequence* sequence = Find(out.seq);
+    if (sequence == nullptr) continue;
+    if (auto update = Append(sequence, out, now)) updates.push_back(std::move(*update));
+  }
+  for (const RunRef& run : runs) {
+    if (Sequence* sequence = Find(run.id)) Settle(sequence);
+  }
+  return updates;
+}
+
+std::optional<SequenceUpdate> Scheduler::Append(Sequence* sequence, const stage::TokenOut& out,
+                                                TimeNs now) {
+  // A token belongs right behind the log; anything else is of a sequence that has ended.
+  if (sequence->state == State::kGone || out.pos + 1 != sequence->length()) return std::nullopt;
+  sequence->tokens.push_back(out.token);
+  if (sequence->times.first_token == 0) sequence->times.first_token = now;
+  SequenceUpdate update;
+  update.out = out;
+  update.prompt_tokens = static_cast<uint32_t>(sequence->spec.prompt.size());
+  update.completion_tokens = sequence->length() - update.prompt_tokens;
+  update.times = sequence->times;
+  const bool eos = std::find(options_.eos_ids.begin(), options_.eos_ids.end(), out.token) !=
+                   options_.eos_ids.end();
+  if (eos && !sequence->spec.ignore_eos) {
+    update.end = SequenceEnd::kEos;
+  } else if (sequence->length() >= sequence->max_tokens) {
+    update.end = SequenceEnd::kLength;
+  }
+  if (update.end) {
+    running_.erase(sequence->order);
+    sequence->state = State::kGone;
+    draining_.insert(sequence);  // Settle lets it leave
+  }
+  return update;
+}
+
+std::vector<SeqId> Scheduler::FailFrame(StepId step, uint32_t frame) {
+  std::vector<SeqId> failed;
+  for (const RunRef& run : CloseFrame(step, frame)) {
+    Sequence* sequence = Find(run.id);
+    if (sequence == nullptr) continue;
+    if (sequence->state != State::kGone) {
+      failed.push_back(run.id);
+      End(sequence);
+    } else {
+      Settle(sequence);
+    }
+  }
+  return failed;
+}
+
+void Scheduler::Preempt(Sequence* sequence) {
+  ++preemptions_;
+  running_.erase(sequence->order);
+  sequence->state = State::kPreempting;
+  draining_.insert(sequence);
+  Settle(sequence);
+}
+
+void Scheduler::End(Sequence* sequence) {
+  waiting_.erase(sequence->order);
+  running_.erase(sequence->order);
+  sequence->state = State::kGone;
+  draining_.insert(sequence);
+  Settle(sequence);
+}
+
+void Scheduler::Settle(Sequence* sequence) {
+  if (sequence->state == State::kRunning) {
+    const uint32_t oldest =
+        sequence->in_flight.empty() ? sequence->scheduled : *sequence->in_flight.begin();
+    pool_->Trim(&sequence->tables, oldest);
+    return;
+  }
+  if (!sequence->in_flight.empty()) return;
+  if (pool_) pool_->Release(&sequence->tables);
+  draining_.erase(sequence);
+  if (sequence->state == State::kGone) {
+    sequences_.erase(sequence->spec.id);
+    return;
+  }
+  sequence->state = State::kWaiting;
+  if (!options_.bugs.keep_kv_on_preempt) sequence->scheduled = 0;
+  if (options_.bugs.repeat_after_preempt) sequence->tokens.resize(sequence->spec.prompt.size());
+  waiting_[sequence->order] = sequence;
+}
+
+std::vector<SequenceView> Scheduler::View() const {
+  std::vector<SequenceView> views;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->state == State::kGone) continue;
+    SequenceView& view = views.emplace_back();
+    view.id = id;
+    view.prompt_tokens = static_cast<uint32_t>(sequence->spec.prompt.size());
+    view.completion_tokens = sequence->length() - view.prompt_tokens;
+    view.prefilled_tokens = std::min(
+        view.prompt_tokens,
+        sequence->in_flight.empty() ? sequence->scheduled : *sequence->in_flight.begin());
+    view.state = sequence->state != State::kRunning ? "queued"
+                 : view.completion_tokens > 0       ? "decode"
+                                                    : "prefill";
+    view.arrived = sequence->times.arrived;
+  }
+  return views;
+}
+
+}  // namespace lanyard::coordinator

@@ -1,0 +1,269 @@
+#include "coordinator/serve/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+namespace lanyard::coordinator {
+namespace {
+
+constexpr uint32_t kEos = 7;
+
+SchedulerOptions Options() {
+  SchedulerOptions options;
+  options.eos_ids = {kEos};
+  return options;
+}
+
+SequenceSpec Spec(uint64_t id, uint32_t prompt, uint32_t max_tokens) {
+  SequenceSpec spec;
+  spec.id = SeqId(id);
+  spec.prompt.assign(prompt, 1);
+  spec.max_tokens = max_tokens;
+  return spec;
+}
+
+PipelineShape Shape(uint32_t n_stages, uint32_t blocks, uint32_t context = 4096) {
+  return {n_stages, context, {{0, blocks}}};
+}
+
+// Answers every output of the step with `token`.
+std::vector<SequenceUpdate> Finish(Scheduler* scheduler, const Step& step, int32_t token = 2) {
+  std::vector<SequenceUpdate> all;
+  for (const stage::StepBatch& frame : step.frames) {
+    std::vector<stage::TokenOut> tokens;
+    for (const stage::SeqRun& run : frame.runs) {
+      for (const auto& output : run.outputs) {
+        stage::TokenOut out;
+        out.seq = run.seq;
+        out.pos = run.pos + output.row;
+        out.token = token;
+        tokens.push_back(out);
+      }
+    }
+    for (auto& u : scheduler->CommitFrame(step.id, frame.frame, tokens, 1)) all.push_back(u);
+  }
+  return all;
+}
+
+uint32_t Rows(const Step& step) {
+  uint32_t rows = 0;
+  for (const auto& frame : step.frames) rows += frame.TotalRows();
+  return rows;
+}
+
+TEST(Scheduler, PrefillsInFramesAndAsksForOneOutput) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 300, 3), 0).ok());
+  const auto step = s.NextStep(0);
+  ASSERT_TRUE(step);
+  ASSERT_EQ(step->frames.size(), 3u);
+  EXPECT_EQ(step->frames[0].TotalRows(), 128u);
+  EXPECT_EQ(step->frames[2].TotalRows(), 44u);
+  EXPECT_TRUE(step->frames[0].runs[0].outputs.empty());
+  ASSERT_EQ(step->frames[2].runs[0].outputs.size(), 1u);
+  EXPECT_EQ(step->frames[2].runs[0].outputs[0].row, 43u);
+  EXPECT_EQ(step->frames[1].runs[0].pos, 128u);
+  EXPECT_EQ(step->frames[1].runs[0].tables[0].blocks.size(), 8u);  // positions 0..255
+  EXPECT_FALSE(s.NextStep(0));  // one stage, one step
+  const auto updates = Finish(&s, *step);
+  ASSERT_EQ(updates.size(), 1u);
+  EXPECT_EQ(updates[0].completion_tokens, 1u);
+  const auto decode = s.NextStep(0);
+  ASSERT_TRUE(decode);
+  EXPECT_EQ(Rows(*decode), 1u);
+  EXPECT_EQ(decode->frames[0].runs[0].pos, 300u);
+  EXPECT_EQ(decode->frames[0].runs[0].tokens[0], 2);
+}
+
+TEST(Scheduler, ChunksOfOnePromptFollowEachOtherThroughTheStages) {
+  SchedulerOptions options = Options();
+  options.prefill_rows = 64;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(3, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 150, 3), 0).ok());
+  const auto a = s.NextStep(0), b = s.NextStep(0), c = s.NextStep(0);
+  ASSERT_TRUE(a && b && c);
+  EXPECT_EQ(b->frames[0].runs[0].pos, 64u);
+  EXPECT_EQ(Rows(*c), 22u);
+  EXPECT_TRUE(b->frames[0].runs[0].outputs.empty());
+  EXPECT_FALSE(c->frames[0].runs[0].outputs.empty());
+  EXPECT_FALSE(s.NextStep(0));
+  Finish(&s, *a);
+  Finish(&s, *b);
+  EXPECT_FALSE(s.NextStep(0));  // nothing until the last chunk's token is known
+  EXPECT_EQ(Finish(&s, *c).size(), 1u);
+  EXPECT_TRUE(s.NextStep(0));
+}
+
+TEST(Scheduler, DecodingSequencesAreSpreadOverTheStages) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(3, 200));
+  for (uint64_t i = 1; i <= 6; ++i) ASSERT_TRUE(s.Submit(Spec(i, 4, 100), 0).ok());
+  Finish(&s, *s.NextStep(0));
+  const auto a = s.NextStep(0), b = s.NextStep(0), c = s.NextStep(0);
+  ASSERT_TRUE(a && b && c);
+  EXPECT_EQ(Rows(*a), 2u);
+  EXPECT_EQ(Rows(*b), 2u);
+  EXPECT_EQ(Rows(*c), 2u);
+  Finish(&s, *a);
+  const auto d = s.NextStep(0);
+  ASSERT_TRUE(d);
+  EXPECT_EQ(d->frames[0].runs[0].seq, a->frames[0].runs[0].seq);
+}
+
+TEST(Scheduler, PrefillRidesBesideDecodeWithinTheBudget) {
+  SchedulerOptions options = Options();
+  options.mixed_rows = 100;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(1, 200));
+  ASSERT_TRUE(s.Submit(Spec(1, 4, 100), 0).ok());
+  Finish(&s, *s.NextStep(0));
+  ASSERT_TRUE(s.Submit(Spec(2, 500, 100), 0).ok());
+  const auto step = s.NextStep(0);
+  ASSERT_TRUE(step);
+  ASSERT_EQ(step->frames[0].runs.size(), 2u);
+  EXPECT_EQ(step->frames[0].runs[0].seq, SeqId(1));
+  EXPECT_EQ(step->frames[0].runs[1].n_rows, 99u);
+}
+
+TEST(Scheduler, EndsOnEosLengthAndContext) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 100, 10));
+  ASSERT_TRUE(s.Submit(Spec(1, 4, 100), 0).ok());
+  auto updates = Finish(&s, *s.NextStep(0), kEos);
+  ASSERT_EQ(updates.size(), 1u);
+  EXPECT_EQ(updates[0].end, SequenceEnd::kEos);
+  EXPECT_TRUE(s.idle());
+
+  SequenceSpec stubborn = Spec(2, 4, 100);
+  stubborn.ignore_eos = true;
+  ASSERT_TRUE(s.Submit(stubborn, 0).ok());
+  uint32_t n = 0;
+  while (auto step = s.NextStep(0)) {
+    updates = Finish(&s, *step, kEos);
+    ++n;
+  }
+  EXPECT_EQ(n, 6u);  // up to the context of 10
+  EXPECT_EQ(updates[0].end, SequenceEnd::kLength);
+  EXPECT_EQ(s.kv_blocks_used(), 0u);
+  EXPECT_EQ(s.Submit(Spec(3, 10, 1), 0).code(), absl::StatusCode::kOutOfRange);
+}
+
+TEST(Scheduler, CancelledBlocksAreFreeOnlyWhenTheStepIsHome) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 64, 100), 0).ok());
+  const auto step = s.NextStep(0);
+  s.Cancel(SeqId(1));
+  s.Cancel(SeqId(1));
+  EXPECT_EQ(s.kv_blocks_used(), 2u);
+  EXPECT_TRUE(Finish(&s, *step).empty());
+  EXPECT_EQ(s.kv_blocks_used(), 0u);
+  EXPECT_TRUE(s.idle());
+}
+
+TEST(Scheduler, YoungestIsPreemptedAndGoesOnFromItsTokens) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 4, 128));
+  ASSERT_TRUE(s.Submit(Spec(1, 30, 90), 0).ok());
+  ASSERT_TRUE(s.Submit(Spec(2, 30, 90), 0).ok());
+  std::map<uint64_t, uint32_t> tokens;
+  std::map<uint64_t, bool> ended;
+  int guard = 0;
+  while (auto step = s.NextStep(0)) {
+    ASSERT_LT(++guard, 500);
+    for (const auto& u : Finish(&s, *step)) {
+      EXPECT_EQ(u.completion_tokens, ++tokens[u.out.seq.value]);  // nothing twice, nothing left out
+      if (u.end) ended[u.out.seq.value] = true;
+    }
+  }
+  EXPECT_GE(s.preemptions(), 1u);
+  EXPECT_EQ(tokens[1], 90u);
+  EXPECT_EQ(tokens[2], 90u);
+  EXPECT_TRUE(ended[1] && ended[2]);
+  EXPECT_EQ(s.kv_blocks_used(), 0u);
+}
+
+TEST(Scheduler, SlidingGroupsGiveTheirOldBlocksBack) {
+  Scheduler s(Options());
+  s.OnPipelineReady({1, 4096, {{0, 128}, {64, 20}}});
+  ASSERT_TRUE(s.Submit(Spec(1, 1000, 100), 0).ok());
+  uint32_t most = 0, steps = 0;
+  while (auto step = s.NextStep(0)) {
+    ASSERT_LT(++steps, 2000u);
+    for (const auto& frame : step->frames) {
+      const auto& run = frame.runs[0];
+      const auto& table = run.tables[1];
+      const uint32_t needs = run.pos + 1 > 64 ? run.pos + 1 - 64 : 0;
+      EXPECT_LE(table.first * 32, needs);
+      EXPECT_GE((table.first + table.blocks.size()) * 32, run.pos + run.n_rows);
+      most = std::max<uint32_t>(most, table.blocks.size());
+    }
+    Finish(&s, *step);
+  }
+  EXPECT_LE(most, 8u);
+  EXPECT_EQ(s.kv_blocks_used(), 0u);
+}
+
+TEST(Scheduler, LostPipelineEndsWhatItCarriedAndKeepsTheQueue) {
+  SchedulerOptions options = Options();
+  options.max_running = 1;
+  options.max_waiting = 1;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(2, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
+  ASSERT_TRUE(s.NextStep(0));
+  ASSERT_TRUE(s.Submit(Spec(2, 40, 10), 0).ok());
+  EXPECT_EQ(s.Submit(Spec(3, 40, 10), 0).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(s.OnPipelineLost(), std::vector<SeqId>{SeqId(1)});
+  EXPECT_FALSE(s.NextStep(0));
+  EXPECT_TRUE(s.OnPipelineReady(Shape(1, 100)).empty());
+  const auto step = s.NextStep(0);
+  ASSERT_TRUE(step);
+  EXPECT_EQ(step->frames[0].runs[0].seq, SeqId(2));
+  Finish(&s, *step);
+  // A smaller pool: what no longer fits is told so.
+  s.OnPipelineLost();
+  ASSERT_TRUE(s.Submit(Spec(4, 40, 10), 0).ok());
+  const auto failures = s.OnPipelineReady(Shape(1, 100, 20));
+  ASSERT_EQ(failures.size(), 1u);
+  EXPECT_EQ(failures[0].status.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(s.idle());
+}
+
+TEST(Scheduler, ReplayKeepsLostSequences) {
+  SchedulerOptions options = Options();
+  options.replay_lost = true;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
+  Finish(&s, *s.NextStep(0));
+  ASSERT_TRUE(s.NextStep(0));
+  EXPECT_TRUE(s.OnPipelineLost().empty());
+  s.OnPipelineReady(Shape(1, 100));
+  const auto step = s.NextStep(0);
+  ASSERT_TRUE(step);
+  EXPECT_EQ(Rows(*step), 41u);  // prompt and the token that was already sent
+  const auto updates = Finish(&s, *step);
+  ASSERT_EQ(updates.size(), 1u);
+  EXPECT_EQ(updates[0].completion_tokens, 2u);
+}
+
+TEST(Scheduler, FailedFrameEndsItsSequences) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 200, 10), 0).ok());
+  const auto step = s.NextStep(0);
+  ASSERT_EQ(step->frames.size(), 2u);
+  EXPECT_EQ(s.FailFrame(step->id, 0), std::vector<SeqId>{SeqId(1)});
+  EXPECT_GT(s.kv_blocks_used(), 0u);
+  EXPECT_TRUE(s.FailFrame(step->id, 0).empty());
+  EXPECT_TRUE(s.CommitFrame(step->id, 1, {{SeqId(1), 199, 3, 0, 0, {}, {}}}, 0).empty());
+  EXPECT_TRUE(s.idle());
+  EXPECT_EQ(s.kv_blocks_used(), 0u);
+}
+
+}  // namespace
+}  // namespace lanyard::coordinator
