@@ -183,6 +183,8 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(ByteSpan bytes) {
 
 uint32_t GgufFile::version() const { return impl_->header.version; }
 uint64_t GgufFile::file_bytes() const { return impl_->file_bytes; }
+uint64_t GgufFile::alignment() const { return impl_->header.alignment; }
+uint64_t GgufFile::data_offset() const { return impl_->header.data_offset; }
 const std::string& GgufFile::path() const { return impl_->path; }
 bool GgufFile::Has(std::string_view key) const { return impl_->header.value_index.contains(AbslView(key)); }
 

@@ -33,6 +33,8 @@ class GgufFile : public TensorSource {
 
   uint32_t version() const;
   uint64_t file_bytes() const;
+  uint64_t alignment() const;
+  uint64_t data_offset() const;  // where tensor data begins; may lie past the end of a file without tensors
   const std::string& path() const;  // empty after Parse
 
   // NotFound when absent, InvalidArgument (naming key, wanted and found type) when of another type. Integers of every
