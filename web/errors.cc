@@ -1,0 +1,121 @@
+#include "web/errors.h"
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+namespace lanyard::web {
+namespace {
+
+constexpr char kParamKey[] = "lanyard.param";
+constexpr char kCodeKey[] = "lanyard.code";
+
+std::string Payload(const absl::Status& status, const char* key) {
+  const absl::optional<absl::Cord> value = status.GetPayload(key);
+  return value.has_value() ? std::string(*value) : std::string();
+}
+
+struct Mapping {
+  absl::StatusCode status;
+  int http;
+  const char* type;
+  const char* code;
+  const char* retry_after_s;  // nullptr: none
+};
+
+// The only place where a Status becomes an HTTP code.
+constexpr Mapping kTable[] = {
+    {absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "", nullptr},
+    {absl::StatusCode::kOutOfRange, 400, "invalid_request_error", "context_length_exceeded", nullptr},
+    {absl::StatusCode::kUnimplemented, 400, "invalid_request_error", "not_supported", nullptr},
+    {absl::StatusCode::kUnauthenticated, 401, "authentication_error", "invalid_api_key", nullptr},
+    {absl::StatusCode::kPermissionDenied, 403, "permission_error", "", nullptr},
+    {absl::StatusCode::kNotFound, 404, "invalid_request_error", "model_not_found", nullptr},
+    {absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "queue_full", "1"},
+    {absl::StatusCode::kUnavailable, 503, "unavailable_error", "unavailable", "2"},
+    {absl::StatusCode::kDeadlineExceeded, 504, "timeout_error", "deadline_exceeded", nullptr},
+};
+constexpr Mapping kOther = {absl::StatusCode::kUnknown, 500, "server_error", "", nullptr};
+
+const Mapping& Lookup(absl::StatusCode code) {
+  for (const Mapping& m : kTable) {
+    if (m.status == code) return m;
+  }
+  return kOther;
+}
+
+std::string_view TypeOf(int http_status) {
+  if (http_status == 503) return "unavailable_error";
+  if (http_status == 429) return "rate_limit_error";
+  if (http_status == 403) return "permission_error";
+  if (http_status >= 500) return "server_error";
+  return "invalid_request_error";
+}
+
+}  // namespace
+
+absl::Status BadField(std::string_view param, std::string_view message, std::string_view code) {
+  absl::Status status = absl::InvalidArgumentError(AbslView(message));
+  if (!param.empty()) status.SetPayload(kParamKey, absl::Cord(AbslView(param)));
+  if (!code.empty()) status.SetPayload(kCodeKey, absl::Cord(AbslView(code)));
+  return status;
+}
+
+std::string ErrorJson(std::string_view message, std::string_view type, std::string_view param,
+                      std::string_view code) {
+  nlohmann::ordered_json error;
+  error["message"] = message;
+  error["type"] = type;
+  error["param"] = param.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(param);
+  error["code"] = code.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(code);
+  nlohmann::ordered_json body;
+  body["error"] = std::move(error);
+  return body.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+Response ErrorResponse(int http_status, std::string_view message, std::string_view code) {
+  Response response;
+  response.status = http_status;
+  response.body = ErrorJson(message, TypeOf(http_status), "", code);
+  return response;
+}
+
+std::string ToErrorJson(const absl::Status& status) {
+  const Mapping& m = Lookup(status.code());
+  std::string code = Payload(status, kCodeKey);
+  if (code.empty()) code = m.code;
+  std::string param = Payload(status, kParamKey);
+  if (param.empty() && status.code() == absl::StatusCode::kOutOfRange) param = "messages";
+  if (param.empty() && status.code() == absl::StatusCode::kNotFound) param = "model";
+  return ErrorJson(StdView(status.message()), m.type, param, code);
+}
+
+Response ToResponse(const absl::Status& status) {
+  const Mapping& m = Lookup(status.code());
+  Response response;
+  response.status = m.http;
+  response.body = ToErrorJson(status);
+  if (m.retry_after_s != nullptr) response.headers.emplace_back("Retry-After", m.retry_after_s);
+  return response;
+}
+
+std::string_view ReasonPhrase(int http_status) {
+  switch (http_status) {
+    case 200: return "OK";
+    case 202: return "Accepted";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
+    case 413: return "Content Too Large";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 500: return "Internal Server Error";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    default: return "Unknown";
+  }
+}
+
+}  // namespace lanyard::web

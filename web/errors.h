@@ -1,0 +1,31 @@
+// One table from absl::Status to HTTP, and OpenAI's error shape for every path.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "web/http.h"
+
+namespace lanyard::web {
+
+// InvalidArgument that names the field of the request ("temperature") and, if there is one, a machine-readable code.
+absl::Status BadField(std::string_view param, std::string_view message, std::string_view code = "");
+
+// {"error":{"message","type","param","code"}}; param and code are null when empty.
+std::string ErrorJson(std::string_view message, std::string_view type, std::string_view param,
+                      std::string_view code);
+
+// An error outside of any Status: 404, 405, 413, ...
+Response ErrorResponse(int http_status, std::string_view message, std::string_view code = "");
+
+// By the table: InvalidArgument 400, OutOfRange 400 context_length_exceeded, NotFound 404 model_not_found, Unavailable 503
+// and ResourceExhausted 429 (both with Retry-After, which clients obey), DeadlineExceeded 504, Unauthenticated 401,
+// PermissionDenied 403, Unimplemented 400; everything else 500.
+Response ToResponse(const absl::Status& status);
+// The same body, for the middle of a stream.
+std::string ToErrorJson(const absl::Status& status);
+
+std::string_view ReasonPhrase(int http_status);
+
+}  // namespace lanyard::web

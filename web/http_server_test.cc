@@ -1,0 +1,344 @@
+// The server over real sockets with a FakeGenerator.
+#include "web/http_server.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "web/testing/fake_generator.h"
+
+namespace lanyard::web {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+class Client {
+ public:
+  explicit Client(const std::string& address, int receive_buffer = 0) {
+    fd_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (receive_buffer > 0) ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.find(':') + 1))));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::connect(fd_, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  }
+  ~Client() { Close(); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  void Close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  void Send(const std::string& bytes) {
+    size_t done = 0;
+    while (done < bytes.size()) {
+      const ssize_t n = ::send(fd_, bytes.data() + done, bytes.size() - done, MSG_NOSIGNAL);
+      if (n <= 0) return;
+      done += static_cast<size_t>(n);
+    }
+  }
+  // Reads until `text` was seen, the peer closed, or 5 s passed.
+  bool ReadUntil(const std::string& text) {
+    while (got_.find(text) == std::string::npos) {
+      if (!ReadSome(5000)) return false;
+    }
+    return true;
+  }
+  // True when the peer closed.
+  bool ReadAll() {
+    while (ReadSome(5000)) {
+    }
+    return closed_;
+  }
+  // One whole answer with Content-Length; leaves the rest.
+  std::string ReadAnswer() {
+    if (!ReadUntil("\r\n\r\n")) return got_;
+    const size_t head = got_.find("\r\n\r\n") + 4;
+    const size_t at = got_.find("Content-Length: ");
+    const size_t length = at < head ? std::stoul(got_.substr(at + 16)) : 0;
+    while (got_.size() < head + length && ReadSome(5000)) {
+    }
+    std::string answer = got_.substr(0, head + length);
+    got_.erase(0, head + length);
+    return answer;
+  }
+  void Clear() { got_.clear(); }
+  const std::string& got() const { return got_; }
+
+ private:
+  bool ReadSome(int timeout_ms) {
+    pollfd fd{.fd = fd_, .events = POLLIN, .revents = 0};
+    if (::poll(&fd, 1, timeout_ms) <= 0) return false;
+    char buffer[65536];
+    const ssize_t n = ::recv(fd_, buffer, sizeof(buffer), 0);
+    if (n <= 0) {
+      closed_ = true;
+      return false;
+    }
+    got_.append(buffer, static_cast<size_t>(n));
+    return true;
+  }
+  int fd_;
+  bool closed_ = false;
+  std::string got_;
+};
+
+std::string Post(const std::string& path, const std::string& body) {
+  return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
+         std::to_string(body.size()) + "\r\n\r\n" + body;
+}
+std::string ChatBody(const std::string& text, const std::string& extra = "") {
+  return R"({"messages":[{"role":"user","content":")" + text + "\"}]" + extra + "}";
+}
+json BodyOf(const std::string& answer) { return json::parse(answer.substr(answer.find("\r\n\r\n") + 4)); }
+
+class HttpServerTest : public ::testing::Test {
+ protected:
+  void StartServer(ServerLimits limits = {}) {
+    ServerOptions options;
+    options.listen = "127.0.0.1:0";
+    options.limits = limits;
+    auto server = HttpServer::Start(options, &generator_);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = std::move(*server);
+  }
+  std::string Ask(const std::string& bytes) {
+    Client client(server_->address());
+    client.Send(bytes);
+    return client.ReadAnswer();
+  }
+  template <typename F>
+  static bool Eventually(F condition) {
+    for (int i = 0; i < 500; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    return false;
+  }
+
+  FakeGenerator generator_;
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(HttpServerTest, KeepAliveAndRequestId) {
+  StartServer();
+  Client client(server_->address());
+  client.Send("GET /health HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: my-id\r\n\r\n");
+  const std::string first = client.ReadAnswer();
+  EXPECT_EQ(first.substr(0, 17), "HTTP/1.1 200 OK\r\n");
+  EXPECT_NE(first.find("x-request-id: my-id\r\n"), std::string::npos);
+  client.Send(Post("/v1/chat/completions", ChatBody("hi")));
+  EXPECT_EQ(BodyOf(client.ReadAnswer())["object"], "chat.completion");
+  // Two at once, pipelined.
+  client.Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(BodyOf(client.ReadAnswer())["status"], "ok");
+  EXPECT_TRUE(BodyOf(client.ReadAnswer()).contains("version"));
+  client.Send("HEAD /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(client.ReadAll());
+  EXPECT_EQ(client.got().substr(client.got().size() - 4), "\r\n\r\n");
+}
+
+TEST_F(HttpServerTest, ErrorsBeforeRoutingHaveOpenAisShape) {
+  StartServer();
+  struct Case {
+    std::string bytes;
+    int status;
+  };
+  const std::string host = "Host: localhost\r\n\r\n";
+  std::string many = "GET /health HTTP/1.1\r\n";
+  for (int i = 0; i < 150; ++i) many += "A" + std::to_string(i) + ": b\r\n";
+  for (const Case& c : {Case{"GET /nope HTTP/1.1\r\n" + host, 404}, {"DELETE /v1/models HTTP/1.1\r\n" + host, 405},
+                        {"BREW /v1/models HTTP/1.1\r\n" + host, 405}, {"GET /health HTTP/1.1\r\n\r\n", 400},
+                        {"\x16\x03\x01\x02 hello\r\n\r\n", 400}, {"GET http HTTP/1.1\r\n" + host, 400},
+                        {"GET /health HTTP/9.9\r\n" + host, 400}, {many + host, 431},
+                        {"GET /health HTTP/1.1\r\nX: " + std::string(20000, 'x') + "\r\n" + host, 431},
+                        {"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403},
+                        {"POST /v1/completions HTTP/1.1\r\nOrigin: http://evil.example\r\n" + host, 403},
+                        {"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999\r\n" + host, 413},
+                        {"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n" + host, 400},
+                        {Post("/v1/completions", "{\"prompt\":"), 400}, {Post("/v1/completions", ""), 400}}) {
+    const std::string answer = Ask(c.bytes);
+    const std::string name = c.bytes.substr(0, 60);
+    ASSERT_EQ(answer.substr(0, 12), "HTTP/1.1 " + std::to_string(c.status)) << name << "\n" << answer;
+    EXPECT_NE(answer.find("x-request-id: "), std::string::npos) << name;
+    const json error = BodyOf(answer)["error"];
+    for (const char* key : {"message", "type", "param", "code"}) EXPECT_TRUE(error.contains(key)) << name << key;
+  }
+  EXPECT_EQ(Ask("GET /health HTTP/1.1\r\n" + host).substr(0, 12), "HTTP/1.1 200");
+}
+
+TEST_F(HttpServerTest, TooLargeABodyIsReadableByASenderThatDoesNotStop) {
+  ServerLimits limits;
+  limits.max_body_bytes = 100'000;
+  StartServer(limits);
+  const std::string big = "{\"prompt\":\"" + std::string(8u << 20, 'x') + "\"}";
+  EXPECT_EQ(Ask(Post("/v1/completions", big)).substr(0, 12), "HTTP/1.1 413");
+  // The same without a declared length.
+  std::string chunked = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+  for (int i = 0; i < 20; ++i) chunked += "4000\r\n" + std::string(0x4000, 'x') + "\r\n";
+  EXPECT_EQ(Ask(chunked + "0\r\n\r\n").substr(0, 12), "HTTP/1.1 413");
+}
+
+TEST_F(HttpServerTest, ExpectContinue) {
+  StartServer();
+  Client client(server_->address());
+  const std::string body = ChatBody("hi");
+  client.Send("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: " +
+              std::to_string(body.size()) + "\r\n\r\n");
+  EXPECT_EQ(client.ReadAnswer(), "HTTP/1.1 100 Continue\r\n\r\n");
+  client.Send(body);
+  EXPECT_EQ(client.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+}
+
+TEST_F(HttpServerTest, StreamsAndKeepsTheConnection) {
+  StartServer();
+  Client client(server_->address());
+  for (int i = 0; i < 2; ++i) {
+    client.Send(Post("/v1/chat/completions", ChatBody("hi", R"(,"stream":true)")));
+    ASSERT_TRUE(client.ReadUntil("data: [DONE]\n\n\r\n0\r\n\r\n")) << client.got();
+    EXPECT_NE(client.got().find("Content-Type: text/event-stream"), std::string::npos);
+    EXPECT_NE(client.got().find("X-Accel-Buffering: no"), std::string::npos);
+    client.Clear();
+  }
+  // HTTP/1.0: no chunks, the end of the connection is the end.
+  Client old(server_->address());
+  const std::string body = ChatBody("hi", R"(,"stream":true)");
+  old.Send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  EXPECT_TRUE(old.ReadAll());
+  EXPECT_EQ(old.got().substr(old.got().size() - 14), "data: [DONE]\n\n");
+  EXPECT_EQ(generator_.cancelled(), 0u);
+}
+
+TEST_F(HttpServerTest, LeavingCancelsStreamedAndWhole) {
+  StartServer();
+  for (const std::string extra : {R"(,"stream":true)", ""}) {
+    const uint64_t before = generator_.cancelled();
+    Client client(server_->address());
+    client.Send(Post("/v1/chat/completions", ChatBody("STALL", extra)));
+    ASSERT_TRUE(Eventually([&] { return generator_.open() == 1; }));
+    client.Close();
+    EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == before + 1; }));
+    EXPECT_EQ(generator_.open(), 0u);
+  }
+}
+
+TEST_F(HttpServerTest, LeavingWithAPipelinedRequestCancels) {
+  StartServer();
+  Client client(server_->address());
+  client.Send(Post("/v1/chat/completions", ChatBody("STALL")) + "GET /health HTTP/1.1\r\n");
+  ASSERT_TRUE(Eventually([&] { return generator_.open() == 1; }));
+  std::this_thread::sleep_for(milliseconds(50));
+  client.Close();
+  EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == 1; }));
+}
+
+TEST_F(HttpServerTest, ASlowClientIsCancelled) {
+  StartServer();
+  Client client(server_->address(), 4096);
+  client.Send(Post("/v1/chat/completions", ChatBody("FLOOD", R"(,"stream":true,"ignore_eos":true)")));
+  EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == 1; }));
+  EXPECT_EQ(Ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").substr(0, 12), "HTTP/1.1 200");
+}
+
+TEST_F(HttpServerTest, TimeOuts) {
+  ServerLimits limits;
+  limits.header_timeout = limits.body_timeout = milliseconds(100);
+  limits.idle_timeout = milliseconds(200);
+  limits.ping_interval = milliseconds(50);
+  StartServer(limits);
+  for (const char* bytes : {"", "GET /hea", "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"}) {
+    Client client(server_->address());
+    client.Send(bytes);
+    EXPECT_TRUE(client.ReadAll()) << bytes;
+  }
+  Client idle(server_->address());
+  idle.Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_TRUE(idle.ReadAll());
+  Client waiting(server_->address());
+  waiting.Send(Post("/v1/chat/completions", ChatBody("STALL", R"(,"stream":true)")));
+  EXPECT_TRUE(waiting.ReadUntil("\r\n8\r\n: ping\n\n\r\n"));
+  EXPECT_TRUE(Eventually([&] { return server_->connections() == 1; }));
+}
+
+TEST_F(HttpServerTest, TwoHundredIdleStreams) {
+  StartServer();
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 200; ++i) {
+    clients.push_back(std::make_unique<Client>(server_->address()));
+    clients.back()->Send(Post("/v1/chat/completions", ChatBody("STALL", R"(,"stream":true)")));
+  }
+  for (auto& client : clients) ASSERT_TRUE(client->ReadUntil("\"role\":\"assistant\""));
+  EXPECT_EQ(generator_.open(), 200u);
+  EXPECT_EQ(Ask(Post("/v1/chat/completions", ChatBody("hi"))).substr(0, 12), "HTTP/1.1 200");
+  clients.clear();
+  EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == 200 && server_->connections() == 0; }));
+}
+
+TEST_F(HttpServerTest, ConnectionLimit) {
+  ServerLimits limits;
+  limits.max_connections = 2;
+  StartServer(limits);
+  Client a(server_->address());
+  Client b(server_->address());
+  ASSERT_TRUE(Eventually([&] { return server_->connections() == 2; }));
+  Client c(server_->address());
+  EXPECT_EQ(c.ReadAnswer().substr(0, 12), "HTTP/1.1 503");
+}
+
+TEST_F(HttpServerTest, StoppingCancelsWhatRuns) {
+  StartServer();
+  Client client(server_->address());
+  client.Send(Post("/v1/chat/completions", ChatBody("STALL", R"(,"stream":true)")));
+  Client idle(server_->address());
+  ASSERT_TRUE(client.ReadUntil("assistant"));
+  const auto start = std::chrono::steady_clock::now();
+  server_.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_EQ(generator_.cancelled(), 1u);
+  EXPECT_TRUE(client.ReadAll());
+  EXPECT_TRUE(idle.ReadAll());
+}
+
+TEST_F(HttpServerTest, BadAddresses) {
+  StartServer();
+  ServerOptions options;
+  options.listen = server_->address();
+  const auto used = HttpServer::Start(options, &generator_);
+  EXPECT_EQ(used.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(used.status().message().find(options.listen), absl::string_view::npos);
+  for (const char* bad : {"", "8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "host.example:80",
+                          "0.0.0.0:0"}) {
+    options.listen = bad;
+    EXPECT_EQ(HttpServer::Start(options, &generator_).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+  options.listen = "0.0.0.0:0";
+  options.insecure_lan = true;
+  EXPECT_TRUE(HttpServer::Start(options, &generator_).ok());
+}
+
+TEST_F(HttpServerTest, AuthorizeSeam) {
+  ServerOptions options;
+  options.listen = "127.0.0.1:0";
+  options.authorize = [](const Request& request, Access access) {
+    if (access == Access::kPublic || request.authorization == "Bearer k") return absl::OkStatus();
+    return absl::UnauthenticatedError("no key");
+  };
+  auto server = HttpServer::Start(options, &generator_);
+  ASSERT_TRUE(server.ok());
+  server_ = std::move(*server);
+  EXPECT_EQ(Ask("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n").substr(0, 12), "HTTP/1.1 401");
+  EXPECT_EQ(Ask("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n").substr(0, 12), "HTTP/1.1 200");
+  EXPECT_EQ(Ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").substr(0, 12), "HTTP/1.1 200");
+}
+
+}  // namespace
+}  // namespace lanyard::web
