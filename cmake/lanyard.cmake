@@ -33,6 +33,12 @@ elseif(LANYARD_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread)
   add_link_options(-fsanitize=thread)
 endif()
+if(LANYARD_FUZZ)
+  # The rooms themselves, not only the target's file: the fuzzer steers by their branches.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+                      -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
 
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
