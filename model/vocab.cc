@@ -195,6 +195,9 @@ void Vocab::DetectSpecialTexts() {
   for (const std::string_view text : kEogTexts) {
     const int32_t id = Find(text);
     if (id == kNoToken) continue;
+    // Byte-level BPE has learnt this HTML tag as an ordinary word (Qwen 2); it ends nothing there.
+    const bool html_tag = text == "</s>" && kind_ == VocabKind::kBpe && types_[id] == TokenType::kNormal;
+    if (html_tag) continue;
     types_[id] = TokenType::kControl;
     eog_.insert(id);
   }

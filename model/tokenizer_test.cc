@@ -1,0 +1,347 @@
+#include "model/tokenizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "model/detokenizer.h"
+#include "model/gguf.h"
+#include "model/tokenizer_spm.h"
+#include "model/unicode.h"
+
+namespace lanyard::model {
+namespace {
+
+std::string SharedDir() {
+  const char* dir = std::getenv("LANYARD_SHARED");
+  return dir != nullptr ? dir : LANYARD_SOURCE_DIR "/../shared";
+}
+std::string ModelsDir() {
+  const char* dir = std::getenv("LANYARD_MODELS");
+  return dir != nullptr ? dir : LANYARD_SOURCE_DIR "/build/models";
+}
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream out;
+  out << in.rdbuf();
+  return out.str();
+}
+
+std::unique_ptr<Tokenizer> LoadTokenizer(const std::string& path) {
+  auto file = GgufFile::Open(path);
+  EXPECT_TRUE(file.ok()) << file.status();
+  if (!file.ok()) return nullptr;
+  auto tokenizer = Tokenizer::Load(**file);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
+}
+
+std::vector<std::string> SplitCases(const std::string& all) {
+  const std::string separator = "\n__ggml_vocab_test__\n";
+  std::vector<std::string> out;
+  for (size_t begin = 0; begin <= all.size();) {
+    const size_t end = all.find(separator, begin);
+    if (end == std::string::npos) {
+      if (begin < all.size()) out.push_back(all.substr(begin));
+      break;
+    }
+    out.push_back(all.substr(begin, end - begin));
+    begin = end + separator.size();
+  }
+  return out;
+}
+
+class Conformance : public testing::TestWithParam<const char*> {};
+
+TEST_P(Conformance, EveryCase) {
+  const std::string base = SharedDir() + "/conformance/tokenizer/" + GetParam();
+  if (!std::filesystem::exists(base + ".gguf")) {
+    GTEST_SKIP() << "no " << base << ".gguf; set LANYARD_SHARED to the folder with the conformance data";
+  }
+  const auto tokenizer = LoadTokenizer(base + ".gguf");
+  ASSERT_NE(tokenizer, nullptr);
+  const std::vector<std::string> texts = SplitCases(ReadAll(base + ".inp"));
+  std::ifstream out(base + ".out");
+  size_t cases = 0;
+  for (std::string line; std::getline(out, line); ++cases) {
+    ASSERT_LT(cases, texts.size());
+    std::istringstream numbers(line);
+    std::vector<int32_t> want;
+    for (int32_t id; numbers >> id;) want.push_back(id);
+    const auto got = tokenizer->Encode(texts[cases]);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ(*got, want) << "case " << cases << ": " << texts[cases];
+    StreamDecoder decoder(tokenizer.get(), {.render_special = true, .whole_text = true});
+    std::string back;
+    for (const int32_t id : *got) back += decoder.Push(id);
+    EXPECT_EQ(back + decoder.Flush(), texts[cases]);
+  }
+  EXPECT_EQ(cases, texts.size());
+  EXPECT_GT(cases, 40U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tokenizer, Conformance,
+                         testing::Values("gpt-2", "llama-spm", "llama-bpe", "qwen2", "deepseek-coder"));
+
+// Odd texts against llama.cpp on the two real vocabularies, special tokens parsed and not.
+class AgainstLlamaCpp : public testing::TestWithParam<std::pair<const char*, const char*>> {};
+
+TEST_P(AgainstLlamaCpp, OddTexts) {
+  const std::string path = ModelsDir() + "/" + GetParam().second;
+  if (!std::filesystem::exists(path)) {
+    GTEST_SKIP() << "no " << path << "; set LANYARD_MODELS to the folder with the real models";
+  }
+  const auto tokenizer = LoadTokenizer(path);
+  ASSERT_NE(tokenizer, nullptr);
+  const char* other = std::getenv("LANYARD_TOKENIZER_FIXTURE");
+  const auto fixture = nlohmann::json::parse(
+      ReadAll(other != nullptr ? other : LANYARD_SOURCE_DIR "/tests/data/tokenizer/llama_cpp.json"));
+  for (const auto& c : fixture.at("cases")) {
+    const auto text = c.at("text").get<std::string>();
+    const auto& want = c.at(GetParam().first);
+    const auto plain = tokenizer->Encode(text);
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    EXPECT_EQ(*plain, want[0].get<std::vector<int32_t>>()) << c.at("text").dump();
+    const auto special = tokenizer->Encode(text, {.parse_special = true});
+    ASSERT_TRUE(special.ok()) << special.status();
+    EXPECT_EQ(*special, want[want[1].is_null() ? 0 : 1].get<std::vector<int32_t>>()) << c.at("text").dump();
+    for (const int32_t id : *plain) EXPECT_FALSE(tokenizer->IsSpecial(id)) << c.at("text").dump();
+    StreamDecoder decoder(tokenizer.get(), {.render_special = true, .whole_text = true});
+    std::string back;
+    for (const int32_t id : *special) back += decoder.Push(id);
+    back += decoder.Flush();
+    // U+2581 and a space are the same to such a vocabulary.
+    const bool spm = tokenizer->vocab().kind() == VocabKind::kSpm;
+    EXPECT_EQ(back, spm ? SpmUnescape(text) : text);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tokenizer, AgainstLlamaCpp,
+                         testing::Values(std::pair("smollm2", "smollm2.gguf"),
+                                         std::pair("gemma3", "gemma3-270m.gguf")));
+
+// Vocabularies in plain data. Byte-level: the 256 bytes, then the words given.
+struct TestVocab {
+  std::vector<std::string> texts;
+  VocabData data;
+
+  static TestVocab Bpe(const std::vector<std::string>& words) {
+    TestVocab v;
+    for (const std::string& b : ByteAlphabet()) v.texts.push_back(b);
+    v.texts.insert(v.texts.end(), words.begin(), words.end());
+    v.data.model = "gpt2";
+    v.data.pre = "gpt-2";
+    v.data.types.assign(v.texts.size(), 1);
+    return v;
+  }
+  // <unk> <s> </s>, the 256 byte tokens (3..258), then the words, each worth more than the next.
+  static TestVocab Spm(const std::vector<std::string>& words) {
+    TestVocab v;
+    v.texts = {"<unk>", "<s>", "</s>"};
+    v.data.types = {2, 3, 3};
+    for (int b = 0; b < 256; ++b) {
+      v.texts.push_back(absl::StrFormat("<0x%02X>", b));
+      v.data.types.push_back(6);
+    }
+    for (const std::string& w : words) {
+      v.texts.push_back(w);
+      v.data.types.push_back(1);
+    }
+    v.data.model = "llama";
+    for (size_t i = 0; i < v.texts.size(); ++i) v.data.scores.push_back(-static_cast<float>(i));
+    return v;
+  }
+  absl::StatusOr<std::unique_ptr<Tokenizer>> Make() {
+    data.tokens.assign(texts.begin(), texts.end());
+    return Tokenizer::Make(data);
+  }
+};
+
+std::string MessageOf(TestVocab v) { return std::string(v.Make().status().message()); }
+
+TEST(HostileVocab, IsRefusedByName) {
+  TestVocab v = TestVocab::Bpe({"ab"});
+  v.data.merges = {"a b", "a zz"};
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("entry 1 'a zz': its right part is not in the vocabulary"));
+  v.data.merges = {"ab"};
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("not two texts"));
+  for (const char* merge : {"", " ", "  ", "a ", " b"}) {
+    v.data.merges = {merge};
+    EXPECT_FALSE(v.Make().ok()) << merge;
+  }
+  v = TestVocab::Bpe({"<|x|>", "<|"});
+  v.data.types[256] = 3;
+  v.data.merges = {"<| x|>"};
+  EXPECT_FALSE(v.Make().ok());
+  v = TestVocab::Bpe({"ab", "ab"});
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("'ab' is both token 256 and 257"));
+  v = TestVocab::Bpe({""});
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("token 256 is empty"));
+  v = TestVocab::Bpe({});
+  v.data.bos = 256;
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("bos_token_id is 256 but the vocabulary has 256 tokens"));
+  v.data.bos.reset();
+  v.data.add_bos = true;
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("no bos_token_id"));
+  v = TestVocab::Bpe({});
+  v.data.types.pop_back();
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("255 values for 256 tokens"));
+  v = TestVocab::Bpe({});
+  v.data.pre = "no-such";
+  EXPECT_EQ(v.Make().status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("'no-such'"));
+  v.data.model = "bert";
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("'bert'"));
+  v = TestVocab();
+  v.data.model = "llama";
+  EXPECT_FALSE(v.Make().ok());
+}
+
+TEST(HostileVocab, SpmTokensAndScores) {
+  TestVocab v = TestVocab::Spm({"a"});
+  v.data.scores[5] = std::nanf("");
+  EXPECT_THAT(MessageOf(v), testing::HasSubstr("value 5 is NaN"));
+  for (const char* text : {"<0x-1>", "<0xG0>", "<0x1>", "<0x100>", "a"}) {
+    v = TestVocab::Spm({});
+    v.texts[3] = text;
+    EXPECT_THAT(MessageOf(v), testing::HasSubstr("of type byte")) << text;
+  }
+}
+
+TEST(Bpe, LeftmostOfEqualRanksAndMissingBytes) {
+  TestVocab v = TestVocab::Bpe({"aa", "aaa"});
+  v.data.merges = {"a a", "aa a"};
+  auto t = v.Make();
+  ASSERT_TRUE(t.ok()) << t.status();
+  EXPECT_EQ(*(*t)->Encode("aaaaa"), (std::vector<int32_t>{256, 257}));
+  v = TestVocab::Bpe({"<unk>"});
+  v.texts['x'] = "other";
+  v.data.unk = 256;
+  t = v.Make();
+  ASSERT_TRUE(t.ok()) << t.status();
+  EXPECT_EQ(*(*t)->Encode("axb"), (std::vector<int32_t>{'a', 256, 'b'}));
+}
+
+TEST(Bpe, InvalidUtf8ReadsAsReplacementCharacters) {
+  const auto t = *TestVocab::Bpe({}).Make();
+  EXPECT_EQ(*t->Encode("a\xFF\xE2\x82z"), *t->Encode("a\uFFFD\uFFFD\uFFFDz"));
+}
+
+TEST(Spm, ByteFallbackAndSpacePrefix) {
+  TestVocab v = TestVocab::Spm({"\xE2\x96\x81h", "i", "h", "\xE2\x96\x81"});
+  auto t = *v.Make();
+  EXPECT_EQ(*t->Encode("hi", {.add_special = true}), (std::vector<int32_t>{1, 259, 260}));
+  EXPECT_EQ(*t->Encode("\xFF"), (std::vector<int32_t>{262, 3 + 0xFF}));
+  EXPECT_EQ(*t->Encode("hi</s>hi", {.parse_special = true}), (std::vector<int32_t>{259, 260, 2, 259, 260}));
+  EXPECT_EQ(*t->Encode("", {.add_special = true}), (std::vector<int32_t>{1}));
+  v.data.add_space_prefix = false;
+  t = *v.Make();
+  EXPECT_EQ(*t->Encode("hi"), (std::vector<int32_t>{261, 260}));
+}
+
+TEST(Spm, TextNeverBecomesAControlOrByteToken) {
+  TestVocab v = TestVocab::Spm({"<", "s", ">", "s>", "/s>", "0", "x41>", "0x41>"});
+  v.data.add_space_prefix = false;
+  v.data.scores[1] = v.data.scores[2] = 1000;
+  const auto t = *v.Make();
+  for (const char* text : {"<s>", "</s>", "<unk>", "<0x41>"}) {
+    for (const int32_t id : *t->Encode(text)) {
+      EXPECT_FALSE(t->IsSpecial(id)) << text;
+      EXPECT_NE(id, 3 + 0x41) << text;
+    }
+  }
+}
+
+TEST(Specials, LongestFirstAndOnlyInTrustedText) {
+  TestVocab v = TestVocab::Bpe({"<|a|>", "<|a|><|b|>", "<|b|>", "<tag>"});
+  v.data.types[256] = v.data.types[257] = v.data.types[258] = 3;
+  v.data.types[259] = 4;
+  const auto t = *v.Make();
+  EXPECT_EQ(*t->Encode("<|a|><|a|><|b|>", {.parse_special = true}), (std::vector<int32_t>{256, 257}));
+  EXPECT_EQ(t->Encode("<|a|>")->size(), 5U);
+  EXPECT_EQ(*t->Encode("<tag>"), (std::vector<int32_t>{259}));  // user-defined: always
+  const std::vector<PromptPart> parts = {{"<|a|>", true}, {"<|b|><tag>", false}, {"<|b", true}, {"|>", false}, {"<|b", true}, {"|>", true}};
+  std::vector<int32_t> want = {256, '<', '|', 'b', '|', '>', 259, '<', '|', 'b', '|', '>', 258};
+  EXPECT_EQ(*t->Encode(parts, false), want);
+}
+
+TEST(Specials, BosIsNotDoubled) {
+  TestVocab v = TestVocab::Bpe({"<bos>"});
+  v.data.types[256] = 3;
+  v.data.bos = 256;
+  v.data.add_bos = true;
+  const auto t = *v.Make();
+  EXPECT_EQ(*t->Encode("x", {.add_special = true}), (std::vector<int32_t>{256, 'x'}));
+  const std::vector<PromptPart> own = {{"<bos>", true}, {"x", false}};
+  EXPECT_EQ(*t->Encode(own, true), (std::vector<int32_t>{256, 'x'}));
+  const std::vector<PromptPart> typed = {{"<bos>x", false}};
+  EXPECT_EQ(t->Encode(typed, true)->size(), 7U);
+}
+
+TEST(Words, BordersOfPartsDoNotShow) {
+  TestVocab v = TestVocab::Bpe({"ab"});
+  v.data.merges = {"a b"};
+  const auto t = *v.Make();
+  const std::vector<PromptPart> parts = {{"a", true}, {"b", false}};
+  EXPECT_EQ(*t->Encode(parts, false), (std::vector<int32_t>{256}));
+}
+
+TEST(LongText, TimeGrowsLinearly) {
+  TestVocab bpe = TestVocab::Bpe({"aa", "aaaa", "aaaaaaaa"});
+  bpe.data.merges = {"a a", "aa aa", "aaaa aaaa"};
+  TestVocab spm = TestVocab::Spm({"aaaa", "aa", "a", "\n\n\n", "\n\n", "\n"});
+  for (size_t i = spm.texts.size() - 3; i < spm.texts.size(); ++i) spm.data.types[i] = 4;
+  for (TestVocab* v : {&bpe, &spm}) {
+    const auto t = *v->Make();
+    for (const char* unit : {"a", "\n", " ", "'", "<s>"}) {
+      std::string text;
+      while (text.size() < 1'000'000) text += unit;
+      const auto start = std::chrono::steady_clock::now();
+      const auto ids = t->Encode(text, {.parse_special = true});
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_LT(took.count(), 10.0) << unit;  // quadratic would be hours
+    }
+  }
+}
+
+TEST(StreamDecoder, NeverSplitsACharacter) {
+  const auto t = *TestVocab::Bpe({}).Make();
+  StreamDecoder decoder(t.get());
+  EXPECT_EQ(decoder.Push(0xF0), "");
+  EXPECT_EQ(decoder.Push(0x9F), "");
+  EXPECT_EQ(decoder.Push(0x98), "");
+  EXPECT_EQ(decoder.Push(0x80), "\U0001F600");
+  EXPECT_EQ(decoder.Push(0xFF), "\uFFFD");
+  EXPECT_EQ(decoder.Push(0xE2), "");
+  EXPECT_EQ(decoder.Push('x'), "\uFFFDx");
+  EXPECT_EQ(decoder.Push(0xC3), "");
+  EXPECT_EQ(decoder.Push(100000), "");
+  EXPECT_EQ(decoder.Flush(), "\uFFFD");
+  EXPECT_EQ(decoder.Flush(), "");
+}
+
+TEST(StreamDecoder, SpecialTokensAndTheFirstSpace) {
+  TestVocab v = TestVocab::Spm({"\xE2\x96\x81h"});
+  const auto t = *v.Make();
+  const auto decode = [&](StreamDecoder::Options options) {
+    StreamDecoder decoder(t.get(), options);
+    std::string text;
+    for (const int32_t id : {1, 259, 259, 2}) text += decoder.Push(id);
+    return text + decoder.Flush();
+  };
+  EXPECT_EQ(decode({}), " h h");
+  EXPECT_EQ(decode({.whole_text = true}), "h h");
+  EXPECT_EQ(decode({.render_special = true, .whole_text = true}), "<s>h h</s>");
+}
+
+}  // namespace
+}  // namespace lanyard::model
