@@ -85,6 +85,32 @@ bool IsLoopbackHost(std::string_view host) {
   return host.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
+absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const std::string& peer) {
+  ASSIGN_OR_RETURN(const HostPort own, Split(bound));
+  if (own.host != "0.0.0.0" && own.host != "::") return bound;
+  ASSIGN_OR_RETURN(const HostPort other, Split(peer));
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  const int rc = getaddrinfo(other.host.c_str(), other.port.c_str(), &hints, &found);
+  if (rc != 0) return Unavailable("cannot resolve ", peer, ": ", gai_strerror(rc));
+  sockaddr_storage local{};
+  socklen_t length = sizeof(local);
+  char host[NI_MAXHOST] = {};
+  // Connecting a datagram socket sends nothing; it only chooses the route.
+  const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const bool good = fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+                    getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
+                    getnameinfo(reinterpret_cast<sockaddr*>(&local), length, host, sizeof(host), nullptr, 0,
+                                NI_NUMERICHOST) == 0;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  freeaddrinfo(found);
+  if (!good) return Unavailable("no route to ", peer, ": ", std::strerror(error));
+  const std::string text(host);
+  return absl::StrCat(text.find(':') == std::string::npos ? text : "[" + text + "]", ":", own.port);
+}
+
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, size_t max_receive_bytes) {
   grpc::ChannelArguments args;
   // Equal arguments would share one TCP connection otherwise.

@@ -116,6 +116,10 @@ class CoordinatorServer {
   virtual void Close(LinkId link) = 0;
 };
 
+// What a server bound to a wildcard address is reached at by peers that route like `peer` (host:port): the local address
+// that this machine would use towards it. Other addresses are returned as they are.
+absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const std::string& peer);
+
 struct RemoteStageOptions {
   std::string address;
   std::string from;            // who sends: "coordinator" or the worker's name

@@ -39,7 +39,7 @@ absl::Status TooMany(std::string_view what, uint64_t n, uint64_t limit) {
 }
 
 absl::StatusOr<stage::OutputRequest> OutputFromProto(const v1::OutputRequest& in) {
-  if (in.top() > kMaxTop) return TooMany("top logits asked", in.top(), kMaxTop);
+  if (in.top() > stage::kMaxTopLogits) return TooMany("top logits asked", in.top(), kMaxTop);
   if (in.want_size() > kMaxWant) return TooMany("wanted logits", in.want_size(), kMaxWant);
   stage::OutputRequest out;
   out.row = in.row();
@@ -67,8 +67,8 @@ absl::StatusOr<stage::SeqRun> RunFromProto(const v1::SeqRun& in) {
     return InvalidArgument("frame: ", in.tokens_size(), " tokens for ", in.n_rows(), " rows");
   }
   if (in.tables_size() > kMaxGroups) return TooMany("block tables in a run", in.tables_size(), kMaxGroups);
-  if (static_cast<uint32_t>(in.outputs_size()) > in.n_rows()) {
-    return TooMany("outputs in a run", in.outputs_size(), in.n_rows());
+  if (static_cast<uint32_t>(in.outputs_size()) > in.n_rows() * stage::kMaxOutputsPerRow) {
+    return TooMany("outputs in a run", in.outputs_size(), in.n_rows() * stage::kMaxOutputsPerRow);
   }
   stage::SeqRun out;
   out.seq = SeqId(in.seq());
@@ -228,8 +228,8 @@ void ToProto(const stage::StepResult& in, v1::StepResult* out) {
 }
 
 absl::StatusOr<stage::StepResult> FromProto(const v1::StepResult& in, const std::string& worker) {
-  if (in.tokens_size() > static_cast<int>(stage::kMaxFrameRows)) {
-    return InvalidArgument("result: ", in.tokens_size(), " tokens, at most ", stage::kMaxFrameRows, " are allowed");
+  if (in.tokens_size() > kMaxTokensOut) {
+    return InvalidArgument("result: ", in.tokens_size(), " tokens, at most ", kMaxTokensOut, " are allowed");
   }
   stage::StepResult out;
   out.plan = PlanId(in.plan());

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "stage/validate.h"
+
 namespace lanyard::net {
 
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;    // hidden states of one frame: 512 rows x 32768 x f32
@@ -16,8 +18,9 @@ inline constexpr size_t kWeightChunkBytes = size_t{256} << 10;
 inline constexpr int kMaxRuns = 512;
 inline constexpr int kMaxGroups = 16;             // state groups of a model
 inline constexpr int kMaxBlocks = 1 << 20;        // of one table: 32 M tokens
-inline constexpr int kMaxTop = 1 << 18;
-inline constexpr int kMaxWant = 1 << 18;
+inline constexpr int kMaxTop = stage::kMaxTopLogits;
+inline constexpr int kMaxWant = stage::kMaxWantLogits;
+inline constexpr int kMaxTokensOut = stage::kMaxFrameRows * stage::kMaxOutputsPerRow;
 inline constexpr int kMaxLayers = 1024;
 inline constexpr int kMaxParts = kMaxLayers + 8;
 inline constexpr int kMaxTensorsOfPart = 4096;

@@ -1,0 +1,102 @@
+// lanyard-worker: one machine's share of a pool.
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+
+#include <CLI/CLI.hpp>
+
+#include "base/log.h"
+#include "base/size.h"
+#include "net/convert_control.h"
+#include "worker/daemon.h"
+#include "worker/probe.h"
+#include "worker/process.h"
+
+namespace {
+
+using namespace lanyard;  // NOLINT: a main
+
+struct Flags {
+  std::string join, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info", models;
+  std::vector<std::string> model;
+  int threads = 0;
+  double speed = 0;
+  bool insecure_lan = false;
+  bool log_json = false;
+};
+
+absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
+  worker::DaemonOptions out;
+  out.join = flags.join;
+  RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
+  out.name = !flags.name.empty() ? flags.name : worker::HostName();
+  if (out.name.empty()) out.name = absl::StrCat("w", getpid());
+  RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
+  out.listen = flags.listen;
+  out.insecure_lan = flags.insecure_lan;
+  out.threads = flags.threads > 0 ? flags.threads : worker::ProcessorCount();
+  out.isa = ops::BestIsa();
+  if (!flags.isa.empty()) {
+    ASSIGN_OR_RETURN(out.isa, ops::ParseIsa(flags.isa));
+  }
+  out.speed = flags.speed > 0 ? flags.speed : worker::RelativeSpeed(out.threads, out.isa);
+  out.memory_bytes = worker::AvailableBytes() / 4 * 3;
+  if (!flags.memory.empty()) {
+    ASSIGN_OR_RETURN(out.memory_bytes, ParseSize(flags.memory));
+  }
+  out.weights.state_dir = !flags.state.empty() ? flags.state : worker::DefaultStateDir();
+  out.weights.local_files = flags.model;
+  out.weights.local_dir = flags.models;
+  out.factory = worker::EngineStages();
+  return out;
+}
+
+absl::Status Run(const Flags& flags) {
+  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
+  ASSIGN_OR_RETURN(worker::DaemonOptions options, ToOptions(flags));
+  SetupLog({level, flags.log_json, options.name});
+  RETURN_IF_ERROR(worker::MakePrivateDir(options.weights.state_dir));
+  ASSIGN_OR_RETURN(const worker::StateLock lock, worker::StateLock::Take(options.weights.state_dir));
+  sigset_t signals;  // blocked before any thread starts, so that only this one takes them
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
+  const timespec wait{0, 100'000'000};
+  while (!daemon->ended()) {
+    const int signal = sigtimedwait(&signals, nullptr, &wait);
+    if (signal > 0) {
+      daemon->Leave(signal == SIGINT ? "interrupted" : "told to stop");
+      return absl::OkStatus();
+    }
+  }
+  return daemon->status();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  worker::TuneMalloc();
+  Flags flags;
+  CLI::App app("Joins this machine to a Lanyard pool and runs the layers it is given.", "lanyard-worker");
+  app.set_version_flag("--version", kVersion);
+  app.add_option("--join", flags.join, "the coordinator's host:port")->required();
+  app.add_option("--name", flags.name, "unique in the pool (default: the host's name)");
+  app.add_option("--memory", flags.memory, "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");
+  app.add_option("--threads", flags.threads, "that compute (default: every processor)")->check(CLI::Range(1, 1024));
+  app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
+  app.add_option("--model", flags.model, "a local copy of the model, used instead of fetching it");
+  app.add_option("--models", flags.models, "a folder of GGUF files to look into");
+  app.add_option("--listen", flags.listen, "where the stage before reaches this worker")->capture_default_str();
+  app.add_option("--isa", flags.isa, "scalar, avx2 or avx512 (default: the best of this processor)");
+  app.add_option("--speed", flags.speed, "relative speed for the planner (default: threads x instruction set)")
+      ->check(CLI::Range(0.001, 1e6));
+  app.add_flag("--insecure-lan", flags.insecure_lan, "listen beyond loopback without encryption");
+  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")->capture_default_str();
+  app.add_flag("--log-json", flags.log_json, "one JSON object a line");
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = Run(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "lanyard-worker: %s\n", std::string(status.message()).c_str());
+  return 1;
+}

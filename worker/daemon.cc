@@ -1,0 +1,454 @@
+#include "worker/daemon.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <optional>
+#include <thread>
+#include <variant>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mutex.h"
+#include "base/size.h"
+#include "net/coordinator_client.h"
+#include "net/stage_server.h"
+#include "worker/frame_gate.h"
+#include "worker/loader.h"
+#include "worker/process.h"
+#include "worker/stage_host.h"
+
+namespace lanyard::worker {
+namespace {
+
+// What gRPC and the heap come to take beside a stage, over what is resident at the start: measured with frames of 512 rows
+// going through (docs/benchmarks.md).
+constexpr uint64_t kBaseMarginBytes = uint64_t{8} << 20;
+constexpr int kFirstBackoffMs = 100;
+constexpr int kLastBackoffMs = 2000;
+constexpr int kLeaveMs = 500;
+
+// What the control loop hears, from gRPC's threads and the loader.
+struct Welcomed {};
+struct Refusal {
+  absl::Status why;
+  bool final = false;
+};
+struct BadAssign {
+  PlanId plan;
+  Epoch epoch;
+  absl::Status why;
+};
+struct Released {
+  PlanId plan;
+};
+struct ControlGone {
+  absl::Status why;
+};
+struct ResultsGone {
+  absl::Status why;
+};
+struct NextGone {
+  PlanId plan;
+  Epoch epoch;
+  absl::Status why;
+};
+struct Progress {
+  PlanId plan;
+  uint64_t done_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+struct LeaveAsked {
+  std::string reason;
+};
+using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone, ResultsGone, NextGone,
+                           Progress, LoadOutcome, LeaveAsked>;
+
+class EventQueue {
+ public:
+  void Push(Event event, uint64_t session = 0) {
+    MutexLock lock(&mu_);
+    events_.push_back({std::move(event), session});
+    cv_.NotifyOne();
+  }
+  // nullopt when nothing came within the time.
+  std::optional<std::pair<Event, uint64_t>> Pop(TimeNs timeout) {
+    const TimeNs end = MonotonicNow() + timeout;
+    MutexLock lock(&mu_);
+    while (events_.empty()) {
+      const TimeNs left = end - MonotonicNow();
+      if (left <= 0) return std::nullopt;
+      cv_.WaitFor(&mu_, std::chrono::nanoseconds(left));
+    }
+    auto out = std::move(events_.front());
+    events_.pop_front();
+    return out;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar cv_;
+  std::deque<std::pair<Event, uint64_t>> events_ ABSL_GUARDED_BY(mu_);
+};
+
+// One connection to the coordinator; its events carry its number, so that those of an earlier one are known and dropped.
+class Session final : public net::ControlSink {
+ public:
+  Session(uint64_t id, EventQueue* queue) : id_(id), queue_(queue) {}
+
+  void Start(const std::string& address, const net::WorkerHello& hello) {
+    client_ = net::ControlClient::Connect(address, hello, this);
+  }
+  net::ControlClient* client() { return client_.get(); }
+  uint64_t id() const { return id_; }
+
+  void OnWelcome() override { queue_->Push(Welcomed{}, id_); }
+  void OnRefused(const absl::Status& why, bool final) override { queue_->Push(Refusal{why, final}, id_); }
+  void OnAssign(net::Assignment assignment) override { queue_->Push(std::move(assignment), id_); }
+  void OnBadAssign(PlanId plan, Epoch epoch, const absl::Status& why) override {
+    queue_->Push(BadAssign{plan, epoch, why}, id_);
+  }
+  void OnRelease(PlanId plan) override { queue_->Push(Released{plan}, id_); }
+  void OnControlClosed(const absl::Status& why) override { queue_->Push(ControlGone{why}, id_); }
+
+ private:
+  const uint64_t id_;
+  EventQueue* const queue_;
+  std::unique_ptr<net::ControlClient> client_;
+};
+
+// A stage at work. Destroyed from the last member to the first: the host stops before what it uses goes.
+struct Running {
+  PlanId plan;
+  Epoch epoch;
+  std::string next_worker;
+  std::shared_ptr<LoadedStage> loaded;
+  std::unique_ptr<net::RemoteStage> next;
+  std::unique_ptr<StageHost> host;
+};
+
+class DaemonImpl final : public Daemon, public LoaderEvents {
+ public:
+  explicit DaemonImpl(DaemonOptions options)
+      : options_(std::move(options)), gate_(options_.name, &results_), weight_client_(options_.join) {}
+
+  ~DaemonImpl() override {
+    queue_.Push(LeaveAsked{});
+    if (thread_.joinable()) thread_.join();
+    // Frames may still come: the port closes before what it feeds.
+    server_.reset();
+    loader_.reset();
+    // What the loader had ready holds streams that report here: they end while there is a queue.
+    while (queue_.Pop(0)) {
+    }
+  }
+
+  absl::Status Init() {
+    ASSIGN_OR_RETURN(server_, net::StageServer::Start({options_.listen, options_.insecure_lan}, &gate_));
+    ASSIGN_OR_RETURN(advertised_, net::AdvertisedAddress(server_->address(), options_.join));
+    base_bytes_ = PeakResidentBytes() + kBaseMarginBytes;
+    LoaderOptions loader;
+    loader.worker = options_.name;
+    loader.memory_bytes = options_.memory_bytes;
+    loader.base_bytes = base_bytes_;
+    loader.stage = {options_.threads, options_.isa};
+    loader.factory = options_.factory;
+    loader.weights = options_.weights;
+    loader.fetch = [this](const std::string& sha256, uint64_t offset, std::stop_token stop, const auto& take) {
+      return weight_client_.Fetch(sha256, offset, stop, take);
+    };
+    loader_ = std::make_unique<Loader>(std::move(loader), this);
+    thread_ = std::thread([this] { Loop(); });
+    return absl::OkStatus();
+  }
+
+  void Leave(const std::string& reason) override {
+    queue_.Push(LeaveAsked{reason});
+    if (thread_.joinable()) thread_.join();
+  }
+  bool ended() const override { return ended_.load(); }
+  absl::Status status() const override {
+    MutexLock lock(&status_mu_);
+    return status_;
+  }
+  std::string stage_address() const override { return server_->address(); }
+
+ private:
+  // LoaderEvents
+  void OnLoadProgress(PlanId plan, uint64_t done_bytes, uint64_t total_bytes) override {
+    queue_.Push(Progress{plan, done_bytes, total_bytes});
+  }
+  void OnLoadEnded(LoadOutcome outcome) override { queue_.Push(std::move(outcome)); }
+  void OnNextClosed(PlanId plan, Epoch epoch, const absl::Status& why) override {
+    queue_.Push(NextGone{plan, epoch, why});
+  }
+
+  // Everything below runs on the control loop's thread.
+  void Loop();
+  void Tick(TimeNs now);
+  void Connect();
+  void OpenResults();
+  void DropSession(const absl::Status& why);
+  void StopStage();
+  void Send(const net::WorkerEvent& event);
+  void Fail(PlanId plan, Epoch epoch, const absl::Status& why);
+  net::WorkerHello Hello() const;
+  net::Heartbeat Beat(TimeNs now);
+
+  void Handle(Welcomed event);
+  void Handle(Refusal event);
+  void Handle(net::Assignment event);
+  void Handle(BadAssign event);
+  void Handle(Released event);
+  void Handle(ControlGone event);
+  void Handle(ResultsGone event);
+  void Handle(NextGone event);
+  void Handle(Progress event);
+  void Handle(LoadOutcome event);
+  void Handle(LeaveAsked event);
+
+  const DaemonOptions options_;
+  EventQueue queue_;
+  ResultForwarder results_;
+  FrameGate gate_;
+  HostStats stats_;
+  net::WeightClient weight_client_;
+  std::string advertised_;
+  uint64_t base_bytes_ = 0;
+  std::unique_ptr<net::StageServer> server_;
+  std::unique_ptr<Loader> loader_;
+  std::atomic<bool> ended_{false};
+  mutable Mutex status_mu_;
+  absl::Status status_ ABSL_GUARDED_BY(status_mu_);
+
+  // Of the control loop alone.
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<Running> running_;
+  std::optional<std::pair<PlanId, Epoch>> assigned_;
+  uint64_t sessions_ = 0;
+  int backoff_ms_ = kFirstBackoffMs;
+  bool complained_ = false;  // the log has the reason once, not twice a second
+  TimeNs connect_at_ = 0;
+  TimeNs results_at_ = 0;    // when to open the result stream again; 0: not
+  TimeNs beat_at_ = 0;
+  TimeNs last_beat_ = 0;
+  int64_t last_busy_ns_ = 0;
+  bool stop_ = false;
+
+  std::thread thread_;
+};
+
+void DaemonImpl::Loop() {
+  while (!stop_) {
+    auto event = queue_.Pop(20 * kMillisecond);
+    // Events of an earlier connection are over; those of the loader carry plan and epoch instead.
+    const bool current = event && (event->second == 0 || (session_ != nullptr && event->second == session_->id()));
+    if (current) std::visit([this](auto&& e) { Handle(std::move(e)); }, std::move(event->first));
+    if (!stop_) Tick(MonotonicNow());
+  }
+  StopStage();
+  gate_.ExpectNothing();
+  loader_->Cancel();
+  results_.Set(nullptr);
+  session_.reset();
+  ended_.store(true);
+}
+
+void DaemonImpl::Tick(TimeNs now) {
+  if (session_ == nullptr) {
+    if (now >= connect_at_) Connect();
+    return;
+  }
+  if (now >= beat_at_) {
+    beat_at_ = now + TimeNs{net::kHeartbeatMs} * kMillisecond;
+    Send(Beat(now));
+  }
+  if (results_at_ != 0 && now >= results_at_) OpenResults();
+  if (now - session_->client()->last_heard() > TimeNs{net::kDeadAfterMs} * kMillisecond) {
+    DropSession(absl::DeadlineExceededError(
+        absl::StrCat("nothing heard from the coordinator for ", net::kDeadAfterMs, " ms")));
+  }
+}
+
+void DaemonImpl::Connect() {
+  session_ = std::make_unique<Session>(++sessions_, &queue_);
+  session_->Start(options_.join, Hello());
+  beat_at_ = MonotonicNow() + TimeNs{net::kHeartbeatMs} * kMillisecond;
+}
+
+void DaemonImpl::OpenResults() {
+  results_at_ = 0;
+  const uint64_t session = session_->id();
+  results_.Set(net::ResultClient::Connect(options_.join, options_.name, [this, session](const absl::Status& why) {
+    queue_.Push(ResultsGone{why}, session);
+  }));
+}
+
+void DaemonImpl::DropSession(const absl::Status& why) {
+  if (!complained_) {
+    LogWarning("not joined to ", options_.join, ": ", why.message(), "; trying again until it answers");
+  }
+  complained_ = true;
+  StopStage();
+  gate_.ExpectNothing();
+  loader_->Cancel();
+  assigned_.reset();
+  results_.Set(nullptr);
+  results_at_ = 0;
+  session_.reset();
+  connect_at_ = MonotonicNow() + backoff_ms_ * kMillisecond;
+  backoff_ms_ = std::min(2 * backoff_ms_, kLastBackoffMs);
+}
+
+void DaemonImpl::StopStage() {
+  gate_.SetHost(nullptr);
+  running_.reset();
+}
+
+void DaemonImpl::Send(const net::WorkerEvent& event) {
+  if (session_ != nullptr) session_->client()->Send(event).IgnoreError();  // a closed stream says so itself
+}
+
+void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why) {
+  LogError("plan ", plan.value, " epoch ", epoch.value, ": ", why.message());
+  Send(net::StageFailed{plan, epoch, why});
+}
+
+net::WorkerHello DaemonImpl::Hello() const {
+  net::WorkerHello hello;
+  hello.name = options_.name;
+  hello.version = options_.version;
+  hello.protocol = options_.protocol;
+  hello.stage_address = advertised_;
+  hello.memory_bytes = options_.memory_bytes;
+  hello.base_bytes = base_bytes_;
+  hello.threads = static_cast<uint32_t>(options_.threads);
+  hello.speed = options_.speed;
+  hello.isa = ops::IsaName(options_.isa);
+  hello.pid = static_cast<uint64_t>(getpid());
+  return hello;
+}
+
+net::Heartbeat DaemonImpl::Beat(TimeNs now) {
+  const int64_t busy_ns = stats_.busy_ns.load(std::memory_order_relaxed);
+  const double share = last_beat_ == 0 || now <= last_beat_
+                           ? 0
+                           : static_cast<double>(busy_ns - last_busy_ns_) / static_cast<double>(now - last_beat_);
+  last_beat_ = now;
+  last_busy_ns_ = busy_ns;
+  return {ResidentBytes(), std::clamp(share, 0.0, 1.0), stats_.frames.load(std::memory_order_relaxed)};
+}
+
+void DaemonImpl::Handle(Welcomed) {
+  LogInfo("joined ", options_.join, " as '", options_.name, "'");
+  complained_ = false;
+  backoff_ms_ = kFirstBackoffMs;
+  OpenResults();
+}
+
+void DaemonImpl::Handle(Refusal event) {
+  if (!event.final) {
+    DropSession(Annotate(event.why, "refused by the coordinator"));
+    return;
+  }
+  LogError("refused by the coordinator at ", options_.join, ": ", event.why.message());
+  {
+    MutexLock lock(&status_mu_);
+    status_ = event.why;
+  }
+  stop_ = true;
+}
+
+void DaemonImpl::Handle(net::Assignment event) {
+  StopStage();
+  assigned_ = {event.spec.plan, event.spec.epoch};
+  gate_.Expect(event.spec.plan, event.spec.epoch, event.spec.index);
+  loader_->Load(std::move(event));
+}
+
+void DaemonImpl::Handle(BadAssign event) { Fail(event.plan, event.epoch, event.why); }
+
+void DaemonImpl::Handle(Released event) {
+  if (!assigned_ || assigned_->first != event.plan) return;
+  StopStage();
+  gate_.ExpectNothing();
+  assigned_.reset();
+  loader_->Unload();
+}
+
+void DaemonImpl::Handle(ControlGone event) { DropSession(event.why); }
+
+void DaemonImpl::Handle(ResultsGone event) {
+  results_.Set(nullptr);
+  results_at_ = MonotonicNow() + kFirstBackoffMs * kMillisecond;
+  if (running_ == nullptr) return;
+  // Results may be lost: what waits for them must end, and the coordinator starts a new epoch.
+  const PlanId plan = running_->plan;
+  const Epoch epoch = running_->epoch;
+  StopStage();
+  Fail(plan, epoch, Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
+}
+
+void DaemonImpl::Handle(NextGone event) {
+  if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
+  if (running_->next == nullptr || running_->next->ready()) return;  // of an earlier attempt to connect
+  const std::string next = running_->next_worker;
+  StopStage();
+  Fail(event.plan, event.epoch,
+       Unavailable("worker '", options_.name, "' lost its link to worker '", next, "': ", event.why.message()));
+}
+
+void DaemonImpl::Handle(Progress event) {
+  Send(net::LoadProgress{event.plan, event.done_bytes, event.total_bytes});
+}
+
+void DaemonImpl::Handle(LoadOutcome event) {
+  const stage::StageSpec& spec = event.assignment.spec;
+  if (!assigned_ || *assigned_ != std::make_pair(spec.plan, spec.epoch)) return;
+  if (event.status.ok() && event.next != nullptr && !event.next->ready()) {
+    event.status = Unavailable("worker '", options_.name, "' lost its link to worker '", event.assignment.next_worker,
+                               "' at once");
+  }
+  if (!event.status.ok()) {
+    Fail(spec.plan, spec.epoch, event.status);
+    return;
+  }
+  const engine::StageMemory memory = event.loaded->stage->memory();
+  running_ = std::make_unique<Running>();
+  running_->plan = spec.plan;
+  running_->epoch = spec.epoch;
+  running_->next_worker = event.assignment.next_worker;
+  running_->loaded = std::move(event.loaded);
+  running_->next = std::move(event.next);
+  StageHostOptions host;
+  host.worker = options_.name;
+  host.spec = spec;
+  host.model = FrameModelOf(event.assignment.manifest->shape);
+  host.stage = running_->loaded->stage.get();
+  host.next = running_->next.get();
+  host.results = &results_;
+  host.stats = &stats_;
+  running_->host = std::make_unique<StageHost>(std::move(host));
+  gate_.SetHost(running_->host.get());
+  Send(net::StageReady{spec.plan, spec.epoch, memory.weights, memory.kv, memory.buffers, event.fetched_bytes});
+}
+
+void DaemonImpl::Handle(LeaveAsked event) {
+  stop_ = true;
+  if (event.reason.empty() || session_ == nullptr) return;
+  LogInfo("leaving: ", event.reason);
+  StopStage();
+  session_->client()->Leave(event.reason, kLeaveMs);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
+  auto daemon = std::make_unique<DaemonImpl>(std::move(options));
+  RETURN_IF_ERROR(daemon->Init());
+  return daemon;
+}
+
+}  // namespace lanyard::worker

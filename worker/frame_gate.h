@@ -1,0 +1,53 @@
+// Between the stage port (gRPC's threads) and the stage of the current epoch: frames in, results out. Both ends change
+// with assignments and connections while frames come.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/mutex.h"
+#include "net/coordinator_client.h"
+#include "net/stage_server.h"
+#include "worker/stage_host.h"
+
+namespace lanyard::worker {
+
+// Results to the coordinator connected now; dropped while there is none (it ends what it waits for itself).
+class ResultForwarder final : public stage::ResultSink {
+ public:
+  // Not from a gRPC thread: the old client's destructor waits for its callbacks.
+  void Set(std::unique_ptr<net::ResultClient> client);
+  void OnResult(stage::StepResult result) override;
+
+ private:
+  Mutex mu_;
+  std::unique_ptr<net::ResultClient> client_ ABSL_GUARDED_BY(mu_);
+};
+
+class FrameGate final : public net::FrameSink {
+ public:
+  FrameGate(std::string worker, stage::ResultSink* results) : worker_(std::move(worker)), results_(results) {}
+
+  // Streams for this stage are welcome from now on, also while it is loading.
+  void Expect(PlanId plan, Epoch epoch, uint32_t stage);
+  // None is until the next Expect.
+  void ExpectNothing();
+  // Frames go to `host` until it is null again; it is not called after that.
+  void SetHost(StageHost* host);
+
+  absl::Status AcceptStream(const net::StreamFrom& from) override;
+  void OnFrame(stage::StepFrame frame) override;
+  void OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t frame, const absl::Status& why) override;
+
+ private:
+  const std::string worker_;
+  stage::ResultSink* const results_;
+  Mutex mu_;
+  StageHost* host_ ABSL_GUARDED_BY(mu_) = nullptr;
+  bool expecting_ ABSL_GUARDED_BY(mu_) = false;
+  PlanId plan_ ABSL_GUARDED_BY(mu_);
+  Epoch epoch_ ABSL_GUARDED_BY(mu_);
+  uint32_t stage_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace lanyard::worker

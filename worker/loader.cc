@@ -1,0 +1,181 @@
+#include "worker/loader.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/size.h"
+#include "worker/process.h"
+
+namespace lanyard::worker {
+namespace {
+
+// Passes at most ten reports a second on, and the last one.
+class ProgressGate {
+ public:
+  explicit ProgressGate(std::function<void(uint64_t, uint64_t)> report) : report_(std::move(report)) {}
+  void operator()(uint64_t done, uint64_t total) {
+    const TimeNs now = MonotonicNow();
+    if (now - last_ < 100 * kMillisecond && done < total) return;
+    last_ = now;
+    report_(done, total);
+  }
+
+ private:
+  const std::function<void(uint64_t, uint64_t)> report_;
+  TimeNs last_ = 0;
+};
+
+}  // namespace
+
+bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment) {
+  const stage::StageSpec& a = loaded.spec;
+  const stage::StageSpec& b = assignment.spec;
+  return loaded.digest == assignment.manifest->digest && a.layers == b.layers && a.embeds == b.embeds &&
+         a.samples == b.samples && a.numerics == b.numerics && a.group_blocks == b.group_blocks &&
+         a.max_context == b.max_context && a.max_rows == b.max_rows;
+}
+
+Loader::Loader(LoaderOptions options, LoaderEvents* events)
+    : options_(std::move(options)), events_(events), store_(options_.weights), thread_([this] { Loop(); }) {}
+
+Loader::~Loader() {
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+    running_.request_stop();
+    cv_.NotifyAll();
+  }
+  thread_.join();
+}
+
+void Loader::Load(net::Assignment assignment) { Push(Job{std::move(assignment), std::stop_source()}); }
+void Loader::Cancel() { Push(std::nullopt); }
+void Loader::Unload() { Push(Job{std::nullopt, std::stop_source()}); }
+
+void Loader::Push(std::optional<Job> job) {
+  MutexLock lock(&mu_);
+  running_.request_stop();
+  waiting_ = std::move(job);
+  cv_.NotifyAll();
+}
+
+void Loader::Loop() {
+  for (;;) {
+    Job job;
+    {
+      MutexLock lock(&mu_);
+      while (!waiting_ && !stopping_) cv_.Wait(&mu_);
+      if (stopping_) return;
+      job = *std::move(waiting_);
+      waiting_.reset();
+      running_ = job.stop;
+    }
+    if (!job.assignment) {
+      loaded_.reset();
+      TrimMalloc();
+      continue;
+    }
+    LoadOutcome outcome = Run(*std::move(job.assignment), job.stop.get_token());
+    // Told under the lock: a load that was replaced must not report after its replacement was asked for.
+    MutexLock lock(&mu_);
+    if (!job.stop.stop_requested()) events_->OnLoadEnded(std::move(outcome));
+  }
+}
+
+LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
+  LoadOutcome outcome;
+  outcome.status = LoadStage(assignment, stop, &outcome.fetched_bytes);
+  if (outcome.status.ok() && !assignment.spec.samples) {
+    auto next = ConnectNext(assignment, stop);
+    outcome.status = next.status();
+    if (next.ok()) outcome.next = *std::move(next);
+  }
+  if (outcome.status.ok()) outcome.loaded = loaded_;
+  outcome.assignment = std::move(assignment);
+  return outcome;
+}
+
+absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_token stop, uint64_t* fetched_bytes) {
+  if (loaded_ != nullptr && SameDuty(*loaded_, assignment)) return absl::OkStatus();
+  loaded_.reset();  // first: two stages need not fit
+  TrimMalloc();
+  const model::Manifest& manifest = *assignment.manifest;
+  const stage::StageSpec& spec = assignment.spec;
+  const std::vector<std::string> parts =
+      model::PartsOfStage(manifest, spec.layers.begin, spec.layers.end, spec.embeds, spec.samples);
+  RETURN_IF_ERROR(CheckMemory(assignment, parts));
+
+  // Verifying or fetching is the first half of the way, building the stage the second.
+  ProgressGate gate([&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
+  const TimeNs start = MonotonicNow();
+  ASSIGN_OR_RETURN(Weights weights, store_.Prepare(manifest, parts, options_.fetch, stop,
+                                                   [&](uint64_t done, uint64_t total) { gate(done / 2, total); }));
+  *fetched_bytes = weights.fetched_bytes;
+  if (stop.stop_requested()) return absl::CancelledError("loading was stopped");
+  auto loaded = std::make_shared<LoadedStage>();
+  loaded->digest = manifest.digest;
+  loaded->spec = spec;
+  loaded->source = std::move(weights.source);
+  ASSIGN_OR_RETURN(loaded->stage,
+                   options_.factory.create(manifest.shape, spec, *loaded->source, options_.stage,
+                                           [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); }));
+  TrimMalloc();
+  loaded_ = std::move(loaded);
+  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ", spec.layers.end, ")",
+          spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "", ": ",
+          FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",
+          FormatSize(weights.fetched_bytes), " fetched) in ", (MonotonicNow() - start) / kMillisecond, " ms");
+  return absl::OkStatus();
+}
+
+absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts) const {
+  std::vector<model::TensorInfo> tensors;
+  for (const std::string& name : parts) {
+    const model::Part* part = assignment.manifest->Find(name);
+    if (part == nullptr) return Internal("the manifest has no part '", name, "'");
+    tensors.insert(tensors.end(), part->tensors.begin(), part->tensors.end());
+  }
+  const engine::StageMemory plan =
+      options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options_.stage.threads);
+  const uint64_t total = plan.total() + options_.base_bytes;
+  if (total <= options_.memory_bytes) return absl::OkStatus();
+  return ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
+                           FormatSize(plan.weights), " of weights + ", FormatSize(plan.kv), " of KV + ",
+                           FormatSize(plan.buffers), " of buffers + ", FormatSize(options_.base_bytes),
+                           " of the process itself = ", FormatSize(total), ", its limit (--memory) is ",
+                           FormatSize(options_.memory_bytes));
+}
+
+absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(const net::Assignment& assignment,
+                                                                      std::stop_token stop) {
+  const TimeNs end = MonotonicNow() + options_.connect_timeout_ms * kMillisecond;
+  const PlanId plan = assignment.spec.plan;
+  const Epoch epoch = assignment.spec.epoch;
+  net::RemoteStageOptions options;
+  options.address = assignment.next_address;
+  options.from = options_.worker;
+  options.plan = plan;
+  options.epoch = epoch;
+  options.stage = assignment.spec.index + 1;
+  options.on_closed = [events = events_, plan, epoch](const absl::Status& why) {
+    events->OnNextClosed(plan, epoch, why);  // the stage may outlive this loader
+  };
+  for (int wait_ms = 20;; wait_ms = std::min(2 * wait_ms, 300)) {
+    // An attempt that fails also calls on_closed; the owner knows it by a stage that is not ready yet.
+    std::unique_ptr<net::RemoteStage> next = net::RemoteStage::Connect(options);
+    const absl::Status status = next->WaitReady(500);
+    if (status.ok()) return next;
+    if (stop.stop_requested()) return absl::CancelledError("connecting was stopped");
+    const bool again = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+    if (!again || MonotonicNow() > end) {
+      return Annotate(status, absl::StrCat("worker '", options_.worker, "' cannot reach the next worker '",
+                                           assignment.next_worker, "'"));
+    }
+    next.reset();
+    std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
+  }
+}
+
+}  // namespace lanyard::worker

@@ -1,0 +1,121 @@
+#include "worker/process.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <sched.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace lanyard::worker {
+namespace {
+
+// "Key:   123 kB" of a /proc file, in bytes; 0 when absent.
+uint64_t ProcField(const char* path, const char* key) {
+  std::FILE* file = std::fopen(path, "re");
+  if (file == nullptr) return 0;
+  char line[256];
+  unsigned long long kib = 0;
+  const size_t n = std::strlen(key);
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    if (std::strncmp(line, key, n) == 0 && std::sscanf(line + n, ": %llu", &kib) == 1) break;
+  }
+  std::fclose(file);
+  return uint64_t{kib} * 1024;
+}
+
+}  // namespace
+
+void TuneMalloc() {
+  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 20);
+  mallopt(M_TOP_PAD, 64 << 10);
+}
+
+void TrimMalloc() { malloc_trim(0); }
+
+uint64_t ResidentBytes() { return ProcField("/proc/self/status", "VmRSS"); }
+uint64_t PeakResidentBytes() { return ProcField("/proc/self/status", "VmHWM"); }
+uint64_t AvailableBytes() { return ProcField("/proc/meminfo", "MemAvailable"); }
+
+std::string HostName() {
+  char buffer[256] = {};
+  if (gethostname(buffer, sizeof(buffer) - 1) != 0) return "";
+  std::string out;
+  for (const char* p = buffer; *p != '\0' && out.size() < 64; ++p) {
+    const bool good = (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') || (*p >= 'a' && *p <= 'z');
+    if (good || (!out.empty() && (*p == '.' || *p == '_' || *p == '-'))) out.push_back(*p);
+  }
+  return out;
+}
+
+std::string DefaultStateDir() {
+  if (const char* xdg = std::getenv("XDG_STATE_HOME"); xdg != nullptr && *xdg == '/') {
+    return std::string(xdg) + "/lanyard";
+  }
+  const char* home = std::getenv("HOME");
+  return std::string(home != nullptr && *home != '\0' ? home : "/var/lib") + "/.local/state/lanyard";
+}
+
+int ProcessorCount() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+absl::Status MakePrivateDir(const std::string& path) {
+  for (size_t at = path.find('/', 1); ; at = path.find('/', at + 1)) {
+    const std::string prefix = path.substr(0, at);
+    if (!prefix.empty() && mkdir(prefix.c_str(), 0700) != 0 && errno != EEXIST) {
+      return FailedPrecondition("cannot make the folder ", prefix, ": ", std::strerror(errno),
+                                "; choose another with --state");
+    }
+    if (at == std::string::npos) break;
+  }
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
+    return FailedPrecondition(path, " is not a folder; choose another with --state");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StateLock> StateLock::Take(const std::string& state_dir) {
+  const std::string path = state_dir + "/lock";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return FailedPrecondition("cannot open ", path, ": ", std::strerror(errno));
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    char holder[32] = {};
+    const ssize_t n = pread(fd, holder, sizeof(holder) - 1, 0);
+    close(fd);
+    return absl::AlreadyExistsError(absl::StrCat("the state folder ", state_dir, " is in use by process ",
+                                                 n > 0 ? holder : "?", "; give each worker its own --state"));
+  }
+  const std::string pid = std::to_string(getpid());
+  if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0) {
+    // The lock is what counts; the number is for people, and a full disk must not stop a worker here.
+  }
+  return StateLock(fd);
+}
+
+StateLock& StateLock::operator=(StateLock&& other) noexcept {
+  if (this != &other) {
+    if (fd_ >= 0) close(fd_);
+    fd_ = other.fd_;
+    other.fd_ = -1;
+  }
+  return *this;
+}
+
+StateLock::~StateLock() {
+  if (fd_ >= 0) close(fd_);
+}
+
+}  // namespace lanyard::worker

@@ -1,0 +1,40 @@
+// What the worker asks of its process and machine. Linux; calls to the operating system stay here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+
+namespace lanyard::worker {
+
+// Keeps the heap small: few arenas, large blocks by mmap and given back at once. Before the first thread starts.
+void TuneMalloc();
+// Gives free heap pages back to the system.
+void TrimMalloc();
+
+uint64_t ResidentBytes();      // VmRSS
+uint64_t PeakResidentBytes();  // VmHWM (ru_maxrss would inherit the parent's peak)
+uint64_t AvailableBytes();     // MemAvailable of the machine
+
+std::string HostName();        // made of A-Z a-z 0-9 . _ -; "" when it has none that fits
+std::string DefaultStateDir(); // $XDG_STATE_HOME/lanyard or ~/.local/state/lanyard
+int ProcessorCount();          // that this process may use
+
+// A folder that only its owner reads, with the parents it lacks.
+absl::Status MakePrivateDir(const std::string& path);
+
+// Held until destroyed or the process ends. AlreadyExists naming the holder when another process has it.
+class StateLock {
+ public:
+  static absl::StatusOr<StateLock> Take(const std::string& state_dir);
+  StateLock(StateLock&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
+  StateLock& operator=(StateLock&& other) noexcept;
+  ~StateLock();
+
+ private:
+  explicit StateLock(int fd) : fd_(fd) {}
+  int fd_;
+};
+
+}  // namespace lanyard::worker
