@@ -22,8 +22,7 @@ struct StageDuty {
   uint32_t kv_block_tokens = 32;
   uint64_t kv_head_bytes = 0;           // one position of one KV head, keys or values alone (see KvHeadBytes)
   uint32_t max_rows = 0;                // rows of a frame
-  uint32_t max_outputs = 0;             // rows of a frame that ask for samples; 0: max_rows
-  uint32_t max_context = 0;             // tokens of one sequence
+  uint64_t wire_row_bytes = 0;          // one row's hidden state on the wire
   uint32_t threads = 1;
 };
 
@@ -49,8 +48,8 @@ uint64_t WeightsBytes(const Manifest& manifest, const StageDuty& duty);
 uint64_t KvBytes(const ModelShape& shape, const StageDuty& duty);
 // KV of one layer when its group has `blocks` blocks.
 uint64_t LayerKvBytes(const ModelShape& shape, uint32_t blocks, const StageDuty& duty);
-// Monotone: more duties or rows never take less.
-uint64_t BufferBytes(const ModelShape& shape, const StageDuty& duty);
+// Of a step in the engine and of frames waiting on either side of it. Monotone: more duties or rows never take less.
+uint64_t BufferBytes(const Manifest& manifest, const StageDuty& duty);
 
 StageBytes StageMemoryBytes(const Manifest& manifest, const StageDuty& duty);
 

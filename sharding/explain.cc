@@ -190,7 +190,7 @@ void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan) {
                              request.machines.size() == 1 ? " machine" : " machines");
   plan->why.push_back(absl::StrCat(
       "no cut fits: the model takes ", FormatSize(whole.weights), " weights + ", FormatSize(whole.kv),
-      " KV (", Want(context, 1), ") + ", FormatSize(whole.buffers), " buffers on every machine, and there are ",
+      " KV (", Want(context, 1), ") + up to ", FormatSize(whole.buffers), " buffers on each machine, and there are ",
       FormatSize(room), " (", FormatSize(limits), " less the programs themselves)"));
   for (size_t m = 0; m < std::min(problem.machines(), kMaxAsked); ++m) {
     for (const size_t place : problem.places_of(m)) {

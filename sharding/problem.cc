@@ -32,7 +32,7 @@ Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users)
     : request_(&request), n_layers_(request.manifest->shape.n_layers) {
   group_blocks_ = GroupBlocks(request.manifest->shape, context, users, request.max_rows);
   AddPlaces();
-  AddUnits(context);
+  AddUnits();
   const double hidden_bytes = static_cast<double>(
       stage::Hidden::BytesFor(request.numerics.wire, 1, request.manifest->shape.d_model));
   const auto time = [&](const LinkProfile& link) {
@@ -66,7 +66,7 @@ void Problem::AddPlaces() {
   }
 }
 
-void Problem::AddUnits(uint32_t context) {
+void Problem::AddUnits() {
   const model::Manifest& manifest = *request_->manifest;
   const model::ModelShape& shape = manifest.shape;
   model::StageDuty duty;
@@ -74,7 +74,7 @@ void Problem::AddUnits(uint32_t context) {
   duty.kv_block_tokens = stage::kKvBlockTokens;
   duty.kv_head_bytes = model::KvHeadBytes(stage::KvTypeName(request_->numerics.kv), shape.head_dim);
   duty.max_rows = request_->max_rows;
-  duty.max_context = context;
+  duty.wire_row_bytes = stage::Hidden::BytesFor(request_->numerics.wire, 1, shape.d_model);
 
   common_bytes_ = {0, HeldBytes(manifest, "common")};
   weights_prefix_ = {0};
@@ -103,7 +103,7 @@ void Problem::AddUnits(uint32_t context) {
       duty.layer_end = (bits & kLayersBit) != 0 ? 1 : 0;
       duty.embeds = (bits & kEmbedsBit) != 0;
       duty.samples = (bits & kSamplesBit) != 0;
-      buffers[static_cast<size_t>(bits)] = model::BufferBytes(shape, duty);
+      buffers[static_cast<size_t>(bits)] = model::BufferBytes(manifest, duty);
     }
     buffers_.push_back(buffers);
   }

@@ -55,7 +55,7 @@ class Problem {
 
  private:
   void AddPlaces();
-  void AddUnits(uint32_t context);
+  void AddUnits();
 
   const PlanRequest* request_;
   uint32_t n_layers_ = 0;

@@ -1,0 +1,111 @@
+// The planner's arithmetic (model/memory.h) against what the engine allocates: never less, and not much more.
+#include "model/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/packed_bytes.h"
+#include "engine/local_stage.h"
+#include "engine/ops/matmul.h"
+#include "model/gguf.h"
+#include "model/manifest.h"
+
+namespace lanyard {
+namespace {
+
+std::string SharedFolder() {
+  const char* env = std::getenv("LANYARD_SHARED");
+  return env != nullptr ? env : std::string(LANYARD_SOURCE_DIR) + "/../shared";
+}
+
+std::string ModelsFolder() {
+  const char* env = std::getenv("LANYARD_MODELS");
+  return env != nullptr ? env : std::string(LANYARD_SOURCE_DIR) + "/build/models";
+}
+
+TEST(PackedBytes, EqualsTheKernels) {
+  for (const TensorType type : {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1,
+                                TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
+    for (const int64_t n_out : {1, 15, 16, 17, 576, 49152}) {
+      for (const int64_t k : {32, 256, 576, 640, 1536, 4096}) {
+        const auto traits = *TraitsOf(type);
+        if (k % traits.elements != 0) continue;
+        EXPECT_EQ(PackedMatrixBytes(type, static_cast<uint64_t>(n_out), static_cast<uint64_t>(k)),
+                  ops::PackedMatrix::PackedBytes(type, n_out, k))
+            << traits.name << " " << n_out << " x " << k;
+      }
+    }
+  }
+}
+
+stage::StageSpec Spec(const model::Manifest& m, uint32_t begin, uint32_t end, stage::NumericsId numerics) {
+  stage::StageSpec spec;
+  spec.layers = {begin, end};
+  spec.embeds = begin == 0;
+  spec.samples = end == m.shape.n_layers;
+  spec.numerics = numerics;
+  spec.group_blocks.assign(m.shape.groups.size(), 8);
+  spec.max_context = 256;
+  spec.max_rows = 64;
+  return spec;
+}
+
+model::StageDuty Duty(const model::ModelShape& shape, const stage::StageSpec& spec, uint32_t threads) {
+  model::StageDuty duty;
+  duty.layer_begin = spec.layers.begin;
+  duty.layer_end = spec.layers.end;
+  duty.embeds = spec.embeds;
+  duty.samples = spec.samples;
+  duty.group_blocks = spec.group_blocks;
+  duty.kv_block_tokens = stage::kKvBlockTokens;
+  duty.kv_head_bytes = model::KvHeadBytes(stage::KvTypeName(spec.numerics.kv), shape.head_dim);
+  duty.max_rows = spec.max_rows;
+  duty.wire_row_bytes = stage::Hidden::BytesFor(spec.numerics.wire, 1, shape.d_model);
+  duty.threads = threads;
+  return duty;
+}
+
+void Compare(const std::string& path) {
+  SCOPED_TRACE(path);
+  const auto file = model::GgufFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto manifest = model::BuildManifest(**file, false);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  const uint32_t n = manifest->shape.n_layers;
+  for (const auto kv : {stage::KvType::kF32, stage::KvType::kF16, stage::KvType::kQ8}) {
+    stage::NumericsId numerics = engine::DefaultNumerics(manifest->shape);
+    numerics.kv = kv;
+    for (const auto& [begin, end] : {std::pair{0u, n}, {0u, n / 2}, {n / 2, n}, {n, n}}) {
+      const stage::StageSpec spec = Spec(*manifest, begin, end, numerics);
+      const auto stage = engine::LocalStage::Create(manifest->shape, spec, **file, {.threads = 2});
+      ASSERT_TRUE(stage.ok()) << stage.status();
+      const engine::StageMemory& held = (*stage)->memory();
+      const model::StageBytes planned = model::StageMemoryBytes(*manifest, Duty(manifest->shape, spec, 2));
+      EXPECT_EQ(planned.kv, held.kv);
+      EXPECT_GE(planned.weights, held.weights) << begin << "-" << end;
+      EXPECT_GE(planned.buffers, held.buffers) << begin << "-" << end;
+      // Padding of small matrices aside, the bound is tight: a loose one would refuse plans that fit.
+      EXPECT_LE(planned.weights, held.weights + held.weights / 50 + 4096 * manifest->parts.size());
+      EXPECT_LE(planned.buffers, 2 * held.buffers + (1u << 20));
+    }
+  }
+}
+
+TEST(StageMemory, BoundsTheEngineOnTinyModels) {
+  const std::string tiny = SharedFolder() + "/conformance/tiny";
+  if (!std::filesystem::exists(tiny)) GTEST_SKIP() << "no conformance data in " << tiny << " (LANYARD_SHARED)";
+  for (const char* name : {"llama", "llama-tied-rope-factors", "gemma3"}) Compare(tiny + "/" + name + ".gguf");
+}
+
+TEST(StageMemory, BoundsTheEngineOnRealModels) {
+  for (const char* name : {"smollm2", "gemma3-270m"}) {
+    const std::string path = ModelsFolder() + "/" + name + ".gguf";
+    if (!std::filesystem::exists(path)) GTEST_SKIP() << "no model " << path << " (LANYARD_MODELS; ./dev test fetches it)";
+    Compare(path);
+  }
+}
+
+}  // namespace
+}  // namespace lanyard
