@@ -7,7 +7,7 @@
 namespace lanyard::ops {
 namespace {
 
-constexpr int kMaxColumns = 4;
+constexpr int kMaxColumns = 6;
 constexpr int kPrefetchBytes = 2048;
 
 typedef int32_t __attribute__((may_alias)) AliasedInt;
@@ -45,7 +45,7 @@ inline __m256i LoadS8(const uint8_t* p) {
 // The nibble lines of a half tile; p is the half's first byte.
 inline void Nibbles(const uint8_t* p, __m256i w[8]) {
   const __m256i mask = _mm256_set1_epi8(0x0f);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int j = 0; j < 4; ++j) {
     const __m256i both = Load(p + 64 * j);
     w[j] = _mm256_and_si256(both, mask);
@@ -182,7 +182,7 @@ inline void BlockStep(const uint8_t* tile, int64_t supers, int64_t super, const 
   __m256 d, m = _mm256_setzero_ps();
   Format<T>::Unpack(w, half, bytes);
   Scales<T>(tile, supers, super, w, half, &d, &m);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
     constexpr int kCorrection = Format<T>::template Correction<C>();
     __m256i sum;
@@ -248,7 +248,7 @@ inline void FloatTile(const uint8_t* tile, const ProductArgs& a, __m256 total[2]
         const bool f32 = T == TensorType::kF32;
         const __m256 w0 = f32 ? _mm256_castsi256_ps(Load(w)) : LoadHalf(w);
         const __m256 w1 = f32 ? _mm256_castsi256_ps(Load(w + kHalfBytes)) : LoadHalf(w + kHalfBytes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
           const __m256 x = BroadcastFloat(act + 4 * c);
           acc[0][c] = _mm256_fmadd_ps(w0, x, acc[0][c]);
@@ -271,7 +271,7 @@ inline void Store(const ProductArgs& a, int64_t row, const __m256 total[C]) {
   if (left <= 0) return;
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left >= 8 ? 8 : static_cast<int>(left)), lanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int c = 0; c < C; ++c) _mm256_maskstore_ps(a.out + c * a.out_stride + row, mask, total[c]);
 }
 
@@ -295,22 +295,24 @@ void Product(const ProductArgs& a) {
   }
 }
 
-template <TensorType T>
+template <TensorType T, int C>
 ProductFn OfColumns(int columns) {
-  static constexpr ProductFn kFns[kMaxColumns] = {Product<T, 1>, Product<T, 2>, Product<T, 3>, Product<T, 4>};
-  return kFns[columns - 1];
+  if constexpr (C > 1) {
+    if (columns < C) return OfColumns<T, C - 1>(columns);
+  }
+  return Product<T, C>;
 }
 
 ProductFn FindProduct(TensorType type, int columns) {
   switch (type) {
-    case TensorType::kF32: return OfColumns<TensorType::kF32>(columns);
-    case TensorType::kF16: return OfColumns<TensorType::kF16>(columns);
-    case TensorType::kQ4_0: return OfColumns<TensorType::kQ4_0>(columns);
-    case TensorType::kQ4_1: return OfColumns<TensorType::kQ4_1>(columns);
-    case TensorType::kQ5_0: return OfColumns<TensorType::kQ5_0>(columns);
-    case TensorType::kQ8_0: return OfColumns<TensorType::kQ8_0>(columns);
-    case TensorType::kQ4_K: return OfColumns<TensorType::kQ4_K>(columns);
-    case TensorType::kQ6_K: return OfColumns<TensorType::kQ6_K>(columns);
+    case TensorType::kF32: return OfColumns<TensorType::kF32, kMaxColumns>(columns);
+    case TensorType::kF16: return OfColumns<TensorType::kF16, kMaxColumns>(columns);
+    case TensorType::kQ4_0: return OfColumns<TensorType::kQ4_0, kMaxColumns>(columns);
+    case TensorType::kQ4_1: return OfColumns<TensorType::kQ4_1, kMaxColumns>(columns);
+    case TensorType::kQ5_0: return OfColumns<TensorType::kQ5_0, kMaxColumns>(columns);
+    case TensorType::kQ8_0: return OfColumns<TensorType::kQ8_0, kMaxColumns>(columns);
+    case TensorType::kQ4_K: return OfColumns<TensorType::kQ4_K, kMaxColumns>(columns);
+    case TensorType::kQ6_K: return OfColumns<TensorType::kQ6_K, kMaxColumns>(columns);
     default: return nullptr;
   }
 }
@@ -337,7 +339,7 @@ struct BlockSums {
 inline BlockSums QuantiseBlock(const float* x, uint8_t* q) {
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
   __m256i max = _mm256_setzero_si256();
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < 4; ++i) {
     max = _mm256_max_epu32(max, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
   }
@@ -350,7 +352,7 @@ inline BlockSums QuantiseBlock(const float* x, uint8_t* q) {
   __builtin_memcpy(&amax, &amax_bits, 4);
   const __m256 inverse = _mm256_set1_ps(127.0f / amax);
   __m256i v[4];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < 4; ++i) v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
   const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(q),
