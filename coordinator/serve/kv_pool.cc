@@ -70,7 +70,7 @@ uint32_t KvPool::Need(size_t group, uint32_t tokens) const {
 uint32_t KvPool::RowsThatFit(const KvTables& tables, uint32_t pos, uint32_t n_rows) const {
   uint64_t end = uint64_t{pos} + n_rows;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    const uint32_t have_end = tables.empty() ? FirstBlock(g, pos) : tables[g].end();
+    const uint32_t have_end = tables.empty() ? 0 : tables[g].end();
     end = std::min(end, (uint64_t{have_end} + free_[g].size()) * kBlock);
   }
   return end > pos ? static_cast<uint32_t>(end - pos) : 0;

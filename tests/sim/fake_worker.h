@@ -1,0 +1,57 @@
+// A worker's contract without its compute: holds one stage, refuses what it must, runs the hash model on its own KV blocks.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "net/control.h"
+#include "stage/types.h"
+#include "tests/sim/hash_model.h"
+
+namespace lanyard::sim {
+
+// Planted bugs: proof that the checker would see a worker that does this.
+struct WorkerBugs {
+  bool obey_stale_epoch = false;
+  bool obey_out_of_order = false;
+};
+
+class FakeWorker {
+ public:
+  FakeWorker(std::string name, const HashModel* model, WorkerBugs bugs, uint64_t poison)
+      : name_(std::move(name)), model_(model), bugs_(bugs), poison_(poison) {}
+
+  // Empty KV full of poison; frames of older epochs are refused from now on.
+  void Assign(const net::Assignment& assignment);
+  const std::optional<net::Assignment>& assignment() const { return assignment_; }
+
+  struct Output {
+    std::optional<stage::StepFrame> forward;
+    std::optional<stage::StepResult> result;
+  };
+  Output Run(stage::StepFrame frame);
+
+  const std::string& name() const { return name_; }
+  uint64_t stale_frames_obeyed() const { return stale_frames_obeyed_; }
+
+ private:
+  absl::Status Check(const stage::StepFrame& frame);
+  absl::Status RunRows(stage::StepFrame* frame, std::vector<uint64_t>* hidden,
+                       std::vector<stage::TokenOut>* tokens);
+  uint64_t* Slot(uint32_t layer, const stage::SeqRun& run, uint32_t pos);
+  stage::StepResult Result(const stage::StepFrame& frame, absl::Status status) const;
+
+  std::string name_;
+  const HashModel* model_;
+  WorkerBugs bugs_;
+  uint64_t poison_;
+  std::optional<net::Assignment> assignment_;
+  std::vector<std::vector<uint64_t>> kv_;  // of each layer
+  StepId last_step_;
+  uint32_t last_frame_ = 0;
+  uint64_t stale_frames_obeyed_ = 0;
+};
+
+}  // namespace lanyard::sim

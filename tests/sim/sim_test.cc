@@ -1,0 +1,119 @@
+// Thousands of lives from seeds. A failing one prints the line that replays it; LANYARD_SIM_SEEDS=N runs more of them.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "tests/sim/world.h"
+
+namespace lanyard::sim {
+namespace {
+
+uint64_t FromEnv(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+WorldOptions OptionsFor(uint64_t seed) {
+  WorldOptions options;
+  options.seed = seed;
+  options.weather = seed % 5 == 0   ? Weather::kCalm
+                    : seed % 5 == 1 ? Weather::kTinyKv
+                                    : Weather::kStormy;
+  options.replay_lost = seed % 7 == 3;
+  return options;
+}
+
+void Add(const Report& report, Report* sum) {
+  sum->requests += report.requests;
+  sum->finished += report.finished;
+  sum->failed += report.failed;
+  sum->cancelled += report.cancelled;
+  sum->refused += report.refused;
+  sum->tokens += report.tokens;
+  sum->preemptions += report.preemptions;
+  sum->epochs += report.epochs;
+  sum->ignored_results += report.ignored_results;
+}
+
+TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
+  const uint64_t first = FromEnv("LANYARD_SIM_FIRST", 1);
+  const uint64_t n = FromEnv("LANYARD_SIM_SEEDS", 500);
+  Report sum;
+  int failures = 0;
+  for (uint64_t seed = first; seed < first + n && failures < 5; ++seed) {
+    const Report report = World(OptionsFor(seed)).Run();
+    Add(report, &sum);
+    if (report.violations.empty()) continue;
+    ++failures;
+    ADD_FAILURE() << "seed " << seed << " " << report.violations.front()
+                  << "\n  replay: LANYARD_SIM_FIRST=" << seed
+                  << " LANYARD_SIM_SEEDS=1 sim_test --gtest_filter=Sim.Every*";
+  }
+  std::printf("%lu lives: %lu requests, %lu finished, %lu failed, %lu cancelled, %lu refused; %lu tokens, "
+              "%lu preemptions, %lu epochs, %lu results ignored\n",
+              n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens,
+              sum.preemptions, sum.epochs, sum.ignored_results);
+  if (n >= 100 && failures == 0) {  // the storm reaches every corner
+    EXPECT_GT(sum.finished, n);
+    EXPECT_GT(sum.failed, n / 10);
+    EXPECT_GT(sum.preemptions, n / 10);
+    EXPECT_GT(sum.epochs, n + n / 4);
+    EXPECT_GT(sum.ignored_results, n / 100);
+  }
+}
+
+TEST(Sim, ASeedIsALife) {
+  for (const uint64_t seed : {3, 7, 12}) {
+    const Report a = World(OptionsFor(seed)).Run();
+    const Report b = World(OptionsFor(seed)).Run();
+    EXPECT_EQ(a.tokens, b.tokens);
+    EXPECT_EQ(a.ignored_results, b.ignored_results);
+  }
+}
+
+// The checker is worth something only if it sees bugs: each of these is planted and must be found.
+class Planted : public ::testing::TestWithParam<std::pair<const char*, WorldOptions>> {};
+
+TEST_P(Planted, IsFound) {
+  for (uint64_t seed = 1; seed <= 400; ++seed) {
+    WorldOptions options = OptionsFor(seed);
+    options.bugs = GetParam().second.bugs;
+    options.worker_bugs = GetParam().second.worker_bugs;
+    options.swap_blocks = GetParam().second.swap_blocks;
+    options.foreign_hidden = GetParam().second.foreign_hidden;
+    const Report report = World(options).Run();
+    if (!report.violations.empty()) {
+      std::printf("%s: seed %lu %s\n", GetParam().first, seed, report.violations.front().c_str());
+      return;
+    }
+  }
+  FAIL() << "the planted bug '" << GetParam().first << "' was not seen in 400 lives";
+}
+
+template <typename F>
+std::pair<const char*, WorldOptions> Bug(const char* name, F plant) {
+  WorldOptions options;
+  plant(options);
+  return {name, options};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Bugs, Planted,
+    ::testing::Values(
+        Bug("ForgetFreeOnCancel", [](WorldOptions& o) { o.bugs.forget_free_on_cancel = true; }),
+        Bug("TrimTooEarly", [](WorldOptions& o) { o.bugs.trim_too_early = true; }),
+        Bug("KeepKvOnPreempt", [](WorldOptions& o) { o.bugs.keep_kv_on_preempt = true; }),
+        Bug("ShareBlocks", [](WorldOptions& o) { o.bugs.share_blocks = true; }),
+        Bug("CommitOutOfOrder", [](WorldOptions& o) { o.bugs.commit_out_of_order = true; }),
+        Bug("AcceptStaleResults", [](WorldOptions& o) { o.bugs.accept_stale_results = true; }),
+        Bug("ForgetLostWorker", [](WorldOptions& o) { o.bugs.forget_lost_worker = true; }),
+        Bug("RepeatAfterPreempt", [](WorldOptions& o) { o.bugs.repeat_after_preempt = true; }),
+        Bug("ObeyStaleEpoch", [](WorldOptions& o) { o.worker_bugs.obey_stale_epoch = true; }),
+        Bug("ObeyOutOfOrder", [](WorldOptions& o) { o.worker_bugs.obey_out_of_order = true; }),
+        Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
+        Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),
+    [](const auto& info) { return std::string(info.param.first); });
+
+}  // namespace
+}  // namespace lanyard::sim

@@ -1,0 +1,348 @@
+#include "tests/sim/world.h"
+
+#include <algorithm>
+
+#include "base/version.h"
+
+namespace lanyard::sim {
+namespace {
+
+using coordinator::PoolAction;
+
+constexpr TimeNs kStormEnds = 40 * kSecond;   // after it every machine is up and every link is good
+constexpr TimeNs kEnd = 140 * kSecond;
+constexpr TimeNs kLossLimit = 2 * kSecond;    // a lost worker's requests end within it
+
+}  // namespace
+
+World::World(const WorldOptions& options) : options_(options), rng_(Mix(options.seed, 77)) {}
+
+void World::Violation(const std::string& text) {
+  if (report_.violations.size() < 5) {
+    report_.violations.push_back(
+        absl::StrCat("at ", static_cast<double>(now_) / kSecond, " s: ", text));
+  }
+}
+
+void World::At(TimeNs time, std::function<void()> what) {
+  events_.push({std::max(time, now_), next_event_++, std::move(what)});
+}
+
+void World::Setup() {
+  model_.n_layers = 2 + static_cast<uint32_t>(Random(5));
+  model_.windows = {0};
+  if (Random(2) == 0) model_.windows.push_back(1 + static_cast<uint32_t>(Random(90)));
+  for (uint32_t i = 0; i < model_.n_layers; ++i) {
+    model_.group_of_layer.push_back(static_cast<uint32_t>(Random(model_.windows.size())));
+  }
+  context_ = 64 + static_cast<uint32_t>(Random(200));
+  const bool tiny = options_.weather == Weather::kTinyKv || Random(3) == 0;
+  for (const uint32_t window : model_.windows) {
+    const uint32_t one = (window == 0 ? context_ + 31 : std::min(window + 62, context_ + 31)) / 32;
+    const uint32_t spare = static_cast<uint32_t>(Random(tiny ? 4 : 40));
+    group_blocks_.push_back(one + spare);
+  }
+
+  auto manifest = std::make_shared<model::Manifest>();
+  manifest->shape.n_layers = model_.n_layers;
+  manifest->shape.n_vocab = model_.n_vocab;
+  for (const uint32_t window : model_.windows) {
+    model::StateGroup group;
+    group.kind = window == 0 ? model::StateKind::kFull : model::StateKind::kSliding;
+    group.window = window;
+    manifest->shape.groups.push_back(group);
+  }
+  const size_t n_nodes = 1 + Random(4);
+  nodes_.resize(n_nodes);
+  min_nodes_ = 1 + Random(std::min<size_t>(n_nodes, model_.n_layers));
+
+  coordinator::PoolOptions pool;
+  pool.scheduler.eos_ids = {model_.eos};
+  pool.scheduler.max_running = 1 + static_cast<uint32_t>(Random(12));
+  pool.scheduler.max_waiting = 1 + static_cast<uint32_t>(Random(30));
+  if (options_.weather == Weather::kTinyKv) {
+    pool.scheduler.max_running += 2;
+    pool.scheduler.max_waiting += 30;
+  }
+  pool.scheduler.frame_rows = 1 + static_cast<uint32_t>(Random(40));
+  pool.scheduler.prefill_rows = 1 + static_cast<uint32_t>(Random(120));
+  pool.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
+  pool.scheduler.bugs = options_.bugs;
+  pool.scheduler.replay_lost = options_.replay_lost;
+  pool.pipeline.step_timeout = 10 * kSecond;
+  pool.pipeline.gap_timeout = kSecond;
+  pool.pipeline.bugs = options_.bugs;
+  pool.placement.manifest = manifest;
+  pool.placement.context = context_;
+  pool.placement.max_rows = pool.scheduler.frame_rows;
+  pool.placement.expect_workers = Random(2) == 0 ? static_cast<uint32_t>(n_nodes) : 0;
+  pool.placement.return_wait = 3 * kSecond;
+  pool.placement.make_plan = [this](const sharding::PlanRequest& r) { return MakePlan(r); };
+  pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
+}
+
+absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& request) const {
+  sharding::Plan plan;
+  const size_t n = std::min<size_t>(request.machines.size(), model_.n_layers);
+  if (n < min_nodes_) {
+    plan.why.push_back("too few machines");
+    return plan;
+  }
+  plan.fits = true;
+  plan.context = context_;
+  plan.group_blocks = group_blocks_;
+  for (size_t i = 0; i < n; ++i) {
+    sharding::PlannedStage& stage = plan.stages.emplace_back();
+    stage.machine = request.machines[i].name;
+    stage.layers = {static_cast<uint32_t>(model_.n_layers * i / n),
+                    static_cast<uint32_t>(model_.n_layers * (i + 1) / n)};
+    stage.embeds = i == 0;
+    stage.samples = i + 1 == n;
+  }
+  return plan;
+}
+
+void World::PlanWeather() {
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    nodes_[i].slowness = options_.weather == Weather::kStormy && Random(4) == 0 ? 20 : 1;
+    At(Ms(0, 800) + now_, [this, i] { StartNode(i); });
+  }
+  if (options_.weather != Weather::kStormy) return;
+  const double rate = Random(3) == 0 ? 0 : 0.002 * static_cast<double>(Random(10));
+  faults_ = {rate * Random(2), rate * Random(2), rate * Random(2), rate * Random(2)};
+  const uint64_t n_events = Random(8);
+  for (uint64_t e = 0; e < n_events; ++e) {
+    const TimeNs when = 3 * kSecond + Ms(0, 30000);
+    const size_t i = Random(nodes_.size());
+    switch (Random(4)) {
+      case 0:
+        At(when, [this, i] { KillNode(i, false); });
+        break;
+      case 1:
+        At(when, [this, i] { KillNode(i, true); });
+        break;
+      case 2:
+        At(when, [this, i, t = Ms(100, 6000)] { HangNode(i, t); });
+        break;
+      case 3:
+        At(when, [this, i] { CutControl(i); });
+        break;
+    }
+    At(when + Ms(200, 8000), [this, i] { StartNode(i); });
+  }
+  At(kStormEnds, [this] {
+    faults_ = {};
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      nodes_[i].slowness = 1;
+      StartNode(i);
+    }
+  });
+}
+
+void World::PlanClients() {
+  const uint64_t n = 4 + Random(20);
+  for (uint64_t id = 1; id <= n; ++id) {
+    const bool crowd = options_.weather == Weather::kTinyKv;
+    const TimeNs when = 4 * kSecond + Ms(0, crowd ? 100 : Random(2) == 0 ? 2000 : 30000);
+    At(when, [this, id] { Submit(id); });
+    if (Random(6) == 0) {
+      At(when + Ms(0, 3000), [this, id] {
+        const auto it = requests_.find(SeqId(id));
+        if (it == requests_.end() || it->second.ended) return;
+        it->second.ended = it->second.cancelled = true;
+        ++report_.cancelled;
+        pool_->Cancel(SeqId(id));
+        Pump();
+      });
+    }
+  }
+  // Whatever happened: at last the pool serves again.
+  At(100 * kSecond, [this] {
+    Submit(1000);
+    const auto it = requests_.find(SeqId(1000));
+    if (it == requests_.end()) {
+      Violation(absl::StrCat("the pool does not serve after the storm: ",
+                             pool_->placement().why()));
+    }
+  });
+}
+
+World::Request World::MakeRequest(uint64_t id) {
+  Request request;
+  request.spec.id = SeqId(id);
+  // Short prompts that grow long are what a pool with hardly any KV has to preempt.
+  const bool grows = options_.weather == Weather::kTinyKv;
+  const bool long_prompt = !grows && Random(3) == 0;
+  const uint32_t n_prompt = 1 + static_cast<uint32_t>(Random(long_prompt ? context_ : 40));
+  for (uint32_t i = 0; i < n_prompt; ++i) {
+    request.spec.prompt.push_back(static_cast<int32_t>(Random(model_.n_vocab)));
+  }
+  request.spec.max_tokens = 1 + static_cast<uint32_t>(Random(grows ? context_ : 60));
+  request.spec.sample.seed = rng_();
+  request.spec.ignore_eos = grows || Random(2) == 0;
+  request.submitted = now_;
+  const uint32_t most = context_ > n_prompt ? context_ - n_prompt : 0;
+  request.expected =
+      model_.Continue(request.spec.prompt, request.spec.sample,
+                      std::min(request.spec.max_tokens, most), request.spec.ignore_eos);
+  return request;
+}
+
+void World::Submit(uint64_t id) {
+  Request request = MakeRequest(id);
+  const absl::Status status = pool_->Submit(request.spec, now_);
+  ++report_.requests;
+  if (status.ok()) {
+    requests_[SeqId(id)] = std::move(request);
+  } else {
+    ++report_.refused;
+    const bool too_long = request.spec.prompt.size() + 1 > context_;
+    if (status.code() == absl::StatusCode::kOutOfRange ? !too_long
+                                                       : !absl::IsUnavailable(status) &&
+                                                             !absl::IsResourceExhausted(status)) {
+      Violation(absl::StrCat("Submit said ", status.ToString()));
+    }
+    if (id == 1000 && too_long) requests_[SeqId(id)].ended = true;
+  }
+  Pump();
+}
+
+void World::OnToken(const coordinator::SequenceUpdate& update) {
+  const auto it = requests_.find(update.out.seq);
+  if (it == requests_.end()) return Violation("a token of an unknown request");
+  Request& request = it->second;
+  if (request.cancelled) return;
+  if (request.ended) return Violation("a token after the end");
+  if (request.seen >= request.expected.size() ||
+      request.expected[request.seen] != update.out.token) {
+    return Violation(absl::StrCat("request ", update.out.seq.value, " token ", request.seen,
+                                  " is wrong"));
+  }
+  ++request.seen;
+  ++report_.tokens;
+  if (update.completion_tokens != request.seen) Violation("the count of tokens is wrong");
+  if (!update.end) return;
+  request.ended = true;
+  ++report_.finished;
+  const bool eos = update.out.token == model_.eos && !request.spec.ignore_eos;
+  if (request.seen != request.expected.size() ||
+      eos != (*update.end == coordinator::SequenceEnd::kEos)) {
+    Violation(absl::StrCat("request ", update.out.seq.value, " ended at the wrong token"));
+  }
+}
+
+void World::OnFail(const PoolAction::Fail& fail) {
+  const auto it = requests_.find(fail.id);
+  if (it == requests_.end()) return Violation("an error for an unknown request");
+  Request& request = it->second;
+  if (request.cancelled) return;
+  if (request.ended) return Violation("an error after the end");
+  request.ended = true;
+  ++report_.failed;
+  if (options_.weather != Weather::kStormy) {
+    Violation(absl::StrCat("an error without a fault: ", fail.status.ToString()));
+  } else if (!absl::IsUnavailable(fail.status)) {
+    Violation(absl::StrCat("an error of the wrong type: ", fail.status.ToString()));
+  }
+}
+
+void World::Pump() {
+  for (int round = 0; round < 3; ++round) {
+    for (PoolAction::Any& action : pool_->TakeActions()) Obey(std::move(action));
+    pool_->Pump(now_);
+  }
+}
+
+void World::Obey(PoolAction::Any action) {
+  if (auto* a = std::get_if<PoolAction::Assign>(&action)) {
+    OnAssign(*a);
+  } else if (auto* a = std::get_if<PoolAction::CloseLink>(&action)) {
+    if (Node* node = NodeOfLink(a->link)) {
+      const size_t i = static_cast<size_t>(node - nodes_.data());
+      After(Ms(0, 20), [this, i, life = node->life] {
+        if (nodes_[i].life == life && nodes_[i].up) CutControl(i);
+      });
+    }
+  } else if (auto* a = std::get_if<PoolAction::Refuse>(&action)) {
+    if (Node* node = NodeOfLink(a->link)) {  // tries again later
+      const size_t i = static_cast<size_t>(node - nodes_.data());
+      node->link = net::LinkId(0);
+      After(Ms(200, 600), [this, i] {
+        if (nodes_[i].up && nodes_[i].link == net::LinkId(0)) CutControl(i);
+      });
+    }
+  } else if (auto* a = std::get_if<PoolAction::OpenPort>(&action)) {
+    ++open_port_;
+    port_worker_ = a->worker;
+    port_epoch_ = a->epoch;
+  } else if (auto* a = std::get_if<PoolAction::Send>(&action)) {
+    if (a->frame.epoch != port_epoch_) Violation("a frame of another epoch than the port's");
+    SendFrame("coordinator", NodeOf(port_worker_), std::move(a->frame));
+  } else if (auto* a = std::get_if<PoolAction::Token>(&action)) {
+    OnToken(a->update);
+  } else if (auto* a = std::get_if<PoolAction::Fail>(&action)) {
+    OnFail(*a);
+  } else if (std::get_if<PoolAction::UseEpoch>(&action)) {
+    ++report_.epochs;
+  }
+}
+
+void World::CheckRequestsEndSoon(const std::string& worker) {
+  const auto& stages = pool_->placement().stages();
+  if (!pool_->serving() || std::none_of(stages.begin(), stages.end(), [&](const auto& s) {
+        return s.planned.machine == worker;
+      })) {
+    return;
+  }
+  std::vector<SeqId> carried;
+  for (const auto& view : pool_->scheduler().View()) {
+    if (view.state != "queued") carried.push_back(view.id);
+  }
+  After(kLossLimit, [this, carried, worker] {
+    for (const SeqId id : carried) {
+      if (!requests_[id].ended && !options_.replay_lost) {
+        Violation(absl::StrCat("request ", id.value, " hangs although ", worker, " was lost"));
+      }
+    }
+  });
+}
+
+void World::CheckRest() {
+  for (const auto& [id, request] : requests_) {
+    if (!request.ended) Violation(absl::StrCat("request ", id.value, " never ended"));
+  }
+  const auto& scheduler = pool_->scheduler();
+  if (!scheduler.idle()) Violation("the scheduler is not at rest");
+  if (pool_->pipeline().frames_in_flight() != 0) Violation("frames are in flight for nobody");
+  if (scheduler.kv_blocks_used() != 0) {
+    Violation(absl::StrCat(scheduler.kv_blocks_used(), " KV blocks were never freed"));
+  }
+  for (const Node& node : nodes_) {
+    if (node.worker && node.worker->stale_frames_obeyed() > 0) Violation("a stale epoch was obeyed");
+  }
+}
+
+Report World::Run() {
+  Setup();
+  PlanWeather();
+  PlanClients();
+  for (TimeNs t = now_; t < kEnd; t += 100 * kMillisecond) {
+    At(t, [this] {
+      pool_->OnTick(now_);
+      Pump();
+    });
+  }
+  while (!events_.empty() && report_.violations.empty()) {
+    Event event = events_.top();
+    events_.pop();
+    if (event.time > kEnd) break;
+    now_ = event.time;
+    event.what();
+  }
+  if (report_.violations.empty()) CheckRest();
+  report_.preemptions = pool_->scheduler().preemptions();
+  report_.ignored_results = pool_->ignored_results();
+  return std::move(report_);
+}
+
+}  // namespace lanyard::sim
