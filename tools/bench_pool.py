@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""What the pool costs on top of the engine: decode rate over HTTP from a pool of one worker against `lanyard bench` with
+as many threads, interleaved; and what a message between two workers costs (net_bench). Prints markdown tables.
+
+bench_pool.py --bin FOLDER --models FOLDER [--threads 2] [--rounds 5]
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+GENERATE = 128
+PROMPT = list(range(1000, 1016))
+
+
+def engine_rate(binary, model, threads):
+    out = subprocess.run([binary / "lanyard", "bench", "--model", model, "--threads", str(threads), "--prompt", "16",
+                          "--generate", str(GENERATE), "--users", "1", "--repeat", "3", "--json"],
+                         capture_output=True, text=True, check=True).stdout
+    return next(r["median"] for r in json.loads(out) if r["test"] == f"tg{GENERATE}")
+
+
+def pool_rate(pool):
+    """Tokens per second between the first and the last event of a streamed answer, median of three."""
+    rates = []
+    for _ in range(3):
+        times = []
+        connection, response = pool.request("POST", "/v1/completions", {
+            "model": pool.ready["model"], "prompt": PROMPT, "max_tokens": GENERATE, "ignore_eos": True, "temperature": 0,
+            "stream": True, "stream_options": {"include_usage": True}})
+        tokens = None
+        with connection:
+            for line in response:
+                if not line.startswith(b"data: {"):
+                    continue
+                event = json.loads(line[6:])
+                if event.get("usage"):
+                    tokens = event["usage"]["completion_tokens"]
+                if event["choices"]:
+                    times.append(time.perf_counter())
+        if tokens != GENERATE:
+            sys.exit(f"error: the pool generated {tokens} tokens instead of {GENERATE}")
+        rates.append((tokens - 1) / (times[-1] - times[0]))
+    return statistics.median(rates)
+
+
+def spread(values):
+    return f"{min(values):.1f} / {statistics.median(values):.1f} / {max(values):.1f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", type=pathlib.Path, required=True)
+    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    root = pathlib.Path(__file__).resolve().parents[1]
+    os.environ["LANYARD_BIN"] = str(args.bin.resolve())
+    os.environ["LANYARD_SOURCE"] = str(root)
+    sys.path.insert(0, str(root / "tests" / "e2e"))
+    from pool import Pool  # the tests' own way to run a pool
+
+    print(f"decode of {GENERATE} tokens, one user, {args.threads} threads, {args.rounds} rounds interleaved; "
+          "tokens/s, min / median / max\n")
+    print("| model | engine | pool of one worker over HTTP | ratio |\n|-|-|-|-|", flush=True)
+    for name in ("smollm2", "gemma3-270m"):
+        model = args.models / f"{name}.gguf"
+        engine, over_http = [], []
+        with Pool(1, model=model, threads_per_worker=args.threads, context=1024) as pool:
+            for _ in range(args.rounds):
+                engine.append(engine_rate(args.bin, model, args.threads))
+                over_http.append(pool_rate(pool))
+        ratio = statistics.median(over_http) / statistics.median(engine)
+        print(f"| {name} | {spread(engine)} | {spread(over_http)} | {ratio:.2f} |", flush=True)
+    print("\nmessage between two workers (loopback, one way = half a ping-pong)\n", flush=True)
+    result = subprocess.run([args.bin / "net_bench", "--json"], capture_output=True, text=True, check=True).stdout
+    print("| bytes | p50 us | p99 us |\n|-|-|-|")
+    for row in json.loads(result):
+        print(f"| {row['bytes']} | {row['p50_us']:.1f} | {row['p99_us']:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
