@@ -44,7 +44,13 @@ int Main(int argc, char** argv) {
       "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 not found, 6 timed out, 130 interrupted.\n"
       "Environment: LANYARD_URL, LANYARD_API_KEY, NO_COLOR.");
   // REGISTER: each room file adds its line here.
+  RegisterEval(app);
+  RegisterInspect(app);
   RegisterPlan(app);
+  RegisterLoad(app);
+  RegisterNode(app);
+  RegisterRun(app);
+  RegisterUp(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

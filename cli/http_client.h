@@ -1,0 +1,75 @@
+// A small HTTP/1.1 client for the pool's API: whole answers and server-sent events, one connection a call. Blocking, with
+// time-outs; a call ends early when *stop becomes true (Ctrl-C sets it). An instance may be used by one thread at a time.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace lanyard::cli {
+
+struct HttpReply {
+  int status = 0;
+  std::map<std::string, std::string> headers;  // names in lower case
+  std::string body;
+};
+
+class HttpClient {
+ public:
+  struct Options {
+    std::string url;      // "http://HOST[:PORT]"; empty: LANYARD_URL, then http://127.0.0.1:8080
+    std::string api_key;  // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
+    int connect_timeout_ms = 5'000;
+    int silence_timeout_ms = 600'000;  // without a byte from the server (streams ping every 10 s)
+    const std::atomic<bool>* stop = nullptr;
+  };
+  // InvalidArgument for a malformed URL or https (not there yet).
+  static absl::StatusOr<HttpClient> Create(Options options);
+
+  // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do); DeadlineExceeded; Cancelled.
+  absl::StatusOr<HttpReply> Get(const std::string& path) const;
+  absl::StatusOr<HttpReply> Post(const std::string& path, const std::string& json_body) const;
+
+  // POSTs and calls on_data with the data of every event until it returns false or the stream ends. An answer that is not
+  // 200 becomes the status that fits (StatusOfReply).
+  absl::Status Stream(const std::string& path, const std::string& json_body,
+                      const std::function<bool(std::string_view data)>& on_data) const;
+
+  const std::string& url() const { return options_.url; }
+
+ private:
+  HttpClient(Options options, std::string host, std::string port)
+      : options_(std::move(options)), host_(std::move(host)), port_(std::move(port)) {}
+  using BodySink = std::function<bool(int status, std::string_view bytes)>;
+  absl::StatusOr<HttpReply> Call(std::string_view method, const std::string& path, const std::string& body,
+                                 const BodySink& sink) const;
+  absl::StatusOr<int> Connect() const;
+
+  Options options_;
+  std::string host_;
+  std::string port_;
+};
+
+// OK for 2xx; else the error's message with the code that gives the right exit code: 401 and 403 denied, 404 not found,
+// 504 timed out, everything else failed.
+absl::Status StatusOfReply(const HttpReply& reply);
+
+// Splits a stream of bytes into the data of server-sent events (https://html.spec.whatwg.org/#event-stream-interpretation):
+// comments and other fields are dropped, several data lines are joined by a newline.
+class SseReader {
+ public:
+  // False as soon as on_data returns false.
+  bool Feed(std::string_view bytes, const std::function<bool(std::string_view)>& on_data);
+
+ private:
+  bool Line(std::string_view line, const std::function<bool(std::string_view)>& on_data);
+  std::string line_;
+  std::string data_;
+  bool has_data_ = false;
+};
+
+}  // namespace lanyard::cli

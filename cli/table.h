@@ -1,0 +1,25 @@
+// Plain text tables: columns padded to their widest cell, numbers to the right.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace lanyard::cli {
+
+class Table {
+ public:
+  // A header that starts with '>' (not printed) is aligned to the right.
+  explicit Table(std::vector<std::string> headers);
+  // As many cells as there are headers; missing ones are empty. Control characters are replaced by '?'.
+  void AddRow(std::vector<std::string> cells);
+  std::string ToString() const;
+
+ private:
+  std::vector<std::vector<std::string>> rows_;  // the first is the header
+  std::vector<bool> right_;
+};
+
+// "3.2 s", "4 m 05 s", "2 h 10 m".
+std::string FormatSeconds(double seconds);
+
+}  // namespace lanyard::cli

@@ -1,0 +1,379 @@
+// `lanyard up`: a whole pool on this machine. Starts a coordinator and its workers as processes, shows how they load, prints
+// where to reach them, starts a worker that died again, and stops everything together.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/size.h"
+#include "cli/cli.h"
+#include "cli/http_client.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+#include "cli/up_process.h"
+#include "cli/up_status.h"
+
+namespace lanyard::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr std::chrono::milliseconds kGrace{5'000};
+constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
+
+struct Options {
+  std::string model;
+  uint32_t workers = 1;
+  uint32_t threads = 0;
+  std::string memory;
+  uint32_t context = 0;
+  uint32_t users = 0;
+  uint32_t port = 8080;
+  std::string state;
+  std::string kv;
+  std::string wire;
+  bool json = false;
+};
+
+// SIGINT, SIGTERM and SIGHUP stay blocked and are fetched here, so that nothing runs in a handler.
+class Signals {
+ public:
+  Signals() {
+    ::sigemptyset(&set_);
+    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&set_, s);
+    ::sigprocmask(SIG_BLOCK, &set_, nullptr);
+  }
+  // True when the pool is to stop. Waits at most `ms`; the end of a child ends the wait.
+  bool StopWithin(int ms) {
+    const timespec wait{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
+    const int got = ::sigtimedwait(&set_, nullptr, &wait);
+    stop_ = stop_ || (got > 0 && got != SIGCHLD);
+    return stop_;
+  }
+
+ private:
+  sigset_t set_;
+  bool stop_ = false;
+};
+
+struct Worker {
+  explicit Worker(ProcessSpec spec) : process(std::move(spec)) {}
+  Process process;
+  BackOff back_off;
+  TimeNs started = 0;
+  TimeNs next_start = 0;
+};
+
+class Pool {
+ public:
+  Pool(Options options, fs::path state) : o_(std::move(options)), state_(std::move(state)), progress_(stderr) {}
+  // Never leaves a child behind.
+  ~Pool() { Stop(); }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int Run();
+
+ private:
+  enum class Step { kGoOn, kStop, kEnded };  // kEnded: the coordinator is gone
+  absl::Status StartCoordinator();
+  absl::Status WaitForAddresses();
+  absl::Status StartWorkers();
+  absl::Status WaitUntilReady();
+  absl::Status Supervise();  // looks after the workers once
+  absl::Status CoordinatorError(const std::string& how) const;
+  std::optional<PoolView> Look() const;
+  void ShowLoading(const PoolView& view);
+  void Announce(const PoolView& view) const;
+  void Stop();
+
+  const Options o_;
+  const fs::path state_;
+  Signals signals_;
+  Progress progress_;
+  std::unique_ptr<Process> coordinator_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::string url_;
+  std::string grpc_;
+  bool was_ready_ = false;
+};
+
+std::string ProgramDirectory() {
+  std::error_code ec;
+  return fs::read_symlink("/proc/self/exe", ec).parent_path().string();
+}
+
+absl::Status Stopped() { return absl::CancelledError("interrupted"); }
+
+// One line now instead of a log to read later.
+absl::Status CheckPort(uint32_t port) {
+  if (port == 0) return absl::OkStatus();
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return Internal("socket: ", std::strerror(errno));
+  const int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int rc = ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  const int error = errno;
+  ::close(fd);
+  if (rc == 0) return absl::OkStatus();
+  return FailedPrecondition("cannot listen on 127.0.0.1:", port, ": ", std::strerror(error),
+                            "; choose another port with --port, or --port 0 for a free one");
+}
+
+absl::Status Pool::StartCoordinator() {
+  const std::string ready = (state_ / "ready.json").string();
+  std::error_code ec;
+  fs::remove(ready, ec);
+  ProcessSpec spec;
+  spec.name = "coordinator";
+  spec.program = ProgramDirectory() + "/lanyard-coordinator";
+  spec.log_path = (state_ / "logs" / "coordinator.log").string();
+  spec.args = {"--model", o_.model, "--listen", "127.0.0.1:0", "--http", absl::StrCat("127.0.0.1:", o_.port),
+               "--state", (state_ / "coordinator").string(), "--workers", absl::StrCat(o_.workers),
+               "--ready-file", ready};
+  if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
+  if (o_.users > 0) spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
+  if (!o_.kv.empty()) spec.args.insert(spec.args.end(), {"--kv", o_.kv});
+  if (!o_.wire.empty()) spec.args.insert(spec.args.end(), {"--wire", o_.wire});
+  coordinator_ = std::make_unique<Process>(std::move(spec));
+  return coordinator_->Start();
+}
+
+absl::Status Pool::CoordinatorError(const std::string& how) const {
+  const std::string& log = coordinator_->spec().log_path;
+  std::string tail = LastLines(log, 10);
+  return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n", tail, "\n  Log: ", log);
+}
+
+absl::Status Pool::WaitForAddresses() {
+  while (true) {
+    std::ifstream in(state_ / "ready.json");
+    if (in) {
+      const ordered_json ready = ordered_json::parse(in, nullptr, /*allow_exceptions=*/false);
+      // Anything else is a file that is not written to its end yet.
+      if (ready.is_object() && ready.contains("http") && ready["http"].is_string() && ready.contains("grpc") &&
+          ready["grpc"].is_string()) {
+        url_ = ready["http"].get<std::string>();
+        grpc_ = ready["grpc"].get<std::string>();
+        return absl::OkStatus();
+      }
+    }
+    if (const auto how = coordinator_->Poll(); how.has_value()) return CoordinatorError(*how);
+    progress_.Message("starting the coordinator", MonotonicNow());
+    if (signals_.StopWithin(20)) return Stopped();
+  }
+}
+
+absl::Status Pool::StartWorkers() {
+  const uint32_t cpus = std::max(1u, std::thread::hardware_concurrency());
+  const uint32_t threads = o_.threads > 0 ? o_.threads : std::max(1u, cpus / o_.workers);
+  for (uint32_t i = 1; i <= o_.workers; ++i) {
+    ProcessSpec spec;
+    spec.name = absl::StrCat("w", i);
+    spec.program = ProgramDirectory() + "/lanyard-worker";
+    spec.log_path = (state_ / "logs" / (spec.name + ".log")).string();
+    spec.args = {"--join", grpc_, "--name", spec.name, "--threads", absl::StrCat(threads),
+                 "--state", (state_ / spec.name).string()};
+    if (!o_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", o_.memory});
+    workers_.push_back(std::make_unique<Worker>(std::move(spec)));
+    RETURN_IF_ERROR(workers_.back()->process.Start());
+    workers_.back()->started = MonotonicNow();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Pool::Supervise() {
+  if (const auto how = coordinator_->Poll(); how.has_value()) {
+    if (coordinator_->exited_cleanly()) return Stopped();  // `lanyard stop`
+    return CoordinatorError(*how);
+  }
+  const TimeNs now = MonotonicNow();
+  for (const auto& worker : workers_) {
+    Process& process = worker->process;
+    if (const auto how = process.Poll(); how.has_value()) {
+      worker->next_start = worker->back_off.NextStart(worker->started, now);
+      if (!was_ready_ && worker->back_off.failures() >= kStartFailures) {
+        return Internal("worker ", process.spec().name, " ended ", kStartFailures, " times (", *how,
+                        "); its last lines:\n", LastLines(process.spec().log_path, 10), "\n  Log: ", process.spec().log_path);
+      }
+      progress_.Clear();
+      std::fprintf(stderr, "worker %s ended (%s); starting it again in %s\n", process.spec().name.c_str(), how->c_str(),
+                   FormatSeconds(static_cast<double>(worker->next_start - now) / kSecond).c_str());
+    }
+    if (!process.running() && now >= worker->next_start) {
+      RETURN_IF_ERROR(process.Start());
+      worker->started = now;
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::optional<PoolView> Pool::Look() const {
+  HttpClient::Options options;
+  options.url = url_;
+  options.connect_timeout_ms = 1'000;
+  options.silence_timeout_ms = 2'000;
+  const auto client = HttpClient::Create(options);
+  if (!client.ok()) return std::nullopt;
+  const auto reply = client->Get("/admin/v1/status");
+  if (!reply.ok() || reply->status != 200) return std::nullopt;
+  return ParsePoolView(reply->body);
+}
+
+void Pool::ShowLoading(const PoolView& view) {
+  uint64_t done = 0;
+  uint64_t total = 0;
+  for (const NodeView& node : view.nodes) {
+    done += node.load_done_bytes;
+    total += node.load_total_bytes;
+  }
+  if (total > 0) {
+    progress_.Update("loading " + view.model, done, total, MonotonicNow());
+  } else {
+    progress_.Message(view.why.empty() ? view.state : view.state + ": " + view.why, MonotonicNow());
+  }
+}
+
+absl::Status Pool::WaitUntilReady() {
+  while (true) {
+    RETURN_IF_ERROR(Supervise());
+    const std::optional<PoolView> view = Look();
+    if (view.has_value() && view->ready) {
+      progress_.Clear();
+      was_ready_ = true;
+      Announce(*view);
+      return absl::OkStatus();
+    }
+    if (view.has_value() && view->state == "no plan fits") {
+      return FailedPrecondition("no plan fits: ", view->why, view->plan_why.empty() ? "" : "\n", view->plan_why);
+    }
+    if (view.has_value()) ShowLoading(*view);
+    if (signals_.StopWithin(50)) return Stopped();
+  }
+}
+
+void Pool::Announce(const PoolView& view) const {
+  std::vector<std::pair<std::string, pid_t>> pids;
+  for (const auto& worker : workers_) pids.emplace_back(worker->process.spec().name, worker->process.pid());
+  if (o_.json) {
+    std::printf("%s\n", UpJson(view, url_, coordinator_->pid(), pids).c_str());
+  } else {
+    std::fputs(UpText(view, url_, (state_ / "logs").string()).c_str(), stdout);
+  }
+  std::fflush(stdout);
+}
+
+void Pool::Stop() {
+  std::vector<Process*> all;
+  for (const auto& worker : workers_) all.push_back(&worker->process);
+  if (coordinator_ != nullptr) all.push_back(coordinator_.get());
+  StopAll(all, kGrace);
+}
+
+int Pool::Run() {
+  const auto run = [&]() -> absl::Status {
+    RETURN_IF_ERROR(StartCoordinator());
+    RETURN_IF_ERROR(WaitForAddresses());
+    RETURN_IF_ERROR(StartWorkers());
+    RETURN_IF_ERROR(WaitUntilReady());
+    while (!signals_.StopWithin(100)) RETURN_IF_ERROR(Supervise());
+    return Stopped();
+  };
+  const absl::Status status = run();
+  progress_.Clear();
+  Stop();
+  if (!absl::IsCancelled(status)) {
+    Fail(status);
+    return kFailed;
+  }
+  if (!o_.json) std::printf("The pool has stopped.\n");
+  return kOk;
+}
+
+// The directory for logs, caches and identities, locked for the life of this process (its descriptor stays open).
+absl::StatusOr<fs::path> LockState(const fs::path& dir) {
+  std::error_code ec;
+  fs::create_directories(dir / "logs", ec);
+  if (ec) return FailedPrecondition("cannot create the state directory ", dir.string(), ": ", ec.message(), "; name another with --state");
+  const int fd = ::open((dir / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ", std::strerror(errno), "; name another with --state");
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    ::close(fd);
+    return absl::AlreadyExistsError(absl::StrCat("another pool uses the state directory ", dir.string(),
+                                                 "; stop it with: lanyard stop, or name another with --state"));
+  }
+  return fs::absolute(dir);
+}
+
+absl::StatusOr<fs::path> ChooseState(const Options& o) {
+  if (!o.state.empty()) return LockState(o.state);
+  const char* xdg = std::getenv("XDG_STATE_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path base = xdg != nullptr && *xdg != '\0' ? fs::path(xdg) : fs::path(home != nullptr ? home : "/tmp") / ".local" / "state";
+  const std::string stem = fs::path(o.model).stem().string();
+  for (int i = 1;; ++i) {
+    // Several pools of one model may run at once; each has a directory that it finds again.
+    auto state = LockState(base / "lanyard" / "up" / (i == 1 ? stem : absl::StrCat(stem, "-", i)));
+    if (state.ok() || !absl::IsAlreadyExists(state.status()) || i == 100) return state;
+  }
+}
+
+int Up(const Options& o) {
+  if (::access(o.model.c_str(), R_OK) != 0) {
+    return Fail(NotFound("cannot read the model ", o.model, ": ", std::strerror(errno)));
+  }
+  if (!o.memory.empty()) {
+    if (const auto bytes = ParseSize(o.memory); !bytes.ok()) return Fail(Annotate(bytes.status(), "--memory-per-worker"));
+  }
+  if (const absl::Status port = CheckPort(o.port); !port.ok()) return Fail(port);
+  const auto state = ChooseState(o);
+  if (!state.ok()) return Fail(state.status());
+  return Pool(o, *state).Run();
+}
+
+}  // namespace
+
+void RegisterUp(CLI::App& app) {
+  const auto o = std::make_shared<Options>();
+  CLI::App* up = AddCommand(
+      app, "up", "Runs a whole pool on this machine: a coordinator and workers, each with its part of the model",
+      "  lanyard up --model smollm2.gguf --workers 3\n"
+      "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
+      "      one line when ready: {\"url\",\"api_key\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{\"name\",\n"
+      "      \"pid\",\"layers\":[first,last],\"embeds\",\"samples\",\"bytes\"}]} (layers 0-based; null: no layers)\n"
+      "  Ctrl-C or SIGTERM stops all of it. Logs lie in STATE/logs.",
+      [o] { return Up(*o); });
+  up->add_option("--model", o->model, "Model file (GGUF)")->required();
+  up->add_option("--workers", o->workers, "Worker processes")->check(CLI::Range(1, 64));
+  up->add_option("--threads-per-worker", o->threads, "Compute threads of each worker (default: the CPUs, shared out)")->check(CLI::Range(1, 1024));
+  up->add_option("--memory-per-worker", o->memory, "What each worker may hold, for example 200MiB: weights, KV and code");
+  up->add_option("--context", o->context, "Tokens of one conversation at most (default: what fits)")->check(CLI::Range(1, 16'777'216));
+  up->add_option("--users", o->users, "Conversations at a time that memory is set aside for")->check(CLI::Range(1, 4096));
+  up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")->check(CLI::Range(0, 65535));
+  up->add_option("--state", o->state, "Directory for logs and caches (default: ~/.local/state/lanyard/up/MODEL)");
+  up->add_option("--kv", o->kv, "Type of the KV cache")->check(CLI::IsMember({"f32", "f16", "q8"}));
+  up->add_option("--wire", o->wire, "Type of the activations between workers")->check(CLI::IsMember({"f32", "f16"}));
+  up->add_flag("--json", o->json, "One line of JSON when the pool is ready");
+}
+
+}  // namespace lanyard::cli

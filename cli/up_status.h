@@ -1,0 +1,51 @@
+// What `lanyard up` reads from GET /admin/v1/status and prints when the pool is ready.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lanyard::cli {
+
+struct NodeView {
+  std::string name;
+  std::string state;
+  uint64_t pid = 0;
+  bool has_stage = false;
+  std::optional<std::pair<uint32_t, uint32_t>> layers;  // first and last
+  bool embeds = false;
+  bool samples = false;
+  uint64_t gguf_bytes = 0;
+  uint64_t weights_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t buffer_bytes = 0;
+  uint64_t memory_bytes = 0;
+  uint64_t load_done_bytes = 0;
+  uint64_t load_total_bytes = 0;
+};
+
+struct PoolView {
+  bool ready = false;
+  std::string state;
+  std::string why;
+  std::string plan_why;  // lines
+  std::string model;
+  uint32_t context = 0;
+  std::vector<NodeView> nodes;
+};
+
+// nullopt for anything that is not a status object. Missing keys are empty.
+std::optional<PoolView> ParsePoolView(std::string_view json);
+
+// One line without its newline; keys as in `lanyard up --help`. Workers in the order of the stages.
+std::string UpJson(const PoolView& view, const std::string& url, pid_t coordinator,
+                   const std::vector<std::pair<std::string, pid_t>>& workers);
+// The plan as a table, the URL, and a curl line that works as it stands.
+std::string UpText(const PoolView& view, const std::string& url, const std::string& logs);
+
+}  // namespace lanyard::cli
