@@ -1,0 +1,210 @@
+// What the verbs that talk to a pool are made of: event reader, URLs, statistics, tables, progress, the plan's print.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/http_client.h"
+#include "cli/load_stats.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+#include "cli/up_process.h"
+#include "cli/up_status.h"
+
+namespace lanyard::cli {
+namespace {
+
+using nlohmann::json;
+
+std::vector<std::string> ReadEvents(const std::string& stream, size_t piece) {
+  SseReader reader;
+  std::vector<std::string> out;
+  for (size_t at = 0; at < stream.size(); at += piece) {
+    reader.Feed(std::string_view(stream).substr(at, piece), [&](std::string_view data) {
+      out.emplace_back(data);
+      return true;
+    });
+  }
+  return out;
+}
+
+TEST(SseReaderTest, AnySplit) {
+  const std::string stream = ": ping\n\ndata: {\"a\":1}\n\nevent: x\ndata:two\ndata: lines\n\n\ndata: [DONE]\r\n\r\ndata: unfinished";
+  const std::vector<std::string> want = {"{\"a\":1}", "two\nlines", "[DONE]"};
+  for (size_t piece = 1; piece <= stream.size(); ++piece) EXPECT_EQ(ReadEvents(stream, piece), want) << piece;
+}
+
+TEST(SseReaderTest, StopsWhenAsked) {
+  SseReader reader;
+  int events = 0;
+  EXPECT_FALSE(reader.Feed("data: 1\n\ndata: 2\n\n", [&](std::string_view) { return ++events < 1; }));
+  EXPECT_EQ(events, 1);
+}
+
+TEST(HttpClientTest, Urls) {
+  const auto url = [](const std::string& text) {
+    const auto client = HttpClient::Create({.url = text, .api_key = ""});
+    return client.ok() ? client->url() : "error: " + Str(client.status().message());
+  };
+  EXPECT_EQ(url("http://h:1/"), "http://h:1");
+  EXPECT_EQ(url("http://h:1/v1"), "http://h:1");
+  EXPECT_EQ(url("h:1"), "http://h:1");
+  EXPECT_EQ(url("http://[::1]:80"), "http://[::1]:80");
+  for (const char* bad : {"https://h", "ftp://h", "http://", "http://h:x", "http://h:1/path", "http://h:1234567", "http://u@h"}) {
+    EXPECT_EQ(url(bad).substr(0, 6), "error:") << bad;
+  }
+  EXPECT_FALSE(HttpClient::Create({.url = "http://h", .api_key = "a\r\nX: y"}).ok());
+  ::setenv("LANYARD_URL", "http://from-env:5", 1);
+  EXPECT_EQ(url(""), "http://from-env:5");
+  ::unsetenv("LANYARD_URL");
+  EXPECT_EQ(url(""), "http://127.0.0.1:8080");
+}
+
+TEST(HttpClientTest, NobodyThere) {
+  const auto client = HttpClient::Create({.url = "http://127.0.0.1:1", .api_key = ""});
+  const auto reply = client->Get("/health");
+  EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(reply.status().message().find("http://127.0.0.1:1"), absl::string_view::npos);
+  EXPECT_NE(reply.status().message().find("lanyard up"), absl::string_view::npos);
+}
+
+TEST(HttpClientTest, StatusOfReplies) {
+  EXPECT_TRUE(StatusOfReply({.status = 202, .headers = {}, .body = ""}).ok());
+  const auto s = StatusOfReply({.status = 404, .headers = {}, .body = R"({"error":{"message":"no such model"}})"});
+  EXPECT_EQ(s, absl::NotFoundError("no such model"));
+  EXPECT_EQ(StatusOfReply({.status = 503, .headers = {}, .body = "<html>"}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(StatusOfReply({.status = 401, .headers = {}, .body = "{}"}).code(), absl::StatusCode::kUnauthenticated);
+}
+
+TEST(LoadStatsTest, Percentiles) {
+  std::vector<double> none;
+  EXPECT_EQ(Percentile(none, 50), 0);
+  std::vector<double> one = {7};
+  EXPECT_EQ(Percentile(one, 99), 7);
+  std::vector<double> hundred;
+  for (int i = 100; i >= 1; --i) hundred.push_back(i);
+  EXPECT_EQ(Percentile(hundred, 50), 50);
+  EXPECT_EQ(Percentile(hundred, 99), 99);
+  EXPECT_EQ(Percentile(hundred, 100), 100);
+  EXPECT_EQ(Percentile(hundred, 0), 1);
+}
+
+TEST(LoadStatsTest, Json) {
+  LoadStats a;
+  a.requests = 2;
+  a.completion_tokens = 30;
+  a.ttft_ms = {1, 3};
+  a.between_ms = {2};
+  LoadStats b;
+  b.requests = 1;
+  b.errors = 1;
+  b.first_error = "x";
+  a.Add(b);
+  a.seconds = 2;
+  const json out = json::parse(a.ToJson());
+  EXPECT_EQ(out["requests"], 3);
+  EXPECT_EQ(out["errors"], 1);
+  EXPECT_EQ(out["tokens_per_s"], 15.0);
+  EXPECT_EQ(out["ttft_ms"]["p50"], 1.0);
+  EXPECT_EQ(out["ttft_ms"]["p99"], 3.0);
+  EXPECT_EQ(out["between_ms"]["p99"], 2.0);
+  EXPECT_EQ(a.first_error, "x");
+}
+
+TEST(TableTest, AlignsAndCleans) {
+  Table table({"NAME", ">SIZE"});
+  table.AddRow({"\xC3\xA9t\xC3\xA9", "5"});
+  table.AddRow({"a\x1b[31mb", "12345"});
+  EXPECT_EQ(table.ToString(), "NAME      SIZE\n\xC3\xA9t\xC3\xA9          5\na?[31mb  12345\n");
+  EXPECT_EQ(FormatSeconds(3.21), "3.2 s");
+  EXPECT_EQ(FormatSeconds(65), "1 m 05 s");
+  EXPECT_EQ(FormatSeconds(7800), "2 h 10 m");
+}
+
+TEST(ProgressTest, RendersAndThrottles) {
+  EXPECT_EQ(Progress::Render("load", 50, 100, 10, 4), "load  [##--]  50%  50 B of 100 B  10 B/s  5.0 s left");
+  EXPECT_EQ(Progress::Render("load", 0, 0, 0, 0), "load  100%  0 B of 0 B");
+  std::FILE* file = std::tmpfile();
+  {
+    Progress progress(file, Progress::Style::kLines);
+    for (int i = 0; i < 1000; ++i) progress.Update("load", static_cast<uint64_t>(i), 1000, i * kMillisecond);
+    progress.Update("load", 1000, 1000, kSecond);
+  }
+  std::rewind(file);
+  std::string text(4096, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file));
+  std::fclose(file);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2) << text;  // the first and the end
+  EXPECT_EQ(text.find('\x1b'), std::string::npos);
+}
+
+constexpr char kStatus[] = R"({"ready":true,"state":"ready","model":"m","context":64,"plan_why":["a","b"],"nodes":[
+  {"name":"w3","pid":13,"has_stage":true,"layers":null,"embeds":false,"samples":true,"gguf_bytes":3},
+  {"name":"w2","pid":12,"has_stage":true,"layers":[5,9],"embeds":false,"samples":false,"gguf_bytes":2},
+  {"name":"w1","pid":11,"has_stage":true,"layers":[0,4],"embeds":true,"samples":false,"gguf_bytes":1}]})";
+
+TEST(UpStatusTest, JsonLine) {
+  const auto view = ParsePoolView(kStatus);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->plan_why, "  a\n  b");
+  const std::string line = UpJson(*view, "http://127.0.0.1:8080", 10, {{"w1", 111}});
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  const json want = json::parse(R"({"url":"http://127.0.0.1:8080","api_key":null,"model":"m","context":64,
+    "pids":{"coordinator":10},"workers":[
+    {"name":"w1","pid":111,"layers":[0,4],"embeds":true,"samples":false,"bytes":1},
+    {"name":"w2","pid":12,"layers":[5,9],"embeds":false,"samples":false,"bytes":2},
+    {"name":"w3","pid":13,"layers":null,"embeds":false,"samples":true,"bytes":3}]})");
+  EXPECT_EQ(json::parse(line), want);
+  const std::string text = UpText(*view, "http://127.0.0.1:8080", "/logs");
+  EXPECT_NE(text.find("embedding, 0-4"), std::string::npos);
+  EXPECT_NE(text.find("curl http://127.0.0.1:8080/v1/chat/completions"), std::string::npos);
+}
+
+TEST(UpStatusTest, SurvivesNonsense) {
+  for (const char* bad : {"", "[]", "3", "{"}) EXPECT_FALSE(ParsePoolView(bad).has_value()) << bad;
+  const auto view = ParsePoolView(R"({"ready":1,"nodes":[3,{"layers":[-1,2],"name":5}],"plan_why":3,"context":-1})");
+  ASSERT_TRUE(view.has_value());
+  EXPECT_FALSE(view->ready);
+  ASSERT_EQ(view->nodes.size(), 1u);
+  EXPECT_FALSE(view->nodes[0].layers.has_value());
+}
+
+TEST(UpProcessTest, BackOffGrowsAndForgets) {
+  BackOff b;
+  EXPECT_EQ(b.NextStart(0, kSecond), kSecond + 250 * kMillisecond);
+  EXPECT_EQ(b.NextStart(0, kSecond), kSecond + 500 * kMillisecond);
+  for (int i = 0; i < 20; ++i) b.NextStart(0, kSecond);
+  EXPECT_EQ(b.NextStart(0, kSecond), 11 * kSecond);
+  EXPECT_EQ(b.NextStart(0, 100 * kSecond), 100 * kSecond + 250 * kMillisecond);
+  EXPECT_EQ(b.failures(), 1);
+}
+
+TEST(UpProcessTest, RunsStopsAndReadsLogs) {
+  const std::string log = ::testing::TempDir() + "/lanyard_up_process_" + std::to_string(::getpid()) + ".log";
+  Process quick({"quick", "/bin/sh", {"-c", "echo one; echo two; echo three; exit 3"}, log});
+  ASSERT_TRUE(quick.Start().ok());
+  std::optional<std::string> how;
+  for (int i = 0; i < 500 && !how.has_value(); ++i) {
+    how = quick.Poll();
+    ::usleep(10'000);
+  }
+  EXPECT_EQ(how, "exit code 3");
+  EXPECT_FALSE(quick.exited_cleanly());
+  EXPECT_EQ(LastLines(log, 2), "two\nthree");
+  EXPECT_EQ(LastLines(log, 9), "one\ntwo\nthree");
+  EXPECT_EQ(LastLines("/nowhere", 9), "");
+  // One that ignores SIGTERM is killed.
+  Process stubborn({"stubborn", "/bin/sh", {"-c", "trap '' TERM; echo up; while true; do sleep 0.05; done"}, log});
+  ASSERT_TRUE(stubborn.Start().ok());
+  for (int i = 0; i < 500 && LastLines(log, 1) != "up"; ++i) ::usleep(10'000);
+  StopAll({&stubborn}, std::chrono::milliseconds(100));
+  EXPECT_FALSE(stubborn.running());
+  Process missing({"missing", "/nowhere/lanyard-worker", {}, log});
+  EXPECT_EQ(missing.Start().code(), absl::StatusCode::kNotFound);
+  ::unlink(log.c_str());
+}
+
+}  // namespace
+}  // namespace lanyard::cli

@@ -1,0 +1,142 @@
+"""`lanyard run`, `list`, `ps`, `node status`, `load` and `stop` against a server with a fake pool."""
+import argparse
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+import unittest
+import urllib.request
+
+ARGS = argparse.Namespace(lanyard="", server="")
+
+
+class Cli(unittest.TestCase):
+    def setUp(self):
+        self.server = subprocess.Popen([ARGS.server, "2000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.url = self.server.stdout.readline().strip()
+        self.addCleanup(self.stop_server)
+
+    def stop_server(self):
+        self.server.stdin.close()
+        self.server.wait(10)
+        self.server.stdout.close()
+
+    def env(self):
+        return {**os.environ, "LANYARD_URL": self.url, "TERM": "dumb"}
+
+    def run_cli(self, *args, stdin="", code=0):
+        done = subprocess.run([ARGS.lanyard, *args], input=stdin, capture_output=True, text=True, env=self.env(), timeout=30)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def metric(self, name):
+        with urllib.request.urlopen(self.url + "/metrics", timeout=5) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith(name + " "):
+                    return int(line.split()[1])
+        return 0
+
+    def eventually(self, condition):
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.02)
+        return False
+
+    def test_one_question(self):
+        first = self.run_cli("run", "--prompt", "hello", "--temperature", "0")
+        self.assertTrue(first.endswith("\n") and len(first.split()) == 12, first)
+        self.assertEqual(self.run_cli("run", "--temperature", "0", stdin="hello"), first)
+        self.assertEqual(self.run_cli("run", "fake/model:1", "--prompt", "hello", "--temperature", "0"), first)
+        self.assertEqual(len(self.run_cli("run", "--prompt", "x", "--max-tokens", "3").split()), 3)
+
+    def test_errors_and_exit_codes(self):
+        self.assertIn("does not exist", self.run_cli("run", "nope", "--prompt", "x", code=5))
+        self.assertIn("worker w2 was lost", self.run_cli("run", "--prompt", "DIE", code=1))
+        self.assertIn("maximum context length", self.run_cli("run", "--prompt", "TOO LONG", code=1))
+        self.run_cli("run", code=1)
+        self.run_cli("run", "--temperature", "9", code=2)
+        self.run_cli("node", "status", "zz", code=5)
+        error = self.run_cli("list", "--url", "http://127.0.0.1:1", code=3)
+        self.assertIn("cannot reach the pool at http://127.0.0.1:1: Connection refused", error)
+        self.assertIn("lanyard up", error)
+
+    def test_reads_have_json(self):
+        models = json.loads(self.run_cli("list", "--json"))["models"]
+        self.assertEqual((models[0]["id"], models[0]["context"]), ("fake/model:1", 4096))
+        self.assertEqual(json.loads(self.run_cli("ps", "--json")), {"requests": []})
+        status = json.loads(self.run_cli("node", "status", "--json"))
+        self.assertEqual([n["name"] for n in status["nodes"]], ["w1", "w2"])
+        self.assertEqual(json.loads(self.run_cli("node", "status", "w2", "--json"))["layers"], [10, 11])
+        for args in (("list",), ("ps",), ("node", "status"), ("node", "status", "w1")):
+            self.assertTrue(self.run_cli(*args).strip())
+
+    def test_load(self):
+        out = json.loads(self.run_cli("load", "--users", "4", "--requests", "10", "--prompt-tokens", "16", "--generate", "20", "--json"))
+        self.assertEqual((out["requests"], out["errors"], out["completion_tokens"]), (10, 0, 200))
+        self.assertGreater(out["tokens_per_s"], 0)
+        self.assertLessEqual(out["ttft_ms"]["p50"], out["ttft_ms"]["p99"])
+        self.assertGreater(out["between_ms"]["p50"], 0)
+
+    def test_ctrl_c_cancels(self):
+        process = subprocess.Popen([ARGS.lanyard, "run", "--prompt", "STALL"], env=self.env(), stderr=subprocess.PIPE)
+        self.assertTrue(self.eventually(lambda: self.metric("fake_open") == 1))
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(5), 130)
+        process.stderr.close()
+        self.assertTrue(self.eventually(lambda: self.metric("fake_cancelled_total") == 1))
+
+    def test_conversation_on_a_terminal(self):
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.execve(ARGS.lanyard, [ARGS.lanyard, "run"], self.env())
+        out = b""
+
+        def until(text, seconds=10):
+            nonlocal out
+            end = time.monotonic() + seconds
+            while text not in out and time.monotonic() < end:
+                if select.select([fd], [], [], 0.1)[0]:
+                    try:
+                        out += os.read(fd, 65536)
+                    except OSError:
+                        break
+            self.assertIn(text, out)
+            before, out = out.split(text, 1)
+            return before
+
+        until(b">>> ")
+        os.write(fd, b"/set temperature 0\n/set max_tokens 3\n/set nonsense 1\n/show\n")
+        until(b"there is no setting 'nonsense'")
+        until(b"temperature  0")
+        os.write(fd, b"hello\n")
+        until(b">>> ")
+        os.write(fd, b'"""two\nlines"""\n')
+        until(b"... ")
+        os.write(fd, b"STALL\n")
+        self.assertTrue(self.eventually(lambda: self.metric("fake_open") == 1))
+        os.write(fd, b"\x03")
+        self.assertTrue(self.eventually(lambda: self.metric("fake_cancelled_total") == 1))
+        os.write(fd, b"/clear\n")
+        until(b"The conversation is forgotten.")
+        os.write(fd, b"/bye\n")
+        _, status = os.waitpid(pid, 0)
+        os.close(fd)
+        self.assertEqual(os.waitstatus_to_exitcode(status), 0)
+
+    def test_stop(self):
+        self.assertIn("stopped", self.run_cli("stop"))
+        self.run_cli("stop", code=3)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lanyard", required=True)
+    parser.add_argument("--server", required=True)
+    _, rest = parser.parse_known_args(namespace=ARGS)
+    unittest.main(argv=[sys.argv[0]] + rest)

@@ -1,0 +1,238 @@
+"""`lanyard up` as a supervisor, with stand-ins for the coordinator and the workers: start, the JSON line, a worker that
+dies, a coordinator that dies, no plan, Ctrl-C, a port in use, a state directory in use. Nothing is left running."""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.request
+
+ARGS = argparse.Namespace(lanyard="")
+
+# Serves /admin/v1/status; "joined" workers are files beside the ready file. MODE is in the model file.
+COORDINATOR = r'''#!/usr/bin/env python3
+import http.server, json, os, pathlib, signal, sys, threading
+a = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+mode = pathlib.Path(a["--model"]).read_text()
+print("coordinator starts"); sys.stdout.flush()
+if mode == "broken":
+    print("error: the model is malformed at offset 7"); sys.exit(1)
+state = pathlib.Path(a["--state"]).parent
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, code, value):
+        body = json.dumps(value).encode()
+        self.send_response(code); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def do_GET(self):
+        alive = sorted(p.name for p in state.glob("w*/pid"))
+        nodes = [{"name": p.parent.name, "state": "ready", "pid": int(p.read_text() or 0), "has_stage": True,
+                  "layers": [10 * i, 10 * i + 9], "embeds": i == 0, "samples": False, "gguf_bytes": 5}
+                 for i, p in enumerate(sorted(state.glob("w*/pid")))]
+        if mode == "no plan":
+            return self.answer(200, {"ready": False, "state": "no plan fits", "why": "needs 97 MiB, there are 20 MiB",
+                                     "plan_why": ["w1: 10 MiB", "w2: 10 MiB"], "nodes": []})
+        self.answer(200, {"ready": len(alive) >= int(a["--workers"]), "state": "ready", "model": "m", "context": 77, "nodes": nodes})
+    def do_POST(self):
+        self.answer(202, {}); threading.Thread(target=server.shutdown).start()
+    def log_message(self, *x): pass
+host, port = a["--http"].split(":")
+server = http.server.ThreadingHTTPServer((host, int(port)), Handler)
+pathlib.Path(a["--ready-file"]).write_text(json.dumps({"http": "http://127.0.0.1:%d" % server.server_address[1], "grpc": "127.0.0.1:7300"}))
+signal.signal(signal.SIGTERM, lambda *x: os._exit(0))
+server.serve_forever()
+'''
+WORKER = r'''#!/usr/bin/env python3
+import os, pathlib, signal, sys, time
+a = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert a["--join"] == "127.0.0.1:7300" and int(a["--threads"]) >= 1
+print("worker", a["--name"], a.get("--memory")); sys.stdout.flush()
+d = pathlib.Path(a["--state"]); d.mkdir(exist_ok=True)
+if (d.parent / "crash").exists(): print("error: out of luck"); sys.exit(4)
+(d / "pid").write_text(str(os.getpid()))
+if (d.parent / "stubborn").exists(): signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(120)
+'''
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def eventually(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+class Up(unittest.TestCase):
+    def setUp(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="lanyard-up-"))
+        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.bin = self.dir / "bin"
+        self.bin.mkdir()
+        shutil.copy(ARGS.lanyard, self.bin / "lanyard")
+        for name, text in (("lanyard-coordinator", COORDINATOR), ("lanyard-worker", WORKER)):
+            (self.bin / name).write_text(text)
+            (self.bin / name).chmod(0o755)
+        self.state = self.dir / "state"
+        self.model = self.dir / "m.gguf"
+        self.model.write_text("fine")
+        self.process = None
+        self.addCleanup(self.kill)
+
+    def kill(self):
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def up(self, *args, workers=2, port=0):
+        self.process = subprocess.Popen(
+            [str(self.bin / "lanyard"), "up", "--model", str(self.model), "--workers", str(workers), "--port", str(port),
+             "--state", str(self.state), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return self.process
+
+    def ready(self, *args, **kwargs):
+        line = self.up("--json", *args, **kwargs).stdout.readline()
+        self.assertTrue(line, "no line on stdout")
+        return json.loads(line)
+
+    def pids(self, line):
+        return [line["pids"]["coordinator"]] + [w["pid"] for w in line["workers"]]
+
+    def test_json_line_and_ctrl_c(self):
+        line = self.ready("--memory-per-worker", "88MiB")
+        self.assertEqual(list(line), ["url", "api_key", "model", "context", "pids", "workers"])
+        self.assertEqual((line["api_key"], line["model"], line["context"]), (None, "m", 77))
+        self.assertEqual([list(w) for w in line["workers"]], [["name", "pid", "layers", "embeds", "samples", "bytes"]] * 2)
+        self.assertEqual([w["layers"] for w in line["workers"]], [[0, 9], [10, 19]])
+        self.assertTrue(all(alive(p) for p in self.pids(line)))
+        self.assertEqual(len({os.getpgid(p) for p in self.pids(line)} | {os.getpgid(self.process.pid)}), 4)
+        self.process.send_signal(signal.SIGINT)
+        self.assertEqual(self.process.wait(10), 0)
+        self.assertFalse(any(alive(p) for p in self.pids(line)))
+        self.assertEqual(self.process.stdout.read(), "")
+        self.assertIn("88MiB", (self.state / "logs" / "w1.log").read_text())
+
+    def test_a_dead_worker_starts_again(self):
+        line = self.ready()
+        pid = line["workers"][0]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        file = self.state / "w1" / "pid"
+        self.assertTrue(eventually(lambda: file.read_text() not in ("", str(pid))))
+        again = int(file.read_text())
+        self.process.send_signal(signal.SIGTERM)
+        self.assertEqual(self.process.wait(10), 0)
+        self.assertFalse(alive(again))
+        self.assertIn("signal 9", self.process.stderr.read())
+
+    def test_a_dead_coordinator_ends_it(self):
+        line = self.ready()
+        os.kill(line["pids"]["coordinator"], signal.SIGKILL)
+        self.assertEqual(self.process.wait(10), 1)
+        self.assertFalse(any(alive(p) for p in self.pids(line)))
+        error = self.process.stderr.read()
+        self.assertIn("signal 9", error)
+        self.assertIn("coordinator starts", error)
+
+    def test_stop_over_http(self):
+        line = self.ready()
+        urllib.request.urlopen(urllib.request.Request(line["url"] + "/admin/v1/stop", data=b"{}"), timeout=5).read()
+        self.assertEqual(self.process.wait(10), 0)
+        self.assertFalse(any(alive(p) for p in self.pids(line)))
+
+    def test_killed_parent_takes_its_children_along(self):
+        line = self.ready()
+        self.process.kill()
+        self.process.wait()
+        self.assertTrue(eventually(lambda: not any(alive(p) for p in self.pids(line))))
+
+    def test_stubborn_worker_is_killed(self):
+        self.state.mkdir()
+        (self.state / "stubborn").touch()
+        line = self.ready(workers=1)
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.assertEqual(self.process.wait(15), 0)
+        self.assertGreater(time.monotonic() - started, 4)
+        self.assertFalse(any(alive(p) for p in self.pids(line)))
+
+    def fails_with(self, *texts):
+        self.assertEqual(self.process.wait(20), 1)
+        error = self.process.stderr.read()
+        for text in texts:
+            self.assertIn(text, error)
+        self.assertEqual(self.process.stdout.read(), "")
+        return error
+
+    def test_no_plan(self):
+        self.model.write_text("no plan")
+        self.up("--json")
+        self.fails_with("needs 97 MiB, there are 20 MiB", "w2: 10 MiB")
+
+    def test_broken_model(self):
+        self.model.write_text("broken")
+        self.up("--json")
+        self.fails_with("exit code 1", "malformed at offset 7")
+
+    def test_worker_that_cannot_start(self):
+        self.state.mkdir()
+        (self.state / "crash").touch()
+        self.up("--json", workers=1)
+        self.fails_with("worker w1 ended 5 times", "out of luck")
+
+    def test_port_in_use(self):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            s.listen()
+            self.up("--json", port=s.getsockname()[1])
+            error = self.fails_with("cannot listen on 127.0.0.1:", "--port")
+            self.assertEqual(error.count("\n"), 1)
+
+    def test_state_in_use(self):
+        self.ready()
+        first = self.process
+        self.up("--json")
+        self.fails_with("another pool uses the state directory")
+        self.process.stdout.close()
+        self.process.stderr.close()
+        first.send_signal(signal.SIGTERM)
+        self.assertEqual(first.wait(10), 0)
+        self.process = first
+
+    def test_missing_model(self):
+        self.model.unlink()
+        self.up()
+        self.assertEqual(self.process.wait(10), 5)
+
+    def test_text(self):
+        self.up()
+        lines = [self.process.stdout.readline() for _ in range(7)]
+        self.assertIn("context 77", lines[0])
+        self.assertIn("embedding, 0-9", "".join(lines))
+        self.assertIn("curl http://127.0.0.1:", "".join(lines))
+        self.process.send_signal(signal.SIGINT)
+        self.assertEqual(self.process.wait(10), 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lanyard", required=True)
+    _, rest = parser.parse_known_args(namespace=ARGS)
+    unittest.main(argv=[sys.argv[0]] + rest)
