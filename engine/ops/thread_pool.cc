@@ -45,43 +45,65 @@ bool SpinUntil(std::chrono::microseconds limit, const Done& done) {
 
 }  // namespace
 
-// A job is published by raising `epoch`; every worker runs its share once an epoch and lowers `running`. Sleepers are
-// counted, so that nobody takes the lock while all are spinning; the counter and the value waited for are both
-// sequentially consistent, so either the waker sees the sleeper or the sleeper sees the value.
+// `ticket` = epoch of the current job, whether it is closed, and how many workers joined it. Whoever takes part claims the
+// next index until there is none; the caller then closes the job and waits for those who joined, not for a worker that has not
+// woken up yet: on a busy machine that would cost more than the work. Sleepers are counted, so that nobody takes the lock
+// while all are spinning; counter and ticket are sequentially consistent: the waker sees the sleeper or the sleeper the job.
 struct ThreadPool::Impl {
   explicit Impl(int n) : n_threads(n), spin(n > UsableCpus() ? std::chrono::microseconds(0) : kSpin) {
-    for (int i = 1; i < n; ++i) threads.emplace_back([this, i] { Work(i); });
+    for (int i = 1; i < n; ++i) threads.emplace_back([this] { Work(); });
   }
   ~Impl() {
     stop.store(true);
-    Raise();
+    Publish(kClosed);
     for (std::thread& t : threads) t.join();
   }
 
-  void Raise() {
-    epoch.fetch_add(1);
+  static constexpr uint64_t kJoined = 0xffff;
+  static constexpr uint64_t kClosed = uint64_t{1} << 16;
+  static constexpr int kEpochShift = 17;
+
+  void Publish(uint64_t flags) {
+    const uint64_t epoch = (ticket.load() >> kEpochShift) + 1;
+    ticket.store(epoch << kEpochShift | flags);
     if (sleeping_workers.load() > 0) {
-      MutexLock lock(&mu);
+      { MutexLock lock(&mu); }  // a worker between its last look and its sleep
       work_cv.NotifyAll();
     }
   }
 
-  void Work(int index) {
+  bool Join() {
+    uint64_t seen = ticket.load();
+    while ((seen & kClosed) == 0) {
+      if (ticket.compare_exchange_weak(seen, seen + 1)) return true;
+    }
+    return false;
+  }
+
+  void Claim() {
+    for (int i = next.fetch_add(1); i < n_threads; i = next.fetch_add(1)) (*job)(i, n_threads);
+  }
+
+  void Work() {
     uint64_t seen = 0;
+    const auto changed = [&] { return ticket.load() >> kEpochShift != seen; };
     while (true) {
-      if (!SpinUntil(spin, [&] { return epoch.load() != seen; })) {
+      if (!SpinUntil(spin, changed)) {
         sleeping_workers.fetch_add(1);
         {
           MutexLock lock(&mu);
-          while (epoch.load() == seen) work_cv.Wait(&mu);
+          while (!changed()) work_cv.Wait(&mu);
         }
         sleeping_workers.fetch_sub(1);
       }
-      ++seen;
+      seen = ticket.load() >> kEpochShift;
       if (stop.load()) return;
-      (*job)(index, n_threads);
-      if (running.fetch_sub(1) == 1 && caller_sleeps.load()) {
-        MutexLock lock(&mu);
+      if (!Join()) continue;
+      Claim();
+      // The caller may go on, and even destroy this, once it has seen the count: but it joins the threads first.
+      done.fetch_add(1);
+      if (caller_sleeps.load()) {
+        { MutexLock lock(&mu); }
         done_cv.NotifyAll();
       }
     }
@@ -89,14 +111,18 @@ struct ThreadPool::Impl {
 
   void Run(const std::function<void(int, int)>& fn) {
     job = &fn;
-    running.store(n_threads - 1);
-    Raise();
+    next.store(1);
+    done.store(0);
+    Publish(0);
     fn(0, n_threads);
-    if (SpinUntil(spin, [&] { return running.load() == 0; })) return;
+    Claim();
+    const auto joined = static_cast<int>(ticket.fetch_or(kClosed) & kJoined);
+    const auto all_done = [&] { return done.load() == joined; };
+    if (SpinUntil(spin, all_done)) return;
     caller_sleeps.store(true);
     {
       MutexLock lock(&mu);
-      while (running.load() != 0) done_cv.Wait(&mu);
+      while (!all_done()) done_cv.Wait(&mu);
     }
     caller_sleeps.store(false);
   }
@@ -104,12 +130,13 @@ struct ThreadPool::Impl {
   const int n_threads;
   const std::chrono::microseconds spin;
   std::vector<std::thread> threads;
-  // Written before epoch is raised, read after it was seen.
+  // Written while no job is open, read by those who joined.
   const std::function<void(int, int)>* job = nullptr;
-  alignas(64) std::atomic<uint64_t> epoch{0};
+  alignas(64) std::atomic<uint64_t> ticket{kClosed};
   std::atomic<bool> stop{false};
   std::atomic<int> sleeping_workers{0};
-  alignas(64) std::atomic<int> running{0};
+  alignas(64) std::atomic<int> next{0};
+  alignas(64) std::atomic<int> done{0};
   std::atomic<bool> caller_sleeps{false};
   Mutex mu;  // guards nothing but the sleep itself
   CondVar work_cv;

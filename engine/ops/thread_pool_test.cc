@@ -70,7 +70,9 @@ TEST(ThreadPool, WakesThreadsThatWentToSleep) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));  // longer than they spin
     std::atomic<int> calls{0};
     pool.Run([&](int i, int) {
-      if (i == 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the caller sleeps, too
+      // The caller gives the others time to begin, then waits for the longest of them until it sleeps, too.
+      if (i == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      if (i == 3) std::this_thread::sleep_for(std::chrono::milliseconds(4));
       calls.fetch_add(1);
     });
     ASSERT_EQ(calls.load(), 4);
