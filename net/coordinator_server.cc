@@ -317,7 +317,13 @@ bool JoinLink::Greet(const WorkerEvent& event) {
 }
 
 void JoinLink::OnClosed() {
-  TellGone(Unavailable("the connection is closed"));
+  // gRPC's keepalive may notice a stopped machine before Watch does; it is silence all the same.
+  const TimeNs silence = MonotonicNow() - last_heard();
+  if (silence > 3 * TimeNs{kHeartbeatMs} * kMillisecond) {
+    TellGone(absl::DeadlineExceededError(absl::StrCat("nothing heard for ", silence / kMillisecond, " ms; given up")));
+  } else {
+    TellGone(Unavailable("the connection is closed"));
+  }
   server_->Forget(id_);
 }
 

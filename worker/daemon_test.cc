@@ -1,0 +1,417 @@
+// Daemons against a CoordinatorServer over loopback, with a fake stage: joining, loading, frames, loss and return.
+#include "worker/daemon.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <optional>
+
+#include <gtest/gtest.h>
+
+#include "base/clock.h"
+#include "net/coordinator_client.h"
+#include "worker/process.h"
+#include "worker/testing_util.h"
+
+extern char** environ;
+
+namespace lanyard::worker {
+namespace {
+
+using testing::WaitFor;
+
+class FakeCoordinator final : public net::CoordinatorEvents, public net::PartProvider {
+ public:
+  explicit FakeCoordinator(const testing::TinyModel* model, const std::string& listen = "127.0.0.1:0")
+      : model_(model) {
+    auto server = net::CoordinatorServer::Start({listen, false}, this, this);
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  void OnWorkerEvent(net::LinkId link, net::WorkerEvent event) override {
+    bool welcome = false;
+    {
+      MutexLock lock(&mu_);
+      if (auto* hello = std::get_if<net::WorkerHello>(&event)) {
+        hellos_[hello->name] = *hello;
+        links_[hello->name] = link;
+        ++joins_;
+        welcome = welcome_;
+      } else if (auto* ready = std::get_if<net::StageReady>(&event)) {
+        ready_[link] = *ready;
+      } else if (auto* failed = std::get_if<net::StageFailed>(&event)) {
+        failed_.push_back(*failed);
+      } else if (std::holds_alternative<net::Heartbeat>(event)) {
+        ++beats_;
+      } else if (std::holds_alternative<net::Leaving>(event)) {
+        ++leaving_;
+      } else if (std::holds_alternative<net::LoadProgress>(event)) {
+        ++progress_;
+      }
+    }
+    if (welcome) server_->Welcome(link);
+  }
+  void OnWorkerGone(net::LinkId link, const absl::Status& why) override {
+    MutexLock lock(&mu_);
+    gone_[link] = why;
+    gone_at_ = MonotonicNow();
+  }
+  void OnResult(stage::StepResult result) override { results_.OnResult(std::move(result)); }
+  absl::StatusOr<uint64_t> PartBytes(std::string_view sha256) override {
+    const model::Part* part = model_->Find(sha256);
+    if (part == nullptr) return NotFound("no such part");
+    return part->bytes;
+  }
+  absl::Status ReadPart(std::string_view sha256, uint64_t offset, std::span<uint8_t> out) override {
+    const std::vector<uint8_t> bytes = model_->PartBytes(sha256);
+    std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+    return absl::OkStatus();
+  }
+
+  std::optional<net::LinkId> Link(const std::string& name) {
+    MutexLock lock(&mu_);
+    const auto it = links_.find(name);
+    if (it == links_.end() || gone_.count(it->second) != 0) return std::nullopt;
+    return it->second;
+  }
+  net::WorkerHello Hello(const std::string& name) {
+    MutexLock lock(&mu_);
+    return hellos_[name];
+  }
+  std::optional<net::StageReady> Ready(net::LinkId link, uint64_t epoch) {
+    MutexLock lock(&mu_);
+    const auto it = ready_.find(link);
+    if (it == ready_.end() || it->second.epoch != Epoch(epoch)) return std::nullopt;
+    return it->second;
+  }
+  std::optional<absl::Status> Gone(net::LinkId link) {
+    MutexLock lock(&mu_);
+    const auto it = gone_.find(link);
+    return it == gone_.end() ? std::nullopt : std::optional(it->second);
+  }
+  std::vector<net::StageFailed> failed() {
+    MutexLock lock(&mu_);
+    return failed_;
+  }
+  TimeNs gone_at() {
+    MutexLock lock(&mu_);
+    return gone_at_;
+  }
+  int joins() {
+    MutexLock lock(&mu_);
+    return joins_;
+  }
+  int beats() {
+    MutexLock lock(&mu_);
+    return beats_;
+  }
+  int leaving() {
+    MutexLock lock(&mu_);
+    return leaving_;
+  }
+  void SetWelcome(bool welcome) {
+    MutexLock lock(&mu_);
+    welcome_ = welcome;
+  }
+  net::CoordinatorServer* server() { return server_.get(); }
+  testing::Results& results() { return results_; }
+
+ private:
+  const testing::TinyModel* const model_;
+  testing::Results results_;
+  Mutex mu_;
+  std::map<std::string, net::WorkerHello> hellos_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, net::LinkId> links_ ABSL_GUARDED_BY(mu_);
+  std::map<net::LinkId, net::StageReady> ready_ ABSL_GUARDED_BY(mu_);
+  std::map<net::LinkId, absl::Status> gone_ ABSL_GUARDED_BY(mu_);
+  std::vector<net::StageFailed> failed_ ABSL_GUARDED_BY(mu_);
+  TimeNs gone_at_ ABSL_GUARDED_BY(mu_) = 0;
+  int joins_ ABSL_GUARDED_BY(mu_) = 0;
+  int beats_ ABSL_GUARDED_BY(mu_) = 0;
+  int leaving_ ABSL_GUARDED_BY(mu_) = 0;
+  int progress_ ABSL_GUARDED_BY(mu_) = 0;
+  bool welcome_ ABSL_GUARDED_BY(mu_) = true;
+  std::unique_ptr<net::CoordinatorServer> server_;
+};
+
+DaemonOptions Options(const std::string& join, const std::string& name, const std::string& state,
+                      testing::FakeControls* controls) {
+  DaemonOptions out;
+  out.join = join;
+  out.name = name;
+  out.memory_bytes = uint64_t{8} << 30;
+  out.weights.state_dir = state;
+  out.factory = testing::FakeStages(controls);
+  return out;
+}
+
+class DaemonTest : public ::testing::Test {
+ protected:
+  void SetUp() override { coordinator_ = std::make_unique<FakeCoordinator>(&model_); }
+
+  std::unique_ptr<Daemon> Start(int i) {
+    const std::string name = absl::StrCat("w", i);
+    const std::string state = absl::StrCat(dir_.path(), "/", name);
+    EXPECT_TRUE(MakePrivateDir(state).ok());
+    auto daemon = Daemon::Start(Options(coordinator_->server()->address(), name, state, &controls_[i]));
+    EXPECT_TRUE(daemon.ok()) << daemon.status();
+    return *std::move(daemon);
+  }
+  net::LinkId Joined(const std::string& name) {
+    EXPECT_TRUE(WaitFor([&] { return coordinator_->Link(name).has_value(); })) << name << " did not join";
+    return coordinator_->Link(name).value_or(net::LinkId());
+  }
+  // Stage 0 to w0, stage 1 to w1, both ready.
+  void AssignBoth(uint64_t epoch) {
+    const net::LinkId w0 = Joined("w0");
+    const net::LinkId w1 = Joined("w1");
+    net::Assignment first = model_.Assign(0, epoch);
+    first.next_worker = "w1";
+    first.next_address = coordinator_->Hello("w1").stage_address;
+    coordinator_->server()->Assign(w0, first);
+    coordinator_->server()->Assign(w1, model_.Assign(1, epoch));
+    ASSERT_TRUE(WaitFor([&] { return coordinator_->Ready(w0, epoch) && coordinator_->Ready(w1, epoch); }))
+        << (coordinator_->failed().empty() ? absl::OkStatus() : coordinator_->failed()[0].status);
+  }
+  std::unique_ptr<net::RemoteStage> First(uint64_t epoch) {
+    net::RemoteStageOptions options;
+    options.address = coordinator_->Hello("w0").stage_address;
+    options.from = "coordinator";
+    options.plan = PlanId(5);
+    options.epoch = Epoch(epoch);
+    auto stage = net::RemoteStage::Connect(options);
+    EXPECT_TRUE(stage->WaitReady(3000).ok());
+    return stage;
+  }
+
+  testing::TinyModel model_;
+  testing::TempDir dir_;
+  testing::FakeControls controls_[3];
+  std::unique_ptr<FakeCoordinator> coordinator_;
+};
+
+TEST_F(DaemonTest, FramesFlowThroughTwoWorkers) {
+  const auto w0 = Start(0);
+  const auto w1 = Start(1);
+  AssignBoth(1);
+  const net::StageReady ready = *coordinator_->Ready(Joined("w0"), 1);
+  EXPECT_EQ(ready.weights_bytes, 100u);
+  EXPECT_EQ(ready.fetched_bytes,
+            model_.manifest()->Find("embed")->bytes + model_.manifest()->Find("layer.0")->bytes +
+                (model_.manifest()->Find("common") ? model_.manifest()->Find("common")->bytes : 0));
+  const auto first = First(1);
+  for (uint64_t step = 0; step < 50; ++step) ASSERT_TRUE(first->Send(model_.Frame(1, step)).ok());
+  ASSERT_TRUE(coordinator_->results().WaitCount(50));
+  const auto results = coordinator_->results().all();
+  for (uint64_t step = 0; step < 50; ++step) {
+    EXPECT_TRUE(results[step].status.ok()) << results[step].status;
+    EXPECT_EQ(results[step].step, StepId(step));
+    EXPECT_EQ(results[step].worker, "w1");
+    EXPECT_EQ(results[step].tokens.size(), 1u);
+  }
+  EXPECT_TRUE(WaitFor([&] { return coordinator_->beats() >= 4; }));
+}
+
+TEST_F(DaemonTest, NewEpochOfTheSameDutyLoadsNothing) {
+  const auto w0 = Start(0);
+  const auto w1 = Start(1);
+  AssignBoth(1);
+  const auto stale = First(1);
+  AssignBoth(2);
+  EXPECT_EQ(controls_[0].created, 1);
+  EXPECT_EQ(controls_[1].created, 1);
+  EXPECT_EQ(coordinator_->Ready(Joined("w0"), 2)->fetched_bytes, 0u);
+  // A frame of the old epoch is refused with an error, and the new one works.
+  ASSERT_TRUE(stale->Send(model_.Frame(1, 1)).ok());
+  ASSERT_TRUE(coordinator_->results().WaitCount(1));
+  EXPECT_TRUE(absl::IsFailedPrecondition(coordinator_->results().all()[0].status));
+  const auto first = First(2);
+  ASSERT_TRUE(first->Send(model_.Frame(2, 2)).ok());
+  ASSERT_TRUE(coordinator_->results().WaitCount(2));
+  EXPECT_TRUE(coordinator_->results().all()[1].status.ok());
+}
+
+TEST_F(DaemonTest, AnotherDutyFreesTheOldStageFirst) {
+  const auto w0 = Start(0);
+  const net::LinkId link = Joined("w0");
+  net::Assignment last = model_.Assign(1, 1);
+  coordinator_->server()->Assign(link, last);
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->Ready(link, 1).has_value(); }));
+  last.spec.epoch = Epoch(2);
+  last.spec.group_blocks = {4};
+  coordinator_->server()->Assign(link, last);
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->Ready(link, 2).has_value(); }));
+  EXPECT_EQ(controls_[0].created, 2);
+  EXPECT_EQ(controls_[0].peak_alive, 1);
+  EXPECT_EQ(coordinator_->Ready(link, 2)->fetched_bytes, 0u);  // from the cache
+  coordinator_->server()->Release(link, PlanId(5));
+  EXPECT_TRUE(WaitFor([&] { return controls_[0].alive == 0; }));
+}
+
+TEST_F(DaemonTest, OverTheMemoryLimitIsRefusedWithTheArithmetic) {
+  controls_[0].planned_bytes = uint64_t{9} << 30;
+  const auto w0 = Start(0);
+  coordinator_->server()->Assign(Joined("w0"), model_.Assign(1, 1));
+  ASSERT_TRUE(WaitFor([&] { return !coordinator_->failed().empty(); }));
+  const net::StageFailed failed = coordinator_->failed()[0];
+  EXPECT_TRUE(absl::IsResourceExhausted(failed.status));
+  EXPECT_NE(failed.status.message().find("9.0 GiB of weights"), absl::string_view::npos) << failed.status;
+  EXPECT_NE(failed.status.message().find("8.0 GiB"), absl::string_view::npos);
+  EXPECT_EQ(controls_[0].created, 0);
+}
+
+TEST_F(DaemonTest, LostWorkerIsToldAndComesBack) {
+  const auto w0 = Start(0);
+  auto w1 = Start(1);
+  AssignBoth(1);
+  const net::LinkId link = Joined("w1");
+  const TimeNs start = MonotonicNow();
+  w1.reset();  // without a word
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->Gone(link).has_value(); }));
+  EXPECT_LT(coordinator_->gone_at() - start, 2 * kSecond);
+  EXPECT_NE(coordinator_->Gone(link)->message().find("'w1'"), absl::string_view::npos);
+  // Its neighbour reports the broken link, naming it.
+  ASSERT_TRUE(WaitFor([&] { return !coordinator_->failed().empty(); }));
+  EXPECT_TRUE(absl::IsUnavailable(coordinator_->failed()[0].status));
+  EXPECT_NE(coordinator_->failed()[0].status.message().find("'w1'"), absl::string_view::npos);
+  w1 = Start(1);
+  AssignBoth(2);
+  EXPECT_EQ(controls_[0].created, 1);
+  EXPECT_EQ(coordinator_->Ready(Joined("w1"), 2)->fetched_bytes, 0u);
+  const auto first = First(2);
+  ASSERT_TRUE(first->Send(model_.Frame(2, 1)).ok());
+  ASSERT_TRUE(coordinator_->results().WaitCount(1));
+  EXPECT_TRUE(coordinator_->results().all().back().status.ok());
+}
+
+TEST_F(DaemonTest, CoordinatorGoneAndBack) {
+  const auto w0 = Start(0);
+  Joined("w0");
+  const std::string address = coordinator_->server()->address();
+  coordinator_.reset();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  coordinator_ = std::make_unique<FakeCoordinator>(&model_, address);
+  Joined("w0");
+  EXPECT_FALSE(w0->ended());
+}
+
+TEST_F(DaemonTest, LeavesWithAWord) {
+  const auto w0 = Start(0);
+  const net::LinkId link = Joined("w0");
+  w0->Leave("told to stop");
+  EXPECT_TRUE(w0->ended());
+  EXPECT_TRUE(w0->status().ok());
+  EXPECT_TRUE(WaitFor([&] { return coordinator_->Gone(link).has_value(); }));
+  EXPECT_EQ(coordinator_->leaving(), 1);
+}
+
+TEST_F(DaemonTest, AnotherVersionIsRefusedForGood) {
+  DaemonOptions options = Options(coordinator_->server()->address(), "old", dir_.path(), &controls_[0]);
+  options.version = "9.1.0";
+  const auto daemon = Daemon::Start(options);
+  ASSERT_TRUE(daemon.ok());
+  ASSERT_TRUE(WaitFor([&] { return (*daemon)->ended(); }));
+  EXPECT_NE((*daemon)->status().message().find("9.1.0"), absl::string_view::npos) << (*daemon)->status();
+  EXPECT_NE((*daemon)->status().message().find(kVersion), absl::string_view::npos);
+  EXPECT_EQ(coordinator_->joins(), 0);
+
+  options.version = kVersion;
+  options.protocol = kProtocolVersion + 1;
+  const auto other = Daemon::Start(options);
+  ASSERT_TRUE(WaitFor([&] { return (*other)->ended(); }));
+  EXPECT_NE((*other)->status().message().find("protocol 2"), absl::string_view::npos) << (*other)->status();
+}
+
+TEST_F(DaemonTest, RefusedWorkerTriesAgain) {
+  coordinator_->SetWelcome(false);
+  const auto w0 = Start(0);
+  coordinator_->server()->Refuse(Joined("w0"), absl::AlreadyExistsError("the name 'w0' is taken"));
+  EXPECT_TRUE(WaitFor([&] { return coordinator_->joins() >= 2; }));
+  EXPECT_FALSE(w0->ended());
+}
+
+TEST_F(DaemonTest, StrangersMaySendNoResults) {
+  net::RemoteStageOptions options;
+  const auto w0 = Start(0);
+  Joined("w0");
+  std::atomic<int> closed{0};
+  const auto client = net::ResultClient::Connect(coordinator_->server()->address(), "stranger",
+                                                 [&](const absl::Status&) { ++closed; });
+  EXPECT_TRUE(absl::IsPermissionDenied(client->WaitReady(3000)));
+  client->OnResult(stage::StepResult{});
+  EXPECT_TRUE(WaitFor([&] { return closed == 1; }));
+  EXPECT_TRUE(coordinator_->results().all().empty());
+}
+
+TEST_F(DaemonTest, PortInUse) {
+  const auto second = net::CoordinatorServer::Start({coordinator_->server()->address(), false}, coordinator_.get(),
+                                                    coordinator_.get());
+  ASSERT_TRUE(absl::IsUnavailable(second.status()));
+  EXPECT_NE(second.status().message().find("Address already in use"), absl::string_view::npos);
+}
+
+TEST_F(DaemonTest, FetchOfAnUnknownPartIsRefused) {
+  net::WeightClient client(coordinator_->server()->address());
+  const auto take = [](std::span<const uint8_t>) { return absl::OkStatus(); };
+  EXPECT_TRUE(absl::IsNotFound(client.Fetch(std::string(64, 'a'), 0, {}, take)));
+  EXPECT_TRUE(absl::IsInvalidArgument(client.Fetch("../../etc/passwd", 0, {}, take)));
+  const std::string sha256 = model_.manifest()->Find("embed")->sha256;
+  EXPECT_TRUE(absl::IsOutOfRange(client.Fetch(sha256, 1 << 30, {}, take)));
+  uint64_t got = 0;
+  EXPECT_TRUE(client.Fetch(sha256, 100, {}, [&](std::span<const uint8_t> data) {
+                      got += data.size();
+                      return absl::OkStatus();
+                    }).ok());
+  EXPECT_EQ(got, model_.manifest()->Find("embed")->bytes - 100);
+}
+
+// The child of the test below: a worker in a process of its own, until it is killed.
+TEST(DaemonChild, Serve) {
+  const char* join = std::getenv("LANYARD_TEST_JOIN");
+  if (join == nullptr) GTEST_SKIP() << "started by DaemonTest.StoppedWorkerIsNoticed";
+  testing::TempDir dir;
+  testing::FakeControls controls;
+  const auto daemon = Daemon::Start(Options(join, "child", dir.path(), &controls));
+  ASSERT_TRUE(daemon.ok());
+  while (true) pause();
+}
+
+TEST_F(DaemonTest, StoppedWorkerIsNoticed) {
+  std::vector<char*> env;
+  std::string join = "LANYARD_TEST_JOIN=" + coordinator_->server()->address();
+  for (char** e = environ; *e != nullptr; ++e) env.push_back(*e);
+  env.push_back(join.data());
+  env.push_back(nullptr);
+  std::string self = "/proc/self/exe";
+  std::string filter = "--gtest_filter=DaemonChild.Serve";
+  char* argv[] = {self.data(), filter.data(), nullptr};
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+  pid_t child = 0;
+  ASSERT_EQ(posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv, env.data()), 0);
+  posix_spawn_file_actions_destroy(&actions);
+  const net::LinkId link = Joined("child");
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+
+  const TimeNs start = MonotonicNow();
+  kill(child, SIGSTOP);
+  EXPECT_TRUE(WaitFor([&] { return coordinator_->Gone(link).has_value(); }));
+  const TimeNs noticed = coordinator_->gone_at() - start;
+  EXPECT_LT(noticed, 2 * kSecond);
+  EXPECT_GT(noticed, kSecond);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(*coordinator_->Gone(link))) << *coordinator_->Gone(link);
+  EXPECT_NE(coordinator_->Gone(link)->message().find("'child'"), absl::string_view::npos);
+  RecordProperty("noticed_ms", static_cast<int>(noticed / kMillisecond));
+
+  kill(child, SIGCONT);
+  EXPECT_TRUE(WaitFor([&] { return coordinator_->Link("child").has_value(); }));  // it joins again
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+}
+
+}  // namespace
+}  // namespace lanyard::worker

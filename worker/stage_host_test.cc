@@ -1,0 +1,157 @@
+#include "worker/stage_host.h"
+
+#include <gtest/gtest.h>
+
+#include "worker/testing_util.h"
+
+namespace lanyard::worker {
+namespace {
+
+class NextPort final : public stage::StagePort {
+ public:
+  absl::Status Send(stage::StepFrame frame) override {
+    MutexLock lock(&mu_);
+    if (!answer_.ok()) return answer_;
+    frames_.push_back(std::move(frame));
+    return absl::OkStatus();
+  }
+  std::vector<stage::StepFrame> frames() {
+    MutexLock lock(&mu_);
+    return frames_;
+  }
+  void Answer(const absl::Status& answer) {
+    MutexLock lock(&mu_);
+    answer_ = answer;
+  }
+
+ private:
+  Mutex mu_;
+  absl::Status answer_ ABSL_GUARDED_BY(mu_);
+  std::vector<stage::StepFrame> frames_ ABSL_GUARDED_BY(mu_);
+};
+
+class StageHostTest : public ::testing::Test {
+ protected:
+  StageHostOptions Options(uint32_t index) {
+    const net::Assignment assignment = model_.Assign(index, 3);
+    stage_ = std::make_unique<testing::FakeStage>(&controls_, assignment.spec, assignment.manifest->shape.d_model);
+    StageHostOptions out;
+    out.worker = "w1";
+    out.spec = assignment.spec;
+    out.model = FrameModelOf(assignment.manifest->shape);
+    out.stage = stage_.get();
+    out.next = index == 0 ? &next_ : nullptr;
+    out.results = &results_;
+    out.stats = &stats_;
+    return out;
+  }
+
+  testing::TinyModel model_;
+  testing::FakeControls controls_;
+  testing::Results results_;
+  NextPort next_;
+  HostStats stats_;
+  std::unique_ptr<testing::FakeStage> stage_;
+};
+
+TEST_F(StageHostTest, FirstStageSendsRowsAndHiddenOn) {
+  StageHost host(Options(0));
+  ASSERT_TRUE(host.Send(model_.Frame(3, 11)).ok());
+  ASSERT_TRUE(testing::WaitFor([&] { return next_.frames().size() == 1; }));
+  const stage::StepFrame frame = next_.frames()[0];
+  EXPECT_EQ(frame.stage, 1u);
+  EXPECT_EQ(frame.epoch, Epoch(3));
+  EXPECT_EQ(frame.batch.step, StepId(11));
+  ASSERT_EQ(frame.batch.runs.size(), 1u);
+  EXPECT_TRUE(frame.batch.runs[0].tokens.empty());
+  EXPECT_EQ(frame.batch.runs[0].tables.size(), 1u);
+  EXPECT_EQ(frame.batch.runs[0].outputs.size(), 1u);
+  EXPECT_EQ(frame.hidden.rows, 1u);
+  EXPECT_EQ(frame.hidden.cols, 64u);
+  EXPECT_EQ(stats_.frames, 1u);
+  EXPECT_TRUE(results_.all().empty());
+}
+
+TEST_F(StageHostTest, LastStageSendsTokensToTheCoordinator) {
+  StageHost host(Options(1));
+  stage::StepFrame frame = model_.Frame(3, 12);
+  frame.stage = 1;
+  frame.batch.runs[0].tokens.clear();
+  frame.hidden = {stage::WireType::kF16, 1, 64, std::vector<uint8_t>(stage::Hidden::BytesFor(stage::WireType::kF16, 1, 64))};
+  ASSERT_TRUE(host.Send(frame).ok());
+  ASSERT_TRUE(results_.WaitCount(1));
+  const stage::StepResult result = results_.all()[0];
+  EXPECT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.worker, "w1");
+  EXPECT_EQ(result.stage, 1u);
+  ASSERT_EQ(result.tokens.size(), 1u);
+  EXPECT_EQ(result.tokens[0].token, 7);
+}
+
+TEST_F(StageHostTest, StaleEpochIsRefusedAndReported) {
+  StageHost host(Options(0));
+  EXPECT_TRUE(absl::IsFailedPrecondition(host.Send(model_.Frame(2, 13))));
+  ASSERT_TRUE(results_.WaitCount(1));
+  const stage::StepResult result = results_.all()[0];
+  EXPECT_TRUE(absl::IsFailedPrecondition(result.status));
+  EXPECT_EQ(result.epoch, Epoch(2));
+  EXPECT_EQ(result.step, StepId(13));
+  EXPECT_EQ(controls_.runs, 0);
+}
+
+TEST_F(StageHostTest, InvalidFrameNeverReachesTheStage) {
+  StageHost host(Options(0));
+  stage::StepFrame frame = model_.Frame(3, 14);
+  frame.batch.runs[0].tokens[0] = 1 << 30;
+  ASSERT_TRUE(host.Send(frame).ok());
+  frame = model_.Frame(3, 15);
+  frame.batch.runs[0].tables[0].blocks[0] = 8;  // of 8 blocks
+  ASSERT_TRUE(host.Send(frame).ok());
+  ASSERT_TRUE(results_.WaitCount(2));
+  for (const stage::StepResult& result : results_.all()) EXPECT_TRUE(absl::IsInvalidArgument(result.status));
+  EXPECT_EQ(controls_.runs, 0);
+}
+
+TEST_F(StageHostTest, ErrorsOfTheStageAndOfTheLinkReachTheCoordinator) {
+  StageHost host(Options(0));
+  controls_.fail = true;
+  ASSERT_TRUE(host.Send(model_.Frame(3, 16)).ok());
+  ASSERT_TRUE(results_.WaitCount(1));
+  EXPECT_TRUE(absl::IsInternal(results_.all()[0].status));
+  controls_.fail = false;
+  next_.Answer(absl::UnavailableError("w2 is gone"));
+  ASSERT_TRUE(host.Send(model_.Frame(3, 17)).ok());
+  ASSERT_TRUE(results_.WaitCount(2));
+  EXPECT_TRUE(absl::IsUnavailable(results_.all()[1].status));
+  EXPECT_EQ(results_.all()[1].stage, 0u);
+  EXPECT_NE(results_.all()[1].status.message().find("w2 is gone"), absl::string_view::npos);
+}
+
+TEST_F(StageHostTest, QueueIsBounded) {
+  controls_.block = true;
+  StageHostOptions options = Options(0);
+  options.max_queued_frames = 4;
+  StageHost host(options);
+  absl::Status last;
+  for (uint64_t i = 0; i < 20 && last.ok(); ++i) last = host.Send(model_.Frame(3, i));
+  EXPECT_TRUE(absl::IsResourceExhausted(last));
+  EXPECT_EQ(results_.all().size(), 1u);
+}
+
+TEST_F(StageHostTest, DestructorStopsTheFrameBeingRun) {
+  controls_.block = true;
+  const auto start = std::chrono::steady_clock::now();
+  {
+    StageHost host(Options(0));
+    ASSERT_TRUE(host.Send(model_.Frame(3, 1)).ok());
+    ASSERT_TRUE(host.Send(model_.Frame(3, 2)).ok());
+    ASSERT_TRUE(testing::WaitFor([&] { return controls_.runs == 1; }));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+  EXPECT_EQ(controls_.runs, 1);
+  EXPECT_TRUE(results_.all().empty());
+  EXPECT_TRUE(next_.frames().empty());
+}
+
+}  // namespace
+}  // namespace lanyard::worker
