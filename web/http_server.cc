@@ -2,7 +2,6 @@
 #include "web/http_server.h"
 
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
 #include <atomic>
@@ -27,6 +26,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "base/log.h"
 #include "web/api.h"
 #include "web/errors.h"
 #include "web/exchange.h"
@@ -140,7 +140,7 @@ void RaiseDescriptorLimit(size_t wanted) {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
   limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, wanted);
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) spdlog::warn("cannot raise the limit of open files to {}", wanted);
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) LogWarning("cannot raise the limit of open files to ", wanted);
 }
 
 class Session;
@@ -334,7 +334,7 @@ std::shared_ptr<Exchange> Session::Dispatch(Parser& parser, const Router::Match&
     try {
       route->handler(*request, exchange);
     } catch (const std::exception& e) {  // bad_alloc and the like: this request ends, the server does not
-      spdlog::error("request {}: {}", request->request_id, e.what());
+      LogError("request ", request->request_id, ": ", e.what());
       exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.", "internal_error"));
     }
   });
@@ -379,7 +379,7 @@ asio::awaitable<bool> Session::Answer(std::shared_ptr<Exchange> exchange, const 
     Exchange::Taken taken = exchange->Take();
     if (shut_ && !taken.ended) ok = false;
     if (taken.overflow) {
-      spdlog::warn("request {}: the client reads too slowly; cancelled", reply.request_id);
+      LogWarning("request ", reply.request_id, ": the client reads too slowly; cancelled");
       ok = false;
     }
     if (!ok) break;
@@ -463,7 +463,7 @@ asio::awaitable<void> Core::Accept() {
     if (stopping) co_return;
     if (ec) {
       // Out of descriptors, mostly: the listener must survive it.
-      spdlog::warn("cannot accept an HTTP connection: {}", ec.message());
+      LogWarning("cannot accept an HTTP connection: ", ec.message());
       accept_pause.expires_after(std::chrono::milliseconds(100));
       co_await accept_pause.async_wait(kToken);
       continue;
@@ -474,7 +474,7 @@ asio::awaitable<void> Core::Accept() {
     auto session = std::make_shared<Session>(this, std::move(socket));
     asio::co_spawn(io, [session, refuse]() -> asio::awaitable<void> { co_await session->Run(refuse); },
                    [](std::exception_ptr error) {
-                     if (error) spdlog::error("an HTTP connection ended with an exception");
+                     if (error) LogError("an HTTP connection ended with an exception");
                    });
   }
 }
@@ -493,7 +493,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ServerOption
       return InvalidArgument("the HTTP address '", options.listen, "' can be reached by other machines, and there is no ",
                              "TLS yet; listen on 127.0.0.1, or accept the risk with --insecure-lan");
     }
-    spdlog::warn("HTTP on {} is open to the network without TLS or keys (--insecure-lan)", options.listen);
+    LogWarning("HTTP on ", options.listen, " is open to the network without TLS or keys (--insecure-lan)");
   }
   auto impl = std::make_unique<Impl>(options, generator);
   impl->loopback = endpoint.address().is_loopback();
