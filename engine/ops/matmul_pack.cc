@@ -105,18 +105,20 @@ void PackQ6K(const uint8_t* super, int64_t sub, int64_t r, uint8_t* dst) {
   StoreNibbles(groups, dst + 160, r);
 }
 
-void PackFloats(TensorType type, const uint8_t* row, int64_t k, int64_t b, int64_t r, uint8_t* dst) {
-  const size_t size = type == TensorType::kF32 ? 4 : 2;
-  const int64_t n = std::min(kBlock, k - b * kBlock);
+// One block of up to 16 rows, written in order.
+template <typename Element>
+void PackFloats(const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t n, uint8_t* dst) {
   for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(dst + (i * 16 + r) * size, row + (b * kBlock + i) * size, size);
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(dst + (i * kTileRows + r) * static_cast<int64_t>(sizeof(Element)),
+                  src + static_cast<uint64_t>(r) * row_bytes + static_cast<uint64_t>(i) * sizeof(Element),
+                  sizeof(Element));
+    }
   }
 }
 
-void PackRowBlock(TensorType type, const uint8_t* row, int64_t k, int64_t b, int64_t r, uint8_t* dst) {
+void PackRowBlock(TensorType type, const uint8_t* row, int64_t b, int64_t r, uint8_t* dst) {
   switch (type) {
-    case TensorType::kF32:
-    case TensorType::kF16: return PackFloats(type, row, k, b, r, dst);
     case TensorType::kQ4_0: return PackQ4(row + b * 18, 2, r, dst);
     case TensorType::kQ4_1: return PackQ4(row + b * 20, 4, r, dst);
     case TensorType::kQ5_0: return PackQ5_0(row + b * 22, r, dst);
@@ -184,8 +186,17 @@ void PackTile(TensorType type, const uint8_t* src, uint64_t row_bytes, int64_t r
   for (int64_t p = 0; p < kPartials; ++p) {
     for (int64_t b = p; b < n_blocks; b += kPartials, ++position) {
       uint8_t* dst = blocks + static_cast<uint64_t>(position) * block_bytes;
+      const int64_t n = std::min(kBlock, k - b * kBlock);
+      if (type == TensorType::kF32) {
+        PackFloats<uint32_t>(src + b * kBlock * 4, row_bytes, rows, n, dst);
+        continue;
+      }
+      if (type == TensorType::kF16) {
+        PackFloats<uint16_t>(src + b * kBlock * 2, row_bytes, rows, n, dst);
+        continue;
+      }
       for (int64_t r = 0; r < rows; ++r) {
-        PackRowBlock(type, src + static_cast<uint64_t>(r) * row_bytes, k, b, r, dst);
+        PackRowBlock(type, src + static_cast<uint64_t>(r) * row_bytes, b, r, dst);
       }
     }
   }
