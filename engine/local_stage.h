@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stop_token>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "model/model_shape.h"
 #include "model/tensor_source.h"
 #include "stage/types.h"
+#include "stage/validate.h"
 
 namespace lanyard::engine {
 
@@ -33,6 +35,9 @@ StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& s
 
 // The numerics that fit a model when nothing else is asked: f32 KV and wire for float models, f16 for quantised ones.
 stage::NumericsId DefaultNumerics(const model::ModelShape& shape);
+
+// What stage::ValidateFrame needs to know of a model.
+stage::FrameModel FrameModelOf(const model::ModelShape& shape);
 
 struct StageOutput {
   stage::Hidden hidden;                 // when not the last stage

@@ -1,0 +1,8 @@
+#include "engine/ops/cpu/lanes_avx2.h"
+#include "engine/ops/cpu/attention_inl.h"
+
+namespace lanyard::ops {
+
+const AttentionKernels kAttentionKernelsAvx2 = AttentionTable<LanesAvx2>();
+
+}  // namespace lanyard::ops

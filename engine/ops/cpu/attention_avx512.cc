@@ -1,0 +1,8 @@
+#include "engine/ops/cpu/lanes_avx512.h"
+#include "engine/ops/cpu/attention_inl.h"
+
+namespace lanyard::ops {
+
+const AttentionKernels kAttentionKernelsAvx512 = AttentionTable<LanesAvx512>();
+
+}  // namespace lanyard::ops

@@ -1,0 +1,54 @@
+#include "engine/ops/logits.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/ops/math.h"
+#include "engine/ops/row_kernels.h"
+
+namespace lanyard::ops {
+namespace {
+
+int64_t Chunks(int64_t n) { return (n + kLogitChunk - 1) / kLogitChunk; }
+int64_t ChunkSize(int64_t n, int64_t c) { return std::min(kLogitChunk, n - c * kLogitChunk); }
+
+}  // namespace
+
+void ChunkSums(Isa isa, ThreadPool& pool, const float* logits, int64_t n, float max, float scale,
+               std::vector<float>* sums) {
+  const RowKernels& k = RowKernelsFor(isa);
+  sums->resize(Chunks(n));
+  pool.For(Chunks(n), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      (*sums)[c] = k.exp_sum(logits + c * kLogitChunk, ChunkSize(n, c), max, scale);
+    }
+  });
+}
+
+bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, LogitStats* stats) {
+  const RowKernels& k = RowKernelsFor(isa);
+  stats->chunk_max.resize(Chunks(n));
+  pool.For(Chunks(n), 8, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      stats->chunk_max[c] = k.max(logits + c * kLogitChunk, ChunkSize(n, c));
+    }
+  });
+  int64_t best = 0;
+  for (int64_t c = 1; c < Chunks(n); ++c) {
+    if (stats->chunk_max[c] > stats->chunk_max[best]) best = c;
+  }
+  stats->max = stats->chunk_max[best];
+  if (!std::isfinite(stats->max)) return false;
+  int64_t id = best * kLogitChunk;
+  while (id + 1 < n && logits[id] != stats->max) ++id;
+  stats->argmax = static_cast<int32_t>(id);
+  std::vector<float> sums;
+  ChunkSums(isa, pool, logits, n, stats->max, 1.0f, &sums);
+  stats->sum = 0;
+  for (const float s : sums) stats->sum += static_cast<double>(s);
+  if (!(stats->sum >= 0.5)) return false;  // NaN somewhere; the largest alone gives 1
+  stats->lse = static_cast<double>(stats->max) + LogDouble(stats->sum);
+  return true;
+}
+
+}  // namespace lanyard::ops

@@ -1,0 +1,28 @@
+// Sums over a row of logits, in chunks of 4096 that threads can share. docs/numerics.md "Logits".
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/ops/isa.h"
+#include "engine/ops/thread_pool.h"
+
+namespace lanyard::ops {
+
+inline constexpr int64_t kLogitChunk = 4096;
+
+struct LogitStats {
+  float max = 0;
+  int32_t argmax = 0;              // the lowest id that has it
+  double sum = 0;                  // of e^(x - max): f32 in 16 lanes within a chunk, chunks in order in double
+  double lse = 0;                  // max + log(sum)
+  std::vector<float> chunk_max;
+};
+// `stats` keeps its memory between calls. False when a logit is NaN or infinite (the stats are then worthless).
+bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, LogitStats* stats);
+
+// Of each chunk the sum of e^((x - max) * scale), as above.
+void ChunkSums(Isa isa, ThreadPool& pool, const float* logits, int64_t n, float max, float scale,
+               std::vector<float>* sums);
+
+}  // namespace lanyard::ops

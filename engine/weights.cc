@@ -1,0 +1,113 @@
+#include "engine/weights.h"
+
+#include <algorithm>
+
+namespace lanyard::engine {
+namespace {
+
+absl::StatusOr<const model::TensorInfo*> FindTensor(const model::TensorSource& source, const std::string& name) {
+  const model::TensorInfo* info = source.Find(name);
+  if (info == nullptr) return NotFound("tensor ", name, " is missing; the model's file or part is incomplete");
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& source, const std::string& name,
+                                                    int64_t n_out, int64_t k) {
+  ASSIGN_OR_RETURN(const model::TensorInfo* info, FindTensor(source, name));
+  if (info->dims.size() != 2 || info->dims[0] != static_cast<uint64_t>(k) ||
+      info->dims[1] != static_cast<uint64_t>(n_out)) {
+    std::string dims;
+    for (const uint64_t d : info->dims) absl::StrAppend(&dims, dims.empty() ? "" : ", ", d);
+    return InvalidArgument("tensor ", name, " has dimensions [", dims, "], the model's shape wants [", k, ", ",
+                           n_out, "]");
+  }
+  const auto traits = TraitsOf(info->type);
+  if (!traits || !traits->computable) {
+    return Unimplemented("tensor ", name, " has type ",
+                         traits ? std::string(traits->name) : std::to_string(static_cast<uint32_t>(info->type)),
+                         ", which has no kernel here; use F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K or Q6_K");
+  }
+  if (k % traits->elements != 0 || info->bytes != uint64_t(n_out) * (k / traits->elements) * traits->bytes) {
+    return InvalidArgument("tensor ", name, " has ", info->bytes, " bytes for ", n_out, " rows of ", k, " in ",
+                           AbslView(traits->name));
+  }
+  return info;
+}
+
+uint64_t Linear::bytes() const {
+  uint64_t bytes = 0;
+  for (const Part& part : parts_) bytes += part.matrix.bytes();
+  return bytes;
+}
+
+void Linear::Apply(ops::Isa isa, ops::ThreadPool& pool, Inputs& inputs, const Rows& rows) const {
+  const int64_t stride = rows.x_stride == 0 ? k_ : rows.x_stride;
+  if (needs_quantised_) inputs.quantised.Assign(isa, pool, rows.x, rows.rows, k_, stride, true);
+  if (needs_floats_) inputs.floats.Assign(isa, pool, rows.x, rows.rows, k_, stride, false);
+  for (const Part& part : parts_) {
+    const ops::ActRows& acts = part.matrix.wants_quantised() ? inputs.quantised : inputs.floats;
+    ops::MatMul(pool, part.matrix, acts, rows.out + part.offset, rows.out_stride);
+  }
+}
+
+absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matrices, int64_t k) {
+  Linear out;
+  out.k_ = k;
+  size_t begin = 0;
+  while (begin < matrices.size()) {
+    ASSIGN_OR_RETURN(const model::TensorInfo* first,
+                     FindMatrix(source_, matrices[begin].name, matrices[begin].n_out, k));
+    // [begin, end) have one type: their rows follow each other as if they were one tensor.
+    std::vector<const model::TensorInfo*> tensors = {first};
+    int64_t n_out = matrices[begin].n_out;
+    size_t end = begin + 1;
+    for (; end < matrices.size(); ++end) {
+      ASSIGN_OR_RETURN(const model::TensorInfo* next, FindMatrix(source_, matrices[end].name, matrices[end].n_out, k));
+      if (next->type != first->type) break;
+      tensors.push_back(next);
+      n_out += matrices[end].n_out;
+    }
+    const auto read = [&](uint64_t offset, std::span<uint8_t> to) -> absl::Status {
+      for (const model::TensorInfo* tensor : tensors) {
+        if (offset >= tensor->bytes) {
+          offset -= tensor->bytes;
+          continue;
+        }
+        const uint64_t n = std::min<uint64_t>(to.size(), tensor->bytes - offset);
+        RETURN_IF_ERROR(source_.Read(tensor->name, offset, to.first(n)));
+        to = to.subspan(n);
+        if (to.empty()) break;
+        offset = 0;
+      }
+      return absl::OkStatus();
+    };
+    auto matrix = ops::PackedMatrix::Pack(isa_, first->type, n_out, k, read);
+    if (!matrix.ok()) return Annotate(matrix.status(), "tensor " + first->name);
+    (matrix->wants_quantised() ? out.needs_quantised_ : out.needs_floats_) = true;
+    out.parts_.push_back({*std::move(matrix), out.n_out_});
+    out.n_out_ += n_out;
+    for (const model::TensorInfo* tensor : tensors) {
+      if (progress_) progress_(tensor->bytes);
+    }
+    begin = end;
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<float>> WeightLoader::LoadVector(const std::string& name, int64_t n) {
+  ASSIGN_OR_RETURN(const model::TensorInfo* info, FindTensor(source_, name));
+  if (info->dims.size() != 1 || info->dims[0] != static_cast<uint64_t>(n) ||
+      (info->type != TensorType::kF32 && info->type != TensorType::kF16)) {
+    return InvalidArgument("tensor ", name, ": a vector of ", n, " numbers in F32 or F16 is needed");
+  }
+  std::vector<uint8_t> bytes(n * TraitsOf(info->type)->bytes);
+  RETURN_IF_ERROR(source_.Read(name, 0, bytes));
+  std::vector<float> out(n);
+  ops::DequantizeRow(info->type, bytes.data(), n, out.data());
+  if (progress_) progress_(info->bytes);
+  return out;
+}
+
+}  // namespace lanyard::engine
