@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t kPieceBytes = 1 << 20;
 constexpr unsigned kHashThreads = 2;
+constexpr uint64_t kThreadedBytes = 4 << 20;  // below, starting a thread costs more than it saves
 
 struct PartSpec {
   std::string name;
@@ -90,8 +91,11 @@ absl::Status HashParts(const GgufFile& file, std::vector<Part>* parts) {
       (*parts)[i].sha256 = *std::move(digest);
     }
   };
+  uint64_t bytes = 0;
+  for (const Part& part : *parts) bytes += part.bytes;
+  const unsigned n_threads = bytes < kThreadedBytes ? 1 : kHashThreads;
   std::vector<std::thread> threads;
-  for (unsigned t = 1; t < kHashThreads; ++t) threads.emplace_back(work, t);
+  for (unsigned t = 1; t < n_threads; ++t) threads.emplace_back(work, t);
   work(0);
   for (std::thread& t : threads) t.join();
   for (const absl::Status& status : results) RETURN_IF_ERROR(status);

@@ -80,6 +80,19 @@ TEST(Manifest, PartsCoverTheModelOnce) {
   EXPECT_EQ(unhashed->parts[0].sha256, "");
 }
 
+TEST(Manifest, PartsHashedByTwoThreadsAreTheSame) {
+  GgufWriter w = TinyLlama();  // with a vocabulary of 10 MB, beyond what one thread hashes alone
+  for (const char* key : {"tokens", "scores", "token_type"}) w.Remove(std::string("tokenizer.ggml.") + key);
+  for (const char* name : {"token_embd.weight", "output.weight"}) {
+    w.Edit(name).dims = {64, 20000};
+    w.Edit(name).bytes = 64 * 20000 * 4;
+  }
+  const Model model(w);
+  const auto manifest = BuildManifest(*model.file, true);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  for (const Part& part : manifest->parts) EXPECT_EQ(part.sha256, Sha256Hex(BytesOf(*model.file, part))) << part.name;
+}
+
 TEST(Manifest, PartsOfStages) {
   GgufWriter w = TinyLlama();
   w.Tensor("rope_freqs.weight", TensorType::kF32, {8});
