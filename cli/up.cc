@@ -35,6 +35,7 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr std::chrono::milliseconds kGrace{5'000};
+constexpr TimeNs kNoPlanPatience = 3 * kSecond;
 constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
 
 struct Options {
@@ -254,7 +255,20 @@ void Pool::ShowLoading(const PoolView& view) {
   }
 }
 
+// Final once every worker was counted; while one is missing it may be so only for a moment.
+bool IsFinal(const PoolView& view, uint32_t workers, TimeNs* since) {
+  if (view.state != "no plan fits") {
+    *since = 0;
+    return false;
+  }
+  const TimeNs now = MonotonicNow();
+  if (*since == 0) *since = now;
+  const auto joined = std::count_if(view.nodes.begin(), view.nodes.end(), [](const NodeView& n) { return n.state != "lost"; });
+  return joined >= static_cast<int64_t>(workers) || now - *since > kNoPlanPatience;
+}
+
 absl::Status Pool::WaitUntilReady() {
+  TimeNs no_plan_since = 0;
   while (true) {
     RETURN_IF_ERROR(Supervise());
     const std::optional<PoolView> view = Look();
@@ -264,7 +278,7 @@ absl::Status Pool::WaitUntilReady() {
       Announce(*view);
       return absl::OkStatus();
     }
-    if (view.has_value() && view->state == "no plan fits") {
+    if (view.has_value() && IsFinal(*view, o_.workers, &no_plan_since)) {
       return FailedPrecondition("no plan fits: ", view->why, view->plan_why.empty() ? "" : "\n", view->plan_why);
     }
     if (view.has_value()) ShowLoading(*view);
