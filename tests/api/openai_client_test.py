@@ -48,13 +48,6 @@ def get(path):
         return response.read().decode()
 
 
-def metric(name):
-    for line in get("/metrics").splitlines():
-        if line.startswith(name + " "):
-            return float(line.split()[1])
-    return 0.0
-
-
 def eventually(condition, seconds=5.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
