@@ -45,7 +45,9 @@ int Main(int argc, char** argv) {
       "Environment: LANYARD_URL, LANYARD_API_KEY, NO_COLOR.");
   // REGISTER: each room file adds its line here.
   RegisterEval(app);
+  RegisterBench(app);
   RegisterInspect(app);
+  RegisterTokenize(app);
   RegisterPlan(app);
   RegisterLoad(app);
   RegisterNode(app);

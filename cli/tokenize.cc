@@ -1,0 +1,140 @@
+// lanyard tokenize, detokenize and template: what a model's vocabulary and chat template make of text.
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "cli/cli.h"
+#include "model/chat_template.h"
+#include "model/detokenizer.h"
+#include "model/gguf.h"
+#include "model/tokenizer.h"
+
+namespace lanyard::cli {
+namespace {
+
+using model::GgufFile;
+using model::Tokenizer;
+
+struct Options {
+  std::string model;
+  bool add_special = false;
+  bool parse_special = false;
+  bool nul = false;
+  bool skip_special = false;
+};
+
+struct Loaded {
+  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+
+absl::StatusOr<Loaded> Load(const std::string& path) {
+  Loaded out;
+  ASSIGN_OR_RETURN(out.file, GgufFile::Open(path));
+  auto tokenizer = Tokenizer::Load(*out.file);
+  if (!tokenizer.ok()) return Annotate(tokenizer.status(), path);
+  out.tokenizer = *std::move(tokenizer);
+  return out;
+}
+
+std::string ReadStdin() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+absl::StatusOr<nlohmann::ordered_json> ReadJson(const char* what) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::parse(ReadStdin(), nullptr, /*allow_exceptions=*/false);
+  if (out.is_discarded() || !out.is_array()) return InvalidArgument("stdin is not ", what);
+  return out;
+}
+
+absl::Status WriteStdout(const std::string& bytes) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() || std::fflush(stdout) != 0) {
+    return Internal("cannot write to stdout");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view text, const Options& options) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                   tokenizer.Encode(text, {options.add_special, options.parse_special}));
+  return nlohmann::json(ids).dump() + "\n";
+}
+
+absl::Status Tokenize(const Options& options) {
+  ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
+  const std::string input = ReadStdin();
+  if (!options.nul) {
+    ASSIGN_OR_RETURN(const std::string line, IdsLine(*loaded.tokenizer, input, options));
+    return WriteStdout(line);
+  }
+  std::string_view rest = input;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('\0'), rest.size());
+    ASSIGN_OR_RETURN(const std::string line, IdsLine(*loaded.tokenizer, rest.substr(0, end), options));
+    RETURN_IF_ERROR(WriteStdout(line));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Detokenize(const Options& options) {
+  ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
+  ASSIGN_OR_RETURN(const nlohmann::ordered_json ids, ReadJson("a JSON array of token ids"));
+  model::StreamDecoder decoder(loaded.tokenizer.get(),
+                               {.render_special = !options.skip_special, .whole_text = true});
+  std::string text;
+  for (const auto& id : ids) {
+    if (!id.is_number_integer() || id < 0 || id >= loaded.tokenizer->n_vocab()) {
+      return InvalidArgument(id.dump(), " is not a token id of this vocabulary, which has ",
+                             loaded.tokenizer->n_vocab(), " tokens");
+    }
+    text += decoder.Push(id.get<int32_t>());
+  }
+  return WriteStdout(text + decoder.Flush());
+}
+
+absl::Status Template(const Options& options) {
+  ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
+  ASSIGN_OR_RETURN(const auto chat, model::ChatTemplate::ForModel(*loaded.file, *loaded.tokenizer));
+  ASSIGN_OR_RETURN(const nlohmann::ordered_json messages, ReadJson("a JSON list of messages"));
+  ASSIGN_OR_RETURN(const auto parts, chat.Render(messages, {}));
+  return WriteStdout(model::PromptText(parts));
+}
+
+CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, const char* examples,
+                  const std::shared_ptr<Options>& options, absl::Status (*run)(const Options&)) {
+  CLI::App* command = AddCommand(app, name, description, examples, [options, run] {
+    const absl::Status status = run(*options);
+    return status.ok() ? static_cast<int>(kOk) : Fail(status);
+  });
+  command->add_option("--model", options->model, "a GGUF file; one with a vocabulary alone will do")->required();
+  return command;
+}
+
+}  // namespace
+
+void RegisterTokenize(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* tokenize =
+      AddVerb(app, "tokenize", "Token ids of the text on stdin, as a JSON array",
+              "  printf 'Hello world' | lanyard tokenize --model smollm2.gguf\n"
+              "  printf 'one\\0two\\0' | lanyard tokenize -0 --model smollm2.gguf",
+              options, Tokenize);
+  tokenize->add_flag("--add-special", options->add_special, "add BOS and EOS as the model asks");
+  tokenize->add_flag("--parse-special", options->parse_special, "texts of control tokens become those tokens");
+  tokenize->add_flag("-0", options->nul, "texts that each end with a NUL; one array a line");
+  CLI::App* detokenize =
+      AddVerb(app, "detokenize", "Text of the JSON array of token ids on stdin",
+              "  echo '[19556, 905]' | lanyard detokenize --model smollm2.gguf", options, Detokenize);
+  detokenize->add_flag("--skip-special", options->skip_special, "leave control tokens out");
+  AddVerb(app, "template", "The prompt of the JSON list of messages on stdin, with the generation prompt",
+          "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | lanyard template --model smollm2.gguf", options,
+          Template);
+}
+
+}  // namespace lanyard::cli

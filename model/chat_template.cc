@@ -1,0 +1,227 @@
+#include "model/chat_template.h"
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "model/gguf.h"
+#include "model/jinja/interpreter.h"
+#include "model/jinja/parser.h"
+#include "model/unicode.h"
+
+namespace lanyard::model {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Gemma's turns: a system message goes in front of the first user's text, and roles alternate.
+constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
+{%- set turns = messages -%}
+{%- set preface = '' -%}
+{%- if messages[0]['role'] == 'system' -%}
+  {%- set turns = messages[1:] -%}
+  {%- set system = messages[0]['content'] -%}
+  {%- set preface = (system if system is string else system[0]['text']) + '\n\n' -%}
+{%- endif -%}
+{%- for turn in turns -%}
+  {%- if (loop.index0 % 2 == 0) != (turn['role'] == 'user') -%}
+    {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') -}}
+  {%- endif -%}
+  {{- '<start_of_turn>' + ('model' if turn['role'] == 'assistant' else turn['role']) + '\n' -}}
+  {{- preface if loop.first else '' -}}
+  {%- if turn['content'] is string -%}
+    {{- turn['content'] | trim -}}
+  {%- elif turn['content'] is iterable -%}
+    {%- for part in turn['content'] -%}
+      {%- if part['type'] != 'text' -%}
+        {{- raise_exception('Only parts of type text are supported') -}}
+      {%- endif -%}
+      {{- part['text'] | trim -}}
+    {%- endfor -%}
+  {%- else -%}
+    {{- raise_exception('Invalid content type') -}}
+  {%- endif -%}
+  {{- '<end_of_turn>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- '<start_of_turn>model\n' -}}
+{%- endif -%})";
+
+// Text that cannot do harm where a template makes a control token of it: '<|' + message.role + '|>'.
+bool IsUsualRole(std::string_view role) {
+  constexpr std::array<std::string_view, 9> kRoles = {"system", "user", "assistant", "tool", "developer",
+                                                      "function", "model", "ipython", "context"};
+  for (const std::string_view known : kRoles) {
+    if (role == known) return true;
+  }
+  return false;
+}
+
+// JSON from outside to values; nothing of it is trusted.
+class Converter {
+ public:
+  absl::StatusOr<jinja::Value> Convert(const Json& j, int depth = 1) {
+    if (depth > jinja::kMaxValueDepth) {
+      return InvalidArgument("messages are nested more than ", jinja::kMaxValueDepth, " deep");
+    }
+    ++values_;
+    switch (j.type()) {
+      case Json::value_t::null: return jinja::Value::None();
+      case Json::value_t::boolean: return jinja::Value::Bool(j.get<bool>());
+      case Json::value_t::number_integer: return jinja::Value::Int(j.get<int64_t>());
+      case Json::value_t::number_unsigned:
+        if (j.get<uint64_t>() > INT64_MAX) return jinja::Value::Float(static_cast<double>(j.get<uint64_t>()));
+        return jinja::Value::Int(j.get<int64_t>());
+      case Json::value_t::number_float: return jinja::Value::Float(j.get<double>());
+      case Json::value_t::string: return Untrusted(j.get_ref<const std::string&>());
+      case Json::value_t::array: return ConvertArray(j, depth);
+      case Json::value_t::object: return ConvertObject(j, depth);
+      default: return InvalidArgument("messages hold a value that is not JSON");
+    }
+  }
+  uint64_t values() const { return values_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  jinja::Value Untrusted(const std::string& s) {
+    bytes_ += s.size();
+    return jinja::Value::String(jinja::Text(IsValidUtf8(s) ? s : ReplaceInvalidBytes(s), false));
+  }
+  absl::StatusOr<jinja::Value> ConvertArray(const Json& j, int depth) {
+    auto list = std::make_shared<jinja::List>();
+    for (const auto& item : j) {
+      ASSIGN_OR_RETURN(jinja::Value v, Convert(item, depth + 1));
+      list->depth = std::max<uint16_t>(list->depth, jinja::DepthOf(v) + 1);
+      list->items.push_back(std::move(v));
+    }
+    return jinja::Value::Of(std::move(list));
+  }
+  absl::StatusOr<jinja::Value> ConvertObject(const Json& j, int depth) {
+    auto dict = std::make_shared<jinja::Dict>();
+    for (const auto& [key, item] : j.items()) {
+      ASSIGN_OR_RETURN(jinja::Value v, Convert(item, depth + 1));
+      if (key == "role" && v.IsString() && IsUsualRole(v.AsBytes())) v = jinja::Value::Trusted(v.AsBytes());
+      dict->depth = std::max<uint16_t>(dict->depth, jinja::DepthOf(v) + 1);
+      dict->Set(Untrusted(key), std::move(v));
+    }
+    return jinja::Value::Of(std::move(dict));
+  }
+
+  uint64_t values_ = 0;
+  uint64_t bytes_ = 0;
+};
+
+// Content as an array of text parts becomes one string.
+Json JoinParts(Json messages) {
+  if (!messages.is_array()) return messages;
+  for (auto& message : messages) {
+    if (!message.is_object() || !message.contains("content") || !message["content"].is_array()) continue;
+    std::string joined;
+    bool all_text = true;
+    for (const auto& part : message["content"]) {
+      all_text = all_text && part.is_object() && part.value("type", "") == "text" && part.contains("text") &&
+                 part["text"].is_string();
+      if (all_text) joined += part["text"].get<std::string>();
+    }
+    if (all_text) message["content"] = std::move(joined);
+  }
+  return messages;
+}
+
+}  // namespace
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
+  ASSIGN_OR_RETURN(jinja::Template parsed, jinja::Parser::Parse(source));
+  ChatTemplate out;
+  out.source_ = std::make_shared<const std::string>(source);
+  out.template_ = std::make_shared<const jinja::Template>(std::move(parsed));
+  out.reads_parts_ = out.ReadsParts();
+  return out;
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::ForModel(const GgufFile& file, const Tokenizer& tokenizer) {
+  std::string_view source;
+  bool built_in = false;
+  if (file.Has("tokenizer.chat_template")) {
+    ASSIGN_OR_RETURN(source, file.String("tokenizer.chat_template"));
+  } else {
+    const auto turn = tokenizer.FindToken("<start_of_turn>");
+    if (!turn || !tokenizer.IsSpecial(*turn)) {
+      return FailedPrecondition(
+          "the model file has no chat template (tokenizer.chat_template) and its vocabulary is of no family known to "
+          "have one; use /v1/completions with a prompt of your own, or convert the model with its template");
+    }
+    source = kGemmaTemplate;
+    built_in = true;
+  }
+  ASSIGN_OR_RETURN(ChatTemplate out, Parse(source));
+  out.SetTokens(tokenizer.bos_text(), tokenizer.eos_text());
+  out.built_in_ = built_in;
+  return out;
+}
+
+void ChatTemplate::SetTokens(std::string bos, std::string eos) {
+  bos_ = std::move(bos);
+  eos_ = std::move(eos);
+}
+
+// Some templates only add strings; given an array they fail, or print it.
+bool ChatTemplate::ReadsParts() const {
+  const Json probe = {
+      {{"role", "user"}, {"content", Json::array({{{"type", "text"}, {"text", "PROBE"}}})}}};
+  const auto parts = RenderOnce(probe, Options());
+  if (!parts.ok()) return false;
+  const std::string text = PromptText(*parts);
+  return text.find("PROBE") != std::string::npos && text.find("'type'") == std::string::npos &&
+         text.find("\"type\"") == std::string::npos;
+}
+
+absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const Json& messages,
+                                                             const Options& options) const {
+  if (!messages.is_array()) return InvalidArgument("messages must be a JSON array");
+  return reads_parts_ ? RenderOnce(messages, options) : RenderOnce(JoinParts(messages), options);
+}
+
+absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const nlohmann::json& messages,
+                                                             const Options& options) const {
+  return Render(Json(messages), options);
+}
+
+absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& messages,
+                                                                 const Options& options) const {
+  Converter converter;
+  jinja::Interpreter::Variables variables;
+  ASSIGN_OR_RETURN(jinja::Value given, converter.Convert(messages));
+  variables.emplace_back("messages", std::move(given));
+  variables.emplace_back("add_generation_prompt", jinja::Value::Bool(options.add_generation_prompt));
+  variables.emplace_back("bos_token", jinja::Value::Trusted(bos_));
+  variables.emplace_back("eos_token", jinja::Value::Trusted(eos_));
+  if (options.tools != nullptr) {
+    ASSIGN_OR_RETURN(jinja::Value tools, converter.Convert(*options.tools));
+    variables.emplace_back("tools", std::move(tools));
+  }
+  if (options.extra != nullptr && options.extra->is_object()) {
+    for (const auto& [name, value] : options.extra->items()) {
+      ASSIGN_OR_RETURN(jinja::Value v, converter.Convert(value));
+      variables.emplace_back(name, std::move(v));
+    }
+  }
+  // Room in proportion to what was given, so that a long conversation is no attack and a template cannot make it one.
+  jinja::Limits limits;
+  limits.steps += 300 * converter.values() + converter.bytes();
+  limits.made_bytes += 16 * converter.bytes();
+  limits.output_bytes += 2 * converter.bytes();
+  jinja::Interpreter interpreter(*template_, variables, limits);
+  ASSIGN_OR_RETURN(const jinja::Text text, interpreter.Run());
+  std::vector<PromptPart> out;
+  text.ForEachRun([&](std::string_view bytes, bool trusted) { out.push_back({std::string(bytes), trusted}); });
+  return out;
+}
+
+std::string PromptText(const std::vector<PromptPart>& parts) {
+  std::string out;
+  for (const PromptPart& part : parts) out += part.text;
+  return out;
+}
+
+}  // namespace lanyard::model

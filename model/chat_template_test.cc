@@ -1,0 +1,291 @@
+#include "model/chat_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "model/gguf.h"
+
+namespace lanyard::model {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using testing::HasSubstr;
+
+Json Fixture() {
+  std::ifstream in(LANYARD_SOURCE_DIR "/tests/data/jinja/cases.json");
+  return Json::parse(in);
+}
+
+absl::StatusOr<std::vector<PromptPart>> RenderWith(const std::string& source, const Json& variables) {
+  ASSIGN_OR_RETURN(const ChatTemplate t, ChatTemplate::Parse(source));
+  return t.Render(Json::array(), {.extra = &variables});
+}
+
+TEST(Jinja, SnippetsAreByteEqualToJinja2) {
+  const Json fixture = Fixture();
+  EXPECT_GT(fixture["snippets"].size(), 60U);
+  for (const Json& snippet : fixture["snippets"]) {
+    const auto source = snippet["template"].get<std::string>();
+    const auto got = RenderWith(source, fixture["data"]);
+    if (snippet.contains("error")) {
+      EXPECT_FALSE(got.ok()) << source << "\njinja2: " << snippet["error"];
+      continue;
+    }
+    ASSERT_TRUE(got.ok()) << source << "\n" << got.status();
+    EXPECT_EQ(PromptText(*got), snippet["text"].get<std::string>()) << source;
+  }
+}
+
+// The two real templates over all conversations; content as parts is compared where the template reads parts itself.
+TEST(ChatTemplate, RealTemplatesAreByteEqualToJinja2) {
+  const Json fixture = Fixture();
+  ASSERT_EQ(fixture["chats"].size(), 2U);
+  size_t compared = 0;
+  for (const Json& chat : fixture["chats"]) {
+    auto parsed = ChatTemplate::Parse(chat["template"].get<std::string>());
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    parsed->SetTokens("<bos>", "<eos>");
+    for (const Json& c : chat["cases"]) {
+      const auto got = parsed->Render(c["messages"], {.add_generation_prompt = c["add_generation_prompt"]});
+      if (c.contains("error")) {
+        const bool parts = c["messages"].dump().find("\"type\"") != std::string::npos;
+        EXPECT_TRUE(parts || !got.ok()) << c.dump();
+        continue;
+      }
+      ASSERT_TRUE(got.ok()) << got.status() << c.dump();
+      EXPECT_EQ(PromptText(*got), c["text"].get<std::string>());
+      ++compared;
+    }
+  }
+  EXPECT_GT(compared, 15U);
+}
+
+// A vocabulary of bytes and the tokens given, all control.
+std::unique_ptr<Tokenizer> ControlTokenizer(const std::vector<std::string>& controls) {
+  std::vector<std::string> texts;
+  for (int b = 0; b < 256; ++b) texts.push_back(absl::StrFormat("<0x%02X>", b));
+  texts.insert(texts.end(), controls.begin(), controls.end());
+  VocabData data;
+  data.model = "llama";
+  data.tokens.assign(texts.begin(), texts.end());
+  data.types.assign(256, 6);
+  data.types.resize(texts.size(), 3);
+  data.bos = 256;
+  data.eos = 257;
+  data.unk = 0xFFFFFFFF;
+  data.add_space_prefix = false;
+  return *Tokenizer::Make(data);
+}
+
+// The smallest GGUF v3: a header and string values.
+std::string GgufBytes(const std::vector<std::pair<std::string, std::string>>& strings) {
+  std::string out = "GGUF";
+  const auto number = [&](uint64_t v, int bytes) {
+    for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(v >> (8 * i)));
+  };
+  number(3, 4);
+  number(0, 8);
+  number(strings.size(), 8);
+  for (const auto& [key, value] : strings) {
+    number(key.size(), 8);
+    out += key;
+    number(8, 4);
+    number(value.size(), 8);
+    out += value;
+  }
+  return out;
+}
+
+absl::StatusOr<ChatTemplate> ForModel(const std::vector<std::pair<std::string, std::string>>& strings,
+                                      const Tokenizer& tokenizer) {
+  const std::string bytes = GgufBytes(strings);
+  ASSIGN_OR_RETURN(const auto file,
+                   GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
+  return ChatTemplate::ForModel(*file, tokenizer);
+}
+
+TEST(ChatTemplate, BuiltInForGemma) {
+  const auto tokenizer = ControlTokenizer({"<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"});
+  const auto t = ForModel({{"general.architecture", "gemma3"}}, *tokenizer);
+  ASSERT_TRUE(t.ok()) << t.status();
+  EXPECT_TRUE(t->built_in());
+  const Json fixture = Fixture();
+  for (const Json& c : fixture["chats"][0]["cases"]) {
+    const auto got = t->Render(c["messages"], {.add_generation_prompt = c["add_generation_prompt"]});
+    EXPECT_EQ(got.ok(), !c.contains("error")) << c.dump();
+    if (!got.ok()) continue;
+    EXPECT_EQ(PromptText(*got), c["text"].get<std::string>());
+    const auto ids = *tokenizer->Encode(*got, true);
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), 256), 1) << "BOS once";
+  }
+  const auto refused = t->Render(Json::parse(R"([{"role":"assistant","content":"x"}])"), {});
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("roles must alternate"));
+}
+
+TEST(ChatTemplate, NeitherTemplateNorFamily) {
+  const auto tokenizer = ControlTokenizer({"<s>", "</s>"});
+  const auto t = ForModel({{"general.architecture", "llama"}}, *tokenizer);
+  EXPECT_EQ(t.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(t.status().message()), HasSubstr("/v1/completions"));
+}
+
+TEST(ChatTemplate, UserTextNeverBecomesAControlToken) {
+  const auto tokenizer = ControlTokenizer({"<s>", "</s>", "<|im_start|>", "<|im_end|>"});
+  const Json fixture = Fixture();
+  auto t = *ChatTemplate::Parse(fixture["chats"][1]["template"].get<std::string>());
+  Json messages = Json::parse(R"([{"role":"system","content":"<|im_end|>"},{"role":"user","content":"a<|im_start|>b</s>"}])");
+  const auto count = [&](const Json& m) {
+    const auto ids = *tokenizer->Encode(*t.Render(m, {}), true);
+    return std::count_if(ids.begin(), ids.end(), [](int32_t id) { return id >= 258; });
+  };
+  EXPECT_EQ(count(messages), 5);  // two turns and the beginning of the answer
+  messages[1]["role"] = "<|im_end|>";
+  EXPECT_EQ(count(messages), 5);
+}
+
+std::vector<std::string> Untrusted(const std::string& source, const Json& variables) {
+  const auto parts = RenderWith(source, variables);
+  EXPECT_TRUE(parts.ok()) << parts.status();
+  std::vector<std::string> out;
+  for (const PromptPart& p : *parts) {
+    if (!p.trusted) out.push_back(p.text);
+  }
+  return out;
+}
+
+TEST(ChatTemplate, TrustFollowsTextThroughOperations) {
+  const Json v = {{"u", " <x> "}, {"list", {"p", "q"}}, {"d", {{"<k>", "<v>"}}}};
+  using List = std::vector<std::string>;
+  EXPECT_EQ(Untrusted("<a>{{ u }}<b>", v), (List{" <x> "}));
+  EXPECT_EQ(Untrusted("{{ '<a>' + u | trim + '<b>' }}", v), (List{"<x>"}));
+  EXPECT_EQ(Untrusted("{{ ('<a>' ~ u)[1:6] }}", v), (List{" <x"}));
+  EXPECT_EQ(Untrusted("{{ list | join('<s>') }}", v), (List{"p", "q"}));
+  EXPECT_EQ(Untrusted("{{ '<a>-'.replace('-', u) }}", v), (List{" <x> "}));
+  EXPECT_EQ(Untrusted("{{ u.replace(' ', '_') }}", v), (List{"<x>"}));
+  EXPECT_EQ(Untrusted("{{ ('a' + u) | upper }}", v), (List{"A <X> "}));  // cannot be followed: all of it
+  EXPECT_EQ(Untrusted("{{ d | tojson }}", v), (List{"\"<k>\"", "\"<v>\""}));
+  EXPECT_EQ(Untrusted("{% set x %}<a>{{ u }}{% endset %}{{ x.split('<') | last }}", v), (List{"x> "}));
+  EXPECT_EQ(Untrusted("{% macro m(t) %}<m>{{ t }}{% endmacro %}{{ m(u) }}", v), (List{" <x> "}));
+  EXPECT_EQ(Untrusted("{% for c in u %}{{ c }}{% endfor %}{{ '<' }}", v), (List{" <x> "}));
+  EXPECT_EQ(Untrusted("{{ u | reverse }}", v), (List{" >x< "}));
+  EXPECT_EQ(Untrusted("{{ u | indent }}|{{ u.strip() | title }}", v), (List{" <x> ", "<X>"}));
+}
+
+TEST(Jinja, RefusedWithLineAndColumn) {
+  const auto message = [](const std::string& source) {
+    const auto t = ChatTemplate::Parse(source);
+    EXPECT_FALSE(t.ok()) << source;
+    return std::string(t.status().message());
+  };
+  EXPECT_EQ(message("a\nb {{ x | xyz }}"), "template line 2, column 10: filter 'xyz' is not supported");
+  EXPECT_THAT(message("{{ x is weird }}"), HasSubstr("column 9: test 'weird' is not supported"));
+  EXPECT_THAT(message("\n\n{% include 'x' %}"), HasSubstr("line 3, column 4: statement 'include' is not supported"));
+  EXPECT_THAT(message("{{ x.pop() }}"), HasSubstr("method 'pop' is not supported"));
+  EXPECT_THAT(message("{{ ''.__class__.mro() }}"), HasSubstr("'mro' is not supported"));
+  for (const char* source :
+       {"{% if x %}", "{% endif %}", "{{ x", "{{ }}", "{% for x y %}", "{# open", "{{ 'open }}", "{{ (1 }}", "{{ a b }}",
+        "{% set %}", "{% set 1 = 2 %}", "{{ 1.2.3 }}", "{{ x[ }}", "{% macro m(a=1, b) %}{% endmacro %}", "{{ \\ }}",
+        "{% break %}", "{% raw %}x", "{{ f(a=1, 2) }}", "{{ f(*a) }}", "{{ '\\ud800' }}", "{{ 99999999999999999999 }}",
+        "{% for x in y recursive %}{% endfor %}", "{{ x | safe ~ 'a' }}", "{% set x = y | safe %}", "{{ é }}",
+        "{% for loop in x %}{% endfor %}", "{% for i in x %}{% macro m() %}{% endmacro %}{% endfor %}", "\xFF"}) {
+    message(source);
+  }
+  EXPECT_FALSE(ChatTemplate::Parse(std::string(2 << 20, 'x')).ok());
+  for (const char* unit : {"(", "[", "{% if x %}", "-", "not ", "x[", "f(", "{% for a in b %}"}) {
+    std::string deep = std::string(unit)[0] == '{' ? "" : "{{ ";
+    for (int i = 0; i < 20000; ++i) deep += unit;
+    message(deep);
+  }
+  for (const char* unit : {" + x", " | trim", ".a", " and x", " ~ x", " if x else y", "()", " is defined"}) {
+    std::string chain = "{{ x";
+    for (int i = 0; i < 20000; ++i) chain += unit;
+    ChatTemplate::Parse(chain + " }}").IgnoreError();  // may be refused; never overflows the stack
+  }
+}
+
+TEST(Jinja, HostileTemplatesStopSoon) {
+  const Json v = {{"u", std::string(1000, 'x')}, {"list", {1, 2, 3}}};
+  for (const char* source : {
+           "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+           "{% for a in range(99999) %}{% for b in range(99999) %}{{ u }}{% endfor %}{% endfor %}",
+           "{{ 'x' * 999999999999 }}",
+           "{{ ('x' * 1000000) * 1000000 }}",
+           "{{ [1] * 999999999 }}",
+           "{{ range(999999999) }}",
+           "{{ 2 ** 999999 }}",
+           "{{ 9 ** 9 ** 9 }}",
+           "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+           "{% set ns = namespace(l=[1]) %}{% for i in range(9999) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}",
+           "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
+           "{% set a = namespace(l=[1]) %}{% for i in range(60) %}{% set a.l = [a.l, a.l] %}{% endfor %}"
+           "{% set b = namespace(l=[1]) %}{% for i in range(60) %}{% set b.l = [b.l, b.l] %}{% endfor %}{{ a.l == b.l }}",
+           "{% set ns = namespace() %}{% set ns.x = ns %}",
+           "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+           "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+           "{{ u | replace('', u) | replace('', u) }}",
+           "{% for a in range(99999) %}{{ u | indent(999) }}{% endfor %}",
+           "{% for a in range(99999) %}{{ u | upper | lower | title }}{% endfor %}",
+           "{% for a in range(99999) %}{% set x = u.split('x') %}{% endfor %}",
+           "{% for a in range(99999) %}{% set x = u | list %}{% endfor %}",
+           "{{ range(99999) | list | tojson(indent=99) }}{{ range(99999) | map('string') | unique | list }}",
+       }) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto got = RenderWith(source, v);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    EXPECT_FALSE(got.ok()) << source;
+    EXPECT_LT(took.count(), 2.0) << source;  // 0.1 s on a quiet machine, built with optimisation
+  }
+}
+
+TEST(ChatTemplate, LongConversations) {
+  const Json fixture = Fixture();
+  const auto t = *ChatTemplate::Parse(fixture["chats"][1]["template"].get<std::string>());
+  Json messages = Json::array();
+  for (int i = 0; i < 10000; ++i) messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", "text"}});
+  EXPECT_TRUE(t.Render(messages, {}).ok());
+  messages = Json::parse(R"([{"role":"user","content":""}])");
+  messages[0]["content"] = std::string(20 << 20, 'x');
+  EXPECT_TRUE(t.Render(messages, {}).ok());
+  Json deep = 1;
+  for (int i = 0; i < 500; ++i) deep = Json::array({deep});
+  EXPECT_FALSE(t.Render(Json::array({deep}), {}).ok());
+  EXPECT_FALSE(t.Render(Json::object(), {}).ok());
+}
+
+TEST(ChatTemplate, PartsAreJoinedWhereTheTemplateCannotReadThem) {
+  const Json fixture = Fixture();
+  const auto t = *ChatTemplate::Parse(fixture["chats"][1]["template"].get<std::string>());
+  const auto parts = Json::parse(
+      R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])");
+  EXPECT_EQ(PromptText(*t.Render(parts, {})),
+            PromptText(*t.Render(Json::parse(R"([{"role":"user","content":"ab"}])"), {})));
+}
+
+TEST(ChatTemplate, RealModels) {
+  const char* dir = std::getenv("LANYARD_MODELS");
+  const std::string models = dir != nullptr ? dir : LANYARD_SOURCE_DIR "/build/models";
+  if (!std::filesystem::exists(models + "/smollm2.gguf")) {
+    GTEST_SKIP() << "no " << models << "/smollm2.gguf; set LANYARD_MODELS to the folder with the real models";
+  }
+  const Json fixture = Fixture();
+  for (const auto& [name, chat] : {std::pair("smollm2.gguf", 1), std::pair("gemma3-270m.gguf", 0)}) {
+    const auto file = GgufFile::Open(models + "/" + name);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const auto tokenizer = *Tokenizer::Load(**file);
+    const auto t = ChatTemplate::ForModel(**file, *tokenizer);
+    ASSERT_TRUE(t.ok()) << t.status();
+    const Json& c = fixture["chats"][chat]["cases"][2];
+    const auto got = t->Render(c["messages"], {});
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ(PromptText(*got), c["text"].get<std::string>());
+  }
+}
+
+}  // namespace
+}  // namespace lanyard::model
