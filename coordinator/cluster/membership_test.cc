@@ -1,0 +1,89 @@
+#include "coordinator/cluster/membership.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/version.h"
+
+namespace lanyard::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+net::WorkerHello Hello(const std::string& name) {
+  net::WorkerHello hello;
+  hello.name = name;
+  hello.version = kVersion;
+  hello.protocol = kProtocolVersion;
+  hello.stage_address = "127.0.0.1:7000";
+  hello.memory_bytes = 1 << 30;
+  hello.base_bytes = 1 << 20;
+  return hello;
+}
+
+TEST(Membership, JoinsBeatsAndLeaves) {
+  Membership m({});
+  EXPECT_TRUE(m.OnHello(net::LinkId(1), Hello("w1"), 0).status.ok());
+  EXPECT_TRUE(m.OnHello(net::LinkId(2), Hello("w2"), 0).status.ok());
+  EXPECT_TRUE(m.OnMessage(net::LinkId(1), 5));
+  EXPECT_FALSE(m.OnMessage(net::LinkId(9), 5));
+  m.OnHeartbeat(net::LinkId(1), {77, std::nan(""), 3});
+  EXPECT_EQ(m.FindByName("w1")->heartbeat.resident_bytes, 77u);
+  EXPECT_EQ(m.FindByName("w1")->heartbeat.busy, 0);
+  EXPECT_EQ(m.OnGone(net::LinkId(1))->hello.name, "w1");
+  EXPECT_FALSE(m.OnGone(net::LinkId(1)));
+  EXPECT_EQ(m.members().size(), 1u);
+}
+
+TEST(Membership, SilenceEndsMembership) {
+  Membership m({});
+  m.OnHello(net::LinkId(1), Hello("w1"), 0);
+  m.OnHello(net::LinkId(2), Hello("w2"), 0);
+  m.OnMessage(net::LinkId(2), kSecond);
+  EXPECT_TRUE(m.Expire(net::kDeadAfterMs * kMillisecond - 1).empty());
+  const auto gone = m.Expire(net::kDeadAfterMs * kMillisecond);
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_EQ(gone[0].hello.name, "w1");
+  EXPECT_EQ(m.Find(net::LinkId(1)), nullptr);
+}
+
+TEST(Membership, ATwinIsRefusedUnlessTheFirstIsSilent) {
+  Membership m({});
+  m.OnHello(net::LinkId(1), Hello("w1"), 0);
+  const auto twin = m.OnHello(net::LinkId(2), Hello("w1"), 300 * kMillisecond);
+  EXPECT_TRUE(absl::IsAlreadyExists(twin.status));
+  EXPECT_THAT(std::string(twin.status.message()), HasSubstr("--name"));
+  EXPECT_EQ(m.FindByName("w1")->link, net::LinkId(1));
+  const auto heir = m.OnHello(net::LinkId(3), Hello("w1"), kSecond);
+  EXPECT_TRUE(heir.status.ok());
+  ASSERT_TRUE(heir.replaced);
+  EXPECT_EQ(heir.replaced->link, net::LinkId(1));
+  EXPECT_FALSE(m.OnMessage(net::LinkId(1), kSecond));
+}
+
+TEST(Membership, NonsenseIsRefused) {
+  Membership m({});
+  const auto refused = [&](auto change) {
+    net::WorkerHello hello = Hello("w1");
+    change(hello);
+    return std::string(m.OnHello(net::LinkId(1), hello, 0).status.message());
+  };
+  EXPECT_THAT(refused([](auto& h) { h.protocol = 9; }), HasSubstr("protocol 9"));
+  EXPECT_THAT(refused([](auto& h) { h.version = "0.0.1"; }), HasSubstr("0.0.1"));
+  EXPECT_THAT(refused([](auto& h) { h.version = "0.0.1"; }), HasSubstr(kVersion));
+  EXPECT_THAT(refused([](auto& h) { h.name = ""; }), HasSubstr("name"));
+  EXPECT_THAT(refused([](auto& h) { h.name = "../x"; }), HasSubstr("name"));
+  EXPECT_THAT(refused([](auto& h) { h.speed = std::nan(""); }), HasSubstr("speed"));
+  EXPECT_THAT(refused([](auto& h) { h.speed = -1; }), HasSubstr("speed"));
+  EXPECT_THAT(refused([](auto& h) { h.threads = 0; }), HasSubstr("threads"));
+  EXPECT_THAT(refused([](auto& h) { h.base_bytes = h.memory_bytes; }), HasSubstr("--memory"));
+  EXPECT_THAT(refused([](auto& h) { h.stage_address = "x"; }), HasSubstr("host:port"));
+  EXPECT_TRUE(m.members().empty());
+  EXPECT_EQ(refused([](auto&) {}), "");
+  EXPECT_NE(refused([](auto& h) { h.name = "w2"; }), "");  // a second hello on one link
+}
+
+}  // namespace
+}  // namespace lanyard::coordinator

@@ -1,0 +1,343 @@
+#include "coordinator/pool_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "coordinator/serve/request_check.h"
+
+namespace lanyard::coordinator {
+namespace {
+
+constexpr TimeNs kTick = 50 * kMillisecond;
+constexpr int kPortWaitMs = 1000;
+constexpr uint32_t kDefaultContext = 4096;
+
+PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model, Epoch last_epoch) {
+  PoolOptions pool;
+  pool.scheduler.eos_ids = model.eos_ids;
+  pool.placement.manifest = model.manifest;
+  const model::ModelShape& shape = model.manifest->shape;
+  pool.placement.numerics.kv =
+      options.kv.value_or(shape.float_weights ? stage::KvType::kF32 : stage::KvType::kF16);
+  pool.placement.numerics.wire =
+      options.wire.value_or(shape.float_weights ? stage::WireType::kF32 : stage::WireType::kF16);
+  pool.placement.context = options.context > 0 ? std::min(options.context, shape.context_length)
+                                               : std::min(kDefaultContext, shape.context_length);
+  pool.placement.users = options.users;
+  pool.placement.max_rows = pool.scheduler.frame_rows;
+  pool.placement.expect_workers = options.expect_workers;
+  pool.placement.last_epoch = last_epoch;
+  return pool;
+}
+
+}  // namespace
+
+PoolRunner::PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedModel> model, PoolOptions pool,
+                       StateDirectory state)
+    : options_(std::move(options)),
+      model_(std::move(model)),
+      state_(std::move(state)),
+      parts_(model_->file, model_->manifest),
+      metrics_(model_->id),
+      machine_(std::move(pool)) {}
+
+absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(PoolRunnerOptions options,
+                                                              std::shared_ptr<const ServedModel> model) {
+  ASSIGN_OR_RETURN(StateDirectory state, StateDirectory::Open(options.state_directory));
+  ASSIGN_OR_RETURN(const Epoch last_epoch, state.LastEpoch());
+  PoolOptions pool = MakeOptions(options, *model, last_epoch);
+  auto runner = std::unique_ptr<PoolRunner>(
+      new PoolRunner(std::move(options), std::move(model), std::move(pool), std::move(state)));
+  // Events may come at once; they wait in the queue.
+  ASSIGN_OR_RETURN(runner->server_,
+                   net::CoordinatorServer::Start({runner->options_.listen, runner->options_.insecure_lan},
+                                                 runner.get(), &runner->parts_));
+  runner->thread_ = std::thread([r = runner.get()] { r->Loop(); });
+  return runner;
+}
+
+PoolRunner::~PoolRunner() {
+  {
+    MutexLock lock(&queue_mu_);
+    stopping_ = true;
+    queue_cv_.NotifyOne();
+  }
+  if (thread_.joinable()) thread_.join();
+  port_.reset();
+  server_.reset();
+}
+
+void PoolRunner::OnWorkerEvent(net::LinkId link, net::WorkerEvent event) {
+  Push([this, link, event = std::move(event)](TimeNs now) {
+    WithMachine([&](PoolMachine& m) { m.OnWorkerEvent(link, event, now); });
+  });
+}
+
+void PoolRunner::OnWorkerGone(net::LinkId link, const absl::Status& why) {
+  Push([this, link, why](TimeNs now) {
+    WithMachine([&](PoolMachine& m) { m.OnWorkerGone(link, why, now); });
+  });
+}
+
+void PoolRunner::OnResult(stage::StepResult result) {
+  Push([this, result = std::move(result)](TimeNs now) mutable {
+    WithMachine([&](PoolMachine& m) { m.OnResult(std::move(result), now); });
+  });
+}
+
+bool PoolRunner::Push(Event event) {
+  MutexLock lock(&queue_mu_);
+  if (stopping_) return false;
+  queue_.push_back(std::move(event));
+  queue_cv_.NotifyOne();
+  return true;
+}
+
+template <typename F>
+void PoolRunner::WithMachine(const F& f) {
+  std::vector<PoolAction::Any> actions;
+  {
+    MutexLock lock(&mu_);
+    f(machine_);
+    actions = machine_.TakeActions();
+  }
+  Obey(std::move(actions));
+}
+
+void PoolRunner::Loop() {
+  TimeNs next_tick = MonotonicNow();
+  while (true) {
+    std::vector<Event> events;
+    bool stopping = false;
+    {
+      MutexLock lock(&queue_mu_);
+      while (queue_.empty() && !stopping_) {
+        const TimeNs wait = next_tick - MonotonicNow();
+        if (wait <= 0 || !queue_cv_.WaitFor(&queue_mu_, std::chrono::nanoseconds(wait))) break;
+      }
+      events.swap(queue_);
+      stopping = stopping_;
+    }
+    for (Event& event : events) event(MonotonicNow());
+    if (stopping) break;  // after the last requests have come in, so that they hear of it
+    // Every word that has come is heard before silence is judged.
+    if (const TimeNs now = MonotonicNow(); now >= next_tick) {
+      next_tick = now + kTick;
+      WithMachine([now](PoolMachine& m) { m.OnTick(now); });
+    }
+    WithMachine([](PoolMachine& m) { m.Pump(MonotonicNow()); });
+  }
+  EndAll();
+}
+
+void PoolRunner::EndAll() {
+  for (auto& [id, open] : open_) open.answer->OnError(Unavailable("the coordinator is stopping"));
+  open_.clear();
+}
+
+void PoolRunner::Obey(std::vector<PoolAction::Any> actions) {
+  for (PoolAction::Any& action : actions) {
+    if (auto* send = std::get_if<PoolAction::Send>(&action)) {
+      SendFrame(std::move(send->frame));
+    } else if (auto* token = std::get_if<PoolAction::Token>(&action)) {
+      OnToken(token->update);
+    } else if (auto* fail = std::get_if<PoolAction::Fail>(&action)) {
+      if (const auto it = open_.find(fail->id); it != open_.end()) it->second.answer->OnError(fail->status);
+      End(fail->id, "error");
+    } else if (auto* welcome = std::get_if<PoolAction::Welcome>(&action)) {
+      server_->Welcome(welcome->link);
+    } else if (auto* refuse = std::get_if<PoolAction::Refuse>(&action)) {
+      server_->Refuse(refuse->link, refuse->why);
+    } else if (auto* close = std::get_if<PoolAction::CloseLink>(&action)) {
+      server_->Close(close->link);
+    } else if (auto* use = std::get_if<PoolAction::UseEpoch>(&action)) {
+      const absl::Status saved = state_.SaveEpoch(use->epoch);
+      if (!saved.ok()) LogError("epoch ", use->epoch.value, " is not kept: ", saved.message());
+    } else if (auto* assign = std::get_if<PoolAction::Assign>(&action)) {
+      server_->Assign(assign->link, std::move(assign->assignment));
+    } else if (auto* release = std::get_if<PoolAction::Release>(&action)) {
+      server_->Release(release->link, release->plan);
+    } else if (auto* open = std::get_if<PoolAction::OpenPort>(&action)) {
+      OpenPort(*open);
+    } else if (std::get_if<PoolAction::ClosePort>(&action)) {
+      port_.reset();
+    } else if (auto* log = std::get_if<PoolAction::Log>(&action)) {
+      WriteLog(log->warning ? LogLevel::kWarning : LogLevel::kInfo, log->text);
+    }
+  }
+}
+
+void PoolRunner::OpenPort(const PoolAction::OpenPort& open) {
+  net::RemoteStageOptions options;
+  options.address = open.address;
+  options.from = "coordinator";
+  options.plan = open.plan;
+  options.epoch = open.epoch;
+  options.stage = 0;
+  options.on_closed = [this, epoch = open.epoch](const absl::Status& why) {
+    Push([this, epoch, why](TimeNs now) {
+      WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, why, now); });
+    });
+  };
+  port_ = net::RemoteStage::Connect(options);
+  port_epoch_ = open.epoch;
+  const absl::Status ready = port_->WaitReady(kPortWaitMs);
+  if (!ready.ok()) {
+    Push([this, epoch = open.epoch, ready](TimeNs now) {
+      WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, ready, now); });
+    });
+  }
+}
+
+void PoolRunner::SendFrame(stage::StepFrame frame) {
+  if (port_ == nullptr || frame.epoch != port_epoch_) return;
+  const absl::Status sent = port_->Send(std::move(frame));
+  if (sent.ok()) return;
+  Push([this, epoch = port_epoch_, sent](TimeNs now) {
+    WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, sent, now); });
+  });
+}
+
+absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
+  MutexLock lock(&mu_);
+  if (!machine_.serving()) return machine_.NotServing();
+  const uint32_t context = machine_.scheduler().context();
+  if (prompt_tokens + 1 > context) {
+    return absl::OutOfRangeError(absl::StrCat(
+        "This model's maximum context length is ", context, " tokens. However, your messages resulted in ",
+        prompt_tokens, " tokens. Please reduce the length of the messages."));
+  }
+  const uint32_t most = SchedulerOptions().max_waiting;
+  if (machine_.scheduler().n_waiting() + reserved_ >= most) {
+    return ResourceExhausted("the queue is full: ", most, " requests wait; try again later");
+  }
+  ++reserved_;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request) const {
+  if (!request.model.empty() && request.model != model_->id) {
+    return NotFound("the model '", request.model, "' does not exist here; this pool serves '", model_->id, "'");
+  }
+  RETURN_IF_ERROR(CheckRequest(request));
+  {
+    MutexLock lock(&mu_);
+    if (!machine_.serving()) return machine_.NotServing();
+  }
+  SequenceSpec spec;
+  ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request));
+  if (spec.prompt.empty()) return InvalidArgument("the prompt is empty");
+  spec.max_tokens = request.max_tokens.value_or(UINT32_MAX);
+  spec.sample = request.sample;
+  spec.top = request.logprobs ? request.top_logprobs : 0;
+  spec.ignore_eos = request.ignore_eos;
+  return spec;
+}
+
+absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request, std::shared_ptr<TokenSink> sink) {
+  ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(request));
+  RETURN_IF_ERROR(Reserve(spec.prompt.size()));
+  {
+    MutexLock lock(&mu_);
+    spec.id = SeqId(next_id_++);
+    request_ids_[spec.id] = request.request_id;
+  }
+  const SeqId id = spec.id;
+  auto fresh = std::make_shared<NewRequest>();
+  fresh->answer = std::make_unique<Answer>(model_->tokenizer.get(), request,
+                                           static_cast<uint32_t>(spec.prompt.size()), std::move(sink));
+  fresh->spec = std::move(spec);
+  if (!Push([this, fresh](TimeNs now) { Admit(std::move(*fresh), now); })) {
+    return Unavailable("the coordinator is stopping");
+  }
+  return id;
+}
+
+void PoolRunner::Admit(NewRequest request, TimeNs now) {
+  const SeqId id = request.spec.id;
+  open_[id].answer = std::move(request.answer);
+  absl::Status status;
+  {
+    MutexLock lock(&mu_);
+    --reserved_;
+    status = machine_.Submit(std::move(request.spec), now);
+  }
+  if (status.ok()) return;
+  open_[id].answer->OnError(status);  // the pool changed since Start
+  End(id, "error");
+}
+
+void PoolRunner::Cancel(SeqId id) {
+  Push([this, id](TimeNs) {
+    WithMachine([id](PoolMachine& m) { m.Cancel(id); });
+    if (open_.count(id) != 0) End(id, "abort");
+  });
+}
+
+void PoolRunner::OnToken(const SequenceUpdate& update) {
+  const auto it = open_.find(update.out.seq);
+  if (it == open_.end()) return;
+  Open& open = it->second;
+  const TimeNs now = MonotonicNow();
+  metrics_.OnToken(update, open.last_token, now);
+  open.last_token = now;
+  open.times = update.times;
+  switch (open.answer->OnToken(update)) {
+    case Answer::Next::kGoOn:
+      return;
+    case Answer::Next::kStopped: {
+      MutexLock lock(&mu_);
+      machine_.Cancel(update.out.seq);
+      break;
+    }
+    case Answer::Next::kEnded:
+      break;
+  }
+  End(update.out.seq, update.end == SequenceEnd::kLength ? "length" : "stop");
+}
+
+void PoolRunner::End(SeqId id, const std::string& reason) {
+  const auto it = open_.find(id);
+  if (it == open_.end()) return;
+  metrics_.OnEnd(reason, it->second.answer->usage(), it->second.times, MonotonicNow());
+  open_.erase(it);
+  MutexLock lock(&mu_);
+  request_ids_.erase(id);
+}
+
+PoolStatus PoolRunner::Status() const {
+  PoolStatus status;
+  {
+    MutexLock lock(&mu_);
+    status = machine_.Status(MonotonicNow());
+    for (RequestStatus& request : status.requests) {
+      const auto it = request_ids_.find(SeqId(std::stoull(request.request_id)));
+      if (it != request_ids_.end() && !it->second.empty()) request.request_id = it->second;
+    }
+  }
+  status.model = model_->id;
+  status.model_digest = model_->manifest->digest;
+  status.model_bytes = model_->bytes;
+  status.created_unix_s = model_->created_unix_s;
+  return status;
+}
+
+std::string PoolRunner::MetricsText() const {
+  PoolTotals totals;
+  {
+    MutexLock lock(&mu_);
+    totals.running = machine_.scheduler().n_running();
+    totals.waiting = machine_.scheduler().n_waiting();
+    totals.steps_in_flight = machine_.scheduler().steps_in_flight();
+    totals.preemptions = machine_.scheduler().preemptions();
+    totals.ignored_results = machine_.ignored_results();
+  }
+  return metrics_.Text(Status(), totals);
+}
+
+void PoolRunner::RequestShutdown() {
+  if (options_.on_shutdown) options_.on_shutdown();
+}
+
+}  // namespace lanyard::coordinator

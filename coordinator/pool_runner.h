@@ -1,0 +1,115 @@
+// The pool in the real world: one thread with an event queue around PoolMachine, the gRPC server, the stream to the first
+// stage, and the Generator that web/ sees.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/mutex.h"
+#include "coordinator/cluster/weights.h"
+#include "coordinator/pool.h"
+#include "coordinator/pool_metrics.h"
+#include "coordinator/serve/answer.h"
+#include "coordinator/serve/generator.h"
+#include "coordinator/serve/served_model.h"
+#include "coordinator/state/state_dir.h"
+#include "net/control.h"
+
+namespace lanyard::coordinator {
+
+struct PoolRunnerOptions {
+  std::string listen = "127.0.0.1:7300";   // gRPC
+  bool insecure_lan = false;
+  std::string state_directory;             // epochs are kept here
+  uint32_t expect_workers = 0;             // 0: plan once nobody joined for a second
+  uint32_t context = 0;                    // 0: the model's, at most 4096
+  uint32_t users = 4;
+  std::optional<stage::KvType> kv;         // absent: what fits the model's weights
+  std::optional<stage::WireType> wire;
+  std::function<void()> on_shutdown;       // asked by RequestShutdown; any thread
+};
+
+class PoolRunner final : public Generator, private net::CoordinatorEvents {
+ public:
+  static absl::StatusOr<std::unique_ptr<PoolRunner>> Start(PoolRunnerOptions options,
+                                                           std::shared_ptr<const ServedModel> model);
+  // Ends every answer with Unavailable, closes every link.
+  ~PoolRunner() override;
+
+  std::string grpc_address() const { return server_->address(); }
+
+  absl::StatusOr<SeqId> Start(const GenerateRequest& request, std::shared_ptr<TokenSink> sink) override;
+  void Cancel(SeqId id) override;
+  PoolStatus Status() const override;
+  std::string MetricsText() const override;
+  void RequestShutdown() override;
+
+ private:
+  struct Open {                            // an answer, in the pool's thread
+    std::unique_ptr<Answer> answer;
+    TimeNs last_token = 0;
+    SequenceTimes times;
+  };
+  struct NewRequest {
+    SequenceSpec spec;
+    std::unique_ptr<Answer> answer;
+  };
+  using Event = std::function<void(TimeNs now)>;
+
+  PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedModel> model, PoolOptions pool,
+             StateDirectory state);
+
+  // net::CoordinatorEvents, from gRPC's threads
+  void OnWorkerEvent(net::LinkId link, net::WorkerEvent event) override;
+  void OnWorkerGone(net::LinkId link, const absl::Status& why) override;
+  void OnResult(stage::StepResult result) override;
+
+  absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request) const;
+  // Queue and readiness; reserves a place in the queue.
+  absl::Status Reserve(size_t prompt_tokens);
+  // False while stopping: the event will not be heard.
+  bool Push(Event event);
+  void Loop();
+  // Runs `f` on the machine and carries out what it wants done.
+  template <typename F>
+  void WithMachine(const F& f);
+  void Obey(std::vector<PoolAction::Any> actions);
+  void OpenPort(const PoolAction::OpenPort& open);
+  void SendFrame(stage::StepFrame frame);
+  void Admit(NewRequest request, TimeNs now);
+  void OnToken(const SequenceUpdate& update);
+  void End(SeqId id, const std::string& reason);
+  void EndAll();
+
+  const PoolRunnerOptions options_;
+  const std::shared_ptr<const ServedModel> model_;
+  const StateDirectory state_;
+  GgufPartProvider parts_;
+  mutable PoolMetrics metrics_;
+
+  mutable Mutex mu_;                       // never held while a sink, a stream or the server is called
+  PoolMachine machine_ ABSL_GUARDED_BY(mu_);
+  std::map<SeqId, std::string> request_ids_ ABSL_GUARDED_BY(mu_);
+  uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
+  uint32_t reserved_ ABSL_GUARDED_BY(mu_) = 0;  // requests between Start and the pool's thread
+
+  Mutex queue_mu_;
+  CondVar queue_cv_;
+  std::vector<Event> queue_ ABSL_GUARDED_BY(queue_mu_);
+  bool stopping_ ABSL_GUARDED_BY(queue_mu_) = false;
+
+  // Only the pool's thread.
+  std::unordered_map<SeqId, Open> open_;
+  std::unique_ptr<net::RemoteStage> port_;
+  Epoch port_epoch_;
+
+  std::unique_ptr<net::CoordinatorServer> server_;
+  std::thread thread_;
+};
+
+}  // namespace lanyard::coordinator

@@ -1,0 +1,41 @@
+// One answer being made: tokens in, text out to its sink, never part of a character, never a stop string.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/serve/generator.h"
+#include "coordinator/serve/scheduler.h"
+#include "model/detokenizer.h"
+#include "model/stop_matcher.h"
+#include "model/tokenizer.h"
+
+namespace lanyard::coordinator {
+
+// Not thread-safe: the pool's thread. The tokenizer must outlive it.
+class Answer {
+ public:
+  Answer(const model::Tokenizer* tokenizer, const GenerateRequest& request, uint32_t prompt_tokens,
+         std::shared_ptr<TokenSink> sink);
+
+  enum class Next { kGoOn, kEnded, kStopped };  // kStopped: by a stop string; the sequence is to be cancelled
+  Next OnToken(const SequenceUpdate& update);
+  void OnError(const absl::Status& status);
+
+  const Usage& usage() const { return usage_; }
+
+ private:
+  TokenLogprob LogprobOf(const stage::TokenOut& out) const;
+  void Emit(std::string text);
+
+  const model::Tokenizer* tokenizer_;
+  model::StreamDecoder decoder_;
+  model::StopMatcher stops_;
+  const bool logprobs_;
+  std::shared_ptr<TokenSink> sink_;
+  Usage usage_;
+  std::vector<TokenLogprob> pending_;  // of tokens whose text is held back
+};
+
+}  // namespace lanyard::coordinator
