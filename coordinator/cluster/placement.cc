@@ -188,6 +188,7 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
   request.users = options_.users;
   request.max_rows = options_.max_rows;
   request.min_context = std::min(options_.min_context, options_.context);
+  request.require_all = options_.expect_workers > 0;  // who counts workers wants each of them to take part
   for (const auto& [name, member] : members.members()) {
     sharding::MachineProfile machine;
     machine.name = name;
