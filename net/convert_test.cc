@@ -1,10 +1,12 @@
 #include <random>
 
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <gtest/gtest.h>
 
 #include "model/testing/gguf_writer.h"
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
+#include "net/frame_scan.h"
 #include "net/limits.h"
 #include "net/status_codes.h"
 #include "net/testing_util.h"
@@ -117,6 +119,57 @@ TEST(ConvertStage, FlippedBytesNeverCrash) {
   }
   EXPECT_GT(converted, 100);
   EXPECT_GT(refused, 100);
+}
+
+absl::Status Scan(const std::string& bytes) {
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()), 7);  // many slices
+  return ScanFrameMessage(&stream);
+}
+
+TEST(FrameScan, ValidPassesAndBombsDoNot) {
+  v1::FrameMessage message;
+  *message.mutable_frame() = SampleProto();
+  EXPECT_TRUE(Scan(message.SerializeAsString()).ok()) << Scan(message.SerializeAsString());
+  message.mutable_frame()->set_hidden(std::string(kMaxFrameBytes, 'x'));
+  EXPECT_TRUE(Scan(message.SerializeAsString()).ok());
+  EXPECT_TRUE(Scan("").ok());
+  v1::FrameMessage ping;
+  ping.mutable_ping()->set_payload(std::string(300000, 'x'));
+  EXPECT_TRUE(Scan(ping.SerializeAsString()).ok());
+
+  v1::FrameMessage runs;
+  for (int i = 0; i <= kMaxFrameSubmessages; ++i) runs.mutable_frame()->add_runs();
+  EXPECT_TRUE(absl::IsInvalidArgument(Scan(runs.SerializeAsString())));
+  v1::FrameMessage tables;
+  for (int i = 0; i <= kMaxFrameSubmessages; ++i) {
+    if (i % 1000 == 0) tables.mutable_frame()->add_runs();
+    tables.mutable_frame()->mutable_runs(i / 1000)->add_tables();
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(Scan(tables.SerializeAsString())));
+  v1::FrameMessage blocks;
+  v1::BlockTable* table = blocks.mutable_frame()->add_runs()->add_tables();
+  for (int i = 0; i < 5 << 20; ++i) table->add_blocks(1);
+  EXPECT_TRUE(absl::IsInvalidArgument(Scan(blocks.SerializeAsString())));
+  ping.mutable_ping()->set_payload(std::string(kMaxFrameMessageBytes, 'x'));
+  EXPECT_TRUE(absl::IsInvalidArgument(Scan(ping.SerializeAsString())));
+}
+
+TEST(FrameScan, FlippedAndCutBytesNeverCrash) {
+  v1::FrameMessage message;
+  *message.mutable_frame() = SampleProto();
+  const std::string good = message.SerializeAsString();
+  std::mt19937 random(2);
+  for (int i = 0; i < 20000; ++i) {
+    std::string bytes = good;
+    bytes[random() % bytes.size()] = static_cast<char>(random());
+    if (random() % 4 == 0) bytes.resize(random() % bytes.size());
+    v1::FrameMessage parsed;
+    const absl::Status scan = Scan(bytes);
+    // Nothing that is a valid frame is refused.
+    if (parsed.ParseFromString(bytes) && parsed.has_frame() && FromProto(parsed.frame()).ok()) {
+      EXPECT_TRUE(scan.ok()) << scan;
+    }
+  }
 }
 
 TEST(ConvertStage, ResultRoundTripAndWorkerFromStream) {

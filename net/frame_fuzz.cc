@@ -2,14 +2,17 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
+#include "net/frame_scan.h"
 #include "net/limits.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const int bytes = static_cast<int>(size - 1);
-  switch (data[0] % 4) {
+  switch (data[0] % 5) {
     case 0: {
       lanyard::v1::StepFrame proto;
       if (!proto.ParseFromArray(data + 1, bytes)) return 0;
@@ -24,6 +27,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     }
     case 2: {
+      google::protobuf::io::ArrayInputStream stream(data + 1, bytes, 16);
+      lanyard::net::ScanFrameMessage(&stream).IgnoreError();
+      break;
+    }
+    case 3: {
       lanyard::v1::WorkerMessage proto;
       if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto).status().IgnoreError();
       break;

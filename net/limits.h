@@ -11,11 +11,12 @@ namespace lanyard::net {
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;    // hidden states of one frame: 512 rows x 32768 x f32
 inline constexpr size_t kMaxFrameMessageBytes = kMaxFrameBytes + (size_t{4} << 20);  // with its block tables
 inline constexpr size_t kMaxControlMessageBytes = size_t{8} << 20;
-inline constexpr size_t kMaxResultMessageBytes = size_t{32} << 20;
+inline constexpr size_t kMaxResultMessageBytes = size_t{8} << 20;
 inline constexpr size_t kMaxQueuedBytes = size_t{64} << 20;   // of one stream, beyond the message being written
 inline constexpr size_t kWeightChunkBytes = size_t{256} << 10;
 
 inline constexpr int kMaxRuns = 512;
+inline constexpr int kMaxFrameSubmessages = 1 << 16;  // runs, tables and outputs together
 inline constexpr int kMaxGroups = 16;             // state groups of a model
 inline constexpr int kMaxBlocks = 1 << 20;        // of one table: 32 M tokens
 inline constexpr int kMaxTop = stage::kMaxTopLogits;

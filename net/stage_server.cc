@@ -1,38 +1,47 @@
 #include "net/stage_server.h"
 
+#include <grpcpp/support/proto_buffer_reader.h>
+#include <grpcpp/support/proto_buffer_writer.h>
+
 #include "base/version.h"
 #include "lanyard/v1/stage.grpc.pb.h"
 #include "net/channel.h"
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
+#include "net/frame_scan.h"
 #include "net/stream.h"
 
 namespace lanyard::net {
 namespace {
 
 // A stream that can only be refused.
-class RefusedFrames final : public grpc::ServerBidiReactor<v1::FrameMessage, v1::FrameReply> {
+class RefusedFrames final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   explicit RefusedFrames(const absl::Status& status) { Finish(ToGrpc(status)); }
   void OnDone() override { delete this; }
 };
 
-class FrameLink final : public ServerLink<v1::FrameMessage, v1::FrameReply> {
+// Takes bytes and not messages: they are looked over before protobuf allocates for them.
+class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   FrameLink(FrameSink* sink, LiveCount* live) : sink_(sink), live_(live) {}
   ~FrameLink() override { live_->Remove(); }
 
  protected:
-  void OnMessage(v1::FrameMessage& message) override {
+  void OnMessage(grpc::ByteBuffer& bytes) override {
     if (ended_) return;
-    if (!greeted_) {
-      Greet(message);
-    } else if (message.has_frame()) {
-      TakeFrame(message.frame());
-    } else if (message.has_ping()) {
-      auto reply = std::make_unique<v1::FrameReply>();
-      reply->mutable_pong()->Swap(message.mutable_ping());
-      if (!Send(std::move(reply)).ok()) Stop(ResourceExhausted("pings faster than their answers are read"));
+    const absl::Status parsed = Parse(&bytes);
+    if (!parsed.ok()) {
+      if (greeted_) sink_->OnBadFrame(from_, StepId(), 0, parsed);
+      Stop(parsed);
+    } else if (!greeted_) {
+      Greet(message_);
+    } else if (message_.has_frame()) {
+      TakeFrame(message_.frame());
+    } else if (message_.has_ping()) {
+      v1::FrameReply reply;
+      reply.mutable_pong()->Swap(message_.mutable_ping());
+      if (!SendReply(reply).ok()) Stop(ResourceExhausted("pings faster than their answers are read"));
     } else {
       Stop(InvalidArgument("a message without a frame or ping that this version knows"));
     }
@@ -40,6 +49,21 @@ class FrameLink final : public ServerLink<v1::FrameMessage, v1::FrameReply> {
   void OnClosed() override {}
 
  private:
+  absl::Status Parse(grpc::ByteBuffer* bytes) {
+    {
+      grpc::ProtoBufferReader reader(bytes);
+      RETURN_IF_ERROR(ScanFrameMessage(&reader));
+    }
+    return FromGrpc(grpc::SerializationTraits<v1::FrameMessage>::Deserialize(bytes, &message_));
+  }
+
+  absl::Status SendReply(const v1::FrameReply& reply) {
+    auto bytes = std::make_unique<grpc::ByteBuffer>();
+    bool own = false;
+    RETURN_IF_ERROR(FromGrpc(grpc::SerializationTraits<v1::FrameReply>::Serialize(reply, bytes.get(), &own)));
+    return Send(std::move(bytes));
+  }
+
   void Greet(const v1::FrameMessage& message) {
     const v1::StreamHello& hello = message.hello();
     absl::Status status = message.has_hello() ? CheckVersions(hello.protocol(), hello.version())
@@ -49,10 +73,10 @@ class FrameLink final : public ServerLink<v1::FrameMessage, v1::FrameReply> {
       from_ = {hello.from(), PlanId(hello.plan()), Epoch(hello.epoch()), hello.stage()};
       status = sink_->AcceptStream(from_);
     }
-    auto reply = std::make_unique<v1::FrameReply>();
-    reply->mutable_welcome()->set_code(ToWireCode(status));
-    reply->mutable_welcome()->set_message(CleanText(StdView(status.message())));
-    Send(std::move(reply)).IgnoreError();
+    v1::FrameReply reply;
+    reply.mutable_welcome()->set_code(ToWireCode(status));
+    reply.mutable_welcome()->set_message(CleanText(StdView(status.message())));
+    SendReply(reply).IgnoreError();
     greeted_ = status.ok();
     if (!status.ok()) Stop(status);
   }
@@ -79,12 +103,14 @@ class FrameLink final : public ServerLink<v1::FrameMessage, v1::FrameReply> {
 
   FrameSink* const sink_;
   LiveCount* const live_;
-  StreamFrom from_;  // only OnMessage touches these: gRPC calls it one message at a time
+  v1::FrameMessage message_;  // only OnMessage touches these: gRPC calls it one message at a time
+  StreamFrom from_;
   bool greeted_ = false;
   bool ended_ = false;
 };
 
-class StageServerImpl final : public StageServer, public v1::StageService::CallbackService {
+class StageServerImpl final : public StageServer,
+                              public v1::StageService::WithRawCallbackMethod_Frames<v1::StageService::Service> {
  public:
   explicit StageServerImpl(FrameSink* sink) : sink_(sink) {}
   ~StageServerImpl() override {
@@ -97,7 +123,7 @@ class StageServerImpl final : public StageServer, public v1::StageService::Callb
     return absl::OkStatus();
   }
 
-  grpc::ServerBidiReactor<v1::FrameMessage, v1::FrameReply>* Frames(grpc::CallbackServerContext* context) override {
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Frames(grpc::CallbackServerContext* context) override {
     if (!live_.Add(kMaxStreams)) {
       return new RefusedFrames(ResourceExhausted("this worker has ", kMaxStreams, " streams open already"));
     }

@@ -9,7 +9,9 @@
 #include <memory>
 #include <utility>
 
+#include <google/protobuf/message_lite.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/client_callback.h>
 #include <grpcpp/support/server_callback.h>
 
@@ -20,12 +22,15 @@
 
 namespace lanyard::net {
 
+inline size_t SizeOf(const google::protobuf::MessageLite& message) { return message.ByteSizeLong(); }
+inline size_t SizeOf(const grpc::ByteBuffer& message) { return message.Length(); }
+
 // Messages waiting to be written, bounded in bytes. Guarded by the stream's mutex.
 template <typename Out>
 class WriteQueue {
  public:
   absl::Status Push(std::unique_ptr<Out> message) {
-    const size_t bytes = message->ByteSizeLong();
+    const size_t bytes = SizeOf(*message);
     if (bytes_ > 0 && bytes_ + bytes > kMaxQueuedBytes) {
       return ResourceExhausted("the send queue holds ", bytes_, " bytes and cannot take ", bytes, " more (limit ",
                                kMaxQueuedBytes, "): the other side reads too slowly");

@@ -425,7 +425,7 @@ void DaemonImpl::Handle(LoadOutcome event) {
   StageHostOptions host;
   host.worker = options_.name;
   host.spec = spec;
-  host.model = FrameModelOf(event.assignment.manifest->shape);
+  host.model = engine::FrameModelOf(event.assignment.manifest->shape);
   host.stage = running_->loaded->stage.get();
   host.next = running_->next.get();
   host.results = &results_;

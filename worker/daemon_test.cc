@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "net/coordinator_client.h"
 #include "worker/process.h"
+#include "worker/testing_coordinator.h"
 #include "worker/testing_util.h"
 
 extern char** environ;
@@ -20,122 +21,8 @@ extern char** environ;
 namespace lanyard::worker {
 namespace {
 
+using testing::FakeCoordinator;
 using testing::WaitFor;
-
-class FakeCoordinator final : public net::CoordinatorEvents, public net::PartProvider {
- public:
-  explicit FakeCoordinator(const testing::TinyModel* model, const std::string& listen = "127.0.0.1:0")
-      : model_(model) {
-    auto server = net::CoordinatorServer::Start({listen, false}, this, this);
-    EXPECT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-  }
-
-  void OnWorkerEvent(net::LinkId link, net::WorkerEvent event) override {
-    bool welcome = false;
-    {
-      MutexLock lock(&mu_);
-      if (auto* hello = std::get_if<net::WorkerHello>(&event)) {
-        hellos_[hello->name] = *hello;
-        links_[hello->name] = link;
-        ++joins_;
-        welcome = welcome_;
-      } else if (auto* ready = std::get_if<net::StageReady>(&event)) {
-        ready_[link] = *ready;
-      } else if (auto* failed = std::get_if<net::StageFailed>(&event)) {
-        failed_.push_back(*failed);
-      } else if (std::holds_alternative<net::Heartbeat>(event)) {
-        ++beats_;
-      } else if (std::holds_alternative<net::Leaving>(event)) {
-        ++leaving_;
-      } else if (std::holds_alternative<net::LoadProgress>(event)) {
-        ++progress_;
-      }
-    }
-    if (welcome) server_->Welcome(link);
-  }
-  void OnWorkerGone(net::LinkId link, const absl::Status& why) override {
-    MutexLock lock(&mu_);
-    gone_[link] = why;
-    gone_at_ = MonotonicNow();
-  }
-  void OnResult(stage::StepResult result) override { results_.OnResult(std::move(result)); }
-  absl::StatusOr<uint64_t> PartBytes(std::string_view sha256) override {
-    const model::Part* part = model_->Find(sha256);
-    if (part == nullptr) return NotFound("no such part");
-    return part->bytes;
-  }
-  absl::Status ReadPart(std::string_view sha256, uint64_t offset, std::span<uint8_t> out) override {
-    const std::vector<uint8_t> bytes = model_->PartBytes(sha256);
-    std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
-    return absl::OkStatus();
-  }
-
-  std::optional<net::LinkId> Link(const std::string& name) {
-    MutexLock lock(&mu_);
-    const auto it = links_.find(name);
-    if (it == links_.end() || gone_.count(it->second) != 0) return std::nullopt;
-    return it->second;
-  }
-  net::WorkerHello Hello(const std::string& name) {
-    MutexLock lock(&mu_);
-    return hellos_[name];
-  }
-  std::optional<net::StageReady> Ready(net::LinkId link, uint64_t epoch) {
-    MutexLock lock(&mu_);
-    const auto it = ready_.find(link);
-    if (it == ready_.end() || it->second.epoch != Epoch(epoch)) return std::nullopt;
-    return it->second;
-  }
-  std::optional<absl::Status> Gone(net::LinkId link) {
-    MutexLock lock(&mu_);
-    const auto it = gone_.find(link);
-    return it == gone_.end() ? std::nullopt : std::optional(it->second);
-  }
-  std::vector<net::StageFailed> failed() {
-    MutexLock lock(&mu_);
-    return failed_;
-  }
-  TimeNs gone_at() {
-    MutexLock lock(&mu_);
-    return gone_at_;
-  }
-  int joins() {
-    MutexLock lock(&mu_);
-    return joins_;
-  }
-  int beats() {
-    MutexLock lock(&mu_);
-    return beats_;
-  }
-  int leaving() {
-    MutexLock lock(&mu_);
-    return leaving_;
-  }
-  void SetWelcome(bool welcome) {
-    MutexLock lock(&mu_);
-    welcome_ = welcome;
-  }
-  net::CoordinatorServer* server() { return server_.get(); }
-  testing::Results& results() { return results_; }
-
- private:
-  const testing::TinyModel* const model_;
-  testing::Results results_;
-  Mutex mu_;
-  std::map<std::string, net::WorkerHello> hellos_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, net::LinkId> links_ ABSL_GUARDED_BY(mu_);
-  std::map<net::LinkId, net::StageReady> ready_ ABSL_GUARDED_BY(mu_);
-  std::map<net::LinkId, absl::Status> gone_ ABSL_GUARDED_BY(mu_);
-  std::vector<net::StageFailed> failed_ ABSL_GUARDED_BY(mu_);
-  TimeNs gone_at_ ABSL_GUARDED_BY(mu_) = 0;
-  int joins_ ABSL_GUARDED_BY(mu_) = 0;
-  int beats_ ABSL_GUARDED_BY(mu_) = 0;
-  int leaving_ ABSL_GUARDED_BY(mu_) = 0;
-  int progress_ ABSL_GUARDED_BY(mu_) = 0;
-  bool welcome_ ABSL_GUARDED_BY(mu_) = true;
-  std::unique_ptr<net::CoordinatorServer> server_;
-};
 
 DaemonOptions Options(const std::string& join, const std::string& name, const std::string& state,
                       testing::FakeControls* controls) {
@@ -150,7 +37,7 @@ DaemonOptions Options(const std::string& join, const std::string& name, const st
 
 class DaemonTest : public ::testing::Test {
  protected:
-  void SetUp() override { coordinator_ = std::make_unique<FakeCoordinator>(&model_); }
+  void SetUp() override { coordinator_ = std::make_unique<FakeCoordinator>(model_.Provider()); }
 
   std::unique_ptr<Daemon> Start(int i) {
     const std::string name = absl::StrCat("w", i);
@@ -293,7 +180,7 @@ TEST_F(DaemonTest, CoordinatorGoneAndBack) {
   const std::string address = coordinator_->server()->address();
   coordinator_.reset();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  coordinator_ = std::make_unique<FakeCoordinator>(&model_, address);
+  coordinator_ = std::make_unique<FakeCoordinator>(model_.Provider(), address);
   Joined("w0");
   EXPECT_FALSE(w0->ended());
 }

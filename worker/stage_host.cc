@@ -16,12 +16,6 @@ stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& 
   return result;
 }
 
-stage::FrameModel FrameModelOf(const model::ModelShape& shape) {
-  stage::FrameModel out{shape.n_vocab, shape.d_model, {}};
-  for (const model::StateGroup& group : shape.groups) out.group_windows.push_back(group.window);
-  return out;
-}
-
 StageHost::StageHost(StageHostOptions options)
     : options_(std::move(options)), loop_([this](std::stop_token stop) { Loop(stop); }) {}
 

@@ -58,6 +58,4 @@ class StageHost final : public stage::StagePort {
 // The error of a frame as the coordinator is to hear it.
 stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker, const absl::Status& why);
 
-stage::FrameModel FrameModelOf(const model::ModelShape& shape);
-
 }  // namespace lanyard::worker

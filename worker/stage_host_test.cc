@@ -38,7 +38,7 @@ class StageHostTest : public ::testing::Test {
     StageHostOptions out;
     out.worker = "w1";
     out.spec = assignment.spec;
-    out.model = FrameModelOf(assignment.manifest->shape);
+    out.model = engine::FrameModelOf(assignment.manifest->shape);
     out.stage = stage_.get();
     out.next = index == 0 ? &next_ : nullptr;
     out.results = &results_;

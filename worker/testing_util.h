@@ -44,6 +44,12 @@ class TempDir {
   std::string path_;
 };
 
+// What a coordinator serves.
+struct Parts {
+  std::shared_ptr<const model::Manifest> manifest;
+  const model::GgufFile* file = nullptr;
+};
+
 // Two layers of 64; every part has bytes of its own.
 class TinyModel {
  public:
@@ -69,6 +75,7 @@ class TinyModel {
   std::string path() const { return dir_.path() + "/tiny.gguf"; }
   const std::string& dir() const { return dir_.path(); }
   std::shared_ptr<const model::Manifest> manifest() const { return manifest_; }
+  Parts Provider() const { return {manifest_, on_disk_.get()}; }
 
   const model::Part* Find(std::string_view sha256) const {
     for (const model::Part& part : manifest_->parts) {
