@@ -8,7 +8,7 @@ namespace lanyard::ops {
 namespace {
 
 constexpr int kMaxColumns = 6;
-constexpr int kPrefetchBytes = 2048;
+constexpr int kPrefetchBytes = 4096;
 
 typedef int32_t __attribute__((may_alias)) AliasedInt;
 typedef float __attribute__((may_alias)) AliasedFloat;
@@ -216,11 +216,9 @@ inline void QuantisedTile(const uint8_t* tile, const ProductArgs& a, int half, _
 #pragma GCC unroll 8
     for (int i = 0; i < H * C; ++i) acc[i / C][i % C] = _mm256_setzero_ps();
     for (int64_t b = p; b < a.n_blocks; b += 8) {
-      if constexpr (C == 1) {
 #pragma GCC unroll 9
-        for (int line = 0; line < (Format<T>::kBlockBytes + 63) / 64; ++line) {
-          _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + 64 * line, _MM_HINT_T0);
-        }
+      for (int line = 0; line < (Format<T>::kBlockBytes + 63) / 64; ++line) {
+        _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes + 64 * line, _MM_HINT_T0);
       }
 #pragma GCC unroll 2
       for (int h = 0; h < H; ++h) BlockStep<T, C>(tile, supers, b / 8, w, act, half + h, acc[h]);

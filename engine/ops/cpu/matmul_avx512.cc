@@ -11,7 +11,7 @@ namespace {
 constexpr int kMaxColumns = 8;
 constexpr int kSideBySide = 4;
 // Ahead of the block in work, so that a matrix-vector product streams across page borders.
-constexpr int kPrefetchBytes = 2048;
+constexpr int kPrefetchBytes = 4096;
 
 typedef int32_t __attribute__((may_alias)) AliasedInt;
 typedef float __attribute__((may_alias)) AliasedFloat;
