@@ -116,7 +116,10 @@ bool FitsWithLimits(const PlanRequest& request, uint32_t context,
   return Feasible(problem, OrderSpace(problem, {}));
 }
 
-// "2.1 MiB more on w2, or ...": what would make it fit, each alternative worked out.
+// Rounded up, so that who follows the advice gets what was worked out; in the form that flags take.
+std::string AtLeast(uint64_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, "MiB"); }
+
+// "3MiB more on w2, or ...": what would make it fit, each alternative worked out.
 std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed) {
   std::vector<std::string> ways;
   std::optional<uint64_t> least_extra;
@@ -133,16 +136,16 @@ std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed
     }
   }
   if (least_extra) {
-    ways.push_back(absl::StrCat(FormatSize(*least_extra), " more on ", request.machines[least_machine].name,
-                                " (--memory ",
-                                FormatSize(request.machines[least_machine].memory_bytes + *least_extra), ")"));
+    const MachineProfile& machine = request.machines[least_machine];
+    ways.push_back(absl::StrCat(AtLeast(*least_extra), " more on ", machine.name, " (--memory ",
+                                AtLeast(machine.memory_bytes + *least_extra), ")"));
   }
   if (request.machines.size() > 1) {
     const auto each = LeastThatFits(0, needed * 2, [&](uint64_t limit) {
       return FitsWithLimits(request, context,
                             [&](size_t, uint64_t old) { return std::max(old, limit); });
     });
-    if (each) ways.push_back(absl::StrCat("at least ", FormatSize(*each), " for each worker"));
+    if (each) ways.push_back(absl::StrCat("at least ", AtLeast(*each), " for each worker"));
   }
   for (uint32_t shorter = context - context % 32; shorter >= 32; shorter -= 32) {
     if (shorter < context && FitsWithLimits(request, shorter, [](size_t, uint64_t l) { return l; })) {

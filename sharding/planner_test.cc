@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 #include <random>
 
@@ -265,17 +266,32 @@ TEST(Planner, MoreMemoryNeverFitsLess) {
   }
 }
 
-// The remedy is worked out, so following it must help, and a byte less must not.
+// The advice is worked out, so following it must help, and a MiB less must not.
 TEST(Planner, TheRemedyHelps) {
-  const Manifest model = MakeModel({1600, 1600, 1600, 1600}, 1600, true);
-  const PlanRequest request = Request(model, {Machine("w1", 300 << 10, 1), Machine("w2", 280 << 10, 1)});
+  const Manifest model = MakeModel(std::vector<uint64_t>(8, 64000), 64000, true);
+  PlanRequest request = Request(model, {Machine("w1", 20 << 20, 1), Machine("w2", 9 << 20, 1)});
   const auto plan = MakePlan(request);
   ASSERT_TRUE(plan.ok());
   ASSERT_FALSE(plan->fits);
   const std::string& remedy = plan->why.back();
-  EXPECT_NE(remedy.find("would fit with"), std::string::npos) << remedy;
-  EXPECT_NE(remedy.find("more on w"), std::string::npos) << remedy;
-  EXPECT_NE(remedy.find("for each worker"), std::string::npos) << remedy;
+  unsigned more = 0, to = 0, each = 0;
+  char name[8] = {};
+  ASSERT_EQ(std::sscanf(remedy.c_str(), "would fit with %uMiB more on %7s (--memory %uMiB), or at least %uMiB", &more,
+                        name, &to, &each),
+            4)
+      << remedy;
+  const auto fits = [&](uint64_t w1, uint64_t w2) {
+    request.machines[0].memory_bytes = w1;
+    request.machines[1].memory_bytes = w2;
+    return MakePlan(request)->fits;
+  };
+  const uint64_t mib = 1 << 20;
+  ASSERT_STREQ(name, "w1");
+  EXPECT_TRUE(fits(to * mib, 9 * mib));
+  EXPECT_FALSE(fits((to - 1) * mib, 9 * mib));
+  EXPECT_EQ(to, 20 + more);
+  EXPECT_TRUE(fits(std::max<uint64_t>(each, 20) * mib, std::max<uint64_t>(each, 9) * mib));
+  EXPECT_FALSE(fits(std::max<uint64_t>(each - 1, 20) * mib, std::max<uint64_t>(each - 1, 9) * mib));
 }
 
 TEST(Planner, ThreeLikeWorkersAllHoldLayers) {

@@ -48,15 +48,14 @@ class Plan(unittest.TestCase):
         plan = self.plan(machines(48), fits=False)
         self.assertEqual(plan["stages"], [])
         advice = plan["why"][-1]
-        each = re.search(r"at least ([\d.]+) MiB for each worker", advice)
+        each = re.search(r"at least (\d+)MiB for each worker", advice)
         self.assertIsNotNone(each, advice)
-        # A rounded figure: a tenth up must fit, one down must not.
-        self.plan(machines(float(each.group(1)) + 0.1))
-        self.plan(machines(float(each.group(1)) - 1), fits=False)
-        more = re.search(r"more on (w\d) \(--memory ([\d.]+) MiB\)", advice)
+        self.plan(machines(int(each.group(1))))
+        self.plan(machines(int(each.group(1)) - 1), fits=False)
+        more = re.search(r"more on (w\d) \(--memory (\d+)MiB\)", advice)
         self.assertIsNotNone(more, advice)
-        for extra, fits in ((0.1, True), (-1, False)):
-            bigger = f'"{more.group(1)}"\nmemory = "{float(more.group(2)) + extra}MiB"'
+        for extra, fits in ((0, True), (-1, False)):
+            bigger = f'"{more.group(1)}"\nmemory = "{int(more.group(2)) + extra}MiB"'
             self.plan(machines(48).replace(f'"{more.group(1)}"\nmemory = "48MiB"', bigger), fits=fits)
 
     def test_a_card_and_a_fast_machine_get_more(self):
