@@ -47,20 +47,17 @@ double MemoryLimit(int threads) {
   if (!data) return 0;
   std::memset(data.get(), 1, kWindows * kWindowWords * 8);
   ThreadPool pool(threads);
-  const double best = BestSeconds(threads, 2 * kWindows, [&](int window) {
-    pool.Run([&](int i, int n) {
-      const size_t share = kWindowWords / static_cast<size_t>(n) / 32 * 32;
-      const auto* p = reinterpret_cast<const uint64_t*>(data.get()) +
-                      kWindowWords * static_cast<size_t>(window % kWindows) + share * static_cast<size_t>(i);
+  const double best = BestSeconds(threads, 4 * kWindows, [&](int window) {
+    const auto* words = reinterpret_cast<const uint64_t*>(data.get()) + kWindowWords * static_cast<size_t>(window % kWindows);
+    pool.For(kWindowWords, kWindowWords / 32, [&](int64_t begin, int64_t end) {
       uint64_t sums[4] = {};
-      for (size_t at = 0; at < share; at += 32) {  // one word of each cache line
-        for (size_t j = 0; j < 4; ++j) {
-          __builtin_prefetch(p + at + 8 * j + 512);
-          sums[j] += p[at + 8 * j];
+      for (int64_t at = begin; at < end; at += 32) {  // one word of each cache line
+        for (int64_t j = 0; j < 4; ++j) {
+          __builtin_prefetch(words + at + 8 * j + 512);
+          sums[j] += words[at + 8 * j];
         }
       }
-      uint64_t sum = 0;
-      for (uint64_t v : sums) sum += v;
+      uint64_t sum = sums[0] + sums[1] + sums[2] + sums[3];
       benchmark::DoNotOptimize(sum);
     });
   });
@@ -96,12 +93,14 @@ double ComputeLimit(Isa isa, int threads) {
   constexpr int64_t kRounds = 20'000;
   const double macs = isa == Isa::kAvx512 ? 64 : 32;
   ThreadPool pool(threads);
-  const double best = BestSeconds(threads, 500, [&](int) {
-    pool.Run([&](int, int) {
+  constexpr int kSlices = 16;
+  const double best = BestSeconds(threads, 500 * threads, [&](int) {
+    pool.For(kSlices, 1, [&](int64_t begin, int64_t end) {
+      const int64_t rounds = kRounds * threads / kSlices * (end - begin);
       if (isa == Isa::kAvx512) {
-        VnniLoop(kRounds);
+        VnniLoop(rounds);
       } else {
-        MaddubsLoop(kRounds);
+        MaddubsLoop(rounds);
       }
     });
   });
