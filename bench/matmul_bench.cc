@@ -1,6 +1,7 @@
-// Products on the shapes of the two test models, beside this machine's limits measured in the same run: reading memory (what a
-// product with one row is bound by) and 8-bit multiply-adds (what many rows are bound by). Counters: GB/s of weights, GOPS (two
-// operations a multiply-add) and their ratios to the limits, all of the best window of the run.
+// Products on the shapes of the two test models, beside this machine's limits measured in the same
+// run: reading memory (what a product with one row is bound by) and 8-bit multiply-adds (what many
+// rows are bound by). Counters: GB/s of weights, GOPS (two operations a multiply-add) and their
+// ratios to the limits, all of the best window of the run.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -39,7 +40,8 @@ double BestSeconds(int threads, int windows, const Fn& fn) {
   return best;
 }
 
-// Bytes a second that `threads` threads read together, in windows of 4 MiB that are not in the cache.
+// Bytes a second that `threads` threads read together, in windows of 4 MiB that are not in the
+// cache.
 double MemoryLimit(int threads) {
   constexpr size_t kWindowWords = (4 << 20) / 8;
   constexpr int kWindows = 100;
@@ -48,7 +50,8 @@ double MemoryLimit(int threads) {
   std::memset(data.get(), 1, kWindows * kWindowWords * 8);
   ThreadPool pool(threads);
   const double best = BestSeconds(threads, 4 * kWindows, [&](int window) {
-    const auto* words = reinterpret_cast<const uint64_t*>(data.get()) + kWindowWords * static_cast<size_t>(window % kWindows);
+    const auto* words = reinterpret_cast<const uint64_t*>(data.get()) +
+                        kWindowWords * static_cast<size_t>(window % kWindows);
     pool.For(kWindowWords, kWindowWords / 32, [&](int64_t begin, int64_t end) {
       uint64_t sums[4] = {};
       for (int64_t at = begin; at < end; at += 32) {  // one word of each cache line
@@ -64,27 +67,30 @@ double MemoryLimit(int threads) {
   return kWindowWords * 8 / best;
 }
 
-// Twelve accumulators: enough to hide the latency. In assembly, because compilers keep an array of them in memory.
-#define LANYARD_TWELVE(op)                                                                         \
-  op("0") op("1") op("2") op("3") op("4") op("5") op("6") op("7") op("8") op("9") op("10") op("11")
+// Twelve accumulators: enough to hide the latency. In assembly, because compilers keep an array of
+// them in memory.
+#define LANYARD_TWELVE(op)                                                                        \
+  op("0") op("1") op("2") op("3") op("4") op("5") op("6") op("7") op("8") op("9") op("10") op("1" \
+                                                                                              "1")
 
 void VnniLoop(int64_t rounds) {
 #define LANYARD_OP(n) "vpdpbusd %%zmm12, %%zmm12, %%zmm" n "\n"
   asm volatile("1:\n" LANYARD_TWELVE(LANYARD_OP) "dec %0\njnz 1b\nvzeroupper\n"
                : "+r"(rounds)
                :
-               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                 "xmm12", "cc");
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                 "xmm10", "xmm11", "xmm12", "cc");
 #undef LANYARD_OP
 }
 
 void MaddubsLoop(int64_t rounds) {
-#define LANYARD_OP(n) "vpmaddubsw %%ymm12, %%ymm12, %%ymm13\nvpaddw %%ymm13, %%ymm" n ", %%ymm" n "\n"
+#define LANYARD_OP(n) \
+  "vpmaddubsw %%ymm12, %%ymm12, %%ymm13\nvpaddw %%ymm13, %%ymm" n ", %%ymm" n "\n"
   asm volatile("1:\n" LANYARD_TWELVE(LANYARD_OP) "dec %0\njnz 1b\nvzeroupper\n"
                : "+r"(rounds)
                :
-               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                 "xmm12", "xmm13", "cc");
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                 "xmm10", "xmm11", "xmm12", "xmm13", "cc");
 #undef LANYARD_OP
 }
 
@@ -113,14 +119,14 @@ struct Shape {
   int64_t n_out, k;
 };
 constexpr Shape kShapes[] = {
-    {"smollm2", TensorType::kQ4_1, 576, 576},     {"smollm2", TensorType::kQ4_1, 192, 576},
-    {"smollm2", TensorType::kQ4_1, 1536, 576},    {"smollm2", TensorType::kQ4_1, 576, 1536},
-    {"smollm2", TensorType::kQ8_0, 49152, 576},   {"gemma3", TensorType::kQ5_0, 1024, 640},
-    {"gemma3", TensorType::kQ5_0, 256, 640},      {"gemma3", TensorType::kQ8_0, 256, 640},
-    {"gemma3", TensorType::kQ4_K, 640, 1024},     {"gemma3", TensorType::kQ5_0, 2048, 640},
-    {"gemma3", TensorType::kQ4_K, 640, 2048},     {"gemma3", TensorType::kQ6_K, 640, 2048},
-    {"gemma3", TensorType::kQ8_0, 262144, 640},   {"large", TensorType::kQ4_0, 4096, 4096},
-    {"large", TensorType::kQ4_K, 4096, 14336},    {"large", TensorType::kF16, 2048, 2048},
+    {"smollm2", TensorType::kQ4_1, 576, 576},   {"smollm2", TensorType::kQ4_1, 192, 576},
+    {"smollm2", TensorType::kQ4_1, 1536, 576},  {"smollm2", TensorType::kQ4_1, 576, 1536},
+    {"smollm2", TensorType::kQ8_0, 49152, 576}, {"gemma3", TensorType::kQ5_0, 1024, 640},
+    {"gemma3", TensorType::kQ5_0, 256, 640},    {"gemma3", TensorType::kQ8_0, 256, 640},
+    {"gemma3", TensorType::kQ4_K, 640, 1024},   {"gemma3", TensorType::kQ5_0, 2048, 640},
+    {"gemma3", TensorType::kQ4_K, 640, 2048},   {"gemma3", TensorType::kQ6_K, 640, 2048},
+    {"gemma3", TensorType::kQ8_0, 262144, 640}, {"large", TensorType::kQ4_0, 4096, 4096},
+    {"large", TensorType::kQ4_K, 4096, 14336},  {"large", TensorType::kF16, 2048, 2048},
     {"large", TensorType::kF32, 2048, 2048},
 };
 
@@ -159,12 +165,13 @@ void RunShape(benchmark::State& state, const Shape& shape, Isa isa, int64_t rows
   const std::vector<uint8_t> source = RandomRows(shape.type, shape.k, 16);
   std::vector<PackedMatrix> matrices;
   for (uint64_t i = 0; i < copies; ++i) {
-    auto packed = PackedMatrix::Pack(isa, shape.type, shape.n_out, shape.k, [&](uint64_t, std::span<uint8_t> out) {
-      for (size_t at = 0; at < out.size(); at += source.size()) {
-        std::memcpy(&out[at], source.data(), std::min(source.size(), out.size() - at));
-      }
-      return absl::OkStatus();
-    });
+    auto packed = PackedMatrix::Pack(
+        isa, shape.type, shape.n_out, shape.k, [&](uint64_t, std::span<uint8_t> out) {
+          for (size_t at = 0; at < out.size(); at += source.size()) {
+            std::memcpy(&out[at], source.data(), std::min(source.size(), out.size() - at));
+          }
+          return absl::OkStatus();
+        });
     if (!packed.ok()) {
       state.SkipWithError(packed.status().ToString().c_str());
       return;
@@ -208,8 +215,9 @@ void QuantiseRows(benchmark::State& state, Isa isa, int64_t k, int64_t rows) {
   std::vector<float> x(static_cast<size_t>(k * rows), 0.5f);
   ActRows act;
   for (auto _ : state) act.Assign(isa, pool, x.data(), rows, k, k, true);
-  state.counters["ns/value"] = benchmark::Counter(static_cast<double>(k * rows * state.iterations()) / 1e9,
-                                                  benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["ns/value"] =
+      benchmark::Counter(static_cast<double>(k * rows * state.iterations()) / 1e9,
+                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
 void ForkJoin(benchmark::State& state, int threads) {
@@ -221,7 +229,8 @@ void RegisterAll() {
   for (int threads : {1, 2}) {
     benchmark::RegisterBenchmark(("limit/memory/threads:" + std::to_string(threads)).c_str(),
                                  [threads](benchmark::State& state) {
-                                   for (auto _ : state) benchmark::DoNotOptimize(Limit(true, Isa::kAvx2, threads));
+                                   for (auto _ : state)
+                                     benchmark::DoNotOptimize(Limit(true, Isa::kAvx2, threads));
                                    state.counters["GB/s"] = Limit(true, Isa::kAvx2, threads) / 1e9;
                                  })
         ->Iterations(1);
@@ -232,27 +241,33 @@ void RegisterAll() {
   for (Isa isa : RunnableIsas()) {
     if (isa == Isa::kScalar) continue;
     for (int threads : {1, 2}) {
-      benchmark::RegisterBenchmark(("limit/" + IsaName(isa) + "/threads:" + std::to_string(threads)).c_str(),
-                                   [isa, threads](benchmark::State& state) {
-                                     for (auto _ : state) benchmark::DoNotOptimize(Limit(false, isa, threads));
-                                     state.counters["GOPS"] = Limit(false, isa, threads) / 1e9;
-                                   })
+      benchmark::RegisterBenchmark(
+          ("limit/" + IsaName(isa) + "/threads:" + std::to_string(threads)).c_str(),
+          [isa, threads](benchmark::State& state) {
+            for (auto _ : state) benchmark::DoNotOptimize(Limit(false, isa, threads));
+            state.counters["GOPS"] = Limit(false, isa, threads) / 1e9;
+          })
           ->Iterations(1);
     }
     for (int64_t rows : {1, 128}) {
-      benchmark::RegisterBenchmark(("quantise/" + IsaName(isa) + "/k:576/rows:" + std::to_string(rows)).c_str(),
-                                   [isa, rows](benchmark::State& state) { QuantiseRows(state, isa, 576, rows); });
+      benchmark::RegisterBenchmark(
+          ("quantise/" + IsaName(isa) + "/k:576/rows:" + std::to_string(rows)).c_str(),
+          [isa, rows](benchmark::State& state) { QuantiseRows(state, isa, 576, rows); });
     }
     for (const Shape& shape : kShapes) {
       for (int64_t rows : {1, 4, 8, 16, 64, 128, 512}) {
-        if (rows > 16 && shape.n_out > 20000) continue;  // a prompt's head is computed for its last row only
+        if (rows > 16 && shape.n_out > 20000)
+          continue;  // a prompt's head is computed for its last row only
         for (int threads : {1, 2}) {
-          const std::string name = std::string(shape.model) + "/" + std::string(TraitsOf(shape.type)->name) + "/" +
-                                   std::to_string(shape.n_out) + "x" + std::to_string(shape.k) + "/" + IsaName(isa) +
-                                   "/rows:" + std::to_string(rows) + "/threads:" + std::to_string(threads);
-          benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-            RunShape(state, shape, isa, rows, threads);
-          })->UseRealTime()->Unit(benchmark::kMicrosecond);
+          const std::string name =
+              std::string(shape.model) + "/" + std::string(TraitsOf(shape.type)->name) + "/" +
+              std::to_string(shape.n_out) + "x" + std::to_string(shape.k) + "/" + IsaName(isa) +
+              "/rows:" + std::to_string(rows) + "/threads:" + std::to_string(threads);
+          benchmark::RegisterBenchmark(
+              name.c_str(),
+              [=](benchmark::State& state) { RunShape(state, shape, isa, rows, threads); })
+              ->UseRealTime()
+              ->Unit(benchmark::kMicrosecond);
         }
       }
     }

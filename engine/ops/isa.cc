@@ -23,9 +23,12 @@ bool HasAvx512() {
 
 bool Runs(Isa isa) {
   switch (isa) {
-    case Isa::kScalar: return true;
-    case Isa::kAvx2: return HasAvx2();
-    case Isa::kAvx512: return HasAvx512();
+    case Isa::kScalar:
+      return true;
+    case Isa::kAvx2:
+      return HasAvx2();
+    case Isa::kAvx512:
+      return HasAvx512();
   }
   return false;
 }
@@ -44,9 +47,12 @@ std::vector<Isa> RunnableIsas() {
 
 std::string IsaName(Isa isa) {
   switch (isa) {
-    case Isa::kScalar: return "scalar";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "unknown";
 }

@@ -1,4 +1,5 @@
-// Checks, dispatch and the scalar reference, which is the definition of a product (docs/numerics.md, "Products").
+// Checks, dispatch and the scalar reference, which is the definition of a product
+// (docs/numerics.md, "Products").
 #include "engine/ops/matmul.h"
 
 #include <algorithm>
@@ -12,7 +13,8 @@
 namespace lanyard::ops {
 namespace {
 
-// Columns whose activations are walked for every tile before the next tile: they should stay in the second-level cache.
+// Columns whose activations are walked for every tile before the next tile: they should stay in the
+// second-level cache.
 constexpr int64_t kColumnChunkBytes = 384 << 10;
 // Weights a unit of work walks at least, so that dealing costs nothing beside it.
 constexpr int64_t kUnitBytes = 32 << 10;
@@ -30,8 +32,8 @@ float SumPartials(const float* partials) {
 }
 
 // One output of every row of `a`, quantised weights.
-void ScalarQuantisedOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t o, float* out,
-                           int64_t out_stride) {
+void ScalarQuantisedOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t o,
+                           float* out, int64_t out_stride) {
   std::vector<float> partials(static_cast<size_t>(a.rows * kPartials), 0.0f);
   const uint8_t* row = w.data.get() + static_cast<uint64_t>(o) * w.row_bytes;
   const bool has_minimum = HasMinimum(w.type);
@@ -47,7 +49,8 @@ void ScalarQuantisedOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, 
       if (has_minimum) partial = std::fma(block.m, act.s, partial);
     }
   }
-  for (int64_t r = 0; r < a.rows; ++r) out[r * out_stride + o] = SumPartials(&partials[static_cast<size_t>(r * kPartials)]);
+  for (int64_t r = 0; r < a.rows; ++r)
+    out[r * out_stride + o] = SumPartials(&partials[static_cast<size_t>(r * kPartials)]);
 }
 
 // The same for float weights: the elements of a block in order.
@@ -66,7 +69,8 @@ void ScalarFloatOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, int6
       partials[static_cast<size_t>(r * kPartials + b % kPartials)] = partial;
     }
   }
-  for (int64_t r = 0; r < a.rows; ++r) out[r * out_stride + o] = SumPartials(&partials[static_cast<size_t>(r * kPartials)]);
+  for (int64_t r = 0; r < a.rows; ++r)
+    out[r * out_stride + o] = SumPartials(&partials[static_cast<size_t>(r * kPartials)]);
 }
 
 void ScalarMatMul(ThreadPool& pool, const PackedMatrix::Impl& w, const ActRows::Impl& a, float* out,
@@ -85,7 +89,9 @@ void ScalarMatMul(ThreadPool& pool, const PackedMatrix::Impl& w, const ActRows::
 
 }  // namespace
 
-const KernelTable& KernelsOf(Isa isa) { return isa == Isa::kAvx512 ? Avx512Kernels() : Avx2Kernels(); }
+const KernelTable& KernelsOf(Isa isa) {
+  return isa == Isa::kAvx512 ? Avx512Kernels() : Avx2Kernels();
+}
 
 ActRows::ActRows() : impl_(std::make_unique<Impl>()) {}
 ActRows::~ActRows() = default;
@@ -103,11 +109,13 @@ void AssignScalar(ActRows::Impl& a, ThreadPool& pool, const float* x, int64_t st
   pool.For(a.rows, std::max<int64_t>(1, 16384 / a.k), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       if (!a.quantised) {
-        std::memcpy(&a.floats[static_cast<size_t>(r * a.k)], x + r * stride, static_cast<size_t>(a.k) * 4);
+        std::memcpy(&a.floats[static_cast<size_t>(r * a.k)], x + r * stride,
+                    static_cast<size_t>(a.k) * 4);
         continue;
       }
       for (int64_t b = 0; b < a.n_blocks; ++b) {
-        QuantiseBlock(x + r * stride + b * kBlock, &a.blocks[static_cast<size_t>(r * a.n_blocks + b)]);
+        QuantiseBlock(x + r * stride + b * kBlock,
+                      &a.blocks[static_cast<size_t>(r * a.n_blocks + b)]);
       }
     }
   });
@@ -150,8 +158,8 @@ void AssignGroups(ActRows::Impl& a, ThreadPool& pool, const float* x, int64_t st
 
 }  // namespace
 
-void ActRows::Assign(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t k, int64_t stride,
-                     bool quantise) {
+void ActRows::Assign(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t k,
+                     int64_t stride, bool quantise) {
   Require(rows >= 0 && k > 0 && stride >= k, "shape of activations");
   Require(!quantise || k % kBlock == 0, "k is a multiple of 32 for quantised activations");
   Impl& a = *impl_;
@@ -173,13 +181,15 @@ int64_t PackedMatrix::n_out() const { return impl_->n_out; }
 int64_t PackedMatrix::k() const { return impl_->k; }
 TensorType PackedMatrix::type() const { return impl_->type; }
 bool PackedMatrix::wants_quantised() const { return IsQuantised(impl_->type); }
-uint64_t PackedMatrix::bytes() const { return static_cast<uint64_t>(impl_->tiles) * impl_->tile_bytes; }
+uint64_t PackedMatrix::bytes() const {
+  return static_cast<uint64_t>(impl_->tiles) * impl_->tile_bytes;
+}
 
 namespace {
 
 // Tiles [begin, end) times the groups [group_begin, group_end).
-void RunTiles(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t begin, int64_t end, int64_t group_begin,
-              int64_t group_end, float* out, int64_t out_stride) {
+void RunTiles(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t begin, int64_t end,
+              int64_t group_begin, int64_t group_end, float* out, int64_t out_stride) {
   const KernelTable& kernels = KernelsOf(w.isa);
   ProductArgs args;
   args.tile_bytes = static_cast<int64_t>(w.tile_bytes);
@@ -202,24 +212,28 @@ void RunTiles(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t begin
 
 }  // namespace
 
-void MatMul(ThreadPool& pool, const PackedMatrix& matrix, const ActRows& rows, float* out, int64_t out_stride) {
+void MatMul(ThreadPool& pool, const PackedMatrix& matrix, const ActRows& rows, float* out,
+            int64_t out_stride) {
   const PackedMatrix::Impl& w = matrix.impl();
   const ActRows::Impl& a = rows.impl();
   if (a.rows == 0) return;
-  Require(a.k == w.k && a.quantised == matrix.wants_quantised() && a.isa == w.isa, "activations fit the weights");
+  Require(a.k == w.k && a.quantised == matrix.wants_quantised() && a.isa == w.isa,
+          "activations fit the weights");
   if (w.isa == Isa::kScalar) return ScalarMatMul(pool, w, a, out, out_stride);
   const int64_t group_bytes = (a.rows + a.groups - 1) / a.groups * a.n_blocks * a.RecordBytes();
   const int64_t chunk = std::clamp<int64_t>(kColumnChunkBytes / group_bytes, 1, a.groups);
   const int64_t chunks = (a.groups + chunk - 1) / chunk;
-  const int64_t least = std::max<int64_t>(1, kUnitBytes / (static_cast<int64_t>(w.tile_bytes) * chunk));
-  const int64_t grain = std::clamp<int64_t>(w.tiles / (pool.size() * 8), least, std::max(least, w.tiles));
+  const int64_t least =
+      std::max<int64_t>(1, kUnitBytes / (static_cast<int64_t>(w.tile_bytes) * chunk));
+  const int64_t grain =
+      std::clamp<int64_t>(w.tiles / (pool.size() * 8), least, std::max(least, w.tiles));
   const int64_t spans = (w.tiles + grain - 1) / grain;
   pool.For(chunks * spans, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit / spans * chunk;
       const int64_t tile = unit % spans * grain;
-      RunTiles(w, a, tile, std::min(w.tiles, tile + grain), group, std::min(a.groups, group + chunk), out,
-               out_stride);
+      RunTiles(w, a, tile, std::min(w.tiles, tile + grain), group,
+               std::min(a.groups, group + chunk), out, out_stride);
     }
   });
 }

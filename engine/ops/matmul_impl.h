@@ -1,22 +1,28 @@
 // What matmul.cc, matmul_pack.cc and the per-ISA kernels share. Not for others.
 //
-// Packed weights. 16 output rows make a tile; tiles follow each other. A tile: a header (K-quants: d, then Q4_K's dmin, as
-// f16[super block][16 rows]), then its blocks of 32 along K in the order in which they are dealt (partial 0's blocks
-// ascending, then partial 1's, ...). Inside a block, "group" j is elements 4j..4j+3 of each of the 16 rows, four bytes
-// a row:
-//   Q4_0  d f16[16], nibbles[4][64]            (nibbles[j]: group j in the low half, group j + 4 in the high half)
-//   Q4_1  d f16[16], m f16[16], nibbles[4][64]
-//   Q5_0  d f16[16], high[64], nibbles[4][64]  (high: bit j of byte i of a row's four is bit 4 of element 4j + i)
-//   Q8_0  d f16[16], bytes[8][64]              (value + 128)
-//   Q4_K  scale u8[16], min u8[16], nibbles[4][64]
-//   Q6_K  scale i8[2][16], high[2][64], nibbles[4][64]  (high[h]: bits 2t, 2t+1 of byte i are bits 4, 5 of element
-//                                                        4 (4h + t) + i)
-//   F32, F16: element-major, [32][16]; K is padded with zeros to a multiple of 32.
-// n_out is padded with zero rows to a multiple of 16. kScalar keeps the GGUF layout instead (in as many bytes).
+// Packed weights. 16 output rows make a tile; tiles follow each other. A tile: a header (K-quants:
+// d, then Q4_K's dmin, as f16[super block][16 rows]), then its blocks of 32 along K in the order in
+// which they are dealt (partial 0's blocks ascending, then partial 1's, ...). Inside a block,
+// "group" j is elements 4j..4j+3 of each of the 16 rows, four bytes a row:
 //
-// Activations for the kernels: columns (rows of the batch) in groups of at most max_columns; a group of C columns holds
-// for each block, in dealt order, a record:
-//   quantised: q s8[C][32], d f32[C], s f32[C], then i32[C] each: -8 sum, -16 sum, -128 sum, -32 sum_lo, -32 sum_hi
+//   Q4_0  d f16[16], nibbles[4][64]
+//   Q4_1  d f16[16], m f16[16], nibbles[4][64]
+//   Q5_0  d f16[16], high[64], nibbles[4][64]
+//   Q8_0  d f16[16], bytes[8][64]
+//   Q4_K  scale u8[16], min u8[16], nibbles[4][64]
+//   Q6_K  scale i8[2][16], high[2][64], nibbles[4][64]
+//   F32, F16: element-major, [32][16]; K is padded with zeros to a multiple of 32
+//
+// nibbles[j]: group j in the low halves, group j + 4 in the high halves. bytes: the value + 128.
+// Q5_0's high: bit j of byte i of a row's four is bit 4 of element 4j + i. Q6_K's high[h]: bits 2t
+// and 2t + 1 of byte i are bits 4 and 5 of element 4 (4h + t) + i. n_out is padded with zero rows
+// to a multiple of 16. kScalar keeps the GGUF layout instead (in as many bytes).
+//
+// Activations for the kernels: columns (rows of the batch) in groups of at most max_columns; a
+// group of C columns holds for each block, in dealt order, a record:
+//
+//   quantised: q s8[C][32], d f32[C], s f32[C],
+//              then i32[C] each: -8 sum, -16 sum, -128 sum, -32 sum_lo, -32 sum_hi
 //   float:     f32[32][C]
 #pragma once
 
@@ -27,7 +33,7 @@
 namespace lanyard::ops {
 
 inline constexpr int64_t kTileRows = 16;
-inline constexpr int64_t kQuantRecordBytes = 60;   // a column and block
+inline constexpr int64_t kQuantRecordBytes = 60;  // a column and block
 inline constexpr int64_t kFloatRecordBytes = 128;
 
 struct ProductArgs {

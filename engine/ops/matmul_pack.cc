@@ -20,15 +20,24 @@ int64_t BlockCount(int64_t k) { return (k + kBlock - 1) / kBlock; }
 // Bytes of 16 rows of one block of 32.
 uint64_t TileBlockBytes(TensorType type) {
   switch (type) {
-    case TensorType::kF32: return 32 * 16 * 4;
-    case TensorType::kF16: return 32 * 16 * 2;
-    case TensorType::kQ4_0: return 32 + 256;
-    case TensorType::kQ4_1: return 64 + 256;
-    case TensorType::kQ5_0: return 32 + 64 + 256;
-    case TensorType::kQ8_0: return 32 + 512;
-    case TensorType::kQ4_K: return 32 + 256;
-    case TensorType::kQ6_K: return 32 + 128 + 256;
-    default: return 0;
+    case TensorType::kF32:
+      return 32 * 16 * 4;
+    case TensorType::kF16:
+      return 32 * 16 * 2;
+    case TensorType::kQ4_0:
+      return 32 + 256;
+    case TensorType::kQ4_1:
+      return 64 + 256;
+    case TensorType::kQ5_0:
+      return 32 + 64 + 256;
+    case TensorType::kQ8_0:
+      return 32 + 512;
+    case TensorType::kQ4_K:
+      return 32 + 256;
+    case TensorType::kQ6_K:
+      return 32 + 128 + 256;
+    default:
+      return 0;
   }
 }
 
@@ -68,7 +77,8 @@ void PackQ5_0(const uint8_t* p, int64_t r, uint8_t* dst) {
 
 void PackQ8_0(const uint8_t* p, int64_t r, uint8_t* dst) {
   std::memcpy(dst + 2 * r, p, 2);
-  for (int j = 0; j < 8; ++j) Store32(dst + 32 + j * 64 + r * 4, Load32(p + 2 + 4 * j) ^ 0x80808080);
+  for (int j = 0; j < 8; ++j)
+    Store32(dst + 32 + j * 64 + r * 4, Load32(p + 2 + 4 * j) ^ 0x80808080);
 }
 
 void PackQ4K(const uint8_t* super, int64_t sub, int64_t r, uint8_t* dst) {
@@ -110,22 +120,30 @@ template <typename Element>
 void PackFloats(const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t n, uint8_t* dst) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t r = 0; r < rows; ++r) {
-      std::memcpy(dst + (i * kTileRows + r) * static_cast<int64_t>(sizeof(Element)),
-                  src + static_cast<uint64_t>(r) * row_bytes + static_cast<uint64_t>(i) * sizeof(Element),
-                  sizeof(Element));
+      std::memcpy(
+          dst + (i * kTileRows + r) * static_cast<int64_t>(sizeof(Element)),
+          src + static_cast<uint64_t>(r) * row_bytes + static_cast<uint64_t>(i) * sizeof(Element),
+          sizeof(Element));
     }
   }
 }
 
 void PackRowBlock(TensorType type, const uint8_t* row, int64_t b, int64_t r, uint8_t* dst) {
   switch (type) {
-    case TensorType::kQ4_0: return PackQ4(row + b * 18, 2, r, dst);
-    case TensorType::kQ4_1: return PackQ4(row + b * 20, 4, r, dst);
-    case TensorType::kQ5_0: return PackQ5_0(row + b * 22, r, dst);
-    case TensorType::kQ8_0: return PackQ8_0(row + b * 34, r, dst);
-    case TensorType::kQ4_K: return PackQ4K(row + b / 8 * 144, b % 8, r, dst);
-    case TensorType::kQ6_K: return PackQ6K(row + b / 8 * 210, b % 8, r, dst);
-    default: return;
+    case TensorType::kQ4_0:
+      return PackQ4(row + b * 18, 2, r, dst);
+    case TensorType::kQ4_1:
+      return PackQ4(row + b * 20, 4, r, dst);
+    case TensorType::kQ5_0:
+      return PackQ5_0(row + b * 22, r, dst);
+    case TensorType::kQ8_0:
+      return PackQ8_0(row + b * 34, r, dst);
+    case TensorType::kQ4_K:
+      return PackQ4K(row + b / 8 * 144, b % 8, r, dst);
+    case TensorType::kQ6_K:
+      return PackQ6K(row + b / 8 * 210, b % 8, r, dst);
+    default:
+      return;
   }
 }
 
@@ -153,10 +171,12 @@ Buffer AllocateBuffer(uint64_t size_bytes) {
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return Buffer(nullptr, BufferFree{});
   auto* start = static_cast<uint8_t*>(base);
-  const uint64_t skip = (kHugePageBytes - reinterpret_cast<uintptr_t>(base) % kHugePageBytes) % kHugePageBytes;
+  const uint64_t skip =
+      (kHugePageBytes - reinterpret_cast<uintptr_t>(base) % kHugePageBytes) % kHugePageBytes;
   if (skip > 0) munmap(start, skip);
   if (mapped - skip > size) munmap(start + skip + size, mapped - skip - size);
-  // Whole huge pages only, so that no more memory is held than asked for. Refused where the system has none: no matter.
+  // Whole huge pages only, so that no more memory is held than asked for. Refused where the system
+  // has none: no matter.
   (void)madvise(start + skip, size / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
   return Buffer(start + skip, BufferFree{size});
 }
@@ -165,7 +185,8 @@ uint64_t TileBytes(TensorType type, int64_t k) {
   return TileHeaderBytes(type, k) + static_cast<uint64_t>(BlockCount(k)) * TileBlockBytes(type);
 }
 
-void PackTile(TensorType type, const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t k, uint8_t* tile) {
+void PackTile(TensorType type, const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t k,
+              uint8_t* tile) {
   const int64_t n_blocks = BlockCount(k);
   const int64_t supers = k / kSuperBlock;
   uint8_t* header = tile;
@@ -211,12 +232,14 @@ namespace {
 absl::Status CheckShape(TensorType type, int64_t n_out, int64_t k) {
   const auto traits = TraitsOf(type);
   if (!traits || !traits->computable) {
-    return InvalidArgument("no kernels for tensor type ", traits ? AbslView(traits->name) : "unknown",
+    return InvalidArgument("no kernels for tensor type ",
+                           traits ? AbslView(traits->name) : "unknown",
                            "; convert the model to one of F32 F16 Q4_0 Q4_1 Q5_0 Q8_0 Q4_K Q6_K");
   }
   // 2^40 elements: sizes in bytes stay far from overflow.
   if (n_out <= 0 || k <= 0 || n_out > (int64_t{1} << 40) / k) {
-    return InvalidArgument("matrix of ", n_out, " x ", k, " elements is empty or above the limit of 2^40");
+    return InvalidArgument("matrix of ", n_out, " x ", k,
+                           " elements is empty or above the limit of 2^40");
   }
   if (k % traits->elements != 0) {
     return InvalidArgument("matrix of type ", AbslView(traits->name), " has rows of ", k,
@@ -244,8 +267,8 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(Isa isa, TensorType type, int64_
   const uint64_t size_bytes = PackedBytes(type, n_out, k);
   impl.data = AllocateBuffer(size_bytes);
   if (!impl.data) {
-    return ResourceExhausted("out of memory: ", size_bytes, " bytes for a matrix of ", n_out, " x ", k,
-                             "; free memory or give this machine fewer layers");
+    return ResourceExhausted("out of memory: ", size_bytes, " bytes for a matrix of ", n_out, " x ",
+                             k, "; free memory or give this machine fewer layers");
   }
   if (isa == Isa::kScalar) {
     const uint64_t total = static_cast<uint64_t>(n_out) * impl.row_bytes;
@@ -255,16 +278,19 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(Isa isa, TensorType type, int64_
     return out;
   }
   const uint64_t source_tile_bytes = impl.row_bytes * kTileRows;
-  const int64_t tiles_a_read = std::max<int64_t>(1, static_cast<int64_t>(kReadBytes / source_tile_bytes));
-  std::vector<uint8_t> buffer(source_tile_bytes * static_cast<uint64_t>(std::min(tiles_a_read, impl.tiles)));
+  const int64_t tiles_a_read =
+      std::max<int64_t>(1, static_cast<int64_t>(kReadBytes / source_tile_bytes));
+  std::vector<uint8_t> buffer(source_tile_bytes *
+                              static_cast<uint64_t>(std::min(tiles_a_read, impl.tiles)));
   for (int64_t first = 0; first < impl.tiles; first += tiles_a_read) {
     const int64_t row_begin = first * kTileRows;
     const int64_t row_end = std::min(n_out, row_begin + tiles_a_read * kTileRows);
-    const std::span<uint8_t> part(buffer.data(), static_cast<uint64_t>(row_end - row_begin) * impl.row_bytes);
+    const std::span<uint8_t> part(buffer.data(),
+                                  static_cast<uint64_t>(row_end - row_begin) * impl.row_bytes);
     RETURN_IF_ERROR(read(static_cast<uint64_t>(row_begin) * impl.row_bytes, part));
     for (int64_t row = row_begin; row < row_end; row += kTileRows) {
-      PackTile(type, part.data() + static_cast<uint64_t>(row - row_begin) * impl.row_bytes, impl.row_bytes,
-               std::min(kTileRows, row_end - row), k,
+      PackTile(type, part.data() + static_cast<uint64_t>(row - row_begin) * impl.row_bytes,
+               impl.row_bytes, std::min(kTileRows, row_end - row), k,
                impl.data.get() + static_cast<uint64_t>(row / kTileRows) * impl.tile_bytes);
     }
   }

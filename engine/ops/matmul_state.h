@@ -12,8 +12,8 @@
 
 namespace lanyard::ops {
 
-// Memory that starts on a cache line; from 2 MiB up on huge pages where the system gives them (fewer TLB misses, and a
-// killed process frees them quickly). Null when memory is refused. Zeroed.
+// Memory that starts on a cache line; from 2 MiB up on huge pages where the system gives them
+// (fewer TLB misses, and a killed process frees them quickly). Null when memory is refused. Zeroed.
 struct BufferFree {
   uint64_t size_bytes = 0;
   void operator()(uint8_t* p) const;
@@ -63,7 +63,8 @@ struct PackedMatrix::Impl {
 const KernelTable& KernelsOf(Isa isa);
 
 // 16 rows of GGUF layout (`rows` of them are there, `row_bytes` apart) into a zeroed tile.
-void PackTile(TensorType type, const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t k, uint8_t* tile);
+void PackTile(TensorType type, const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t k,
+              uint8_t* tile);
 uint64_t TileBytes(TensorType type, int64_t k);
 
 }  // namespace lanyard::ops

@@ -17,8 +17,9 @@
 namespace lanyard::ops {
 namespace {
 
-constexpr TensorType kTypes[] = {TensorType::kF32,  TensorType::kF16,  TensorType::kQ4_0, TensorType::kQ4_1,
-                                 TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K};
+constexpr TensorType kTypes[] = {TensorType::kF32,  TensorType::kF16,  TensorType::kQ4_0,
+                                 TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0,
+                                 TensorType::kQ4_K, TensorType::kQ6_K};
 
 // How a matrix or the activations are filled.
 enum class Fill { kNormal, kZero, kAllOnes, kAllLow, kRandomBits, kHuge, kDenormal };
@@ -30,7 +31,9 @@ struct Matrix {
   std::vector<uint8_t> bytes;
   uint64_t row_bytes;
 
-  const uint8_t* row(int64_t o) const { return bytes.data() + static_cast<uint64_t>(o) * row_bytes; }
+  const uint8_t* row(int64_t o) const {
+    return bytes.data() + static_cast<uint64_t>(o) * row_bytes;
+  }
 };
 
 // Byte offsets of a block's f16 fields.
@@ -43,11 +46,16 @@ std::vector<size_t> HalfOffsets(TensorType type) {
 uint16_t RandomScale(Fill fill, std::mt19937& gen) {
   std::normal_distribution<float> normal;
   switch (fill) {
-    case Fill::kZero: return 0;
-    case Fill::kHuge: return F32ToF16(60000.0f * (gen() % 2 ? 1 : -1));
-    case Fill::kDenormal: return static_cast<uint16_t>((gen() & 0x8000) | (gen() % 1024));
-    case Fill::kRandomBits: return static_cast<uint16_t>(gen() % 0x7c00 | (gen() & 0x8000));
-    default: return F32ToF16(0.02f * normal(gen));
+    case Fill::kZero:
+      return 0;
+    case Fill::kHuge:
+      return F32ToF16(60000.0f * (gen() % 2 ? 1 : -1));
+    case Fill::kDenormal:
+      return static_cast<uint16_t>((gen() & 0x8000) | (gen() % 1024));
+    case Fill::kRandomBits:
+      return static_cast<uint16_t>(gen() % 0x7c00 | (gen() & 0x8000));
+    default:
+      return F32ToF16(0.02f * normal(gen));
   }
 }
 
@@ -77,11 +85,13 @@ Matrix MakeMatrix(TensorType type, int64_t n_out, int64_t k, Fill fill, uint32_t
   for (uint8_t& b : m.bytes) b = static_cast<uint8_t>(gen());
   if (fill == Fill::kAllOnes) std::fill(m.bytes.begin(), m.bytes.end(), uint8_t{0xff});
   if (fill == Fill::kAllLow) {  // the lowest value of each format
-    std::fill(m.bytes.begin(), m.bytes.end(), type == TensorType::kQ8_0 ? uint8_t{0x80} : uint8_t{0});
+    std::fill(m.bytes.begin(), m.bytes.end(),
+              type == TensorType::kQ8_0 ? uint8_t{0x80} : uint8_t{0});
   }
   for (size_t block = 0; block < m.bytes.size(); block += traits.bytes) {
     if (type == TensorType::kQ6_K && (fill == Fill::kAllLow || fill == Fill::kAllOnes)) {
-      std::memset(&m.bytes[block + 192], fill == Fill::kAllLow ? 0x80 : 0x7f, 16);  // sub-scales -128 and 127
+      std::memset(&m.bytes[block + 192], fill == Fill::kAllLow ? 0x80 : 0x7f,
+                  16);  // sub-scales -128 and 127
     }
     for (size_t offset : HalfOffsets(type)) {
       const uint16_t h = RandomScale(fill, gen);
@@ -98,35 +108,48 @@ std::vector<float> MakeRows(int64_t rows, int64_t k, Fill fill, uint32_t seed) {
   for (float& v : x) {
     v = normal(gen);
     switch (fill) {
-      case Fill::kZero: v = 0; break;
-      case Fill::kAllOnes: v = 3; break;
-      case Fill::kAllLow: v = -3; break;
-      case Fill::kHuge: v *= 5e37f; break;
-      case Fill::kDenormal: v *= 1e-39f; break;
+      case Fill::kZero:
+        v = 0;
+        break;
+      case Fill::kAllOnes:
+        v = 3;
+        break;
+      case Fill::kAllLow:
+        v = -3;
+        break;
+      case Fill::kHuge:
+        v *= 5e37f;
+        break;
+      case Fill::kDenormal:
+        v *= 1e-39f;
+        break;
       case Fill::kRandomBits:  // any finite magnitude in turn, with zero blocks between
         v = std::ldexp(v, static_cast<int>(gen() % 200) - 120);
         break;
-      case Fill::kNormal: break;
+      case Fill::kNormal:
+        break;
     }
   }
   if (fill == Fill::kRandomBits) {
-    for (size_t at = 0; at + kBlock <= x.size(); at += 3 * kBlock) std::fill_n(x.begin() + static_cast<int64_t>(at), kBlock, 0.0f);
+    for (size_t at = 0; at + kBlock <= x.size(); at += 3 * kBlock)
+      std::fill_n(x.begin() + static_cast<int64_t>(at), kBlock, 0.0f);
   }
   return x;
 }
 
 PackedMatrix Pack(Isa isa, const Matrix& m, int64_t n_out) {
-  auto packed = PackedMatrix::Pack(isa, m.type, n_out, m.k, [&](uint64_t offset, std::span<uint8_t> out) {
-    std::memcpy(out.data(), m.bytes.data() + offset, out.size());
-    return absl::OkStatus();
-  });
+  auto packed =
+      PackedMatrix::Pack(isa, m.type, n_out, m.k, [&](uint64_t offset, std::span<uint8_t> out) {
+        std::memcpy(out.data(), m.bytes.data() + offset, out.size());
+        return absl::OkStatus();
+      });
   EXPECT_TRUE(packed.ok()) << packed.status();
   return std::move(*packed);
 }
 
 // [rows][n_out]; what is behind an output row must stay as it was.
-std::vector<float> Product(Isa isa, ThreadPool& pool, const PackedMatrix& w, const float* x, int64_t rows,
-                           int64_t stride) {
+std::vector<float> Product(Isa isa, ThreadPool& pool, const PackedMatrix& w, const float* x,
+                           int64_t rows, int64_t stride) {
   ActRows act;
   act.Assign(isa, pool, x, rows, w.k(), stride, w.wants_quantised());
   EXPECT_EQ(act.rows(), rows);
@@ -144,17 +167,19 @@ std::vector<float> Product(Isa isa, ThreadPool& pool, const PackedMatrix& w, con
 
 // The same bits; a NaN equals any NaN.
 bool Same(float a, float b) {
-  return LoadUnaligned<uint32_t>(&a) == LoadUnaligned<uint32_t>(&b) || (std::isnan(a) && std::isnan(b));
+  return LoadUnaligned<uint32_t>(&a) == LoadUnaligned<uint32_t>(&b) ||
+         (std::isnan(a) && std::isnan(b));
 }
 
 // Compares with the leading rows and outputs of a larger product.
-void ExpectPart(const std::vector<float>& got, const std::vector<float>& all, int64_t rows, int64_t n_out,
-                int64_t all_n_out, const std::string& what) {
+void ExpectPart(const std::vector<float>& got, const std::vector<float>& all, int64_t rows,
+                int64_t n_out, int64_t all_n_out, const std::string& what) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t o = 0; o < n_out; ++o) {
       const float expected = all[static_cast<size_t>(r * all_n_out + o)];
       const float value = got[static_cast<size_t>(r * n_out + o)];
-      ASSERT_TRUE(Same(value, expected)) << what << " row " << r << " output " << o << ": " << value << " not " << expected;
+      ASSERT_TRUE(Same(value, expected))
+          << what << " row " << r << " output " << o << ": " << value << " not " << expected;
     }
   }
 }
@@ -174,8 +199,8 @@ INSTANTIATE_TEST_SUITE_P(Types, MatMulTest, testing::ValuesIn(kTypes), [](const 
   return std::string(TraitsOf(param.param)->name);
 });
 
-// One scalar product of 65 rows and 48 outputs holds every smaller one: so this shows, too, that neither other rows nor
-// other outputs nor the number of threads change a result.
+// One scalar product of 65 rows and 48 outputs holds every smaller one: so this shows, too, that
+// neither other rows nor other outputs nor the number of threads change a result.
 TEST_P(MatMulTest, EveryIsaShapeAndThreadCountGivesTheSameBits) {
   ThreadPool pools[] = {ThreadPool(1), ThreadPool(2), ThreadPool(3)};
   int next_pool = 0;
@@ -183,16 +208,18 @@ TEST_P(MatMulTest, EveryIsaShapeAndThreadCountGivesTheSameBits) {
     const Matrix m = MakeMatrix(GetParam(), 48, k, Fill::kNormal, 3);
     const int64_t stride = k + 5;
     const std::vector<float> x = MakeRows(65, stride, Fill::kNormal, 4);
-    const std::vector<float> all = Product(Isa::kScalar, pools[0], Pack(Isa::kScalar, m, 48), x.data(), 65, stride);
+    const std::vector<float> all =
+        Product(Isa::kScalar, pools[0], Pack(Isa::kScalar, m, 48), x.data(), 65, stride);
     for (Isa isa : RunnableIsas()) {
       for (int64_t n_out : {1, 15, 16, 17, 48}) {
         const PackedMatrix packed = Pack(isa, m, n_out);
         for (int64_t rows : {1, 2, 3, 7, 8, 32, 65}) {
           if (isa == Isa::kScalar && rows > 8) continue;
-          const std::vector<float> got = Product(isa, pools[next_pool++ % 3], packed, x.data(), rows, stride);
+          const std::vector<float> got =
+              Product(isa, pools[next_pool++ % 3], packed, x.data(), rows, stride);
           ExpectPart(got, all, rows, n_out, 48,
-                     Name() + " " + IsaName(isa) + " k " + std::to_string(k) + " n " + std::to_string(n_out) + " rows " +
-                         std::to_string(rows));
+                     Name() + " " + IsaName(isa) + " k " + std::to_string(k) + " n " +
+                         std::to_string(n_out) + " rows " + std::to_string(rows));
           if (HasFatalFailure()) return;
         }
       }
@@ -212,7 +239,8 @@ TEST_P(MatMulTest, PlaceInTheBatchDoesNotMatter) {
     for (int64_t r = 0; r < 23; ++r) {
       const std::vector<float> one = Product(isa, pool, packed, x.data() + r * k, 1, k);
       for (int64_t o = 0; o < 33; ++o) {
-        ASSERT_TRUE(Same(one[static_cast<size_t>(o)], all[static_cast<size_t>(r * 33 + o)])) << Name() << IsaName(isa);
+        ASSERT_TRUE(Same(one[static_cast<size_t>(o)], all[static_cast<size_t>(r * 33 + o)]))
+            << Name() << IsaName(isa);
       }
     }
   }
@@ -233,7 +261,8 @@ TEST_P(MatMulTest, ExtremeBlocksGiveTheSameBits) {
       for (Isa isa : RunnableIsas()) {
         const std::vector<float> got = Product(isa, pool, Pack(isa, m, n_out), x.data(), rows, k);
         ExpectPart(got, expected, rows, n_out, n_out,
-                   Name() + " " + IsaName(isa) + " weights " + std::to_string(static_cast<int>(weights)) + " rows " +
+                   Name() + " " + IsaName(isa) + " weights " +
+                       std::to_string(static_cast<int>(weights)) + " rows " +
                        std::to_string(static_cast<int>(acts)));
         if (HasFatalFailure()) return;
       }
@@ -246,15 +275,17 @@ TEST_P(MatMulTest, RandomShapesAndBits) {
   ThreadPool pool(2);
   const int64_t block = TraitsOf(GetParam())->elements;
   for (int round = 0; round < 40; ++round) {
-    const int64_t k = block == 1 ? 1 + static_cast<int64_t>(gen() % 700) : block * (1 + static_cast<int64_t>(gen() % (1200 / block)));
+    const int64_t k = block == 1 ? 1 + static_cast<int64_t>(gen() % 700)
+                                 : block * (1 + static_cast<int64_t>(gen() % (1200 / block)));
     const int64_t n_out = 1 + gen() % 70, rows = 1 + gen() % 40;
     const Fill fill = gen() % 2 ? Fill::kRandomBits : Fill::kNormal;
     const Matrix m = MakeMatrix(GetParam(), n_out, k, fill, gen());
     const std::vector<float> x = MakeRows(rows, k, fill, gen());
-    const std::vector<float> expected = Product(Isa::kScalar, pool, Pack(Isa::kScalar, m, n_out), x.data(), rows, k);
+    const std::vector<float> expected =
+        Product(Isa::kScalar, pool, Pack(Isa::kScalar, m, n_out), x.data(), rows, k);
     for (Isa isa : RunnableIsas()) {
-      ExpectPart(Product(isa, pool, Pack(isa, m, n_out), x.data(), rows, k), expected, rows, n_out, n_out,
-                 Name() + " " + IsaName(isa) + " round " + std::to_string(round));
+      ExpectPart(Product(isa, pool, Pack(isa, m, n_out), x.data(), rows, k), expected, rows, n_out,
+                 n_out, Name() + " " + IsaName(isa) + " round " + std::to_string(round));
       if (HasFatalFailure()) return;
     }
   }
@@ -272,20 +303,22 @@ TEST_P(MatMulTest, NotANumberStaysInItsRow) {
     const std::vector<float> out = Product(isa, pool, Pack(isa, m, n_out), x.data(), 5, k);
     for (int64_t r = 0; r < 5; ++r) {
       for (int64_t o = 0; o < n_out; ++o) {
-        EXPECT_EQ(std::isfinite(out[static_cast<size_t>(r * n_out + o)]), r != 1 && r != 3) << Name() << IsaName(isa);
+        EXPECT_EQ(std::isfinite(out[static_cast<size_t>(r * n_out + o)]), r != 1 && r != 3)
+            << Name() << IsaName(isa);
       }
     }
   }
 }
 
-// Against a double-precision product of the dequantised weights: within what 8-bit activations may lose, and, with the
-// quantised activations, within f32 rounding.
+// Against a double-precision product of the dequantised weights: within what 8-bit activations may
+// lose, and, with the quantised activations, within f32 rounding.
 TEST_P(MatMulTest, IsAccurate) {
   ThreadPool pool(1);
   const int64_t k = 2048, n_out = 16, rows = 4;
   const Matrix m = MakeMatrix(GetParam(), n_out, k, Fill::kNormal, 12);
   const std::vector<float> x = MakeRows(rows, k, Fill::kNormal, 13);
-  const std::vector<float> out = Product(Isa::kScalar, pool, Pack(Isa::kScalar, m, n_out), x.data(), rows, k);
+  const std::vector<float> out =
+      Product(Isa::kScalar, pool, Pack(Isa::kScalar, m, n_out), x.data(), rows, k);
   std::vector<float> w(static_cast<size_t>(k));
   for (int64_t o = 0; o < n_out; ++o) {
     DequantizeRow(m.type, m.row(o), k, w.data());
@@ -314,7 +347,8 @@ TEST_P(MatMulTest, IsAccurate) {
   }
 }
 
-// Guards the numerics version: these change only together with kNumericsVersion and docs/numerics.md.
+// Guards the numerics version: these change only together with kNumericsVersion and
+// docs/numerics.md.
 TEST_P(MatMulTest, ResultsOfNumericsVersionOne) {
   uint32_t state = 12345;
   const auto next = [&state] { return state = state * 1664525u + 1013904223u; };
@@ -339,15 +373,24 @@ TEST_P(MatMulTest, ResultsOfNumericsVersionOne) {
   }
   const uint64_t expected = [] {
     switch (GetParam()) {
-      case TensorType::kF32: return 0x9a30e446bd683e87ull;
-      case TensorType::kF16: return 0xf6506ab0272039acull;
-      case TensorType::kQ4_0: return 0xdfad1d7425630176ull;
-      case TensorType::kQ4_1: return 0x8e79df8b08d9aab1ull;
-      case TensorType::kQ5_0: return 0x756217efbcd570f7ull;
-      case TensorType::kQ8_0: return 0x5cf769dfc2fb7221ull;
-      case TensorType::kQ4_K: return 0x380af5d39044f80bull;
-      case TensorType::kQ6_K: return 0x25b6680edbedd1e6ull;
-      default: return 0ull;
+      case TensorType::kF32:
+        return 0x9a30e446bd683e87ull;
+      case TensorType::kF16:
+        return 0xf6506ab0272039acull;
+      case TensorType::kQ4_0:
+        return 0xdfad1d7425630176ull;
+      case TensorType::kQ4_1:
+        return 0x8e79df8b08d9aab1ull;
+      case TensorType::kQ5_0:
+        return 0x756217efbcd570f7ull;
+      case TensorType::kQ8_0:
+        return 0x5cf769dfc2fb7221ull;
+      case TensorType::kQ4_K:
+        return 0x380af5d39044f80bull;
+      case TensorType::kQ6_K:
+        return 0x25b6680edbedd1e6ull;
+      default:
+        return 0ull;
     }
   }();
   EXPECT_EQ(hash, expected) << Name() << " gives 0x" << std::hex << hash;
@@ -358,14 +401,15 @@ TEST_P(MatMulTest, PackReadsEveryByteOnceInBoundedPieces) {
   const Matrix m = MakeMatrix(GetParam(), n_out, k, Fill::kNormal, 14);
   for (Isa isa : RunnableIsas()) {
     uint64_t at = 0, largest = 0;
-    auto packed = PackedMatrix::Pack(isa, m.type, n_out, k, [&](uint64_t offset, std::span<uint8_t> out) {
-      EXPECT_EQ(offset, at);
-      at += out.size();
-      largest = std::max<uint64_t>(largest, out.size());
-      EXPECT_LE(at, m.bytes.size());
-      std::memcpy(out.data(), m.bytes.data() + offset, out.size());
-      return absl::OkStatus();
-    });
+    auto packed =
+        PackedMatrix::Pack(isa, m.type, n_out, k, [&](uint64_t offset, std::span<uint8_t> out) {
+          EXPECT_EQ(offset, at);
+          at += out.size();
+          largest = std::max<uint64_t>(largest, out.size());
+          EXPECT_LE(at, m.bytes.size());
+          std::memcpy(out.data(), m.bytes.data() + offset, out.size());
+          return absl::OkStatus();
+        });
     ASSERT_TRUE(packed.ok());
     EXPECT_EQ(at, m.bytes.size());
     EXPECT_LE(largest, uint64_t{1} << 20);
@@ -380,9 +424,9 @@ TEST_P(MatMulTest, PackReadsEveryByteOnceInBoundedPieces) {
 
 TEST(PackedMatrix, ErrorsOfTheReaderComeBack) {
   for (Isa isa : RunnableIsas()) {
-    auto packed = PackedMatrix::Pack(isa, TensorType::kQ8_0, 64, 64, [](uint64_t, std::span<uint8_t>) {
-      return absl::DataLossError("cut off");
-    });
+    auto packed = PackedMatrix::Pack(
+        isa, TensorType::kQ8_0, 64, 64,
+        [](uint64_t, std::span<uint8_t>) { return absl::DataLossError("cut off"); });
     EXPECT_EQ(packed.status().code(), absl::StatusCode::kDataLoss);
   }
 }
@@ -400,11 +444,13 @@ TEST(PackedMatrix, BadShapesAndTypesAreRefused) {
   EXPECT_EQ(pack(TensorType::kQ4_0, 0, 32).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pack(TensorType::kQ4_0, 16, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pack(TensorType::kQ4_0, -1, 32).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(pack(TensorType::kF32, int64_t{1} << 40, int64_t{1} << 30).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(pack(TensorType::kF32, int64_t{1} << 40, int64_t{1} << 30).code(),
+            absl::StatusCode::kInvalidArgument);
   // 4 TiB: refused by most systems, else by the reader.
-  const absl::Status huge = PackedMatrix::Pack(BestIsa(), TensorType::kF32, int64_t{1} << 38, 4,
-                                               [](uint64_t, std::span<uint8_t>) { return absl::AbortedError(""); })
-                                .status();
+  const absl::Status huge =
+      PackedMatrix::Pack(BestIsa(), TensorType::kF32, int64_t{1} << 38, 4,
+                         [](uint64_t, std::span<uint8_t>) { return absl::AbortedError(""); })
+          .status();
   EXPECT_TRUE(absl::IsResourceExhausted(huge) || absl::IsAborted(huge)) << huge;
 }
 
@@ -413,10 +459,13 @@ TEST(ActRows, ReuseForOtherShapes) {
   ThreadPool pool(2);
   for (Isa isa : RunnableIsas()) {
     ActRows act;
-    for (const auto& [rows, k, type] : {std::tuple<int64_t, int64_t, TensorType>{40, 256, TensorType::kQ4_0},
-                                        {3, 1024, TensorType::kF32}, {1, 32, TensorType::kQ8_0},
-                                        {90, 512, TensorType::kQ5_0}, {0, 64, TensorType::kQ8_0},
-                                        {5, 77, TensorType::kF16}}) {
+    for (const auto& [rows, k, type] :
+         {std::tuple<int64_t, int64_t, TensorType>{40, 256, TensorType::kQ4_0},
+          {3, 1024, TensorType::kF32},
+          {1, 32, TensorType::kQ8_0},
+          {90, 512, TensorType::kQ5_0},
+          {0, 64, TensorType::kQ8_0},
+          {5, 77, TensorType::kF16}}) {
       const Matrix m = MakeMatrix(type, 17, k, Fill::kNormal, 15);
       const std::vector<float> x = MakeRows(rows, k, Fill::kNormal, 16);
       const PackedMatrix packed = Pack(isa, m, 17);

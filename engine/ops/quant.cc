@@ -29,7 +29,8 @@ uint16_t F32ToF16(float f) {
   const uint32_t bits = LoadUnaligned<uint32_t>(&f);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
+  if (magnitude > 0x7f800000)
+    return static_cast<uint16_t>(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
   if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);  // 65536 and above
   if (magnitude < 0x38800000) {  // below 2^-14: a multiple of 2^-24, rounded by adding 0.5
     const float magic = 0.5f;
@@ -45,7 +46,8 @@ namespace {
 
 float LoadF16(const uint8_t* p) { return F16ToF32(LoadUnaligned<uint16_t>(p)); }
 
-// block_q4_K: d, dmin, 12 bytes with eight 6-bit scales and minima, 128 bytes of nibbles; 64 elements share 32 bytes.
+// block_q4_K: d, dmin, 12 bytes with eight 6-bit scales and minima, 128 bytes of nibbles; 64
+// elements share 32 bytes.
 void DecodeQ4K(const uint8_t* super, int64_t sub, WeightBlock* out) {
   const uint8_t* s = super + 4;
   uint8_t scale, minimum;
@@ -63,8 +65,9 @@ void DecodeQ4K(const uint8_t* super, int64_t sub, WeightBlock* out) {
   out->m = -(LoadF16(super + 2) * static_cast<float>(minimum));
 }
 
-// block_q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales (one for 16 elements), d. A half of 128
-// elements is 32 columns of four: element 32 * j + i has its nibble in ql[i + 32 * (j % 2)] and its pair in qh[i].
+// block_q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales (one for 16
+// elements), d. A half of 128 elements is 32 columns of four: element 32 * j + i has its nibble in
+// ql[i + 32 * (j % 2)] and its pair in qh[i].
 void DecodeQ6K(const uint8_t* super, int64_t sub, WeightBlock* out) {
   const int64_t half = sub / 4;
   const int64_t j = sub % 4;

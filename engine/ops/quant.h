@@ -1,6 +1,7 @@
-// The numbers behind a product: GGUF weight blocks taken apart by their definition, activations quantised to 8 bits.
-// Portable code without intrinsics; docs/numerics.md "Products" says the same in words.
-// Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0 and its like).
+// The numbers behind a product: GGUF weight blocks taken apart by their definition, activations
+// quantised to 8 bits. Portable code without intrinsics; docs/numerics.md "Products" says the same
+// in words. Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0 and
+// its like).
 #pragma once
 
 #include <cstdint>
@@ -9,16 +10,18 @@
 
 namespace lanyard::ops {
 
-inline constexpr int64_t kBlock = 32;     // elements of a block of activations, and of a step along K
-inline constexpr int64_t kPartials = 8;   // block b goes to partial sum b mod 8
+inline constexpr int64_t kBlock = 32;  // elements of a block of activations, and of a step along K
+inline constexpr int64_t kPartials = 8;      // block b goes to partial sum b mod 8
 inline constexpr int64_t kSuperBlock = 256;  // elements of a K-quant's block
 
-// IEEE binary16, exact one way, round to nearest even the other (overflow gives infinity, NaN stays NaN).
+// IEEE binary16, exact one way, round to nearest even the other (overflow gives infinity, NaN stays
+// NaN).
 float F16ToF32(uint16_t h);
 uint16_t F32ToF16(float f);
 
-// Element i of a block is w[i] * d + m. w already holds what is an integer in the format: the offset (Q4_0: -8 ...) and
-// Q6_K's 8-bit sub-scales; d holds Q4_K's sub-scale, which is exact in f32.
+// Element i of a block is w[i] * d + m. w already holds what is an integer in the format: the
+// offset (Q4_0: -8 ...) and Q6_K's 8-bit sub-scales; d holds Q4_K's sub-scale, which is exact in
+// f32.
 struct WeightBlock {
   int32_t w[kBlock];
   float d;
@@ -39,12 +42,12 @@ void DecodeFloats(TensorType type, const uint8_t* row, int64_t begin, int64_t n,
 struct ActBlock {
   int8_t q[kBlock];
   float d;
-  float s;            // float(sum of q) * d, rounded once
-  int32_t sum_lo;     // of q[0..15]
-  int32_t sum_hi;     // of q[16..31]
+  float s;         // float(sum of q) * d, rounded once
+  int32_t sum_lo;  // of q[0..15]
+  int32_t sum_hi;  // of q[16..31]
 };
-// d = amax / 127, q = round-to-nearest-even(x * (127 / amax)), each operation rounded once. amax below kTinyAmax gives
-// d = 0 and q = 0; a NaN or an infinity in the block gives d = NaN and q = 0.
+// d = amax / 127, q = round-to-nearest-even(x * (127 / amax)), each operation rounded once. amax
+// below kTinyAmax gives d = 0 and q = 0; a NaN or an infinity in the block gives d = NaN and q = 0.
 void QuantiseBlock(const float* x, ActBlock* out);
 inline constexpr float kTinyAmax = 0x1p-100f;
 

@@ -24,7 +24,8 @@ TEST(F16, EveryPattern) {
       ASSERT_EQ(std::isnan(f), mantissa != 0) << h;
       ASSERT_EQ(std::isinf(f), mantissa == 0) << h;
     } else {
-      const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+      const double magnitude =
+          exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
       ASSERT_EQ(static_cast<double>(f), h & 0x8000 ? -magnitude : magnitude) << h;
     }
     ASSERT_EQ(std::signbit(f), (h & 0x8000) != 0) << h;
@@ -119,7 +120,8 @@ TEST(DequantizeRow, EqualsGgufPackage) {
   const std::string path = std::string(LANYARD_SOURCE_DIR) + "/tests/data/quants/dequantized.bin";
   std::ifstream in(path, std::ios::binary);
   ASSERT_TRUE(in) << path;
-  const std::vector<char> data((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const std::vector<char> data((std::istreambuf_iterator<char>(in)),
+                               std::istreambuf_iterator<char>());
   size_t at = 0;
   int types = 0;
   while (at < data.size()) {

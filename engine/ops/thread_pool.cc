@@ -13,7 +13,8 @@
 namespace lanyard::ops {
 namespace {
 
-// An op lasts 5 to 500 us and the next follows at once; a sleep and a wake-up cost about 50 us on a virtual machine.
+// An op lasts 5 to 500 us and the next follows at once; a sleep and a wake-up cost about 50 us on a
+// virtual machine.
 constexpr std::chrono::microseconds kSpin(40);
 
 int UsableCpus() {
@@ -45,12 +46,15 @@ bool SpinUntil(std::chrono::microseconds limit, const Done& done) {
 
 }  // namespace
 
-// `ticket` = epoch of the current job, whether it is closed, and how many workers joined it. Whoever takes part claims the
-// next index until there is none; the caller then closes the job and waits for those who joined, not for a worker that has not
-// woken up yet: on a busy machine that would cost more than the work. Sleepers are counted, so that nobody takes the lock
-// while all are spinning; counter and ticket are sequentially consistent: the waker sees the sleeper or the sleeper the job.
+// `ticket` = epoch of the current job, whether it is closed, and how many workers joined it.
+// Whoever takes part claims the next index until there is none; the caller then closes the job and
+// waits for those who joined, not for a worker that has not woken up yet: on a busy machine that
+// would cost more than the work. Sleepers are counted, so that nobody takes the lock while all are
+// spinning; counter and ticket are sequentially consistent: the waker sees the sleeper or the
+// sleeper the job.
 struct ThreadPool::Impl {
-  explicit Impl(int n) : n_threads(n), spin(n > UsableCpus() ? std::chrono::microseconds(0) : kSpin) {
+  explicit Impl(int n)
+      : n_threads(n), spin(n > UsableCpus() ? std::chrono::microseconds(0) : kSpin) {
     for (int i = 1; i < n; ++i) threads.emplace_back([this] { Work(); });
   }
   ~Impl() {
@@ -100,7 +104,8 @@ struct ThreadPool::Impl {
       if (stop.load()) return;
       if (!Join()) continue;
       Claim();
-      // The caller may go on, and even destroy this, once it has seen the count: but it joins the threads first.
+      // The caller may go on, and even destroy this, once it has seen the count: but it joins the
+      // threads first.
       done.fetch_add(1);
       if (caller_sleeps.load()) {
         { MutexLock lock(&mu); }

@@ -55,7 +55,8 @@ TEST(ThreadPool, JobsFollowEachOther) {
   std::vector<int64_t> values(64, 0);
   for (int job = 0; job < 3000; ++job) {
     pool.For(64, 8, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) values[static_cast<size_t>(i)] += values[static_cast<size_t>(i)] + 1 - job;
+      for (int64_t i = begin; i < end; ++i)
+        values[static_cast<size_t>(i)] += values[static_cast<size_t>(i)] + 1 - job;
     });
     pool.For(64, 8, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) values[static_cast<size_t>(i)] = job + 1;
@@ -70,7 +71,8 @@ TEST(ThreadPool, WakesThreadsThatWentToSleep) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));  // longer than they spin
     std::atomic<int> calls{0};
     pool.Run([&](int i, int) {
-      // The caller gives the others time to begin, then waits for the longest of them until it sleeps, too.
+      // The caller gives the others time to begin, then waits for the longest of them until it
+      // sleeps, too.
       if (i == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
       if (i == 3) std::this_thread::sleep_for(std::chrono::milliseconds(4));
       calls.fetch_add(1);

@@ -1,5 +1,6 @@
-// AVX2: a ymm lane is an output row, half a tile at a time. maddubs multiplies unsigned by signed bytes and adds pairs in 16
-// bits, saturating: how many of those sums may be added before they are widened depends on the format's largest weight.
+// AVX2: a ymm lane is an output row, half a tile at a time. maddubs multiplies unsigned by signed
+// bytes and adds pairs in 16 bits, saturating: how many of those sums may be added before they are
+// widened depends on the format's largest weight.
 #include <immintrin.h>
 
 #include "engine/ops/matmul_impl.h"
@@ -31,7 +32,9 @@ inline __m256i BroadcastInt(const uint8_t* p) {
 inline __m256 BroadcastFloat(const uint8_t* p) {
   return _mm256_set1_ps(*reinterpret_cast<const AliasedFloat*>(p));
 }
-inline __m256i Load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline __m256i Load(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
 inline __m256 LoadHalf(const uint8_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -56,7 +59,8 @@ inline __m256i With(__m256i w, __m256i shifted, __m256i mask) {
   return _mm256_or_si256(w, _mm256_and_si256(shifted, mask));
 }
 
-// kAdds: products of four groups' pairs that fit 16 bits together: kAdds * 2 * largest weight * 127 < 2^15.
+// kAdds: products of four groups' pairs that fit 16 bits together: kAdds * 2 * largest weight * 127
+// < 2^15.
 template <TensorType T>
 struct Format;
 template <>
@@ -64,7 +68,9 @@ struct Format<TensorType::kQ4_0> {
   static constexpr int kBlockBytes = 288, kHeaderBytes = 0, kAdds = 8;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kTimes8; }
+  static constexpr int Correction() {
+    return Record<C>::kTimes8;
+  }
   static void Unpack(const uint8_t* p, int half, __m256i w[8]) { Nibbles(p + 32 + 32 * half, w); }
 };
 template <>
@@ -72,7 +78,9 @@ struct Format<TensorType::kQ4_1> {
   static constexpr int kBlockBytes = 320, kHeaderBytes = 0, kAdds = 8;
   static constexpr bool kMin = true;
   template <int C>
-  static constexpr int Correction() { return -1; }
+  static constexpr int Correction() {
+    return -1;
+  }
   static void Unpack(const uint8_t* p, int half, __m256i w[8]) { Nibbles(p + 64 + 32 * half, w); }
 };
 template <>
@@ -80,7 +88,9 @@ struct Format<TensorType::kQ5_0> {
   static constexpr int kBlockBytes = 352, kHeaderBytes = 0, kAdds = 4;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kTimes16; }
+  static constexpr int Correction() {
+    return Record<C>::kTimes16;
+  }
   static void Unpack(const uint8_t* p, int half, __m256i w[8]) {
     const __m256i high = Load(p + 32 + 32 * half);
     const __m256i bit = _mm256_set1_epi8(0x10);
@@ -100,7 +110,9 @@ struct Format<TensorType::kQ8_0> {
   static constexpr int kBlockBytes = 544, kHeaderBytes = 0, kAdds = 1;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return -1; }  // back to signed bytes
+  static constexpr int Correction() {
+    return -1;
+  }  // back to signed bytes
   static void Unpack(const uint8_t* p, int half, __m256i w[8]) {
     const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
 #pragma GCC unroll 8
@@ -112,7 +124,9 @@ struct Format<TensorType::kQ4_K> {
   static constexpr int kBlockBytes = 288, kHeaderBytes = 64, kAdds = 8;
   static constexpr bool kMin = true;
   template <int C>
-  static constexpr int Correction() { return -1; }
+  static constexpr int Correction() {
+    return -1;
+  }
   static void Unpack(const uint8_t* p, int half, __m256i w[8]) { Nibbles(p + 32 + 32 * half, w); }
 };
 template <>
@@ -120,7 +134,9 @@ struct Format<TensorType::kQ6_K> {
   static constexpr int kBlockBytes = 416, kHeaderBytes = 32, kAdds = 2;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kLow32; }
+  static constexpr int Correction() {
+    return Record<C>::kLow32;
+  }
   static void Unpack(const uint8_t* p, int half, __m256i w[8]) {
     const __m256i pair = _mm256_set1_epi8(0x30);
     Nibbles(p + 160 + 32 * half, w);
@@ -136,10 +152,11 @@ struct Format<TensorType::kQ6_K> {
 };
 
 template <TensorType T>
-inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const uint8_t* p, int half, __m256* d,
-                   __m256* m) {
+inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const uint8_t* p, int half,
+                   __m256* d, __m256* m) {
   if constexpr (T == TensorType::kQ4_K) {
-    *d = _mm256_mul_ps(LoadHalf(header + super * 32 + 16 * half), _mm256_cvtepi32_ps(LoadU8(p + 8 * half)));
+    *d = _mm256_mul_ps(LoadHalf(header + super * 32 + 16 * half),
+                       _mm256_cvtepi32_ps(LoadU8(p + 8 * half)));
     *m = _mm256_mul_ps(LoadHalf(header + (supers + super) * 32 + 16 * half),
                        _mm256_cvtepi32_ps(LoadU8(p + 16 + 8 * half)));
     *m = _mm256_xor_ps(*m, _mm256_set1_ps(-0.0f));
@@ -163,9 +180,10 @@ inline __m256i Dot(const __m256i* w, const uint8_t* q) {
 #pragma GCC unroll 8
     for (int j = first; j < first + kAdds; ++j) {
       const __m256i a = BroadcastInt(q + 4 * j);
-      const __m256i product = T == TensorType::kQ8_0
-                                  ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), _mm256_sign_epi8(a, w[j]))
-                                  : _mm256_maddubs_epi16(w[j], a);
+      const __m256i product =
+          T == TensorType::kQ8_0
+              ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), _mm256_sign_epi8(a, w[j]))
+              : _mm256_maddubs_epi16(w[j], a);
       pairs = j == first ? product : _mm256_add_epi16(pairs, product);
     }
     const __m256i wide = _mm256_madd_epi16(pairs, ones);
@@ -176,8 +194,8 @@ inline __m256i Dot(const __m256i* w, const uint8_t* q) {
 
 // One block of half a tile times C columns.
 template <TensorType T, int C>
-inline void BlockStep(const uint8_t* tile, int64_t supers, int64_t super, const uint8_t* w, const uint8_t* act,
-                      int half, __m256 acc[C]) {
+inline void BlockStep(const uint8_t* tile, int64_t supers, int64_t super, const uint8_t* w,
+                      const uint8_t* act, int half, __m256 acc[C]) {
   __m256i bytes[8];
   __m256 d, m = _mm256_setzero_ps();
   Format<T>::Unpack(w, half, bytes);
@@ -187,15 +205,16 @@ inline void BlockStep(const uint8_t* tile, int64_t supers, int64_t super, const 
     constexpr int kCorrection = Format<T>::template Correction<C>();
     __m256i sum;
     if constexpr (T == TensorType::kQ6_K) {
-      const __m256i low =
-          _mm256_add_epi32(Dot<T, 4>(bytes, act + 32 * c), BroadcastInt(act + Record<C>::kLow32 + 4 * c));
+      const __m256i low = _mm256_add_epi32(Dot<T, 4>(bytes, act + 32 * c),
+                                           BroadcastInt(act + Record<C>::kLow32 + 4 * c));
       const __m256i high = _mm256_add_epi32(Dot<T, 4>(bytes + 4, act + 32 * c + 16),
                                             BroadcastInt(act + Record<C>::kHigh32 + 4 * c));
       sum = _mm256_add_epi32(_mm256_mullo_epi32(low, LoadS8(w + 8 * half)),
                              _mm256_mullo_epi32(high, LoadS8(w + 16 + 8 * half)));
     } else {
       sum = Dot<T, 8>(bytes, act + 32 * c);
-      if constexpr (kCorrection >= 0) sum = _mm256_add_epi32(sum, BroadcastInt(act + kCorrection + 4 * c));
+      if constexpr (kCorrection >= 0)
+        sum = _mm256_add_epi32(sum, BroadcastInt(act + kCorrection + 4 * c));
     }
     const __m256 scale = _mm256_mul_ps(d, BroadcastFloat(act + Record<C>::kScale + 4 * c));
     acc[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, acc[c]);
@@ -245,7 +264,8 @@ inline void FloatTile(const uint8_t* tile, const ProductArgs& a, __m256 total[2]
       for (int i = 0; i < 32; ++i) {
         const bool f32 = T == TensorType::kF32;
         const __m256 w0 = f32 ? _mm256_castsi256_ps(Load(w)) : LoadHalf(w);
-        const __m256 w1 = f32 ? _mm256_castsi256_ps(Load(w + kHalfBytes)) : LoadHalf(w + kHalfBytes);
+        const __m256 w1 =
+            f32 ? _mm256_castsi256_ps(Load(w + kHalfBytes)) : LoadHalf(w + kHalfBytes);
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
           const __m256 x = BroadcastFloat(act + 4 * c);
@@ -268,7 +288,8 @@ inline void Store(const ProductArgs& a, int64_t row, const __m256 total[C]) {
   const int64_t left = a.n_out - row;
   if (left <= 0) return;
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left >= 8 ? 8 : static_cast<int>(left)), lanes);
+  const __m256i mask =
+      _mm256_cmpgt_epi32(_mm256_set1_epi32(left >= 8 ? 8 : static_cast<int>(left)), lanes);
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) _mm256_maskstore_ps(a.out + c * a.out_stride + row, mask, total[c]);
 }
@@ -303,15 +324,24 @@ ProductFn OfColumns(int columns) {
 
 ProductFn FindProduct(TensorType type, int columns) {
   switch (type) {
-    case TensorType::kF32: return OfColumns<TensorType::kF32, kMaxColumns>(columns);
-    case TensorType::kF16: return OfColumns<TensorType::kF16, kMaxColumns>(columns);
-    case TensorType::kQ4_0: return OfColumns<TensorType::kQ4_0, kMaxColumns>(columns);
-    case TensorType::kQ4_1: return OfColumns<TensorType::kQ4_1, kMaxColumns>(columns);
-    case TensorType::kQ5_0: return OfColumns<TensorType::kQ5_0, kMaxColumns>(columns);
-    case TensorType::kQ8_0: return OfColumns<TensorType::kQ8_0, kMaxColumns>(columns);
-    case TensorType::kQ4_K: return OfColumns<TensorType::kQ4_K, kMaxColumns>(columns);
-    case TensorType::kQ6_K: return OfColumns<TensorType::kQ6_K, kMaxColumns>(columns);
-    default: return nullptr;
+    case TensorType::kF32:
+      return OfColumns<TensorType::kF32, kMaxColumns>(columns);
+    case TensorType::kF16:
+      return OfColumns<TensorType::kF16, kMaxColumns>(columns);
+    case TensorType::kQ4_0:
+      return OfColumns<TensorType::kQ4_0, kMaxColumns>(columns);
+    case TensorType::kQ4_1:
+      return OfColumns<TensorType::kQ4_1, kMaxColumns>(columns);
+    case TensorType::kQ5_0:
+      return OfColumns<TensorType::kQ5_0, kMaxColumns>(columns);
+    case TensorType::kQ8_0:
+      return OfColumns<TensorType::kQ8_0, kMaxColumns>(columns);
+    case TensorType::kQ4_K:
+      return OfColumns<TensorType::kQ4_K, kMaxColumns>(columns);
+    case TensorType::kQ6_K:
+      return OfColumns<TensorType::kQ6_K, kMaxColumns>(columns);
+    default:
+      return nullptr;
   }
 }
 
@@ -339,7 +369,8 @@ inline BlockSums QuantiseBlock(const float* x, uint8_t* q) {
   __m256i max = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int i = 0; i < 4; ++i) {
-    max = _mm256_max_epu32(max, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
+    max = _mm256_max_epu32(
+        max, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
   }
   const uint32_t amax_bits = ReduceMax(max);
   if (amax_bits >= 0x7f800000u || amax_bits < 0x0d800000u) {  // 2^-100
@@ -351,11 +382,15 @@ inline BlockSums QuantiseBlock(const float* x, uint8_t* q) {
   const __m256 inverse = _mm256_set1_ps(127.0f / amax);
   __m256i v[4];
 #pragma GCC unroll 8
-  for (int i = 0; i < 4; ++i) v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
-  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(q),
-                      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-  return {ReduceAdd(_mm256_add_epi32(v[0], v[1])), ReduceAdd(_mm256_add_epi32(v[2], v[3])), amax / 127.0f};
+  for (int i = 0; i < 4; ++i)
+    v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
+  const __m256i bytes =
+      _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(q),
+      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  return {ReduceAdd(_mm256_add_epi32(v[0], v[1])), ReduceAdd(_mm256_add_epi32(v[2], v[3])),
+          amax / 127.0f};
 }
 
 void Quantise(const float* x, int64_t k, int columns, int column, uint8_t* record) {

@@ -1,5 +1,6 @@
-// AVX-512 VNNI: a zmm lane is an output row, vpdpbusd multiplies four bytes of 16 rows by four of a column, broadcast from
-// memory. Weights are taken out of their packing once a block and used for every column of the group.
+// AVX-512 VNNI: a zmm lane is an output row, vpdpbusd multiplies four bytes of 16 rows by four of a
+// column, broadcast from memory. Weights are taken out of their packing once a block and used for
+// every column of the group.
 #include <immintrin.h>
 
 #include "engine/ops/matmul_impl.h"
@@ -7,7 +8,8 @@
 namespace lanyard::ops {
 namespace {
 
-// Measured on Zen 4: 8, 12 and 16 columns are within 2 % of each other, one chain at a time loses 5 to 8 %.
+// Measured on Zen 4: 8, 12 and 16 columns are within 2 % of each other, one chain at a time loses 5
+// to 8 %.
 constexpr int kMaxColumns = 8;
 constexpr int kSideBySide = 4;
 // Ahead of the block in work, so that a matrix-vector product streams across page borders.
@@ -56,7 +58,8 @@ inline void Nibbles(const uint8_t* p, __m512i w[8]) {
   }
 }
 
-// What differs from type to type: where a block's parts lie, and the offset that the unsigned weights carry.
+// What differs from type to type: where a block's parts lie, and the offset that the unsigned
+// weights carry.
 template <TensorType T>
 struct Format;
 template <>
@@ -64,7 +67,9 @@ struct Format<TensorType::kQ4_0> {
   static constexpr int kBlockBytes = 288, kHeaderBytes = 0;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kTimes8; }
+  static constexpr int Correction() {
+    return Record<C>::kTimes8;
+  }
   static void Unpack(const uint8_t* p, __m512i w[8]) { Nibbles(p + 32, w); }
 };
 template <>
@@ -72,7 +77,9 @@ struct Format<TensorType::kQ4_1> {
   static constexpr int kBlockBytes = 320, kHeaderBytes = 0;
   static constexpr bool kMin = true;
   template <int C>
-  static constexpr int Correction() { return -1; }
+  static constexpr int Correction() {
+    return -1;
+  }
   static void Unpack(const uint8_t* p, __m512i w[8]) { Nibbles(p + 64, w); }
 };
 template <>
@@ -80,12 +87,15 @@ struct Format<TensorType::kQ5_0> {
   static constexpr int kBlockBytes = 352, kHeaderBytes = 0;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kTimes16; }
+  static constexpr int Correction() {
+    return Record<C>::kTimes16;
+  }
   static void Unpack(const uint8_t* p, __m512i w[8]) {
     const __m512i high = Load(p + 32);
     const __m512i bit = _mm512_set1_epi8(0x10);
     Nibbles(p + 96, w);
-#define LANYARD_FIFTH(j, shifted) w[j] = _mm512_ternarylogic_epi32(w[j], shifted, bit, 0xf8) /* a | (b & c) */
+#define LANYARD_FIFTH(j, shifted) \
+  w[j] = _mm512_ternarylogic_epi32(w[j], shifted, bit, 0xf8) /* a | (b & c) */
     LANYARD_FIFTH(0, _mm512_slli_epi32(high, 4));
     LANYARD_FIFTH(1, _mm512_slli_epi32(high, 3));
     LANYARD_FIFTH(2, _mm512_slli_epi32(high, 2));
@@ -102,7 +112,9 @@ struct Format<TensorType::kQ8_0> {
   static constexpr int kBlockBytes = 544, kHeaderBytes = 0;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kTimes128; }
+  static constexpr int Correction() {
+    return Record<C>::kTimes128;
+  }
   static void Unpack(const uint8_t* p, __m512i w[8]) {
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) w[j] = Load(p + 32 + 64 * j);
@@ -113,7 +125,9 @@ struct Format<TensorType::kQ4_K> {
   static constexpr int kBlockBytes = 288, kHeaderBytes = 64;  // of a super block
   static constexpr bool kMin = true;
   template <int C>
-  static constexpr int Correction() { return -1; }
+  static constexpr int Correction() {
+    return -1;
+  }
   static void Unpack(const uint8_t* p, __m512i w[8]) { Nibbles(p + 32, w); }
 };
 template <>
@@ -121,7 +135,9 @@ struct Format<TensorType::kQ6_K> {
   static constexpr int kBlockBytes = 416, kHeaderBytes = 32;
   static constexpr bool kMin = false;
   template <int C>
-  static constexpr int Correction() { return Record<C>::kLow32; }
+  static constexpr int Correction() {
+    return Record<C>::kLow32;
+  }
   static void Unpack(const uint8_t* p, __m512i w[8]) {
     const __m512i pair = _mm512_set1_epi8(0x30);
     Nibbles(p + 160, w);
@@ -129,19 +145,23 @@ struct Format<TensorType::kQ6_K> {
     for (int h = 0; h < 2; ++h) {
       const __m512i high = Load(p + 32 + 64 * h);
       w[4 * h] = _mm512_ternarylogic_epi32(w[4 * h], _mm512_slli_epi32(high, 4), pair, 0xf8);
-      w[4 * h + 1] = _mm512_ternarylogic_epi32(w[4 * h + 1], _mm512_slli_epi32(high, 2), pair, 0xf8);
+      w[4 * h + 1] =
+          _mm512_ternarylogic_epi32(w[4 * h + 1], _mm512_slli_epi32(high, 2), pair, 0xf8);
       w[4 * h + 2] = _mm512_ternarylogic_epi32(w[4 * h + 2], high, pair, 0xf8);
-      w[4 * h + 3] = _mm512_ternarylogic_epi32(w[4 * h + 3], _mm512_srli_epi32(high, 2), pair, 0xf8);
+      w[4 * h + 3] =
+          _mm512_ternarylogic_epi32(w[4 * h + 3], _mm512_srli_epi32(high, 2), pair, 0xf8);
     }
   }
 };
 
 // d and, where the format has one, m of the 16 rows. `super` counts super blocks.
 template <TensorType T>
-inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const uint8_t* p, __m512* d, __m512* m) {
+inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const uint8_t* p,
+                   __m512* d, __m512* m) {
   if constexpr (T == TensorType::kQ4_K) {
     *d = _mm512_mul_ps(LoadHalf(header + super * 32), _mm512_cvtepi32_ps(LoadU8(p)));
-    *m = _mm512_mul_ps(LoadHalf(header + (supers + super) * 32), _mm512_cvtepi32_ps(LoadU8(p + 16)));
+    *m =
+        _mm512_mul_ps(LoadHalf(header + (supers + super) * 32), _mm512_cvtepi32_ps(LoadU8(p + 16)));
     *m = _mm512_xor_ps(*m, _mm512_set1_ps(-0.0f));
   } else if constexpr (T == TensorType::kQ6_K) {
     *d = LoadHalf(header + super * 32);
@@ -151,24 +171,27 @@ inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const u
   }
 }
 
-// sums[i] += w (`Groups` groups of four) times the bytes of column i, for N columns side by side: each is a chain of
-// dependent instructions, so several must be under way at once.
+// sums[i] += w (`Groups` groups of four) times the bytes of column i, for N columns side by side:
+// each is a chain of dependent instructions, so several must be under way at once.
 template <int N, int Groups>
 inline void DotColumns(const __m512i* w, const uint8_t* q, __m512i sums[N]) {
 #pragma GCC unroll 8
   for (int j = 0; j < Groups; ++j) {
 #pragma GCC unroll 4
-    for (int i = 0; i < N; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], w[j], BroadcastInt(q + 32 * i + 4 * j));
+    for (int i = 0; i < N; ++i)
+      sums[i] = _mm512_dpbusd_epi32(sums[i], w[j], BroadcastInt(q + 32 * i + 4 * j));
   }
 }
 
 // The integer sums of one block of N columns from `c` on, out of a group of C.
 template <TensorType T, int C, int N>
-inline void BlockSumsOf(const __m512i w[8], const uint8_t* block, const uint8_t* act, int c, __m512i sums[N]) {
+inline void BlockSumsOf(const __m512i w[8], const uint8_t* block, const uint8_t* act, int c,
+                        __m512i sums[N]) {
   constexpr int kCorrection = Format<T>::template Correction<C>();
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i) {
-    sums[i] = kCorrection < 0 ? _mm512_setzero_si512() : BroadcastInt(act + kCorrection + 4 * (c + i));
+    sums[i] =
+        kCorrection < 0 ? _mm512_setzero_si512() : BroadcastInt(act + kCorrection + 4 * (c + i));
   }
   if constexpr (T == TensorType::kQ6_K) {
     __m512i high[N];
@@ -179,7 +202,8 @@ inline void BlockSumsOf(const __m512i w[8], const uint8_t* block, const uint8_t*
     const __m512i scale_low = LoadS8(block), scale_high = LoadS8(block + 16);
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
-      sums[i] = _mm512_add_epi32(_mm512_mullo_epi32(sums[i], scale_low), _mm512_mullo_epi32(high[i], scale_high));
+      sums[i] = _mm512_add_epi32(_mm512_mullo_epi32(sums[i], scale_low),
+                                 _mm512_mullo_epi32(high[i], scale_high));
     }
   } else if constexpr (C == 1) {  // two shorter chains
     __m512i high = _mm512_setzero_si512();
@@ -193,8 +217,8 @@ inline void BlockSumsOf(const __m512i w[8], const uint8_t* block, const uint8_t*
 
 // Adds one block of N columns from `c` on to their partial sums.
 template <TensorType T, int C, int N>
-inline void AddBlock(const __m512i w[8], const uint8_t* block, const uint8_t* act, int c, __m512 d, __m512 m,
-                     __m512* acc) {
+inline void AddBlock(const __m512i w[8], const uint8_t* block, const uint8_t* act, int c, __m512 d,
+                     __m512 m, __m512* acc) {
   __m512i sums[N];
   BlockSumsOf<T, C, N>(w, block, act, c, sums);
 #pragma GCC unroll 4
@@ -202,7 +226,8 @@ inline void AddBlock(const __m512i w[8], const uint8_t* block, const uint8_t* ac
     const __m512 scale = _mm512_mul_ps(d, BroadcastFloat(act + Record<C>::kScale + 4 * (c + i)));
     acc[c + i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), scale, acc[c + i]);
     if constexpr (Format<T>::kMin) {
-      acc[c + i] = _mm512_fmadd_ps(m, BroadcastFloat(act + Record<C>::kSum + 4 * (c + i)), acc[c + i]);
+      acc[c + i] =
+          _mm512_fmadd_ps(m, BroadcastFloat(act + Record<C>::kSum + 4 * (c + i)), acc[c + i]);
     }
   }
 }
@@ -227,8 +252,10 @@ inline void QuantisedTile(const uint8_t* tile, const ProductArgs& a, __m512 tota
       Format<T>::Unpack(w, bytes);
       Scales<T>(tile, supers, b / 8, w, &d, &m);
 #pragma GCC unroll 8
-      for (int c = 0; c + kSide <= C; c += kSide) AddBlock<T, C, kSide>(bytes, w, act, c, d, m, acc);
-      if constexpr (C % kSide > 0) AddBlock<T, C, C % kSide>(bytes, w, act, C / kSide * kSide, d, m, acc);
+      for (int c = 0; c + kSide <= C; c += kSide)
+        AddBlock<T, C, kSide>(bytes, w, act, c, d, m, acc);
+      if constexpr (C % kSide > 0)
+        AddBlock<T, C, C % kSide>(bytes, w, act, C / kSide * kSide, d, m, acc);
       w += Format<T>::kBlockBytes;
       act += Record<C>::kBytes;
     }
@@ -250,7 +277,8 @@ inline void FloatTile(const uint8_t* tile, const ProductArgs& a, __m512 total[C]
       for (int i = 0; i < 32; ++i) {
         const __m512 weight = T == TensorType::kF32 ? _mm512_loadu_ps(w) : LoadHalf(w);
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) acc[c] = _mm512_fmadd_ps(weight, BroadcastFloat(act + 4 * c), acc[c]);
+        for (int c = 0; c < C; ++c)
+          acc[c] = _mm512_fmadd_ps(weight, BroadcastFloat(act + 4 * c), acc[c]);
         w += kElementBytes;
         act += 4 * C;
       }
@@ -273,7 +301,8 @@ void Product(const ProductArgs& a) {
       QuantisedTile<T, C>(tile, a, total);
     }
     const int64_t left = a.n_out - t * kTileRows;
-    const __mmask16 mask = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1);
+    const __mmask16 mask =
+        left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1);
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       _mm512_mask_storeu_ps(a.out + c * a.out_stride + t * kTileRows, mask, total[c]);
@@ -291,15 +320,24 @@ ProductFn OfColumns(int columns) {
 
 ProductFn FindProduct(TensorType type, int columns) {
   switch (type) {
-    case TensorType::kF32: return OfColumns<TensorType::kF32, kMaxColumns>(columns);
-    case TensorType::kF16: return OfColumns<TensorType::kF16, kMaxColumns>(columns);
-    case TensorType::kQ4_0: return OfColumns<TensorType::kQ4_0, kMaxColumns>(columns);
-    case TensorType::kQ4_1: return OfColumns<TensorType::kQ4_1, kMaxColumns>(columns);
-    case TensorType::kQ5_0: return OfColumns<TensorType::kQ5_0, kMaxColumns>(columns);
-    case TensorType::kQ8_0: return OfColumns<TensorType::kQ8_0, kMaxColumns>(columns);
-    case TensorType::kQ4_K: return OfColumns<TensorType::kQ4_K, kMaxColumns>(columns);
-    case TensorType::kQ6_K: return OfColumns<TensorType::kQ6_K, kMaxColumns>(columns);
-    default: return nullptr;
+    case TensorType::kF32:
+      return OfColumns<TensorType::kF32, kMaxColumns>(columns);
+    case TensorType::kF16:
+      return OfColumns<TensorType::kF16, kMaxColumns>(columns);
+    case TensorType::kQ4_0:
+      return OfColumns<TensorType::kQ4_0, kMaxColumns>(columns);
+    case TensorType::kQ4_1:
+      return OfColumns<TensorType::kQ4_1, kMaxColumns>(columns);
+    case TensorType::kQ5_0:
+      return OfColumns<TensorType::kQ5_0, kMaxColumns>(columns);
+    case TensorType::kQ8_0:
+      return OfColumns<TensorType::kQ8_0, kMaxColumns>(columns);
+    case TensorType::kQ4_K:
+      return OfColumns<TensorType::kQ4_K, kMaxColumns>(columns);
+    case TensorType::kQ6_K:
+      return OfColumns<TensorType::kQ6_K, kMaxColumns>(columns);
+    default:
+      return nullptr;
   }
 }
 
