@@ -253,7 +253,8 @@ TEST(Spm, TextNeverBecomesAControlOrByteToken) {
   v.data.scores[1] = v.data.scores[2] = 1000;
   const auto t = *v.Make();
   for (const char* text : {"<s>", "</s>", "<unk>", "<0x41>"}) {
-    for (const int32_t id : *t->Encode(text)) {
+    const std::vector<int32_t> ids = *t->Encode(text);
+    for (const int32_t id : ids) {
       EXPECT_FALSE(t->IsSpecial(id)) << text;
       EXPECT_NE(id, 3 + 0x41) << text;
     }
