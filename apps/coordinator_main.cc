@@ -1,0 +1,98 @@
+// lanyard-coordinator: cuts a model over the workers that join and serves it.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "base/version.h"
+#include "coordinator/pool_runner.h"
+#include "web/http_server.h"
+
+namespace {
+
+using namespace lanyard;  // NOLINT: a main
+
+struct Flags {
+  std::string model, http = "127.0.0.1:8080", ready_file, kv, wire, log_level = "info";
+  coordinator::PoolRunnerOptions pool;
+  int ready_fd = -1;
+  bool log_json = false;
+};
+
+std::string DefaultState() {
+  const char* xdg = std::getenv("XDG_STATE_HOME");
+  const char* home = std::getenv("HOME");
+  const std::string base = xdg != nullptr && *xdg != 0 ? xdg : absl::StrCat(home != nullptr ? home : ".", "/.local/state");
+  return base + "/lanyard/coordinator";
+}
+
+// One JSON line with the addresses, for whoever starts the workers.
+void TellReady(const Flags& flags, const std::string& http, const std::string& grpc) {
+  const nlohmann::json line = {{"http", "http://" + http}, {"grpc", grpc}, {"pid", getpid()}};
+  const std::string text = line.dump() + "\n";
+  if (flags.ready_fd >= 0 && ::write(flags.ready_fd, text.data(), text.size()) < 0) {
+    LogWarning("--ready-fd ", flags.ready_fd, " takes no line");
+  }
+  if (!flags.ready_file.empty()) std::ofstream(flags.ready_file) << text << std::flush;
+}
+
+absl::Status Run(Flags flags) {
+  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
+  SetupLog({level, flags.log_json, "coordinator"});
+  if (!flags.kv.empty()) {
+    ASSIGN_OR_RETURN(flags.pool.kv, stage::ParseKvType(flags.kv));
+  }
+  if (!flags.wire.empty()) {
+    ASSIGN_OR_RETURN(flags.pool.wire, stage::ParseWireType(flags.wire));
+  }
+  if (flags.pool.state_directory.empty()) flags.pool.state_directory = DefaultState();
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;  // blocked before any thread starts, so that only this one takes them
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  flags.pool.on_shutdown = [] { ::kill(getpid(), SIGTERM); };
+
+  ASSIGN_OR_RETURN(auto model, coordinator::ServedModel::Load(flags.model, flags.pool.state_directory));
+  const bool insecure_lan = flags.pool.insecure_lan;
+  ASSIGN_OR_RETURN(const auto pool, coordinator::PoolRunner::Start(flags.pool, std::move(model)));
+  ASSIGN_OR_RETURN(const auto http, web::HttpServer::Start({flags.http, insecure_lan, {}, {}}, pool.get()));
+  LogInfo("HTTP on http://", http->address(), ", workers join ", pool->grpc_address());
+  TellReady(flags, http->address(), pool->grpc_address());
+  int signal = 0;
+  sigwait(&signals, &signal);
+  LogInfo("stopping");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("Serves a model that is cut over the workers of a Lanyard pool.", "lanyard-coordinator");
+  app.set_version_flag("--version", kVersion);
+  app.add_option("--model", flags.model, "a GGUF file")->required();
+  app.add_option("--listen", flags.pool.listen, "where workers join")->capture_default_str();
+  app.add_option("--http", flags.http, "where clients ask")->capture_default_str();
+  app.add_option("--state", flags.pool.state_directory, "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
+  app.add_option("--workers", flags.pool.expect_workers, "plan as soon as so many have joined (default: a second after the last)");
+  app.add_option("--context", flags.pool.context, "tokens of one conversation at most (default: the model's, at most 4096)");
+  app.add_option("--users", flags.pool.users, "conversations of full length that KV is wanted for")->check(CLI::Range(1, 4096))->capture_default_str();
+  app.add_option("--kv", flags.kv, "f32, f16 or q8 (default: f16; f32 for float models)");
+  app.add_option("--wire", flags.wire, "f32 or f16 (default: f16; f32 for float models)");
+  app.add_flag("--insecure-lan", flags.pool.insecure_lan, "listen beyond loopback without encryption");
+  app.add_option("--ready-fd", flags.ready_fd, "write one JSON line with the addresses there once both listen");
+  app.add_option("--ready-file", flags.ready_file, "the same into a file");
+  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")->capture_default_str();
+  app.add_flag("--log-json", flags.log_json, "one JSON object a line");
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = Run(std::move(flags));
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "lanyard-coordinator: %s\n", std::string(status.message()).c_str());
+  return 1;
+}

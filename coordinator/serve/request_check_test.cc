@@ -1,0 +1,40 @@
+#include "coordinator/serve/request_check.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace lanyard::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+template <typename F>
+std::string Refused(F change) {
+  GenerateRequest request;
+  request.prompt = std::string("Hi");
+  change(request);
+  const absl::Status status = CheckRequest(request);
+  EXPECT_TRUE(status.ok() || absl::IsInvalidArgument(status));
+  return std::string(status.message());
+}
+
+TEST(RequestCheck, NamesTheFieldAndTheLimit) {
+  EXPECT_EQ(Refused([](auto&) {}), "");
+  EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = std::nanf(""); }), HasSubstr("temperature is nan"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = -0.1F; }), HasSubstr("temperature"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = INFINITY; }), HasSubstr("temperature"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.top_p = 0; }), HasSubstr("top_p is 0"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.top_p = 1.5; }), HasSubstr("top_p"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.min_p = -1; }), HasSubstr("min_p"));
+  EXPECT_THAT(Refused([](auto& r) { r.max_tokens = 0; }), HasSubstr("max_tokens is 0"));
+  EXPECT_THAT(Refused([](auto& r) { r.stop.assign(17, "x"); }), HasSubstr("17"));
+  EXPECT_THAT(Refused([](auto& r) { r.stop = {""}; }), HasSubstr("empty"));
+  EXPECT_THAT(Refused([](auto& r) { r.stop = {std::string(5000, 'x')}; }), HasSubstr("5000"));
+  EXPECT_THAT(Refused([](auto& r) { r.top_logprobs = 1000; }), HasSubstr("top_logprobs"));
+  EXPECT_THAT(Refused([](auto& r) { r.prompt = std::vector<ChatMessage>(); }), HasSubstr("messages"));
+}
+
+}  // namespace
+}  // namespace lanyard::coordinator
