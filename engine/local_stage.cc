@@ -271,6 +271,8 @@ uint64_t CpuStage::PlanBufferBytes(const model::ModelShape& shape, const stage::
                                           static_cast<int>(shape.n_kv_heads), static_cast<int>(shape.head_dim),
                                           sizes.max_rows);
   }
+  // The sampler's candidates: an id and a logit each.
+  if (spec.samples) bytes += uint64_t{shape.n_vocab} * 8;
   // The frame's hidden states, in and out.
   const uint64_t frame = stage::Hidden::BytesFor(spec.numerics.wire, sizes.max_rows, shape.d_model);
   if (!spec.embeds) bytes += frame;

@@ -1,0 +1,175 @@
+#include "engine/local_stage.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine/chain.h"
+#include "engine/testing/random_model.h"
+#include "stage/hidden.h"
+
+namespace lanyard::engine {
+namespace {
+
+using testing::RandomModel;
+using ::testing::HasSubstr;
+
+stage::NumericsId F16() { return {kNumericsVersion, stage::KvType::kF16, stage::WireType::kF16}; }
+
+// The second of two stages of a small llama, and a frame of two rows for it.
+class SecondStage : public ::testing::Test {
+ protected:
+  SecondStage() : model_(testing::SmallLlama(), {TensorType::kQ8_0}, 1) {
+    ChainOptions options;
+    options.stages = 2;
+    options.numerics = F16();
+    options.max_context = 64;
+    spec_ = (*CutEvenly(model_.shape(), options))[1];
+    frame_.plan = spec_.plan;
+    frame_.epoch = spec_.epoch;
+    frame_.stage = 1;
+    frame_.numerics = F16();
+    stage::SeqRun run;
+    run.seq = SeqId(4);
+    run.n_rows = 2;
+    run.tables = {{0, {1}}};
+    stage::OutputRequest out;
+    out.row = 1;
+    out.sample.temperature = 0;
+    out.top = 3;
+    run.outputs = {out, out};
+    run.outputs[1].want = {7, 0};
+    frame_.batch.runs = {run};
+    std::vector<float> x(2 * model_.shape().d_model);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i));
+    frame_.hidden = stage::EncodeHidden(stage::WireType::kF16, x.data(), 2, model_.shape().d_model);
+  }
+
+  RandomModel model_;
+  stage::StageSpec spec_;
+  stage::StepFrame frame_;
+};
+
+TEST_F(SecondStage, Answers) {
+  const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {});
+  ASSERT_TRUE(stage.ok()) << stage.status();
+  ASSERT_TRUE(stage::ValidateFrame(frame_, spec_, FrameModelOf(model_.shape())).ok());
+  const auto out = (*stage)->Run(frame_, {});
+  ASSERT_TRUE(out.ok()) << out.status();
+  ASSERT_EQ(out->tokens.size(), 2u);
+  const stage::TokenOut& token = out->tokens[0];
+  EXPECT_EQ(token.seq, SeqId(4));
+  EXPECT_EQ(token.pos, 1u);
+  ASSERT_EQ(token.top.size(), 3u);
+  EXPECT_EQ(token.token, token.top[0].first);
+  EXPECT_NEAR(token.logprob, token.top[0].second - token.lse, 1e-5);
+  EXPECT_GE(token.top[0].second, token.top[1].second);
+  EXPECT_EQ(out->tokens[1].want.size(), 2u);
+  EXPECT_EQ(out->tokens[1].lse, token.lse);
+}
+
+TEST_F(SecondStage, RefusesValuesThatAreNotFinite) {
+  const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {});
+  ASSERT_TRUE(stage.ok());
+  const uint16_t infinity = 0x7c00, nan = 0x7e01;
+  for (const uint16_t bad : {infinity, nan}) {
+    stage::StepFrame frame = frame_;
+    std::memcpy(frame.hidden.data.data() + 2 + 2 * 95, &bad, 2);
+    EXPECT_EQ((*stage)->Run(frame, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_TRUE((*stage)->Run(frame_, {}).ok()) << "a refused frame harms nothing";
+}
+
+TEST_F(SecondStage, StopsBetweenLayers) {
+  const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {});
+  ASSERT_TRUE(stage.ok());
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ((*stage)->Run(frame_, stop.get_token()).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(SecondStage, NamesWhatIsMissing) {
+  model_.Remove("blk.2.ffn_up.weight");
+  const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {});
+  EXPECT_EQ(stage.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(stage.status().message()), HasSubstr("blk.2.ffn_up.weight"));
+}
+
+TEST_F(SecondStage, ReportsProgressInBytes) {
+  uint64_t last = 0, all = 0;
+  const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {}, [&](uint64_t done, uint64_t total) {
+    EXPECT_GE(done, last);
+    last = done;
+    all = total;
+  });
+  ASSERT_TRUE(stage.ok());
+  EXPECT_GT(all, 0u);
+  EXPECT_EQ(last, all);
+}
+
+TEST_F(SecondStage, RefusesBadDuties) {
+  stage::StageSpec spec = spec_;
+  spec.layers.end = 9;
+  EXPECT_EQ(LocalStage::Create(model_.shape(), spec, model_, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  spec = spec_;
+  spec.group_blocks.clear();
+  EXPECT_FALSE(LocalStage::Create(model_.shape(), spec, model_, {}).ok());
+  spec = spec_;
+  spec.numerics.version = 99;
+  EXPECT_EQ(LocalStage::Create(model_.shape(), spec, model_, {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(PlanMemory, IsWhatIsHeld) {
+  for (const auto kv : {stage::KvType::kF32, stage::KvType::kF16, stage::KvType::kQ8}) {
+    const RandomModel model(testing::SmallGemma3(), {TensorType::kQ4_1}, 3);
+    ChainOptions options;
+    options.numerics = F16();
+    options.numerics.kv = kv;
+    options.max_context = 300;
+    const stage::StageSpec spec = (*CutEvenly(model.shape(), options))[0];
+    const auto stage = LocalStage::Create(model.shape(), spec, model, {});
+    ASSERT_TRUE(stage.ok());
+    const StageMemory plan = PlanMemory(model.shape(), spec, model.Infos(), 1);
+    const StageMemory& held = (*stage)->memory();
+    EXPECT_EQ(plan.kv, held.kv);
+    EXPECT_EQ(plan.buffers, held.buffers);
+    EXPECT_GE(plan.weights, held.weights);
+    EXPECT_LE(plan.weights, held.weights * 105 / 100 + 4096);
+  }
+}
+
+TEST(DefaultNumerics, FollowsTheWeights) {
+  model::ModelShape shape = testing::SmallLlama();
+  EXPECT_EQ(DefaultNumerics(shape).ToString(), "n1-kv.f16-wire.f16");
+  shape.float_weights = true;
+  EXPECT_EQ(DefaultNumerics(shape).ToString(), "n1-kv.f32-wire.f32");
+}
+
+TEST(Chain, CutsAndRefuses) {
+  const model::ModelShape shape = testing::SmallLlama();
+  ChainOptions options;
+  options.max_context = 64;
+  for (uint32_t n = 1; n <= shape.n_layers + 2; ++n) {
+    options.stages = n;
+    const auto specs = CutEvenly(shape, options);
+    ASSERT_TRUE(specs.ok());
+    uint32_t next = 0;
+    for (const stage::StageSpec& s : *specs) {
+      EXPECT_EQ(s.layers.begin, next);
+      next = s.layers.end;
+      EXPECT_EQ(s.embeds, s.index == 0);
+      EXPECT_EQ(s.samples, s.index + 1 == n);
+    }
+    EXPECT_EQ(next, shape.n_layers);
+  }
+  for (const uint32_t bad : {0u, shape.n_layers + 3}) {
+    options.stages = bad;
+    EXPECT_FALSE(CutEvenly(shape, options).ok());
+  }
+}
+
+}  // namespace
+}  // namespace lanyard::engine
