@@ -276,8 +276,9 @@ TEST(ConvertControl, AssignmentRoundTripAndChecks) {
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_family("gpt9"); }));
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_attention_scale(0.3f); }));
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->set_sha256("../../etc"); }));
-  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0)->set_type(99); }));
-  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0)->set_dims(0, 1ull << 62); }));
+  const auto tensor = [](v1::Assign& a) { return a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0); };
+  EXPECT_TRUE(refuses([&](v1::Assign& a) { tensor(a)->set_type(99); }));
+  EXPECT_TRUE(refuses([&](v1::Assign& a) { tensor(a)->set_dims(0, 1ull << 62); }));
 }
 
 TEST(StatusCodes, EveryCodeGoesThereAndBack) {

@@ -362,6 +362,11 @@ void DaemonImpl::Handle(Refusal event) {
 }
 
 void DaemonImpl::Handle(net::Assignment event) {
+  if (assigned_ && event.spec.epoch < assigned_->second) {
+    Fail(event.spec.plan, event.spec.epoch,
+         FailedPrecondition("worker '", options_.name, "' is at epoch ", assigned_->second.value, " already"));
+    return;
+  }
   StopStage();
   assigned_ = {event.spec.plan, event.spec.epoch};
   gate_.Expect(event.spec.plan, event.spec.epoch, event.spec.index);

@@ -119,6 +119,13 @@ TEST_F(DaemonTest, NewEpochOfTheSameDutyLoadsNothing) {
   ASSERT_TRUE(first->Send(model_.Frame(2, 2)).ok());
   ASSERT_TRUE(coordinator_->results().WaitCount(2));
   EXPECT_TRUE(coordinator_->results().all()[1].status.ok());
+  // An assignment of an earlier epoch is refused, and the stage stays at work.
+  coordinator_->server()->Assign(Joined("w1"), model_.Assign(1, 1));
+  ASSERT_TRUE(WaitFor([&] { return !coordinator_->failed().empty(); }));
+  EXPECT_TRUE(absl::IsFailedPrecondition(coordinator_->failed()[0].status));
+  ASSERT_TRUE(first->Send(model_.Frame(2, 3)).ok());
+  ASSERT_TRUE(coordinator_->results().WaitCount(3));
+  EXPECT_TRUE(coordinator_->results().all()[2].status.ok());
 }
 
 TEST_F(DaemonTest, AnotherDutyFreesTheOldStageFirst) {

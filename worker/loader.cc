@@ -1,7 +1,9 @@
 #include "worker/loader.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <span>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -25,6 +27,28 @@ class ProgressGate {
  private:
   const std::function<void(uint64_t, uint64_t)> report_;
   TimeNs last_ = 0;
+};
+
+// Ends a stage's construction when it is not wanted any more: its next read fails. After it the reads (of embedding rows)
+// go on for as long as the stage lives.
+class StoppableSource final : public model::TensorSource {
+ public:
+  StoppableSource(std::shared_ptr<const model::TensorSource> source, std::stop_token stop)
+      : source_(std::move(source)), stop_(std::move(stop)) {}
+  void Disarm() { armed_.store(false); }
+
+  const model::TensorInfo* Find(std::string_view name) const override { return source_->Find(name); }
+  absl::Status Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const override {
+    if (armed_.load(std::memory_order_relaxed) && stop_.stop_requested()) {
+      return absl::CancelledError("loading was stopped");
+    }
+    return source_->Read(name, offset, out);
+  }
+
+ private:
+  const std::shared_ptr<const model::TensorSource> source_;
+  const std::stop_token stop_;
+  std::atomic<bool> armed_{true};
 };
 
 }  // namespace
@@ -117,10 +141,12 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   auto loaded = std::make_shared<LoadedStage>();
   loaded->digest = manifest.digest;
   loaded->spec = spec;
-  loaded->source = std::move(weights.source);
+  const auto source = std::make_shared<StoppableSource>(std::move(weights.source), stop);
+  loaded->source = source;
   ASSIGN_OR_RETURN(loaded->stage,
                    options_.factory.create(manifest.shape, spec, *loaded->source, options_.stage,
                                            [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); }));
+  source->Disarm();
   TrimMalloc();
   loaded_ = std::move(loaded);
   LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ", spec.layers.end, ")",

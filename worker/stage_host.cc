@@ -38,12 +38,15 @@ absl::Status StageHost::Send(stage::StepFrame frame) {
                              frame.plan.value, " epoch ", frame.epoch.value);
   } else {
     MutexLock lock(&mu_);
-    if (queue_.size() < options_.max_queued_frames) {
+    const size_t bytes = frame.hidden.data.size();
+    if (queue_.size() < options_.max_queued_frames && queued_bytes_ + bytes <= options_.max_queued_bytes) {
+      queued_bytes_ += bytes;
       queue_.push_back(std::move(frame));
       cv_.NotifyOne();
       return absl::OkStatus();
     }
-    why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames queued already");
+    why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (", queued_bytes_,
+                            " bytes) queued already");
   }
   Fail(frame, why);
   return why;
@@ -58,6 +61,7 @@ void StageHost::Loop(std::stop_token stop) {
       if (stopping_) return;
       frame = std::move(queue_.front());
       queue_.pop_front();
+      queued_bytes_ -= frame.hidden.data.size();
     }
     RunOne(std::move(frame), stop);
   }

@@ -30,6 +30,7 @@ struct StageHostOptions {
   stage::ResultSink* results = nullptr;
   HostStats* stats = nullptr;              // may be null
   size_t max_queued_frames = 1024;
+  size_t max_queued_bytes = size_t{64} << 20;  // of hidden states
 };
 
 class StageHost final : public stage::StagePort {
@@ -51,6 +52,7 @@ class StageHost final : public stage::StagePort {
   Mutex mu_;
   CondVar cv_;
   std::deque<stage::StepFrame> queue_ ABSL_GUARDED_BY(mu_);
+  size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::jthread loop_;  // last: started when the rest is there
 };
