@@ -40,7 +40,7 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
                  [&](const net::Heartbeat& m) { membership_.OnHeartbeat(link, m); },
                  [&](const net::LoadProgress& m) { placement_.OnProgress(link, m, now); },
                  [&](const net::StageReady& m) { Apply(placement_.OnReady(link, m, now), now); },
-                 [&](const net::StageFailed& m) { Apply(placement_.OnFailed(link, m, now), now); },
+                 [&](const net::StageFailed& m) { OnStageFailed(link, m, now); },
                  [&](const net::Leaving& m) {
                    if (auto member = membership_.OnGone(link)) {
                      Gone(*member, absl::StrCat("it left (", m.reason, ")"), now);
@@ -50,6 +50,16 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
              },
              event);
   Apply(placement_.Poll(membership_, now), now);
+}
+
+void PoolMachine::OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now) {
+  // In the middle of serving a stage mostly fails because its neighbour died: news of that may be on its way.
+  if (pipeline_.open() && failed.epoch == pipeline_.plan().epoch && failed.plan == pipeline_.plan().plan) {
+    const Member* member = membership_.Find(link);
+    Fault(Unavailable("worker '", member->hello.name, "' gave up its stage: ", failed.status.message()), now);
+    return;
+  }
+  Apply(placement_.OnFailed(link, failed, now), now);
 }
 
 void PoolMachine::OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now) {
@@ -73,7 +83,10 @@ void PoolMachine::OnHello(net::LinkId link, const net::WorkerHello& hello, TimeN
 
 void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs now) {
   if (auto member = membership_.OnGone(link)) {
-    Gone(*member, why.ok() ? "its link closed" : StdView(why.message()), now);
+    std::string_view text = why.ok() ? "its link closed" : StdView(why.message());
+    const std::string name = absl::StrCat("worker '", member->hello.name, "': ");
+    if (text.starts_with(name)) text.remove_prefix(name.size());  // it is named already
+    Gone(*member, text, now);
   }
   Apply(placement_.Poll(membership_, now), now);
 }

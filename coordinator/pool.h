@@ -83,6 +83,7 @@ class PoolMachine {
   };
 
   void OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
+  void OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
   void Gone(const Member& member, std::string_view why, TimeNs now);
   void Apply(PlacementActions actions, TimeNs now);
   void Apply(PipelineOutcome outcome, TimeNs now);

@@ -51,8 +51,8 @@ absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(PoolRunnerOptions 
       new PoolRunner(std::move(options), std::move(model), std::move(pool), std::move(state)));
   // Events may come at once; they wait in the queue.
   ASSIGN_OR_RETURN(runner->server_,
-                   net::CoordinatorServer::Start({runner->options_.listen, runner->options_.insecure_lan},
-                                                 runner.get(), &runner->parts_));
+                   runner->options_.serve({runner->options_.listen, runner->options_.insecure_lan},
+                                          runner.get(), &runner->parts_));
   runner->thread_ = std::thread([r = runner.get()] { r->Loop(); });
   return runner;
 }
@@ -180,7 +180,7 @@ void PoolRunner::OpenPort(const PoolAction::OpenPort& open) {
       WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, why, now); });
     });
   };
-  port_ = net::RemoteStage::Connect(options);
+  port_ = options_.connect(options);
   port_epoch_ = open.epoch;
   const absl::Status ready = port_->WaitReady(kPortWaitMs);
   if (!ready.ok()) {

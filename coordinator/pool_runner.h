@@ -32,6 +32,12 @@ struct PoolRunnerOptions {
   std::optional<stage::KvType> kv;         // absent: what fits the model's weights
   std::optional<stage::WireType> wire;
   std::function<void()> on_shutdown;       // asked by RequestShutdown; any thread
+  // The network; tests put a pool of their own in its place.
+  std::function<absl::StatusOr<std::unique_ptr<net::CoordinatorServer>>(
+      const net::ServerOptions&, net::CoordinatorEvents*, net::PartProvider*)>
+      serve = net::CoordinatorServer::Start;
+  std::function<std::unique_ptr<net::RemoteStage>(const net::RemoteStageOptions&)> connect =
+      net::RemoteStage::Connect;
 };
 
 class PoolRunner final : public Generator, private net::CoordinatorEvents {

@@ -215,6 +215,7 @@ PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
     plan_ = *std::move(made);
   }
   planned_once_ = true;
+  not_before_ = 0;
   epoch_ = Epoch(epoch_.value + 1);
   actions.new_epoch = epoch_;
   stages_.clear();

@@ -20,7 +20,9 @@ TokenLogprob Answer::LogprobOf(const stage::TokenOut& out) const {
   logprob.bytes = tokenizer_->PieceBytes(out.token);
   logprob.logprob = out.logprob;
   for (const auto& [id, logit] : out.top) {
-    logprob.top.emplace_back(tokenizer_->PieceBytes(id), logit - out.lse);
+    // Rounding must not give one token two values.
+    const float value = id == out.token ? out.logprob : logit - out.lse;
+    logprob.top.emplace_back(tokenizer_->PieceBytes(id), value);
   }
   return logprob;
 }
