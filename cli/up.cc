@@ -120,6 +120,16 @@ std::string ProgramDirectory() {
   return fs::read_symlink("/proc/self/exe", ec).parent_path().string();
 }
 
+// coordinator.log of the last time becomes coordinator.log.1: a log holds one life of the pool.
+void KeepPreviousLogs(const fs::path& dir) {
+  std::error_code ec;
+  std::vector<fs::path> logs;
+  for (const auto& entry : fs::directory_iterator(dir, ec)) {
+    if (entry.path().extension() == ".log") logs.push_back(entry.path());
+  }
+  for (const fs::path& log : logs) fs::rename(log, log.string() + ".1", ec);
+}
+
 absl::Status Stopped() { return absl::CancelledError("interrupted"); }
 
 // One line now instead of a log to read later.
@@ -145,6 +155,7 @@ absl::Status Pool::StartCoordinator() {
   const std::string ready = (state_ / "ready.json").string();
   std::error_code ec;
   fs::remove(ready, ec);
+  KeepPreviousLogs(state_ / "logs");
   ProcessSpec spec;
   spec.name = "coordinator";
   spec.program = ProgramDirectory() + "/lanyard-coordinator";
@@ -162,7 +173,11 @@ absl::Status Pool::StartCoordinator() {
 
 absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string& log = coordinator_->spec().log_path;
-  std::string tail = LastLines(log, 10);
+  // What it said itself is the error; a crash shows what led to it.
+  const std::string last = LastLines(log, 1);
+  const std::string own = "lanyard-coordinator: ";
+  if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
+  const std::string tail = LastLines(log, 10);
   return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n", tail, "\n  Log: ", log);
 }
 
@@ -279,7 +294,8 @@ absl::Status Pool::WaitUntilReady() {
       return absl::OkStatus();
     }
     if (view.has_value() && IsFinal(*view, o_.workers, &no_plan_since)) {
-      return FailedPrecondition("no plan fits: ", view->why, view->plan_why.empty() ? "" : "\n", view->plan_why);
+      return FailedPrecondition(view->why.empty() ? view->state : view->why, view->plan_why.empty() ? "" : "\n",
+                                view->plan_why);
     }
     if (view.has_value()) ShowLoading(*view);
     if (signals_.StopWithin(50)) return Stopped();
