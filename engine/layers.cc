@@ -1,5 +1,5 @@
-// The layers that families share.
-#include "engine/family.h"
+#include "engine/layers.h"
+
 #include "engine/ops/residual.h"
 
 namespace lanyard::engine {
@@ -102,17 +102,6 @@ void RunDecoderLayer(const model::ModelShape& shape, Step& step, const Layer& la
   r.norm = nullptr;
   r.round_f16 = c.round_f16;
   ops::Residual(step.isa, *step.pool, r);
-}
-
-absl::StatusOr<std::unique_ptr<Family>> MakeFamily(const model::ModelShape& shape, WeightLoader& loader,
-                                                   bool has_layers) {
-  model::ModelShape s = shape;
-  if (!has_layers) s.rope_factors = false;  // a stage without layers does not have the tensor
-  switch (shape.family) {
-    case model::Family::kLlama: return MakeLlama(s, loader);
-    case model::Family::kGemma3: return MakeGemma3(s, loader);
-  }
-  return Unimplemented("family ", model::FamilyName(shape.family), " has no layers here");
 }
 
 }  // namespace lanyard::engine
