@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "base/mutex.h"
+#include "base/version.h"
+#include "lanyard/v1/stage.grpc.pb.h"
 #include "net/channel.h"
 #include "net/convert_stage.h"
 #include "net/limits.h"
@@ -181,6 +183,49 @@ TEST_F(StreamTest, QueueIsBoundedInBytes) {
   sink_.blocked_ = false;
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_GE(sent, 5);
+}
+
+// A sender that keeps to no rule: each stream ends with an error, and the others go on.
+TEST_F(StreamTest, HostileSendersOnlyEndTheirOwnStream) {
+  const auto good = RemoteStage::Connect(Options());
+  ASSERT_TRUE(good->WaitReady(5000).ok());
+  const auto stub = v1::StageService::NewStub(MakeChannel(server_->address(), 1 << 20));
+  const auto end_of = [&](const std::vector<v1::FrameMessage>& messages) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+    const auto stream = stub->Frames(&context);
+    for (const v1::FrameMessage& message : messages) stream->Write(message);
+    v1::FrameReply reply;
+    while (stream->Read(&reply)) {
+    }
+    return stream->Finish().error_code();
+  };
+  v1::FrameMessage hello;
+  hello.mutable_hello()->set_protocol(kProtocolVersion);
+  hello.mutable_hello()->set_version(kVersion);
+  hello.mutable_hello()->set_from("w9");
+  hello.mutable_hello()->set_plan(7);
+  hello.mutable_hello()->set_epoch(9);
+  hello.mutable_hello()->set_stage(1);
+  v1::FrameMessage frame;
+  ASSERT_TRUE(ToProto(testing::SampleFrame(), frame.mutable_frame()).ok());
+  v1::FrameMessage bomb;
+  for (int i = 0; i <= kMaxFrameSubmessages; ++i) bomb.mutable_frame()->add_runs();
+  v1::FrameMessage old = hello;
+  old.mutable_hello()->set_version("9.0.0");
+  v1::FrameMessage nameless = hello;
+  nameless.mutable_hello()->set_from("no/such name");
+
+  EXPECT_EQ(end_of({frame}), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(end_of({v1::FrameMessage()}), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(end_of({bomb}), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(end_of({hello, bomb}), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(end_of({hello, hello}), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(end_of({old}), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(end_of({nameless}), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(sink_.frames().empty());
+  ASSERT_TRUE(good->Send(testing::SampleFrame()).ok());
+  EXPECT_TRUE(testing::WaitFor([&] { return sink_.frames().size() == 1; }));
 }
 
 TEST_F(StreamTest, PortInUseNamesAddressAndErrno) {
