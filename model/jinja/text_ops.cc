@@ -36,7 +36,7 @@ std::vector<Text> SplitAtSpace(const Text& s, int64_t max_splits) {
   size_t at = LeadingSpaceBytes(all);
   while (at < all.size()) {
     if (max_splits >= 0 && static_cast<int64_t>(out.size()) == max_splits) {
-      out.push_back(s.Sub(at, all.size() - at - TrailingSpaceBytes(all.substr(at))));
+      out.push_back(s.Sub(at, all.size() - at));
       break;
     }
     size_t end = at;
@@ -126,8 +126,7 @@ std::vector<Text> SplitFromRight(const Text& s, const std::optional<std::string>
       end = begin - TrailingSpaceBytes(all.substr(0, begin));
     }
   }
-  const size_t begin = separator ? 0 : LeadingSpaceBytes(all.substr(0, end));
-  if (separator || begin < end) out.push_back(s.Sub(begin, end - begin));
+  if (separator || LeadingSpaceBytes(all.substr(0, end)) < end) out.push_back(s.Sub(0, end));
   std::reverse(out.begin(), out.end());
   return out;
 }
