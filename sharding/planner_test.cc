@@ -311,6 +311,22 @@ TEST(Planner, ThreeLikeWorkersAllHoldLayers) {
   EXPECT_EQ(MakePlan(request)->stages.size(), 1u);
 }
 
+// Real workers differ in a few bytes of free memory; that must not shuffle them.
+TEST(Planner, EquallyGoodOrdersFollowTheInput) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(30, 640), 2000, true);
+  PlanRequest request = Request(model, {});
+  for (int i = 0; i < 4; ++i) {
+    request.machines.push_back(Machine("w" + std::to_string(i), (1 << 30) + static_cast<uint64_t>(i * 7919 % 5), 1));
+  }
+  for (const uint32_t users : {1u, 8u}) {
+    request.users = users;
+    request.require_all = true;
+    const auto plan = MakePlan(request);
+    ASSERT_EQ(plan->stages.size(), 4u);
+    for (int i = 0; i < 4; ++i) EXPECT_EQ(plan->stages[static_cast<size_t>(i)].machine, "w" + std::to_string(i));
+  }
+}
+
 TEST(Planner, TheFastMachineGetsMore) {
   const Manifest model = MakeModel(std::vector<uint64_t>(24, 6400), 400, true);
   PlanRequest request = Request(model, {Machine("slow", 1 << 30, 1), Machine("fast", 1 << 30, 3)});

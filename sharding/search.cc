@@ -133,10 +133,27 @@ class Search {
     return a.sum <= b.sum && a.slowest <= b.slowest && a.stages <= b.stages;
   }
 
+  static bool Same(const Node& a, const Node& b) {
+    return a.sum == b.sum && a.slowest == b.slowest && a.stages == b.stages;
+  }
+
+  // Of two partial cuts that are equally good: whether a's places come first in input order.
+  bool ComesFirst(const Node& a, const Node& b) const { return Places(a) < Places(b); }
+  std::vector<uint32_t> Places(Node node) const {
+    std::vector<uint32_t> places = {node.place};
+    while (node.parent >= 0) {
+      node = nodes_[static_cast<size_t>(node.parent)];
+      places.push_back(node.place);
+    }
+    std::reverse(places.begin(), places.end());
+    return places;
+  }
+
   void Insert(const Node& node, size_t index) {
     std::vector<int32_t>& front = fronts_[index];
     for (const int32_t id : front) {
-      if (Dominates(nodes_[static_cast<size_t>(id)], node)) return;
+      const Node& other = nodes_[static_cast<size_t>(id)];
+      if (Dominates(other, node) && !(Same(other, node) && ComesFirst(node, other))) return;
     }
     std::erase_if(front, [&](int32_t id) { return Dominates(node, nodes_[static_cast<size_t>(id)]); });
     front.push_back(static_cast<int32_t>(nodes_.size()));
@@ -147,10 +164,9 @@ class Search {
     if (best_ >= 0) {
       const Node& best = nodes_[static_cast<size_t>(best_)];
       const Picoseconds objective = Objective(node);
-      if (std::tie(best_objective_, best.slowest, best.stages) <=
-          std::tie(objective, node.slowest, node.stages)) {
-        return;
-      }
+      const auto old_key = std::tie(best_objective_, best.slowest, best.stages);
+      const auto new_key = std::tie(objective, node.slowest, node.stages);
+      if (old_key < new_key || (old_key == new_key && !ComesFirst(node, best))) return;
     }
     best_ = static_cast<int32_t>(nodes_.size());
     best_objective_ = Objective(node);
