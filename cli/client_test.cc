@@ -1,4 +1,5 @@
-// What the verbs that talk to a pool are made of: event reader, URLs, statistics, tables, progress, the plan's print.
+// What the verbs that talk to a pool are made of: event reader, URLs, statistics, tables, progress,
+// the plan's print.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -31,15 +32,19 @@ std::vector<std::string> ReadEvents(const std::string& stream, size_t piece) {
 }
 
 TEST(SseReaderTest, AnySplit) {
-  const std::string stream = ": ping\n\ndata: {\"a\":1}\n\nevent: x\ndata:two\ndata: lines\n\n\ndata: [DONE]\r\n\r\ndata: unfinished";
+  const std::string stream =
+      ": ping\n\ndata: {\"a\":1}\n\nevent: x\ndata:two\ndata: lines\n\n\ndata: [DONE]\r\n\r\ndata: "
+      "unfinished";
   const std::vector<std::string> want = {"{\"a\":1}", "two\nlines", "[DONE]"};
-  for (size_t piece = 1; piece <= stream.size(); ++piece) EXPECT_EQ(ReadEvents(stream, piece), want) << piece;
+  for (size_t piece = 1; piece <= stream.size(); ++piece)
+    EXPECT_EQ(ReadEvents(stream, piece), want) << piece;
 }
 
 TEST(SseReaderTest, StopsWhenAsked) {
   SseReader reader;
   int events = 0;
-  EXPECT_FALSE(reader.Feed("data: 1\n\ndata: 2\n\n", [&](std::string_view) { return ++events < 1; }));
+  EXPECT_FALSE(
+      reader.Feed("data: 1\n\ndata: 2\n\n", [&](std::string_view) { return ++events < 1; }));
   EXPECT_EQ(events, 1);
 }
 
@@ -52,7 +57,8 @@ TEST(HttpClientTest, Urls) {
   EXPECT_EQ(url("http://h:1/v1"), "http://h:1");
   EXPECT_EQ(url("h:1"), "http://h:1");
   EXPECT_EQ(url("http://[::1]:80"), "http://[::1]:80");
-  for (const char* bad : {"https://h", "ftp://h", "http://", "http://h:x", "http://h:1/path", "http://h:1234567", "http://u@h"}) {
+  for (const char* bad : {"https://h", "ftp://h", "http://", "http://h:x", "http://h:1/path",
+                          "http://h:1234567", "http://u@h"}) {
     EXPECT_EQ(url(bad).substr(0, 6), "error:") << bad;
   }
   EXPECT_FALSE(HttpClient::Create({.url = "http://h", .api_key = "a\r\nX: y"}).ok());
@@ -72,10 +78,13 @@ TEST(HttpClientTest, NobodyThere) {
 
 TEST(HttpClientTest, StatusOfReplies) {
   EXPECT_TRUE(StatusOfReply({.status = 202, .headers = {}, .body = ""}).ok());
-  const auto s = StatusOfReply({.status = 404, .headers = {}, .body = R"({"error":{"message":"no such model"}})"});
+  const auto s = StatusOfReply(
+      {.status = 404, .headers = {}, .body = R"({"error":{"message":"no such model"}})"});
   EXPECT_EQ(s, absl::NotFoundError("no such model"));
-  EXPECT_EQ(StatusOfReply({.status = 503, .headers = {}, .body = "<html>"}).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(StatusOfReply({.status = 401, .headers = {}, .body = "{}"}).code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(StatusOfReply({.status = 503, .headers = {}, .body = "<html>"}).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(StatusOfReply({.status = 401, .headers = {}, .body = "{}"}).code(),
+            absl::StatusCode::kUnauthenticated);
 }
 
 TEST(LoadStatsTest, Percentiles) {
@@ -124,12 +133,14 @@ TEST(TableTest, AlignsAndCleans) {
 }
 
 TEST(ProgressTest, RendersAndThrottles) {
-  EXPECT_EQ(Progress::Render("load", 50, 100, 10, 4), "load  [##--]  50%  50 B of 100 B  10 B/s  5.0 s left");
+  EXPECT_EQ(Progress::Render("load", 50, 100, 10, 4),
+            "load  [##--]  50%  50 B of 100 B  10 B/s  5.0 s left");
   EXPECT_EQ(Progress::Render("load", 0, 0, 0, 0), "load  100%  0 B of 0 B");
   std::FILE* file = std::tmpfile();
   {
     Progress progress(file, Progress::Style::kLines);
-    for (int i = 0; i < 1000; ++i) progress.Update("load", static_cast<uint64_t>(i), 1000, i * kMillisecond);
+    for (int i = 0; i < 1000; ++i)
+      progress.Update("load", static_cast<uint64_t>(i), 1000, i * kMillisecond);
     progress.Update("load", 1000, 1000, kSecond);
   }
   std::rewind(file);
@@ -140,7 +151,8 @@ TEST(ProgressTest, RendersAndThrottles) {
   EXPECT_EQ(text.find('\x1b'), std::string::npos);
 }
 
-constexpr char kStatus[] = R"({"ready":true,"state":"ready","model":"m","context":64,"plan_why":["a","b"],"nodes":[
+constexpr char kStatus[] =
+    R"({"ready":true,"state":"ready","model":"m","context":64,"plan_why":["a","b"],"nodes":[
   {"name":"w3","pid":13,"has_stage":true,"layers":null,"embeds":false,"samples":true,"gguf_bytes":3},
   {"name":"w2","pid":12,"has_stage":true,"layers":[5,9],"embeds":false,"samples":false,"gguf_bytes":2},
   {"name":"w1","pid":11,"has_stage":true,"layers":[0,4],"embeds":true,"samples":false,"gguf_bytes":1}]})";
@@ -151,7 +163,8 @@ TEST(UpStatusTest, JsonLine) {
   EXPECT_EQ(view->plan_why, "  a\n  b");
   const std::string line = UpJson(*view, "http://127.0.0.1:8080", 10, {{"w1", 111}});
   EXPECT_EQ(line.find('\n'), std::string::npos);
-  const json want = json::parse(R"({"url":"http://127.0.0.1:8080","api_key":null,"model":"m","context":64,
+  const json want =
+      json::parse(R"({"url":"http://127.0.0.1:8080","api_key":null,"model":"m","context":64,
     "pids":{"coordinator":10},"workers":[
     {"name":"w1","pid":111,"layers":[0,4],"embeds":true,"samples":false,"bytes":1},
     {"name":"w2","pid":12,"layers":[5,9],"embeds":false,"samples":false,"bytes":2},
@@ -164,7 +177,8 @@ TEST(UpStatusTest, JsonLine) {
 
 TEST(UpStatusTest, SurvivesNonsense) {
   for (const char* bad : {"", "[]", "3", "{"}) EXPECT_FALSE(ParsePoolView(bad).has_value()) << bad;
-  const auto view = ParsePoolView(R"({"ready":1,"nodes":[3,{"layers":[-1,2],"name":5}],"plan_why":3,"context":-1})");
+  const auto view = ParsePoolView(
+      R"({"ready":1,"nodes":[3,{"layers":[-1,2],"name":5}],"plan_why":3,"context":-1})");
   ASSERT_TRUE(view.has_value());
   EXPECT_FALSE(view->ready);
   ASSERT_EQ(view->nodes.size(), 1u);
@@ -182,7 +196,8 @@ TEST(UpProcessTest, BackOffGrowsAndForgets) {
 }
 
 TEST(UpProcessTest, RunsStopsAndReadsLogs) {
-  const std::string log = ::testing::TempDir() + "/lanyard_up_process_" + std::to_string(::getpid()) + ".log";
+  const std::string log =
+      ::testing::TempDir() + "/lanyard_up_process_" + std::to_string(::getpid()) + ".log";
   Process quick({"quick", "/bin/sh", {"-c", "echo one; echo two; echo three; exit 3"}, log});
   ASSERT_TRUE(quick.Start().ok());
   std::optional<std::string> how;
@@ -196,7 +211,10 @@ TEST(UpProcessTest, RunsStopsAndReadsLogs) {
   EXPECT_EQ(LastLines(log, 9), "one\ntwo\nthree");
   EXPECT_EQ(LastLines("/nowhere", 9), "");
   // One that ignores SIGTERM is killed.
-  Process stubborn({"stubborn", "/bin/sh", {"-c", "trap '' TERM; echo up; while true; do sleep 0.05; done"}, log});
+  Process stubborn({"stubborn",
+                    "/bin/sh",
+                    {"-c", "trap '' TERM; echo up; while true; do sleep 0.05; done"},
+                    log});
   ASSERT_TRUE(stubborn.Start().ok());
   for (int i = 0; i < 500 && LastLines(log, 1) != "up"; ++i) ::usleep(10'000);
   StopAll({&stubborn}, std::chrono::milliseconds(100));

@@ -20,7 +20,8 @@ namespace {
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
-// Prompts are token ids, so that their length is exact; these ids exist in every vocabulary of practice and are plain text.
+// Prompts are token ids, so that their length is exact; these ids exist in every vocabulary of
+// practice and are plain text.
 constexpr int kFirstToken = 100;
 constexpr int kLastToken = 355;
 
@@ -40,8 +41,9 @@ std::string RequestBody(const Options& o, uint32_t index) {
   for (uint32_t i = 0; i < o.prompt_tokens; ++i) {
     ids.push_back(kFirstToken + static_cast<int>(random() % (kLastToken - kFirstToken + 1)));
   }
-  json body = {{"prompt", std::move(ids)}, {"max_tokens", o.generate}, {"ignore_eos", true},
-               {"temperature", 0},         {"stream", true},           {"stream_options", {{"include_usage", true}}}};
+  json body = {{"prompt", std::move(ids)}, {"max_tokens", o.generate},
+               {"ignore_eos", true},       {"temperature", 0},
+               {"stream", true},           {"stream_options", {{"include_usage", true}}}};
   if (!o.model.empty()) body["model"] = o.model;
   return body.dump();
 }
@@ -50,7 +52,9 @@ void OneRequest(const HttpClient& client, const std::string& body, LoadStats* st
   ++stats->requests;
   bool done = false;
   absl::Status failed;
-  const auto ms = [](Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); };
+  const auto ms = [](Clock::duration d) {
+    return std::chrono::duration<double, std::milli>(d).count();
+  };
   const auto start = Clock::now();
   auto last = start;
   bool any = false;
@@ -110,8 +114,8 @@ int Load(Options o) {
   if (Interrupted().load()) return kInterrupted;
   if (total.errors == 0) return kOk;
   std::fprintf(stderr, "error: %llu of %llu requests failed, the first with: %s\n",
-               static_cast<unsigned long long>(total.errors), static_cast<unsigned long long>(total.requests),
-               total.first_error.c_str());
+               static_cast<unsigned long long>(total.errors),
+               static_cast<unsigned long long>(total.requests), total.first_error.c_str());
   return kFailed;
 }
 
@@ -119,19 +123,27 @@ int Load(Options o) {
 
 void RegisterLoad(CLI::App& app) {
   const auto o = std::make_shared<Options>();
-  CLI::App* load = AddCommand(
-      app, "load", "Puts load on a pool over HTTP and measures what its users see",
-      "  lanyard load --url http://127.0.0.1:8080 --users 8 --requests 64 --prompt-tokens 128 --generate 64 --json\n"
-      "      {\"requests\",\"errors\",\"tokens_per_s\",\"ttft_ms\":{\"p50\",\"p99\"},\"between_ms\":{\"p50\",\"p99\"},...}\n"
-      "      tokens_per_s: generated tokens of all users; ttft_ms: to the first text; between_ms: from text to text",
-      [o] { return Load(*o); });
-  load->add_option("--url", o->http.url, "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
+  CLI::App* load =
+      AddCommand(app, "load", "Puts load on a pool over HTTP and measures what its users see",
+                 "  lanyard load --url http://127.0.0.1:8080 --users 8 --requests 64 "
+                 "--prompt-tokens 128 --generate 64 --json\n"
+                 "      "
+                 "{\"requests\",\"errors\",\"tokens_per_s\",\"ttft_ms\":{\"p50\",\"p99\"},"
+                 "\"between_ms\":{\"p50\",\"p99\"},...}\n"
+                 "      tokens_per_s: generated tokens of all users; ttft_ms: to the first text; "
+                 "between_ms: from text to text",
+                 [o] { return Load(*o); });
+  load->add_option("--url", o->http.url,
+                   "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
   load->add_option("--api-key", o->http.api_key, "Key for the pool (default: LANYARD_API_KEY)");
   load->add_option("--model", o->model, "Id of a model of the pool (default: its own)");
   load->add_option("--users", o->users, "Requests at a time")->check(CLI::Range(1, 1000));
   load->add_option("--requests", o->requests, "Requests in all")->check(CLI::Range(1, 1'000'000));
-  load->add_option("--prompt-tokens", o->prompt_tokens, "Tokens of each prompt; every prompt is another")->check(CLI::Range(1, 1'000'000));
-  load->add_option("--generate", o->generate, "Tokens of each answer")->check(CLI::Range(1, 1'000'000));
+  load->add_option("--prompt-tokens", o->prompt_tokens,
+                   "Tokens of each prompt; every prompt is another")
+      ->check(CLI::Range(1, 1'000'000));
+  load->add_option("--generate", o->generate, "Tokens of each answer")
+      ->check(CLI::Range(1, 1'000'000));
   load->add_flag("--json", o->json, "One line of JSON");
 }
 

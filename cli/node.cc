@@ -26,7 +26,9 @@ absl::StatusOr<ordered_json> GetJson(const HttpClient& client, const std::string
   ASSIGN_OR_RETURN(const HttpReply reply, client.Get(path));
   RETURN_IF_ERROR(StatusOfReply(reply));
   ordered_json body = ordered_json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-  if (!body.is_object()) return Internal("what answers at ", client.url(), path, " is not a Lanyard pool (no JSON object)");
+  if (!body.is_object())
+    return Internal("what answers at ", client.url(), path,
+                    " is not a Lanyard pool (no JSON object)");
   return body;
 }
 
@@ -49,7 +51,9 @@ const ordered_json& List(const ordered_json& object, const char* key) {
   const auto it = object.find(key);
   return it != object.end() && it->is_array() ? *it : kEmpty;
 }
-std::string Bytes(const ordered_json& object, const char* key) { return FormatSize(Count(object, key)); }
+std::string Bytes(const ordered_json& object, const char* key) {
+  return FormatSize(Count(object, key));
+}
 
 // "0-9, embeds": what a node computes.
 std::string Duty(const ordered_json& node) {
@@ -78,7 +82,8 @@ int ListModels(const Options& o) {
     return kOk;
   }
   Table table({"MODEL", ">SIZE", ">CONTEXT", "STATE"});
-  table.AddRow({Text(model, "id"), Bytes(model, "bytes"), Text(model, "context"), Text(model, "state")});
+  table.AddRow(
+      {Text(model, "id"), Bytes(model, "bytes"), Text(model, "context"), Text(model, "state")});
   std::fputs(table.ToString().c_str(), stdout);
   return kOk;
 }
@@ -94,24 +99,27 @@ int ListRequests(const Options& o) {
   }
   Table table({"REQUEST", "STATE", ">PROMPT", ">PREFILLED", ">TOKENS", ">AGE"});
   for (const auto& r : List(*status, "requests")) {
-    table.AddRow({Text(r, "request_id"), Text(r, "state"), Text(r, "prompt_tokens"), Text(r, "prefilled_tokens"),
-                  Text(r, "completion_tokens"), FormatSeconds(Real(r, "age_s"))});
+    table.AddRow({Text(r, "request_id"), Text(r, "state"), Text(r, "prompt_tokens"),
+                  Text(r, "prefilled_tokens"), Text(r, "completion_tokens"),
+                  FormatSeconds(Real(r, "age_s"))});
   }
   std::fputs(table.ToString().c_str(), stdout);
   return kOk;
 }
 
 void PrintPool(const ordered_json& status) {
-  std::printf("Pool: %s, model %s (%s), context %s tokens, %s, epoch %s\n", Text(status, "state").c_str(),
-              Text(status, "model").c_str(), Bytes(status, "model_bytes").c_str(), Text(status, "context").c_str(),
+  std::printf("Pool: %s, model %s (%s), context %s tokens, %s, epoch %s\n",
+              Text(status, "state").c_str(), Text(status, "model").c_str(),
+              Bytes(status, "model_bytes").c_str(), Text(status, "context").c_str(),
               Text(status, "numerics").c_str(), Text(status, "epoch").c_str());
   if (const std::string why = Text(status, "why"); !why.empty()) std::printf("%s\n", why.c_str());
-  Table table({"NODE", "STATE", "LAYERS", ">WEIGHTS", ">KV", ">BUFFERS", ">RESIDENT", ">LIMIT", "ISA", ">THREADS", ">BUSY",
-               ">SEEN"});
+  Table table({"NODE", "STATE", "LAYERS", ">WEIGHTS", ">KV", ">BUFFERS", ">RESIDENT", ">LIMIT",
+               "ISA", ">THREADS", ">BUSY", ">SEEN"});
   for (const auto& n : List(status, "nodes")) {
-    table.AddRow({Text(n, "name"), Text(n, "state"), Duty(n), Bytes(n, "weights_bytes"), Bytes(n, "kv_bytes"),
-                  Bytes(n, "buffer_bytes"), Bytes(n, "resident_bytes"), Bytes(n, "memory_bytes"), Text(n, "isa"),
-                  Text(n, "threads"), absl::StrFormat("%.0f%%", 100 * Real(n, "busy")),
+    table.AddRow({Text(n, "name"), Text(n, "state"), Duty(n), Bytes(n, "weights_bytes"),
+                  Bytes(n, "kv_bytes"), Bytes(n, "buffer_bytes"), Bytes(n, "resident_bytes"),
+                  Bytes(n, "memory_bytes"), Text(n, "isa"), Text(n, "threads"),
+                  absl::StrFormat("%.0f%%", 100 * Real(n, "busy")),
                   FormatSeconds(Real(n, "heartbeat_age_s")) + " ago"});
   }
   std::fputs(table.ToString().c_str(), stdout);
@@ -119,8 +127,11 @@ void PrintPool(const ordered_json& status) {
 
 void PrintNode(const ordered_json& node) {
   for (const auto& [key, value] : node.items()) {
-    std::string text = value.is_string() ? value.get<std::string>() : value.is_null() ? "-" : value.dump();
-    const bool bytes = key.size() > 6 && key.compare(key.size() - 6, 6, "_bytes") == 0 && value.is_number_unsigned();
+    std::string text = value.is_string() ? value.get<std::string>()
+                       : value.is_null() ? "-"
+                                         : value.dump();
+    const bool bytes = key.size() > 6 && key.compare(key.size() - 6, 6, "_bytes") == 0 &&
+                       value.is_number_unsigned();
     if (bytes) text += " (" + FormatSize(value.get<uint64_t>()) + ")";
     for (char& c : text) {
       if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
@@ -147,8 +158,8 @@ int NodeStatus(const Options& o) {
     }
     names += (names.empty() ? "" : ", ") + Text(node, "name");
   }
-  return Fail(NotFound("the pool at ", client->url(), " has no node '", o.name, "'; its nodes are: ",
-                       names.empty() ? "none" : names));
+  return Fail(NotFound("the pool at ", client->url(), " has no node '", o.name,
+                       "'; its nodes are: ", names.empty() ? "none" : names));
 }
 
 int Stop(const Options& o) {
@@ -163,8 +174,9 @@ int Stop(const Options& o) {
     if (!stopped) std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   if (o.wait && !stopped) {
-    return Fail(absl::DeadlineExceededError(absl::StrCat("the pool at ", client->url(), " still answers 10 s after it was asked to ",
-                                                         "stop\n  Look at it with: lanyard node status")));
+    return Fail(absl::DeadlineExceededError(
+        absl::StrCat("the pool at ", client->url(), " still answers 10 s after it was asked to ",
+                     "stop\n  Look at it with: lanyard node status")));
   }
   if (o.json) {
     Print({{"stopped", stopped}});
@@ -175,7 +187,8 @@ int Stop(const Options& o) {
 }
 
 void AddUrl(CLI::App* command, Options* o) {
-  command->add_option("--url", o->http.url, "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
+  command->add_option("--url", o->http.url,
+                      "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
   command->add_option("--api-key", o->http.api_key, "Key for the pool (default: LANYARD_API_KEY)");
 }
 
@@ -186,33 +199,39 @@ void RegisterNode(CLI::App& app) {
   options->http.silence_timeout_ms = 10'000;
   const char* kJson = "One line of JSON instead of a table";
 
-  CLI::App* list = AddCommand(app, "list", "Lists the models that a pool serves",
-                              "  lanyard list\n  lanyard list --json\n"
-                              "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]}",
-                              [options] { return ListModels(*options); });
+  CLI::App* list =
+      AddCommand(app, "list", "Lists the models that a pool serves",
+                 "  lanyard list\n  lanyard list --json\n"
+                 "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]}",
+                 [options] { return ListModels(*options); });
   list->alias("ls");
   AddUrl(list, options.get());
   list->add_flag("--json", options->json, kJson);
 
-  CLI::App* ps = AddCommand(app, "ps", "Lists the requests that a pool is working on",
-                            "  lanyard ps\n  lanyard ps --json\n"
-                            "      {\"requests\":[{\"request_id\",\"state\",\"prompt_tokens\",\"prefilled_tokens\","
-                            "\"completion_tokens\",\"age_s\"}]}",
-                            [options] { return ListRequests(*options); });
+  CLI::App* ps = AddCommand(
+      app, "ps", "Lists the requests that a pool is working on",
+      "  lanyard ps\n  lanyard ps --json\n"
+      "      {\"requests\":[{\"request_id\",\"state\",\"prompt_tokens\",\"prefilled_tokens\","
+      "\"completion_tokens\",\"age_s\"}]}",
+      [options] { return ListRequests(*options); });
   AddUrl(ps, options.get());
   ps->add_flag("--json", options->json, kJson);
 
-  CLI::App* node = AddCommand(app, "node", "Machines of a pool", "  lanyard node status\n  lanyard node status w1 --json", nullptr);
+  CLI::App* node = AddCommand(app, "node", "Machines of a pool",
+                              "  lanyard node status\n  lanyard node status w1 --json", nullptr);
   node->require_subcommand(1);
-  CLI::App* status = AddCommand(*node, "status", "Shows the machines of a pool and what each holds",
-                                "  lanyard node status\n  lanyard node status w1\n  lanyard node status --json\n"
-                                "      the pool's state and {\"nodes\":[{\"name\",\"state\",\"layers\",\"weights_bytes\",...}]}",
-                                [options] { return NodeStatus(*options); });
+  CLI::App* status =
+      AddCommand(*node, "status", "Shows the machines of a pool and what each holds",
+                 "  lanyard node status\n  lanyard node status w1\n  lanyard node status --json\n"
+                 "      the pool's state and "
+                 "{\"nodes\":[{\"name\",\"state\",\"layers\",\"weights_bytes\",...}]}",
+                 [options] { return NodeStatus(*options); });
   status->add_option("NAME", options->name, "One machine only, with all that is known of it");
   AddUrl(status, options.get());
   status->add_flag("--json", options->json, kJson);
 
-  CLI::App* stop = AddCommand(app, "stop", "Stops a pool cleanly", "  lanyard stop\n  lanyard stop --url http://127.0.0.1:8090",
+  CLI::App* stop = AddCommand(app, "stop", "Stops a pool cleanly",
+                              "  lanyard stop\n  lanyard stop --url http://127.0.0.1:8090",
                               [options] { return Stop(*options); });
   AddUrl(stop, options.get());
   stop->add_flag("!--no-wait", options->wait, "Do not wait until the pool has stopped");

@@ -38,27 +38,32 @@ absl::StatusOr<std::string> FirstModel(const HttpClient& client) {
   ASSIGN_OR_RETURN(const HttpReply reply, client.Get("/v1/models"));
   RETURN_IF_ERROR(StatusOfReply(reply));
   const json body = json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-  if (!body.is_object() || !body.contains("data") || !body["data"].is_array() || body["data"].empty() ||
-      !body["data"][0].is_object()) {
-    return NotFound("the pool at ", client.url(), " lists no model\n  Look at it with: lanyard node status");
+  if (!body.is_object() || !body.contains("data") || !body["data"].is_array() ||
+      body["data"].empty() || !body["data"][0].is_object()) {
+    return NotFound("the pool at ", client.url(),
+                    " lists no model\n  Look at it with: lanyard node status");
   }
   const auto id = body["data"][0].find("id");
-  if (id == body["data"][0].end() || !id->is_string()) return Internal("the pool's list of models has no id");
+  if (id == body["data"][0].end() || !id->is_string())
+    return Internal("the pool's list of models has no id");
   return id->get<std::string>();
 }
 
 class Chat {
  public:
-  Chat(const HttpClient* client, Options options) : client_(*client), options_(std::move(options)) {}
+  Chat(const HttpClient* client, Options options)
+      : client_(*client), options_(std::move(options)) {}
 
-  // Asks and prints the answer as it comes. After an error or Ctrl-C without any text the question is forgotten.
+  // Asks and prints the answer as it comes. After an error or Ctrl-C without any text the question
+  // is forgotten.
   absl::Status Ask(const std::string& question);
   void Clear() { messages_ = json::array(); }
   Options& options() { return options_; }
 
  private:
   json Body() const;
-  void PrintFigures(Clock::time_point start, std::optional<Clock::time_point> first, const json& usage) const;
+  void PrintFigures(Clock::time_point start, std::optional<Clock::time_point> first,
+                    const json& usage) const;
 
   const HttpClient& client_;
   Options options_;
@@ -67,7 +72,8 @@ class Chat {
 
 json Chat::Body() const {
   json messages = json::array();
-  if (!options_.system.empty()) messages.push_back({{"role", "system"}, {"content", options_.system}});
+  if (!options_.system.empty())
+    messages.push_back({{"role", "system"}, {"content", options_.system}});
   for (const json& m : messages_) messages.push_back(m);
   json body = {{"model", options_.model},
                {"messages", std::move(messages)},
@@ -80,15 +86,19 @@ json Chat::Body() const {
   return body;
 }
 
-void Chat::PrintFigures(Clock::time_point start, std::optional<Clock::time_point> first, const json& usage) const {
+void Chat::PrintFigures(Clock::time_point start, std::optional<Clock::time_point> first,
+                        const json& usage) const {
   const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
   const auto end = Clock::now();
   const uint32_t prompt = usage.is_object() ? usage.value("prompt_tokens", 0u) : 0;
   const uint32_t tokens = usage.is_object() ? usage.value("completion_tokens", 0u) : 0;
   const double to_first = first.has_value() ? seconds(*first - start) : 0;
   const double rest = first.has_value() ? seconds(end - *first) : 0;
-  std::fprintf(stderr, "prompt: %u tokens, first text after %.3f s\nanswer: %u tokens in %.3f s, %.1f tokens/s\n", prompt,
-               to_first, tokens, seconds(end - start), tokens > 1 && rest > 0 ? (tokens - 1) / rest : 0.0);
+  std::fprintf(
+      stderr,
+      "prompt: %u tokens, first text after %.3f s\nanswer: %u tokens in %.3f s, %.1f tokens/s\n",
+      prompt, to_first, tokens, seconds(end - start),
+      tokens > 1 && rest > 0 ? (tokens - 1) / rest : 0.0);
 }
 
 absl::Status Chat::Ask(const std::string& question) {
@@ -99,15 +109,18 @@ absl::Status Chat::Ask(const std::string& question) {
   const auto start = Clock::now();
   std::optional<Clock::time_point> first;
   const absl::Status status = client_.Stream(
-      "/v1/chat/completions", Body().dump(-1, ' ', false, json::error_handler_t::replace), [&](std::string_view data) {
+      "/v1/chat/completions", Body().dump(-1, ' ', false, json::error_handler_t::replace),
+      [&](std::string_view data) {
         if (data == "[DONE]") return false;
-        const json chunk = json::parse(data.begin(), data.end(), nullptr, /*allow_exceptions=*/false);
+        const json chunk =
+            json::parse(data.begin(), data.end(), nullptr, /*allow_exceptions=*/false);
         if (!chunk.is_object()) {
           failed = Internal("the pool sent an event that is not JSON");
           return false;
         }
         if (const auto error = chunk.find("error"); error != chunk.end() && error->is_object()) {
-          failed = FailedPrecondition(error->value("message", "the pool ended the answer with an error"));
+          failed = FailedPrecondition(
+              error->value("message", "the pool ended the answer with an error"));
           return false;
         }
         if (const auto u = chunk.find("usage"); u != chunk.end() && u->is_object()) usage = *u;
@@ -160,7 +173,8 @@ std::string Set(Options& options, const std::string& text) {
   };
   if (name == "temperature") return parse(options.temperature);
   if (name == "top_p") return parse(options.top_p);
-  if (name == "max_tokens") return value.rfind('-', 0) == 0 ? "max_tokens must be 1 or more" : parse(options.max_tokens);
+  if (name == "max_tokens")
+    return value.rfind('-', 0) == 0 ? "max_tokens must be 1 or more" : parse(options.max_tokens);
   if (name == "seed") return parse(options.seed);
   if (name == "system") {
     options.system = value;
@@ -170,16 +184,20 @@ std::string Set(Options& options, const std::string& text) {
     options.verbose = value != "off";
     return "";
   }
-  return "there is no setting '" + name + "'; try temperature, top_p, max_tokens, seed, system or verbose";
+  return "there is no setting '" + name +
+         "'; try temperature, top_p, max_tokens, seed, system or verbose";
 }
 
 void Show(const Options& o, const std::string& url) {
   const auto or_default = [](const auto& value) {
     return value.has_value() ? Str(absl::StrCat(*value)) : std::string("default");
   };
-  std::printf("model        %s\nurl          %s\ntemperature  %s\ntop_p        %s\nmax_tokens   %s\nseed         %s\nsystem       %s\n",
-              o.model.c_str(), url.c_str(), or_default(o.temperature).c_str(), or_default(o.top_p).c_str(),
-              or_default(o.max_tokens).c_str(), or_default(o.seed).c_str(), o.system.empty() ? "none" : o.system.c_str());
+  std::printf(
+      "model        %s\nurl          %s\ntemperature  %s\ntop_p        %s\nmax_tokens   %s\nseed   "
+      "      %s\nsystem       %s\n",
+      o.model.c_str(), url.c_str(), or_default(o.temperature).c_str(), or_default(o.top_p).c_str(),
+      or_default(o.max_tokens).c_str(), or_default(o.seed).c_str(),
+      o.system.empty() ? "none" : o.system.c_str());
 }
 
 // libedit's editor and history.
@@ -240,7 +258,8 @@ std::string ReadBlock(LineEditor& editor, std::string text) {
 }
 
 int Converse(Chat& chat, const std::string& url) {
-  std::printf("Chatting with %s at %s. /? for help, /bye to leave.\n", chat.options().model.c_str(), url.c_str());
+  std::printf("Chatting with %s at %s. /? for help, /bye to leave.\n", chat.options().model.c_str(),
+              url.c_str());
   LineEditor editor;
   while (true) {
     bool interrupted = false;
@@ -264,7 +283,8 @@ int Converse(Chat& chat, const std::string& url) {
     } else if (line->rfind("/set ", 0) == 0) {
       const std::string wrong = Set(chat.options(), line->substr(5));
       if (!wrong.empty()) std::printf("%s\n", wrong.c_str());
-    } else if (line->front() == '/' && line->find(' ') == std::string::npos && line->find('/', 1) == std::string::npos) {
+    } else if (line->front() == '/' && line->find(' ') == std::string::npos &&
+               line->find('/', 1) == std::string::npos) {
       std::printf("There is no command %s.\n%s", line->c_str(), kHelp);
     } else if (const absl::Status status = chat.Ask(*line); !status.ok()) {
       if (!absl::IsCancelled(status)) Fail(status);
@@ -286,7 +306,8 @@ int Run(Options options) {
   if (options.prompt.empty() && ::isatty(STDIN_FILENO) == 0) {
     options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
     if (options.prompt.empty()) {
-      return Fail(InvalidArgument("no question: give --prompt TEXT, or text on standard input, or run it on a terminal"));
+      return Fail(InvalidArgument(
+          "no question: give --prompt TEXT, or text on standard input, or run it on a terminal"));
     }
   }
   const std::string prompt = options.prompt;
@@ -300,21 +321,30 @@ int Run(Options options) {
 
 void RegisterRun(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  CLI::App* run = AddCommand(app, "run", "Chats with a pool",
-                             "  lanyard run                                  a conversation, on a terminal\n"
-                             "  lanyard run --prompt 'Why is the sky blue?' --temperature 0\n"
-                             "  cat letter.txt | lanyard run --system 'Summarise this letter.'",
-                             [options] { return Run(*options); });
+  CLI::App* run =
+      AddCommand(app, "run", "Chats with a pool",
+                 "  lanyard run                                  a conversation, on a terminal\n"
+                 "  lanyard run --prompt 'Why is the sky blue?' --temperature 0\n"
+                 "  cat letter.txt | lanyard run --system 'Summarise this letter.'",
+                 [options] { return Run(*options); });
   run->add_option("MODEL", options->model, "Id of a model of the pool (default: its first)");
-  run->add_option("--url", options->http.url, "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
-  run->add_option("--api-key", options->http.api_key, "Key for the pool (default: LANYARD_API_KEY)");
-  run->add_option("--prompt", options->prompt, "One question; without it text on standard input, or a conversation");
+  run->add_option("--url", options->http.url,
+                  "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
+  run->add_option("--api-key", options->http.api_key,
+                  "Key for the pool (default: LANYARD_API_KEY)");
+  run->add_option("--prompt", options->prompt,
+                  "One question; without it text on standard input, or a conversation");
   run->add_option("--system", options->system, "What the model is told before the conversation");
-  run->add_option("--temperature", options->temperature, "0 always takes the likeliest token")->check(CLI::Range(0.0, 2.0));
-  run->add_option("--top-p", options->top_p, "Draws from the likeliest tokens of this much probability")->check(CLI::Range(0.0, 1.0));
-  run->add_option("--max-tokens", options->max_tokens, "Tokens of an answer at most")->check(CLI::PositiveNumber);
+  run->add_option("--temperature", options->temperature, "0 always takes the likeliest token")
+      ->check(CLI::Range(0.0, 2.0));
+  run->add_option("--top-p", options->top_p,
+                  "Draws from the likeliest tokens of this much probability")
+      ->check(CLI::Range(0.0, 1.0));
+  run->add_option("--max-tokens", options->max_tokens, "Tokens of an answer at most")
+      ->check(CLI::PositiveNumber);
   run->add_option("--seed", options->seed, "Equal seeds give equal answers");
-  run->add_flag("--verbose", options->verbose, "Prints counts of tokens and rates after each answer, on standard error");
+  run->add_flag("--verbose", options->verbose,
+                "Prints counts of tokens and rates after each answer, on standard error");
 }
 
 }  // namespace lanyard::cli

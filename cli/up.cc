@@ -1,5 +1,6 @@
-// `lanyard up`: a whole pool on this machine. Starts a coordinator and its workers as processes, shows how they load, prints
-// where to reach them, starts a worker that died again, and stops everything together.
+// `lanyard up`: a whole pool on this machine. Starts a coordinator and its workers as processes,
+// shows how they load, prints where to reach them, starts a worker that died again, and stops
+// everything together.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -83,7 +84,8 @@ struct Worker {
 
 class Pool {
  public:
-  Pool(Options options, fs::path state) : o_(std::move(options)), state_(std::move(state)), progress_(stderr) {}
+  Pool(Options options, fs::path state)
+      : o_(std::move(options)), state_(std::move(state)), progress_(stderr) {}
   // Never leaves a child behind.
   ~Pool() { Stop(); }
   Pool(const Pool&) = delete;
@@ -160,8 +162,11 @@ absl::Status Pool::StartCoordinator() {
   spec.name = "coordinator";
   spec.program = ProgramDirectory() + "/lanyard-coordinator";
   spec.log_path = (state_ / "logs" / "coordinator.log").string();
-  spec.args = {"--model", o_.model, "--listen", "127.0.0.1:0", "--http", absl::StrCat("127.0.0.1:", o_.port),
-               "--state", (state_ / "coordinator").string(), "--workers", absl::StrCat(o_.workers),
+  spec.args = {"--model",      o_.model,
+               "--listen",     "127.0.0.1:0",
+               "--http",       absl::StrCat("127.0.0.1:", o_.port),
+               "--state",      (state_ / "coordinator").string(),
+               "--workers",    absl::StrCat(o_.workers),
                "--ready-file", ready};
   if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
   if (o_.users > 0) spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
@@ -178,7 +183,8 @@ absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string own = "lanyard-coordinator: ";
   if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
   const std::string tail = LastLines(log, 10);
-  return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n", tail, "\n  Log: ", log);
+  return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n",
+                  tail, "\n  Log: ", log);
 }
 
 absl::Status Pool::WaitForAddresses() {
@@ -187,8 +193,8 @@ absl::Status Pool::WaitForAddresses() {
     if (in) {
       const ordered_json ready = ordered_json::parse(in, nullptr, /*allow_exceptions=*/false);
       // Anything else is a file that is not written to its end yet.
-      if (ready.is_object() && ready.contains("http") && ready["http"].is_string() && ready.contains("grpc") &&
-          ready["grpc"].is_string()) {
+      if (ready.is_object() && ready.contains("http") && ready["http"].is_string() &&
+          ready.contains("grpc") && ready["grpc"].is_string()) {
         url_ = ready["http"].get<std::string>();
         grpc_ = ready["grpc"].get<std::string>();
         return absl::OkStatus();
@@ -208,8 +214,10 @@ absl::Status Pool::StartWorkers() {
     spec.name = absl::StrCat("w", i);
     spec.program = ProgramDirectory() + "/lanyard-worker";
     spec.log_path = (state_ / "logs" / (spec.name + ".log")).string();
-    spec.args = {"--join", grpc_, "--name", spec.name, "--threads", absl::StrCat(threads),
-                 "--state", (state_ / spec.name).string()};
+    spec.args = {"--join",    grpc_,
+                 "--name",    spec.name,
+                 "--threads", absl::StrCat(threads),
+                 "--state",   (state_ / spec.name).string()};
     if (!o_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", o_.memory});
     workers_.push_back(std::make_unique<Worker>(std::move(spec)));
     RETURN_IF_ERROR(workers_.back()->process.Start());
@@ -230,10 +238,12 @@ absl::Status Pool::Supervise() {
       worker->next_start = worker->back_off.NextStart(worker->started, now);
       if (!was_ready_ && worker->back_off.failures() >= kStartFailures) {
         return Internal("worker ", process.spec().name, " ended ", kStartFailures, " times (", *how,
-                        "); its last lines:\n", LastLines(process.spec().log_path, 10), "\n  Log: ", process.spec().log_path);
+                        "); its last lines:\n", LastLines(process.spec().log_path, 10),
+                        "\n  Log: ", process.spec().log_path);
       }
       progress_.Clear();
-      std::fprintf(stderr, "worker %s ended (%s); starting it again in %s\n", process.spec().name.c_str(), how->c_str(),
+      std::fprintf(stderr, "worker %s ended (%s); starting it again in %s\n",
+                   process.spec().name.c_str(), how->c_str(),
                    FormatSeconds(static_cast<double>(worker->next_start - now) / kSecond).c_str());
     }
     if (!process.running() && now >= worker->next_start) {
@@ -278,7 +288,8 @@ bool IsFinal(const PoolView& view, uint32_t workers, TimeNs* since) {
   }
   const TimeNs now = MonotonicNow();
   if (*since == 0) *since = now;
-  const auto joined = std::count_if(view.nodes.begin(), view.nodes.end(), [](const NodeView& n) { return n.state != "lost"; });
+  const auto joined = std::count_if(view.nodes.begin(), view.nodes.end(),
+                                    [](const NodeView& n) { return n.state != "lost"; });
   return joined >= static_cast<int64_t>(workers) || now - *since > kNoPlanPatience;
 }
 
@@ -294,8 +305,8 @@ absl::Status Pool::WaitUntilReady() {
       return absl::OkStatus();
     }
     if (view.has_value() && IsFinal(*view, o_.workers, &no_plan_since)) {
-      return FailedPrecondition(view->why.empty() ? view->state : view->why, view->plan_why.empty() ? "" : "\n",
-                                view->plan_why);
+      return FailedPrecondition(view->why.empty() ? view->state : view->why,
+                                view->plan_why.empty() ? "" : "\n", view->plan_why);
     }
     if (view.has_value()) ShowLoading(*view);
     if (signals_.StopWithin(50)) return Stopped();
@@ -304,7 +315,8 @@ absl::Status Pool::WaitUntilReady() {
 
 void Pool::Announce(const PoolView& view) const {
   std::vector<std::pair<std::string, pid_t>> pids;
-  for (const auto& worker : workers_) pids.emplace_back(worker->process.spec().name, worker->process.pid());
+  for (const auto& worker : workers_)
+    pids.emplace_back(worker->process.spec().name, worker->process.pid());
   if (o_.json) {
     std::printf("%s\n", UpJson(view, url_, coordinator_->pid(), pids).c_str());
   } else {
@@ -340,17 +352,23 @@ int Pool::Run() {
   return kOk;
 }
 
-// The directory for logs, caches and identities, locked for the life of this process (its descriptor stays open).
+// The directory for logs, caches and identities, locked for the life of this process (its
+// descriptor stays open).
 absl::StatusOr<fs::path> LockState(const fs::path& dir) {
   std::error_code ec;
   fs::create_directories(dir / "logs", ec);
-  if (ec) return FailedPrecondition("cannot create the state directory ", dir.string(), ": ", ec.message(), "; name another with --state");
+  if (ec)
+    return FailedPrecondition("cannot create the state directory ", dir.string(), ": ",
+                              ec.message(), "; name another with --state");
   const int fd = ::open((dir / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ", std::strerror(errno), "; name another with --state");
+  if (fd < 0)
+    return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ",
+                              std::strerror(errno), "; name another with --state");
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
     ::close(fd);
-    return absl::AlreadyExistsError(absl::StrCat("another pool uses the state directory ", dir.string(),
-                                                 "; stop it with: lanyard stop, or name another with --state"));
+    return absl::AlreadyExistsError(
+        absl::StrCat("another pool uses the state directory ", dir.string(),
+                     "; stop it with: lanyard stop, or name another with --state"));
   }
   return fs::absolute(dir);
 }
@@ -359,7 +377,9 @@ absl::StatusOr<fs::path> ChooseState(const Options& o) {
   if (!o.state.empty()) return LockState(o.state);
   const char* xdg = std::getenv("XDG_STATE_HOME");
   const char* home = std::getenv("HOME");
-  fs::path base = xdg != nullptr && *xdg != '\0' ? fs::path(xdg) : fs::path(home != nullptr ? home : "/tmp") / ".local" / "state";
+  fs::path base = xdg != nullptr && *xdg != '\0'
+                      ? fs::path(xdg)
+                      : fs::path(home != nullptr ? home : "/tmp") / ".local" / "state";
   const std::string stem = fs::path(o.model).stem().string();
   for (int i = 1;; ++i) {
     // Several pools of one model may run at once; each has a directory that it finds again.
@@ -373,7 +393,8 @@ int Up(const Options& o) {
     return Fail(NotFound("cannot read the model ", o.model, ": ", std::strerror(errno)));
   }
   if (!o.memory.empty()) {
-    if (const auto bytes = ParseSize(o.memory); !bytes.ok()) return Fail(Annotate(bytes.status(), "--memory-per-worker"));
+    if (const auto bytes = ParseSize(o.memory); !bytes.ok())
+      return Fail(Annotate(bytes.status(), "--memory-per-worker"));
   }
   if (const absl::Status port = CheckPort(o.port); !port.ok()) return Fail(port);
   const auto state = ChooseState(o);
@@ -386,23 +407,36 @@ int Up(const Options& o) {
 void RegisterUp(CLI::App& app) {
   const auto o = std::make_shared<Options>();
   CLI::App* up = AddCommand(
-      app, "up", "Runs a whole pool on this machine: a coordinator and workers, each with its part of the model",
+      app, "up",
+      "Runs a whole pool on this machine: a coordinator and workers, each with its part of the "
+      "model",
       "  lanyard up --model smollm2.gguf --workers 3\n"
       "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
-      "      one line when ready: {\"url\",\"api_key\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{\"name\",\n"
-      "      \"pid\",\"layers\":[first,last],\"embeds\",\"samples\",\"bytes\"}]} (layers 0-based; null: no layers)\n"
+      "      one line when ready: "
+      "{\"url\",\"api_key\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{"
+      "\"name\",\n"
+      "      \"pid\",\"layers\":[first,last],\"embeds\",\"samples\",\"bytes\"}]} (layers 0-based; "
+      "null: no layers)\n"
       "  Ctrl-C or SIGTERM stops all of it. Logs lie in STATE/logs.",
       [o] { return Up(*o); });
   up->add_option("--model", o->model, "Model file (GGUF)")->required();
   up->add_option("--workers", o->workers, "Worker processes")->check(CLI::Range(1, 64));
-  up->add_option("--threads-per-worker", o->threads, "Compute threads of each worker (default: the CPUs, shared out)")->check(CLI::Range(1, 1024));
-  up->add_option("--memory-per-worker", o->memory, "What each worker may hold, for example 200MiB: weights, KV and code");
-  up->add_option("--context", o->context, "Tokens of one conversation at most (default: what fits)")->check(CLI::Range(1, 16'777'216));
-  up->add_option("--users", o->users, "Conversations at a time that memory is set aside for")->check(CLI::Range(1, 4096));
-  up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")->check(CLI::Range(0, 65535));
-  up->add_option("--state", o->state, "Directory for logs and caches (default: ~/.local/state/lanyard/up/MODEL)");
+  up->add_option("--threads-per-worker", o->threads,
+                 "Compute threads of each worker (default: the CPUs, shared out)")
+      ->check(CLI::Range(1, 1024));
+  up->add_option("--memory-per-worker", o->memory,
+                 "What each worker may hold, for example 200MiB: weights, KV and code");
+  up->add_option("--context", o->context, "Tokens of one conversation at most (default: what fits)")
+      ->check(CLI::Range(1, 16'777'216));
+  up->add_option("--users", o->users, "Conversations at a time that memory is set aside for")
+      ->check(CLI::Range(1, 4096));
+  up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")
+      ->check(CLI::Range(0, 65535));
+  up->add_option("--state", o->state,
+                 "Directory for logs and caches (default: ~/.local/state/lanyard/up/MODEL)");
   up->add_option("--kv", o->kv, "Type of the KV cache")->check(CLI::IsMember({"f32", "f16", "q8"}));
-  up->add_option("--wire", o->wire, "Type of the activations between workers")->check(CLI::IsMember({"f32", "f16"}));
+  up->add_option("--wire", o->wire, "Type of the activations between workers")
+      ->check(CLI::IsMember({"f32", "f16"}));
   up->add_flag("--json", o->json, "One line of JSON when the pool is ready");
 }
 

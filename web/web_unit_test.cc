@@ -78,7 +78,8 @@ class Recorder : public ResponseWriter {
   std::function<void()> gone_ ABSL_GUARDED_BY(mu_);
 };
 
-Response Call(coordinator::Generator* g, const std::string& method, const std::string& path, const std::string& body = "") {
+Response Call(coordinator::Generator* g, const std::string& method, const std::string& path,
+              const std::string& body = "") {
   const Router router = MakeRouter(g);
   const Router::Match match = router.Find(method, path);
   if (match.route == nullptr) return match.error;
@@ -108,7 +109,8 @@ std::vector<std::string> Events(const std::string& stream) {
   return out;
 }
 
-std::vector<std::string> Stream(coordinator::Generator* g, const std::string& path, const std::string& body) {
+std::vector<std::string> Stream(coordinator::Generator* g, const std::string& path,
+                                const std::string& body) {
   auto recorder = std::make_shared<Recorder>();
   Request request;
   request.body = body;
@@ -134,14 +136,17 @@ TEST(RouterTest, DecodesPaths) {
   std::string path;
   ASSERT_TRUE(DecodePath("/v1/models/a%2Fb%3a1?x=1#y", &path));
   EXPECT_EQ(path, "/v1/models/a/b:1");
-  for (const char* bad : {"", "x", "http://h/x", "/%", "/%2", "/%zz", "/%00", "*"}) EXPECT_FALSE(DecodePath(bad, &path)) << bad;
+  for (const char* bad : {"", "x", "http://h/x", "/%", "/%2", "/%zz", "/%00", "*"})
+    EXPECT_FALSE(DecodePath(bad, &path)) << bad;
 }
 
 TEST(RouterTest, HostAndOrigin) {
-  for (const char* host : {"localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.1.2.3", "[::1]:80", "localhost.", ""}) {
+  for (const char* host :
+       {"localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.1.2.3", "[::1]:80", "localhost.", ""}) {
     EXPECT_EQ(CheckHostAndOrigin(host, "", true), "") << host;
   }
-  for (const char* host : {"evil.example", "127.evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]", "x127.0.0.1"}) {
+  for (const char* host : {"evil.example", "127.evil.example", "localhost.evil.example:80",
+                           "10.0.0.1", "[::2]", "x127.0.0.1"}) {
     EXPECT_NE(CheckHostAndOrigin(host, "", true), "") << host;
     EXPECT_EQ(CheckHostAndOrigin(host, "", false), "") << host;
   }
@@ -171,15 +176,18 @@ TEST(Errors, StatusTable) {
 }
 
 TEST(Format, JsonStringsAreValid) {
-  for (const std::string& s : {std::string("a\"b\\c\n\t\x01\x7f"), std::string("\xC3\xA9\xF0\x9F\x8E\x89"), std::string("\0x", 2)}) {
+  for (const std::string& s : {std::string("a\"b\\c\n\t\x01\x7f"),
+                               std::string("\xC3\xA9\xF0\x9F\x8E\x89"), std::string("\0x", 2)}) {
     EXPECT_EQ(json::parse(JsonString(s)).get<std::string>(), s);
   }
   EXPECT_EQ(json::parse(JsonString("a\xff\xC3")).get<std::string>(), "a\xEF\xBF\xBD\xEF\xBF\xBD");
-  EXPECT_EQ(json::parse(JsonString("\xED\xA0\x80")).get<std::string>().substr(0, 3), "\xEF\xBF\xBD");
+  EXPECT_EQ(json::parse(JsonString("\xED\xA0\x80")).get<std::string>().substr(0, 3),
+            "\xEF\xBF\xBD");
 }
 
 TEST(Format, ChatLogprobs) {
-  AnswerFormat format({.id = "i", .created_unix_s = 1, .model = "m", .system_fingerprint = "f", .logprobs = true});
+  AnswerFormat format(
+      {.id = "i", .created_unix_s = 1, .model = "m", .system_fingerprint = "f", .logprobs = true});
   const std::vector<coordinator::TokenLogprob> lps = {
       {.id = 1, .bytes = "\xC3", .logprob = -1, .top = {{"a", -1.f}, {"\xff", -INFINITY}}}};
   const json chunk = json::parse(Events(format.Text("x", lps)).at(0));
@@ -191,10 +199,17 @@ TEST(Format, ChatLogprobs) {
 }
 
 TEST(Format, TextLogprobs) {
-  AnswerFormat format({.id = "i", .created_unix_s = 1, .model = "m", .system_fingerprint = "f", .chat = false, .logprobs = true});
-  const std::vector<coordinator::TokenLogprob> lps = {{.id = 1, .bytes = "\xC3\xA9t", .logprob = -1, .top = {{"a", -1.f}}},
-                                                      {.id = 2, .bytes = "b", .logprob = -2, .top = {{"\xff", -2.f}}}};
-  const json whole = json::parse(format.Whole("\xC3\xA9tb", lps, coordinator::FinishReason::kStop, {3, 2}));
+  AnswerFormat format({.id = "i",
+                       .created_unix_s = 1,
+                       .model = "m",
+                       .system_fingerprint = "f",
+                       .chat = false,
+                       .logprobs = true});
+  const std::vector<coordinator::TokenLogprob> lps = {
+      {.id = 1, .bytes = "\xC3\xA9t", .logprob = -1, .top = {{"a", -1.f}}},
+      {.id = 2, .bytes = "b", .logprob = -2, .top = {{"\xff", -2.f}}}};
+  const json whole =
+      json::parse(format.Whole("\xC3\xA9tb", lps, coordinator::FinishReason::kStop, {3, 2}));
   const json& lp = whole["choices"][0]["logprobs"];
   EXPECT_EQ(lp["tokens"], json::array({"\xC3\xA9t", "b"}));
   EXPECT_EQ(lp["text_offset"], json::array({0, 2}));
@@ -245,7 +260,8 @@ TEST(Api, Health) {
   const json error = json::parse(r.body)["error"];
   EXPECT_EQ(error["code"], 503);
   EXPECT_EQ(error["type"], "unavailable_error");
-  EXPECT_EQ(error["message"], "Loading model fake/model:1: loading; w1 loading 50%, w2 loading 50%");
+  EXPECT_EQ(error["message"],
+            "Loading model fake/model:1: loading; w1 loading 50%, w2 loading 50%");
   EXPECT_EQ(Call(&g, "GET", "/readyz").status, 503);
   EXPECT_EQ(Call(&g, "GET", "/livez").status, 200);
 }
@@ -270,7 +286,8 @@ TEST(Chat, WholeEqualsStream) {
   FakeGenerator g;
   const std::string head = R"({"messages":[{"role":"user","content":"hi"}],"seed":5)";
   const json whole = json::parse(Call(&g, "POST", "/v1/chat/completions", head + "}").body);
-  const auto events = Stream(&g, "chat", head + R"(,"stream":true,"stream_options":{"include_usage":true}})");
+  const auto events =
+      Stream(&g, "chat", head + R"(,"stream":true,"stream_options":{"include_usage":true}})");
   ASSERT_GT(events.size(), 4u);
   EXPECT_EQ(events.back(), "[DONE]");
   std::string text;
@@ -300,7 +317,8 @@ TEST(Chat, WholeEqualsStream) {
 
 TEST(Chat, NoUsageUnlessAsked) {
   FakeGenerator g;
-  for (const auto& event : Stream(&g, "chat", R"({"messages":[{"role":"user","content":"hi"}],"stream":true})")) {
+  for (const auto& event :
+       Stream(&g, "chat", R"({"messages":[{"role":"user","content":"hi"}],"stream":true})")) {
     if (event != "[DONE]") {
       EXPECT_FALSE(json::parse(event).contains("usage"));
     }
@@ -310,13 +328,15 @@ TEST(Chat, NoUsageUnlessAsked) {
 TEST(Chat, ErrorsBeforeAndAfterTheFirstToken) {
   FakeGenerator g;
   const auto call = [&](const std::string& text) {
-    return Call(&g, "POST", "/v1/chat/completions", R"({"messages":[{"role":"user","content":")" + text + "\"}]}");
+    return Call(&g, "POST", "/v1/chat/completions",
+                R"({"messages":[{"role":"user","content":")" + text + "\"}]}");
   };
   EXPECT_EQ(call("TOO LONG").status, 400);
   EXPECT_EQ(call("QUEUE FULL").status, 429);
   EXPECT_EQ(call("NOT READY").status, 503);
   EXPECT_EQ(call("DIE").status, 503);
-  const auto events = Stream(&g, "chat", R"({"messages":[{"role":"user","content":"DIE"}],"stream":true})");
+  const auto events =
+      Stream(&g, "chat", R"({"messages":[{"role":"user","content":"DIE"}],"stream":true})");
   const json last = json::parse(events.back());
   EXPECT_EQ(last["error"]["message"], "worker w2 was lost");
   EXPECT_EQ(last["error"]["type"], "unavailable_error");
