@@ -93,6 +93,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(const std::
   if (::stat(path.c_str(), &st) != 0) return NotFound("cannot stat ", path);
   out->created_unix_s = st.st_mtim.tv_sec;
   out->bytes = static_cast<uint64_t>(st.st_size);
+  RETURN_IF_ERROR(model::ShapeFromGguf(*file));  // an unknown family is named before its tokenizer is missed
   ASSIGN_OR_RETURN(out->tokenizer, model::Tokenizer::Load(*file));
   ASSIGN_OR_RETURN(model::Manifest manifest, HashedManifest(*file, st, state_directory));
   if (static_cast<uint32_t>(out->tokenizer->n_vocab()) != manifest.shape.n_vocab) {
