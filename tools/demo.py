@@ -6,13 +6,12 @@ On a terminal the chat goes on until /bye; otherwise one question is answered an
 """
 import argparse
 import json
-import os
 import pathlib
 import signal
 import subprocess
 import sys
 
-QUESTION = "Why does a cut of a model over several machines give the same answer as one machine? Answer in two sentences."
+QUESTION = "Why is the sky blue? Answer in two sentences."
 
 
 def shell_words(command):
@@ -37,9 +36,7 @@ def main():
     parser.add_argument("--workers", type=int, default=3)
     args = parser.parse_args()
     lanyard = args.bin / "lanyard"
-    state = args.model.resolve().parent.parent / "demo-state"
-    if not os.access(state.parent, os.W_OK):
-        state = pathlib.Path("build/demo-state").resolve()
+    state = pathlib.Path(__file__).resolve().parents[1] / "build" / "demo-state"
     command = [lanyard, "up", "--model", args.model, "--workers", args.workers, "--port", 0, "--state", state, "--json"]
     print(f"\n$ {shell_words(command)}", flush=True)
     # Its own process group: Ctrl-C in the chat is the chat's.
@@ -52,7 +49,7 @@ def main():
         url = ready["url"]
         print(f"\n{url} serves {ready['model']}, {ready['context']} tokens of context. Who holds what:\n")
         for w in ready["workers"]:
-            layers = f"layers {w['layers'][0]}-{w['layers'][1]}" if w["layers"] else "no layers"
+            layers = "layers {}-{}".format(*w["layers"]) if w["layers"] else "no layers"
             duties = ["embeds"] * w["embeds"] + ["samples"] * w["samples"]
             print(f"  {w['name']} (pid {w['pid']}): {layers}{' (' + ', '.join(duties) + ')' if duties else ''}, "
                   f"{w['bytes'] / 2**20:.1f} MiB of the file")
