@@ -48,7 +48,8 @@ class Tokenizer {
   static constexpr size_t kMaxTextBytes = size_t{256} << 20;
 
   // Any bytes are taken: for BPE each byte of invalid UTF-8 reads as U+FFFD, for SentencePiece it becomes its byte
-  // token. Tokens of type user-defined are found in every text, as llama.cpp does. Linear memory and n log n time.
+  // token; a byte without a token is left out. Tokens of type user-defined are found in every text, as llama.cpp does.
+  // Linear memory and n log n time.
   // InvalidArgument above kMaxTextBytes; ResourceExhausted where a word cannot be split within limits.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, Options options) const;
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const { return Encode(text, Options()); }

@@ -138,11 +138,9 @@ void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch, std::vector
   for (int32_t i = 0; i + 1 < n; ++i) Propose(i, scratch);
   JoinAll(scratch);
   for (int32_t i = 0; i >= 0 && n > 0; i = symbols[i].next) {
-    if (symbols[i].token >= 0) {
-      out->push_back(symbols[i].token);
-    } else if (vocab_->unk() != Vocab::kNoToken) {
-      out->push_back(vocab_->unk());  // a byte that the vocabulary cannot write
-    }
+    // A byte that the vocabulary cannot write is left out, as llama.cpp and tokenizers do: SmolLM2 has no U+0004, and its
+    // "unknown" token is the one that ends a text.
+    if (symbols[i].token >= 0) out->push_back(symbols[i].token);
   }
 }
 

@@ -110,6 +110,7 @@ absl::Status SpmEncoder::Encode(std::string_view raw, std::vector<int32_t>* out)
     symbols.push_back({at, bytes, index - 1, at + bytes < text.size() ? index + 1 : -1});
     at += bytes;
   }
+  const int32_t unknown = vocab_->unk();
   const auto n = static_cast<int32_t>(symbols.size());
   for (int32_t i = 0; i + 1 < n; ++i) Propose(i, text, &scratch);
   JoinAll(text, &scratch);
@@ -123,8 +124,8 @@ absl::Status SpmEncoder::Encode(std::string_view raw, std::vector<int32_t>* out)
       const int32_t id = byte_tokens_[static_cast<uint8_t>(c)];
       if (id != Vocab::kNoToken) {
         out->push_back(id);
-      } else if (vocab_->unk() != Vocab::kNoToken) {
-        out->push_back(vocab_->unk());
+      } else if (unknown != Vocab::kNoToken && vocab_->Type(unknown) != TokenType::kControl) {
+        out->push_back(unknown);
       }
     }
   }

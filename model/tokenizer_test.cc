@@ -122,6 +122,9 @@ TEST_P(AgainstLlamaCpp, OddTexts) {
     const bool spm = tokenizer->vocab().kind() == VocabKind::kSpm;
     EXPECT_EQ(back, spm ? SpmUnescape(text) : text);
   }
+  if (std::string_view(GetParam().first) == "smollm2") {  // has no tokens for these; llama.cpp gives nothing either
+    EXPECT_TRUE(tokenizer->Encode("\x04\x06\x13\x14\x16\x1D")->empty());
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, AgainstLlamaCpp,
@@ -227,7 +230,7 @@ TEST(Bpe, LeftmostOfEqualRanksAndMissingBytes) {
   v.data.unk = 256;
   t = v.Make();
   ASSERT_TRUE(t.ok()) << t.status();
-  EXPECT_EQ(*(*t)->Encode("axb"), (std::vector<int32_t>{'a', 256, 'b'}));
+  EXPECT_EQ(*(*t)->Encode("axb"), (std::vector<int32_t>{'a', 'b'}));  // never the unknown token
 }
 
 TEST(Bpe, InvalidUtf8ReadsAsReplacementCharacters) {
