@@ -75,7 +75,7 @@ void RunAttention(const model::ModelShape& shape, Step& step, const Layer& layer
 void RunFeedForward(const model::ModelShape& shape, Step& step, const Layer& layer, ops::Activation act) {
   const int64_t d_ff = shape.d_ff;
   layer.gate_up.Apply(step.isa, *step.pool, step.inputs, {step.h(), step.rows, 0, step.gate_up(), 2 * d_ff});
-  ops::GateMul(step.isa, *step.pool, act, step.gate_up(), step.rows, d_ff);
+  ops::GateMul(step.isa, *step.pool, {act, step.gate_up(), step.rows, d_ff});
   layer.down.Apply(step.isa, *step.pool, step.inputs,
                    {step.gate_up(), step.rows, 2 * d_ff, step.h(), int64_t{shape.d_model}});
 }

@@ -163,7 +163,7 @@ class CpuStage : public LocalStage {
       std::memcpy(step_.x(), hidden.data.data(), hidden.data.size());
       finite = ops::AllFinite(isa_, step_.x(), step_.rows * shape_.d_model);
     } else {
-      finite = ops::DecodeHalfRows(isa_, pool_, hidden.data.data(), step_.rows, shape_.d_model, step_.x());
+      finite = ops::DecodeHalfRows(isa_, pool_, hidden.data.data(), {step_.rows, shape_.d_model}, step_.x());
     }
     if (finite) return absl::OkStatus();
     return InvalidArgument("hidden states hold a value that is not a finite number; the stage before has failed or "
@@ -179,7 +179,7 @@ class CpuStage : public LocalStage {
     if (out.type == stage::WireType::kF32) {
       std::memcpy(out.data.data(), step_.x(), out.data.size());
     } else {
-      ops::EncodeHalfRows(isa_, pool_, step_.x(), step_.rows, shape_.d_model, out.data.data());
+      ops::EncodeHalfRows(isa_, pool_, step_.x(), {step_.rows, shape_.d_model}, out.data.data());
     }
     return out;
   }

@@ -84,7 +84,7 @@ void Sampler::CutTopP(const stage::SampleSpec& spec, bool sorted, std::vector<Ca
 }
 
 int32_t Sampler::DrawFromAll(float scale, double u) {
-  ops::ChunkSums(isa_, *pool_, logits_, n_, stats_.max, scale, &sums_);
+  ops::ChunkSums(isa_, *pool_, std::span(logits_, n_), {stats_.max, scale}, &sums_);
   double total = 0;
   for (const float s : sums_) total += static_cast<double>(s);
   const double target = u * total;

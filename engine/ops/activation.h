@@ -10,7 +10,13 @@ namespace lanyard::ops {
 
 enum class Activation { kSilu, kGeluTanh };
 
-// Row r of gate_up is [gate: n][up: n]; gate becomes act(gate) * up, up is left as it is. Functions: ops/math.h.
-void GateMul(Isa isa, ThreadPool& pool, Activation act, float* gate_up, int64_t rows, int64_t n);
+struct GateRows {
+  Activation activation = Activation::kSilu;
+  float* gate_up = nullptr;  // row: [gate: n][up: n]
+  int64_t rows = 0;
+  int64_t n = 0;
+};
+// gate becomes act(gate) * up, up is left as it is. Functions: ops/math.h.
+void GateMul(Isa isa, ThreadPool& pool, const GateRows& args);
 
 }  // namespace lanyard::ops

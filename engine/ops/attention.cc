@@ -26,6 +26,15 @@ int64_t ScratchFloats(int n_heads, int n_kv_heads, int head_dim) {
   return TileScratchFloats(queries, head_dim) + 16;
 }
 
+// One unit of work is a tile and the heads of a key/value head, or a part of them where that would leave threads idle. Each
+// part converts the pages again, so there are no more parts than an even share needs.
+int HeadsOfUnit(int64_t units, int group, int threads) {
+  for (int parts = 1; parts < group; ++parts) {
+    if (units * parts >= 4 * threads || units * parts % threads == 0) return (group + parts - 1) / parts;
+  }
+  return 1;
+}
+
 float* Aligned(std::vector<float>& scratch) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(scratch.data());
   return scratch.data() + (64 - address % 64) % 64 / sizeof(float);
@@ -63,11 +72,10 @@ void Attend(Isa isa, ThreadPool& pool, const AttentionArgs& args, AttentionScrat
       scratch.tiles.push_back({static_cast<uint32_t>(i), row, std::min(tile_rows, n_rows - row)});
     }
   }
-  // One unit is a tile and a key/value head; when that leaves threads idle, a tile and a head.
   const int64_t n_tiles = static_cast<int64_t>(scratch.tiles.size());
-  const bool split = n_tiles * args.kv.n_kv_heads < 2 * pool.size() && pool.size() > 1;
-  const int heads = split ? 1 : group;
-  const int64_t units_of_tile = args.n_heads / heads;
+  const int heads = HeadsOfUnit(n_tiles * args.kv.n_kv_heads, group, pool.size());
+  const int parts = (group + heads - 1) / heads;
+  const int64_t units_of_tile = int64_t{args.kv.n_kv_heads} * parts;
   const int64_t n_units = n_tiles * units_of_tile;
   std::atomic<int64_t> next{0};
   const auto work = [&](int thread, int) {
@@ -78,15 +86,17 @@ void Attend(Isa isa, ThreadPool& pool, const AttentionArgs& args, AttentionScrat
       const int64_t unit = n_units - 1 - taken;  // the last rows of a run see the most
       const AttentionScratch::Tile& t = scratch.tiles[unit / units_of_tile];
       const AttentionRun& run = args.runs[t.run];
-      const int head = static_cast<int>(unit % units_of_tile) * heads;
+      const int of_tile = static_cast<int>(unit % units_of_tile);
+      const int first = of_tile % parts * heads;  // within the group
+      const int head = of_tile / parts * group + first;
       AttentionTile tile;
       tile.kv = args.kv;
-      tile.kv_head = head / group;
+      tile.kv_head = of_tile / parts;
       tile.pages = run.pages;
       tile.first = run.first;
       tile.pos = run.pos + t.row;
       tile.n_rows = static_cast<int>(t.n_rows);
-      tile.n_heads = heads;
+      tile.n_heads = std::min(heads, group - first);
       tile.window = args.window;
       tile.q = args.q + (run.row + t.row) * args.q_stride + int64_t{head} * args.kv.head_dim;
       tile.q_stride = args.q_stride;
@@ -133,8 +143,9 @@ struct Partial {
   float* o;  // [head_dim]
 };
 
-// One page: positions [begin, end) of its 32 are seen.
-void PageStep(const AttentionTile& t, uint32_t page, const float* q, int begin, int end, Partial* state) {
+// One page, of which `seen` is seen.
+void PageStep(const AttentionTile& t, uint32_t page, const float* q, PageRange seen, Partial* state) {
+  const auto [begin, end] = seen;
   const int hd = t.kv.head_dim;
   const uint8_t* keys = t.kv.Keys(page, t.kv_head);
   const uint8_t* values = t.kv.Values(page, t.kv_head);
@@ -176,7 +187,7 @@ void QueryScalar(const AttentionTile& t, uint32_t pos, const float* q, float* ou
       const int64_t start = int64_t{b} * kKvPositions;
       const int begin = static_cast<int>(std::max<int64_t>(0, lo - start));
       const int end = static_cast<int>(std::min<int64_t>(kKvPositions, int64_t{pos} + 1 - start));
-      if (begin < end) PageStep(t, t.pages[b - t.first], q, begin, end, &span);
+      if (begin < end) PageStep(t, t.pages[b - t.first], q, {begin, end}, &span);
     }
     if (s == lo / span_positions) {
       total.m = span.m;

@@ -36,6 +36,23 @@ struct AttentionTile {
   return 2 * kKvPositions * padded + queries * (padded + kKvPositions) + (queries + 15) / 16 * 16 * 6;
 }
 
+// Positions [begin, end) of a page.
+struct PageRange {
+  int begin = 0;
+  int end = 0;
+  bool operator==(const PageRange&) const = default;
+};
+
+// Where a key or value row goes: element i to part[i * step + offset], the scale of int8 to scales[slot].
+struct PartRow {
+  KvElement element = KvElement::kF32;
+  uint8_t* part = nullptr;
+  int n = 0;
+  int64_t step = 1;
+  int64_t offset = 0;
+  int slot = 0;
+};
+
 struct AttentionKernels {
   void (*tile)(const AttentionTile& tile);
   // Rows [begin, end).

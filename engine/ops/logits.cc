@@ -14,13 +14,13 @@ int64_t ChunkSize(int64_t n, int64_t c) { return std::min(kLogitChunk, n - c * k
 
 }  // namespace
 
-void ChunkSums(Isa isa, ThreadPool& pool, const float* logits, int64_t n, float max, float scale,
-               std::vector<float>* sums) {
+void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf exp, std::vector<float>* sums) {
+  const int64_t n = static_cast<int64_t>(logits.size());
   const RowKernels& k = RowKernelsFor(isa);
   sums->resize(Chunks(n));
   pool.For(Chunks(n), 4, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      (*sums)[c] = k.exp_sum(logits + c * kLogitChunk, ChunkSize(n, c), max, scale);
+      (*sums)[c] = k.exp_sum(logits.data() + c * kLogitChunk, ChunkSize(n, c), exp.max, exp.scale);
     }
   });
 }
@@ -43,7 +43,7 @@ bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, 
   while (id + 1 < n && logits[id] != stats->max) ++id;
   stats->argmax = static_cast<int32_t>(id);
   std::vector<float> sums;
-  ChunkSums(isa, pool, logits, n, stats->max, 1.0f, &sums);
+  ChunkSums(isa, pool, std::span(logits, n), {stats->max, 1.0f}, &sums);
   stats->sum = 0;
   for (const float s : sums) stats->sum += static_cast<double>(s);
   if (!(stats->sum >= 0.5)) return false;  // NaN somewhere; the largest alone gives 1

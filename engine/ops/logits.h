@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/ops/isa.h"
@@ -22,7 +23,10 @@ struct LogitStats {
 bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, LogitStats* stats);
 
 // Of each chunk the sum of e^((x - max) * scale), as above.
-void ChunkSums(Isa isa, ThreadPool& pool, const float* logits, int64_t n, float max, float scale,
-               std::vector<float>* sums);
+struct ExpOf {
+  float max = 0;
+  float scale = 1;
+};
+void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf exp, std::vector<float>* sums);
 
 }  // namespace lanyard::ops

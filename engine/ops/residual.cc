@@ -30,10 +30,11 @@ void Residual(Isa isa, ThreadPool& pool, const ResidualRows& args) {
   pool.For(args.rows, Grain(args.n), [&](int64_t begin, int64_t end) { k.residual(args, begin, end); });
 }
 
-void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t n, uint8_t* data) {
+void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, RowShape shape, uint8_t* data) {
+  const auto [rows, n] = shape;
   const RowKernels& k = RowKernelsFor(isa);
   // The halves start after `rows` bytes, so possibly at an odd address: the kernels store unaligned.
-  pool.For(rows, Grain(n), [&](int64_t begin, int64_t end) {
+  pool.For(rows, Grain(n), [&, rows = rows, n = n](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       uint16_t* halves = reinterpret_cast<uint16_t*>(data + rows + r * n * 2);
       data[r] = static_cast<uint8_t>(static_cast<int8_t>(k.encode_half(x + r * n, n, halves)));
@@ -41,10 +42,11 @@ void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int
   });
 }
 
-bool DecodeHalfRows(Isa isa, ThreadPool& pool, const uint8_t* data, int64_t rows, int64_t n, float* x) {
+bool DecodeHalfRows(Isa isa, ThreadPool& pool, const uint8_t* data, RowShape shape, float* x) {
+  const auto [rows, n] = shape;
   const RowKernels& k = RowKernelsFor(isa);
   std::atomic<bool> finite{true};
-  pool.For(rows, Grain(n), [&](int64_t begin, int64_t end) {
+  pool.For(rows, Grain(n), [&, rows = rows, n = n](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const uint16_t* halves = reinterpret_cast<const uint16_t*>(data + rows + r * n * 2);
       if (!k.decode_half(halves, static_cast<int8_t>(data[r]), n, x + r * n)) finite.store(false);

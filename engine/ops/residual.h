@@ -30,8 +30,12 @@ void Residual(Isa isa, ThreadPool& pool, const ResidualRows& args);
 
 // Rows of a hidden frame of half type: exponents[rows], halves[rows][n] (bytes, unaligned). Decode gives false when any
 // value is not finite.
-void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t n, uint8_t* data);
-bool DecodeHalfRows(Isa isa, ThreadPool& pool, const uint8_t* data, int64_t rows, int64_t n, float* x);
+struct RowShape {
+  int64_t rows = 0;
+  int64_t n = 0;
+};
+void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, RowShape shape, uint8_t* data);
+bool DecodeHalfRows(Isa isa, ThreadPool& pool, const uint8_t* data, RowShape shape, float* x);
 
 // Every element of [n] finite.
 bool AllFinite(Isa isa, const float* x, int64_t n);

@@ -64,8 +64,8 @@ void RotateHead(float* x, const QkvRows& args, const float* cos, const float* si
   }
 }
 
-// Element i of a part goes to part[i * step + offset].
-void StorePart(KvElement element, uint8_t* part, const float* x, int n, int64_t step, int64_t offset, int slot) {
+void StorePart(const PartRow& row, const float* x) {
+  const auto [element, part, n, step, offset, slot] = row;
   if (element == KvElement::kF32) {
     for (int i = 0; i < n; ++i) reinterpret_cast<float*>(part)[i * step + offset] = x[i];
     return;
@@ -113,8 +113,8 @@ void RotateAndStoreScalar(const QkvRows& args, int64_t begin, int64_t end) {
       if (args.k_norm != nullptr) NormHead(k, args.k_norm, hd, args.eps);
       RotateHead(k, args, cos, sin);
       const int s = static_cast<int>(slot.slot);
-      StorePart(args.kv.element, args.kv.Keys(slot.page, h), k, hd, kKvPositions, s, s);
-      StorePart(args.kv.element, args.kv.Values(slot.page, h), v, hd, 1, int64_t{s} * hd, s);
+      StorePart({args.kv.element, args.kv.Keys(slot.page, h), hd, kKvPositions, s, s}, k);
+      StorePart({args.kv.element, args.kv.Values(slot.page, h), hd, 1, int64_t{s} * hd, s}, v);
     }
   }
 }

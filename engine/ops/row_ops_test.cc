@@ -86,15 +86,15 @@ TEST(HalfRows, SameBytesAndStable) {
       for (int64_t i = 0; i < n; ++i) x[r * n + i] *= std::pow(10.0f, static_cast<float>(r * 4 - 16));
     }
     std::vector<uint8_t> expected(rows + rows * n * 2), bytes(expected.size());
-    EncodeHalfRows(Isa::kScalar, one, x.data(), rows, n, expected.data());
+    EncodeHalfRows(Isa::kScalar, one, x.data(), {rows, n}, expected.data());
     std::vector<float> decoded(rows * n), other(rows * n);
-    EXPECT_TRUE(DecodeHalfRows(Isa::kScalar, one, expected.data(), rows, n, decoded.data()));
+    EXPECT_TRUE(DecodeHalfRows(Isa::kScalar, one, expected.data(), {rows, n}, decoded.data()));
     for (const Isa isa : RunnableIsas()) {
-      EncodeHalfRows(isa, two, x.data(), rows, n, bytes.data());
+      EncodeHalfRows(isa, two, x.data(), {rows, n}, bytes.data());
       EXPECT_EQ(bytes, expected) << IsaName(isa) << " n " << n;
-      EXPECT_TRUE(DecodeHalfRows(isa, two, bytes.data(), rows, n, other.data()));
+      EXPECT_TRUE(DecodeHalfRows(isa, two, bytes.data(), {rows, n}, other.data()));
       EXPECT_TRUE(SameBits(decoded, other)) << IsaName(isa);
-      EncodeHalfRows(isa, two, decoded.data(), rows, n, bytes.data());
+      EncodeHalfRows(isa, two, decoded.data(), {rows, n}, bytes.data());
       EXPECT_EQ(bytes, expected) << "rounding twice, " << IsaName(isa) << " n " << n;
       // The layer's end rounds to exactly what the wire carries.
       ResidualRows round;
@@ -115,11 +115,11 @@ TEST(HalfRows, SeesWhatIsNotFinite) {
     for (const int64_t at : {0, 20, 36}) {
       std::vector<float> x = Random(37, 7);
       std::vector<uint8_t> bytes(1 + 37 * 2);
-      EncodeHalfRows(isa, pool, x.data(), 1, 37, bytes.data());
+      EncodeHalfRows(isa, pool, x.data(), {1, 37}, bytes.data());
       for (const uint16_t bad : {uint16_t{0x7c00}, uint16_t{0xfe00}}) {
         std::vector<uint8_t> damaged = bytes;
         std::memcpy(damaged.data() + 1 + at * 2, &bad, 2);
-        EXPECT_FALSE(DecodeHalfRows(isa, pool, damaged.data(), 1, 37, x.data()));
+        EXPECT_FALSE(DecodeHalfRows(isa, pool, damaged.data(), {1, 37}, x.data()));
       }
       EXPECT_TRUE(AllFinite(isa, Random(37, 8).data(), 37));
       for (const float bad : {NAN, INFINITY, -INFINITY}) {
@@ -138,10 +138,10 @@ TEST(GateMul, SameBitsEverywhere) {
       std::vector<float> x0 = Random(2 * n * 11, 9, 20);
       x0[0] = -100, x0[1] = 200;
       std::vector<float> x = x0;
-      GateMul(Isa::kScalar, one, act, x.data(), 11, n);
+      GateMul(Isa::kScalar, one, {act, x.data(), 11, n});
       for (const Isa isa : RunnableIsas()) {
         std::vector<float> y = x0;
-        GateMul(isa, two, act, y.data(), 11, n);
+        GateMul(isa, two, {act, y.data(), 11, n});
         EXPECT_TRUE(SameBits(x, y)) << IsaName(isa) << " n " << n;
       }
     }
@@ -160,8 +160,8 @@ TEST(Logits, SameBitsEverywhere) {
       EXPECT_EQ(a.lse, b.lse);
       EXPECT_EQ(a.argmax, b.argmax);
       std::vector<float> s, t;
-      ChunkSums(Isa::kScalar, one, x.data(), n, a.max, 0.7f, &s);
-      ChunkSums(isa, two, x.data(), n, a.max, 0.7f, &t);
+      ChunkSums(Isa::kScalar, one, x, {a.max, 0.7f}, &s);
+      ChunkSums(isa, two, x, {a.max, 0.7f}, &t);
       EXPECT_EQ(s, t);
     }
   }

@@ -132,8 +132,9 @@ struct TileOps {
     }
   }
 
-  // Probabilities of n queries that see positions [begin, end) of the page; updates m and l, leaves corr.
-  static void Softmax(const State& s, int first, int n, int begin, int end) {
+  // Probabilities of n queries that see `seen` of the page; updates m and l, leaves corr.
+  static void Softmax(const State& s, int first, int n, PageRange seen) {
+    const auto [begin, end] = seen;
     const bool partial = begin > 0 || end < kKvPositions;
     for (int i = first; i < first + n; ++i) {
       float* p = s.p + int64_t{i} * kKvPositions;
@@ -167,7 +168,8 @@ struct TileOps {
 
   // Output of R queries, V vectors of elements from d on.
   template <int R, int V>
-  static void ValueChunk(const State& s, const float* values, int first, int d, int begin, int end) {
+  static void ValueChunk(const State& s, const float* values, int first, int d, PageRange seen) {
+    const auto [begin, end] = seen;
     F acc[R][V];
     const float* p[R];
     for (int r = 0; r < R; ++r) {
@@ -191,51 +193,55 @@ struct TileOps {
     }
   }
 
-  static void ValueTail(const State& s, const float* values, int query, int d, int begin, int end) {
+  static void ValueTail(const State& s, const float* values, int query, int d, PageRange seen) {
     const int64_t hd = s.t->kv.head_dim;
     const int lanes = static_cast<int>(hd - d);
     float* o = s.o + query * s.padded + d;
     const float* p = s.p + int64_t{query} * kKvPositions;
     F acc = L::Mul(L::LoadN(o, lanes), L::Set(s.corr[query]));
-    for (int j = begin; j < end; ++j) {
+    for (int j = seen.begin; j < seen.end; ++j) {
       acc = L::Fma(L::Set(p[j]), L::LoadN(values + j * hd + d, lanes), acc);
     }
     L::StoreN(o, acc, lanes);
   }
 
   template <int R>
-  static void Values(const State& s, const float* values, int first, int begin, int end) {
+  static void Values(const State& s, const float* values, int first, PageRange seen) {
     const int hd = s.t->kv.head_dim;
     int d = 0;
     for (; d + 16 * L::kValueVecs <= hd; d += 16 * L::kValueVecs) {
-      ValueChunk<R, L::kValueVecs>(s, values, first, d, begin, end);
+      ValueChunk<R, L::kValueVecs>(s, values, first, d, seen);
     }
-    for (; d + 16 <= hd; d += 16) ValueChunk<R, 1>(s, values, first, d, begin, end);
+    for (; d + 16 <= hd; d += 16) ValueChunk<R, 1>(s, values, first, d, seen);
     if (d < hd) {
-      for (int r = 0; r < R; ++r) ValueTail(s, values, first + r, d, begin, end);
+      for (int r = 0; r < R; ++r) ValueTail(s, values, first + r, d, seen);
     }
   }
 
   template <int R>
-  static void ValuesUpTo(const State& s, const float* values, int first, int n, int begin, int end) {
+  static void ValuesUpTo(const State& s, const float* values, int first, int n, PageRange seen) {
     if constexpr (R == 0) {
       return;
     } else {
-      if (n == R) return Values<R>(s, values, first, begin, end);
-      ValuesUpTo<R - 1>(s, values, first, n, begin, end);
+      if (n == R) return Values<R>(s, values, first, seen);
+      ValuesUpTo<R - 1>(s, values, first, n, seen);
     }
   }
 
-  // n queries that see positions [begin, end) of a page.
-  static void Group(const State& s, const float* keys, const float* values, int first, int n, int begin, int end) {
+  // Queries [first, first + n) see `seen` of a page.
+  struct Queries {
+    int first, n;
+  };
+  static void Group(const State& s, const float* keys, const float* values, Queries queries, PageRange seen) {
+    const auto [first, n] = queries;
     int i = 0;
     for (; i + L::kScoreRows <= n; i += L::kScoreRows) Scores<L::kScoreRows>(s, keys, first + i);
     ScoresUpTo<L::kScoreRows - 1>(s, keys, first + i, n - i);
-    Softmax(s, first, n, begin, end);
+    Softmax(s, first, n, seen);
     for (i = 0; i + L::kValueRows <= n; i += L::kValueRows) {
-      Values<L::kValueRows>(s, values, first + i, begin, end);
+      Values<L::kValueRows>(s, values, first + i, seen);
     }
-    ValuesUpTo<L::kValueRows - 1>(s, values, first + i, n - i, begin, end);
+    ValuesUpTo<L::kValueRows - 1>(s, values, first + i, n - i, seen);
   }
 
   static void Page(const State& s, uint32_t block) {
@@ -246,26 +252,21 @@ struct TileOps {
     const int64_t start = int64_t{block} * kKvPositions;
     int row = 0;
     while (row < t.n_rows) {
-      int begin, end;
-      Seen(t, row, start, &begin, &end);
+      const PageRange seen = Seen(t, row, start);
       int next = row + 1;
-      for (; next < t.n_rows; ++next) {
-        int b, e;
-        Seen(t, next, start, &b, &e);
-        if (b != begin || e != end) break;
-      }
-      if (begin < end) Group(s, keys, values, row * t.n_heads, (next - row) * t.n_heads, begin, end);
+      while (next < t.n_rows && Seen(t, next, start) == seen) ++next;
+      if (seen.begin < seen.end) Group(s, keys, values, {row * t.n_heads, (next - row) * t.n_heads}, seen);
       row = next;
     }
   }
 
-  // Positions [begin, end) of the page at `start` that a row sees.
-  static void Seen(const AttentionTile& t, int row, int64_t start, int* begin, int* end) {
+  // What a row sees of the page at position `start`.
+  static PageRange Seen(const AttentionTile& t, int row, int64_t start) {
     const uint32_t pos = t.pos + static_cast<uint32_t>(row);
     const int64_t lo = int64_t{FirstSeen(pos, t.window)} - start;
     const int64_t hi = int64_t{pos} + 1 - start;
-    *begin = static_cast<int>(lo < 0 ? 0 : lo > kKvPositions ? kKvPositions : lo);
-    *end = static_cast<int>(hi < 0 ? 0 : hi > kKvPositions ? kKvPositions : hi);
+    return {static_cast<int>(lo < 0 ? 0 : lo > kKvPositions ? kKvPositions : lo),
+            static_cast<int>(hi < 0 ? 0 : hi > kKvPositions ? kKvPositions : hi)};
   }
 
   static void StartSpan(const State& s) {
@@ -379,9 +380,8 @@ struct RopeOps {
     }
   }
 
-  // Element i of a part goes to part[i * step + offset].
-  static void StorePart(KvElement element, uint8_t* part, const float* x, int n, int64_t step, int64_t offset,
-                        int slot) {
+  static void StorePart(const PartRow& row, const float* x) {
+    const auto [element, part, n, step, offset, slot] = row;
     if (element == KvElement::kF32) {
       float* to = reinterpret_cast<float*>(part) + offset;
       for (int i = 0; i < n; ++i) to[i * step] = x[i];
@@ -394,11 +394,12 @@ struct RopeOps {
         for (int j = 0; j < m; ++j) to[(i + j) * step] = halves[j];
       }
     } else {
-      StoreInt8(part, x, n, step, offset, slot);
+      StoreInt8(row, x);
     }
   }
 
-  static void StoreInt8(uint8_t* part, const float* x, int n, int64_t step, int64_t offset, int slot) {
+  static void StoreInt8(const PartRow& row, const float* x) {
+    const auto [element, part, n, step, offset, slot] = row;
     F max = L::Set(0.0f);
     for (int i = 0; i < n; i += 16) max = L::Max(L::Abs(Get(x + i, Lanes(i, n))), max);
     const float amax = L::HMax(max);
@@ -435,8 +436,8 @@ struct RopeOps {
         const float* v = row + int64_t{args.n_heads + args.kv.n_kv_heads + h} * hd;
         if (args.k_norm != nullptr) Norm(k, args.k_norm, hd, args.eps);
         Rotate(k, args, cos, sin);
-        StorePart(args.kv.element, args.kv.Keys(slot.page, h), k, hd, kKvPositions, s, s);
-        StorePart(args.kv.element, args.kv.Values(slot.page, h), v, hd, 1, int64_t{s} * hd, s);
+        StorePart({args.kv.element, args.kv.Keys(slot.page, h), hd, kKvPositions, s, s}, k);
+        StorePart({args.kv.element, args.kv.Values(slot.page, h), hd, 1, int64_t{s} * hd, s}, v);
       }
     }
   }
