@@ -272,7 +272,8 @@ TEST(Specials, LongestFirstAndOnlyInTrustedText) {
   EXPECT_EQ(*t->Encode("<|a|><|a|><|b|>", {.parse_special = true}), (std::vector<int32_t>{256, 257}));
   EXPECT_EQ(t->Encode("<|a|>")->size(), 5U);
   EXPECT_EQ(*t->Encode("<tag>"), (std::vector<int32_t>{259}));  // user-defined: always
-  const std::vector<PromptPart> parts = {{"<|a|>", true}, {"<|b|><tag>", false}, {"<|b", true}, {"|>", false}, {"<|b", true}, {"|>", true}};
+  const std::vector<PromptPart> parts = {{"<|a|>", true}, {"<|b|><tag>", false}, {"<|b", true},
+                                         {"|>", false},   {"<|b", true},         {"|>", true}};
   std::vector<int32_t> want = {256, '<', '|', 'b', '|', '>', 259, '<', '|', 'b', '|', '>', 258};
   EXPECT_EQ(*t->Encode(parts, false), want);
 }
