@@ -27,7 +27,9 @@ struct Flags {
 std::string DefaultState() {
   const char* xdg = std::getenv("XDG_STATE_HOME");
   const char* home = std::getenv("HOME");
-  const std::string base = xdg != nullptr && *xdg != 0 ? xdg : absl::StrCat(home != nullptr ? home : ".", "/.local/state");
+  const std::string base = xdg != nullptr && *xdg != 0
+                               ? xdg
+                               : absl::StrCat(home != nullptr ? home : ".", "/.local/state");
   return base + "/lanyard/coordinator";
 }
 
@@ -58,10 +60,12 @@ absl::Status Run(Flags flags) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   flags.pool.on_shutdown = [] { ::kill(getpid(), SIGTERM); };
 
-  ASSIGN_OR_RETURN(auto model, coordinator::ServedModel::Load(flags.model, flags.pool.state_directory));
+  ASSIGN_OR_RETURN(auto model,
+                   coordinator::ServedModel::Load(flags.model, flags.pool.state_directory));
   const bool insecure_lan = flags.pool.insecure_lan;
   ASSIGN_OR_RETURN(const auto pool, coordinator::PoolRunner::Start(flags.pool, std::move(model)));
-  ASSIGN_OR_RETURN(const auto http, web::HttpServer::Start({flags.http, insecure_lan, {}, {}}, pool.get()));
+  ASSIGN_OR_RETURN(const auto http,
+                   web::HttpServer::Start({flags.http, insecure_lan, {}, {}}, pool.get()));
   LogInfo("HTTP on http://", http->address(), ", workers join ", pool->grpc_address());
   TellReady(flags, http->address(), pool->grpc_address());
   int signal = 0;
@@ -74,21 +78,30 @@ absl::Status Run(Flags flags) {
 
 int main(int argc, char** argv) {
   Flags flags;
-  CLI::App app("Serves a model that is cut over the workers of a Lanyard pool.", "lanyard-coordinator");
+  CLI::App app("Serves a model that is cut over the workers of a Lanyard pool.",
+               "lanyard-coordinator");
   app.set_version_flag("--version", kVersion);
   app.add_option("--model", flags.model, "a GGUF file")->required();
   app.add_option("--listen", flags.pool.listen, "where workers join")->capture_default_str();
   app.add_option("--http", flags.http, "where clients ask")->capture_default_str();
-  app.add_option("--state", flags.pool.state_directory, "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
-  app.add_option("--workers", flags.pool.expect_workers, "plan as soon as so many have joined (default: a second after the last)");
-  app.add_option("--context", flags.pool.context, "tokens of one conversation at most (default: the model's, at most 4096)");
-  app.add_option("--users", flags.pool.users, "conversations of full length that KV is wanted for")->check(CLI::Range(1, 4096))->capture_default_str();
+  app.add_option("--state", flags.pool.state_directory,
+                 "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
+  app.add_option("--workers", flags.pool.expect_workers,
+                 "plan as soon as so many have joined (default: a second after the last)");
+  app.add_option("--context", flags.pool.context,
+                 "tokens of one conversation at most (default: the model's, at most 4096)");
+  app.add_option("--users", flags.pool.users, "conversations of full length that KV is wanted for")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
   app.add_option("--kv", flags.kv, "f32, f16 or q8 (default: f16; f32 for float models)");
   app.add_option("--wire", flags.wire, "f32 or f16 (default: f16; f32 for float models)");
-  app.add_flag("--insecure-lan", flags.pool.insecure_lan, "listen beyond loopback without encryption");
-  app.add_option("--ready-fd", flags.ready_fd, "write one JSON line with the addresses there once both listen");
+  app.add_flag("--insecure-lan", flags.pool.insecure_lan,
+               "listen beyond loopback without encryption");
+  app.add_option("--ready-fd", flags.ready_fd,
+                 "write one JSON line with the addresses there once both listen");
   app.add_option("--ready-file", flags.ready_file, "the same into a file");
-  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
+      ->capture_default_str();
   app.add_flag("--log-json", flags.log_json, "one JSON object a line");
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = Run(std::move(flags));

@@ -12,16 +12,27 @@ namespace lanyard {
 struct Metrics::Impl {
   explicit Impl(Labels constant) : labels(std::move(constant)) {}
 
-  // The registry gives the family that is there already for the same name, and the family the metric.
+  // The registry gives the family that is there already for the same name, and the family the
+  // metric.
   prometheus::Counter& CounterOf(const Description& d, const Labels& more) {
-    return prometheus::BuildCounter().Name(d.name).Help(d.help).Labels(labels).Register(registry).Add(more);
+    return prometheus::BuildCounter()
+        .Name(d.name)
+        .Help(d.help)
+        .Labels(labels)
+        .Register(registry)
+        .Add(more);
   }
   prometheus::Gauge& GaugeOf(const Description& d, const Labels& more) {
-    return prometheus::BuildGauge().Name(d.name).Help(d.help).Labels(labels).Register(registry).Add(more);
+    return prometheus::BuildGauge().Name(d.name).Help(d.help).Labels(labels).Register(registry).Add(
+        more);
   }
   prometheus::Histogram& HistogramOf(const Description& d, const std::vector<double>& buckets) {
-    return prometheus::BuildHistogram().Name(d.name).Help(d.help).Labels(labels).Register(registry).Add(
-        {}, buckets);
+    return prometheus::BuildHistogram()
+        .Name(d.name)
+        .Help(d.help)
+        .Labels(labels)
+        .Register(registry)
+        .Add({}, buckets);
   }
 
   const Labels labels;
@@ -53,7 +64,8 @@ void Metrics::Set(const Description& gauge, double value, const Labels& labels) 
   impl_->GaugeOf(gauge, labels).Set(value);
 }
 
-void Metrics::Observe(const Description& histogram, const std::vector<double>& buckets, double value) {
+void Metrics::Observe(const Description& histogram, const std::vector<double>& buckets,
+                      double value) {
   impl_->HistogramOf(histogram, buckets).Observe(value);
 }
 

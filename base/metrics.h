@@ -1,4 +1,5 @@
-// Counters, gauges and histograms in Prometheus' text format (over prometheus-cpp, which stays out of this header).
+// Counters, gauges and histograms in Prometheus' text format (over prometheus-cpp, which stays out
+// of this header).
 #pragma once
 
 #include <map>
@@ -8,7 +9,8 @@
 
 namespace lanyard {
 
-// Names and labels are the program's own, never a user's: an invalid one is a bug and ends the process. Thread-safe.
+// Names and labels are the program's own, never a user's: an invalid one is a bug and ends the
+// process. Thread-safe.
 class Metrics {
  public:
   using Labels = std::map<std::string, std::string>;

@@ -53,10 +53,14 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
 }
 
 void PoolMachine::OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now) {
-  // In the middle of serving a stage mostly fails because its neighbour died: news of that may be on its way.
-  if (pipeline_.open() && failed.epoch == pipeline_.plan().epoch && failed.plan == pipeline_.plan().plan) {
+  // In the middle of serving a stage mostly fails because its neighbour died: news of that may be
+  // on its way.
+  if (pipeline_.open() && failed.epoch == pipeline_.plan().epoch &&
+      failed.plan == pipeline_.plan().plan) {
     const Member* member = membership_.Find(link);
-    Fault(Unavailable("worker '", member->hello.name, "' gave up its stage: ", failed.status.message()), now);
+    Fault(Unavailable("worker '", member->hello.name,
+                      "' gave up its stage: ", failed.status.message()),
+          now);
     return;
   }
   Apply(placement_.OnFailed(link, failed, now), now);
@@ -93,15 +97,15 @@ void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs
 
 void PoolMachine::Gone(const Member& member, std::string_view why, TimeNs now) {
   lost_[member.hello.name] = {member, now};
-  Do(PoolAction::Log{true, absl::StrCat("worker '", member.hello.name, "' is gone: ",
-                                        AbslView(why))});
+  Do(PoolAction::Log{true,
+                     absl::StrCat("worker '", member.hello.name, "' is gone: ", AbslView(why))});
   Apply(placement_.OnGone(member, why, now), now);
 }
 
 void PoolMachine::OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now) {
   if (!pipeline_.open() || epoch != pipeline_.plan().epoch) return;
-  Fault(Unavailable("the link to ", pipeline_.plan().stages.front().Describe(), " broke: ",
-                    why.message()),
+  Fault(Unavailable("the link to ", pipeline_.plan().stages.front().Describe(),
+                    " broke: ", why.message()),
         now);
 }
 
@@ -140,7 +144,8 @@ void PoolMachine::Apply(PipelineOutcome outcome, TimeNs now) {
     return;
   }
   for (const FrameDone& frame : outcome.done) {
-    for (SequenceUpdate& update : scheduler_.CommitFrame(frame.step, frame.frame, frame.tokens, now)) {
+    for (SequenceUpdate& update :
+         scheduler_.CommitFrame(frame.step, frame.frame, frame.tokens, now)) {
       Do(PoolAction::Token{std::move(update)});
     }
   }
@@ -195,9 +200,9 @@ void PoolMachine::Serve() {
   for (SequenceFailure& failure : scheduler_.OnPipelineReady(shape)) {
     Do(PoolAction::Fail{failure.id, std::move(failure.status)});
   }
-  Do(PoolAction::Log{false, absl::StrCat("serving: epoch ", placement_.epoch().value, ", ",
-                                         shape.n_stages, " stages, context ",
-                                         scheduler_.context())});
+  Do(PoolAction::Log{false,
+                     absl::StrCat("serving: epoch ", placement_.epoch().value, ", ", shape.n_stages,
+                                  " stages, context ", scheduler_.context())});
 }
 
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
@@ -248,10 +253,18 @@ PoolStatus PoolMachine::Status(TimeNs now) const {
   PoolStatus status;
   status.ready = serving();
   switch (placement_.state()) {
-    case PlacementState::kWaiting: status.state = "waiting for workers"; break;
-    case PlacementState::kLoading: status.state = "loading"; break;
-    case PlacementState::kServing: status.state = "ready"; break;
-    case PlacementState::kNoFit: status.state = "no plan fits"; break;
+    case PlacementState::kWaiting:
+      status.state = "waiting for workers";
+      break;
+    case PlacementState::kLoading:
+      status.state = "loading";
+      break;
+    case PlacementState::kServing:
+      status.state = "ready";
+      break;
+    case PlacementState::kNoFit:
+      status.state = "no plan fits";
+      break;
   }
   status.why = placement_.why();
   status.context = scheduler_.context();

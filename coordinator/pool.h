@@ -1,5 +1,6 @@
-// The pool as one state machine: membership, placement, scheduler and pipeline behind a single (event, now) -> actions.
-// No I/O, no clock, no threads: pool_runner.h puts sockets and time around it, tests/sim drives it from a seed.
+// The pool as one state machine: membership, placement, scheduler and pipeline behind a single
+// (event, now) -> actions. No I/O, no clock, no threads: pool_runner.h puts sockets and time around
+// it, tests/sim drives it from a seed.
 #pragma once
 
 #include <map>
@@ -22,28 +23,59 @@ struct PoolOptions {
   SchedulerOptions scheduler;
   PipelineOptions pipeline;
   MembershipOptions membership;
-  PlacementOptions placement;          // its manifest is the model of the pool
+  PlacementOptions placement;  // its manifest is the model of the pool
   // A request that waits while nothing serves gives up after so long.
   TimeNs queue_timeout = 30 * kSecond;
-  // After a link or a stage failed: how long the pool waits for news of who was lost, so that the error names the right one.
+  // After a link or a stage failed: how long the pool waits for news of who was lost, so that the
+  // error names the right one.
   TimeNs fault_patience = kSecond / 4;
 };
 
 struct PoolAction {
-  struct Welcome { net::LinkId link; };
-  struct Refuse { net::LinkId link; absl::Status why; };
-  struct CloseLink { net::LinkId link; };
-  struct UseEpoch { Epoch epoch; };    // make it durable: no later coordinator may use it again
-  struct Assign { net::LinkId link; net::Assignment assignment; };
-  struct Release { net::LinkId link; PlanId plan; };
-  struct OpenPort { std::string worker; std::string address; PlanId plan; Epoch epoch; };
+  struct Welcome {
+    net::LinkId link;
+  };
+  struct Refuse {
+    net::LinkId link;
+    absl::Status why;
+  };
+  struct CloseLink {
+    net::LinkId link;
+  };
+  struct UseEpoch {
+    Epoch epoch;
+  };  // make it durable: no later coordinator may use it again
+  struct Assign {
+    net::LinkId link;
+    net::Assignment assignment;
+  };
+  struct Release {
+    net::LinkId link;
+    PlanId plan;
+  };
+  struct OpenPort {
+    std::string worker;
+    std::string address;
+    PlanId plan;
+    Epoch epoch;
+  };
   struct ClosePort {};
-  struct Send { stage::StepFrame frame; };
-  struct Token { SequenceUpdate update; };
-  struct Fail { SeqId id; absl::Status status; };
-  struct Log { bool warning; std::string text; };
-  using Any = std::variant<Welcome, Refuse, CloseLink, UseEpoch, Assign, Release, OpenPort, ClosePort, Send, Token,
-                           Fail, Log>;
+  struct Send {
+    stage::StepFrame frame;
+  };
+  struct Token {
+    SequenceUpdate update;
+  };
+  struct Fail {
+    SeqId id;
+    absl::Status status;
+  };
+  struct Log {
+    bool warning;
+    std::string text;
+  };
+  using Any = std::variant<Welcome, Refuse, CloseLink, UseEpoch, Assign, Release, OpenPort,
+                           ClosePort, Send, Token, Fail, Log>;
 };
 
 // Not thread-safe.
@@ -67,7 +99,7 @@ class PoolMachine {
   std::vector<PoolAction::Any> TakeActions();
 
   bool serving() const { return placement_.state() == PlacementState::kServing; }
-  absl::Status NotServing() const;     // Unavailable with the reason
+  absl::Status NotServing() const;  // Unavailable with the reason
   const Scheduler& scheduler() const { return scheduler_; }
   const Pipeline& pipeline() const { return pipeline_; }
   const Placement& placement() const { return placement_; }

@@ -8,53 +8,76 @@ namespace {
 using Description = Metrics::Description;
 
 // As in vLLM's v1/metrics/loggers.py, so that its dashboards and alerts keep their meaning.
-const std::vector<double> kFirstTokenBuckets = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25,  0.5,   0.75,
-                                                1.0,   2.5,   5.0,  7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0};
-const std::vector<double> kBetweenBuckets = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,  0.3,  0.4, 0.5,
-                                             0.75, 1.0,   2.5,  5.0,   7.5, 10.0, 20.0, 40.0, 80.0};
-const std::vector<double> kRequestBuckets = {0.3,  0.5,  0.8,  1.0,  1.5,   2.0,   2.5,   5.0,    10.0,   15.0,  20.0,
-                                             30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
+const std::vector<double> kFirstTokenBuckets = {0.001, 0.005, 0.01, 0.02,  0.04,  0.06,  0.08, 0.1,
+                                                0.25,  0.5,   0.75, 1.0,   2.5,   5.0,   7.5,  10.0,
+                                                20.0,  40.0,  80.0, 160.0, 640.0, 2560.0};
+const std::vector<double> kBetweenBuckets = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
+                                             0.3,  0.4,   0.5,  0.75,  1.0, 2.5,  5.0,
+                                             7.5,  10.0,  20.0, 40.0,  80.0};
+const std::vector<double> kRequestBuckets = {0.3,  0.5,   0.8,   1.0,   1.5,   2.0,    2.5,
+                                             5.0,  10.0,  15.0,  20.0,  30.0,  40.0,   50.0,
+                                             60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
 const std::vector<double> kTokenBuckets = {1,   2,    5,    10,   20,    50,    100,   200,
                                            500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 
 constexpr Description kRunning{"vllm:num_requests_running", "Requests that hold KV."};
 constexpr Description kWaiting{"vllm:num_requests_waiting", "Requests in the queue."};
 constexpr Description kKvUsage{"vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1."};
-constexpr Description kPreemptions{"vllm:num_preemptions_total", "Requests whose KV was given up and made again."};
-constexpr Description kPromptTokens{"vllm:prompt_tokens_total", "Prompt tokens of requests that got a first token."};
+constexpr Description kPreemptions{"vllm:num_preemptions_total",
+                                   "Requests whose KV was given up and made again."};
+constexpr Description kPromptTokens{"vllm:prompt_tokens_total",
+                                    "Prompt tokens of requests that got a first token."};
 constexpr Description kGenerationTokens{"vllm:generation_tokens_total", "Tokens generated."};
 constexpr Description kSuccess{"vllm:request_success_total", "Requests that ended, by reason."};
-constexpr Description kFirstToken{"vllm:time_to_first_token_seconds", "From arrival to the first token."};
-constexpr Description kBetween{"vllm:inter_token_latency_seconds", "Between two tokens of one request."};
+constexpr Description kFirstToken{"vllm:time_to_first_token_seconds",
+                                  "From arrival to the first token."};
+constexpr Description kBetween{"vllm:inter_token_latency_seconds",
+                               "Between two tokens of one request."};
 constexpr Description kEndToEnd{"vllm:e2e_request_latency_seconds", "From arrival to the end."};
-constexpr Description kQueue{"vllm:request_queue_time_seconds", "From arrival to the first rows scheduled."};
-constexpr Description kPrefill{"vllm:request_prefill_time_seconds", "From the first rows scheduled to the first token."};
-constexpr Description kDecode{"vllm:request_decode_time_seconds", "From the first token to the end."};
-constexpr Description kInference{"vllm:request_inference_time_seconds", "From the first rows scheduled to the end."};
+constexpr Description kQueue{"vllm:request_queue_time_seconds",
+                             "From arrival to the first rows scheduled."};
+constexpr Description kPrefill{"vllm:request_prefill_time_seconds",
+                               "From the first rows scheduled to the first token."};
+constexpr Description kDecode{"vllm:request_decode_time_seconds",
+                              "From the first token to the end."};
+constexpr Description kInference{"vllm:request_inference_time_seconds",
+                                 "From the first rows scheduled to the end."};
 constexpr Description kRequestPrompt{"vllm:request_prompt_tokens", "Prompt tokens of a request."};
-constexpr Description kRequestGeneration{"vllm:request_generation_tokens", "Generated tokens of a request."};
+constexpr Description kRequestGeneration{"vllm:request_generation_tokens",
+                                         "Generated tokens of a request."};
 constexpr Description kReady{"lanyard_pool_ready", "1 while the pool serves."};
-constexpr Description kEpoch{"lanyard_epoch", "Epoch of the plan; rises whenever the stages are assigned anew."};
+constexpr Description kEpoch{"lanyard_epoch",
+                             "Epoch of the plan; rises whenever the stages are assigned anew."};
 constexpr Description kSteps{"lanyard_steps_in_flight", "Steps on their way through the stages."};
-constexpr Description kIgnored{"lanyard_results_ignored_total", "Stale, repeated or foreign results."};
-constexpr Description kFailed{"lanyard_requests_failed_total", "Requests that ended with an error of the pool."};
-constexpr Description kNodeUp{"lanyard_node_up", "1 while the worker is in the pool, 0 once it is lost."};
+constexpr Description kIgnored{"lanyard_results_ignored_total",
+                               "Stale, repeated or foreign results."};
+constexpr Description kFailed{"lanyard_requests_failed_total",
+                              "Requests that ended with an error of the pool."};
+constexpr Description kNodeUp{"lanyard_node_up",
+                              "1 while the worker is in the pool, 0 once it is lost."};
 constexpr Description kNodeLayers{"lanyard_node_layers", "Layers that the worker holds."};
-constexpr Description kNodeResident{"lanyard_node_resident_bytes", "Resident memory of the worker."};
-constexpr Description kNodeLimit{"lanyard_node_memory_limit_bytes", "Memory that the worker may take."};
-constexpr Description kNodeBusy{"lanyard_node_busy", "Share of the last interval that the worker computed, 0 to 1."};
+constexpr Description kNodeResident{"lanyard_node_resident_bytes",
+                                    "Resident memory of the worker."};
+constexpr Description kNodeLimit{"lanyard_node_memory_limit_bytes",
+                                 "Memory that the worker may take."};
+constexpr Description kNodeBusy{"lanyard_node_busy",
+                                "Share of the last interval that the worker computed, 0 to 1."};
 constexpr Description kNodeKv{"lanyard_node_kv_bytes", "KV memory of the worker's stage."};
-constexpr Description kFetched{"lanyard_weights_fetched_bytes", "Weights fetched from the coordinator for this plan."};
+constexpr Description kFetched{"lanyard_weights_fetched_bytes",
+                               "Weights fetched from the coordinator for this plan."};
 
 double Seconds(TimeNs t) { return static_cast<double>(t) / kSecond; }
 
 }  // namespace
 
-PoolMetrics::PoolMetrics(const std::string& model) : metrics_(Metrics::Labels{{"model_name", model}, {"engine", "0"}}) {
-  for (const Description& counter : {kPreemptions, kPromptTokens, kGenerationTokens, kIgnored, kFailed}) {
+PoolMetrics::PoolMetrics(const std::string& model)
+    : metrics_(Metrics::Labels{{"model_name", model}, {"engine", "0"}}) {
+  for (const Description& counter :
+       {kPreemptions, kPromptTokens, kGenerationTokens, kIgnored, kFailed}) {
     metrics_.Declare(counter);
   }
-  for (const char* reason : {"stop", "length", "abort"}) metrics_.Declare(kSuccess, {{"finished_reason", reason}});
+  for (const char* reason : {"stop", "length", "abort"})
+    metrics_.Declare(kSuccess, {{"finished_reason", reason}});
   metrics_.Declare(kFirstToken, kFirstTokenBuckets);
   metrics_.Declare(kBetween, kBetweenBuckets);
   for (const Description& histogram : {kEndToEnd, kQueue, kPrefill, kDecode, kInference}) {
@@ -74,7 +97,8 @@ void PoolMetrics::OnToken(const SequenceUpdate& update, TimeNs last, TimeNs now)
   metrics_.Observe(kFirstToken, kFirstTokenBuckets, Seconds(now - update.times.arrived));
 }
 
-void PoolMetrics::OnEnd(const std::string& reason, const Usage& usage, const SequenceTimes& times, TimeNs now) {
+void PoolMetrics::OnEnd(const std::string& reason, const Usage& usage, const SequenceTimes& times,
+                        TimeNs now) {
   if (reason == "error") {
     metrics_.Add(kFailed, 1);
     return;

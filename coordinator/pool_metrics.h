@@ -1,4 +1,5 @@
-// What /metrics shows: vLLM's names where they fit (its Grafana board works), lanyard_ for what vLLM lacks.
+// What /metrics shows: vLLM's names where they fit (its Grafana board works), lanyard_ for what
+// vLLM lacks.
 #pragma once
 
 #include <string>

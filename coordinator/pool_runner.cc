@@ -13,7 +13,8 @@ constexpr TimeNs kTick = 50 * kMillisecond;
 constexpr int kPortWaitMs = 1000;
 constexpr uint32_t kDefaultContext = 4096;
 
-PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model, Epoch last_epoch) {
+PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model,
+                        Epoch last_epoch) {
   PoolOptions pool;
   pool.scheduler.eos_ids = model.eos_ids;
   pool.placement.manifest = model.manifest;
@@ -33,8 +34,8 @@ PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& mod
 
 }  // namespace
 
-PoolRunner::PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedModel> model, PoolOptions pool,
-                       StateDirectory state)
+PoolRunner::PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedModel> model,
+                       PoolOptions pool, StateDirectory state)
     : options_(std::move(options)),
       model_(std::move(model)),
       state_(std::move(state)),
@@ -42,8 +43,8 @@ PoolRunner::PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedMo
       metrics_(model_->id),
       machine_(std::move(pool)) {}
 
-absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(PoolRunnerOptions options,
-                                                              std::shared_ptr<const ServedModel> model) {
+absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(
+    PoolRunnerOptions options, std::shared_ptr<const ServedModel> model) {
   ASSIGN_OR_RETURN(StateDirectory state, StateDirectory::Open(options.state_directory));
   ASSIGN_OR_RETURN(const Epoch last_epoch, state.LastEpoch());
   PoolOptions pool = MakeOptions(options, *model, last_epoch);
@@ -82,7 +83,12 @@ void PoolRunner::OnWorkerGone(net::LinkId link, const absl::Status& why) {
 
 void PoolRunner::OnResult(stage::StepResult result) {
   Push([this, result = std::move(result)](TimeNs now) mutable {
-    WithMachine([&](PoolMachine& m) { m.OnResult(std::move(result), now); });
+    // The next step leaves before the texts of this one are made (see Obey): the stages need not
+    // wait for them.
+    WithMachine([&](PoolMachine& m) {
+      m.OnResult(std::move(result), now);
+      m.Pump(now);
+    });
   });
 }
 
@@ -137,34 +143,45 @@ void PoolRunner::EndAll() {
 }
 
 void PoolRunner::Obey(std::vector<PoolAction::Any> actions) {
-  for (PoolAction::Any& action : actions) {
-    if (auto* send = std::get_if<PoolAction::Send>(&action)) {
-      SendFrame(std::move(send->frame));
-    } else if (auto* token = std::get_if<PoolAction::Token>(&action)) {
+  const auto texts =
+      std::stable_partition(actions.begin(), actions.end(), [](const PoolAction::Any& action) {
+        return !std::holds_alternative<PoolAction::Token>(action) &&
+               !std::holds_alternative<PoolAction::Fail>(action);
+      });
+  for (auto it = actions.begin(); it != texts; ++it) ObeyNetwork(std::move(*it));
+  for (auto it = texts; it != actions.end(); ++it) {
+    if (auto* token = std::get_if<PoolAction::Token>(&*it)) {
       OnToken(token->update);
-    } else if (auto* fail = std::get_if<PoolAction::Fail>(&action)) {
-      if (const auto it = open_.find(fail->id); it != open_.end()) it->second.answer->OnError(fail->status);
+    } else if (auto* fail = std::get_if<PoolAction::Fail>(&*it)) {
+      if (const auto open = open_.find(fail->id); open != open_.end())
+        open->second.answer->OnError(fail->status);
       End(fail->id, "error");
-    } else if (auto* welcome = std::get_if<PoolAction::Welcome>(&action)) {
-      server_->Welcome(welcome->link);
-    } else if (auto* refuse = std::get_if<PoolAction::Refuse>(&action)) {
-      server_->Refuse(refuse->link, refuse->why);
-    } else if (auto* close = std::get_if<PoolAction::CloseLink>(&action)) {
-      server_->Close(close->link);
-    } else if (auto* use = std::get_if<PoolAction::UseEpoch>(&action)) {
-      const absl::Status saved = state_.SaveEpoch(use->epoch);
-      if (!saved.ok()) LogError("epoch ", use->epoch.value, " is not kept: ", saved.message());
-    } else if (auto* assign = std::get_if<PoolAction::Assign>(&action)) {
-      server_->Assign(assign->link, std::move(assign->assignment));
-    } else if (auto* release = std::get_if<PoolAction::Release>(&action)) {
-      server_->Release(release->link, release->plan);
-    } else if (auto* open = std::get_if<PoolAction::OpenPort>(&action)) {
-      OpenPort(*open);
-    } else if (std::get_if<PoolAction::ClosePort>(&action)) {
-      port_.reset();
-    } else if (auto* log = std::get_if<PoolAction::Log>(&action)) {
-      WriteLog(log->warning ? LogLevel::kWarning : LogLevel::kInfo, log->text);
     }
+  }
+}
+
+void PoolRunner::ObeyNetwork(PoolAction::Any action) {
+  if (auto* send = std::get_if<PoolAction::Send>(&action)) {
+    SendFrame(std::move(send->frame));
+  } else if (auto* welcome = std::get_if<PoolAction::Welcome>(&action)) {
+    server_->Welcome(welcome->link);
+  } else if (auto* refuse = std::get_if<PoolAction::Refuse>(&action)) {
+    server_->Refuse(refuse->link, refuse->why);
+  } else if (auto* close = std::get_if<PoolAction::CloseLink>(&action)) {
+    server_->Close(close->link);
+  } else if (auto* use = std::get_if<PoolAction::UseEpoch>(&action)) {
+    const absl::Status saved = state_.SaveEpoch(use->epoch);
+    if (!saved.ok()) LogError("epoch ", use->epoch.value, " is not kept: ", saved.message());
+  } else if (auto* assign = std::get_if<PoolAction::Assign>(&action)) {
+    server_->Assign(assign->link, std::move(assign->assignment));
+  } else if (auto* release = std::get_if<PoolAction::Release>(&action)) {
+    server_->Release(release->link, release->plan);
+  } else if (auto* open = std::get_if<PoolAction::OpenPort>(&action)) {
+    OpenPort(*open);
+  } else if (std::get_if<PoolAction::ClosePort>(&action)) {
+    port_.reset();
+  } else if (auto* log = std::get_if<PoolAction::Log>(&action)) {
+    WriteLog(log->warning ? LogLevel::kWarning : LogLevel::kInfo, log->text);
   }
 }
 
@@ -204,9 +221,10 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   if (!machine_.serving()) return machine_.NotServing();
   const uint32_t context = machine_.scheduler().context();
   if (prompt_tokens + 1 > context) {
-    return absl::OutOfRangeError(absl::StrCat(
-        "This model's maximum context length is ", context, " tokens. However, your messages resulted in ",
-        prompt_tokens, " tokens. Please reduce the length of the messages."));
+    return absl::OutOfRangeError(
+        absl::StrCat("This model's maximum context length is ", context,
+                     " tokens. However, your messages resulted in ", prompt_tokens,
+                     " tokens. Please reduce the length of the messages."));
   }
   const uint32_t most = SchedulerOptions().max_waiting;
   if (machine_.scheduler().n_waiting() + reserved_ >= most) {
@@ -218,7 +236,8 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
 
 absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request) const {
   if (!request.model.empty() && request.model != model_->id) {
-    return NotFound("the model '", request.model, "' does not exist here; this pool serves '", model_->id, "'");
+    return NotFound("the model '", request.model, "' does not exist here; this pool serves '",
+                    model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
   {
@@ -235,7 +254,8 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
   return spec;
 }
 
-absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request, std::shared_ptr<TokenSink> sink) {
+absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request,
+                                        std::shared_ptr<TokenSink> sink) {
   ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(request));
   RETURN_IF_ERROR(Reserve(spec.prompt.size()));
   {
@@ -245,8 +265,8 @@ absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request, std::sha
   }
   const SeqId id = spec.id;
   auto fresh = std::make_shared<NewRequest>();
-  fresh->answer = std::make_unique<Answer>(model_->tokenizer.get(), request,
-                                           static_cast<uint32_t>(spec.prompt.size()), std::move(sink));
+  fresh->answer = std::make_unique<Answer>(
+      model_->tokenizer.get(), request, static_cast<uint32_t>(spec.prompt.size()), std::move(sink));
   fresh->spec = std::move(spec);
   if (!Push([this, fresh](TimeNs now) { Admit(std::move(*fresh), now); })) {
     return Unavailable("the coordinator is stopping");

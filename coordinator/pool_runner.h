@@ -1,5 +1,5 @@
-// The pool in the real world: one thread with an event queue around PoolMachine, the gRPC server, the stream to the first
-// stage, and the Generator that web/ sees.
+// The pool in the real world: one thread with an event queue around PoolMachine, the gRPC server,
+// the stream to the first stage, and the Generator that web/ sees.
 #pragma once
 
 #include <functional>
@@ -23,15 +23,15 @@
 namespace lanyard::coordinator {
 
 struct PoolRunnerOptions {
-  std::string listen = "127.0.0.1:7300";   // gRPC
+  std::string listen = "127.0.0.1:7300";  // gRPC
   bool insecure_lan = false;
-  std::string state_directory;             // epochs are kept here
-  uint32_t expect_workers = 0;             // 0: plan once nobody joined for a second
-  uint32_t context = 0;                    // 0: the model's, at most 4096
+  std::string state_directory;  // epochs are kept here
+  uint32_t expect_workers = 0;  // 0: plan once nobody joined for a second
+  uint32_t context = 0;         // 0: the model's, at most 4096
   uint32_t users = 4;
-  std::optional<stage::KvType> kv;         // absent: what fits the model's weights
+  std::optional<stage::KvType> kv;  // absent: what fits the model's weights
   std::optional<stage::WireType> wire;
-  std::function<void()> on_shutdown;       // asked by RequestShutdown; any thread
+  std::function<void()> on_shutdown;  // asked by RequestShutdown; any thread
   // The network; tests put a pool of their own in its place.
   std::function<absl::StatusOr<std::unique_ptr<net::CoordinatorServer>>(
       const net::ServerOptions&, net::CoordinatorEvents*, net::PartProvider*)>
@@ -42,21 +42,22 @@ struct PoolRunnerOptions {
 
 class PoolRunner final : public Generator, private net::CoordinatorEvents {
  public:
-  static absl::StatusOr<std::unique_ptr<PoolRunner>> Start(PoolRunnerOptions options,
-                                                           std::shared_ptr<const ServedModel> model);
+  static absl::StatusOr<std::unique_ptr<PoolRunner>> Start(
+      PoolRunnerOptions options, std::shared_ptr<const ServedModel> model);
   // Ends every answer with Unavailable, closes every link.
   ~PoolRunner() override;
 
   std::string grpc_address() const { return server_->address(); }
 
-  absl::StatusOr<SeqId> Start(const GenerateRequest& request, std::shared_ptr<TokenSink> sink) override;
+  absl::StatusOr<SeqId> Start(const GenerateRequest& request,
+                              std::shared_ptr<TokenSink> sink) override;
   void Cancel(SeqId id) override;
   PoolStatus Status() const override;
   std::string MetricsText() const override;
   void RequestShutdown() override;
 
  private:
-  struct Open {                            // an answer, in the pool's thread
+  struct Open {  // an answer, in the pool's thread
     std::unique_ptr<Answer> answer;
     TimeNs last_token = 0;
     SequenceTimes times;
@@ -84,7 +85,9 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   // Runs `f` on the machine and carries out what it wants done.
   template <typename F>
   void WithMachine(const F& f);
+  // What goes to the network first, then what answers hear; each in order.
   void Obey(std::vector<PoolAction::Any> actions);
+  void ObeyNetwork(PoolAction::Any action);
   void OpenPort(const PoolAction::OpenPort& open);
   void SendFrame(stage::StepFrame frame);
   void Admit(NewRequest request, TimeNs now);
@@ -98,7 +101,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   GgufPartProvider parts_;
   mutable PoolMetrics metrics_;
 
-  mutable Mutex mu_;                       // never held while a sink, a stream or the server is called
+  mutable Mutex mu_;  // never held while a sink, a stream or the server is called
   PoolMachine machine_ ABSL_GUARDED_BY(mu_);
   std::map<SeqId, std::string> request_ids_ ABSL_GUARDED_BY(mu_);
   uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;

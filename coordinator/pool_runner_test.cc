@@ -1,4 +1,5 @@
-// The runner with its thread, callers in theirs, and a pool in this process in place of the network: what TSan looks at.
+// The runner with its thread, callers in theirs, and a pool in this process in place of the
+// network: what TSan looks at.
 #include "coordinator/pool_runner.h"
 
 #include <gmock/gmock.h>
@@ -18,7 +19,8 @@ using ::testing::HasSubstr;
 
 constexpr int32_t kLetters = 26;  // tokens 3 .. 28 are "a" .. "z"
 
-// The answer to a prompt of n tokens is a function of positions alone: letter (pos % 26) follows position pos.
+// The answer to a prompt of n tokens is a function of positions alone: letter (pos % 26) follows
+// position pos.
 int32_t TokenAt(uint32_t pos) { return 3 + static_cast<int32_t>(pos % kLetters); }
 
 // Does what it is told in a thread of its own, as gRPC's callbacks come.
@@ -147,13 +149,16 @@ class Sink : public TokenSink {
     cv_.NotifyAll();
   }
   void OnDone(FinishReason reason, Usage usage) override { End(absl::OkStatus(), reason, usage); }
-  void OnError(const absl::Status& status, Usage usage) override { End(status, FinishReason::kStop, usage); }
+  void OnError(const absl::Status& status, Usage usage) override {
+    End(status, FinishReason::kStop, usage);
+  }
 
   // The text, or the error.
   absl::StatusOr<std::string> Wait() {
     MutexLock lock(&mu_);
     while (!ended_) {
-      if (!cv_.WaitFor(&mu_, std::chrono::seconds(20))) return absl::DeadlineExceededError("the answer hangs");
+      if (!cv_.WaitFor(&mu_, std::chrono::seconds(20)))
+        return absl::DeadlineExceededError("the answer hangs");
     }
     if (!status_.ok()) return status_;
     return text_;
@@ -248,13 +253,16 @@ class PoolRunnerTest : public ::testing::Test {
     options.state_directory = state_;
     options.expect_workers = 1;
     options.on_shutdown = [this] { shutdown_ = true; };
-    options.serve = [this](const net::ServerOptions&, net::CoordinatorEvents* events, net::PartProvider*)
-        -> absl::StatusOr<std::unique_ptr<net::CoordinatorServer>> {
+    options.serve =
+        [this](const net::ServerOptions&, net::CoordinatorEvents* events,
+               net::PartProvider*) -> absl::StatusOr<std::unique_ptr<net::CoordinatorServer>> {
       auto pool = std::make_unique<InProcessPool>(events);
       pool_ = pool.get();
       return pool;
     };
-    options.connect = [this](const net::RemoteStageOptions&) { return std::make_unique<InProcessStage>(pool_); };
+    options.connect = [this](const net::RemoteStageOptions&) {
+      return std::make_unique<InProcessStage>(pool_);
+    };
     auto runner = PoolRunner::Start(options, SmallModel());
     ASSERT_TRUE(runner.ok()) << runner.status();
     runner_ = *std::move(runner);
@@ -325,9 +333,11 @@ TEST_F(PoolRunnerTest, AnswersAndCounts) {
   EXPECT_EQ(status.model, "letters");
   EXPECT_EQ(status.kv_blocks_used, 0u);
   const std::string metrics = runner_->MetricsText();
-  EXPECT_THAT(metrics, HasSubstr("vllm:generation_tokens_total{engine=\"0\",model_name=\"letters\"} 30\n"));
+  EXPECT_THAT(metrics,
+              HasSubstr("vllm:generation_tokens_total{engine=\"0\",model_name=\"letters\"} 30\n"));
   EXPECT_THAT(metrics, HasSubstr("finished_reason=\"length\"} 1\n"));
-  EXPECT_THAT(metrics, HasSubstr("lanyard_node_up{engine=\"0\",model_name=\"letters\",node=\"w1\"} 1\n"));
+  EXPECT_THAT(metrics,
+              HasSubstr("lanyard_node_up{engine=\"0\",model_name=\"letters\",node=\"w1\"} 1\n"));
   runner_->RequestShutdown();
   EXPECT_TRUE(shutdown_);
 }
@@ -340,7 +350,8 @@ TEST_F(PoolRunnerTest, BadRequestsAreTyped) {
   const uint32_t context = runner_->Status().context;
   EXPECT_EQ(code(Request(context, 1)), absl::StatusCode::kOutOfRange);
   const auto over = runner_->Start(Request(context, 1), std::make_shared<Sink>()).status();
-  EXPECT_THAT(std::string(over.message()), HasSubstr("This model's maximum context length is 512 tokens"));
+  EXPECT_THAT(std::string(over.message()),
+              HasSubstr("This model's maximum context length is 512 tokens"));
   GenerateRequest request = Request(4, 1);
   request.model = "other";
   EXPECT_EQ(code(request), absl::StatusCode::kNotFound);

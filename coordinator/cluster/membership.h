@@ -1,4 +1,5 @@
-// Who is in the pool: workers by the link they came on, from hello to silence. A state machine without I/O or clock.
+// Who is in the pool: workers by the link they came on, from hello to silence. A state machine
+// without I/O or clock.
 #pragma once
 
 #include <map>
@@ -17,7 +18,7 @@ struct Member {
   net::WorkerHello hello;
   net::Heartbeat heartbeat;
   TimeNs joined = 0;
-  TimeNs heard = 0;   // last message
+  TimeNs heard = 0;  // last message
 };
 
 struct MembershipOptions {
@@ -32,10 +33,11 @@ class Membership {
   explicit Membership(MembershipOptions options) : options_(options) {}
 
   struct Admission {
-    absl::Status status;                // why refused, for the worker's log
-    std::optional<Member> replaced;     // the silent holder of the name; its link is to be closed
+    absl::Status status;             // why refused, for the worker's log
+    std::optional<Member> replaced;  // the silent holder of the name; its link is to be closed
   };
-  // FailedPrecondition for another protocol or version, AlreadyExists for a name in use, InvalidArgument for nonsense.
+  // FailedPrecondition for another protocol or version, AlreadyExists for a name in use,
+  // InvalidArgument for nonsense.
   Admission OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
   // False when the link is no member's (a stale or refused one): the message is to be ignored.
   bool OnMessage(net::LinkId link, TimeNs now);

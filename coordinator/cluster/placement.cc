@@ -41,9 +41,8 @@ PlacementActions Placement::OnGone(const Member& member, std::string_view why, T
   holding_.erase(member.hello.name);
   AssignedStage* stage = StageOf(member.link);
   const bool in_last_plan =
-      planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(), [&](const auto& s) {
-        return s.machine == member.hello.name;
-      });
+      planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(),
+                                   [&](const auto& s) { return s.machine == member.hello.name; });
   // Also when its neighbour noticed first and the stages are gone already.
   if (in_last_plan && (stage != nullptr || stages_.empty())) {
     awaited_.insert(member.hello.name);
@@ -71,8 +70,8 @@ void Placement::BackOff(TimeNs now) {
   if (state_ == PlacementState::kServing && now - serving_since_ >= options_.retry_most) {
     retry_delay_ = 0;
   }
-  retry_delay_ = retry_delay_ == 0 ? options_.retry_first
-                                   : std::min(2 * retry_delay_, options_.retry_most);
+  retry_delay_ =
+      retry_delay_ == 0 ? options_.retry_first : std::min(2 * retry_delay_, options_.retry_most);
   not_before_ = now + retry_delay_;
 }
 
@@ -104,13 +103,12 @@ PlacementActions Placement::OnReady(net::LinkId link, const net::StageReady& rea
   return actions;
 }
 
-PlacementActions Placement::OnFailed(net::LinkId link, const net::StageFailed& failed,
-                                     TimeNs now) {
+PlacementActions Placement::OnFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now) {
   AssignedStage* stage = StageOf(link);
   if (stage == nullptr || !Current(failed.plan, failed.epoch)) return {};
   BackOff(now);
-  return Lose(Unavailable(Describe(stage->planned), " could not make its stage ready: ",
-                          failed.status.message()),
+  return Lose(Unavailable(Describe(stage->planned),
+                          " could not make its stage ready: ", failed.status.message()),
               now);
 }
 
@@ -188,7 +186,8 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
   request.users = options_.users;
   request.max_rows = options_.max_rows;
   request.min_context = std::min(options_.min_context, options_.context);
-  request.require_all = options_.expect_workers > 0;  // who counts workers wants each of them to take part
+  request.require_all =
+      options_.expect_workers > 0;  // who counts workers wants each of them to take part
   for (const auto& [name, member] : members.members()) {
     sharding::MachineProfile machine;
     machine.name = name;
@@ -241,8 +240,7 @@ PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
     assignment.manifest = options_.manifest;
     if (i + 1 < n) {
       assignment.next_worker = plan_.stages[i + 1].machine;
-      assignment.next_address =
-          members.FindByName(assignment.next_worker)->hello.stage_address;
+      assignment.next_address = members.FindByName(assignment.next_worker)->hello.stage_address;
     }
     holding_.erase(planned.machine);
     actions.assign.push_back({stage.link, std::move(assignment)});

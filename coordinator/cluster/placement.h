@@ -1,5 +1,5 @@
-// When to plan, what to assign, when the pool serves, and what to do when a stage fails or a worker is lost.
-// A state machine without I/O or clock: (event, now) -> actions.
+// When to plan, what to assign, when the pool serves, and what to do when a stage fails or a worker
+// is lost. A state machine without I/O or clock: (event, now) -> actions.
 #pragma once
 
 #include <cstdint>
@@ -27,17 +27,19 @@ struct PlacementOptions {
   std::shared_ptr<const model::Manifest> manifest;
   PlanFn make_plan = sharding::MakePlan;
   stage::NumericsId numerics;
-  uint32_t context = 0;          // tokens of one sequence wanted
+  uint32_t context = 0;  // tokens of one sequence wanted
   uint32_t users = 1;
   uint32_t min_context = 256;
-  uint32_t max_rows = 128;       // of one frame: sizes every stage's buffers
-  uint32_t expect_workers = 0;   // the first plan waits for so many; 0: until nobody joined for `settle`
-  Epoch last_epoch;              // highest one ever used; the first assignment gets the next
+  uint32_t max_rows = 128;  // of one frame: sizes every stage's buffers
+  uint32_t expect_workers =
+      0;             // the first plan waits for so many; 0: until nobody joined for `settle`
+  Epoch last_epoch;  // highest one ever used; the first assignment gets the next
   TimeNs settle = kSecond;
-  TimeNs return_wait = 10 * kSecond;   // how long a lost worker is waited for before the others go on without it
-  TimeNs retry_first = kSecond / 4;       // back-off after a failed stage; doubles
+  TimeNs return_wait =
+      10 * kSecond;  // how long a lost worker is waited for before the others go on without it
+  TimeNs retry_first = kSecond / 4;  // back-off after a failed stage; doubles
   TimeNs retry_most = 30 * kSecond;
-  TimeNs load_stall = 300 * kSecond;   // a stage that neither progresses nor answers has failed
+  TimeNs load_stall = 300 * kSecond;  // a stage that neither progresses nor answers has failed
 };
 
 struct AssignedStage {
@@ -60,11 +62,11 @@ struct PlacementActions {
     net::LinkId link;
     PlanId plan;
   };
-  std::optional<Epoch> new_epoch;      // to be made durable before the assignments leave
+  std::optional<Epoch> new_epoch;  // to be made durable before the assignments leave
   std::vector<Assign> assign;
   std::vector<Release> release;
-  bool serve = false;                  // every stage is ready
-  std::optional<absl::Status> lost;    // what was serving (or loading) is not any more
+  bool serve = false;                // every stage is ready
+  std::optional<absl::Status> lost;  // what was serving (or loading) is not any more
 };
 
 // Not thread-safe.
@@ -83,12 +85,14 @@ class Placement {
   PlacementActions Poll(const Membership& members, TimeNs now);
 
   PlacementState state() const { return state_; }
-  const std::string& why() const { return why_; }           // one sentence when not serving
-  const sharding::Plan& plan() const { return plan_; }      // the last one that fitted
-  const std::vector<AssignedStage>& stages() const { return stages_; }  // empty unless loading or serving
+  const std::string& why() const { return why_; }       // one sentence when not serving
+  const sharding::Plan& plan() const { return plan_; }  // the last one that fitted
+  const std::vector<AssignedStage>& stages() const {
+    return stages_;
+  }  // empty unless loading or serving
   Epoch epoch() const { return epoch_; }
-  PlanId plan_id() const { return PlanId(epoch_.value); }   // a plan is assigned once
-  TimeNs lost_since() const { return lost_since_; }         // 0 while serving or before the first plan
+  PlanId plan_id() const { return PlanId(epoch_.value); }  // a plan is assigned once
+  TimeNs lost_since() const { return lost_since_; }  // 0 while serving or before the first plan
 
  private:
   AssignedStage* StageOf(net::LinkId link);
@@ -110,9 +114,9 @@ class Placement {
   std::map<std::string, PlanId> holding_;  // workers that hold a stage of an older plan
   bool planned_once_ = false;
   bool members_changed_ = false;
-  std::set<std::string> awaited_;          // lost workers that may come back
+  std::set<std::string> awaited_;  // lost workers that may come back
   TimeNs awaited_until_ = 0;
-  TimeNs not_before_ = 0;                  // settle time or back-off
+  TimeNs not_before_ = 0;  // settle time or back-off
   TimeNs retry_delay_ = 0;
   std::string last_failure_;
   TimeNs last_progress_ = 0;

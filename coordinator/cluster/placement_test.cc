@@ -129,7 +129,8 @@ TEST_F(PlacementTest, StaleAnswersAreIgnored) {
   EXPECT_FALSE(placement_->OnReady(net::LinkId(1), ready, 1).serve);
   ready.epoch = Epoch(41);
   EXPECT_FALSE(placement_->OnReady(net::LinkId(9), ready, 1).serve);
-  EXPECT_FALSE(placement_->OnFailed(net::LinkId(1), {PlanId(40), Epoch(40), Internal("x")}, 1).lost);
+  EXPECT_FALSE(
+      placement_->OnFailed(net::LinkId(1), {PlanId(40), Epoch(40), Internal("x")}, 1).lost);
   EXPECT_TRUE(placement_->OnReady(net::LinkId(1), ready, 1).serve);
 }
 
@@ -177,14 +178,15 @@ TEST_F(PlacementTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited)
   Poll(0);
   ASSERT_TRUE(AllReady(1));
   ASSERT_TRUE(placement_->OnFault(Unavailable("w1: the link to w2 broke"), kSecond).lost);
-  EXPECT_FALSE(Lose("w2", kSecond + 1).lost);  // is told once
+  EXPECT_FALSE(Lose("w2", kSecond + 1).lost);     // is told once
   EXPECT_TRUE(Poll(3 * kSecond).assign.empty());  // waits for w2
   Join("w2", 4 * kSecond);
   EXPECT_EQ(Poll(4 * kSecond).assign.size(), 2u);
   // A stage that fails again and again is tried ever more seldom.
   TimeNs now = 5 * kSecond, last_delay = 0;
   for (int i = 0; i < 6; ++i) {
-    const net::StageFailed failed{placement_->plan_id(), placement_->epoch(), absl::DataLossError("disk full")};
+    const net::StageFailed failed{placement_->plan_id(), placement_->epoch(),
+                                  absl::DataLossError("disk full")};
     const auto lost = placement_->OnFailed(placement_->stages()[1].link, failed, now).lost;
     ASSERT_TRUE(lost);
     EXPECT_THAT(std::string(lost->message()), HasSubstr("worker 'w2' (layers 6-11)"));

@@ -1,4 +1,5 @@
-// The model's parts for workers that fetch them: from the GGUF file, by the SHA-256 of the manifest.
+// The model's parts for workers that fetch them: from the GGUF file, by the SHA-256 of the
+// manifest.
 #pragma once
 
 #include <memory>

@@ -55,7 +55,8 @@ Answer::Next Answer::OnToken(const SequenceUpdate& update) {
     return update.end ? Next::kEnded : Next::kStopped;
   }
   if (update.end && text.empty() && !pending_.empty()) {
-    sink_->OnText("", std::exchange(pending_, {}));  // tokens without text, with their probabilities
+    sink_->OnText("",
+                  std::exchange(pending_, {}));  // tokens without text, with their probabilities
   }
   Emit(std::move(text));
   if (!update.end) return Next::kGoOn;

@@ -1,4 +1,5 @@
-// One answer being made: tokens in, text out to its sink, never part of a character, never a stop string.
+// One answer being made: tokens in, text out to its sink, never part of a character, never a stop
+// string.
 #pragma once
 
 #include <memory>
@@ -19,7 +20,11 @@ class Answer {
   Answer(const model::Tokenizer* tokenizer, const GenerateRequest& request, uint32_t prompt_tokens,
          std::shared_ptr<TokenSink> sink);
 
-  enum class Next { kGoOn, kEnded, kStopped };  // kStopped: by a stop string; the sequence is to be cancelled
+  enum class Next {
+    kGoOn,
+    kEnded,
+    kStopped
+  };  // kStopped: by a stop string; the sequence is to be cancelled
   Next OnToken(const SequenceUpdate& update);
   void OnError(const absl::Status& status);
 

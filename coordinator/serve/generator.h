@@ -1,4 +1,5 @@
-// The front door of the pool for web/ (and for tests): start an answer, get its text, cancel it, ask how the pool is.
+// The front door of the pool for web/ (and for tests): start an answer, get its text, cancel it,
+// ask how the pool is.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +18,21 @@ namespace lanyard::coordinator {
 
 struct ChatMessage {
   std::string role;
-  std::string content;   // text parts already joined
+  std::string content;  // text parts already joined
   std::string name;
 };
 
 struct GenerateRequest {
   // A chat (goes through the model's template), a raw text, or token ids.
   std::variant<std::vector<ChatMessage>, std::string, std::vector<int32_t>> prompt;
-  std::string model;                    // empty or the id of a served model; else NotFound
-  std::optional<uint32_t> max_tokens;   // absent: up to the context
-  stage::SampleSpec sample;             // seed chosen by the caller
-  std::vector<std::string> stop;        // at most 16, none empty, never emitted
+  std::string model;                   // empty or the id of a served model; else NotFound
+  std::optional<uint32_t> max_tokens;  // absent: up to the context
+  stage::SampleSpec sample;            // seed chosen by the caller
+  std::vector<std::string> stop;       // at most 16, none empty, never emitted
   bool ignore_eos = false;
-  uint32_t top_logprobs = 0;            // 0: none are reported
+  uint32_t top_logprobs = 0;  // 0: none are reported
   bool logprobs = false;
-  std::string request_id;               // for the log
+  std::string request_id;  // for the log
 };
 
 enum class FinishReason { kStop, kLength };
@@ -49,21 +50,22 @@ struct TokenLogprob {
   std::vector<std::pair<std::string, float>> top;
 };
 
-// Receives one answer. Called from the pool's thread, in order: any number of OnText, then one OnDone or one OnError; never
-// again after that. Must only enqueue. Text never splits a UTF-8 character and never holds a stop string.
+// Receives one answer. Called from the pool's thread, in order: any number of OnText, then one
+// OnDone or one OnError; never again after that. Must only enqueue. Text never splits a UTF-8
+// character and never holds a stop string.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void OnText(std::string text, std::vector<TokenLogprob> logprobs) = 0;
   virtual void OnDone(FinishReason reason, Usage usage) = 0;
-  // The typed errors of the pool: Unavailable (a worker was lost: the text names it; or the pool is not ready),
-  // ResourceExhausted (queue full), DeadlineExceeded.
+  // The typed errors of the pool: Unavailable (a worker was lost: the text names it; or the pool is
+  // not ready), ResourceExhausted (queue full), DeadlineExceeded.
   virtual void OnError(const absl::Status& status, Usage usage) = 0;
 };
 
 struct NodeStatus {
   std::string name;
-  std::string state;       // "joined" "loading" "ready" "lost"
+  std::string state;  // "joined" "loading" "ready" "lost"
   std::string address;
   std::string version;
   std::string isa;
@@ -78,7 +80,7 @@ struct NodeStatus {
   stage::LayerRange layers;
   bool embeds = false;
   bool samples = false;
-  uint64_t gguf_bytes = 0;       // of the parts it holds
+  uint64_t gguf_bytes = 0;  // of the parts it holds
   uint64_t weights_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t buffer_bytes = 0;
@@ -89,7 +91,7 @@ struct NodeStatus {
 
 struct RequestStatus {
   std::string request_id;
-  std::string state;       // "queued" "prefill" "decode"
+  std::string state;  // "queued" "prefill" "decode"
   uint32_t prompt_tokens = 0;
   uint32_t prefilled_tokens = 0;
   uint32_t completion_tokens = 0;
@@ -98,13 +100,13 @@ struct RequestStatus {
 
 struct PoolStatus {
   bool ready = false;
-  std::string state;       // "waiting for workers" "loading" "ready" "no plan fits"
-  std::string why;         // one sentence when not ready
-  std::string model;       // id
+  std::string state;  // "waiting for workers" "loading" "ready" "no plan fits"
+  std::string why;    // one sentence when not ready
+  std::string model;  // id
   std::string model_digest;
   uint64_t model_bytes = 0;
   int64_t created_unix_s = 0;
-  uint32_t context = 0;    // tokens of one sequence, after shrinking
+  uint32_t context = 0;  // tokens of one sequence, after shrinking
   std::string numerics;
   uint64_t epoch = 0;
   std::vector<std::string> plan_why;
@@ -118,11 +120,14 @@ struct PoolStatus {
 class Generator {
  public:
   virtual ~Generator() = default;
-  // Checks, templates and tokenises in the caller's thread, then queues. Errors before the first token come from here:
-  // InvalidArgument (bad values), OutOfRange (prompt longer than the context: "This model's maximum context length is ..."),
-  // NotFound (model), Unavailable (not ready), ResourceExhausted (queue full). Returns the id for Cancel.
-  virtual absl::StatusOr<SeqId> Start(const GenerateRequest& request, std::shared_ptr<TokenSink> sink) = 0;
-  // The client left: its rows leave the batch, its KV blocks are freed; the sink hears nothing more. Unknown ids are fine.
+  // Checks, templates and tokenises in the caller's thread, then queues. Errors before the first
+  // token come from here: InvalidArgument (bad values), OutOfRange (prompt longer than the context:
+  // "This model's maximum context length is ..."), NotFound (model), Unavailable (not ready),
+  // ResourceExhausted (queue full). Returns the id for Cancel.
+  virtual absl::StatusOr<SeqId> Start(const GenerateRequest& request,
+                                      std::shared_ptr<TokenSink> sink) = 0;
+  // The client left: its rows leave the batch, its KV blocks are freed; the sink hears nothing
+  // more. Unknown ids are fine.
   virtual void Cancel(SeqId id) = 0;
   virtual PoolStatus Status() const = 0;
   // Prometheus text.

@@ -1,4 +1,5 @@
-// Logical KV blocks: which pool blocks a sequence holds in each state group. Only numbers; the memory is with the workers.
+// Logical KV blocks: which pool blocks a sequence holds in each state group. Only numbers; the
+// memory is with the workers.
 #pragma once
 
 #include <cstdint>
@@ -32,18 +33,22 @@ class KvPool {
   size_t n_groups() const { return groups_.size(); }
   uint32_t total() const;  // blocks of all groups
   uint32_t used() const;
-  // The longest sequence that an empty pool can hold, in tokens; UINT32_MAX without a bounded group.
+  // The longest sequence that an empty pool can hold, in tokens; UINT32_MAX without a bounded
+  // group.
   uint32_t CapacityTokens() const;
 
-  // Rows of [pos, pos + n_rows) that the free blocks allow, counted from pos. `tables` may be empty.
+  // Rows of [pos, pos + n_rows) that the free blocks allow, counted from pos. `tables` may be
+  // empty.
   uint32_t RowsThatFit(const KvTables& tables, uint32_t pos, uint32_t n_rows) const;
-  // Adds blocks so that rows up to position end - 1 have a place. Precondition: RowsThatFit said so.
+  // Adds blocks so that rows up to position end - 1 have a place. Precondition: RowsThatFit said
+  // so.
   void Grow(KvTables* tables, uint32_t end);
   // Frees the blocks that no row at `pos` or later reads.
   void Trim(KvTables* tables, uint32_t pos);
   void Release(KvTables* tables);
 
-  // Blocks of a group that a sequence of `tokens` tokens holds at most while it runs in short chunks.
+  // Blocks of a group that a sequence of `tokens` tokens holds at most while it runs in short
+  // chunks.
   uint32_t Need(size_t group, uint32_t tokens) const;
   uint32_t group_blocks(size_t group) const { return groups_[group].n_blocks; }
 

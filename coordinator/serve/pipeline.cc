@@ -97,7 +97,8 @@ std::string Pipeline::Stale(const stage::StepResult& result) const {
     return absl::StrCat("it is of plan ", result.plan.value, " epoch ", result.epoch.value,
                         ", now is plan ", plan_.plan.value, " epoch ", plan_.epoch.value);
   }
-  if (result.stage >= plan_.stages.size()) return absl::StrCat("stage ", result.stage, " is not in the plan");
+  if (result.stage >= plan_.stages.size())
+    return absl::StrCat("stage ", result.stage, " is not in the plan");
   if (result.worker != plan_.stages[result.stage].worker) {
     return absl::StrCat("stage ", result.stage, " is not held by '", result.worker, "'");
   }
@@ -115,9 +116,8 @@ PipelineOutcome Pipeline::OnResult(stage::StepResult result, TimeNs now) {
     return f.step == result.step && f.frame == result.frame;
   });
   if (options_.bugs.accept_stale_results && frame == frames_.end()) {
-    frame = std::find_if(frames_.begin(), frames_.end(), [&](const Frame& f) {
-      return f.outputs.size() == result.tokens.size();
-    });
+    frame = std::find_if(frames_.begin(), frames_.end(),
+                         [&](const Frame& f) { return f.outputs.size() == result.tokens.size(); });
     if (frame == frames_.end() || !result.status.ok()) return outcome;
     for (size_t i = 0; i < result.tokens.size(); ++i) {
       result.tokens[i].seq = frame->outputs[i].seq;
@@ -125,15 +125,15 @@ PipelineOutcome Pipeline::OnResult(stage::StepResult result, TimeNs now) {
     }
   }
   if (frame == frames_.end() || frame->answered) {
-    outcome.ignored = absl::StrCat("step ", result.step.value, " frame ", result.frame,
-                                   " is not in flight");
+    outcome.ignored =
+        absl::StrCat("step ", result.step.value, " frame ", result.frame, " is not in flight");
     return outcome;
   }
   if (!result.status.ok()) return OnError(result, frame, now);
   if (absl::Status bad = Check(result, *frame); !bad.ok()) {
-    outcome.lost = Unavailable(plan_.stages[result.stage].Describe(),
-                               " sent an impossible result for step ", result.step.value, ": ",
-                               bad.message());
+    outcome.lost =
+        Unavailable(plan_.stages[result.stage].Describe(), " sent an impossible result for step ",
+                    result.step.value, ": ", bad.message());
     return outcome;
   }
   frame->answered = true;
@@ -145,7 +145,8 @@ PipelineOutcome Pipeline::OnResult(stage::StepResult result, TimeNs now) {
 PipelineOutcome Pipeline::OnError(const stage::StepResult& result,
                                   std::deque<Frame>::iterator frame, TimeNs now) {
   PipelineOutcome outcome;
-  const PipelineStage& stage = plan_.stages[std::min<size_t>(result.stage, plan_.stages.size() - 1)];
+  const PipelineStage& stage =
+      plan_.stages[std::min<size_t>(result.stage, plan_.stages.size() - 1)];
   const absl::Status status =
       Annotate(result.status, absl::StrCat(stage.Describe(), " failed in stage ", result.stage));
   if (LosesPipeline(result.status.code())) {
@@ -219,8 +220,8 @@ PipelineOutcome Pipeline::OnTick(TimeNs now) {
     outcome.lost = Unavailable(what, " did not come back within ", Seconds(options_.step_timeout),
                                " from ", path);
   } else if (gap_since_ != 0 && now >= gap_since_ + options_.gap_timeout) {
-    outcome.lost = Unavailable(what, " was lost between ", path,
-                               ": a later one came back before it");
+    outcome.lost =
+        Unavailable(what, " was lost between ", path, ": a later one came back before it");
   }
   return outcome;
 }

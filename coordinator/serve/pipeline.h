@@ -1,5 +1,5 @@
-// Steps on their way through the stages: which results are believed, in which order, and when the pipeline is given up.
-// A state machine without I/O or clock.
+// Steps on their way through the stages: which results are believed, in which order, and when the
+// pipeline is given up. A state machine without I/O or clock.
 #pragma once
 
 #include <cstdint>
@@ -54,10 +54,10 @@ struct FrameFailed {
 
 // What a result, or the passing of time, led to.
 struct PipelineOutcome {
-  std::vector<FrameDone> done;        // in the order in which they were submitted
+  std::vector<FrameDone> done;  // in the order in which they were submitted
   std::vector<FrameFailed> failed;
-  std::optional<absl::Status> lost;   // the pipeline cannot go on: a new epoch is needed
-  std::string ignored;                // why the result was not obeyed; empty when it was
+  std::optional<absl::Status> lost;  // the pipeline cannot go on: a new epoch is needed
+  std::string ignored;               // why the result was not obeyed; empty when it was
 };
 
 // Not thread-safe.
@@ -72,8 +72,9 @@ class Pipeline {
 
   // The frames for the first stage, in order.
   std::vector<stage::StepFrame> Submit(Step step, TimeNs now);
-  // Untrusted: a result of another plan, epoch, worker, or of a frame that is not in flight is ignored; one that answers a
-  // frame in flight with something impossible loses the pipeline, and the text names who sent it.
+  // Untrusted: a result of another plan, epoch, worker, or of a frame that is not in flight is
+  // ignored; one that answers a frame in flight with something impossible loses the pipeline, and
+  // the text names who sent it.
   PipelineOutcome OnResult(stage::StepResult result, TimeNs now);
   PipelineOutcome OnTick(TimeNs now);
 
@@ -90,7 +91,7 @@ class Pipeline {
     uint32_t frame = 0;
     TimeNs submitted = 0;
     std::vector<Output> outputs;
-    bool answered = false;           // held back until the frames before it are
+    bool answered = false;  // held back until the frames before it are
     std::vector<stage::TokenOut> tokens;
   };
 
@@ -103,9 +104,9 @@ class Pipeline {
   const PipelineOptions options_;
   bool open_ = false;
   PipelinePlan plan_;
-  std::deque<Frame> frames_;         // in flight, as submitted
-  TimeNs gap_since_ = 0;             // 0: nothing is held back
-  TimeNs progress_ = 0;              // when a frame last came home
+  std::deque<Frame> frames_;  // in flight, as submitted
+  TimeNs gap_since_ = 0;      // 0: nothing is held back
+  TimeNs progress_ = 0;       // when a frame last came home
 };
 
 }  // namespace lanyard::coordinator

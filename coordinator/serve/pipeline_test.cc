@@ -88,7 +88,8 @@ TEST_F(PipelineTest, StaleForeignAndUnknownResultsAreIgnored) {
   EXPECT_TRUE(ignored([](auto& r) { r.worker = "w1"; }));
   EXPECT_TRUE(ignored([](auto& r) { r.worker = "evil"; }));
   EXPECT_TRUE(ignored([](auto& r) { r.stage = 9; }));
-  EXPECT_TRUE(ignored([](auto& r) { r.stage = 0, r.worker = "w1"; }));  // tokens from a stage that has none
+  EXPECT_TRUE(
+      ignored([](auto& r) { r.stage = 0, r.worker = "w1"; }));  // tokens from a stage that has none
   EXPECT_TRUE(ignored([](auto& r) { r.step = StepId(2); }));
   EXPECT_TRUE(ignored([](auto& r) { r.frame = 7; }));
   EXPECT_EQ(pipeline_.frames_in_flight(), 1u);
@@ -110,7 +111,8 @@ TEST_F(PipelineTest, ImpossibleResultsLoseThePipelineByName) {
     return outcome.lost ? std::string(outcome.lost->message()) : "";
   };
   EXPECT_EQ(lost([](auto&) {}), "");
-  EXPECT_THAT(lost([](auto& r) { r.tokens[0].token = 100; }), HasSubstr("worker 'w2' (layers 10-19)"));
+  EXPECT_THAT(lost([](auto& r) { r.tokens[0].token = 100; }),
+              HasSubstr("worker 'w2' (layers 10-19)"));
   EXPECT_THAT(lost([](auto& r) { r.tokens[0].token = -1; }), HasSubstr("token id -1"));
   EXPECT_THAT(lost([](auto& r) { r.tokens.clear(); }), HasSubstr("0 tokens where 1"));
   EXPECT_THAT(lost([](auto& r) { r.tokens[0].seq = SeqId(9); }), HasSubstr("sequence 9"));

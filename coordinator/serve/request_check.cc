@@ -27,16 +27,19 @@ absl::Status CheckRequest(const GenerateRequest& request) {
     return InvalidArgument("max_tokens is 0; it must be at least 1");
   }
   if (request.stop.size() > kMaxStops) {
-    return InvalidArgument("stop has ", request.stop.size(), " strings; at most ", kMaxStops, " are allowed");
+    return InvalidArgument("stop has ", request.stop.size(), " strings; at most ", kMaxStops,
+                           " are allowed");
   }
   for (const std::string& stop : request.stop) {
     if (stop.empty()) return InvalidArgument("stop has an empty string");
     if (stop.size() > kMaxStopBytes) {
-      return InvalidArgument("stop has a string of ", stop.size(), " bytes; at most ", kMaxStopBytes, " are allowed");
+      return InvalidArgument("stop has a string of ", stop.size(), " bytes; at most ",
+                             kMaxStopBytes, " are allowed");
     }
   }
   if (request.top_logprobs > kMaxTopLogprobs) {
-    return InvalidArgument("top_logprobs is ", request.top_logprobs, "; at most ", kMaxTopLogprobs, " are given");
+    return InvalidArgument("top_logprobs is ", request.top_logprobs, "; at most ", kMaxTopLogprobs,
+                           " are given");
   }
   const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.prompt);
   if (messages != nullptr && messages->empty()) return InvalidArgument("messages is empty");

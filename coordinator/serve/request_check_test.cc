@@ -22,7 +22,8 @@ std::string Refused(F change) {
 
 TEST(RequestCheck, NamesTheFieldAndTheLimit) {
   EXPECT_EQ(Refused([](auto&) {}), "");
-  EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = std::nanf(""); }), HasSubstr("temperature is nan"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = std::nanf(""); }),
+              HasSubstr("temperature is nan"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = -0.1F; }), HasSubstr("temperature"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = INFINITY; }), HasSubstr("temperature"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.top_p = 0; }), HasSubstr("top_p is 0"));
@@ -33,7 +34,8 @@ TEST(RequestCheck, NamesTheFieldAndTheLimit) {
   EXPECT_THAT(Refused([](auto& r) { r.stop = {""}; }), HasSubstr("empty"));
   EXPECT_THAT(Refused([](auto& r) { r.stop = {std::string(5000, 'x')}; }), HasSubstr("5000"));
   EXPECT_THAT(Refused([](auto& r) { r.top_logprobs = 1000; }), HasSubstr("top_logprobs"));
-  EXPECT_THAT(Refused([](auto& r) { r.prompt = std::vector<ChatMessage>(); }), HasSubstr("messages"));
+  EXPECT_THAT(Refused([](auto& r) { r.prompt = std::vector<ChatMessage>(); }),
+              HasSubstr("messages"));
 }
 
 }  // namespace

@@ -174,7 +174,8 @@ uint32_t Scheduler::MakeRoom(Sequence* sequence, uint32_t n_rows) {
   while (true) {
     const uint32_t fit = pool_->RowsThatFit(sequence->tables, sequence->scheduled, n_rows);
     if (fit > 0) return fit;
-    // Steps in flight will bring blocks: those of leaving sequences, or this one's own that its window left behind.
+    // Steps in flight will bring blocks: those of leaving sequences, or this one's own that its
+    // window left behind.
     if (!draining_.empty() || !sequence->in_flight.empty()) return 0;
     Sequence* youngest = running_.rbegin()->second;
     if (youngest == sequence) return 0;  // waits for its elders
@@ -359,9 +360,9 @@ std::vector<SequenceView> Scheduler::View() const {
     view.id = id;
     view.prompt_tokens = static_cast<uint32_t>(sequence->spec.prompt.size());
     view.completion_tokens = sequence->length() - view.prompt_tokens;
-    view.prefilled_tokens = std::min(
-        view.prompt_tokens,
-        sequence->in_flight.empty() ? sequence->scheduled : *sequence->in_flight.begin());
+    view.prefilled_tokens =
+        std::min(view.prompt_tokens,
+                 sequence->in_flight.empty() ? sequence->scheduled : *sequence->in_flight.begin());
     view.state = sequence->state != State::kRunning ? "queued"
                  : view.completion_tokens > 0       ? "decode"
                                                     : "prefill";

@@ -1,5 +1,6 @@
-// Decides which rows run next: admission, continuous batching, chunked prefill beside decode, KV blocks, preemption.
-// A state machine without I/O or clock. A sequence's tokens are its log: its KV can be dropped and made again at any time.
+// Decides which rows run next: admission, continuous batching, chunked prefill beside decode, KV
+// blocks, preemption. A state machine without I/O or clock. A sequence's tokens are its log: its KV
+// can be dropped and made again at any time.
 #pragma once
 
 #include <cstdint>
@@ -23,24 +24,26 @@ struct SchedulerOptions {
   uint32_t max_running = 256;   // sequences with KV at once
   uint32_t max_waiting = 1024;  // beyond it Submit says ResourceExhausted
   uint32_t prefill_rows = 512;  // rows of a step that only prefills
-  uint32_t mixed_rows = 256;    // rows of a step that also decodes: bounds what decoding waits for prefill
-  uint32_t frame_rows = 128;    // a step is cut into frames so that transfer and compute overlap
-  std::vector<int32_t> eos_ids; // any of them ends a sequence
-  bool replay_lost = false;     // sequences of a lost pipeline run again from their tokens instead of failing
+  uint32_t mixed_rows =
+      256;  // rows of a step that also decodes: bounds what decoding waits for prefill
+  uint32_t frame_rows = 128;     // a step is cut into frames so that transfer and compute overlap
+  std::vector<int32_t> eos_ids;  // any of them ends a sequence
+  bool replay_lost =
+      false;  // sequences of a lost pipeline run again from their tokens instead of failing
   PlantedBugs bugs;
 };
 
 // What a serving pipeline offers. The KV is empty when it starts.
 struct PipelineShape {
   uint32_t n_stages = 1;
-  uint32_t context = 0;         // tokens of one sequence
+  uint32_t context = 0;  // tokens of one sequence
   std::vector<KvGroup> groups;
 };
 
 struct SequenceSpec {
   SeqId id;
   std::vector<int32_t> prompt;
-  uint32_t max_tokens = 0;      // UINT32_MAX: up to the context
+  uint32_t max_tokens = 0;  // UINT32_MAX: up to the context
   stage::SampleSpec sample;
   uint32_t top = 0;
   bool ignore_eos = false;
@@ -50,7 +53,7 @@ enum class SequenceEnd { kEos, kLength };
 
 struct SequenceTimes {
   TimeNs arrived = 0;
-  TimeNs started = 0;           // first rows scheduled
+  TimeNs started = 0;  // first rows scheduled
   TimeNs first_token = 0;
 };
 
@@ -70,7 +73,7 @@ struct SequenceFailure {
 
 struct SequenceView {
   SeqId id;
-  std::string state;            // "queued" "prefill" "decode"
+  std::string state;  // "queued" "prefill" "decode"
   uint32_t prompt_tokens = 0;
   uint32_t prefilled_tokens = 0;
   uint32_t completion_tokens = 0;
@@ -87,14 +90,17 @@ class Scheduler {
  public:
   explicit Scheduler(SchedulerOptions options);
 
-  // ResourceExhausted when the queue is full, OutOfRange when prompt + 1 does not fit the context (when one is known).
+  // ResourceExhausted when the queue is full, OutOfRange when prompt + 1 does not fit the context
+  // (when one is known).
   absl::Status Submit(SequenceSpec spec, TimeNs now);
-  // Forgets the sequence. Its blocks are free once no step in flight touches them. Unknown ids are fine.
+  // Forgets the sequence. Its blocks are free once no step in flight touches them. Unknown ids are
+  // fine.
   void Cancel(SeqId id);
 
   // A pipeline with empty KV serves from now on. Returns sequences that do not fit its context.
   std::vector<SequenceFailure> OnPipelineReady(const PipelineShape& shape);
-  // KV and steps in flight are gone. Returns the ids that the pipeline carried: they have ended (none with replay_lost).
+  // KV and steps in flight are gone. Returns the ids that the pipeline carried: they have ended
+  // (none with replay_lost).
   std::vector<SeqId> OnPipelineLost();
 
   // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages.
@@ -120,20 +126,20 @@ class Scheduler {
 
  private:
   enum class State {
-    kWaiting,     // holds no blocks
+    kWaiting,  // holds no blocks
     kRunning,
     kPreempting,  // back to waiting once its steps in flight are home
     kGone,        // finished, cancelled or failed; leaves once its steps in flight are home
   };
   struct Sequence {
     SequenceSpec spec;
-    uint64_t order = 0;              // of arrival
+    uint64_t order = 0;  // of arrival
     State state = State::kWaiting;
-    std::vector<int32_t> tokens;     // prompt, then what was sampled
-    uint32_t max_tokens = 0;         // prompt + completion
-    uint32_t scheduled = 0;          // positions that are in the KV or on their way
+    std::vector<int32_t> tokens;  // prompt, then what was sampled
+    uint32_t max_tokens = 0;      // prompt + completion
+    uint32_t scheduled = 0;       // positions that are in the KV or on their way
     uint64_t last_step = 0;
-    std::set<uint32_t> in_flight;    // first positions of its runs
+    std::set<uint32_t> in_flight;  // first positions of its runs
     KvTables tables;
     SequenceTimes times;
 
@@ -160,7 +166,8 @@ class Scheduler {
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   void PickPrefill(std::vector<Chunk>* chunks);
-  // Makes room for up to n_rows rows; preempts the youngest when not even one fits. Returns the rows that fit now.
+  // Makes room for up to n_rows rows; preempts the youngest when not even one fits. Returns the
+  // rows that fit now.
   uint32_t MakeRoom(Sequence* sequence, uint32_t n_rows);
   void Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks);
   Step BuildStep(const std::vector<Chunk>& chunks);
@@ -171,7 +178,8 @@ class Scheduler {
   std::optional<SequenceUpdate> Append(Sequence* sequence, const stage::TokenOut& out, TimeNs now);
   void Preempt(Sequence* sequence);
   void End(Sequence* sequence);
-  // Frees what a sequence no longer needs, and lets it leave or wait again when its last step is home.
+  // Frees what a sequence no longer needs, and lets it leave or wait again when its last step is
+  // home.
   void Settle(Sequence* sequence);
   Sequence* Find(SeqId id);
 
@@ -180,12 +188,12 @@ class Scheduler {
   PipelineShape shape_;
   std::unique_ptr<KvPool> pool_;
   std::map<SeqId, std::unique_ptr<Sequence>> sequences_;
-  std::map<uint64_t, Sequence*> running_;   // by arrival
-  std::map<uint64_t, Sequence*> waiting_;   // by arrival
-  std::set<Sequence*> draining_;            // kPreempting or kGone, steps in flight
+  std::map<uint64_t, Sequence*> running_;  // by arrival
+  std::map<uint64_t, Sequence*> waiting_;  // by arrival
+  std::set<Sequence*> draining_;           // kPreempting or kGone, steps in flight
   std::map<StepId, InFlight> steps_;
   uint64_t next_order_ = 1;
-  uint64_t next_step_ = 1;                  // never used again in this coordinator's life
+  uint64_t next_step_ = 1;  // never used again in this coordinator's life
   uint64_t preemptions_ = 0;
 };
 

@@ -66,7 +66,7 @@ TEST(Scheduler, PrefillsInFramesAndAsksForOneOutput) {
   EXPECT_EQ(step->frames[2].runs[0].outputs[0].row, 43u);
   EXPECT_EQ(step->frames[1].runs[0].pos, 128u);
   EXPECT_EQ(step->frames[1].runs[0].tables[0].blocks.size(), 8u);  // positions 0..255
-  EXPECT_FALSE(s.NextStep(0));  // one stage, one step
+  EXPECT_FALSE(s.NextStep(0));                                     // one stage, one step
   const auto updates = Finish(&s, *step);
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].completion_tokens, 1u);

@@ -20,14 +20,16 @@ constexpr char kCacheHeader[] = "lanyard-digests-1";
 
 // What the digests are of: another file, or a changed one, has another key.
 std::string CacheKey(const struct stat& st) {
-  return absl::StrCat(kCacheHeader, " ", st.st_size, " ", st.st_mtim.tv_sec, ".", st.st_mtim.tv_nsec, " ", st.st_ino);
+  return absl::StrCat(kCacheHeader, " ", st.st_size, " ", st.st_mtim.tv_sec, ".",
+                      st.st_mtim.tv_nsec, " ", st.st_ino);
 }
 
 std::string CacheName(const std::string& path) {
   std::error_code ec;
   const std::string absolute = std::filesystem::absolute(path, ec).string();
   return absl::StrCat(
-      "digests-", Sha256Hex({reinterpret_cast<const uint8_t*>(absolute.data()), absolute.size()}).substr(0, 16));
+      "digests-", Sha256Hex({reinterpret_cast<const uint8_t*>(absolute.data()), absolute.size()})
+                      .substr(0, 16));
 }
 
 // Fills in digests that were kept; false when they are of another file or make no sense.
@@ -61,7 +63,8 @@ absl::StatusOr<model::Manifest> HashedManifest(const model::GgufFile& file, cons
     const auto kept = state->Read(CacheName(file.path()));
     if (kept && Restore(*kept, key, &manifest)) return manifest;
   }
-  LogInfo("hashing ", FormatSize(static_cast<uint64_t>(st.st_size)), " of weights, once for this file");
+  LogInfo("hashing ", FormatSize(static_cast<uint64_t>(st.st_size)),
+          " of weights, once for this file");
   const TimeNs start = MonotonicNow();
   ASSIGN_OR_RETURN(model::Manifest manifest, model::BuildManifest(file, /*hash=*/true));
   LogInfo("hashed in ", (MonotonicNow() - start) / kMillisecond, " ms");
@@ -75,7 +78,8 @@ absl::StatusOr<model::Manifest> HashedManifest(const model::GgufFile& file, cons
 absl::StatusOr<std::vector<int32_t>> CheckedIds(const std::vector<int32_t>& ids, int32_t n_vocab) {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= n_vocab) {
-      return InvalidArgument("prompt token ", i, " is ", ids[i], "; the vocabulary has ids 0 to ", n_vocab - 1);
+      return InvalidArgument("prompt token ", i, " is ", ids[i], "; the vocabulary has ids 0 to ",
+                             n_vocab - 1);
     }
   }
   return ids;
@@ -83,8 +87,8 @@ absl::StatusOr<std::vector<int32_t>> CheckedIds(const std::vector<int32_t>& ids,
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(const std::string& path,
-                                                                     const std::string& state_directory) {
+absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(
+    const std::string& path, const std::string& state_directory) {
   auto out = std::make_shared<ServedModel>();
   out->path = path;
   out->id = std::filesystem::path(path).stem().string();
@@ -93,12 +97,13 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(const std::
   if (::stat(path.c_str(), &st) != 0) return NotFound("cannot stat ", path);
   out->created_unix_s = st.st_mtim.tv_sec;
   out->bytes = static_cast<uint64_t>(st.st_size);
-  RETURN_IF_ERROR(model::ShapeFromGguf(*file));  // an unknown family is named before its tokenizer is missed
+  RETURN_IF_ERROR(
+      model::ShapeFromGguf(*file));  // an unknown family is named before its tokenizer is missed
   ASSIGN_OR_RETURN(out->tokenizer, model::Tokenizer::Load(*file));
   ASSIGN_OR_RETURN(model::Manifest manifest, HashedManifest(*file, st, state_directory));
   if (static_cast<uint32_t>(out->tokenizer->n_vocab()) != manifest.shape.n_vocab) {
-    return InvalidArgument(path, ": the tokenizer has ", out->tokenizer->n_vocab(), " tokens, the model ",
-                           manifest.shape.n_vocab, " rows");
+    return InvalidArgument(path, ": the tokenizer has ", out->tokenizer->n_vocab(),
+                           " tokens, the model ", manifest.shape.n_vocab, " rows");
   }
   for (int32_t id = 0; id < out->tokenizer->n_vocab(); ++id) {
     if (out->tokenizer->IsEog(id)) out->eos_ids.push_back(id);
@@ -120,8 +125,8 @@ absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(const GenerateRequest& 
     return tokenizer->Encode(*text, options);
   }
   if (!chat_template.ok()) {
-    return InvalidArgument("the model has no chat template that can be used (", chat_template.status().message(),
-                           "); ask by /v1/completions");
+    return InvalidArgument("the model has no chat template that can be used (",
+                           chat_template.status().message(), "); ask by /v1/completions");
   }
   nlohmann::json messages = nlohmann::json::array();
   for (const ChatMessage& message : std::get<std::vector<ChatMessage>>(request.prompt)) {

@@ -39,7 +39,8 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path) {
   const bool made = std::filesystem::create_directories(path, ec);
   if (ec) return Unavailable("cannot make the state directory ", path, ": ", ec.message());
   if (made) ::chmod(path.c_str(), 0700);
-  if (::access(path.c_str(), R_OK | W_OK | X_OK) != 0) return Errno("use the state directory", path);
+  if (::access(path.c_str(), R_OK | W_OK | X_OK) != 0)
+    return Errno("use the state directory", path);
   return StateDirectory(path);
 }
 
@@ -81,7 +82,8 @@ absl::StatusOr<Epoch> StateDirectory::LastEpoch() const {
   if (text && !text->empty() && text->back() == '\n') --end;
   const auto [stopped, error] = std::from_chars(begin, end, value);
   if (!text || error != std::errc() || stopped != end || value > kMaxEpoch) {
-    return absl::DataLossError(absl::StrCat(path_, "/", kEpochFile, " holds no epoch; write a number there that is ",
+    return absl::DataLossError(absl::StrCat(path_, "/", kEpochFile,
+                                            " holds no epoch; write a number there that is ",
                                             "higher than any in the workers' logs"));
   }
   return Epoch(value);

@@ -1,4 +1,5 @@
-// Small files that the coordinator keeps between its lives. The seam for the Store (SQLite) that comes later.
+// Small files that the coordinator keeps between its lives. The seam for the Store (SQLite) that
+// comes later.
 #pragma once
 
 #include <optional>
@@ -21,8 +22,8 @@ class StateDirectory {
   // All of it or nothing, also through a loss of power.
   absl::Status Write(const std::string& name, std::string_view text) const;
 
-  // The highest epoch that any coordinator used with this directory. A file that makes no sense gives an error: going on
-  // from 1 would have workers refuse everything.
+  // The highest epoch that any coordinator used with this directory. A file that makes no sense
+  // gives an error: going on from 1 would have workers refuse everything.
   absl::StatusOr<Epoch> LastEpoch() const;
   absl::Status SaveEpoch(Epoch epoch) const;
 

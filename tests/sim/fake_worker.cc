@@ -36,7 +36,8 @@ absl::Status FakeWorker::Check(const stage::StepFrame& frame) {
   const stage::StageSpec& spec = assignment_->spec;
   if (frame.epoch != spec.epoch || frame.plan != spec.plan || frame.stage != spec.index) {
     if (!bugs_.obey_stale_epoch || frame.stage != spec.index) {
-      return FailedPrecondition("a frame of epoch ", frame.epoch.value, ", mine is ", spec.epoch.value);
+      return FailedPrecondition("a frame of epoch ", frame.epoch.value, ", mine is ",
+                                spec.epoch.value);
     }
     ++stale_frames_obeyed_;
   }

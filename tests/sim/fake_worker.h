@@ -1,4 +1,5 @@
-// A worker's contract without its compute: holds one stage, refuses what it must, runs the hash model on its own KV blocks.
+// A worker's contract without its compute: holds one stage, refuses what it must, runs the hash
+// model on its own KV blocks.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// A model whose every value is a hash of all that it may depend on: tokens, positions, layers, and the KV read through the
-// block tables. One lost, repeated, stale or foreign row, or one wrong block, changes every later token.
+// A model whose every value is a hash of all that it may depend on: tokens, positions, layers, and
+// the KV read through the block tables. One lost, repeated, stale or foreign row, or one wrong
+// block, changes every later token.
 #pragma once
 
 #include <cstdint>

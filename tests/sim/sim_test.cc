@@ -1,4 +1,5 @@
-// Thousands of lives from seeds. A failing one prints the line that replays it; LANYARD_SIM_SEEDS=N runs more of them.
+// Thousands of lives from seeds. A failing one prints the line that replays it; LANYARD_SIM_SEEDS=N
+// runs more of them.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -50,10 +51,11 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
                   << "\n  replay: LANYARD_SIM_FIRST=" << seed
                   << " LANYARD_SIM_SEEDS=1 sim_test --gtest_filter=Sim.Every*";
   }
-  std::printf("%lu lives: %lu requests, %lu finished, %lu failed, %lu cancelled, %lu refused; %lu tokens, "
-              "%lu preemptions, %lu epochs, %lu results ignored\n",
-              n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens,
-              sum.preemptions, sum.epochs, sum.ignored_results);
+  std::printf(
+      "%lu lives: %lu requests, %lu finished, %lu failed, %lu cancelled, %lu refused; %lu tokens, "
+      "%lu preemptions, %lu epochs, %lu results ignored\n",
+      n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens,
+      sum.preemptions, sum.epochs, sum.ignored_results);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);

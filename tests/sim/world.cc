@@ -9,9 +9,9 @@ namespace {
 
 using coordinator::PoolAction;
 
-constexpr TimeNs kStormEnds = 40 * kSecond;   // after it every machine is up and every link is good
+constexpr TimeNs kStormEnds = 40 * kSecond;  // after it every machine is up and every link is good
 constexpr TimeNs kEnd = 140 * kSecond;
-constexpr TimeNs kLossLimit = 2 * kSecond;    // a lost worker's requests end within it
+constexpr TimeNs kLossLimit = 2 * kSecond;  // a lost worker's requests end within it
 
 }  // namespace
 
@@ -161,8 +161,8 @@ void World::PlanClients() {
     Submit(1000);
     const auto it = requests_.find(SeqId(1000));
     if (it == requests_.end()) {
-      Violation(absl::StrCat("the pool does not serve after the storm: ",
-                             pool_->placement().why()));
+      Violation(
+          absl::StrCat("the pool does not serve after the storm: ", pool_->placement().why()));
     }
   });
 }
@@ -197,9 +197,9 @@ void World::Submit(uint64_t id) {
   } else {
     ++report_.refused;
     const bool too_long = request.spec.prompt.size() + 1 > context_;
-    if (status.code() == absl::StatusCode::kOutOfRange ? !too_long
-                                                       : !absl::IsUnavailable(status) &&
-                                                             !absl::IsResourceExhausted(status)) {
+    if (status.code() == absl::StatusCode::kOutOfRange
+            ? !too_long
+            : !absl::IsUnavailable(status) && !absl::IsResourceExhausted(status)) {
       Violation(absl::StrCat("Submit said ", status.ToString()));
     }
     if (id == 1000 && too_long) requests_[SeqId(id)].ended = true;
@@ -215,8 +215,8 @@ void World::OnToken(const coordinator::SequenceUpdate& update) {
   if (request.ended) return Violation("a token after the end");
   if (request.seen >= request.expected.size() ||
       request.expected[request.seen] != update.out.token) {
-    return Violation(absl::StrCat("request ", update.out.seq.value, " token ", request.seen,
-                                  " is wrong"));
+    return Violation(
+        absl::StrCat("request ", update.out.seq.value, " token ", request.seen, " is wrong"));
   }
   ++request.seen;
   ++report_.tokens;
@@ -318,7 +318,8 @@ void World::CheckRest() {
     Violation(absl::StrCat(scheduler.kv_blocks_used(), " KV blocks were never freed"));
   }
   for (const Node& node : nodes_) {
-    if (node.worker && node.worker->stale_frames_obeyed() > 0) Violation("a stale epoch was obeyed");
+    if (node.worker && node.worker->stale_frames_obeyed() > 0)
+      Violation("a stale epoch was obeyed");
   }
 }
 

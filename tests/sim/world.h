@@ -1,5 +1,6 @@
-// One simulated life of a pool: virtual time, links that lose, repeat, delay and reorder, workers that die, hang and come
-// back, clients that come and go; all from one seed. The checker knows the right tokens and what must never happen.
+// One simulated life of a pool: virtual time, links that lose, repeat, delay and reorder, workers
+// that die, hang and come back, clients that come and go; all from one seed. The checker knows the
+// right tokens and what must never happen.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,9 @@
 namespace lanyard::sim {
 
 enum class Weather {
-  kCalm,     // no faults: every request must end with its tokens
-  kTinyKv,   // no faults, but hardly any KV: preemption all the time
-  kStormy,   // everything may happen
+  kCalm,    // no faults: every request must end with its tokens
+  kTinyKv,  // no faults, but hardly any KV: preemption all the time
+  kStormy,  // everything may happen
 };
 
 struct WorldOptions {
@@ -29,8 +30,9 @@ struct WorldOptions {
   Weather weather = Weather::kStormy;
   coordinator::PlantedBugs bugs;
   WorkerBugs worker_bugs;
-  bool swap_blocks = false;      // planted: two blocks of a table change places on the wire
-  bool foreign_hidden = false;   // planted: a frame now and then arrives with the hidden states of the one before
+  bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
+  bool foreign_hidden =
+      false;  // planted: a frame now and then arrives with the hidden states of the one before
   bool replay_lost = false;
 };
 
@@ -38,9 +40,9 @@ struct Report {
   std::vector<std::string> violations;  // empty: the life was right
   uint64_t requests = 0;
   uint64_t finished = 0;
-  uint64_t failed = 0;                  // with a typed error
+  uint64_t failed = 0;  // with a typed error
   uint64_t cancelled = 0;
-  uint64_t refused = 0;                 // by Submit
+  uint64_t refused = 0;  // by Submit
   uint64_t tokens = 0;
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
@@ -53,9 +55,9 @@ class World {
   Report Run();
 
  private:
-  struct Node {                    // a worker's machine
+  struct Node {  // a worker's machine
     std::unique_ptr<FakeWorker> worker;
-    uint64_t life = 0;             // changes with every start: what was on its way to an older life is lost
+    uint64_t life = 0;  // changes with every start: what was on its way to an older life is lost
     bool up = false;
     bool hung = false;
     TimeNs busy_until = 0;
@@ -70,7 +72,7 @@ class World {
     bool cancelled = false;
     TimeNs submitted = 0;
   };
-  struct Faults {                  // probabilities of a message between stages
+  struct Faults {  // probabilities of a message between stages
     double lose = 0, repeat = 0, delay = 0, reorder = 0;
   };
 
@@ -117,7 +119,9 @@ class World {
     TimeNs time;
     uint64_t order;
     std::function<void()> what;
-    bool operator<(const Event& o) const { return time != o.time ? time > o.time : order > o.order; }
+    bool operator<(const Event& o) const {
+      return time != o.time ? time > o.time : order > o.order;
+    }
   };
 
   const WorldOptions options_;
@@ -135,7 +139,7 @@ class World {
   std::map<std::string, TimeNs> link_time_;
   Faults faults_;
   uint64_t next_link_ = 1;
-  uint64_t open_port_ = 0;         // counts ports opened; frames of an older one are lost
+  uint64_t open_port_ = 0;  // counts ports opened; frames of an older one are lost
   std::string port_worker_;
   Epoch port_epoch_;
   std::map<uint64_t, Epoch> assigned_epoch_;  // highest of each link

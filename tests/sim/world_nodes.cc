@@ -26,13 +26,14 @@ void World::StartNode(size_t index) {
   node.up = true;
   node.hung = false;
   node.busy_until = now_;
-  node.worker = std::make_unique<FakeWorker>(absl::StrCat("w", index), &model_,
-                                             options_.worker_bugs, rng_());
+  node.worker =
+      std::make_unique<FakeWorker>(absl::StrCat("w", index), &model_, options_.worker_bugs, rng_());
   ++node.life;
   CutControl(index);
 }
 
-// The control link (if there is one) ends, and the worker, which lives on, comes back with a new one.
+// The control link (if there is one) ends, and the worker, which lives on, comes back with a new
+// one.
 void World::CutControl(size_t index) {
   Node& node = nodes_[index];
   if (!node.up) return;
@@ -110,7 +111,8 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   if (node == nullptr) return;  // died, and the coordinator does not know yet
   const size_t index = static_cast<size_t>(node - nodes_.data());
   const bool fails = options_.weather == Weather::kStormy && now_ < 30 * kSecond && Random(12) == 0;
-  At(std::max(now_, node->busy_until) + Ms(1, 400), [this, index, fails, life = node->life, assign] {
+  At(std::max(now_, node->busy_until) + Ms(1, 400), [this, index, fails, life = node->life,
+                                                     assign] {
     Node& n = nodes_[index];
     if (n.life != life || !n.up) return;
     const stage::StageSpec& spec = assign.assignment.spec;
