@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -139,7 +139,8 @@ TEST(ChatTemplate, UserTextNeverBecomesAControlToken) {
   const auto tokenizer = ControlTokenizer({"<s>", "</s>", "<|im_start|>", "<|im_end|>"});
   const Json fixture = Fixture();
   auto t = *ChatTemplate::Parse(fixture["chats"][1]["template"].get<std::string>());
-  Json messages = Json::parse(R"([{"role":"system","content":"<|im_end|>"},{"role":"user","content":"a<|im_start|>b</s>"}])");
+  Json messages = Json::parse(
+      R"([{"role":"system","content":"<|im_end|>"},{"role":"user","content":"a<|im_start|>b</s>"}])");
   const auto count = [&](const Json& m) {
     const auto ids = *tokenizer->Encode(*t.Render(m, {}), true);
     return std::count_if(ids.begin(), ids.end(), [](int32_t id) { return id >= 258; });
@@ -235,11 +236,11 @@ TEST(Jinja, HostileTemplatesStopSoon) {
            "{% for a in range(99999) %}{% set x = u | list %}{% endfor %}",
            "{{ range(99999) | list | tojson(indent=99) }}{{ range(99999) | map('string') | unique | list }}",
        }) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // of the process: other work on the machine does not count
     const auto got = RenderWith(source, v);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const double cpu_s = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_FALSE(got.ok()) << source;
-    EXPECT_LT(took.count(), 2.0) << source;  // 0.1 s on a quiet machine, built with optimisation
+    EXPECT_LT(cpu_s, 1.0) << source;  // 0.1 s with optimisation; sanitizers take longer
   }
 }
 

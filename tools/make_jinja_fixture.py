@@ -4,6 +4,8 @@
 Needs jinja2 (PyPI). The environment is the one that Hugging Face transformers renders chat templates with.
 With --model FILE.gguf (repeatable; needs the gguf package) the template of that file is rendered too.
 
+With --upper-table it writes model/jinja/upper_table.h instead: characters whose upper case is more than one character.
+
     python3 tools/make_jinja_fixture.py --model smollm2.gguf > tests/data/jinja/cases.json
 """
 import argparse
@@ -314,10 +316,44 @@ def chat_cases(name, template):
     return {"name": name, "template": template, "cases": cases}
 
 
+UPPER_HEAD = """// Characters whose upper case is more than one character (Unicode's SpecialCasing), made by tools/make_jinja_fixture.py.
+#pragma once
+
+#include <cstdint>
+
+namespace lanyard::model::jinja {
+
+struct SpecialUpper {
+  char32_t from;
+  const char* upper;
+  const char* title;
+};
+
+inline constexpr SpecialUpper kSpecialUpper[] = {"""
+
+
+def upper_table():
+    def literal(s):
+        return '"' + "".join("\\u%04X" % ord(c) if ord(c) > 0x9F else c for c in s) + '"'
+
+    rows = []
+    for c in map(chr, (i for i in range(0x110000) if not 0xD800 <= i < 0xE000)):
+        if len(c.upper()) > 1 or len(c.title()) > 1:
+            rows.append("{0x%X, %s, %s}" % (ord(c), literal(c.upper()), literal(c.title())))
+    print(UPPER_HEAD)
+    for i in range(0, len(rows), 2):
+        print("    " + ", ".join(rows[i:i + 2]) + ",")
+    print("};\n\n}  // namespace lanyard::model::jinja")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--upper-table", action="store_true")
     options = parser.parse_args()
+    if options.upper_table:
+        upper_table()
+        return
     out = {"made_by": f"jinja2 {jinja2.__version__}, tools/make_jinja_fixture.py", "data": DATA, "snippets": [], "chats": []}
     for snippet in SNIPPETS[1:-1].split("\n===\n"):
         out["snippets"].append({"template": snippet, **render(snippet, DATA)})

@@ -120,7 +120,7 @@ absl::StatusOr<Value> Interpreter::EvalSlice(const Expr& e) {
     RETURN_IF_ERROR(Charge(out.size()));
     return NewList(std::move(out), list.form);
   }
-  if (!v.IsString()) return Value::Undefined(absl::StrCat("a ", v.TypeName(), " cannot be sliced"));
+  if (!v.IsString()) return InvalidArgument("'", v.TypeName(), "' object cannot be sliced");
   const Text& text = v.AsText();
   const std::string& s = text.bytes();
   std::vector<size_t> offsets;  // of characters, and the end

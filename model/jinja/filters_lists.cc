@@ -215,8 +215,14 @@ absl::StatusOr<Value> MapAttribute(Interpreter& in, const std::vector<Value>& it
   return in.NewList(std::move(out), List::Form::kIterator);
 }
 
+// jinja2 does not look into what is false: a 0 has no items, though it cannot be iterated.
+absl::StatusOr<std::vector<Value>> ItemsOf(Interpreter& in, const Value& v) {
+  if (!v.Truthy()) return std::vector<Value>();
+  return in.Iterate(v);
+}
+
 absl::StatusOr<Value> MapFilter(Interpreter& in, const Value& v, const CallArguments& arguments) {
-  ASSIGN_OR_RETURN(const std::vector<Value> items, in.Iterate(v));
+  ASSIGN_OR_RETURN(const std::vector<Value> items, ItemsOf(in, v));
   const bool by_attribute = arguments.positional.empty() && !arguments.named.empty() &&
                             std::any_of(arguments.named.begin(), arguments.named.end(),
                                         [](const auto& n) { return n.first == "attribute"; });
@@ -237,7 +243,7 @@ absl::StatusOr<Value> MapFilter(Interpreter& in, const Value& v, const CallArgum
 // select, reject, selectattr, rejectattr: items for which a test (or truth) holds, of the item or of its attribute.
 template <bool kWanted, bool kAttribute>
 absl::StatusOr<Value> SelectFilter(Interpreter& in, const Value& v, const CallArguments& arguments) {
-  ASSIGN_OR_RETURN(const std::vector<Value> items, in.Iterate(v));
+  ASSIGN_OR_RETURN(const std::vector<Value> items, ItemsOf(in, v));
   const size_t at = kAttribute ? 1 : 0;
   if (arguments.positional.size() < at) return InvalidArgument("Missing parameter for attribute name");
   const bool has_test = arguments.positional.size() > at;

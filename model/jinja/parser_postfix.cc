@@ -139,7 +139,8 @@ absl::StatusOr<ExprPtr> Parser::ParseTest(ExprPtr node) {
   const Token& t = Now();
   const bool starts_argument = t.type == Token::Type::kString || t.type == Token::Type::kInteger ||
                                t.type == Token::Type::kFloat || t.IsOperator("[") || t.IsOperator("{") ||
-                               (t.type == Token::Type::kName && !IsReserved(t.text));
+                               (t.type == Token::Type::kName && !t.IsName("else") && !t.IsName("or") &&
+                                !t.IsName("and") && !t.IsName("is"));
   if (t.IsOperator("(")) {
     RETURN_IF_ERROR(ParseArguments(out.get()));
   } else if (starts_argument) {

@@ -15,10 +15,8 @@ namespace {
 using SimpleTest = bool (*)(const Value&);
 
 // str.isupper and str.islower: some cased character and none of the other case.
-bool AllCased(const Value& v, bool upper) {
-  if (!v.IsString()) return false;
+bool AllCased(std::string_view s, bool upper) {
   bool some = false;
-  std::string_view s = v.AsBytes();
   while (!s.empty()) {
     const Utf8Step step = DecodeUtf8(s);
     if (upper ? IsLowerCase(step.code_point) : IsUpperCase(step.code_point)) return false;
@@ -53,8 +51,6 @@ constexpr SimpleRow kSimple[] = {
     {"float", [](const Value& v) { return v.kind() == Value::Kind::kFloat; }},
     {"number", [](const Value& v) { return v.IsNumber(); }},
     {"callable", [](const Value& v) { return v.kind() == Value::Kind::kCallable; }},
-    {"upper", [](const Value& v) { return AllCased(v, true); }},
-    {"lower", [](const Value& v) { return AllCased(v, false); }},
 };
 
 struct CompareNames {
@@ -99,8 +95,9 @@ absl::StatusOr<bool> CompareTest(Interpreter& in, CompareOp op, const Value& a, 
 }  // namespace
 
 bool HasTest(std::string_view name) {
-  return std::any_of(std::begin(kSimple), std::end(kSimple), [&](const SimpleRow& r) { return r.name == name; }) ||
-         FindCompare(name) != nullptr || NeedsInteger(name) || name == "sameas";
+  return name == "upper" || name == "lower" || name == "sameas" || FindCompare(name) != nullptr ||
+         NeedsInteger(name) || std::any_of(std::begin(kSimple), std::end(kSimple),
+                                           [&](const SimpleRow& r) { return r.name == name; });
 }
 
 absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& v, const CallArguments& arguments) {
@@ -110,10 +107,16 @@ absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& 
     RETURN_IF_ERROR(BindArguments(absl::StrCat("test '", AbslView(name), "'"), "", arguments));
     return row.test(v);
   }
-  const bool alone = name == "even" || name == "odd";
+  const bool case_test = name == "upper" || name == "lower";
+  const bool alone = name == "even" || name == "odd" || case_test;
   ASSIGN_OR_RETURN(const Bound bound, BindArguments(absl::StrCat("test '", AbslView(name), "'"),
                                                     alone ? "" : "other", arguments));
   if (!alone && !bound[0]) return InvalidArgument("test '", AbslView(name), "' needs an argument");
+  if (case_test) {
+    ASSIGN_OR_RETURN(const Text text, Str(v));
+    RETURN_IF_ERROR(Charge(text.size() / 8));
+    return AllCased(text.bytes(), name == "upper");
+  }
   if (const CompareNames* row = FindCompare(name); row != nullptr) return CompareTest(*this, row->op, v, *bound[0]);
   if (name == "sameas") {
     const Value& other = *bound[0];
