@@ -93,7 +93,7 @@ class CpuStage : public LocalStage {
       memory_.weights += head_.bytes() + output_norm_.size() * sizeof(float);
     }
     ASSIGN_OR_RETURN(step_, Step::Make(shape_, spec_, isa_, &pool_));
-    memory_.buffers = PlanBufferBytes(shape_, spec_, pool_.size());
+    memory_.buffers = PlanBufferBytes(shape_, spec_, {pool_.size(), HeldForms()});
     return absl::OkStatus();
   }
 
@@ -115,9 +115,32 @@ class CpuStage : public LocalStage {
 
   const StageMemory& memory() const override { return memory_; }
 
-  static uint64_t PlanBufferBytes(const model::ModelShape& shape, const stage::StageSpec& spec, int threads);
+  // Forms of the rows that enter products (see ops::ActRows).
+  struct InputForms {
+    bool quantised = false;
+    bool floats = false;
+  };
+  struct BufferOptions {
+    int threads = 1;
+    InputForms forms;
+  };
+  static uint64_t PlanBufferBytes(const model::ModelShape& shape, const stage::StageSpec& spec,
+                                  const BufferOptions& options);
 
  private:
+  InputForms HeldForms() const {
+    InputForms forms;
+    const auto add = [&](const Linear& linear) {
+      forms.quantised = forms.quantised || linear.needs_quantised();
+      forms.floats = forms.floats || linear.needs_floats();
+    };
+    for (const Layer& layer : layers_) {
+      for (const Linear* linear : {&layer.qkv, &layer.attn_out, &layer.gate_up, &layer.down}) add(*linear);
+    }
+    add(head_);
+    return forms;
+  }
+
   absl::Status MapKv() {
     layers_.resize(spec_.layers.size());
     for (uint32_t i = spec_.layers.begin; i < spec_.layers.end; ++i) {
@@ -260,14 +283,15 @@ class CpuStage : public LocalStage {
   StageMemory memory_;
 };
 
-uint64_t CpuStage::PlanBufferBytes(const model::ModelShape& shape, const stage::StageSpec& spec, int threads) {
+uint64_t CpuStage::PlanBufferBytes(const model::ModelShape& shape, const stage::StageSpec& spec,
+                                   const BufferOptions& options) {
   const StepSizes sizes = Step::SizesOf(shape, spec);
   uint64_t bytes = sizes.BufferBytes();
   // Rows that enter products: int8 with a scale and sums a block of 32, or the f32 values.
   const uint64_t widest = sizes.has_layers ? std::max({sizes.d_model, sizes.d_attn, sizes.d_ff}) : sizes.d_model;
-  bytes += sizes.max_rows * widest * (shape.float_weights ? 4 : 2);
+  bytes += sizes.max_rows * widest * ((options.forms.quantised ? 2 : 0) + (options.forms.floats ? 4 : 0));
   if (sizes.has_layers) {
-    bytes += ops::AttentionScratch::Bytes(threads, static_cast<int>(shape.n_heads),
+    bytes += ops::AttentionScratch::Bytes(options.threads, static_cast<int>(shape.n_heads),
                                           static_cast<int>(shape.n_kv_heads), static_cast<int>(shape.head_dim),
                                           sizes.max_rows);
   }
@@ -285,6 +309,7 @@ uint64_t CpuStage::PlanBufferBytes(const model::ModelShape& shape, const stage::
 StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& spec,
                        const std::vector<model::TensorInfo>& tensors, int threads) {
   StageMemory out;
+  CpuStage::InputForms forms;
   for (const model::TensorInfo& tensor : tensors) {
     if (tensor.dims.empty()) continue;
     if (tensor.dims.size() == 1) {
@@ -293,6 +318,9 @@ StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& s
     }
     const bool on_demand = tensor.name == "token_embd.weight" && !(spec.samples && shape.tied_output);
     if (on_demand) continue;
+    const auto traits = TraitsOf(tensor.type);
+    if (!traits) continue;
+    (traits->elements > 1 ? forms.quantised : forms.floats) = true;
     out.weights += ops::PackedMatrix::PackedBytes(tensor.type, static_cast<int64_t>(tensor.dims[1]),
                                                   static_cast<int64_t>(tensor.dims[0]));
   }
@@ -304,7 +332,7 @@ StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& s
     const uint32_t group = model::GroupOfLayer(shape, i);
     if (group < spec.group_blocks.size()) out.kv += spec.group_blocks[group] * kv.page_bytes();
   }
-  out.buffers = CpuStage::PlanBufferBytes(shape, spec, threads);
+  out.buffers = CpuStage::PlanBufferBytes(shape, spec, {threads, forms});
   return out;
 }
 

@@ -23,6 +23,8 @@ class Linear {
  public:
   int64_t n_out() const { return n_out_; }
   uint64_t bytes() const;
+  bool needs_quantised() const { return needs_quantised_; }
+  bool needs_floats() const { return needs_floats_; }
   // out[r * stride + o] for r in [0, rows); x rows lie k apart unless `x_stride` is given.
   struct Rows {
     const float* x = nullptr;
