@@ -1,5 +1,6 @@
-// Bytes that a weight matrix takes once it is re-laid for the kernels. One formula for the engine that allocates them
-// (engine/ops PackedMatrix::PackedBytes; tests/memory holds the two equal) and for the planner, which may not include it.
+// Bytes that a weight matrix takes once it is re-laid for the kernels. One formula for the engine
+// that allocates them (engine/ops PackedMatrix::PackedBytes; tests/memory holds the two equal) and
+// for the planner, which may not include it.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +22,14 @@ constexpr uint64_t PackedMatrixBytes(TensorType type, uint64_t n_out, uint64_t k
   if (traits->elements == 1) {
     return rows * ((k + kPackedBlock - 1) / kPackedBlock * kPackedBlock) * traits->bytes;
   }
-  // Quantised blocks keep their size, but Q4_K's packed 6-bit sub-scales become bytes: 4 more in 256 elements.
+  // Quantised blocks keep their size, but Q4_K's packed 6-bit sub-scales become bytes: 4 more in
+  // 256 elements.
   const uint64_t extra = type == TensorType::kQ4_K ? 4 : 0;
   return rows * (k / traits->elements) * (traits->bytes + extra);
 }
 
-// What the allocator takes for `bytes`: whole cache lines, and whole pages where the memory is mapped.
+// What the allocator takes for `bytes`: whole cache lines, and whole pages where the memory is
+// mapped.
 constexpr uint64_t AllocatedBytes(uint64_t bytes) {
   const uint64_t unit = bytes < (2u << 20) ? 64 : 4096;
   return (bytes + unit - 1) / unit * unit;

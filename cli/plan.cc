@@ -36,7 +36,9 @@ struct Options {
 
 absl::StatusOr<sharding::MachinesFile> ReadMachines(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
-  if (!in) return NotFound("cannot open ", path, "; --machines names a TOML file (see lanyard plan --help)");
+  if (!in)
+    return NotFound("cannot open ", path,
+                    "; --machines names a TOML file (see lanyard plan --help)");
   std::stringstream text;
   text << in.rdbuf();
   auto file = sharding::ParseMachinesToml(text.str());
@@ -77,8 +79,8 @@ json ToJson(const sharding::Plan& plan) {
                       {"limit_bytes", s.limit_bytes},
                       {"ms_per_token", s.ms_per_token}});
   }
-  return {{"fits", plan.fits},       {"context", plan.context}, {"users", plan.users},
-          {"stages", stages},        {"limit", plan.limit},     {"why", plan.why}};
+  return {{"fits", plan.fits}, {"context", plan.context}, {"users", plan.users},
+          {"stages", stages},  {"limit", plan.limit},     {"why", plan.why}};
 }
 
 std::string LayersText(const sharding::PlannedStage& s) {
@@ -94,13 +96,13 @@ void PrintTable(const sharding::Plan& plan) {
   } else {
     std::printf("fits: context %u for %u user%s; limit: %s\n\n", plan.context, plan.users,
                 plan.users == 1 ? "" : "s", plan.limit.c_str());
-    std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", "MACHINE", "DEVICE", "LAYERS", "WEIGHTS", "KV",
-                "BUFFERS", "PROGRAM", "LIMIT");
+    std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", "MACHINE", "DEVICE", "LAYERS",
+                "WEIGHTS", "KV", "BUFFERS", "PROGRAM", "LIMIT");
     for (const auto& s : plan.stages) {
-      std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", s.machine.c_str(), s.device.c_str(),
-                  LayersText(s).c_str(), FormatSize(s.weights_bytes).c_str(), FormatSize(s.kv_bytes).c_str(),
-                  FormatSize(s.buffer_bytes).c_str(), FormatSize(s.base_bytes).c_str(),
-                  FormatSize(s.limit_bytes).c_str());
+      std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", s.machine.c_str(),
+                  s.device.c_str(), LayersText(s).c_str(), FormatSize(s.weights_bytes).c_str(),
+                  FormatSize(s.kv_bytes).c_str(), FormatSize(s.buffer_bytes).c_str(),
+                  FormatSize(s.base_bytes).c_str(), FormatSize(s.limit_bytes).c_str());
     }
   }
   std::printf("\n");
@@ -148,19 +150,25 @@ void RegisterPlan(CLI::App& app) {
       "  lanyard plan --model smollm2.gguf --machines machines.toml --context 4096 --users 8\n"
       "  lanyard plan --model smollm2.gguf --machines machines.toml --json\n\n"
       "machines.toml:\n"
-      "  [[machine]]\n  name = \"pc1\"\n  memory = \"8GiB\"      # of the whole worker\n  speed = 1.0\n"
-      "  [[machine.device]]\n  kind = \"cuda\"\n  name = \"cuda:0\"\n  memory = \"12GiB\"\n  speed = 8.0\n"
+      "  [[machine]]\n  name = \"pc1\"\n  memory = \"8GiB\"      # of the whole worker\n  speed = "
+      "1.0\n"
+      "  [[machine.device]]\n  kind = \"cuda\"\n  name = \"cuda:0\"\n  memory = \"12GiB\"\n  speed "
+      "= 8.0\n"
       "  [[link]]\n  a = \"pc1\"\n  b = \"pc2\"\n  rtt_us = 200\n  bandwidth = \"1Gbit\"\n\n"
       "Optional for a machine: threads, base (what the worker takes before any stage; 24MiB).\n"
       "Exit code 1 when no cut fits.",
       [o] { return Run(*o); });
   c->add_option("--model", o->model, "GGUF file")->required();
   c->add_option("--machines", o->machines, "TOML file of machines and links")->required();
-  c->add_option("--context", o->context, "Tokens of one sequence (default: 4096, or what the model was trained for)")
+  c->add_option("--context", o->context,
+                "Tokens of one sequence (default: 4096, or what the model was trained for)")
       ->check(CLI::Range(1u, 1u << 24));
-  c->add_option("--users", o->users, "Sequences of full context at once")->check(CLI::Range(1u, 65536u))->capture_default_str();
+  c->add_option("--users", o->users, "Sequences of full context at once")
+      ->check(CLI::Range(1u, 65536u))
+      ->capture_default_str();
   c->add_option("--kv", o->kv, "KV type: f32, f16 or q8 (default: f16, f32 for float models)");
-  c->add_option("--wire", o->wire, "Type of hidden states between machines: f32 or f16 (default as for --kv)");
+  c->add_option("--wire", o->wire,
+                "Type of hidden states between machines: f32 or f16 (default as for --kv)");
   c->add_flag("--all", o->all, "Give every machine a stage where some cut allows it");
   c->add_flag("--json", o->json, "One JSON object");
 }

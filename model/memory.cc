@@ -7,15 +7,17 @@
 namespace lanyard::model {
 namespace {
 
-// The engine's own figures (engine/step.h, engine/ops), which this room may not include; tests/memory compares.
-constexpr uint64_t kHeadRows = 16;            // rows whose logits lie in memory together
-constexpr uint64_t kSamplerBytes = 12;        // of one token of the vocabulary: candidates and their sums
+// The engine's own figures (engine/step.h, engine/ops), which this room may not include;
+// tests/memory compares.
+constexpr uint64_t kHeadRows = 16;      // rows whose logits lie in memory together
+constexpr uint64_t kSamplerBytes = 12;  // of one token of the vocabulary: candidates and their sums
 constexpr uint64_t kRopeKinds = 2;
 constexpr uint64_t kAttentionTileBytes = 12;  // of one row
 constexpr uint64_t kQuantBlockBytes = 60;     // a row's block of 32 inputs as int8, scale and sums
 constexpr uint64_t kFloatBlockBytes = 128;
 constexpr uint64_t kTileQueries = 64;
-// Frames of hidden states held on one side of a stage: being decoded or encoded, and waiting for the other side.
+// Frames of hidden states held on one side of a stage: being decoded or encoded, and waiting for
+// the other side.
 constexpr uint64_t kFramesHeld = 3;
 
 // Rows enter quantised products in one form and float ones in another; a model may have both.
@@ -31,7 +33,8 @@ uint64_t InputBlockBytes(const Manifest& manifest) {
   return (quantised ? kQuantBlockBytes : 0) + (floats ? kFloatBlockBytes : 0);
 }
 
-// Of one thread: two converted parts of a KV page and, for each query of a tile, output, probabilities and sums.
+// Of one thread: two converted parts of a KV page and, for each query of a tile, output,
+// probabilities and sums.
 uint64_t AttentionScratchBytes(const ModelShape& shape) {
   const uint64_t group = shape.n_heads / std::max(1u, shape.n_kv_heads);
   const uint64_t queries = std::max<uint64_t>(kTileQueries, group);
@@ -94,8 +97,9 @@ uint64_t BufferBytes(const Manifest& manifest, const StageDuty& duty) {
   const bool has_layers = duty.layer_begin < duty.layer_end;
   const uint64_t d_attn = uint64_t{shape.n_heads} * shape.head_dim;
   const uint64_t d_qkv = d_attn + 2 * uint64_t{shape.n_kv_heads} * shape.head_dim;
-  uint64_t row_bytes = 2 * 4 * uint64_t{shape.d_model};  // the residual stream and a block's input or output
-  uint64_t widest = shape.d_model;                       // input of a product
+  uint64_t row_bytes =
+      2 * 4 * uint64_t{shape.d_model};  // the residual stream and a block's input or output
+  uint64_t widest = shape.d_model;      // input of a product
   if (has_layers) {
     row_bytes += 4 * std::max<uint64_t>(d_qkv + d_attn, 2 * uint64_t{shape.d_ff});
     row_bytes += 4 * 2 * kRopeKinds * uint64_t{shape.n_rot};

@@ -24,7 +24,8 @@ std::string Duties(const Problem& problem, const Segment& s) {
   std::string text;
   if (s.begin < problem.n_layers()) {
     const uint32_t last = std::min(s.end, problem.n_layers()) - 1;
-    text = last == s.begin ? absl::StrCat("layer ", last) : absl::StrCat("layers ", s.begin, "-", last);
+    text = last == s.begin ? absl::StrCat("layer ", last)
+                           : absl::StrCat("layers ", s.begin, "-", last);
   }
   if (s.end == problem.units()) absl::StrAppend(&text, text.empty() ? "" : " and ", "the head");
   return text;
@@ -34,7 +35,8 @@ std::string Sum(const Place& place, const model::StageBytes& b) {
   std::string text;
   if (place.base_bytes > 0) text = absl::StrCat(FormatSize(place.base_bytes), " program + ");
   return absl::StrCat(text, FormatSize(b.weights), " weights + ", FormatSize(b.kv), " KV + ",
-                      FormatSize(b.buffers), " buffers = ", FormatSize(place.base_bytes + b.total()));
+                      FormatSize(b.buffers),
+                      " buffers = ", FormatSize(place.base_bytes + b.total()));
 }
 
 std::string Want(uint32_t context, uint32_t users) {
@@ -91,7 +93,8 @@ void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan
   }
 }
 
-// The least value in [low, high] for which `fits`, which is monotone; nullopt when not even high does.
+// The least value in [low, high] for which `fits`, which is monotone; nullopt when not even high
+// does.
 std::optional<uint64_t> LeastThatFits(uint64_t low, uint64_t high,
                                       const std::function<bool(uint64_t)>& fits) {
   if (!fits(high)) return std::nullopt;
@@ -148,7 +151,8 @@ std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed
     if (each) ways.push_back(absl::StrCat("at least ", AtLeast(*each), " for each worker"));
   }
   for (uint32_t shorter = context - context % 32; shorter >= 32; shorter -= 32) {
-    if (shorter < context && FitsWithLimits(request, shorter, [](size_t, uint64_t l) { return l; })) {
+    if (shorter < context &&
+        FitsWithLimits(request, shorter, [](size_t, uint64_t l) { return l; })) {
       ways.push_back(absl::StrCat("--context ", shorter));
       break;
     }
@@ -170,8 +174,8 @@ void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, 
   }
   for (const Segment& s : cut.segments) {
     const Place& p = problem.places()[s.place];
-    plan->why.push_back(absl::StrCat(PlaceName(problem, s.place), " holds ", Duties(problem, s), ": ",
-                                     Sum(p, problem.Bytes(s.place, s.begin, s.end)), " of ",
+    plan->why.push_back(absl::StrCat(PlaceName(problem, s.place), " holds ", Duties(problem, s),
+                                     ": ", Sum(p, problem.Bytes(s.place, s.begin, s.end)), " of ",
                                      FormatSize(p.limit_bytes)));
   }
   plan->why.push_back(absl::StrCat(
@@ -189,23 +193,24 @@ void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan) {
     limits += p.limit_bytes;
     room += p.limit_bytes - std::min(p.limit_bytes, p.base_bytes);
   }
-  plan->limit = absl::StrCat("memory: ", FormatSize(room), " for stages on ", request.machines.size(),
-                             request.machines.size() == 1 ? " machine" : " machines");
-  plan->why.push_back(absl::StrCat(
-      "no cut fits: the model takes ", FormatSize(whole.weights), " weights + ", FormatSize(whole.kv),
-      " KV (", Want(context, 1), ") + up to ", FormatSize(whole.buffers), " buffers on each machine, and there are ",
-      FormatSize(room), " (", FormatSize(limits), " less the programs themselves)"));
+  plan->limit =
+      absl::StrCat("memory: ", FormatSize(room), " for stages on ", request.machines.size(),
+                   request.machines.size() == 1 ? " machine" : " machines");
+  plan->why.push_back(absl::StrCat("no cut fits: the model takes ", FormatSize(whole.weights),
+                                   " weights + ", FormatSize(whole.kv), " KV (", Want(context, 1),
+                                   ") + up to ", FormatSize(whole.buffers),
+                                   " buffers on each machine, and there are ", FormatSize(room),
+                                   " (", FormatSize(limits), " less the programs themselves)"));
   for (size_t m = 0; m < std::min(problem.machines(), kMaxAsked); ++m) {
     for (const size_t place : problem.places_of(m)) {
       const Place& p = problem.places()[place];
       const uint32_t end = problem.MaxEnd(place, 0);
       const uint32_t shown = std::max(end, 1u);
       const bool first_fits = end > 0;
-      plan->why.push_back(absl::StrCat(PlaceName(problem, place),
-                                       first_fits ? " could hold " : " cannot hold even ",
-                                       Duties(problem, {place, 0, shown}), ": ",
-                                       Sum(p, problem.Bytes(place, 0, shown)), " of ",
-                                       FormatSize(p.limit_bytes)));
+      plan->why.push_back(absl::StrCat(
+          PlaceName(problem, place), first_fits ? " could hold " : " cannot hold even ",
+          Duties(problem, {place, 0, shown}), ": ", Sum(p, problem.Bytes(place, 0, shown)), " of ",
+          FormatSize(p.limit_bytes)));
     }
   }
   const std::string remedy = Remedy(request, context, whole.total() + limits);

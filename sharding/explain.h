@@ -10,10 +10,12 @@
 
 namespace lanyard::sharding {
 
-// Of a plan that fits: fills `limit` and appends to `why`. `slowest_weight` as the plan was searched with.
+// Of a plan that fits: fills `limit` and appends to `why`. `slowest_weight` as the plan was
+// searched with.
 void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, Plan* plan);
 
-// Of a request that does not fit at `context` tokens for one user: what is needed, what there is, what would make it fit.
+// Of a request that does not fit at `context` tokens for one user: what is needed, what there is,
+// what would make it fit.
 void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan);
 
 }  // namespace lanyard::sharding

@@ -1,5 +1,7 @@
 #include "sharding/machines_toml.h"
 
+#include <toml++/toml.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cmath>
@@ -8,8 +10,6 @@
 
 #include "absl/strings/numbers.h"
 #include "base/size.h"
-
-#include <toml++/toml.h>
 
 namespace lanyard::sharding {
 namespace {
@@ -32,7 +32,9 @@ size_t EditDistance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-std::string Where(const toml::node& node) { return absl::StrCat("line ", node.source().begin.line, ": "); }
+std::string Where(const toml::node& node) {
+  return absl::StrCat("line ", node.source().begin.line, ": ");
+}
 
 // One table of the file; remembers in which words to complain about it.
 class Table {
@@ -46,8 +48,8 @@ class Table {
       const auto nearest = std::min_element(known.begin(), known.end(), [&](auto a, auto b) {
         return EditDistance(k, a) < EditDistance(k, b);
       });
-      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k), "\"; did you mean \"",
-                             AbslView(*nearest), "\"?");
+      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k),
+                             "\"; did you mean \"", AbslView(*nearest), "\"?");
     }
     return absl::OkStatus();
   }
@@ -57,7 +59,8 @@ class Table {
     if (node == nullptr) return InvalidArgument(Where(table_), name_, " needs ", AbslView(key));
     const auto value = node->value<std::string>();
     if (!node->is_string() || value->empty()) {
-      return InvalidArgument(Where(*node), AbslView(key), " must be a text in quotes that is not empty");
+      return InvalidArgument(Where(*node), AbslView(key),
+                             " must be a text in quotes that is not empty");
     }
     return *value;
   }
@@ -81,9 +84,11 @@ class Table {
       return static_cast<uint64_t>(*node->value<int64_t>());
     }
     const auto text = node->is_string() ? node->value<std::string>() : std::nullopt;
-    if (!text) return InvalidArgument(Where(*node), AbslView(key), " must be a size such as \"8GiB\"");
+    if (!text)
+      return InvalidArgument(Where(*node), AbslView(key), " must be a size such as \"8GiB\"");
     const auto size = ParseSize(*text);
-    return size.ok() ? size : Annotate(size.status(), absl::StrCat("line ", node->source().begin.line));
+    return size.ok() ? size
+                     : Annotate(size.status(), absl::StrCat("line ", node->source().begin.line));
   }
 
   bool Has(std::string_view key) const { return table_.contains(key); }
@@ -100,7 +105,8 @@ class Table {
     double number = 0;
     const double factor = unit == "gbit" ? 1e9 : unit == "mbit" ? 1e6 : unit == "kbit" ? 1e3 : 0;
     if (factor == 0 || !absl::SimpleAtod(text.substr(0, unit_at), &number) || !(number > 0)) {
-      return InvalidArgument(Where(*node), "bandwidth \"", text, "\" is none; write 100Mbit or 2.5Gbit");
+      return InvalidArgument(Where(*node), "bandwidth \"", text,
+                             "\" is none; write 100Mbit or 2.5Gbit");
     }
     *out = number * factor;
     return absl::OkStatus();
@@ -112,9 +118,11 @@ class Table {
     const toml::node* node = table_.get(key);
     if (node == nullptr) return absl::OkStatus();
     const toml::array* array = node->as_array();
-    if (array == nullptr) return InvalidArgument(Where(*node), "write ", name, ", in double brackets");
+    if (array == nullptr)
+      return InvalidArgument(Where(*node), "write ", name, ", in double brackets");
     for (const toml::node& element : *array) {
-      if (!element.is_table()) return InvalidArgument(Where(element), "write ", name, ", in double brackets");
+      if (!element.is_table())
+        return InvalidArgument(Where(element), "write ", name, ", in double brackets");
       RETURN_IF_ERROR(fn(Table(*element.as_table(), name)));
     }
     return absl::OkStatus();
@@ -129,7 +137,8 @@ absl::StatusOr<DeviceProfile> ReadDevice(const Table& t) {
   RETURN_IF_ERROR(t.OnlyKeys({"kind", "name", "memory", "speed"}));
   DeviceProfile d;
   ASSIGN_OR_RETURN(d.kind, t.Text("kind"));
-  if (d.kind != "cuda") return InvalidArgument("device kind \"", d.kind, "\" is unknown; \"cuda\" is known");
+  if (d.kind != "cuda")
+    return InvalidArgument("device kind \"", d.kind, "\" is unknown; \"cuda\" is known");
   ASSIGN_OR_RETURN(d.name, t.Text("name"));
   ASSIGN_OR_RETURN(d.memory_bytes, t.Size("memory"));
   RETURN_IF_ERROR(t.Number("speed", 1e-6, &d.speed));

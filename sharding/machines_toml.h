@@ -5,7 +5,8 @@
 //   memory = "8GiB"
 //   speed = 1.0              # optional, like everything below
 //   threads = 8
-//   base = "60MiB"           # of the memory, taken by the worker before any stage; default kWorkerBaseBytes
+//   base = "60MiB"           # of the memory, taken by the worker before any stage; default
+//   kWorkerBaseBytes
 //   [[machine.device]]
 //   kind = "cuda"
 //   name = "cuda:0"
@@ -31,7 +32,8 @@ struct MachinesFile {
   std::vector<LinkProfile> links;
 };
 
-// InvalidArgument with the line for bad TOML, an unknown key (with the nearest known one), a missing or mistyped value.
+// InvalidArgument with the line for bad TOML, an unknown key (with the nearest known one), a
+// missing or mistyped value.
 absl::StatusOr<MachinesFile> ParseMachinesToml(std::string_view text);
 
 }  // namespace lanyard::sharding

@@ -49,7 +49,8 @@ TEST(MachinesToml, RefusesWithTheLineAndASuggestion) {
     const char* said;
   } cases[] = {
       {"", "no [[machine]]"},
-      {"[[machine]]\nname='a'\nmemroy='1GiB'\n", "line 3: [[machine]] has no key \"memroy\"; did you mean \"memory\"?"},
+      {"[[machine]]\nname='a'\nmemroy='1GiB'\n",
+       "line 3: [[machine]] has no key \"memroy\"; did you mean \"memory\"?"},
       {"[[machines]]\nname='a'\n", "did you mean \"machine\"?"},
       {"[[machine]]\nname='a'\n", "needs memory"},
       {"[[machine]]\nmemory='1GiB'\n", "needs name"},
@@ -58,14 +59,17 @@ TEST(MachinesToml, RefusesWithTheLineAndASuggestion) {
       {"[[machine]]\nname='a'\nmemory='1GiB'\nspeed=nan\n", "line 4: speed must be"},
       {"[[machine]]\nname='a'\nmemory='1GiB'\nspeed='fast'\n", "line 4: speed must be"},
       {"[machine]\nname='a'\n", "double brackets"},
-      {"[[machine]]\nname='a'\nmemory='1GiB'\n[[machine.device]]\nkind='tpu'\nname='x'\nmemory=1\n", "tpu"},
-      {"[[machine]]\nname='a'\nmemory='1GiB'\n[[link]]\na='a'\nb='b'\nbandwidth='1GB'\n", "bandwidth"},
+      {"[[machine]]\nname='a'\nmemory='1GiB'\n[[machine.device]]\nkind='tpu'\nname='x'\nmemory=1\n",
+       "tpu"},
+      {"[[machine]]\nname='a'\nmemory='1GiB'\n[[link]]\na='a'\nb='b'\nbandwidth='1GB'\n",
+       "bandwidth"},
       {"[[machine]\n", "line 1"},
   };
   for (const auto& c : cases) {
     const auto file = ParseMachinesToml(c.text);
     ASSERT_FALSE(file.ok()) << c.text;
-    EXPECT_NE(file.status().message().find(c.said), absl::string_view::npos) << c.text << " -> " << file.status();
+    EXPECT_NE(file.status().message().find(c.said), absl::string_view::npos)
+        << c.text << " -> " << file.status();
   }
 }
 

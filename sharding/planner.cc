@@ -24,7 +24,8 @@ absl::Status CheckMachine(const MachineProfile& m) {
       return InvalidArgument("machine ", m.name, ": two devices are called ", d.name);
     }
     if (!(d.speed > 0) || !std::isfinite(d.speed)) {
-      return InvalidArgument("machine ", m.name, " ", d.name, ": speed ", d.speed, " is not above 0");
+      return InvalidArgument("machine ", m.name, " ", d.name, ": speed ", d.speed,
+                             " is not above 0");
     }
   }
   return absl::OkStatus();
@@ -33,7 +34,8 @@ absl::Status CheckMachine(const MachineProfile& m) {
 absl::Status CheckLinks(const PlanRequest& request, const std::set<std::string>& machines) {
   for (const LinkProfile& link : request.links) {
     for (const std::string& end : {link.a, link.b}) {
-      if (!machines.contains(end)) return InvalidArgument("a link names ", end, ", which is no machine");
+      if (!machines.contains(end))
+        return InvalidArgument("a link names ", end, ", which is no machine");
     }
     if (link.a == link.b) return InvalidArgument("a link goes from ", link.a, " to itself");
     if (!(link.rtt_us >= 0) || !(link.bandwidth_bps > 0) || !std::isfinite(link.rtt_us)) {
@@ -49,7 +51,8 @@ absl::Status CheckRequest(const PlanRequest& request) {
     return InvalidArgument("there is no model to plan for");
   }
   if (request.machines.empty()) return InvalidArgument("there is no machine to plan for");
-  if (request.context == 0) return InvalidArgument("context 0: a sequence needs at least one token");
+  if (request.context == 0)
+    return InvalidArgument("context 0: a sequence needs at least one token");
   if (request.users == 0) return InvalidArgument("users 0: plan for at least one");
   if (request.max_rows == 0) return InvalidArgument("max_rows 0: a frame needs at least one row");
   std::set<std::string> names;
@@ -66,11 +69,12 @@ bool Fits(const PlanRequest& request, uint32_t context, uint32_t users) {
 }
 
 struct Load {
-  uint32_t context = 0;         // 0: not even the least fits
+  uint32_t context = 0;  // 0: not even the least fits
   uint32_t users = 0;
 };
 
-// What is wanted, or the most of it that fits: users go first, then context in steps of one KV block.
+// What is wanted, or the most of it that fits: users go first, then context in steps of one KV
+// block.
 Load LargestLoad(const PlanRequest& request) {
   if (Fits(request, request.context, 1)) {
     uint32_t low = 1, high = request.users;  // low fits
@@ -127,7 +131,8 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
   for (const model::StateGroup& group : shape.groups) {
     uint32_t needed = full;
     if (group.kind == model::StateKind::kSliding) {
-      // A window that starts and ends inside a block touches one more; so does each user's share of a step.
+      // A window that starts and ends inside a block touches one more; so does each user's share of
+      // a step.
       const uint32_t window = CeilDiv(group.window, stage::kKvBlockTokens) + 2;
       needed = std::min(full, window * users + 2 * CeilDiv(max_rows, stage::kKvBlockTokens));
     }
@@ -155,7 +160,8 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   std::optional<Cut> cut;
   if (request.require_all) {
     weight = std::max<int64_t>(weight, 1);
-    cut = BestCut(problem, OrderSpace(problem, std::vector<bool>(request.machines.size(), true)), weight);
+    cut = BestCut(problem, OrderSpace(problem, std::vector<bool>(request.machines.size(), true)),
+                  weight);
     if (!cut) plan.why.push_back("no cut gives every machine a stage within its memory");
   }
   if (!cut) cut = BestCut(problem, any, weight);
@@ -163,7 +169,8 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   plan.fits = true;
   for (const Segment& s : cut->segments) plan.stages.push_back(MakeStage(problem, s));
   if (!any.exact()) {
-    plan.why.push_back(absl::StrCat("with ", machines, " unlike machines their order is fixed, fastest first"));
+    plan.why.push_back(
+        absl::StrCat("with ", machines, " unlike machines their order is fixed, fastest first"));
   }
   ExplainFit(problem, *cut, weight, &plan);
   return plan;

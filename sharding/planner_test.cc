@@ -20,13 +20,15 @@ model::Part MakePart(const std::string& name, uint64_t rows, uint64_t cols, Tens
   const auto traits = *TraitsOf(type);
   model::Part part;
   part.name = name;
-  part.tensors.push_back({name + ".weight", type, {cols, rows}, rows * cols / traits.elements * traits.bytes});
+  part.tensors.push_back(
+      {name + ".weight", type, {cols, rows}, rows * cols / traits.elements * traits.bytes});
   part.bytes = part.tensors[0].bytes;
   return part;
 }
 
 // A small model; `sizes` are the rows of each layer's one matrix, so that layers may be unlike.
-Manifest MakeModel(const std::vector<uint64_t>& sizes, uint64_t head_rows, bool tied, uint32_t sliding_every = 0) {
+Manifest MakeModel(const std::vector<uint64_t>& sizes, uint64_t head_rows, bool tied,
+                   uint32_t sliding_every = 0) {
   Manifest m;
   model::ModelShape& s = m.shape;
   s.n_layers = static_cast<uint32_t>(sizes.size());
@@ -71,10 +73,12 @@ PlanRequest Request(const Manifest& manifest, std::vector<MachineProfile> machin
   return r;
 }
 
-// Every cut over every order of every subset of machines, by recursion: no cleverness to be wrong in.
+// Every cut over every order of every subset of machines, by recursion: no cleverness to be wrong
+// in.
 class BruteForce {
  public:
-  BruteForce(const Problem& problem, int64_t weight, bool all) : p_(problem), weight_(weight), all_(all) {}
+  BruteForce(const Problem& problem, int64_t weight, bool all)
+      : p_(problem), weight_(weight), all_(all) {}
 
   std::optional<Picoseconds> Best() {
     std::vector<bool> used(p_.machines(), false);
@@ -83,7 +87,8 @@ class BruteForce {
   }
 
  private:
-  void Go(uint32_t begin, size_t place, std::vector<bool>& used, Picoseconds sum, Picoseconds slowest) {
+  void Go(uint32_t begin, size_t place, std::vector<bool>& used, Picoseconds sum,
+          Picoseconds slowest) {
     if (begin == p_.units()) {
       if (all_ && std::count(used.begin(), used.end(), false) > 0) return;
       const Picoseconds objective = sum + weight_ * slowest;
@@ -94,7 +99,8 @@ class BruteForce {
       const size_t machine = p_.places()[next].machine;
       const bool same = place != SIZE_MAX && p_.places()[place].machine == machine;
       if (same ? next <= place : used[machine]) continue;
-      const Picoseconds hop = place == SIZE_MAX ? 0 : p_.HopTime(p_.places()[place].machine, machine);
+      const Picoseconds hop =
+          place == SIZE_MAX ? 0 : p_.HopTime(p_.places()[place].machine, machine);
       used[machine] = true;
       for (uint32_t end = begin + 1; end <= p_.units(); ++end) {
         if (!p_.Fits(next, begin, end)) continue;
@@ -123,7 +129,8 @@ std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
   auto out = std::make_unique<Instance>();
   std::vector<uint64_t> sizes(pick(1, 6));
   for (auto& s : sizes) s = 16 * pick(8, 40);
-  out->manifest = MakeModel(sizes, 16 * pick(4, 60), pick(0, 1) != 0, static_cast<uint32_t>(pick(0, 2)));
+  out->manifest =
+      MakeModel(sizes, 16 * pick(4, 60), pick(0, 1) != 0, static_cast<uint32_t>(pick(0, 2)));
   std::vector<MachineProfile> machines(pick(1, 4));
   const bool alike = pick(0, 2) == 0;
   for (size_t i = 0; i < machines.size(); ++i) {
@@ -133,7 +140,8 @@ std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
       machines[i] = Machine("", 1024 * pick(100, 700), 0.25 * static_cast<double>(pick(1, 12)));
       machines[i].base_bytes = 1024 * pick(0, 40);
       if (pick(0, 3) == 0) {
-        machines[i].devices.push_back({"cuda", "cuda:0", 1024 * pick(60, 400), static_cast<double>(pick(2, 9))});
+        machines[i].devices.push_back(
+            {"cuda", "cuda:0", 1024 * pick(60, 400), static_cast<double>(pick(2, 9))});
       }
     }
     machines[i].name = "m" + std::to_string(i);
@@ -145,7 +153,8 @@ std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
   for (size_t a = 0; a < machines.size(); ++a) {
     for (size_t b = a + 1; b < machines.size() && !alike; ++b) {
       if (pick(0, 1) == 0) continue;
-      out->request.links.push_back({machines[a].name, machines[b].name, static_cast<double>(pick(0, 400)), 1e8});
+      out->request.links.push_back(
+          {machines[a].name, machines[b].name, static_cast<double>(pick(0, 400)), 1e8});
     }
   }
   return out;
@@ -276,8 +285,9 @@ TEST(Planner, TheRemedyHelps) {
   const std::string& remedy = plan->why.back();
   unsigned more = 0, to = 0, each = 0;
   char name[8] = {};
-  ASSERT_EQ(std::sscanf(remedy.c_str(), "would fit with %uMiB more on %7s (--memory %uMiB), or at least %uMiB", &more,
-                        name, &to, &each),
+  ASSERT_EQ(std::sscanf(remedy.c_str(),
+                        "would fit with %uMiB more on %7s (--memory %uMiB), or at least %uMiB",
+                        &more, name, &to, &each),
             4)
       << remedy;
   const auto fits = [&](uint64_t w1, uint64_t w2) {
@@ -316,14 +326,16 @@ TEST(Planner, EquallyGoodOrdersFollowTheInput) {
   const Manifest model = MakeModel(std::vector<uint64_t>(30, 640), 2000, true);
   PlanRequest request = Request(model, {});
   for (int i = 0; i < 4; ++i) {
-    request.machines.push_back(Machine("w" + std::to_string(i), (1 << 30) + static_cast<uint64_t>(i * 7919 % 5), 1));
+    request.machines.push_back(
+        Machine("w" + std::to_string(i), (1 << 30) + static_cast<uint64_t>(i * 7919 % 5), 1));
   }
   for (const uint32_t users : {1u, 8u}) {
     request.users = users;
     request.require_all = true;
     const auto plan = MakePlan(request);
     ASSERT_EQ(plan->stages.size(), 4u);
-    for (int i = 0; i < 4; ++i) EXPECT_EQ(plan->stages[static_cast<size_t>(i)].machine, "w" + std::to_string(i));
+    for (int i = 0; i < 4; ++i)
+      EXPECT_EQ(plan->stages[static_cast<size_t>(i)].machine, "w" + std::to_string(i));
   }
 }
 
@@ -356,7 +368,8 @@ TEST(Planner, ManyUnlikeMachinesAreStillPlanned) {
   const Manifest model = MakeModel(std::vector<uint64_t>(60, 1600), 400, true);
   std::vector<MachineProfile> machines;
   for (int i = 0; i < 24; ++i) {
-    machines.push_back(Machine("m" + std::to_string(i), static_cast<uint64_t>(1000 + 37 * i) << 10, 1 + 0.1 * i));
+    machines.push_back(
+        Machine("m" + std::to_string(i), static_cast<uint64_t>(1000 + 37 * i) << 10, 1 + 0.1 * i));
   }
   PlanRequest request = Request(model, machines);
   request.users = 4;
@@ -377,13 +390,19 @@ TEST(Planner, RefusesNonsenseByName) {
     EXPECT_FALSE(plan.ok());
     return std::string(plan.status().message());
   };
-  EXPECT_NE(error([](PlanRequest& r) { r.machines.clear(); }).find("no machine"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.machines.clear(); }).find("no machine"),
+            std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) { r.context = 0; }).find("context 0"), std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) { r.users = 0; }).find("users 0"), std::string::npos);
-  EXPECT_NE(error([](PlanRequest& r) { r.machines[1].name = "w1"; }).find("two machines"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.machines[1].name = "w1"; }).find("two machines"),
+            std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) { r.machines[1].speed = 0; }).find("w2"), std::string::npos);
-  EXPECT_NE(error([](PlanRequest& r) { r.links.push_back({"w1", "pc9"}); }).find("pc9"), std::string::npos);
-  EXPECT_NE(error([](PlanRequest& r) { r.manifest = nullptr; }).find("no model"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) {
+              r.links.push_back({"w1", "pc9"});
+            }).find("pc9"),
+            std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.manifest = nullptr; }).find("no model"),
+            std::string::npos);
 }
 
 TEST(GroupBlocks, SlidingGroupsHoldTheirWindowOnly) {

@@ -1,5 +1,6 @@
-// The planner's problem in numbers: places that can hold a stage, units that are cut, and what a range of units takes on
-// a place in bytes and in time. A place is a device or the CPU of a machine; units are the layers and, last, the head.
+// The planner's problem in numbers: places that can hold a stage, units that are cut, and what a
+// range of units takes on a place in bytes and in time. A place is a device or the CPU of a
+// machine; units are the layers and, last, the head.
 #pragma once
 
 #include <array>
@@ -14,7 +15,7 @@ namespace lanyard::sharding {
 
 struct Place {
   size_t machine = 0;
-  std::string device;           // "cpu" "cuda:0"
+  std::string device;  // "cpu" "cuda:0"
   uint64_t limit_bytes = 0;
   uint64_t base_bytes = 0;
   double speed = 1;
@@ -64,9 +65,9 @@ class Problem {
   std::vector<uint32_t> group_blocks_;
   std::vector<uint64_t> weights_prefix_;  // bytes held by units [0, u)
   std::vector<uint64_t> kv_prefix_;
-  std::vector<uint64_t> common_bytes_;    // {0, held bytes of the part every stage with layers has}
-  std::vector<std::vector<Picoseconds>> time_prefix_;     // per place
-  std::vector<std::array<uint64_t, 8>> buffers_;          // per place: bit 0 layers, 1 embeds, 2 samples
+  std::vector<uint64_t> common_bytes_;  // {0, held bytes of the part every stage with layers has}
+  std::vector<std::vector<Picoseconds>> time_prefix_;  // per place
+  std::vector<std::array<uint64_t, 8>> buffers_;  // per place: bit 0 layers, 1 embeds, 2 samples
   std::vector<std::vector<Picoseconds>> hop_;
   std::vector<Picoseconds> least_time_;
 };

@@ -7,7 +7,8 @@
 namespace lanyard::sharding {
 namespace {
 
-// States times slots that are searched exactly: 8 unlike machines with one device each, or hundreds of like ones.
+// States times slots that are searched exactly: 8 unlike machines with one device each, or hundreds
+// of like ones.
 constexpr uint64_t kMaxExactStates = 4096;
 
 bool Alike(const Problem& problem, size_t a, size_t b) {
@@ -114,8 +115,10 @@ class Search {
     const uint32_t last = max_end_[place][begin];
     for (uint32_t end = begin + 1; end <= last; ++end) {
       const Picoseconds time = problem_.StageTime(place, begin, end);
-      Node next{node.sum + time, std::max(node.slowest, time), node.stages + 1,
-                static_cast<uint32_t>(place), begin, end, parent};
+      Node next{node.sum + time, std::max(node.slowest, time),
+                node.stages + 1, static_cast<uint32_t>(place),
+                begin,           end,
+                parent};
       // The bound never falls as the stage grows, so longer ones are no better.
       if (best_ >= 0 && Objective(next) + problem_.LeastTime(end) > best_objective_) return;
       if (end < problem_.units()) {
@@ -155,7 +158,8 @@ class Search {
       const Node& other = nodes_[static_cast<size_t>(id)];
       if (Dominates(other, node) && !(Same(other, node) && ComesFirst(node, other))) return;
     }
-    std::erase_if(front, [&](int32_t id) { return Dominates(node, nodes_[static_cast<size_t>(id)]); });
+    std::erase_if(front,
+                  [&](int32_t id) { return Dominates(node, nodes_[static_cast<size_t>(id)]); });
     front.push_back(static_cast<int32_t>(nodes_.size()));
     nodes_.push_back(node);
   }
@@ -215,8 +219,7 @@ OrderSpace::OrderSpace(const Problem& problem, const std::vector<bool>& must) {
   }
 }
 
-void OrderSpace::BuildExact(const Problem& problem,
-                            const std::vector<std::vector<size_t>>& classes,
+void OrderSpace::BuildExact(const Problem& problem, const std::vector<std::vector<size_t>>& classes,
                             const std::vector<bool>& must) {
   std::vector<uint32_t> radix, slot, least;
   uint32_t n_states = 1;
@@ -225,7 +228,8 @@ void OrderSpace::BuildExact(const Problem& problem,
     slot.push_back(slots_);
     n_states *= static_cast<uint32_t>(members.size()) + 1;
     slots_ += static_cast<uint32_t>(problem.places_of(members[0]).size());
-    uint32_t needed = 0;  // members are used in order, so the last one that must be used brings the others
+    uint32_t needed =
+        0;  // members are used in order, so the last one that must be used brings the others
     for (uint32_t i = 0; i < members.size(); ++i) {
       if (!must.empty() && must[members[i]]) needed = i + 1;
     }
@@ -270,7 +274,8 @@ void OrderSpace::BuildFixed(const Problem& problem, const std::vector<bool>& mus
 }
 
 bool Feasible(const Problem& problem, const OrderSpace& space) {
-  // What a place needs grows with its range, so covering as many units as possible with what has been used is never worse.
+  // What a place needs grows with its range, so covering as many units as possible with what has
+  // been used is never worse.
   const uint32_t units = problem.units();
   std::vector<uint32_t> reach(size_t{space.states()} * space.slots(), 0);
   std::vector<size_t> holder(reach.size(), SIZE_MAX);  // the place that reached it
@@ -308,7 +313,8 @@ bool Feasible(const Problem& problem, const OrderSpace& space) {
   return false;
 }
 
-std::optional<Cut> BestCut(const Problem& problem, const OrderSpace& space, int64_t slowest_weight) {
+std::optional<Cut> BestCut(const Problem& problem, const OrderSpace& space,
+                           int64_t slowest_weight) {
   return Search(problem, space, slowest_weight).Run();
 }
 

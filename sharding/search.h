@@ -1,4 +1,5 @@
-// Finds the best cut of a Problem by dynamic programming over (machines used so far, last place, units covered).
+// Finds the best cut of a Problem by dynamic programming over (machines used so far, last place,
+// units covered).
 #pragma once
 
 #include <cstdint>
@@ -11,33 +12,36 @@ namespace lanyard::sharding {
 
 struct Segment {
   size_t place = 0;
-  uint32_t begin = 0;           // units
+  uint32_t begin = 0;  // units
   uint32_t end = 0;
 };
 
 struct Cut {
   std::vector<Segment> segments;
-  Picoseconds sum = 0;          // stages and hops
+  Picoseconds sum = 0;  // stages and hops
   Picoseconds hops = 0;
-  Picoseconds slowest = 0;      // stage
+  Picoseconds slowest = 0;  // stage
   Picoseconds Objective(int64_t slowest_weight) const { return sum + slowest_weight * slowest; }
 };
 
-// Which machines may follow which: a graph of states. Exact: a state is how many of each class of like machines have been
-// used, in input order (like machines are interchangeable). Too many unlike machines: their order is fixed, fastest first.
+// Which machines may follow which: a graph of states. Exact: a state is how many of each class of
+// like machines have been used, in input order (like machines are interchangeable). Too many unlike
+// machines: their order is fixed, fastest first.
 class OrderSpace {
  public:
   struct Choice {
     size_t machine = 0;
-    uint32_t next = 0;          // state
-    uint32_t slot = 0;          // of the machine's first place
+    uint32_t next = 0;  // state
+    uint32_t slot = 0;  // of the machine's first place
   };
 
   // `must`: machines that have to be used, one flag a machine; empty: none.
   OrderSpace(const Problem& problem, const std::vector<bool>& must);
 
   bool exact() const { return exact_; }
-  uint32_t states() const { return static_cast<uint32_t>(choices_.size()); }  // ascending along every choice
+  uint32_t states() const {
+    return static_cast<uint32_t>(choices_.size());
+  }  // ascending along every choice
   uint32_t slots() const { return slots_; }
   const std::vector<Choice>& choices(uint32_t state) const { return choices_[state]; }
   bool final(uint32_t state) const { return final_[state]; }

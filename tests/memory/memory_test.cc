@@ -1,4 +1,5 @@
-// The planner's arithmetic (model/memory.h) against what the engine allocates: never less, and not much more.
+// The planner's arithmetic (model/memory.h) against what the engine allocates: never less, and not
+// much more.
 #include "model/memory.h"
 
 #include <gtest/gtest.h>
@@ -26,8 +27,9 @@ std::string ModelsFolder() {
 }
 
 TEST(PackedBytes, EqualsTheKernels) {
-  for (const TensorType type : {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1,
-                                TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
+  for (const TensorType type :
+       {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
+        TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
     for (const int64_t n_out : {1, 15, 16, 17, 576, 49152}) {
       for (const int64_t k : {32, 256, 576, 640, 1536, 4096}) {
         const auto traits = *TraitsOf(type);
@@ -40,7 +42,8 @@ TEST(PackedBytes, EqualsTheKernels) {
   }
 }
 
-stage::StageSpec Spec(const model::Manifest& m, uint32_t begin, uint32_t end, stage::NumericsId numerics) {
+stage::StageSpec Spec(const model::Manifest& m, uint32_t begin, uint32_t end,
+                      stage::NumericsId numerics) {
   stage::StageSpec spec;
   spec.layers = {begin, end};
   spec.embeds = begin == 0;
@@ -52,7 +55,8 @@ stage::StageSpec Spec(const model::Manifest& m, uint32_t begin, uint32_t end, st
   return spec;
 }
 
-model::StageDuty Duty(const model::ModelShape& shape, const stage::StageSpec& spec, uint32_t threads) {
+model::StageDuty Duty(const model::ModelShape& shape, const stage::StageSpec& spec,
+                      uint32_t threads) {
   model::StageDuty duty;
   duty.layer_begin = spec.layers.begin;
   duty.layer_end = spec.layers.end;
@@ -82,11 +86,13 @@ void Compare(const std::string& path) {
       const auto stage = engine::LocalStage::Create(manifest->shape, spec, **file, {.threads = 2});
       ASSERT_TRUE(stage.ok()) << stage.status();
       const engine::StageMemory& held = (*stage)->memory();
-      const model::StageBytes planned = model::StageMemoryBytes(*manifest, Duty(manifest->shape, spec, 2));
+      const model::StageBytes planned =
+          model::StageMemoryBytes(*manifest, Duty(manifest->shape, spec, 2));
       EXPECT_EQ(planned.kv, held.kv);
       EXPECT_GE(planned.weights, held.weights) << begin << "-" << end;
       EXPECT_GE(planned.buffers, held.buffers) << begin << "-" << end;
-      // Padding of small matrices aside, the bound is tight: a loose one would refuse plans that fit.
+      // Padding of small matrices aside, the bound is tight: a loose one would refuse plans that
+      // fit.
       EXPECT_LE(planned.weights, held.weights + held.weights / 50 + 4096 * manifest->parts.size());
       EXPECT_LE(planned.buffers, 2 * held.buffers + (1u << 20));
     }
@@ -95,14 +101,17 @@ void Compare(const std::string& path) {
 
 TEST(StageMemory, BoundsTheEngineOnTinyModels) {
   const std::string tiny = SharedFolder() + "/conformance/tiny";
-  if (!std::filesystem::exists(tiny)) GTEST_SKIP() << "no conformance data in " << tiny << " (LANYARD_SHARED)";
-  for (const char* name : {"llama", "llama-tied-rope-factors", "gemma3"}) Compare(tiny + "/" + name + ".gguf");
+  if (!std::filesystem::exists(tiny))
+    GTEST_SKIP() << "no conformance data in " << tiny << " (LANYARD_SHARED)";
+  for (const char* name : {"llama", "llama-tied-rope-factors", "gemma3"})
+    Compare(tiny + "/" + name + ".gguf");
 }
 
 TEST(StageMemory, BoundsTheEngineOnRealModels) {
   for (const char* name : {"smollm2", "gemma3-270m"}) {
     const std::string path = ModelsFolder() + "/" + name + ".gguf";
-    if (!std::filesystem::exists(path)) GTEST_SKIP() << "no model " << path << " (LANYARD_MODELS; ./dev test fetches it)";
+    if (!std::filesystem::exists(path))
+      GTEST_SKIP() << "no model " << path << " (LANYARD_MODELS; ./dev test fetches it)";
     Compare(path);
   }
 }

@@ -1,4 +1,5 @@
-// Planted: `heap` reads one byte past an allocation, `signed` overflows an int. ASan and UBSan must say so.
+// Planted: `heap` reads one byte past an allocation, `signed` overflows an int. ASan and UBSan must
+// say so.
 #include <climits>
 #include <cstdio>
 #include <cstring>

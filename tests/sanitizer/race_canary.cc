@@ -1,4 +1,5 @@
-// Two threads, one counter, no lock: TSan must say so. Beside it the same with base::Mutex, which must stay silent.
+// Two threads, one counter, no lock: TSan must say so. Beside it the same with base::Mutex, which
+// must stay silent.
 #include <cstdio>
 #include <thread>
 
