@@ -214,8 +214,9 @@ TEST(ProcessTest, StateFolderHasOneOwner) {
     EXPECT_NE(second.status().message().find(std::to_string(getpid())), absl::string_view::npos);
   }
   EXPECT_TRUE(StateLock::Take(path).ok());
-  EXPECT_GT(ResidentBytes(), 1u << 20);
-  EXPECT_GE(PeakResidentBytes(), ResidentBytes());
+  const uint64_t resident_bytes = ResidentBytes();
+  EXPECT_GT(resident_bytes, 1u << 20);
+  EXPECT_GE(PeakResidentBytes(), resident_bytes);
 }
 
 }  // namespace
