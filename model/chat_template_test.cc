@@ -240,7 +240,7 @@ TEST(Jinja, HostileTemplatesStopSoon) {
     const auto got = RenderWith(source, v);
     const double cpu_s = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_FALSE(got.ok()) << source;
-    EXPECT_LT(cpu_s, 1.0) << source;  // 0.1 s with optimisation; sanitizers take longer
+    EXPECT_LT(cpu_s, 3.0) << source;  // 0.1 s with optimisation; sanitizers take longer
   }
 }
 
