@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/half.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/matmul_state.h"
 #include "engine/ops/quant.h"
@@ -135,7 +136,7 @@ std::vector<uint8_t> RandomRows(TensorType type, int64_t k, int64_t rows) {
   const TypeTraits traits = *TraitsOf(type);
   std::vector<uint8_t> out(static_cast<size_t>(rows * k / traits.elements * traits.bytes));
   for (uint8_t& b : out) b = static_cast<uint8_t>(gen());
-  const uint16_t scale = F32ToF16(0.01f);
+  const uint16_t scale = FloatToHalf(0.01f);
   for (size_t at = 0; at < out.size(); at += traits.bytes) {
     if (type == TensorType::kF32) {
       const float one = 1;

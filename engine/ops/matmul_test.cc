@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/half.h"
 #include "engine/ops/quant.h"
 
 namespace lanyard::ops {
@@ -49,13 +50,13 @@ uint16_t RandomScale(Fill fill, std::mt19937& gen) {
     case Fill::kZero:
       return 0;
     case Fill::kHuge:
-      return F32ToF16(60000.0f * (gen() % 2 ? 1 : -1));
+      return FloatToHalf(60000.0f * (gen() % 2 ? 1 : -1));
     case Fill::kDenormal:
       return static_cast<uint16_t>((gen() & 0x8000) | (gen() % 1024));
     case Fill::kRandomBits:
       return static_cast<uint16_t>(gen() % 0x7c00 | (gen() & 0x8000));
     default:
-      return F32ToF16(0.02f * normal(gen));
+      return FloatToHalf(0.02f * normal(gen));
   }
 }
 
@@ -77,7 +78,7 @@ Matrix MakeMatrix(TensorType type, int64_t n_out, int64_t k, Fill fill, uint32_t
   }
   if (type == TensorType::kF16) {
     for (size_t at = 0; at < m.bytes.size(); at += 2) {
-      const uint16_t h = fill == Fill::kNormal ? F32ToF16(normal(gen)) : RandomScale(fill, gen);
+      const uint16_t h = fill == Fill::kNormal ? FloatToHalf(normal(gen)) : RandomScale(fill, gen);
       std::memcpy(&m.bytes[at], &h, 2);
     }
     return m;
@@ -360,7 +361,7 @@ TEST_P(MatMulTest, ResultsOfNumericsVersionOne) {
   for (size_t at = 0; at < m.bytes.size(); at += traits.bytes) {
     const float value = static_cast<float>(next() >> 8) * 0x1p-24f - 0.5f;
     if (m.type == TensorType::kF32) std::memcpy(&m.bytes[at], &value, 4);
-    const uint16_t half = F32ToF16(value);
+    const uint16_t half = FloatToHalf(value);
     if (m.type == TensorType::kF32) continue;
     for (size_t offset : HalfOffsets(m.type)) std::memcpy(&m.bytes[at + offset], &half, 2);
   }

@@ -5,46 +5,13 @@
 #include <limits>
 
 #include "base/bytes.h"
+#include "base/half.h"
 #include "engine/ops/matmul.h"
 
 namespace lanyard::ops {
-
-float F16ToF32(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
-  const uint32_t exponent = (h >> 10) & 0x1f;
-  const uint32_t mantissa = h & 0x3ff;
-  if (exponent == 0) {  // zero or denormal: mantissa * 2^-24, exact
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  uint32_t bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
-  if (exponent == 31) {
-    bits = sign | 0x7f800000 | (mantissa << 13);
-    if (mantissa != 0) bits |= 0x00400000;  // quiet, as the processors' conversions do
-  }
-  return LoadUnaligned<float>(&bits);
-}
-
-uint16_t F32ToF16(float f) {
-  const uint32_t bits = LoadUnaligned<uint32_t>(&f);
-  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000)
-    return static_cast<uint16_t>(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
-  if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);  // 65536 and above
-  if (magnitude < 0x38800000) {  // below 2^-14: a multiple of 2^-24, rounded by adding 0.5
-    const float magic = 0.5f;
-    const float sum = LoadUnaligned<float>(&magnitude) + magic;
-    return static_cast<uint16_t>(sign | (LoadUnaligned<uint32_t>(&sum) & 0x7ff));
-  }
-  const uint32_t odd = (magnitude >> 13) & 1;
-  const uint32_t rounded = magnitude - (112u << 23) + 0xfff + odd;  // may carry into infinity
-  return static_cast<uint16_t>(sign | (rounded >> 13));
-}
-
 namespace {
 
-float LoadF16(const uint8_t* p) { return F16ToF32(LoadUnaligned<uint16_t>(p)); }
+float LoadF16(const uint8_t* p) { return HalfToFloat(LoadUnaligned<uint16_t>(p)); }
 
 // block_q4_K: d, dmin, 12 bytes with eight 6-bit scales and minima, 128 bytes of nibbles; 64
 // elements share 32 bytes.

@@ -14,11 +14,6 @@ inline constexpr int64_t kBlock = 32;  // elements of a block of activations, an
 inline constexpr int64_t kPartials = 8;      // block b goes to partial sum b mod 8
 inline constexpr int64_t kSuperBlock = 256;  // elements of a K-quant's block
 
-// IEEE binary16, exact one way, round to nearest even the other (overflow gives infinity, NaN stays
-// NaN).
-float F16ToF32(uint16_t h);
-uint16_t F32ToF16(float f);
-
 // Element i of a block is w[i] * d + m. w already holds what is an integer in the format: the
 // offset (Q4_0: -8 ...) and Q6_K's 8-bit sub-scales; d holds Q4_K's sub-scale, which is exact in
 // f32.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/half.h"
 #include "engine/ops/matmul.h"
 
 namespace lanyard::ops {
@@ -19,7 +20,7 @@ TEST(F16, EveryPattern) {
   for (uint32_t h = 0; h < 0x10000; ++h) {
     const int exponent = (h >> 10) & 31;
     const double mantissa = h & 0x3ff;
-    const float f = F16ToF32(static_cast<uint16_t>(h));
+    const float f = HalfToFloat(static_cast<uint16_t>(h));
     if (exponent == 31) {
       ASSERT_EQ(std::isnan(f), mantissa != 0) << h;
       ASSERT_EQ(std::isinf(f), mantissa == 0) << h;
@@ -30,28 +31,28 @@ TEST(F16, EveryPattern) {
     }
     ASSERT_EQ(std::signbit(f), (h & 0x8000) != 0) << h;
     if (!std::isnan(f)) {
-      ASSERT_EQ(F32ToF16(f), h);
+      ASSERT_EQ(FloatToHalf(f), h);
     } else {
-      ASSERT_TRUE(std::isnan(F16ToF32(F32ToF16(f))));
+      ASSERT_TRUE(std::isnan(HalfToFloat(FloatToHalf(f))));
     }
   }
 }
 
 TEST(F16, RoundsToNearestEven) {
   for (uint32_t h = 0; h < 0x7c00; ++h) {
-    const float low = F16ToF32(static_cast<uint16_t>(h));
-    const float high = h + 1 == 0x7c00 ? 65536.0f : F16ToF32(static_cast<uint16_t>(h + 1));
+    const float low = HalfToFloat(static_cast<uint16_t>(h));
+    const float high = h + 1 == 0x7c00 ? 65536.0f : HalfToFloat(static_cast<uint16_t>(h + 1));
     const float middle = low + (high - low) / 2;  // exact
     const uint32_t even = h % 2 == 0 ? h : h + 1;
-    ASSERT_EQ(F32ToF16(middle), even) << h;
-    ASSERT_EQ(F32ToF16(std::nextafter(middle, 0.0f)), h);
-    ASSERT_EQ(F32ToF16(std::nextafter(middle, 1e9f)), h + 1);
-    ASSERT_EQ(F32ToF16(-middle), even | 0x8000);
+    ASSERT_EQ(FloatToHalf(middle), even) << h;
+    ASSERT_EQ(FloatToHalf(std::nextafter(middle, 0.0f)), h);
+    ASSERT_EQ(FloatToHalf(std::nextafter(middle, 1e9f)), h + 1);
+    ASSERT_EQ(FloatToHalf(-middle), even | 0x8000);
   }
-  EXPECT_EQ(F32ToF16(1e30f), 0x7c00);
-  EXPECT_EQ(F32ToF16(std::numeric_limits<float>::infinity()), 0x7c00);
-  EXPECT_EQ(F32ToF16(1e-30f), 0);
-  EXPECT_EQ(F32ToF16(std::numeric_limits<float>::denorm_min()), 0);
+  EXPECT_EQ(FloatToHalf(1e30f), 0x7c00);
+  EXPECT_EQ(FloatToHalf(std::numeric_limits<float>::infinity()), 0x7c00);
+  EXPECT_EQ(FloatToHalf(1e-30f), 0);
+  EXPECT_EQ(FloatToHalf(std::numeric_limits<float>::denorm_min()), 0);
 }
 
 TEST(QuantiseBlock, ScaleSumsAndTies) {
