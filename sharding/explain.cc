@@ -74,7 +74,7 @@ void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan
     }
     std::vector<bool> must(problem.machines(), false);
     must[m] = true;
-    const auto with = BestCut(problem, OrderSpace(problem, must), weight);
+    const auto with = BestCut(problem, must, weight);
     if (with) {
       plan->why.push_back(absl::StrCat(name, " is left out: with it a token would take ",
                                        Ms(with->sum), " (slowest stage ", Ms(with->slowest),

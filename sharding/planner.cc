@@ -156,19 +156,17 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
 
   const auto machines = static_cast<int64_t>(request.machines.size());
   int64_t weight = std::min<int64_t>(request.users, machines) - 1;
-  const OrderSpace any(problem, {});
   std::optional<Cut> cut;
   if (request.require_all) {
     weight = std::max<int64_t>(weight, 1);
-    cut = BestCut(problem, OrderSpace(problem, std::vector<bool>(request.machines.size(), true)),
-                  weight);
+    cut = BestCut(problem, std::vector<bool>(request.machines.size(), true), weight);
     if (!cut) plan.why.push_back("no cut gives every machine a stage within its memory");
   }
-  if (!cut) cut = BestCut(problem, any, weight);
+  if (!cut) cut = BestCut(problem, {}, weight);
   if (!cut) return Internal("planner: a load that fits has no cut");
   plan.fits = true;
   for (const Segment& s : cut->segments) plan.stages.push_back(MakeStage(problem, s));
-  if (!any.exact()) {
+  if (!OrderSpace(problem, {}).exact()) {
     plan.why.push_back(
         absl::StrCat("with ", machines, " unlike machines their order is fixed, fastest first"));
   }

@@ -88,7 +88,6 @@ void Problem::AddUnits() {
                             HeldBytes(manifest, HeadPart(shape)));
   kv_prefix_.push_back(kv_prefix_.back());
 
-  least_time_.assign(units() + 1, 0);
   for (const Place& place : places_) {
     std::vector<Picoseconds> prefix = {0};
     for (uint32_t u = 0; u < units(); ++u) {
@@ -106,11 +105,6 @@ void Problem::AddUnits() {
       buffers[static_cast<size_t>(bits)] = model::BufferBytes(manifest, duty);
     }
     buffers_.push_back(buffers);
-  }
-  for (uint32_t u = units(); u-- > 0;) {
-    Picoseconds least = INT64_MAX;
-    for (const auto& prefix : time_prefix_) least = std::min(least, prefix[u + 1] - prefix[u]);
-    least_time_[u] = least_time_[u + 1] + least;
   }
 }
 

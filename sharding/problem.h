@@ -47,8 +47,6 @@ class Problem {
   Picoseconds StageTime(size_t place, uint32_t begin, uint32_t end) const;
   // Handing one row's hidden state from a place to the next.
   Picoseconds HopTime(size_t from_machine, size_t to_machine) const;
-  // No place computes [begin, units()) faster.
-  Picoseconds LeastTime(uint32_t begin) const { return least_time_[begin]; }
   uint64_t GgufBytes(uint32_t begin, uint32_t end) const;
 
   // For "what would make it fit": the limits of a machine's CPU place.
@@ -69,7 +67,6 @@ class Problem {
   std::vector<std::vector<Picoseconds>> time_prefix_;  // per place
   std::vector<std::array<uint64_t, 8>> buffers_;  // per place: bit 0 layers, 1 embeds, 2 samples
   std::vector<std::vector<Picoseconds>> hop_;
-  std::vector<Picoseconds> least_time_;
 };
 
 }  // namespace lanyard::sharding

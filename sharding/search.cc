@@ -9,7 +9,7 @@ namespace {
 
 // States times slots that are searched exactly: 8 unlike machines with one device each, or hundreds
 // of like ones.
-constexpr uint64_t kMaxExactStates = 4096;
+constexpr uint64_t kMaxExactStates = 2048;
 
 bool Alike(const Problem& problem, size_t a, size_t b) {
   const auto& pa = problem.places_of(a);
@@ -56,8 +56,13 @@ struct Node {
 
 class Search {
  public:
-  Search(const Problem& problem, const OrderSpace& space, int64_t weight)
-      : problem_(problem), space_(space), weight_(weight), width_(problem.units() + 1) {
+  // Cuts above `bound` are of no interest.
+  Search(const Problem& problem, const OrderSpace& space, int64_t weight, Picoseconds bound)
+      : problem_(problem),
+        space_(space),
+        weight_(weight),
+        width_(problem.units() + 1),
+        bound_(bound) {
     fronts_.resize(size_t{space.states()} * space.slots() * width_);
     max_end_.resize(problem.places().size());
     for (size_t p = 0; p < max_end_.size(); ++p) {
@@ -109,6 +114,27 @@ class Search {
     }
   }
 
+  // What no continuation of a partial cut can undercut.
+  Picoseconds LeastObjective(const Node& node, uint32_t state) const {
+    const uint32_t units = problem_.units();
+    if (node.end == units) return Objective(node);
+    // The places that may follow: those of other machines, and the later ones of this machine.
+    size_t fastest = space_.fastest_left(state);
+    double speed = space_.speed_left(state);
+    const auto& places = problem_.places();
+    for (const size_t own : problem_.places_of(places[node.place].machine)) {
+      if (own <= node.place) continue;
+      speed += places[own].speed;
+      if (fastest == SIZE_MAX || places[own].speed > places[fastest].speed) fastest = own;
+    }
+    if (fastest == SIZE_MAX) return INT64_MAX;
+    const Picoseconds rest = problem_.StageTime(fastest, node.end, units);
+    // Shared out evenly; a picosecond for the rounding of each unit.
+    const double even = static_cast<double>(rest) * places[fastest].speed / speed;
+    const Picoseconds slowest = std::max(node.slowest, static_cast<Picoseconds>(even) - width_);
+    return node.sum + rest + space_.must_cost(state) + weight_ * slowest;
+  }
+
   // A stage on `place` from the node's end on, of every length that fits.
   void Stretch(const Node& node, int32_t parent, size_t place, uint32_t state, uint32_t slot) {
     const uint32_t begin = node.end;
@@ -119,8 +145,11 @@ class Search {
                 node.stages + 1, static_cast<uint32_t>(place),
                 begin,           end,
                 parent};
-      // The bound never falls as the stage grows, so longer ones are no better.
-      if (best_ >= 0 && Objective(next) + problem_.LeastTime(end) > best_objective_) return;
+      if (LeastObjective(next, state) > bound_) {
+        // It never falls as long as the places left are no faster than this one: then longer stages
+        // are no better.
+        continue;
+      }
       if (end < problem_.units()) {
         Insert(next, Index(state, slot, end));
       } else if (space_.final(state)) {
@@ -174,6 +203,7 @@ class Search {
     }
     best_ = static_cast<int32_t>(nodes_.size());
     best_objective_ = Objective(node);
+    bound_ = std::min(bound_, best_objective_);
     nodes_.push_back(node);
   }
 
@@ -194,7 +224,8 @@ class Search {
   const Problem& problem_;
   const OrderSpace& space_;
   const int64_t weight_;
-  const size_t width_;
+  const uint32_t width_;
+  Picoseconds bound_;
   std::vector<Node> nodes_;
   std::vector<std::vector<int32_t>> fronts_;    // ids of nodes that nothing else dominates
   std::vector<std::vector<uint32_t>> max_end_;  // place x begin
@@ -203,6 +234,51 @@ class Search {
 };
 
 }  // namespace
+
+OrderSpace OrderSpace::Fixed(const Problem& problem, const std::vector<bool>& must) {
+  OrderSpace space;
+  space.exact_ = false;
+  space.BuildFixed(problem, must);
+  space.SumUpWhatIsLeft(problem, must);
+  return space;
+}
+
+void OrderSpace::SumUpWhatIsLeft(const Problem& problem, const std::vector<bool>& must) {
+  std::vector<std::vector<bool>> left(states(), std::vector<bool>(problem.machines(), false));
+  fastest_left_.assign(states(), SIZE_MAX);
+  speed_left_.assign(states(), 0);
+  must_cost_.assign(states(), 0);
+  // Every machine that must be used takes at least one unit; the smallest one differs least.
+  uint32_t smallest = 0;
+  for (uint32_t u = 1; u < problem.units(); ++u) {
+    if (problem.StageTime(0, u, u + 1) < problem.StageTime(0, smallest, smallest + 1)) smallest = u;
+  }
+  std::vector<Picoseconds> least_of(problem.machines(), INT64_MAX);
+  for (size_t place = 0; place < problem.places().size(); ++place) {
+    Picoseconds& least = least_of[problem.places()[place].machine];
+    least = std::min(least, problem.StageTime(place, smallest, smallest + 1));
+  }
+  for (uint32_t state = states(); state-- > 0;) {
+    for (const Choice& c : choices_[state]) {
+      left[state][c.machine] = true;
+      for (size_t m = 0; m < problem.machines(); ++m) {
+        if (left[c.next][m]) left[state][m] = true;
+      }
+    }
+    for (size_t place = 0; place < problem.places().size(); ++place) {
+      const Place& p = problem.places()[place];
+      if (!left[state][p.machine]) continue;
+      speed_left_[state] += p.speed;
+      size_t& fastest = fastest_left_[state];
+      if (fastest == SIZE_MAX || p.speed > problem.places()[fastest].speed) fastest = place;
+    }
+    for (size_t m = 0; m < must.size(); ++m) {
+      if (!must[m] || !left[state][m]) continue;
+      const Picoseconds fast = problem.StageTime(fastest_left_[state], smallest, smallest + 1);
+      must_cost_[state] += least_of[m] - fast;
+    }
+  }
+}
 
 OrderSpace::OrderSpace(const Problem& problem, const std::vector<bool>& must) {
   const auto classes = ClassesOf(problem);
@@ -217,6 +293,7 @@ OrderSpace::OrderSpace(const Problem& problem, const std::vector<bool>& must) {
   } else {
     BuildFixed(problem, must);
   }
+  SumUpWhatIsLeft(problem, must);
 }
 
 void OrderSpace::BuildExact(const Problem& problem, const std::vector<std::vector<size_t>>& classes,
@@ -313,9 +390,14 @@ bool Feasible(const Problem& problem, const OrderSpace& space) {
   return false;
 }
 
-std::optional<Cut> BestCut(const Problem& problem, const OrderSpace& space,
+std::optional<Cut> BestCut(const Problem& problem, const std::vector<bool>& must,
                            int64_t slowest_weight) {
-  return Search(problem, space, slowest_weight).Run();
+  const std::optional<Cut> quick =
+      Search(problem, OrderSpace::Fixed(problem, must), slowest_weight, INT64_MAX).Run();
+  const OrderSpace space(problem, must);
+  if (!space.exact()) return quick;
+  const Picoseconds bound = quick ? quick->Objective(slowest_weight) : INT64_MAX;
+  return Search(problem, space, slowest_weight, bound).Run();
 }
 
 }  // namespace lanyard::sharding

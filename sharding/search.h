@@ -37,6 +37,9 @@ class OrderSpace {
 
   // `must`: machines that have to be used, one flag a machine; empty: none.
   OrderSpace(const Problem& problem, const std::vector<bool>& must);
+  // Fastest first, whatever the number of machines: a quick first answer that bounds the exact
+  // search.
+  static OrderSpace Fixed(const Problem& problem, const std::vector<bool>& must);
 
   bool exact() const { return exact_; }
   uint32_t states() const {
@@ -45,21 +48,33 @@ class OrderSpace {
   uint32_t slots() const { return slots_; }
   const std::vector<Choice>& choices(uint32_t state) const { return choices_[state]; }
   bool final(uint32_t state) const { return final_[state]; }
+  // Places of machines that may still follow once in this state: the fastest (SIZE_MAX: none) and
+  // their speeds' sum.
+  size_t fastest_left(uint32_t state) const { return fastest_left_[state]; }
+  double speed_left(uint32_t state) const { return speed_left_[state]; }
+  // What machines that must still be used cost at least beyond the fastest place doing it all.
+  Picoseconds must_cost(uint32_t state) const { return must_cost_[state]; }
 
  private:
+  OrderSpace() = default;
   void BuildExact(const Problem& problem, const std::vector<std::vector<size_t>>& classes,
                   const std::vector<bool>& must);
   void BuildFixed(const Problem& problem, const std::vector<bool>& must);
+  void SumUpWhatIsLeft(const Problem& problem, const std::vector<bool>& must);
 
   bool exact_ = true;
   uint32_t slots_ = 0;
   std::vector<std::vector<Choice>> choices_;
   std::vector<bool> final_;
+  std::vector<size_t> fastest_left_;
+  std::vector<double> speed_left_;
+  std::vector<Picoseconds> must_cost_;
 };
 
 // Whether any cut keeps every limit; for a space without `must`.
 bool Feasible(const Problem& problem, const OrderSpace& space);
-// The best cut, or nullopt when none keeps the limits.
-std::optional<Cut> BestCut(const Problem& problem, const OrderSpace& space, int64_t slowest_weight);
+// The best cut, or nullopt when none keeps the limits. `must` as in OrderSpace.
+std::optional<Cut> BestCut(const Problem& problem, const std::vector<bool>& must,
+                           int64_t slowest_weight);
 
 }  // namespace lanyard::sharding
