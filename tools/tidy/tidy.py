@@ -122,7 +122,9 @@ def functions(text):
                 stack.append(("initialiser", line, "", 0))  # member{value} of a constructor
             elif "(" in head and "=" not in head.split("(")[0].replace("operator=", ""):
                 name = NAME.search(head)
-                stack.append(("function", start, name.group(1) if name else "?", parameters(head)))
+                test = re.search(r"\bTEST(?:_F|_P)?\((\w+),\s*(\w+)\)", head)
+                known_as = f"{test.group(1)}.{test.group(2)}" if test else name.group(1) if name else "?"
+                stack.append(("function", start, known_as, parameters(head)))
             else:
                 stack.append(("other", line, "", 0))
         elif c == "}":
