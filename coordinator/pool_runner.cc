@@ -153,9 +153,7 @@ void PoolRunner::Obey(std::vector<PoolAction::Any> actions) {
     if (auto* token = std::get_if<PoolAction::Token>(&*it)) {
       OnToken(token->update);
     } else if (auto* fail = std::get_if<PoolAction::Fail>(&*it)) {
-      if (const auto open = open_.find(fail->id); open != open_.end())
-        open->second.answer->OnError(fail->status);
-      End(fail->id, "error");
+      EndWithError(fail->id, fail->status);
     }
   }
 }
@@ -284,14 +282,13 @@ void PoolRunner::Admit(NewRequest request, TimeNs now) {
     status = machine_.Submit(std::move(request.spec), now);
   }
   if (status.ok()) return;
-  open_[id].answer->OnError(status);  // the pool changed since Start
-  End(id, "error");
+  EndWithError(id, status);  // the pool changed since Start
 }
 
 void PoolRunner::Cancel(SeqId id) {
   Push([this, id](TimeNs) {
     WithMachine([id](PoolMachine& m) { m.Cancel(id); });
-    if (open_.count(id) != 0) End(id, "abort");
+    End(id, "abort");
   });
 }
 
@@ -314,16 +311,24 @@ void PoolRunner::OnToken(const SequenceUpdate& update) {
     case Answer::Next::kEnded:
       break;
   }
-  End(update.out.seq, update.end == SequenceEnd::kLength ? "length" : "stop");
+  // Books first, so that who hears the end finds it counted.
+  const bool length = open.answer->reason() == FinishReason::kLength;
+  if (const auto answer = End(update.out.seq, length ? "length" : "stop")) answer->Finish();
 }
 
-void PoolRunner::End(SeqId id, const std::string& reason) {
+std::unique_ptr<Answer> PoolRunner::End(SeqId id, const std::string& reason) {
   const auto it = open_.find(id);
-  if (it == open_.end()) return;
-  metrics_.OnEnd(reason, it->second.answer->usage(), it->second.times, MonotonicNow());
+  if (it == open_.end()) return nullptr;
+  std::unique_ptr<Answer> answer = std::move(it->second.answer);
+  metrics_.OnEnd(reason, answer->usage(), it->second.times, MonotonicNow());
   open_.erase(it);
   MutexLock lock(&mu_);
   request_ids_.erase(id);
+  return answer;
+}
+
+void PoolRunner::EndWithError(SeqId id, const absl::Status& status) {
+  if (const auto answer = End(id, "error")) answer->OnError(status);
 }
 
 PoolStatus PoolRunner::Status() const {

@@ -92,7 +92,9 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void SendFrame(stage::StepFrame frame);
   void Admit(NewRequest request, TimeNs now);
   void OnToken(const SequenceUpdate& update);
-  void End(SeqId id, const std::string& reason);
+  // Closes the books on an answer; null when it is not open.
+  std::unique_ptr<Answer> End(SeqId id, const std::string& reason);
+  void EndWithError(SeqId id, const absl::Status& status);
   void EndAll();
 
   const PoolRunnerOptions options_;

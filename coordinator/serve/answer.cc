@@ -51,7 +51,6 @@ Answer::Next Answer::OnToken(const SequenceUpdate& update) {
     // Tokens of the stop string itself are no part of the answer.
     if (!text.empty() && pending_.size() > 1) pending_.pop_back();
     Emit(std::move(text));
-    sink_->OnDone(FinishReason::kStop, usage_);
     return update.end ? Next::kEnded : Next::kStopped;
   }
   if (update.end && text.empty() && !pending_.empty()) {
@@ -60,9 +59,11 @@ Answer::Next Answer::OnToken(const SequenceUpdate& update) {
   }
   Emit(std::move(text));
   if (!update.end) return Next::kGoOn;
-  sink_->OnDone(eos ? FinishReason::kStop : FinishReason::kLength, usage_);
+  reason_ = eos ? FinishReason::kStop : FinishReason::kLength;
   return Next::kEnded;
 }
+
+void Answer::Finish() { sink_->OnDone(reason_, usage_); }
 
 void Answer::OnError(const absl::Status& status) { sink_->OnError(status, usage_); }
 

@@ -25,10 +25,13 @@ class Answer {
     kEnded,
     kStopped
   };  // kStopped: by a stop string; the sequence is to be cancelled
+  // Sends the text. After kEnded and kStopped, Finish tells the sink the end.
   Next OnToken(const SequenceUpdate& update);
+  void Finish();
   void OnError(const absl::Status& status);
 
   const Usage& usage() const { return usage_; }
+  FinishReason reason() const { return reason_; }
 
  private:
   TokenLogprob LogprobOf(const stage::TokenOut& out) const;
@@ -40,6 +43,7 @@ class Answer {
   const bool logprobs_;
   std::shared_ptr<TokenSink> sink_;
   Usage usage_;
+  FinishReason reason_ = FinishReason::kStop;
   std::vector<TokenLogprob> pending_;  // of tokens whose text is held back
 };
 

@@ -72,7 +72,9 @@ class AnswerTest : public ::testing::Test {
     update.out.top = {{id, 9.5F}, {kD, 8}};
     update.completion_tokens = ++n_;
     update.end = end;
-    return answer_->OnToken(update);
+    const Answer::Next next = answer_->OnToken(update);
+    if (next != Answer::Next::kGoOn) answer_->Finish();
+    return next;
   }
 
   std::unique_ptr<const model::Tokenizer> tokenizer_;
