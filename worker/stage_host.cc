@@ -39,14 +39,21 @@ absl::Status StageHost::Send(stage::StepFrame frame) {
   } else {
     MutexLock lock(&mu_);
     const size_t bytes = frame.hidden.data.size();
-    if (queue_.size() < options_.max_queued_frames && queued_bytes_ + bytes <= options_.max_queued_bytes) {
+    const std::pair place(frame.batch.step, frame.batch.frame);
+    if (last_.has_value() && place <= *last_) {
+      // Its block tables may name blocks that have since been given to others.
+      why = FailedPrecondition("frame ", frame.batch.frame, " of step ", frame.batch.step.value, " came behind frame ",
+                               last_->second, " of step ", last_->first.value, "; frames are taken in order, once");
+    } else if (queue_.size() < options_.max_queued_frames && queued_bytes_ + bytes <= options_.max_queued_bytes) {
+      last_ = place;
       queued_bytes_ += bytes;
       queue_.push_back(std::move(frame));
       cv_.NotifyOne();
       return absl::OkStatus();
+    } else {
+      why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (", queued_bytes_,
+                              " bytes) queued already");
     }
-    why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (", queued_bytes_,
-                            " bytes) queued already");
   }
   Fail(frame, why);
   return why;

@@ -5,8 +5,10 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "base/mutex.h"
 #include "engine/local_stage.h"
@@ -39,8 +41,8 @@ class StageHost final : public stage::StagePort {
   // Stops the frame being run between two layers and drops the queue: its epoch is over.
   ~StageHost() override;
 
-  // Refuses a frame of another plan, epoch or stage, or beyond the queue's limit: the error is returned and also sent as
-  // the step's result. Thread-safe; does not block.
+  // Refuses a frame of another plan, epoch or stage, one that came behind a later one (a repeat too), or one beyond the
+  // queue's limit: the error is returned and also sent as the step's result. Thread-safe; does not block.
   absl::Status Send(stage::StepFrame frame) override;
 
  private:
@@ -53,6 +55,7 @@ class StageHost final : public stage::StagePort {
   CondVar cv_;
   std::deque<stage::StepFrame> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  std::optional<std::pair<StepId, uint32_t>> last_ ABSL_GUARDED_BY(mu_);  // step and frame queued last
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::jthread loop_;  // last: started when the rest is there
 };

@@ -99,6 +99,21 @@ TEST_F(StageHostTest, StaleEpochIsRefusedAndReported) {
   EXPECT_EQ(controls_.runs, 0);
 }
 
+TEST_F(StageHostTest, AFrameBehindALaterOneIsRefused) {
+  StageHost host(Options(0));
+  ASSERT_TRUE(host.Send(model_.Frame(3, 20)).ok());
+  for (const uint64_t step : {20, 19}) {  // a repeat, and one from before
+    EXPECT_TRUE(absl::IsFailedPrecondition(host.Send(model_.Frame(3, step)))) << step;
+  }
+  stage::StepFrame second = model_.Frame(3, 20);
+  second.batch.frame = 1;
+  second.batch.n_frames = 2;
+  EXPECT_TRUE(host.Send(second).ok());
+  ASSERT_TRUE(testing::WaitFor([&] { return next_.frames().size() == 2; }));
+  EXPECT_EQ(results_.all().size(), 2u);
+  EXPECT_EQ(controls_.runs, 2);
+}
+
 TEST_F(StageHostTest, InvalidFrameNeverReachesTheStage) {
   StageHost host(Options(0));
   stage::StepFrame frame = model_.Frame(3, 14);
