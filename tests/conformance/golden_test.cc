@@ -1,11 +1,12 @@
 // conformance/README.md's measures, and exactness on the real models.
+#include "tests/conformance/golden.h"
+
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
-#include "tests/conformance/golden.h"
 #include "engine/chain.h"
 #include "model/gguf.h"
 
@@ -51,12 +52,13 @@ absl::StatusOr<std::vector<engine::EvalResult>> Evaluate(const model::GgufFile& 
   return engine::Evaluate(*chain, prompts, eval);
 }
 
-class Tiny : public ::testing::TestWithParam<std::pair<const char*, double>> {};
+class Tiny : public ::testing::TestWithParam<std::pair<std::string, double>> {};
 
 TEST_P(Tiny, EveryPositionWithinTolerance) {
   const auto& [name, tolerance] = GetParam();
   const std::string path = Conformance() + "/tiny/" + name + ".gguf";
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << "no conformance data at " << path << " (LANYARD_SHARED)";
+  if (!std::filesystem::exists(path))
+    GTEST_SKIP() << "no conformance data at " << path << " (LANYARD_SHARED)";
   const auto golden = ReadGolden(Conformance() + "/golden/tiny-" + name + ".json");
   ASSERT_TRUE(golden.ok()) << golden.status();
   const auto file = model::GgufFile::Open(path);
@@ -73,15 +75,16 @@ TEST_P(Tiny, EveryPositionWithinTolerance) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Models, Tiny,
-                         ::testing::Values(std::pair{"llama", 2e-3}, std::pair{"llama-tied-rope-factors", 2e-3},
-                                           std::pair{"gemma3", 5e-3}),
+                         ::testing::Values(std::pair{std::string("llama"), 2e-3},
+                                           std::pair{std::string("llama-tied-rope-factors"), 2e-3},
+                                           std::pair{std::string("gemma3"), 5e-3}),
                          [](const auto& info) {
                            std::string name = info.param.first;
                            for (char& c : name) c = c == '-' ? '_' : c;
                            return name;
                          });
 
-class Real : public ::testing::TestWithParam<std::pair<const char*, const char*>> {
+class Real : public ::testing::TestWithParam<std::pair<std::string, std::string>> {
  protected:
   // False when the model or the golden file is absent; the test then skips.
   bool Open() {
@@ -95,7 +98,9 @@ class Real : public ::testing::TestWithParam<std::pair<const char*, const char*>
     file_ = *std::move(file);
     return true;
   }
-  std::string Missing() const { return "no " + path_ + " (LANYARD_MODELS) or " + golden_path_ + " (LANYARD_SHARED)"; }
+  std::string Missing() const {
+    return "no " + path_ + " (LANYARD_MODELS) or " + golden_path_ + " (LANYARD_SHARED)";
+  }
 
   std::string path_, golden_path_;
   std::vector<GoldenPrompt> golden_;
@@ -119,8 +124,8 @@ TEST_P(Real, SameBitsHoweverItIsRun) {
   const auto expected = Evaluate(*file_, golden_, {.threads = 1, .generate = 4});
   ASSERT_TRUE(expected.ok()) << expected.status();
   std::vector<Way> setups = {{.stages = 2, .chunk = 1, .threads = 1},
-                               {.stages = 3, .chunk = 16, .threads = 2, .batch = true},
-                               {.stages = 5, .chunk = 16, .threads = 2}};
+                             {.stages = 3, .chunk = 16, .threads = 2, .batch = true},
+                             {.stages = 5, .chunk = 16, .threads = 2}};
   for (const ops::Isa isa : ops::RunnableIsas()) {
     if (isa != ops::Isa::kScalar && isa != ops::BestIsa()) {
       setups.push_back({.isa = isa});
@@ -129,22 +134,26 @@ TEST_P(Real, SameBitsHoweverItIsRun) {
   }
   for (Way& setup : setups) {
     setup.generate = 4;
-    SCOPED_TRACE(absl::StrCat(ops::IsaName(setup.isa), " stages ", setup.stages, " chunk ", setup.chunk));
+    SCOPED_TRACE(
+        absl::StrCat(ops::IsaName(setup.isa), " stages ", setup.stages, " chunk ", setup.chunk));
     const auto results = Evaluate(*file_, golden_, setup);
     ASSERT_TRUE(results.ok()) << results.status();
     for (size_t i = 0; i < golden_.size(); ++i) {
       EXPECT_EQ((*results)[i].greedy, (*expected)[i].greedy);
       for (size_t p = 0; p < (*expected)[i].positions.size(); ++p) {
         const auto &a = (*expected)[i].positions[p], &b = (*results)[i].positions[p];
-        ASSERT_EQ(std::memcmp(&a.lse, &b.lse, sizeof(float)), 0) << "prompt " << i << " position " << p;
+        ASSERT_EQ(std::memcmp(&a.lse, &b.lse, sizeof(float)), 0)
+            << "prompt " << i << " position " << p;
         ASSERT_EQ(a.top, b.top) << "prompt " << i << " position " << p;
       }
     }
   }
 }
-INSTANTIATE_TEST_SUITE_P(Models, Real,
-                         ::testing::Values(std::pair{"smollm2", "smollm2"}, std::pair{"gemma3-270m", "gemma3"}),
-                         [](const auto& info) { return std::string(info.param.second); });
+INSTANTIATE_TEST_SUITE_P(
+    Models, Real,
+    ::testing::Values(std::pair{std::string("smollm2"), std::string("smollm2")},
+                      std::pair{std::string("gemma3-270m"), std::string("gemma3")}),
+    [](const auto& info) { return info.param.second; });
 
 }  // namespace
 }  // namespace lanyard

@@ -75,26 +75,32 @@ TEST(Sim, ASeedIsALife) {
 }
 
 // The checker is worth something only if it sees bugs: each of these is planted and must be found.
-class Planted : public ::testing::TestWithParam<std::pair<const char*, WorldOptions>> {};
+struct PlantedBug {
+  const char* name;
+  WorldOptions options;
+};
+void PrintTo(const PlantedBug& bug, std::ostream* os) { *os << bug.name; }
+
+class Planted : public ::testing::TestWithParam<PlantedBug> {};
 
 TEST_P(Planted, IsFound) {
   for (uint64_t seed = 1; seed <= 400; ++seed) {
     WorldOptions options = OptionsFor(seed);
-    options.bugs = GetParam().second.bugs;
-    options.worker_bugs = GetParam().second.worker_bugs;
-    options.swap_blocks = GetParam().second.swap_blocks;
-    options.foreign_hidden = GetParam().second.foreign_hidden;
+    options.bugs = GetParam().options.bugs;
+    options.worker_bugs = GetParam().options.worker_bugs;
+    options.swap_blocks = GetParam().options.swap_blocks;
+    options.foreign_hidden = GetParam().options.foreign_hidden;
     const Report report = World(options).Run();
     if (!report.violations.empty()) {
-      std::printf("%s: seed %lu %s\n", GetParam().first, seed, report.violations.front().c_str());
+      std::printf("%s: seed %lu %s\n", GetParam().name, seed, report.violations.front().c_str());
       return;
     }
   }
-  FAIL() << "the planted bug '" << GetParam().first << "' was not seen in 400 lives";
+  FAIL() << "the planted bug '" << GetParam().name << "' was not seen in 400 lives";
 }
 
 template <typename F>
-std::pair<const char*, WorldOptions> Bug(const char* name, F plant) {
+PlantedBug Bug(const char* name, F plant) {
   WorldOptions options;
   plant(options);
   return {name, options};
@@ -115,7 +121,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bug("ObeyOutOfOrder", [](WorldOptions& o) { o.worker_bugs.obey_out_of_order = true; }),
         Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
         Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),
-    [](const auto& info) { return std::string(info.param.first); });
+    [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace lanyard::sim
