@@ -1,0 +1,2 @@
+// Row operations: the kernels.
+#include "engine/ops/cuda/common.cuh"
