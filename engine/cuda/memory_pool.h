@@ -3,6 +3,8 @@
 // Whatever does not fit is ResourceExhausted with the arithmetic (asked, used, budget, free on the card), never a crash;
 // the planner hears it. What other programs use of the card is left alone: the default budget is what is free, less a
 // reserve. Counted against the budget is what was taken from the card (whole blocks), not what was asked.
+// Allocations may be freed only when no work on the card uses them any more: the bytes are handed out again at once. A
+// block that nobody uses goes back to the card at once.
 // Thread-safe. Owners' callbacks run without the pool's lock, on the thread that calls Shrink, and may free.
 #pragma once
 
@@ -35,6 +37,10 @@ struct PoolOptions {
   uint64_t budget_bytes = 0;           // 0: DefaultBudget of what the card says
   uint64_t reserve_bytes = 384 << 20;  // left to the desktop beyond what it uses now
   uint64_t block_bytes = 32 << 20;     // small allocations share blocks of this size
+  uint64_t granule_bytes = 2 << 20;    // blocks are multiples of it, as the driver's own are
+  // Every allocation is a block of just its size, given back when freed, so that a checker of device memory (compute-sanitizer,
+  // tests/fake_cuda) sees each one's bounds. Also by the environment: LANYARD_CUDA_EXACT_BLOCKS=1.
+  bool exact_blocks = false;
 };
 
 // free + what we hold already - reserve, not below 0, and not above nine tenths of the card.
@@ -100,13 +106,13 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   // tensor rounded up to 256 bytes): no waste, and the refusal comes before the first copy.
   absl::Status Reserve(uint64_t bytes, MemoryUse use, int group = 0);
 
-  // Gives blocks that nobody uses back to the card. Allocations never move.
+  // Gives reserved blocks that nobody uses yet back to the card. Allocations never move.
   void Trim();
 
   // Is asked to give back `bytes`; frees what it can at once and returns how many more it will free soon. It must not call
   // Shrink.
   using ReleaseFn = std::function<uint64_t(uint64_t bytes)>;
-  // Returns a key for RemoveOwner.
+  // Returns a key for RemoveOwner, which waits for a call that is under way (so not to be called from within it).
   int AddOwner(std::string name, ReleasePriority priority, ReleaseFn release);
   void RemoveOwner(int key);
 
