@@ -7,7 +7,9 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
-constexpr uint32_t kAhead = 4;  // blocks that a thread has under way
+// Blocks that a thread has under way: enough bytes to hide memory's latency, few enough registers for many warps.
+template <typename F, int columns>
+constexpr uint32_t kAheadOf = F::kRowBytes == 32 || columns >= 4 || (F::kHalves && columns >= 2) ? 2 : 4;
 
 // What a lane reads of a unit.
 template <typename F>
@@ -112,6 +114,7 @@ LANYARD_DEVICE void MatVec(const ProductArgs& a) {
   const float* s = a.s + position * columns;
   float acc[columns];
   LANYARD_UNROLL for (int c = 0; c < columns; ++c) acc[c] = 0.0f;
+  constexpr uint32_t kAhead = kAheadOf<F, columns>;
   // The blocks of a step are loaded while those of the step before are computed. A block beyond the end is read as the last.
   RawBlock<F> raw[kAhead];
   if (count > 0) {

@@ -1,0 +1,117 @@
+// Which kernel a product takes, and its launch.
+#include "engine/ops/cuda/matmul.h"
+
+#include <algorithm>
+#include <string>
+
+#include "engine/ops/cuda/matmul_layout.h"
+
+namespace lanyard::ops::cuda {
+namespace {
+
+constexpr uint32_t kAssignThreads = 128;
+constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
+constexpr int64_t kMaxRows = 1 << 16;
+constexpr uint64_t kMaxBlocks = 1 << 27;  // 8 threads each: below 2^31
+
+// Columns of a group of rows: a power of two, so that kernels are made for few numbers.
+uint32_t ColumnsOf(int64_t rows) {
+  uint32_t columns = 1;
+  while (columns < kMaxColumns && columns < rows) columns *= 2;
+  return columns;
+}
+uint64_t GroupsOf(int64_t rows) {
+  const uint32_t columns = ColumnsOf(rows);
+  return (static_cast<uint64_t>(rows) + columns - 1) / columns;
+}
+uint64_t PaddedBlocks(int64_t rows, int64_t k) {
+  return GroupsOf(rows) * ColumnsOf(rows) * static_cast<uint64_t>(BlockCount(k));
+}
+
+// Where the parts of a buffer of rows lie.
+float* ScalesOf(const DeviceRows& rows) {
+  return reinterpret_cast<float*>(rows.data + PaddedBlocks(rows.rows, rows.k) * kBlockElements);
+}
+float* SumsOf(const DeviceRows& rows) { return ScalesOf(rows) + PaddedBlocks(rows.rows, rows.k); }
+
+std::string TypeName(TensorType type) {
+  std::string name;
+  for (const char c : TraitsOf(type)->name) name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  return name;
+}
+
+absl::Status CheckRows(const DeviceRows& rows) {
+  const bool inside = rows.rows >= 0 && rows.rows <= kMaxRows && rows.k > 0 && rows.k <= kMaxK;
+  if (!inside || (rows.quantised && rows.k % kBlock != 0) || PaddedBlocks(rows.rows, rows.k) > kMaxBlocks) {
+    return InvalidArgument("rows of activations: ", rows.rows, " x ", rows.k, "; the kernels take at most ", kMaxRows, " x ",
+                           kMaxK, ", ", kMaxBlocks, " blocks of 32 in all",
+                           rows.quantised ? ", and a multiple of 32 elements" : "");
+  }
+  return absl::OkStatus();
+}
+
+ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, float* out, int64_t out_stride) {
+  ProductArgs args{};
+  args.tiles = w.data;
+  args.tile_bytes = TileBytes(w.type, w.k);
+  args.header_bytes = static_cast<uint32_t>(HeaderBytes(w.type, w.k));
+  args.n_tiles = static_cast<uint32_t>((w.n_out + kTileOutputs - 1) / kTileOutputs);
+  args.n_out = static_cast<uint32_t>(w.n_out);
+  args.n_blocks = static_cast<uint32_t>(BlockCount(w.k));
+  args.rows = static_cast<uint32_t>(rows.rows);
+  args.groups = static_cast<uint32_t>(GroupsOf(rows.rows));
+  args.q = rows.data;
+  args.d = ScalesOf(rows);
+  args.s = SumsOf(rows);
+  args.out = out;
+  args.out_stride = out_stride;
+  return args;
+}
+
+absl::Status LaunchVector(Launcher& launcher, const DeviceMatrix& w, const ProductArgs& args) {
+  const std::string name = "matvec_" + TypeName(w.type) + "_" + std::to_string(ColumnsOf(args.rows));
+  return LaunchWith(launcher, name, {args.n_tiles, args.groups, 1}, {kVectorThreads, 1, 1}, args);
+}
+
+}  // namespace
+
+bool DeviceMatrix::wants_quantised() const { return IsQuantised(type); }
+
+uint64_t RowsBytes(bool quantised, int64_t rows, int64_t k) {
+  // An element of a quantised block: a byte, and the block's d and s.
+  return PaddedBlocks(rows, k) * (quantised ? kBlockElements + 2 * sizeof(float) : kBlockElements * sizeof(float));
+}
+
+absl::Status AssignRows(Launcher& launcher, const float* x, int64_t stride, const DeviceRows& to) {
+  RETURN_IF_ERROR(CheckRows(to));
+  if (to.rows == 0) return absl::OkStatus();
+  AssignRowsArgs args{};
+  args.x = x;
+  args.stride = stride;
+  args.rows = static_cast<uint32_t>(to.rows);
+  args.k = static_cast<uint32_t>(to.k);
+  args.n_blocks = static_cast<uint32_t>(BlockCount(to.k));
+  args.columns = ColumnsOf(to.rows);
+  args.groups = static_cast<uint32_t>(GroupsOf(to.rows));
+  args.q = to.data;
+  args.d = ScalesOf(to);
+  args.s = SumsOf(to);
+  const uint64_t threads = PaddedBlocks(to.rows, to.k) * 8;
+  const auto blocks = static_cast<uint32_t>((threads + kAssignThreads - 1) / kAssignThreads);
+  return LaunchWith(launcher, to.quantised ? "assign_rows_q8" : "assign_rows_f32", {blocks, 1, 1}, {kAssignThreads, 1, 1},
+                    args);
+}
+
+absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows, float* out,
+                    int64_t out_stride) {
+  RETURN_IF_ERROR(CheckRows(rows));
+  if (rows.k != w.k || rows.quantised != w.wants_quantised() || UnitBytes(w.type) == 0) {
+    return InvalidArgument("product of a matrix with rows of ", w.k, " elements and ", rows.quantised ? "quantised" : "float",
+                           " activations of ", rows.k, ": they do not fit");
+  }
+  if (rows.rows == 0) return absl::OkStatus();
+  (void)target;
+  return LaunchVector(launcher, w, ArgsOf(w, rows, out, out_stride));
+}
+
+}  // namespace lanyard::ops::cuda

@@ -1,0 +1,36 @@
+// Sizes of re-laid weights, for matmul*.cc here and their tests. The layout itself: matmul_args.h.
+#pragma once
+
+#include <cstdint>
+
+#include "base/tensor_type.h"
+#include "engine/ops/cuda/matmul_args.h"
+#include "engine/ops/quant.h"
+
+namespace lanyard::ops::cuda {
+
+// So that offsets inside a tile fit 32 bits, and a grid's first dimension the tiles.
+inline constexpr int64_t kMaxK = int64_t{1} << 24;
+inline constexpr int64_t kMaxOutputs = int64_t{1} << 30;
+
+inline int64_t BlockCount(int64_t k) { return (k + kBlock - 1) / kBlock; }
+
+uint64_t UnitBytes(TensorType type);  // 0: no kernels
+uint64_t HeaderBytes(TensorType type, int64_t k);
+uint64_t TileBytes(TensorType type, int64_t k);
+
+// Row r of a unit.
+struct PackedBlock {
+  int64_t r;
+  uint8_t* unit;
+};
+// `rows` (1 to 16) rows in GGUF layout.
+struct TileSource {
+  const uint8_t* data;
+  uint64_t row_bytes;
+  int64_t rows;
+};
+// Into a zeroed tile.
+void PackTile(TensorType type, const TileSource& source, int64_t k, uint8_t* tile);
+
+}  // namespace lanyard::ops::cuda
