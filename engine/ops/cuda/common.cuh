@@ -18,6 +18,7 @@
 #define LANYARD_DEVICE __device__ static inline __attribute__((always_inline))
 #define LANYARD_PRAGMA(x) _Pragma(#x)
 #define LANYARD_UNROLL _Pragma("unroll")
+#define LANYARD_NO_UNROLL _Pragma("unroll 1")
 #define LANYARD_UNROLL_BY(n) LANYARD_PRAGMA(unroll n)
 
 namespace lanyard::ops::cuda {

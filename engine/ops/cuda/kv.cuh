@@ -34,6 +34,39 @@ LANYARD_DEVICE float PartAt(const uint8_t* part, uint32_t index, float scale) {
   }
 }
 
+// Elements `index` and `index + 1` of a part, of one position; index is even.
+template <uint32_t kElement>
+LANYARD_DEVICE Vec2f PairAt(const uint8_t* part, uint32_t index, float scale) {
+  if constexpr (kElement == kKvF32) {
+    return *reinterpret_cast<const Vec2f*>(part + index * 4);
+  } else if constexpr (kElement == kKvF16) {
+    const uint32_t both = *reinterpret_cast<const uint32_t*>(part + index * 2);
+    return {HalfToFloat(static_cast<uint16_t>(both)), HalfToFloat(static_cast<uint16_t>(both >> 16))};
+  } else {
+    const uint16_t both = *reinterpret_cast<const uint16_t*>(part + index);
+    return {static_cast<float>(static_cast<int8_t>(both)) * scale,
+            static_cast<float>(static_cast<int8_t>(both >> 8)) * scale};
+  }
+}
+
+// Elements `index` .. `index + 3`, index a multiple of 4; their scales (of int8) are those of one position or of four.
+template <uint32_t kElement>
+LANYARD_DEVICE Vec4f QuadAt(const uint8_t* part, uint32_t index, Vec4f scale) {
+  if constexpr (kElement == kKvF32) {
+    return *reinterpret_cast<const Vec4f*>(part + index * 4);
+  } else if constexpr (kElement == kKvF16) {
+    const Vec2i all = *reinterpret_cast<const Vec2i*>(part + index * 2);
+    return {HalfToFloat(static_cast<uint16_t>(all.x)), HalfToFloat(static_cast<uint16_t>(all.x >> 16)),
+            HalfToFloat(static_cast<uint16_t>(all.y)), HalfToFloat(static_cast<uint16_t>(all.y >> 16))};
+  } else {
+    const int32_t all = *reinterpret_cast<const int32_t*>(part + index);
+    return {static_cast<float>(static_cast<int8_t>(all)) * scale.x,
+            static_cast<float>(static_cast<int8_t>(all >> 8)) * scale.y,
+            static_cast<float>(static_cast<int8_t>(all >> 16)) * scale.z,
+            static_cast<float>(static_cast<int8_t>(all >> 24)) * scale.w};
+  }
+}
+
 // The scales that follow a part of int8; [32], one a position.
 LANYARD_DEVICE const float* ScalesOf(const DeviceKv& kv, const uint8_t* part) {
   return reinterpret_cast<const float*>(part + kv.head_dim * kKvPositions);
@@ -42,6 +75,20 @@ LANYARD_DEVICE const float* ScalesOf(const DeviceKv& kv, const uint8_t* part) {
 // First position that a row sees.
 LANYARD_DEVICE uint32_t FirstSeen(uint32_t pos, uint32_t window) {
   return window != 0 && pos >= window ? pos - window + 1 : 0;
+}
+
+// Positions [begin, end) of a page; none if begin >= end.
+struct PageRange {
+  uint32_t begin;
+  uint32_t end;
+};
+
+// What of page `block` (of the sequence) lies in positions lo..hi.
+LANYARD_DEVICE PageRange RangeOf(uint32_t block, uint32_t lo, uint32_t hi) {
+  const uint32_t start = block * kKvPositions;
+  if (start > hi) return {0, 0};
+  const uint32_t end = hi - start + 1;
+  return {lo > start ? lo - start : 0, end < kKvPositions ? end : kKvPositions};
 }
 
 }  // namespace lanyard::ops::cuda

@@ -1,0 +1,55 @@
+// Attention on a device, exact: the twin of engine/ops/attention.h, the same bits. docs/numerics.md "Attention".
+//
+// A frame's runs are dealt by PlanAttention to two lists of tiles: single rows for AttendDecode (each split over its spans, so
+// that one row of a long sequence fills the card) and tiles of several rows for AttendPrefill. Both write their own rows of `out`; a
+// frame that has no tile of a kind needs no launch of it. All of it but addresses and maxima lies in device memory
+// (attention_args.h), so a graph captured with AttendDecode(max_tiles, max_spans) serves every frame within these.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/ops/attention.h"
+#include "engine/ops/cuda/attention_args.h"
+#include "engine/ops/cuda/launcher.h"
+
+namespace lanyard::ops::cuda {
+
+struct AttentionShape {
+  uint32_t n_heads = 0;
+  uint32_t n_kv_heads = 0;
+  uint32_t head_dim = 0;
+};
+
+// The lists to upload, of one state group. Vectors keep their memory between frames.
+struct AttentionPlan {
+  std::vector<AttentionTile> decode;
+  std::vector<AttentionTile> prefill;
+  std::vector<uint32_t> page_table;
+};
+// `page_counts[i]` is the number of pages that runs[i].pages has.
+void PlanAttention(std::span<const AttentionRun> runs, std::span<const uint32_t> page_counts, const AttentionShape& shape,
+                   AttentionPlan* plan);
+
+// OK if the kernels can do these heads: head_dim a multiple of 4 and at most 1024.
+absl::Status CheckAttentionShape(const AttentionShape& shape);
+
+// Rows of a tile of AttendPrefill; 1 where the shape has no kernel for several rows (head_dim other than 64, 128, 256, or more than
+// 32 query heads a key/value head): such rows are walked one by one.
+uint32_t PrefillTileRows(const AttentionShape& shape);
+
+// Spans that a row at a position below `context` can touch, with a window (0: none).
+uint32_t MaxSpans(uint32_t context, uint32_t window);
+
+// Floats of AttendArgs::partials.
+uint64_t PartialFloats(const AttentionShape& shape, uint32_t max_tiles, uint32_t max_spans);
+
+// Tiles of one row each. Two launches (one where max_spans is 1). A row that touches more than max_spans is the caller's error.
+absl::Status AttendDecode(Launcher& launcher, const AttendArgs& args);
+
+// Tiles of up to PrefillTileRows rows. One launch; needs no partials.
+absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args);
+
+}  // namespace lanyard::ops::cuda
