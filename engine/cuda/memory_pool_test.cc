@@ -238,7 +238,9 @@ TEST(MemoryPool, AllocationsNeverOverlap) {
       if (!memory.ok()) continue;
       const DeviceAddress address = memory->address();
       const auto after = live.lower_bound(address);
-      if (after != live.end()) ASSERT_LE(address + memory->size(), after->first);
+      if (after != live.end()) {
+        ASSERT_LE(address + memory->size(), after->first);
+      }
       if (after != live.begin()) {
         const auto before = std::prev(after);
         ASSERT_LE(before->first + before->second.size(), address);

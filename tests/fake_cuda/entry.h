@@ -1,0 +1,41 @@
+// What every exported function does first: take the lock, find the card, count the call.
+#pragma once
+
+#include <mutex>
+#include <string>
+
+#include "tests/fake_cuda/world.h"
+
+namespace lanyard::fake_cuda {
+
+namespace abi = cuda::abi;
+
+extern thread_local Handle g_current_context;
+
+class Entry {
+ public:
+  Entry() : lock_(World::Get().mutex) {}
+
+  World& world() { return World::Get(); }
+  // The call is about this card / the card of the thread's context: a CUresult to return at once, or 0.
+  int On(int device) {
+    device_ = device;
+    return world().Enter(device);
+  }
+  int OnCurrent() {
+    const Card* card = world().CardOfContext(g_current_context);
+    if (card == nullptr || card->retained == 0) return cuda::abi::kInvalidContext;
+    return On(card->ordinal);
+  }
+  int device() const { return device_; }
+  Card& card() { return world().card(device_); }
+
+ private:
+  std::lock_guard<std::mutex> lock_;
+  int device_ = 0;
+};
+
+// One line of JSON: what was done since Reset.
+std::string StatsText(const World& world);
+
+}  // namespace lanyard::fake_cuda
