@@ -11,6 +11,8 @@ namespace {
 
 constexpr uint32_t kAssignThreads = 128;
 constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
+constexpr uint32_t kTileThreads = 256;
+constexpr uint32_t kSplitRows = 32;  // that pass over the weights together, with the weights read once
 constexpr int64_t kMaxRows = 1 << 16;
 constexpr uint64_t kMaxBlocks = 1 << 27;  // 8 threads each: below 2^31
 
@@ -58,6 +60,8 @@ ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, float* out, in
   args.n_tiles = static_cast<uint32_t>((w.n_out + kTileOutputs - 1) / kTileOutputs);
   args.n_out = static_cast<uint32_t>(w.n_out);
   args.n_blocks = static_cast<uint32_t>(BlockCount(w.k));
+  args.supers = static_cast<uint32_t>(std::max<int64_t>(1, w.k / kSuperBlock));
+  args.supers_inverse = ((uint32_t{1} << 31) + args.supers - 1) / args.supers;
   args.rows = static_cast<uint32_t>(rows.rows);
   args.groups = static_cast<uint32_t>(GroupsOf(rows.rows));
   args.q = rows.data;
@@ -68,10 +72,42 @@ ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, float* out, in
   return args;
 }
 
+uint32_t Blocks(uint32_t count, uint32_t of_block) { return (count + of_block - 1) / of_block; }
+
+// A kernel for few rows: a tile of 16 outputs and a group of columns a block of threads.
 absl::Status LaunchVector(Launcher& launcher, const DeviceMatrix& w, const ProductArgs& args) {
   const std::string name = "matvec_" + TypeName(w.type) + "_" + std::to_string(ColumnsOf(args.rows));
   return LaunchWith(launcher, name, {args.n_tiles, args.groups, 1}, {kVectorThreads, 1, 1}, args);
 }
+
+// How many blocks of threads a kernel of `outputs` x `columns` needs.
+struct TileShape {
+  const char* kernel;
+  uint32_t outputs;
+  uint32_t columns;
+};
+Grid GridOf(const TileShape& shape, const ProductArgs& args) {
+  return {Blocks(args.n_out, shape.outputs), Blocks(args.rows, shape.columns), 1};
+}
+absl::Status LaunchTile(Launcher& launcher, const TileShape& shape, const DeviceMatrix& w, const ProductArgs& args) {
+  return LaunchWith(launcher, shape.kernel + TypeName(w.type), GridOf(shape, args), {kTileThreads, 1, 1}, args);
+}
+
+// A device is full when every multiprocessor has a block.
+bool Fills(const TileShape& shape, const ProductArgs& args, const Target& target) {
+  const Grid grid = GridOf(shape, args);
+  return static_cast<int64_t>(grid.x) * grid.y >= target.multiprocessors;
+}
+
+absl::Status LaunchSplit(Launcher& launcher, const DeviceMatrix& w, const ProductArgs& args) {
+  const uint32_t columns = args.rows <= 16 ? 16 : 32;
+  const std::string name = "matmul_split_" + TypeName(w.type) + "_" + std::to_string(columns);
+  return LaunchWith(launcher, name, {Blocks(args.n_tiles, 2), Blocks(args.rows, columns), 1}, {kTileThreads, 1, 1}, args);
+}
+
+constexpr TileShape kMmaTile{"matmul_tile_", 128, 64};
+constexpr TileShape kFloatTile{"matmul_tile_", 128, 64};
+constexpr TileShape kDp4aTile{"matmul_dp4a_", 64, 64};
 
 }  // namespace
 
@@ -110,8 +146,17 @@ absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix
                            " activations of ", rows.k, ": they do not fit");
   }
   if (rows.rows == 0) return absl::OkStatus();
-  (void)target;
-  return LaunchVector(launcher, w, ArgsOf(w, rows, out, out_stride));
+  const ProductArgs args = ArgsOf(w, rows, out, out_stride);
+  if (args.rows <= kMaxColumns) return LaunchVector(launcher, w, args);
+  const bool many = args.rows > kSplitRows;
+  if (!rows.quantised) {
+    return many && Fills(kFloatTile, args, target) ? LaunchTile(launcher, kFloatTile, w, args)
+                                                   : LaunchVector(launcher, w, args);
+  }
+  if (target.level < 75) {
+    return many ? LaunchTile(launcher, kDp4aTile, w, args) : LaunchVector(launcher, w, args);
+  }
+  return many && Fills(kMmaTile, args, target) ? LaunchTile(launcher, kMmaTile, w, args) : LaunchSplit(launcher, w, args);
 }
 
 }  // namespace lanyard::ops::cuda

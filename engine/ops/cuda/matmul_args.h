@@ -56,6 +56,8 @@ struct ProductArgs {
   uint32_t n_tiles;
   uint32_t n_out;
   uint32_t n_blocks;
+  uint32_t supers;          // super blocks of a row; K-quants
+  uint32_t supers_inverse;  // 2^31 / supers, rounded up: divides positions below 2^31 / supers exactly
   uint32_t rows;
   uint32_t groups;
   const uint8_t* q;

@@ -81,6 +81,11 @@ LANYARD_DEVICE Vec4u SharedLoad16(uint32_t at) {
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
   return v;
 }
+LANYARD_DEVICE Vec2f SharedLoad8f(uint32_t at) {
+  Vec2f v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+  return v;
+}
 LANYARD_DEVICE void SharedLoad8(uint32_t at, uint32_t* a, uint32_t* b) {
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(*a), "=r"(*b) : "r"(at) : "memory");
 }
@@ -105,6 +110,13 @@ LANYARD_DEVICE void SharedStore4f(uint32_t at, float v) {
 LANYARD_DEVICE void LoadMatrices(uint32_t at, uint32_t out[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(at)
+               : "memory");
+}
+// Two of them: lanes 0 to 15 give the addresses.
+LANYARD_DEVICE void LoadMatrices2(uint32_t at, uint32_t out[2]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(out[0]), "=r"(out[1])
                : "r"(at)
                : "memory");
 }

@@ -119,11 +119,18 @@ struct FormatQ6_K : FormatBase<416, 160, 16> {
   }
   // sub-scale times sum of each half, and their sum: all integers below 2^24, so exact.
   LANYARD_DEVICE float ToFloat(int32_t sum0, int32_t sum1, float sub0, float sub1) {
-    const float half0 = Fma(FloatOf(static_cast<uint32_t>(sum0)), sub0, Mul(sub0, -kMagicFloat));
-    const float half1 = Fma(FloatOf(static_cast<uint32_t>(sum1)), sub1, Mul(sub1, -kMagicFloat));
-    return Add(half0, half1);
+    const float half0 = Mul(Add(FloatOf(static_cast<uint32_t>(sum0)), -kMagicFloat), sub0);
+    return Fma(Add(FloatOf(static_cast<uint32_t>(sum1)), -kMagicFloat), sub1, half0);
   }
 };
+
+// The header of a tile for the block at a position: super block i holds every partial sum's i-th block.
+template <typename F>
+LANYARD_DEVICE const uint8_t* HeaderAt(const ProductArgs& a, const uint8_t* tile, uint32_t position) {
+  if constexpr (F::kHeaderBytes == 0) return tile;
+  const auto p = static_cast<uint32_t>(static_cast<uint64_t>(2 * position) * a.supers_inverse >> 32);
+  return tile + (position - p * a.supers) * F::kHeaderBytes;
+}
 
 // One block of a row and one of a column, added to their partial sum.
 template <typename F>

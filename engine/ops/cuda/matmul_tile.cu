@@ -1,0 +1,320 @@
+// Many rows: a block of threads makes 128 outputs of 64 rows. Its 8 warps hold 32 x 32 of them each: the running partial sum
+// and the total in registers, so that the 8 partials are walked one after the other, in the order in which the blocks are
+// stored. Two blocks of K at a time pass through shared memory, double buffered; scales become floats on the way, once for
+// all warps, in the order in which lanes want them.
+#include "engine/ops/cuda/matmul_mma.cuh"
+
+#if LANYARD_PTX_LEVEL >= 75
+namespace lanyard::ops::cuda {
+namespace {
+
+constexpr uint32_t kWarpsOut = 4;   // warps along the outputs
+constexpr uint32_t kWarpsColumns = 2;
+constexpr uint32_t kOutputs = kWarpsOut * kWarpOutputs;
+constexpr uint32_t kWarpColumns = 32;
+constexpr uint32_t kColumns = kWarpsColumns * kWarpColumns;
+constexpr uint32_t kTileThreads = kWarpsOut * kWarpsColumns * kWarp;
+constexpr uint32_t kSteps = 2;  // blocks of K in a stage
+
+// Offsets of a stage's parts in shared memory:
+//   weights  [step][half][128][16]       (Q8_0 has two halves)
+//   high     [step][128][kHighBytes]
+//   columns  [step][half][64][16]
+//   scales   f32 [step][kScales][4 warps][g][4]: outputs g, g + 8, g + 16, g + 24
+//   d, s     f32 [step][1 or 2][2 warps][t][4][2]: columns 8n + 2t, + 1
+template <typename F>
+struct Stage {
+  static constexpr uint32_t kHalvesOfRow = F::kRowBytes / 16;
+  static constexpr uint32_t kColumnScales = F::kMinimum ? 2 : 1;
+  static constexpr uint32_t kHigh = kSteps * kOutputs * F::kRowBytes;
+  static constexpr uint32_t kColumnsAt = kHigh + kSteps * kOutputs * F::kHighBytes;
+  static constexpr uint32_t kScalesAt = kColumnsAt + kSteps * kColumns * kBlockElements;
+  static constexpr uint32_t kColumnScalesAt = kScalesAt + kSteps * F::kScales * kOutputs * 4;
+  static constexpr uint32_t kBytes = kColumnScalesAt + kSteps * kColumnScales * kColumns * 4;
+  // 16-byte pieces to copy as they are.
+  static constexpr uint32_t kWeightPieces = kHigh / 16;
+  static constexpr uint32_t kHighPieces = kSteps * kOutputs * F::kHighBytes / 16;
+  static constexpr uint32_t kColumnPieces = kSteps * kColumns * 2;
+  static constexpr uint32_t kScaleRows = kSteps * kOutputs;
+  static constexpr uint32_t kColumnScalePairs = kSteps * kColumnScales * kColumns / 2;
+};
+template <uint32_t pieces>
+constexpr uint32_t kShare = (pieces + kTileThreads - 1) / kTileThreads;  // of a thread
+
+struct TilePlace {
+  uint32_t first_tile;   // of 16 outputs
+  uint32_t first_group;  // of 8 columns
+};
+
+LANYARD_DEVICE uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+// Outputs and columns beyond the last are computed from it and not stored; so are blocks beyond the last loaded.
+LANYARD_DEVICE const uint8_t* TileAt(const ProductArgs& a, const TilePlace& place, uint32_t i) {
+  return a.tiles + Least(place.first_tile + i, a.n_tiles - 1) * a.tile_bytes;
+}
+template <typename F>
+LANYARD_DEVICE const uint8_t* UnitAt(const ProductArgs& a, const uint8_t* tile, uint32_t position) {
+  return tile + a.header_bytes + Least(position, a.n_blocks - 1) * F::kUnitBytes;
+}
+LANYARD_DEVICE uint64_t ColumnUnit(const ProductArgs& a, const TilePlace& place, uint32_t i, uint32_t position) {
+  return static_cast<uint64_t>(Least(place.first_group + i, a.groups - 1)) * a.n_blocks + Least(position, a.n_blocks - 1);
+}
+
+// The thread's pieces of a stage. On sm_80 the copies go to shared memory by themselves; before, they wait in registers.
+template <typename F>
+struct Pieces {
+  RawScales scales[kShare<Stage<F>::kScaleRows>];
+  Vec2f column_scales[kShare<Stage<F>::kColumnScalePairs>];
+#if LANYARD_PTX_LEVEL < 80
+  Vec4u weights[kShare<Stage<F>::kWeightPieces>];
+  Vec4u high[kShare<Stage<F>::kHighPieces> + (Stage<F>::kHighPieces == 0 ? 1 : 0)];
+  Vec4u columns[kShare<Stage<F>::kColumnPieces>];
+#endif
+};
+
+template <typename F>
+LANYARD_DEVICE const uint8_t* WeightPiece(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t piece) {
+  const uint32_t row = piece % kOutputs;
+  const uint32_t half = piece / kOutputs % Stage<F>::kHalvesOfRow;
+  const uint32_t step = piece / kOutputs / Stage<F>::kHalvesOfRow;
+  const uint8_t* unit = UnitAt<F>(a, TileAt(a, place, row / kTileOutputs), at + step);
+  return unit + F::kQuantOffset + (half * kTileOutputs + row % kTileOutputs) * 16;
+}
+template <typename F>
+LANYARD_DEVICE const uint8_t* HighPiece(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t piece) {
+  constexpr uint32_t kStepPieces = kOutputs * F::kHighBytes / 16;
+  const uint32_t in_step = piece % kStepPieces;
+  const uint8_t* unit = UnitAt<F>(a, TileAt(a, place, in_step / F::kHighBytes), at + piece / kStepPieces);
+  return unit + F::kHighOffset + in_step % F::kHighBytes * 16;
+}
+LANYARD_DEVICE const uint8_t* ColumnPiece(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t piece) {
+  const uint32_t column = piece % kColumns;
+  const uint32_t half = piece / kColumns % 2;
+  const uint64_t unit = ColumnUnit(a, place, column / kMaxColumns, at + piece / kColumns / 2);
+  return a.q + ((unit * 2 + half) * kMaxColumns + column % kMaxColumns) * 16;
+}
+
+// The thread's index, read anew: what depends on it is computed again for each stage and holds no register between.
+LANYARD_DEVICE uint32_t FreshThread() {
+  uint32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
+// Runs body(i, piece) for the thread's pieces.
+template <uint32_t pieces, typename Body>
+LANYARD_DEVICE void ForPieces(uint32_t thread, const Body& body) {
+  LANYARD_UNROLL for (uint32_t i = 0; i < kShare<pieces>; ++i) {
+    const uint32_t piece = i * kTileThreads + thread;
+    if (pieces % kTileThreads == 0 || piece < pieces) body(i, piece);
+  }
+}
+
+// Starts to load the stage whose first block is at position `at`.
+template <typename F>
+LANYARD_DEVICE void Fetch(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t shared, Pieces<F>* to) {
+  using S = Stage<F>;
+  const uint32_t thread = FreshThread();
+#if LANYARD_PTX_LEVEL >= 80
+  ForPieces<S::kWeightPieces>(thread, 
+      [&](uint32_t, uint32_t piece) { CopyAsync16(shared + piece * 16, WeightPiece<F>(a, place, at, piece)); });
+  if constexpr (S::kHighPieces > 0) {
+    ForPieces<S::kHighPieces>(thread, 
+        [&](uint32_t, uint32_t piece) { CopyAsync16(shared + S::kHigh + piece * 16, HighPiece<F>(a, place, at, piece)); });
+  }
+  ForPieces<S::kColumnPieces>(thread, 
+      [&](uint32_t, uint32_t piece) { CopyAsync16(shared + S::kColumnsAt + piece * 16, ColumnPiece(a, place, at, piece)); });
+  CopyAsyncCommit();
+#else
+  (void)shared;
+  ForPieces<S::kWeightPieces>(thread, 
+      [&](uint32_t i, uint32_t piece) { to->weights[i] = Load16(WeightPiece<F>(a, place, at, piece)); });
+  if constexpr (S::kHighPieces > 0) {
+    ForPieces<S::kHighPieces>(thread, [&](uint32_t i, uint32_t piece) { to->high[i] = Load16(HighPiece<F>(a, place, at, piece)); });
+  }
+  ForPieces<S::kColumnPieces>(thread, 
+      [&](uint32_t i, uint32_t piece) { to->columns[i] = Load16(ColumnPiece(a, place, at, piece)); });
+#endif
+  ForPieces<S::kScaleRows>(thread, [&](uint32_t i, uint32_t piece) {
+    const uint32_t row = piece % kOutputs;
+    const uint32_t position = Least(at + piece / kOutputs, a.n_blocks - 1);
+    const uint8_t* tile = TileAt(a, place, row / kTileOutputs);
+    to->scales[i] = F::LoadScales(UnitAt<F>(a, tile, position), HeaderAt<F>(a, tile, position), row % kTileOutputs);
+  });
+  ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t piece) {
+    const uint32_t pair = piece % (kColumns / 2);
+    const uint32_t which = piece / (kColumns / 2) % S::kColumnScales;
+    const uint64_t unit = ColumnUnit(a, place, pair / 4, at + piece / (kColumns / 2) / S::kColumnScales);
+    to->column_scales[i] = Load8f((which == 0 ? a.d : a.s) + unit * kMaxColumns + pair % 4 * 2);
+  });
+}
+
+// Ends what Fetch began: after the next barrier the stage is there.
+template <typename F>
+LANYARD_DEVICE void Commit(uint32_t shared, const Pieces<F>& from) {
+  using S = Stage<F>;
+  const uint32_t thread = FreshThread();
+  ForPieces<S::kScaleRows>(thread, [&](uint32_t i, uint32_t piece) {
+    const uint32_t row = piece % kOutputs;
+    const uint32_t slot = row / kWarpOutputs * kWarpOutputs + row % 8 * 4 + row % kWarpOutputs / 8;
+    const RowScales w = F::Scales(from.scales[i]);
+    const uint32_t at = shared + S::kScalesAt + (piece / kOutputs * F::kScales * kOutputs + slot) * 4;
+    SharedStore4f(at, w.d);
+    if constexpr (F::kScales >= 2) SharedStore4f(at + kOutputs * 4, w.e);
+    if constexpr (F::kScales >= 3) SharedStore4f(at + kOutputs * 8, w.f);
+  });
+  ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t piece) {
+    const uint32_t pair = piece % (kColumns / 2);
+    const uint32_t slot = pair / 16 * kWarpColumns + pair % 4 * 8 + pair / 4 % 4 * 2;
+    SharedStore8f(shared + S::kColumnScalesAt + (piece / (kColumns / 2) * kColumns + slot) * 4, from.column_scales[i]);
+  });
+#if LANYARD_PTX_LEVEL >= 80
+  CopyAsyncWaitAll();
+#else
+  ForPieces<S::kWeightPieces>(thread, [&](uint32_t i, uint32_t piece) { SharedStore16(shared + piece * 16, from.weights[i]); });
+  if constexpr (S::kHighPieces > 0) {
+    ForPieces<S::kHighPieces>(thread, 
+        [&](uint32_t i, uint32_t piece) { SharedStore16(shared + S::kHigh + piece * 16, from.high[i]); });
+  }
+  ForPieces<S::kColumnPieces>(thread, 
+      [&](uint32_t i, uint32_t piece) { SharedStore16(shared + S::kColumnsAt + piece * 16, from.columns[i]); });
+#endif
+}
+
+// 16 (m = 0, 1) of the warp's 32 outputs of a step as a fragment, and the scales of the lane's two rows.
+template <typename F>
+LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint32_t a[4], RowScales w[2]) {
+  using S = Stage<F>;
+  const uint32_t lane = Lane();
+  const uint32_t first = WarpOfBlock() % kWarpsOut * kWarpOutputs;
+  const uint32_t row = first + m * 16 + lane % 16;
+  if constexpr (F::kRowBytes == 32) {
+    LoadMatrices(shared + ((step * 2 + lane / 16) * kOutputs + row) * 16, a);
+  } else {
+    uint32_t raw[2];
+    LoadMatrices2(shared + (step * kOutputs + row) * 16, raw);
+    uint32_t high[2][2] = {};
+    LANYARD_UNROLL for (uint32_t i = 0; i < 2; ++i) {
+      const uint32_t at = shared + S::kHigh + (step * kOutputs + first + m * 16 + lane / 4 + 8 * i) * F::kHighBytes;
+      if constexpr (F::kHighBytes == 4) high[i][0] = SharedLoad4(at);
+      if constexpr (F::kHighBytes == 8) SharedLoad8(at, &high[i][0], &high[i][1]);
+    }
+    UnpackFragment<F>(raw, high, lane % 4, a);
+  }
+  Vec2f scales[3] = {};
+  LANYARD_UNROLL for (uint32_t j = 0; j < F::kScales; ++j) {
+    const uint32_t slot = (step * F::kScales + j) * kOutputs + first + lane / 4 * 4 + m * 2;
+    scales[j] = SharedLoad8f(shared + S::kScalesAt + slot * 4);
+  }
+  w[0] = {scales[0].x, scales[1].x, scales[2].x};
+  w[1] = {scales[0].y, scales[1].y, scales[2].y};
+}
+
+// Scales of the lane's two columns of each of 16 columns: pairs 2 * pair and 2 * pair + 1.
+template <typename F>
+LANYARD_DEVICE Vec4f ColumnScales(uint32_t shared, uint32_t step, uint32_t which, uint32_t pair) {
+  using S = Stage<F>;
+  const uint32_t first = WarpOfBlock() / kWarpsOut * kWarpColumns;
+  const uint32_t slot = (step * S::kColumnScales + which) * kColumns + first + Lane() % 4 * 8 + pair * 4;
+  return SharedLoad16f(shared + S::kColumnScalesAt + slot * 4);
+}
+
+// 16 outputs against 16 of the warp's columns.
+template <typename F>
+LANYARD_DEVICE void MultiplyPair(uint32_t shared, uint32_t step, uint32_t pair, const uint32_t a[4], const RowScales w[2],
+                                 float acc0[4], float acc1[4]) {
+  using S = Stage<F>;
+  const uint32_t lane = Lane();
+  const uint32_t column = WarpOfBlock() / kWarpsOut * kWarpColumns + pair * 16 + lane / 16 * 8 + lane % 8;
+  const uint32_t half = lane / 8 % 2;
+  uint32_t b[4];
+  LoadMatrices(shared + S::kColumnsAt + ((step * 2 + half) * kColumns + column) * 16, b);
+  const Vec4f d = ColumnScales<F>(shared, step, 0, pair);
+  Vec4f s = {0, 0, 0, 0};
+  if constexpr (F::kMinimum) s = ColumnScales<F>(shared, step, 1, pair);
+  const float d0[2] = {d.x, d.y}, d1[2] = {d.z, d.w};
+  const float s0[2] = {s.x, s.y}, s1[2] = {s.z, s.w};
+  MultiplyBlock<F>(a, b, w, d0, s0, acc0);
+  MultiplyBlock<F>(a, b + 2, w, d1, s1, acc1);
+}
+
+template <typename F>
+LANYARD_DEVICE void ComputeStep(uint32_t shared, uint32_t step, float acc[4][2][4]) {
+  LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) {
+    uint32_t a[4];
+    RowScales w[2];
+    LoadOutputs<F>(shared, step, m, a, w);
+    LANYARD_UNROLL for (uint32_t pair = 0; pair < 2; ++pair) {
+      MultiplyPair<F>(shared, step, pair, a, w, acc[2 * pair][m], acc[2 * pair + 1][m]);
+    }
+  }
+}
+
+LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place, const float total[4][2][4]) {
+  const uint32_t output = place.first_tile * kTileOutputs + WarpOfBlock() % kWarpsOut * kWarpOutputs + Lane() / 4;
+  const uint32_t column = place.first_group * kMaxColumns + WarpOfBlock() / kWarpsOut * kWarpColumns + Lane() % 4 * 2;
+  LANYARD_UNROLL for (uint32_t n = 0; n < 4; ++n) {
+    LANYARD_UNROLL for (uint32_t e = 0; e < 2; ++e) {
+      const uint32_t r = column + n * 8 + e;
+      if (r >= a.rows) continue;
+      float* out = a.out + r * a.out_stride + output;
+      LANYARD_UNROLL for (uint32_t i = 0; i < 4; ++i) {
+        if (output + i * 8 < a.n_out) out[i * 8] = total[n][i / 2][i % 2 * 2 + e];
+      }
+    }
+  }
+}
+
+template <typename F>
+LANYARD_DEVICE void Tile(const ProductArgs& a) {
+  using S = Stage<F>;
+  __shared__ uint8_t stages[2 * S::kBytes] __attribute__((aligned(128)));
+  const uint32_t shared = SharedAddress(stages);
+  const TilePlace place{BlockX() * (kOutputs / kTileOutputs), BlockY() * (kColumns / kMaxColumns)};
+  float acc[4][2][4], total[4][2][4];
+  LANYARD_UNROLL for (int i = 0; i < 32; ++i) acc[i / 8][i / 4 % 2][i % 4] = total[i / 8][i / 4 % 2][i % 4] = 0.0f;
+  Pieces<F> pieces;
+  Fetch<F>(a, place, 0, shared, &pieces);
+  Commit<F>(shared, pieces);
+  Barrier();
+  uint32_t p = 0;
+  uint32_t left = DealtCount(a.n_blocks, 0);  // blocks of partial sum p to come
+  uint32_t now = shared;
+  uint32_t other = shared + S::kBytes;
+  for (uint32_t at = 0; at < a.n_blocks; at += kSteps) {
+    const bool more = at + kSteps < a.n_blocks;
+    if (more) Fetch<F>(a, place, at + kSteps, other, &pieces);
+    _Pragma("unroll 1") for (uint32_t step = 0; step < kSteps && at + step < a.n_blocks; ++step) {
+      ComputeStep<F>(now, step, acc);
+      if (--left != 0) continue;
+      left = DealtCount(a.n_blocks, ++p);
+      LANYARD_UNROLL for (int i = 0; i < 32; ++i) {
+        float& sum = acc[i / 8][i / 4 % 2][i % 4];
+        float& all = total[i / 8][i / 4 % 2][i % 4];
+        all = Add(all, sum);
+        sum = 0.0f;
+      }
+    }
+    if (more) Commit<F>(other, pieces);
+    Barrier();
+    const uint32_t swap = now;
+    now = other;
+    other = swap;
+  }
+  StoreTile(a, place, total);
+}
+
+}  // namespace
+
+#define LANYARD_TILE(name, F) \
+  LANYARD_KERNEL __launch_bounds__(kTileThreads, 2) matmul_tile_##name(const ProductArgs a) { Tile<F>(a); }
+
+LANYARD_TILE(q4_0, FormatQ4_0)
+LANYARD_TILE(q4_1, FormatQ4_1)
+LANYARD_TILE(q5_0, FormatQ5_0)
+LANYARD_TILE(q8_0, FormatQ8_0)
+LANYARD_TILE(q4_k, FormatQ4_K)
+LANYARD_TILE(q6_k, FormatQ6_K)
+
+}  // namespace lanyard::ops::cuda
+#endif
