@@ -5,7 +5,7 @@
 #                  ON     an error where neither is there
 #                  OFF    none
 #
-# Sets LANYARD_CUDA_PTX (1 or 0). clang's PTX is what ships where clang is there: its ISA 7.5 needs only a driver of R470;
+# Sets LANYARD_CUDA_PTX (1 or 0). clang's PTX is what ships where clang is there: its ISA 7.4 needs only a driver of R470 (CUDA 11.4);
 # nvcc 13's needs R580. lanyard_ptx_both has both compilers' for the tests.
 
 set(LANYARD_CUDA AUTO CACHE STRING "Compile the CUDA kernels: AUTO, ON or OFF")
@@ -21,7 +21,7 @@ file(MAKE_DIRECTORY ${lanyard_ptx_folder})
 # Explicit roundings only: -ffp-contract=off / -fmad=false write every operation as .rn, which no later compiler fuses.
 set(lanyard_clang_flags -x cuda -nocudainc -nocudalib --cuda-device-only --cuda-path=/nonexistent -S -O3 -std=c++20
     -ffp-contract=off -fno-fast-math
-    -Xclang -target-feature -Xclang +ptx75 -gline-directives-only -fdebug-prefix-map=${CMAKE_SOURCE_DIR}=.
+    -Xclang -target-feature -Xclang +ptx74 -gline-directives-only -fdebug-prefix-map=${CMAKE_SOURCE_DIR}=.
     -Wall -Wextra -Werror -Wno-unknown-cuda-version -I${CMAKE_SOURCE_DIR})
 set(lanyard_nvcc_flags -ptx -O3 -std=c++20 -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
     -Werror all-warnings -I${CMAKE_SOURCE_DIR})

@@ -17,7 +17,7 @@ enum class Compiler { kClang, kNvcc };
 
 // Levels that this binary has, ascending; empty where it was built without a compiler of kernels.
 std::span<const int> PtxLevels();
-// The modules of a level: clang's (PTX ISA 7.5, for drivers from R470) where clang was there, else nvcc's. Empty for a level
+// The modules of a level: clang's (PTX ISA 7.4, for drivers from R470) where clang was there, else nvcc's. Empty for a level
 // that is not there.
 std::span<const PtxFile> PtxImages(int level);
 
