@@ -5,6 +5,7 @@
 #include "base/mutex.h"
 #include "engine/cuda/abi.h"
 #include "engine/cuda/driver.h"
+#include "engine/ops/cuda/ptx_image.h"
 
 namespace lanyard::cuda {
 
@@ -161,6 +162,20 @@ absl::StatusOr<std::shared_ptr<Module>> Module::Load(std::shared_ptr<Context> co
     module->modules_.push_back(handle);
   }
   return module;
+}
+
+absl::StatusOr<std::shared_ptr<Module>> Module::LoadShipped(std::shared_ptr<Context> context) {
+  const std::span<const int> levels = ops::cuda::PtxLevels();
+  if (levels.empty()) return FailedPrecondition("this binary was built without CUDA kernels (no clang, no nvcc)");
+  const int level = ChoosePtxLevel(context->device().cc(), levels);
+  if (level == 0) {
+    return FailedPrecondition(context->device().name, " has compute capability ", context->device().cc_major, ".",
+                              context->device().cc_minor, "; this binary's kernels need ", levels[0] / 10, ".",
+                              levels[0] % 10, " or newer");
+  }
+  std::vector<std::string_view> images;
+  for (const ops::cuda::PtxFile& file : ops::cuda::PtxImages(level)) images.push_back(file.text);
+  return Load(std::move(context), images);
 }
 
 absl::StatusOr<AbiHandle*> Module::Find(std::string_view kernel, uint32_t shared_bytes) {

@@ -143,6 +143,9 @@ class Module {
   // Every image of `ptx` is loaded. InvalidArgument with the JIT's log when one does not compile for this card.
   static absl::StatusOr<std::shared_ptr<Module>> Load(std::shared_ptr<Context> context,
                                                       std::span<const std::string_view> ptx);
+  // The kernels of this binary (ptx_image.h), of the highest level that the card has. FailedPrecondition when the binary was
+  // built without kernels, or has none for so old a card.
+  static absl::StatusOr<std::shared_ptr<Module>> LoadShipped(std::shared_ptr<Context> context);
   ~Module();
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
