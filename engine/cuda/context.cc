@@ -175,7 +175,9 @@ absl::StatusOr<std::shared_ptr<Module>> Module::LoadShipped(std::shared_ptr<Cont
   }
   std::vector<std::string_view> images;
   for (const ops::cuda::PtxFile& file : ops::cuda::PtxImages(level)) images.push_back(file.text);
-  return Load(std::move(context), images);
+  ASSIGN_OR_RETURN(std::shared_ptr<Module> module, Load(std::move(context), images));
+  module->level_ = level;
+  return module;
 }
 
 absl::StatusOr<AbiHandle*> Module::Find(std::string_view kernel, uint32_t shared_bytes) {

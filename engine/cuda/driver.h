@@ -154,12 +154,14 @@ class Module {
   absl::StatusOr<AbiHandle*> Find(std::string_view kernel, uint32_t shared_bytes);
   absl::StatusOr<KernelInfo> Info(std::string_view kernel);
   const std::shared_ptr<Context>& context() const { return context_; }
+  int level() const { return level_; }  // of the shipped kernels: 61, 75, 80; 0 after a plain Load
 
  private:
   explicit Module(std::shared_ptr<Context> context);
 
   std::shared_ptr<Context> context_;
   std::vector<AbiHandle*> modules_;
+  int level_ = 0;
   struct Cache;
   std::unique_ptr<Cache> cache_;
 };
