@@ -38,7 +38,8 @@ float* SumsOf(const DeviceRows& rows) { return ScalesOf(rows) + PaddedBlocks(row
 
 std::string TypeName(TensorType type) {
   std::string name;
-  for (const char c : TraitsOf(type)->name) name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  const TypeTraits traits = *TraitsOf(type);  // outlives the loop over its name
+  for (const char c : traits.name) name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   return name;
 }
 
