@@ -18,8 +18,8 @@ class Family {
  public:
   virtual ~Family() = default;
   virtual absl::Status LoadLayer(WeightLoader& loader, uint32_t index, Layer* layer) const = 0;
-  // step.x() -> step.x(), rounded to the wire's type at the end.
-  virtual void RunLayer(Step& step, const Layer& layer, bool round_f16) const = 0;
+  // x -> x on the device that holds the layer, rounded to the wire's type at the end.
+  virtual absl::Status RunLayer(Backend& on, const Layer& layer, bool round_f16) const = 0;
   // Embedding rows are multiplied by it.
   virtual float embedding_scale() const { return 1.0f; }
   const std::vector<RopeKind>& ropes() const { return ropes_; }

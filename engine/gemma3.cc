@@ -27,9 +27,9 @@ class Gemma3 : public Family {
     return absl::OkStatus();
   }
 
-  void RunLayer(Step& step, const Layer& layer, bool round_f16) const override {
-    RunDecoderLayer(shape_, step, layer,
-                    {shape_.attention_scale, ops::RopePairs::kHalves, ops::Activation::kGeluTanh, round_f16});
+  absl::Status RunLayer(Backend& on, const Layer& layer, bool round_f16) const override {
+    return RunDecoderLayer(shape_, on, layer,
+                           {shape_.attention_scale, ops::RopePairs::kHalves, ops::Activation::kGeluTanh, round_f16});
   }
 
   float embedding_scale() const override { return std::sqrt(static_cast<float>(shape_.d_model)); }

@@ -1,20 +1,11 @@
 #include "engine/layers.h"
 
-#include "engine/ops/residual.h"
-
 namespace lanyard::engine {
-namespace {
 
-const float* OrNull(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
-
-}  // namespace
-
-uint64_t Layer::weight_bytes() const {
-  uint64_t bytes = qkv.bytes() + attn_out.bytes() + gate_up.bytes() + down.bytes();
-  for (const auto* v : {&attn_norm, &q_norm, &k_norm, &post_attn_norm, &ffn_norm, &post_ffn_norm}) {
-    bytes += v->size() * sizeof(float);
-  }
-  return bytes;
+InputForms Layer::forms() const {
+  InputForms out;
+  for (const Linear* linear : {&qkv, &attn_out, &gate_up, &down}) out.Add(*linear);
+  return out;
 }
 
 absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loader, uint32_t index, Layer* layer) {
@@ -34,74 +25,70 @@ absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loade
   return absl::OkStatus();
 }
 
-void RunAttention(const model::ModelShape& shape, Step& step, const Layer& layer, const LayerConstants& c) {
+absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Layer& layer, const LayerConstants& c) {
+  const Buffers& at = on.buffers();
   const int64_t d_attn = int64_t{shape.n_heads} * shape.head_dim;
   const int64_t d_qkv = layer.qkv.n_out();
-  layer.qkv.Apply(step.isa, *step.pool, step.inputs, {step.h(), step.rows, 0, step.qkv(), d_qkv});
+  RETURN_IF_ERROR(on.Product(layer.qkv, {at.h, on.rows(), 0, at.qkv, d_qkv}));
 
   ops::QkvRows rotate;
-  rotate.qkv = step.qkv();
+  rotate.qkv = at.qkv;
   rotate.stride = d_qkv;
-  rotate.rows = step.rows;
+  rotate.rows = on.rows();
   rotate.n_heads = static_cast<int>(shape.n_heads);
-  rotate.q_norm = OrNull(layer.q_norm);
-  rotate.k_norm = OrNull(layer.k_norm);
+  rotate.q_norm = layer.q_norm.data;
+  rotate.k_norm = layer.k_norm.data;
   rotate.eps = shape.norm_eps;
   rotate.n_rot = static_cast<int>(shape.n_rot);
   rotate.pairs = c.pairs;
-  rotate.cos = step.cos(layer.rope_kind);
-  rotate.sin = step.sin(layer.rope_kind);
   rotate.q_scale = c.q_scale;
   rotate.kv = layer.kv;
-  rotate.slots = step.slots(layer.group);
-  ops::RotateAndStore(step.isa, *step.pool, rotate);
+  RETURN_IF_ERROR(on.RotateAndStore(rotate, layer.rope_kind, layer.group));
 
   ops::AttentionArgs attend;
   attend.kv = layer.kv;
   attend.n_heads = static_cast<int>(shape.n_heads);
   attend.window = layer.window;
-  attend.q = step.qkv();
+  attend.q = at.qkv;
   attend.q_stride = d_qkv;
-  attend.out = step.attn();
+  attend.out = at.attn;
   attend.out_stride = d_attn;
-  attend.runs = step.runs(layer.group).data();
-  attend.n_runs = static_cast<int64_t>(step.runs(layer.group).size());
-  ops::Attend(step.isa, *step.pool, attend, step.attention);
+  RETURN_IF_ERROR(on.Attend(attend, layer.group));
 
-  layer.attn_out.Apply(step.isa, *step.pool, step.inputs,
-                       {step.attn(), step.rows, 0, step.h(), int64_t{shape.d_model}});
+  return on.Product(layer.attn_out, {at.attn, on.rows(), 0, at.h, int64_t{shape.d_model}});
 }
 
-void RunFeedForward(const model::ModelShape& shape, Step& step, const Layer& layer, ops::Activation act) {
+absl::Status RunFeedForward(const model::ModelShape& shape, Backend& on, const Layer& layer, ops::Activation act) {
+  const Buffers& at = on.buffers();
   const int64_t d_ff = shape.d_ff;
-  layer.gate_up.Apply(step.isa, *step.pool, step.inputs, {step.h(), step.rows, 0, step.gate_up(), 2 * d_ff});
-  ops::GateMul(step.isa, *step.pool, {act, step.gate_up(), step.rows, d_ff});
-  layer.down.Apply(step.isa, *step.pool, step.inputs,
-                   {step.gate_up(), step.rows, 2 * d_ff, step.h(), int64_t{shape.d_model}});
+  RETURN_IF_ERROR(on.Product(layer.gate_up, {at.h, on.rows(), 0, at.gate_up, 2 * d_ff}));
+  RETURN_IF_ERROR(on.GateMul({act, at.gate_up, on.rows(), d_ff}));
+  return on.Product(layer.down, {at.gate_up, on.rows(), 2 * d_ff, at.h, int64_t{shape.d_model}});
 }
 
-void RunDecoderLayer(const model::ModelShape& shape, Step& step, const Layer& layer, const LayerConstants& c) {
+absl::Status RunDecoderLayer(const model::ModelShape& shape, Backend& on, const Layer& layer,
+                             const LayerConstants& c) {
   ops::ResidualRows r;
-  r.x = step.x();
-  r.out = step.h();
-  r.rows = step.rows;
+  r.x = on.buffers().x;
+  r.out = on.buffers().h;
+  r.rows = on.rows();
   r.n = shape.d_model;
   r.eps = shape.norm_eps;
 
-  r.norm = layer.attn_norm.data();
-  ops::Residual(step.isa, *step.pool, r);
-  RunAttention(shape, step, layer, c);
+  r.norm = layer.attn_norm.data;
+  RETURN_IF_ERROR(on.Residual(r));
+  RETURN_IF_ERROR(RunAttention(shape, on, layer, c));
 
-  r.delta = step.h();
-  r.delta_norm = OrNull(layer.post_attn_norm);
-  r.norm = layer.ffn_norm.data();
-  ops::Residual(step.isa, *step.pool, r);
-  RunFeedForward(shape, step, layer, c.activation);
+  r.delta = on.buffers().h;
+  r.delta_norm = layer.post_attn_norm.data;
+  r.norm = layer.ffn_norm.data;
+  RETURN_IF_ERROR(on.Residual(r));
+  RETURN_IF_ERROR(RunFeedForward(shape, on, layer, c.activation));
 
-  r.delta_norm = OrNull(layer.post_ffn_norm);
+  r.delta_norm = layer.post_ffn_norm.data;
   r.norm = nullptr;
   r.round_f16 = c.round_f16;
-  ops::Residual(step.isa, *step.pool, r);
+  return on.Residual(r);
 }
 
 }  // namespace lanyard::engine

@@ -1,12 +1,13 @@
-// The decoder layer that families share; a family's file says which norms, activation and rotation it has.
+// The decoder layer that families share, over whatever device (backend.h); a family's file says which norms, activation and
+// rotation it has.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "base/status.h"
+#include "engine/backend.h"
 #include "engine/ops/activation.h"
-#include "engine/step.h"
 #include "engine/weights.h"
 #include "model/model_shape.h"
 
@@ -14,23 +15,23 @@ namespace lanyard::engine {
 
 // A decoder layer. Empty vectors: the family has no such norm.
 struct Layer {
-  std::vector<float> attn_norm;
+  Vector attn_norm;
   Linear qkv;
-  std::vector<float> q_norm;          // per head
-  std::vector<float> k_norm;
+  Vector q_norm;          // per head
+  Vector k_norm;
   Linear attn_out;
-  std::vector<float> post_attn_norm;
-  std::vector<float> ffn_norm;
+  Vector post_attn_norm;
+  Vector ffn_norm;
   Linear gate_up;
   Linear down;
-  std::vector<float> post_ffn_norm;
+  Vector post_ffn_norm;
 
   ops::KvLayer kv;
   uint32_t group = 0;                 // state group
   uint32_t window = 0;
   int rope_kind = 0;                  // index into Family::ropes()
 
-  uint64_t weight_bytes() const;
+  InputForms forms() const;
 };
 
 // The matrices that every family here has, under their GGUF names.
@@ -42,11 +43,11 @@ struct LayerConstants {
   ops::Activation activation = ops::Activation::kSilu;
   bool round_f16 = false;             // the wire's type at the layer's end
 };
-// step.h() -> step.h(): products, rotation, pages, attention, output product.
-void RunAttention(const model::ModelShape& shape, Step& step, const Layer& layer, const LayerConstants& c);
-// step.h() -> step.h(): down(act(gate) * up).
-void RunFeedForward(const model::ModelShape& shape, Step& step, const Layer& layer, ops::Activation act);
-// step.x() -> step.x(): both with the norms around them, then the rounding of the layer's end.
-void RunDecoderLayer(const model::ModelShape& shape, Step& step, const Layer& layer, const LayerConstants& c);
+// h -> h: products, rotation, pages, attention, output product.
+absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Layer& layer, const LayerConstants& c);
+// h -> h: down(act(gate) * up).
+absl::Status RunFeedForward(const model::ModelShape& shape, Backend& on, const Layer& layer, ops::Activation act);
+// x -> x: both with the norms around them, then the rounding of the layer's end.
+absl::Status RunDecoderLayer(const model::ModelShape& shape, Backend& on, const Layer& layer, const LayerConstants& c);
 
 }  // namespace lanyard::engine

@@ -17,9 +17,9 @@ class Llama : public Family {
     return LoadCommonLayer(shape_, loader, index, layer);
   }
 
-  void RunLayer(Step& step, const Layer& layer, bool round_f16) const override {
-    RunDecoderLayer(shape_, step, layer,
-                    {shape_.attention_scale, ops::RopePairs::kInterleaved, ops::Activation::kSilu, round_f16});
+  absl::Status RunLayer(Backend& on, const Layer& layer, bool round_f16) const override {
+    return RunDecoderLayer(shape_, on, layer,
+                           {shape_.attention_scale, ops::RopePairs::kInterleaved, ops::Activation::kSilu, round_f16});
   }
 
  private:
@@ -31,7 +31,7 @@ class Llama : public Family {
 absl::StatusOr<std::unique_ptr<Family>> MakeLlama(const model::ModelShape& shape, WeightLoader& loader) {
   std::vector<float> factors;
   if (shape.rope_factors) {
-    ASSIGN_OR_RETURN(factors, loader.LoadVector("rope_freqs.weight", shape.n_rot / 2));
+    ASSIGN_OR_RETURN(factors, loader.LoadFloats("rope_freqs.weight", shape.n_rot / 2));
     for (const float f : factors) {
       if (!std::isfinite(f) || f <= 0) return InvalidArgument("tensor rope_freqs.weight: factor ", f, " is not positive");
     }

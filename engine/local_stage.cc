@@ -1,24 +1,15 @@
 #include "engine/local_stage.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <atomic>
 
+#include "engine/cpu_backend.h"
 #include "engine/family.h"
-#include "engine/ops/residual.h"
+#include "engine/placement.h"
 #include "engine/sampler.h"
 
 namespace lanyard::engine {
 namespace {
-
-ops::KvElement ElementOf(stage::KvType type) {
-  switch (type) {
-    case stage::KvType::kF32: return ops::KvElement::kF32;
-    case stage::KvType::kF16: return ops::KvElement::kF16;
-    case stage::KvType::kQ8: return ops::KvElement::kI8;
-  }
-  return ops::KvElement::kF32;
-}
 
 absl::Status CheckSpec(const model::ModelShape& shape, const stage::StageSpec& spec, const StageOptions& options) {
   if (spec.layers.begin > spec.layers.end || spec.layers.end > shape.n_layers) {
@@ -62,10 +53,28 @@ uint64_t StageTensorBytes(const model::ModelShape& shape, const stage::StageSpec
   return bytes;
 }
 
-class CpuStage : public LocalStage {
+// What the host holds beside the places' own buffers: the sampler's candidates (an id and a logit each), and the frame's
+// hidden states, in and out.
+uint64_t HostBytes(const model::ModelShape& shape, const stage::StageSpec& spec) {
+  uint64_t bytes = spec.samples ? uint64_t{shape.n_vocab} * 8 : 0;
+  const uint64_t frame = stage::Hidden::BytesFor(spec.numerics.wire, std::min(spec.max_rows, stage::kMaxFrameRows),
+                                                 shape.d_model);
+  if (!spec.embeds) bytes += frame;
+  if (!spec.samples) bytes += frame;
+  return bytes;
+}
+
+// A run of layers on one device, in the order of the stage.
+struct Segment {
+  Backend* on = nullptr;
+  std::vector<Layer> layers;
+};
+
+// The backends do the work; this class knows their order, the borders between them, and the two ends of the model.
+class DeviceStage final : public LocalStage {
  public:
-  CpuStage(const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
-           const StageOptions& options)
+  DeviceStage(const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
+              const StageOptions& options)
       : shape_(shape),
         spec_(spec),
         source_(source),
@@ -74,93 +83,121 @@ class CpuStage : public LocalStage {
         pool_(options.threads),
         sampler_(options.isa, &pool_) {}
 
-  absl::Status Load(WeightLoader& loader) {
+  absl::Status Load(WeightLoader& loader, const std::vector<Place>& places) {
     ASSIGN_OR_RETURN(family_, MakeFamily(shape_, loader, spec_.layers.size() > 0));
-    RETURN_IF_ERROR(MapKv());
-    for (uint32_t i = spec_.layers.begin; i < spec_.layers.end; ++i) {
-      Layer& layer = layers_[i - spec_.layers.begin];
-      RETURN_IF_ERROR(family_->LoadLayer(loader, i, &layer));
-      memory_.weights += layer.weight_bytes();
-    }
+    const StepSizes sizes = Step::SizesOf(shape_, spec_);
+    ASSIGN_OR_RETURN(step_, Step::Make(sizes, &pool_));
+    for (const Place& place : places) RETURN_IF_ERROR(LoadPlace(loader, place));
     if (spec_.embeds) {
       ASSIGN_OR_RETURN(embedding_, FindMatrix(source_, "token_embd.weight", shape_.n_vocab, shape_.d_model));
       embedding_row_.resize(embedding_->bytes / shape_.n_vocab);
     }
-    if (spec_.samples) {
-      ASSIGN_OR_RETURN(output_norm_, loader.LoadVector("output_norm.weight", shape_.d_model));
-      const char* head = shape_.tied_output ? "token_embd.weight" : "output.weight";
-      ASSIGN_OR_RETURN(head_, loader.LoadLinear({{head, int64_t{shape_.n_vocab}}}, shape_.d_model));
-      memory_.weights += head_.bytes() + output_norm_.size() * sizeof(float);
-    }
-    ASSIGN_OR_RETURN(step_, Step::Make(shape_, spec_, isa_, &pool_));
-    memory_.buffers = PlanBufferBytes(shape_, spec_, {pool_.size(), HeldForms()});
+    memory_.buffers += HostBytes(shape_, spec_);
     return absl::OkStatus();
   }
 
   absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) override {
+    absl::StatusOr<StageOutput> out = RunFrame(frame, stop);
+    if (absl::IsUnavailable(out.status())) lost_.store(true);
+    return out;
+  }
+
+  const StageMemory& memory() const override { return memory_; }
+  bool lost() const override { return lost_.load(); }
+
+ private:
+  absl::Status LoadPlace(WeightLoader& loader, const Place& place) {
+    std::unique_ptr<Backend> made;
+    if (place.device == nullptr) {
+      made = std::make_unique<CpuBackend>(isa_, &pool_);
+    } else {
+      ASSIGN_OR_RETURN(made, place.device->MakeBackend());
+    }
+    Backend& on = *made;
+    backends_.push_back(std::move(made));
+    loader.set_backend(&on);
+    InputForms forms;
+    Segment segment;
+    segment.on = &on;
+    segment.layers.resize(place.layers.size());
+    for (uint32_t i = place.layers.begin; i < place.layers.end; ++i) {
+      Layer& layer = segment.layers[i - place.layers.begin];
+      RETURN_IF_ERROR(on.BeginUnit(i));
+      RETURN_IF_ERROR(MapKv(on, i, &layer));
+      RETURN_IF_ERROR(family_->LoadLayer(loader, i, &layer));
+      forms.Add(layer.forms());
+    }
+    if (place.head) {
+      RETURN_IF_ERROR(on.BeginUnit(shape_.n_layers));
+      ASSIGN_OR_RETURN(output_norm_, loader.LoadVector("output_norm.weight", shape_.d_model));
+      const char* head = shape_.tied_output ? "token_embd.weight" : "output.weight";
+      ASSIGN_OR_RETURN(head_, loader.LoadLinear({{head, int64_t{shape_.n_vocab}}}, shape_.d_model));
+      forms.Add(head_);
+    }
+    RETURN_IF_ERROR(on.MakeBuffers(place.sizes, forms));
+    segments_.push_back(std::move(segment));
+    Count(place, on.memory());
+    return absl::OkStatus();
+  }
+
+  void Count(const Place& place, const BackendMemory& held) {
+    if (place.device != nullptr) {
+      memory_.devices.push_back({place.device->name(), held, place.layers, place.head});
+      memory_.buffers += place.device->HostBytes(place.sizes);
+      return;
+    }
+    memory_.weights += held.weights;
+    memory_.kv += held.kv;
+    memory_.buffers += held.buffers;
+  }
+
+  absl::Status MapKv(Backend& on, uint32_t index, Layer* layer) {
+    layer->group = model::GroupOfLayer(shape_, index);
+    layer->window = shape_.groups[layer->group].window;
+    layer->kv = KvOf(shape_, spec_.numerics.kv);
+    ASSIGN_OR_RETURN(layer->kv.base, on.MapKv(spec_.group_blocks[layer->group] * layer->kv.page_bytes(), index));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<StageOutput> RunFrame(const stage::StepFrame& frame, const std::stop_token& stop) {
+    if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
     step_.Begin(frame, family_->ropes());
-    RETURN_IF_ERROR(spec_.embeds ? Embed(frame) : TakeHidden(frame.hidden));
-    for (const Layer& layer : layers_) {
-      if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
-      family_->RunLayer(step_, layer, round_f16_);
+    for (const auto& backend : backends_) RETURN_IF_ERROR(backend->Begin(step_));
+    RETURN_IF_ERROR(spec_.embeds ? Embed(frame) : segments_[0].on->TakeHidden(frame.hidden.type, frame.hidden.data));
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      if (i > 0) RETURN_IF_ERROR(Cross(*segments_[i - 1].on, *segments_[i].on));
+      RETURN_IF_ERROR(RunSegment(segments_[i], stop));
     }
     StageOutput out;
     if (spec_.samples) {
       RETURN_IF_ERROR(Head(frame.batch, stop, &out.tokens));
     } else {
-      out.hidden = GiveHidden();
+      ASSIGN_OR_RETURN(out.hidden, GiveHidden(*segments_.back().on));
     }
     return out;
   }
 
-  const StageMemory& memory() const override { return memory_; }
-
-  // Forms of the rows that enter products (see ops::ActRows).
-  struct InputForms {
-    bool quantised = false;
-    bool floats = false;
-  };
-  struct BufferOptions {
-    int threads = 1;
-    InputForms forms;
-  };
-  static uint64_t PlanBufferBytes(const model::ModelShape& shape, const stage::StageSpec& spec,
-                                  const BufferOptions& options);
-
- private:
-  InputForms HeldForms() const {
-    InputForms forms;
-    const auto add = [&](const Linear& linear) {
-      forms.quantised = forms.quantised || linear.needs_quantised();
-      forms.floats = forms.floats || linear.needs_floats();
-    };
-    for (const Layer& layer : layers_) {
-      for (const Linear* linear : {&layer.qkv, &layer.attn_out, &layer.gate_up, &layer.down}) add(*linear);
-    }
-    add(head_);
-    return forms;
+  absl::Status RunSegment(const Segment& segment, const std::stop_token& stop) {
+    if (segment.layers.empty()) return absl::OkStatus();
+    return segment.on->Run(0, [&]() -> absl::Status {
+      for (const Layer& layer : segment.layers) {
+        if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
+        RETURN_IF_ERROR(family_->RunLayer(*segment.on, layer, round_f16_));
+      }
+      return absl::OkStatus();
+    });
   }
 
-  absl::Status MapKv() {
-    layers_.resize(spec_.layers.size());
-    for (uint32_t i = spec_.layers.begin; i < spec_.layers.end; ++i) {
-      Layer& layer = layers_[i - spec_.layers.begin];
-      layer.group = model::GroupOfLayer(shape_, i);
-      layer.window = shape_.groups[layer.group].window;
-      layer.kv.element = ElementOf(spec_.numerics.kv);
-      layer.kv.n_kv_heads = static_cast<int>(shape_.n_kv_heads);
-      layer.kv.head_dim = static_cast<int>(shape_.head_dim);
-      const uint64_t bytes = spec_.group_blocks[layer.group] * layer.kv.page_bytes();
-      ASSIGN_OR_RETURN(Memory pages, Memory::Map(bytes, absl::StrCat("the KV pages of layer ", i)));
-      layer.kv.base = pages.data();
-      memory_.kv += bytes;
-      kv_.push_back(std::move(pages));
-    }
-    return absl::OkStatus();
+  // Rows from one device to the next, as between machines: every layer's end is rounded to the wire's type already.
+  absl::Status Cross(Backend& from, Backend& to) {
+    ASSIGN_OR_RETURN(const stage::Hidden hidden, GiveHidden(from));
+    return to.TakeHidden(hidden.type, hidden.data);
   }
 
   absl::Status Embed(const stage::StepFrame& frame) {
-    float* x = step_.x();
+    Backend& on = *segments_[0].on;
+    float* const rows = on.HostRows();
+    float* x = rows;
     for (const stage::SeqRun& run : frame.batch.runs) {
       for (const int32_t id : run.tokens) {
         const uint64_t offset = static_cast<uint64_t>(id) * embedding_row_.size();
@@ -170,40 +207,23 @@ class CpuStage : public LocalStage {
       }
     }
     const float scale = family_->embedding_scale();
-    if (scale != 1.0f) ops::Scale(isa_, step_.x(), step_.rows * shape_.d_model, scale);
+    if (scale != 1.0f) ops::Scale(isa_, rows, step_.rows * shape_.d_model, scale);
     ops::ResidualRows round;
-    round.x = step_.x();
+    round.x = rows;
     round.rows = step_.rows;
     round.n = shape_.d_model;
     round.round_f16 = round_f16_;
     if (round_f16_) ops::Residual(isa_, pool_, round);
-    return absl::OkStatus();
+    return on.TakeRows();
   }
 
-  absl::Status TakeHidden(const stage::Hidden& hidden) {
-    bool finite;
-    if (hidden.type == stage::WireType::kF32) {
-      std::memcpy(step_.x(), hidden.data.data(), hidden.data.size());
-      finite = ops::AllFinite(isa_, step_.x(), step_.rows * shape_.d_model);
-    } else {
-      finite = ops::DecodeHalfRows(isa_, pool_, hidden.data.data(), {step_.rows, shape_.d_model}, step_.x());
-    }
-    if (finite) return absl::OkStatus();
-    return InvalidArgument("hidden states hold a value that is not a finite number; the stage before has failed or "
-                           "its frame was damaged");
-  }
-
-  stage::Hidden GiveHidden() {
+  absl::StatusOr<stage::Hidden> GiveHidden(Backend& on) {
     stage::Hidden out;
     out.type = spec_.numerics.wire;
     out.rows = static_cast<uint32_t>(step_.rows);
     out.cols = shape_.d_model;
     out.data.resize(stage::Hidden::BytesFor(out.type, out.rows, out.cols));
-    if (out.type == stage::WireType::kF32) {
-      std::memcpy(out.data.data(), step_.x(), out.data.size());
-    } else {
-      ops::EncodeHalfRows(isa_, pool_, step_.x(), {step_.rows, shape_.d_model}, out.data.data());
-    }
+    RETURN_IF_ERROR(on.GiveHidden(out.type, out.data));
     return out;
   }
 
@@ -233,27 +253,24 @@ class CpuStage : public LocalStage {
   }
 
   absl::Status HeadRows(std::span<const Wanted> wanted, std::vector<stage::TokenOut>* out) {
-    const int64_t d = shape_.d_model;
-    // Distinct rows, normalised side by side; several outputs of one row share its logits.
-    int64_t rows = 0;
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      if (i > 0 && wanted[i].row == wanted[i - 1].row) continue;
-      ops::ResidualRows norm;
-      norm.x = step_.x() + wanted[i].row * d;
-      norm.norm = output_norm_.data();
-      norm.out = step_.h() + rows * d;
-      norm.rows = 1;
-      norm.n = d;
-      norm.eps = shape_.norm_eps;
-      ops::Residual(isa_, pool_, norm);
-      ++rows;
-    }
-    head_.Apply(isa_, pool_, step_.inputs, {step_.h(), rows, 0, step_.logits(), int64_t{shape_.n_vocab}});
-    int64_t row = -1;
+    Backend& on = *segments_.back().on;
+    // Distinct rows; several outputs of one row share its logits.
+    head_rows_.clear();
+    whole_.clear();
     for (size_t i = 0; i < wanted.size(); ++i) {
       if (i == 0 || wanted[i].row != wanted[i - 1].row) {
-        ++row;
-        RETURN_IF_ERROR(sampler_.SetRow(step_.logits() + row * shape_.n_vocab, shape_.n_vocab));
+        head_rows_.push_back(wanted[i].row);
+        whole_.push_back(0);
+      }
+      if (Sampler::NeedsLogits(*wanted[i].request)) whole_.back() = 1;
+    }
+    RETURN_IF_ERROR(Logits(on));
+    RETURN_IF_ERROR(on.ReadLogits(whole_, &logits_));
+    size_t row = 0;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (i > 0 && wanted[i].row != wanted[i - 1].row) ++row;
+      if (i == 0 || wanted[i].row != wanted[i - 1].row) {
+        sampler_.SetRow(logits_[row].stats, logits_[row].logits, shape_.n_vocab);
       }
       stage::TokenOut token;
       token.seq = wanted[i].run->seq;
@@ -264,6 +281,24 @@ class CpuStage : public LocalStage {
     return absl::OkStatus();
   }
 
+  // head_rows_ of x, normalised side by side in h, to logits.
+  absl::Status Logits(Backend& on) {
+    const int64_t d = shape_.d_model;
+    const auto rows = static_cast<int64_t>(head_rows_.size());
+    for (int64_t begin = 0, end; begin < rows; begin = end) {
+      for (end = begin + 1; end < rows && head_rows_[end] == head_rows_[end - 1] + 1;) ++end;
+      ops::ResidualRows norm;
+      norm.x = on.buffers().x + head_rows_[begin] * d;
+      norm.norm = output_norm_.data;
+      norm.out = on.buffers().h + begin * d;
+      norm.rows = end - begin;
+      norm.n = d;
+      norm.eps = shape_.norm_eps;
+      RETURN_IF_ERROR(on.Residual(norm));
+    }
+    return on.Product(head_, {on.buffers().h, rows, 0, on.buffers().logits, int64_t{shape_.n_vocab}});
+  }
+
   const model::ModelShape shape_;
   const stage::StageSpec spec_;
   const model::TensorSource& source_;
@@ -271,68 +306,48 @@ class CpuStage : public LocalStage {
   const bool round_f16_;
   ops::ThreadPool pool_;
   std::unique_ptr<Family> family_;
-  std::vector<Layer> layers_;
-  std::vector<Memory> kv_;
+  std::vector<std::unique_ptr<Backend>> backends_;
+  std::vector<Segment> segments_;    // never empty; after the backends whose memory their weights name
   const model::TensorInfo* embedding_ = nullptr;
   std::vector<uint8_t> embedding_row_;
-  std::vector<float> output_norm_;
+  Vector output_norm_;               // of the last segment's backend
   Linear head_;
   Step step_;
   Sampler sampler_;
   std::vector<Wanted> wanted_;
+  std::vector<int64_t> head_rows_;
+  std::vector<uint8_t> whole_;
+  std::vector<LogitRow> logits_;
   StageMemory memory_;
+  std::atomic<bool> lost_{false};
 };
-
-uint64_t CpuStage::PlanBufferBytes(const model::ModelShape& shape, const stage::StageSpec& spec,
-                                   const BufferOptions& options) {
-  const StepSizes sizes = Step::SizesOf(shape, spec);
-  uint64_t bytes = sizes.BufferBytes();
-  // Rows that enter products: int8 with a scale and sums a block of 32, or the f32 values.
-  const uint64_t widest = sizes.has_layers ? std::max({sizes.d_model, sizes.d_attn, sizes.d_ff}) : sizes.d_model;
-  bytes += sizes.max_rows * widest * ((options.forms.quantised ? 2 : 0) + (options.forms.floats ? 4 : 0));
-  if (sizes.has_layers) {
-    bytes += ops::AttentionScratch::Bytes(options.threads, static_cast<int>(shape.n_heads),
-                                          static_cast<int>(shape.n_kv_heads), static_cast<int>(shape.head_dim),
-                                          sizes.max_rows);
-  }
-  // The sampler's candidates: an id and a logit each.
-  if (spec.samples) bytes += uint64_t{shape.n_vocab} * 8;
-  // The frame's hidden states, in and out.
-  const uint64_t frame = stage::Hidden::BytesFor(spec.numerics.wire, sizes.max_rows, shape.d_model);
-  if (!spec.embeds) bytes += frame;
-  if (!spec.samples) bytes += frame;
-  return bytes;
-}
 
 }  // namespace
 
 StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& spec,
-                       const std::vector<model::TensorInfo>& tensors, int threads) {
-  StageMemory out;
-  CpuStage::InputForms forms;
-  for (const model::TensorInfo& tensor : tensors) {
-    if (tensor.dims.empty()) continue;
-    if (tensor.dims.size() == 1) {
-      out.weights += tensor.dims[0] * sizeof(float);
-      continue;
+                       const std::vector<model::TensorInfo>& tensors, const StageOptions& options) {
+  const auto find = [&](const std::string& name) -> const model::TensorInfo* {
+    for (const model::TensorInfo& tensor : tensors) {
+      if (tensor.name == name) return &tensor;
     }
-    const bool on_demand = tensor.name == "token_embd.weight" && !(spec.samples && shape.tied_output);
-    if (on_demand) continue;
-    const auto traits = TraitsOf(tensor.type);
-    if (!traits) continue;
-    (traits->elements > 1 ? forms.quantised : forms.floats) = true;
-    out.weights += ops::PackedMatrix::PackedBytes(tensor.type, static_cast<int64_t>(tensor.dims[1]),
-                                                  static_cast<int64_t>(tensor.dims[0]));
+    return nullptr;
+  };
+  StageMemory out;
+  for (const Place& place : PlaceStage(shape, spec, find, options.devices, options.threads)) {
+    if (place.device == nullptr) {
+      out.weights += place.memory.weights;
+      out.kv += place.memory.kv;
+      out.buffers += place.memory.buffers;
+    } else {
+      out.devices.push_back({place.device->name(), place.memory, place.layers, place.head});
+      out.buffers += place.device->HostBytes(place.sizes);
+    }
   }
-  ops::KvLayer kv;
-  kv.element = ElementOf(spec.numerics.kv);
-  kv.n_kv_heads = static_cast<int>(shape.n_kv_heads);
-  kv.head_dim = static_cast<int>(shape.head_dim);
-  for (uint32_t i = spec.layers.begin; i < spec.layers.end; ++i) {
-    const uint32_t group = model::GroupOfLayer(shape, i);
-    if (group < spec.group_blocks.size()) out.kv += spec.group_blocks[group] * kv.page_bytes();
+  for (const model::TensorSpec& common : spec.layers.size() > 0 ? model::CommonTensors(shape)
+                                                                : std::vector<model::TensorSpec>()) {
+    if (const model::TensorInfo* info = find(common.name); info != nullptr) out.weights += info->dims[0] * sizeof(float);
   }
-  out.buffers = CpuStage::PlanBufferBytes(shape, spec, {threads, forms});
+  out.buffers += HostBytes(shape, spec);
   return out;
 }
 
@@ -357,14 +372,15 @@ absl::StatusOr<std::unique_ptr<LocalStage>> LocalStage::Create(
     const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
     const StageOptions& options, const std::function<void(uint64_t, uint64_t)>& progress) {
   RETURN_IF_ERROR(CheckSpec(shape, spec, options));
-  auto out = std::make_unique<CpuStage>(shape, spec, source, options);
+  auto out = std::make_unique<DeviceStage>(shape, spec, source, options);
   uint64_t done = 0;
   const uint64_t total = StageTensorBytes(shape, spec, source);
-  WeightLoader loader(source, options.isa, [&](uint64_t bytes) {
+  WeightLoader loader(source, [&](uint64_t bytes) {
     done += bytes;
     if (progress) progress(std::min(done, total), total);
   });
-  RETURN_IF_ERROR(out->Load(loader));
+  const auto find = [&](const std::string& name) { return source.Find(name); };
+  RETURN_IF_ERROR(out->Load(loader, PlaceStage(shape, spec, find, options.devices, options.threads)));
   return std::unique_ptr<LocalStage>(std::move(out));
 }
 

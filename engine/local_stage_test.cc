@@ -132,7 +132,7 @@ TEST(PlanMemory, IsWhatIsHeld) {
     const stage::StageSpec spec = (*CutEvenly(model.shape(), options))[0];
     const auto stage = LocalStage::Create(model.shape(), spec, model, {});
     ASSERT_TRUE(stage.ok());
-    const StageMemory plan = PlanMemory(model.shape(), spec, model.Infos(), 1);
+    const StageMemory plan = PlanMemory(model.shape(), spec, model.Infos(), {});
     const StageMemory& held = (*stage)->memory();
     EXPECT_EQ(plan.kv, held.kv);
     EXPECT_EQ(plan.buffers, held.buffers);

@@ -22,12 +22,17 @@ double UniformDraw(uint64_t seed, uint64_t position) {
 }
 
 absl::Status Sampler::SetRow(const float* logits, int64_t n) {
-  logits_ = logits;
-  n_ = n;
-  if (!ops::SummariseLogits(isa_, *pool_, logits, n, &stats_)) {
+  if (!ops::SummariseLogits(isa_, *pool_, logits, n, &own_stats_)) {
     return Internal("the logits are not finite numbers; the model's weights overflow or are damaged");
   }
+  SetRow(own_stats_, logits, n);
   return absl::OkStatus();
+}
+
+void Sampler::SetRow(const ops::LogitStats& stats, const float* logits, int64_t n) {
+  stats_ = &stats;
+  logits_ = logits;
+  n_ = n;
 }
 
 void Sampler::Largest(int64_t k, std::vector<Candidate>* out) const {
@@ -43,9 +48,9 @@ void Sampler::Largest(int64_t k, std::vector<Candidate>* out) const {
     return;
   }
   // A heap with the least of the k on top; ids ascend, so an equal logit never displaces.
-  for (size_t c = 0; c < stats_.chunk_max.size(); ++c) {
+  for (size_t c = 0; c < stats_->chunk_max.size(); ++c) {
     const bool full = static_cast<int64_t>(out->size()) == k;
-    if (full && (k == 0 || stats_.chunk_max[c] <= out->front().logit)) continue;
+    if (full && (k == 0 || stats_->chunk_max[c] <= out->front().logit)) continue;
     const int64_t begin = static_cast<int64_t>(c) * ops::kLogitChunk;
     const int64_t end = std::min(n_, begin + ops::kLogitChunk);
     for (int64_t id = begin; id < end; ++id) {
@@ -63,17 +68,17 @@ void Sampler::Largest(int64_t k, std::vector<Candidate>* out) const {
 
 // Keeps the shortest prefix whose share of the mass reaches top_p.
 void Sampler::CutTopP(const stage::SampleSpec& spec, bool sorted, std::vector<Candidate>* out) const {
-  double total = stats_.sum;
+  double total = stats_->sum;
   if (sorted) {
     total = 0;
-    for (const Candidate& c : *out) total += ops::Exp(c.logit - stats_.max);
+    for (const Candidate& c : *out) total += ops::Exp(c.logit - stats_->max);
   }
   // Without top-k the candidates come in growing portions: most rows need few.
   for (int64_t k = sorted ? static_cast<int64_t>(out->size()) : 256;; k *= 8) {
     if (!sorted) Largest(k, out);
     double mass = 0;
     for (size_t i = 0; i < out->size(); ++i) {
-      mass += ops::Exp((*out)[i].logit - stats_.max);
+      mass += ops::Exp((*out)[i].logit - stats_->max);
       if (mass >= static_cast<double>(spec.top_p) * total) {
         out->resize(i + 1);
         return;
@@ -84,12 +89,12 @@ void Sampler::CutTopP(const stage::SampleSpec& spec, bool sorted, std::vector<Ca
 }
 
 int32_t Sampler::DrawFromAll(float scale, double u) {
-  ops::ChunkSums(isa_, *pool_, std::span(logits_, n_), {stats_.max, scale}, &sums_);
+  ops::ChunkSums(isa_, *pool_, std::span(logits_, n_), {stats_->max, scale}, &sums_);
   double total = 0;
   for (const float s : sums_) total += static_cast<double>(s);
   const double target = u * total;
   double mass = 0;
-  int32_t last = stats_.argmax;
+  int32_t last = stats_->argmax;
   for (size_t c = 0; c < sums_.size(); ++c) {
     if (mass + static_cast<double>(sums_[c]) <= target && c + 1 < sums_.size()) {
       mass += static_cast<double>(sums_[c]);
@@ -98,7 +103,7 @@ int32_t Sampler::DrawFromAll(float scale, double u) {
     const int64_t begin = static_cast<int64_t>(c) * ops::kLogitChunk;
     const int64_t end = std::min(n_, begin + ops::kLogitChunk);
     for (int64_t id = begin; id < end; ++id) {
-      const double p = ops::Exp((logits_[id] - stats_.max) * scale);
+      const double p = ops::Exp((logits_[id] - stats_->max) * scale);
       if (p == 0) continue;
       mass += p;
       last = static_cast<int32_t>(id);
@@ -110,9 +115,9 @@ int32_t Sampler::DrawFromAll(float scale, double u) {
 }
 
 int32_t Sampler::Draw(const stage::SampleSpec& spec, uint64_t position) {
-  if (spec.temperature == 0) return stats_.argmax;
+  if (spec.temperature == 0) return stats_->argmax;
   const float scale = 1.0f / spec.temperature;
-  if (!std::isfinite(scale)) return stats_.argmax;
+  if (!std::isfinite(scale)) return stats_->argmax;
   const double u = UniformDraw(spec.seed, position);
   const bool top_k = spec.top_k > 0 && spec.top_k < n_;
   const bool top_p = spec.top_p < 1;
@@ -121,7 +126,7 @@ int32_t Sampler::Draw(const stage::SampleSpec& spec, uint64_t position) {
   if (top_k) Largest(spec.top_k, &candidates_);
   if (top_p) CutTopP(spec, top_k, &candidates_);
   const float least =
-      spec.min_p > 0 ? static_cast<float>(stats_.max + ops::LogDouble(spec.min_p)) : -HUGE_VALF;
+      spec.min_p > 0 ? static_cast<float>(stats_->max + ops::LogDouble(spec.min_p)) : -HUGE_VALF;
   if (!top_k && !top_p) {
     candidates_.clear();
     for (int64_t id = 0; id < n_; ++id) {
@@ -130,12 +135,12 @@ int32_t Sampler::Draw(const stage::SampleSpec& spec, uint64_t position) {
   } else if (spec.min_p > 0) {
     std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < least; });
   }
-  if (candidates_.empty()) return stats_.argmax;  // min_p 1 and a rounded logarithm
+  if (candidates_.empty()) return stats_->argmax;  // min_p 1 and a rounded logarithm
   double total = 0;
-  for (const Candidate& c : candidates_) total += ops::Exp((c.logit - stats_.max) * scale);
+  for (const Candidate& c : candidates_) total += ops::Exp((c.logit - stats_->max) * scale);
   double mass = 0;
   for (const Candidate& c : candidates_) {
-    mass += ops::Exp((c.logit - stats_.max) * scale);
+    mass += ops::Exp((c.logit - stats_->max) * scale);
     if (mass > u * total) return c.id;
   }
   return candidates_.back().id;
@@ -143,8 +148,9 @@ int32_t Sampler::Draw(const stage::SampleSpec& spec, uint64_t position) {
 
 void Sampler::Answer(const stage::OutputRequest& request, stage::TokenOut* out) {
   out->token = Draw(request.sample, uint64_t{out->pos} + 1);
-  out->lse = static_cast<float>(stats_.lse);
-  out->logprob = static_cast<float>(static_cast<double>(logits_[out->token]) - stats_.lse);
+  const float logit = logits_ != nullptr ? logits_[out->token] : stats_->max;
+  out->lse = static_cast<float>(stats_->lse);
+  out->logprob = static_cast<float>(static_cast<double>(logit) - stats_->lse);
   if (request.top > 0) {
     Largest(request.top, &candidates_);
     for (const Candidate& c : candidates_) out->top.emplace_back(c.id, c.logit);

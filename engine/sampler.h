@@ -20,6 +20,13 @@ class Sampler {
 
   // Summarises the row; Internal when it is not finite. `logits` must stay until the next call.
   absl::Status SetRow(const float* logits, int64_t n);
+  // A row of n logits that a device has summarised. `stats` and `logits` must stay until the next call; `logits` may be null
+  // when no answer of the row NeedsLogits.
+  void SetRow(const ops::LogitStats& stats, const float* logits, int64_t n);
+  // Whether the first maximum and the row's statistics are not enough.
+  static bool NeedsLogits(const stage::OutputRequest& request) {
+    return request.sample.temperature != 0 || request.top != 0 || !request.want.empty();
+  }
   // `out` has seq and pos; the rest is filled in.
   void Answer(const stage::OutputRequest& request, stage::TokenOut* out);
 
@@ -38,7 +45,8 @@ class Sampler {
   ops::ThreadPool* const pool_;
   const float* logits_ = nullptr;
   int64_t n_ = 0;
-  ops::LogitStats stats_;
+  ops::LogitStats own_stats_;
+  const ops::LogitStats* stats_ = &own_stats_;
   std::vector<Candidate> candidates_;
   std::vector<float> sums_;
 };

@@ -1,4 +1,5 @@
-// One step's rows on their way through the layers: buffers, positions, pages. Made once a stage, filled once a frame.
+// One step's rows as every device of a stage needs to know them: positions, pages, rotations. Made once a stage, filled
+// once a frame; the rows themselves lie with the backends (backend.h).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 #include "engine/memory.h"
 #include "engine/ops/attention.h"
 #include "engine/ops/rope.h"
-#include "engine/weights.h"
+#include "engine/ops/thread_pool.h"
 #include "model/model_shape.h"
 #include "stage/types.h"
 
@@ -33,49 +34,46 @@ struct StepSizes {
   int64_t n_rot = 0;
   int64_t n_rope_kinds = 0;
   int64_t n_vocab = 0;
+  int n_heads = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  int n_groups = 0;            // state groups
+  uint32_t max_context = 0;    // tokens of one sequence
   bool has_layers = false;
   bool samples = false;
 
-  int64_t WorkFloats() const;   // of one row
-  uint64_t BufferBytes() const; // all of Step's own buffers
+  int64_t WorkFloats() const;    // of one row
+  int64_t LogitFloats() const;   // of a group of the head's rows
+  uint64_t RopeBytes() const;    // rotations of every row
+  uint64_t BufferBytes() const;  // x, h, work, logits and rotations
 };
 
 class Step {
  public:
-  static absl::StatusOr<Step> Make(const model::ModelShape& shape, const stage::StageSpec& spec,
-                                   ops::Isa isa, ops::ThreadPool* pool);
+  static StepSizes SizesOf(const model::ModelShape& shape, const stage::StageSpec& spec);
+  // `sizes` of the whole stage. The pool outlives the step.
+  static absl::StatusOr<Step> Make(const StepSizes& sizes, ops::ThreadPool* pool);
 
   // Takes the frame's runs: pages and rotations of every row. The frame outlives the step.
   void Begin(const stage::StepFrame& frame, const std::vector<RopeKind>& ropes);
 
-  ops::Isa isa = ops::Isa::kScalar;
-  ops::ThreadPool* pool = nullptr;
   int64_t rows = 0;
 
-  // [rows][...], row-major without gaps.
-  float* x() const { return x_.floats(); }        // d_model: the residual stream
-  float* h() const { return h_.floats(); }        // d_model: normalised rows, then a block's output
-  float* qkv() const { return work_.floats(); }   // d_qkv
-  float* attn() const { return work_.floats() + max_rows_ * sizes_.d_qkv; }  // d_attn
-  float* gate_up() const { return work_.floats(); }  // 2 * d_ff; shares its memory with qkv and attn
-  float* logits() const { return logits_.floats(); }  // [kHeadRows][n_vocab]
-
-  const float* cos(int kind) const { return rope_.floats() + (2 * kind) * max_rows_ * sizes_.n_rot; }
-  const float* sin(int kind) const { return rope_.floats() + (2 * kind + 1) * max_rows_ * sizes_.n_rot; }
-  const ops::KvSlot* slots(uint32_t group) const { return slots_[group].data(); }
+  // [rows][n_rot]
+  const float* cos(int kind) const { return rope_.floats() + (2 * kind) * sizes_.max_rows * sizes_.n_rot; }
+  const float* sin(int kind) const { return rope_.floats() + (2 * kind + 1) * sizes_.max_rows * sizes_.n_rot; }
+  const std::vector<ops::KvSlot>& slots(uint32_t group) const { return slots_[group]; }
   const std::vector<ops::AttentionRun>& runs(uint32_t group) const { return runs_[group]; }
-
-  Inputs inputs;
-  ops::AttentionScratch attention;
-
-  static StepSizes SizesOf(const model::ModelShape& shape, const stage::StageSpec& spec);
+  // Blocks that a run's pages point at.
+  uint32_t run_blocks(uint32_t group, size_t run) const { return run_blocks_[group][run]; }
 
  private:
   StepSizes sizes_;
-  int64_t max_rows_ = 0;
-  Memory x_, h_, work_, logits_, rope_;
+  ops::ThreadPool* pool_ = nullptr;
+  Memory rope_;
   std::vector<std::vector<ops::KvSlot>> slots_;         // of each state group
   std::vector<std::vector<ops::AttentionRun>> runs_;
+  std::vector<std::vector<uint32_t>> run_blocks_;
   std::vector<uint32_t> positions_;
 };
 

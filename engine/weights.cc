@@ -36,25 +36,9 @@ absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& s
   return info;
 }
 
-uint64_t Linear::bytes() const {
-  uint64_t bytes = 0;
-  for (const Part& part : parts_) bytes += part.matrix.bytes();
-  return bytes;
-}
-
-void Linear::Apply(ops::Isa isa, ops::ThreadPool& pool, Inputs& inputs, const Rows& rows) const {
-  const int64_t stride = rows.x_stride == 0 ? k_ : rows.x_stride;
-  if (needs_quantised_) inputs.quantised.Assign(isa, pool, rows.x, rows.rows, k_, stride, true);
-  if (needs_floats_) inputs.floats.Assign(isa, pool, rows.x, rows.rows, k_, stride, false);
-  for (const Part& part : parts_) {
-    const ops::ActRows& acts = part.matrix.wants_quantised() ? inputs.quantised : inputs.floats;
-    ops::MatMul(pool, part.matrix, acts, rows.out + part.offset, rows.out_stride);
-  }
-}
-
 absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matrices, int64_t k) {
   Linear out;
-  out.k_ = k;
+  out.set_k(k);
   size_t begin = 0;
   while (begin < matrices.size()) {
     ASSIGN_OR_RETURN(const model::TensorInfo* first,
@@ -83,11 +67,9 @@ absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matri
       }
       return absl::OkStatus();
     };
-    auto matrix = ops::PackedMatrix::Pack(isa_, first->type, n_out, k, read);
+    auto matrix = backend_->PackMatrix(first->type, n_out, k, read);
     if (!matrix.ok()) return Annotate(matrix.status(), "tensor " + first->name);
-    (matrix->wants_quantised() ? out.needs_quantised_ : out.needs_floats_) = true;
-    out.parts_.push_back({*std::move(matrix), out.n_out_});
-    out.n_out_ += n_out;
+    out.Add(*std::move(matrix), n_out);
     for (const model::TensorInfo* tensor : tensors) {
       if (progress_) progress_(tensor->bytes);
     }
@@ -96,7 +78,7 @@ absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matri
   return out;
 }
 
-absl::StatusOr<std::vector<float>> WeightLoader::LoadVector(const std::string& name, int64_t n) {
+absl::StatusOr<std::vector<float>> WeightLoader::LoadFloats(const std::string& name, int64_t n) {
   ASSIGN_OR_RETURN(const model::TensorInfo* info, FindTensor(source_, name));
   if (info->dims.size() != 1 || info->dims[0] != static_cast<uint64_t>(n) ||
       (info->type != TensorType::kF32 && info->type != TensorType::kF16)) {
@@ -108,6 +90,13 @@ absl::StatusOr<std::vector<float>> WeightLoader::LoadVector(const std::string& n
   ops::DequantizeRow(info->type, bytes.data(), n, out.data());
   if (progress_) progress_(info->bytes);
   return out;
+}
+
+absl::StatusOr<Vector> WeightLoader::LoadVector(const std::string& name, int64_t n) {
+  ASSIGN_OR_RETURN(std::vector<float> values, LoadFloats(name, n));
+  auto vector = backend_->PutVector(std::move(values));
+  if (!vector.ok()) return Annotate(vector.status(), "tensor " + name);
+  return vector;
 }
 
 }  // namespace lanyard::engine

@@ -164,7 +164,7 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::v
     tensors.insert(tensors.end(), part->tensors.begin(), part->tensors.end());
   }
   const engine::StageMemory plan =
-      options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options_.stage.threads);
+      options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options_.stage);
   const uint64_t total = plan.total() + options_.base_bytes;
   if (total <= options_.memory_bytes) return absl::OkStatus();
   return ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",

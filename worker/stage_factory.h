@@ -15,7 +15,7 @@ struct StageFactory {
       const engine::StageOptions& options, const std::function<void(uint64_t, uint64_t)>& progress)>
       create;
   std::function<engine::StageMemory(const model::ModelShape& shape, const stage::StageSpec& spec,
-                                    const std::vector<model::TensorInfo>& tensors, int threads)>
+                                    const std::vector<model::TensorInfo>& tensors, const engine::StageOptions& options)>
       plan_memory;
 };
 

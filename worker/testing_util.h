@@ -188,7 +188,7 @@ inline StageFactory FakeStages(FakeControls* controls) {
     return std::make_unique<FakeStage>(controls, spec, shape.d_model);
   };
   out.plan_memory = [controls](const model::ModelShape&, const stage::StageSpec&, const std::vector<model::TensorInfo>&,
-                               int) { return engine::StageMemory{controls->planned_bytes, 0, 0}; };
+                               const engine::StageOptions&) { return engine::StageMemory{controls->planned_bytes, 0, 0}; };
   return out;
 }
 

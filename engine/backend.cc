@@ -1,0 +1,26 @@
+#include "engine/backend.h"
+
+namespace lanyard::engine {
+
+void Linear::Add(std::unique_ptr<Matrix> matrix, int64_t n_out) {
+  (matrix->wants_quantised() ? needs_quantised_ : needs_floats_) = true;
+  parts_.push_back({std::move(matrix), n_out_});
+  n_out_ += n_out;
+}
+
+uint64_t Linear::bytes() const {
+  uint64_t bytes = 0;
+  for (const Part& part : parts_) bytes += part.matrix->bytes();
+  return bytes;
+}
+
+absl::Status HiddenNotFinite() {
+  return InvalidArgument("hidden states hold a value that is not a finite number; the stage before has failed or "
+                         "its frame was damaged");
+}
+
+absl::Status LogitsNotFinite() {
+  return Internal("the logits are not finite numbers; the model's weights overflow or are damaged");
+}
+
+}  // namespace lanyard::engine

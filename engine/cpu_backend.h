@@ -1,0 +1,61 @@
+// The backend of this machine's processor: engine/ops/cpu kernels on a pool of threads, pages and buffers in RAM.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/backend.h"
+#include "engine/memory.h"
+#include "engine/ops/isa.h"
+#include "engine/ops/thread_pool.h"
+
+namespace lanyard::engine {
+
+class CpuBackend final : public Backend {
+ public:
+  // `pool` outlives it.
+  CpuBackend(ops::Isa isa, ops::ThreadPool* pool) : isa_(isa), pool_(*pool) {}
+
+  // What MakeBuffers comes to hold, products' inputs included.
+  static uint64_t BufferBytes(const StepSizes& sizes, InputForms forms, int threads);
+
+  const std::string& name() const override { return name_; }
+  absl::Status BeginUnit(uint32_t layer) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
+                                                     const ops::PackedMatrix::Reader& read) override;
+  absl::StatusOr<Vector> PutVector(std::vector<float> values) override;
+  absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) override;
+  absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) override;
+  BackendMemory memory() const override { return memory_; }
+
+  absl::Status Begin(const Step& step) override;
+  absl::Status Run(uint32_t, const std::function<absl::Status()>& body) override { return body(); }
+
+  absl::Status Product(const Linear& w, const ProductRows& rows) override;
+  absl::Status Residual(const ops::ResidualRows& args) override;
+  absl::Status RotateAndStore(ops::QkvRows args, int rope_kind, uint32_t group) override;
+  absl::Status Attend(ops::AttentionArgs args, uint32_t group) override;
+  absl::Status GateMul(const ops::GateRows& args) override;
+
+  float* HostRows() override { return buffers_.x; }
+  absl::Status TakeRows() override { return absl::OkStatus(); }
+  absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) override;
+  absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) override;
+  absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) override;
+
+ private:
+  const std::string name_ = "cpu";
+  const ops::Isa isa_;
+  ops::ThreadPool& pool_;
+  StepSizes sizes_;
+  const Step* step_ = nullptr;
+  Memory x_, h_, work_, logits_;
+  std::vector<Memory> kv_;
+  // The rows that enter products, in the forms that weights take. Memory is kept between steps.
+  ops::ActRows quantised_, floats_;
+  ops::AttentionScratch attention_;
+  BackendMemory memory_;
+};
+
+}  // namespace lanyard::engine

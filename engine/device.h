@@ -1,0 +1,33 @@
+// A card of this machine that stages may use, beside the processor. One a card and process; stages share it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "base/tensor_type.h"
+#include "engine/backend.h"
+
+namespace lanyard::engine {
+
+// Thread-safe.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const std::string& name() const = 0;  // "cuda:0"
+
+  // Memory that a new stage may take now.
+  virtual uint64_t FreeBytes() const = 0;
+  // What a backend here would hold, for planning: never less than it does.
+  virtual uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const = 0;
+  virtual uint64_t VectorBytes(int64_t n) const = 0;
+  virtual uint64_t BufferBytes(const StepSizes& sizes, InputForms forms) const = 0;
+  // Of the host's memory, for copies to and from it.
+  virtual uint64_t HostBytes(const StepSizes& sizes) const = 0;
+
+  // Unavailable when the device is lost.
+  virtual absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() = 0;
+};
+
+}  // namespace lanyard::engine
