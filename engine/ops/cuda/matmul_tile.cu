@@ -1,6 +1,6 @@
 // Many rows: a block of threads makes 128 outputs of 64 rows. Its 8 warps hold 32 x 32 of them each: the running partial sum
 // and the total in registers, so that the 8 partials are walked one after the other, in the order in which the blocks are
-// stored. Two blocks of K at a time pass through shared memory, double buffered; scales become floats on the way, once for
+// stored. A few blocks of K at a time pass through shared memory, double buffered; scales become floats on the way, once for
 // all warps, in the order in which lanes want them.
 #include "engine/ops/cuda/matmul_mma.cuh"
 
@@ -14,7 +14,6 @@ constexpr uint32_t kOutputs = kWarpsOut * kWarpOutputs;
 constexpr uint32_t kWarpColumns = 32;
 constexpr uint32_t kColumns = kWarpsColumns * kWarpColumns;
 constexpr uint32_t kTileThreads = kWarpsOut * kWarpsColumns * kWarp;
-constexpr uint32_t kSteps = 2;  // blocks of K in a stage
 
 // Offsets of a stage's parts in shared memory:
 //   weights  [step][half][128][16]       (Q8_0 has two halves)
@@ -24,6 +23,12 @@ constexpr uint32_t kSteps = 2;  // blocks of K in a stage
 //   d, s     f32 [step][1 or 2][2 warps][t][4][2]: columns 8n + 2t, + 1
 template <typename F>
 struct Stage {
+  // Blocks of K: as many as leave room for two blocks of threads on a multiprocessor, and registers for what is under way.
+#if LANYARD_PTX_LEVEL >= 80
+  static constexpr uint32_t kSteps = F::kHalves || F::kRowBytes == 32 ? 3 : 4;
+#else
+  static constexpr uint32_t kSteps = 2;
+#endif
   static constexpr uint32_t kHalvesOfRow = F::kRowBytes / 16;
   static constexpr uint32_t kColumnScales = F::kMinimum ? 2 : 1;
   static constexpr uint32_t kHigh = kSteps * kOutputs * F::kRowBytes;
@@ -227,14 +232,21 @@ LANYARD_DEVICE void MultiplyPair(uint32_t shared, uint32_t step, uint32_t pair, 
   const uint32_t lane = Lane();
   const uint32_t column = WarpOfBlock() / kWarpsOut * kWarpColumns + pair * 16 + lane / 16 * 8 + lane % 8;
   const uint32_t half = lane / 8 % 2;
-  uint32_t b[4];
-  LoadMatrices(shared + S::kColumnsAt + ((step * 2 + half) * kColumns + column) * 16, b);
+  const uint32_t at = shared + S::kColumnsAt + ((step * 2 + half) * kColumns + column) * 16;
   const Vec4f d = ColumnScales<F>(shared, step, 0, pair);
   Vec4f s = {0, 0, 0, 0};
   if constexpr (F::kMinimum) s = ColumnScales<F>(shared, step, 1, pair);
   const float d0[2] = {d.x, d.y}, d1[2] = {d.z, d.w};
   const float s0[2] = {s.x, s.y}, s1[2] = {s.z, s.w};
-  MultiplyBlock<F>(a, b, w, d0, s0, acc0);
+  uint32_t b[4];
+  if constexpr (F::kHalves) {  // few registers are left: 8 columns after the other
+    LoadMatrices2(at, b);
+    MultiplyBlock<F>(a, b, w, d0, s0, acc0);
+    LoadMatrices2(at + kMaxColumns * 16, b + 2);
+  } else {
+    LoadMatrices(at, b);
+    MultiplyBlock<F>(a, b, w, d0, s0, acc0);
+  }
   MultiplyBlock<F>(a, b + 2, w, d1, s1, acc1);
 }
 
@@ -281,12 +293,11 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
   uint32_t left = DealtCount(a.n_blocks, 0);  // blocks of partial sum p to come
   uint32_t now = shared;
   uint32_t other = shared + S::kBytes;
-  for (uint32_t at = 0; at < a.n_blocks; at += kSteps) {
-    const bool more = at + kSteps < a.n_blocks;
-    if (more) Fetch<F>(a, place, at + kSteps, other, &pieces);
-    _Pragma("unroll 1") for (uint32_t step = 0; step < kSteps && at + step < a.n_blocks; ++step) {
-      ComputeStep<F>(now, step, acc);
-      if (--left != 0) continue;
+  uint32_t step = 0;
+  for (uint32_t at = 0; at < a.n_blocks; ++at) {
+    if (step == 0 && at + S::kSteps < a.n_blocks) Fetch<F>(a, place, at + S::kSteps, other, &pieces);
+    ComputeStep<F>(now, step, acc);
+    if (--left == 0) {
       left = DealtCount(a.n_blocks, ++p);
       LANYARD_UNROLL for (int i = 0; i < 32; ++i) {
         float& sum = acc[i / 8][i / 4 % 2][i % 4];
@@ -295,7 +306,9 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
         sum = 0.0f;
       }
     }
-    if (more) Commit<F>(other, pieces);
+    if (++step != S::kSteps || at + 1 >= a.n_blocks) continue;
+    step = 0;
+    Commit<F>(other, pieces);
     Barrier();
     const uint32_t swap = now;
     now = other;

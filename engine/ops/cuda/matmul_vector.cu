@@ -207,13 +207,15 @@ LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
 
 }  // namespace
 
-#define LANYARD_MATVEC(name, F, columns)                                                               \
-  LANYARD_KERNEL __launch_bounds__(kVectorThreads) matvec_##name##_##columns(const ProductArgs a) {     \
-    MatVec<F, columns>(a);                                                                              \
+// Blocks of threads on a multiprocessor at least: fewer registers where few are needed, none spilled.
+#define LANYARD_MATVEC(name, F, columns)                                                                   \
+  LANYARD_KERNEL __launch_bounds__(kVectorThreads, (F::kHalves || columns > 2 ? 4 : 5))                    \
+  matvec_##name##_##columns(const ProductArgs a) {                                                         \
+    MatVec<F, columns>(a);                                                                                 \
   }
-#define LANYARD_MATVEC_FLOAT(name, half, columns)                                                      \
-  LANYARD_KERNEL __launch_bounds__(kVectorThreads) matvec_##name##_##columns(const ProductArgs a) {     \
-    MatVecFloat<half, columns>(a);                                                                      \
+#define LANYARD_MATVEC_FLOAT(name, half, columns)                                                          \
+  LANYARD_KERNEL __launch_bounds__(kVectorThreads) matvec_##name##_##columns(const ProductArgs a) {        \
+    MatVecFloat<half, columns>(a);                                                                         \
   }
 #define LANYARD_MATVEC_COLUMNS(macro, name, F) \
   macro(name, F, 1) macro(name, F, 2) macro(name, F, 4) macro(name, F, 8)
