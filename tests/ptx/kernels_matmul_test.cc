@@ -68,8 +68,9 @@ std::vector<uint8_t> Weights(TensorType type, const Shape& shape, Fill fill, Num
   if (!ops::IsQuantised(type)) return FloatWeights(type, elements, fill, numbers);
   std::vector<uint8_t> out = numbers.Bytes(elements / traits.elements * traits.bytes);
   const bool lowest = fill == Fill::kLowest;
-  if (lowest) std::fill(out.begin(), out.end(), uint8_t{type == TensorType::kQ8_0 ? uint8_t{0x80} : uint8_t{0}});
-  if (fill == Fill::kHighest) std::fill(out.begin(), out.end(), uint8_t{type == TensorType::kQ8_0 ? uint8_t{0x7f} : uint8_t{0xff}});
+  const bool bytes = type == TensorType::kQ8_0;
+  if (lowest) std::fill(out.begin(), out.end(), bytes ? uint8_t{0x80} : uint8_t{0});
+  if (fill == Fill::kHighest) std::fill(out.begin(), out.end(), bytes ? uint8_t{0x7f} : uint8_t{0xff});
   for (size_t block = 0; block < out.size(); block += traits.bytes) {
     if (type == TensorType::kQ6_K && (lowest || fill == Fill::kHighest)) {
       std::memset(&out[block + 192], lowest ? 0x80 : 0x7f, 16);
@@ -153,7 +154,7 @@ class MatMulKernels : public KernelTest {
     std::vector<float> out(static_cast<size_t>(shape.rows * stride), 7.0f);
     float* to = device_->Upload(out, "out");
     const cuda::Target target{GetParam().level, multiprocessors};
-    EXPECT_LAUNCH(cuda::MatMul(*device_, target, w, rows, to, stride));
+    EXPECT_LAUNCH(cuda::MatMul(*device_, target, w, rows, {to, stride}));
     const std::vector<float> want = Reference(type, shape, gguf, x);
     for (int64_t r = 0; r < shape.rows; ++r) {
       std::copy_n(want.begin() + r * shape.n_out, shape.n_out, out.begin() + r * stride);
@@ -212,7 +213,8 @@ TEST_P(MatMulKernels, QuantisedRowsAreTheReference) {
 }
 
 TEST_P(MatMulKernels, FewRows) {
-  const Shape shapes[] = {{1, 16, 32}, {1, 33, 288}, {2, 17, 96}, {3, 5, 576}, {4, 16, 64}, {5, 31, 256}, {8, 32, 512}, {1, 3, 2048}};
+  const Shape shapes[] = {{1, 16, 32}, {1, 33, 288}, {2, 17, 96},  {3, 5, 576},
+                          {4, 16, 64}, {5, 31, 256}, {8, 32, 512}, {1, 3, 2048}};
   for (const TensorType type : kQuantised) {
     for (Shape shape : shapes) {
       shape.k = Fit(type, shape.k);
@@ -252,7 +254,8 @@ TEST_P(MatMulKernels, ExtremeBlocks) {
 }
 
 TEST_P(MatMulKernels, Floats) {
-  const Shape shapes[] = {{1, 16, 32}, {1, 33, 289}, {2, 17, 5}, {3, 5, 576}, {7, 31, 256}, {8, 32, 95}, {9, 20, 300}, {33, 30, 100}, {65, 130, 77}};
+  const Shape shapes[] = {{1, 16, 32}, {1, 33, 289}, {2, 17, 5},     {3, 5, 576},  {7, 31, 256},
+                          {8, 32, 95}, {9, 20, 300}, {33, 30, 100}, {65, 130, 77}};
   for (const TensorType type : kFloats) {
     for (const Shape& shape : shapes) Check(type, shape, Fill::kNormal, kFull);
     Check(type, {4, 18, 256}, Fill::kDenormal, kFull);
@@ -264,10 +267,10 @@ TEST_P(MatMulKernels, Floats) {
 TEST_P(MatMulKernels, MisfitsAreRefused) {
   const cuda::Target target{GetParam().level, 1};
   const cuda::DeviceMatrix w{TensorType::kQ4_0, 16, 64, nullptr};
-  EXPECT_EQ(cuda::MatMul(*device_, target, w, {true, 1, 32, nullptr}, nullptr, 16).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(cuda::MatMul(*device_, target, w, {false, 1, 64, nullptr}, nullptr, 16).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cuda::MatMul(*device_, target, w, {true, 1, 32, nullptr}, {nullptr, 16}).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cuda::MatMul(*device_, target, w, {false, 1, 64, nullptr}, {nullptr, 16}).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(cuda::AssignRows(*device_, nullptr, 64, {true, 1, 48, nullptr}).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(cuda::MatMul(*device_, target, w, {true, 0, 64, nullptr}, nullptr, 16).ok());
+  EXPECT_TRUE(cuda::MatMul(*device_, target, w, {true, 0, 64, nullptr}, {nullptr, 16}).ok());
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ absl::Status CheckRows(const DeviceRows& rows) {
   return absl::OkStatus();
 }
 
-ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, float* out, int64_t out_stride) {
+ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, const DeviceOut& out) {
   ProductArgs args{};
   args.tiles = w.data;
   args.tile_bytes = TileBytes(w.type, w.k);
@@ -68,8 +68,8 @@ ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, float* out, in
   args.q = rows.data;
   args.d = ScalesOf(rows);
   args.s = SumsOf(rows);
-  args.out = out;
-  args.out_stride = out_stride;
+  args.out = out.data;
+  args.out_stride = out.stride;
   return args;
 }
 
@@ -139,15 +139,15 @@ absl::Status AssignRows(Launcher& launcher, const float* x, int64_t stride, cons
                     args);
 }
 
-absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows, float* out,
-                    int64_t out_stride) {
+absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows,
+                    const DeviceOut& out) {
   RETURN_IF_ERROR(CheckRows(rows));
   if (rows.k != w.k || rows.quantised != w.wants_quantised() || UnitBytes(w.type) == 0) {
     return InvalidArgument("product of a matrix with rows of ", w.k, " elements and ", rows.quantised ? "quantised" : "float",
                            " activations of ", rows.k, ": they do not fit");
   }
   if (rows.rows == 0) return absl::OkStatus();
-  const ProductArgs args = ArgsOf(w, rows, out, out_stride);
+  const ProductArgs args = ArgsOf(w, rows, out);
   if (args.rows <= kMaxColumns) return LaunchVector(launcher, w, args);
   const bool many = args.rows > kSplitRows;
   if (!rows.quantised) {

@@ -54,8 +54,13 @@ uint64_t RowsBytes(bool quantised, int64_t rows, int64_t k);
 // A row's result depends on it alone. InvalidArgument for a shape without kernels.
 absl::Status AssignRows(Launcher& launcher, const float* x, int64_t stride, const DeviceRows& to);
 
-// out[r * out_stride + o] for every row r and output o. InvalidArgument where rows and matrix do not fit each other.
-absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows, float* out,
-                    int64_t out_stride);
+struct DeviceOut {
+  float* data = nullptr;
+  int64_t stride = 0;  // floats from a row to the next
+};
+
+// out.data[r * out.stride + o] for every row r and output o. InvalidArgument where rows and matrix do not fit each other.
+absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows,
+                    const DeviceOut& out);
 
 }  // namespace lanyard::ops::cuda

@@ -135,7 +135,8 @@ LANYARD_DEVICE void Fetch(const ProductArgs& a, const TilePlace& place, uint32_t
   ForPieces<S::kWeightPieces>(thread, 
       [&](uint32_t i, uint32_t piece) { to->weights[i] = Load16(WeightPiece<F>(a, place, at, piece)); });
   if constexpr (S::kHighPieces > 0) {
-    ForPieces<S::kHighPieces>(thread, [&](uint32_t i, uint32_t piece) { to->high[i] = Load16(HighPiece<F>(a, place, at, piece)); });
+    ForPieces<S::kHighPieces>(
+        thread, [&](uint32_t i, uint32_t piece) { to->high[i] = Load16(HighPiece<F>(a, place, at, piece)); });
   }
   ForPieces<S::kColumnPieces>(thread, 
       [&](uint32_t i, uint32_t piece) { to->columns[i] = Load16(ColumnPiece(a, place, at, piece)); });
