@@ -78,15 +78,26 @@ LANYARD_DEVICE void ScoreStep(const uint8_t* keys, float scale, const float* q, 
   }
 }
 
+// The values of the page, which phase 3 wants: they come while the keys are worked on.
+template <uint32_t kElement>
+LANYARD_DEVICE void PrefetchValues(const AttendArgs& a, const uint8_t* values, PageRange seen) {
+  const uint32_t row_bytes = a.kv.head_dim * kKvBytes<kElement>;
+  for (uint32_t at = seen.begin * row_bytes + Lane() * 128; at < seen.end * row_bytes; at += kWarp * 128) {
+    PrefetchL2(values + at);
+  }
+}
+
 // Phase 1 of the page that is this warp's.
 template <uint32_t kElement>
 LANYARD_DEVICE void Scores(const AttendArgs& a, const Work& w, uint32_t span, const float* q, Shared* shared) {
-  constexpr uint32_t kBytes = kElement == kKvF32 ? 4 : kElement == kKvF16 ? 2 : 1;
+  constexpr uint32_t kBytes = kKvBytes<kElement>;
   constexpr uint32_t kStep = 16;
   const uint32_t hd = a.kv.head_dim;
   const uint32_t block = span * kSpanPages + WarpOfBlock();
   const PageRange seen = RangeOf(block, w.lo, w.tile.pos);
   const uint32_t j = Lane();
+  if (seen.begin >= seen.end) return;
+  PrefetchValues<kElement>(a, ValuesOf(a.kv, PageOf(a, w, block), w.kv_head), seen);
   if (j < seen.begin || j >= seen.end) return;
   const uint8_t* keys = KeysOf(a.kv, PageOf(a, w, block), w.kv_head);
   const float scale = kElement == kKvI8 ? ScalesOf(a.kv, keys)[j] : 1.0f;
@@ -127,16 +138,19 @@ LANYARD_DEVICE void Softmax(const Work& w, uint32_t span, uint32_t g, Shared* sh
   }
 }
 
-// Positions j .. j + kStep - 1 of a page.
+// The next kStep positions of a page; the loads of a step are in flight together.
 template <uint32_t kElement, uint32_t kPer, uint32_t kStep>
 LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32_t hd, const float* const* p, Vec2f* o) {
-  Vec2f v[kStep];
-  LANYARD_UNROLL
-  for (uint32_t j = 0; j < kStep; ++j) v[j] = PairAt<kElement>(values, j * hd, kElement == kKvI8 ? scales[j] : 1.0f);
+  RawPair<kElement> raw[kStep];
   LANYARD_UNROLL
   for (uint32_t j = 0; j < kStep; ++j) {
+    raw[j] = *reinterpret_cast<const RawPair<kElement>*>(values + j * hd * kKvBytes<kElement>);
+  }
+  LANYARD_UNROLL
+  for (uint32_t j = 0; j < kStep; ++j) {
+    const Vec2f v = raw[j].Floats(kElement == kKvI8 ? scales[j] : 1.0f);
     LANYARD_UNROLL
-    for (uint32_t k = 0; k < kPer; ++k) o[k] = {Fma(p[k][j], v[j].x, o[k].x), Fma(p[k][j], v[j].y, o[k].y)};
+    for (uint32_t k = 0; k < kPer; ++k) o[k] = {Fma(p[k][j], v.x, o[k].x), Fma(p[k][j], v.y, o[k].y)};
   }
 }
 
@@ -144,8 +158,8 @@ LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32
 template <uint32_t kElement, uint32_t kPer>
 LANYARD_DEVICE void Accumulate(const AttendArgs& a, const Work& w, uint32_t span, uint32_t e, const uint32_t* queries,
                                const Shared* shared, Vec2f* o) {
-  constexpr uint32_t kBytes = kElement == kKvF32 ? 4 : kElement == kKvF16 ? 2 : 1;
-  constexpr uint32_t kStep = 8;
+  constexpr uint32_t kBytes = kKvBytes<kElement>;
+  constexpr uint32_t kStep = kElement == kKvF32 ? 16 : 32;
   const uint32_t hd = a.kv.head_dim;
   LANYARD_UNROLL
   for (uint32_t k = 0; k < kPer; ++k) o[k] = {0.0f, 0.0f};
@@ -229,16 +243,18 @@ LANYARD_DEVICE void Values(const AttendArgs& a, const Work& w, uint32_t span, co
   const uint32_t pairs = a.kv.head_dim / 2;
   const uint32_t groups = pairs < kThreads ? kThreads / pairs : 1;
   const uint32_t group = pairs < kThreads ? ThreadX() / pairs : 0;
-  if (group >= groups || group >= w.n) return;
-  uint32_t queries[kPer];
-  LANYARD_UNROLL
-  for (uint32_t k = 0; k < kPer; ++k) queries[k] = group + k * groups < w.n ? group + k * groups : w.n - 1;
-  for (uint32_t pair = pairs < kThreads ? ThreadX() % pairs : ThreadX(); pair < pairs; pair += kThreads) {
-    Vec2f o[kPer];
-    Accumulate<kElement, kPer>(a, w, span, 2 * pair, queries, &shared, o);
+  if (group >= groups) return;
+  for (uint32_t first = group; first < w.n; first += kPer * groups) {
+    uint32_t queries[kPer];
     LANYARD_UNROLL
-    for (uint32_t k = 0; k < kPer; ++k) {
-      if (group + k * groups < w.n) Give(a, w, sink, queries[k], 2 * pair, o[k], shared);
+    for (uint32_t k = 0; k < kPer; ++k) queries[k] = first + k * groups < w.n ? first + k * groups : w.n - 1;
+    for (uint32_t pair = pairs < kThreads ? ThreadX() % pairs : ThreadX(); pair < pairs; pair += kThreads) {
+      Vec2f o[kPer];
+      Accumulate<kElement, kPer>(a, w, span, 2 * pair, queries, &shared, o);
+      LANYARD_UNROLL
+      for (uint32_t k = 0; k < kPer; ++k) {
+        if (first + k * groups < w.n) Give(a, w, sink, queries[k], 2 * pair, o[k], shared);
+      }
     }
   }
 }
@@ -254,10 +270,8 @@ LANYARD_DEVICE void Span(const AttendArgs& a, const Work& w, const Sink& sink, c
   const uint32_t groups = pairs < kThreads ? kThreads / pairs : 1;
   if (w.n <= groups) {
     Values<kElement, 1>(a, w, span, sink, *shared);
-  } else if (w.n <= 2 * groups) {
-    Values<kElement, 2>(a, w, span, sink, *shared);
   } else {
-    Values<kElement, 4>(a, w, span, sink, *shared);
+    Values<kElement, 2>(a, w, span, sink, *shared);
   }
 }
 
@@ -303,27 +317,27 @@ LANYARD_DEVICE void DecodeRow(const AttendArgs& a, Shared* shared) {
 
 }  // namespace
 
-LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_attend_decode_f32(AttendArgs a) {
+LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_decode_f32(AttendArgs a) {
   __shared__ Shared shared;
   DecodeSpan<kKvF32>(a, &shared);
 }
-LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_attend_decode_f16(AttendArgs a) {
+LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_decode_f16(AttendArgs a) {
   __shared__ Shared shared;
   DecodeSpan<kKvF16>(a, &shared);
 }
-LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_attend_decode_q8(AttendArgs a) {
+LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_decode_q8(AttendArgs a) {
   __shared__ Shared shared;
   DecodeSpan<kKvI8>(a, &shared);
 }
-LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_attend_rows_f32(AttendArgs a) {
+LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_rows_f32(AttendArgs a) {
   __shared__ Shared shared;
   DecodeRow<kKvF32>(a, &shared);
 }
-LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_attend_rows_f16(AttendArgs a) {
+LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_rows_f16(AttendArgs a) {
   __shared__ Shared shared;
   DecodeRow<kKvF16>(a, &shared);
 }
-LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_attend_rows_q8(AttendArgs a) {
+LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_rows_q8(AttendArgs a) {
   __shared__ Shared shared;
   DecodeRow<kKvI8>(a, &shared);
 }

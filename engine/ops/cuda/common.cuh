@@ -16,6 +16,7 @@
 
 #define LANYARD_KERNEL extern "C" __global__ void
 #define LANYARD_DEVICE __device__ static inline __attribute__((always_inline))
+#define LANYARD_MEMBER __device__ inline __attribute__((always_inline))
 #define LANYARD_PRAGMA(x) _Pragma(#x)
 #define LANYARD_UNROLL _Pragma("unroll")
 #define LANYARD_NO_UNROLL _Pragma("unroll 1")
@@ -118,6 +119,9 @@ LANYARD_DEVICE int32_t Dp4aUS(uint32_t a, int32_t b, int32_t c) {
   asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
+
+// Starts to bring a line of 128 bytes into the second-level cache; a hint.
+LANYARD_DEVICE void PrefetchL2(const void* p) { asm volatile("prefetch.global.L2 [%0];" : : "l"(p)); }
 
 LANYARD_DEVICE void AtomicOr(uint32_t* word, uint32_t bits) {
   asm volatile("red.global.or.b32 [%0], %1;" : : "l"(__builtin_bit_cast(uint64_t, word)), "r"(bits) : "memory");

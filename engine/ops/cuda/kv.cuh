@@ -34,20 +34,32 @@ LANYARD_DEVICE float PartAt(const uint8_t* part, uint32_t index, float scale) {
   }
 }
 
-// Elements `index` and `index + 1` of a part, of one position; index is even.
+// Bytes of an element.
 template <uint32_t kElement>
-LANYARD_DEVICE Vec2f PairAt(const uint8_t* part, uint32_t index, float scale) {
-  if constexpr (kElement == kKvF32) {
-    return *reinterpret_cast<const Vec2f*>(part + index * 4);
-  } else if constexpr (kElement == kKvF16) {
-    const uint32_t both = *reinterpret_cast<const uint32_t*>(part + index * 2);
+constexpr uint32_t kKvBytes = kElement == kKvF32 ? 4 : kElement == kKvF16 ? 2 : 1;
+
+// Two neighbouring elements of a part as they are stored, so that many can be on their way before the first is used.
+template <uint32_t kElement>
+struct RawPair;
+template <>
+struct RawPair<kKvF32> {
+  Vec2f both;
+  LANYARD_MEMBER Vec2f Floats(float) const { return both; }
+};
+template <>
+struct RawPair<kKvF16> {
+  uint32_t both;
+  LANYARD_MEMBER Vec2f Floats(float) const {
     return {HalfToFloat(static_cast<uint16_t>(both)), HalfToFloat(static_cast<uint16_t>(both >> 16))};
-  } else {
-    const uint16_t both = *reinterpret_cast<const uint16_t*>(part + index);
-    return {static_cast<float>(static_cast<int8_t>(both)) * scale,
-            static_cast<float>(static_cast<int8_t>(both >> 8)) * scale};
   }
-}
+};
+template <>
+struct RawPair<kKvI8> {
+  uint16_t both;
+  LANYARD_MEMBER Vec2f Floats(float scale) const {
+    return {static_cast<float>(static_cast<int8_t>(both)) * scale, static_cast<float>(static_cast<int8_t>(both >> 8)) * scale};
+  }
+};
 
 // Elements `index` .. `index + 3`, index a multiple of 4; their scales (of int8) are those of one position or of four.
 template <uint32_t kElement>
