@@ -53,6 +53,7 @@ int Main(int argc, char** argv) {
   RegisterNode(app);
   RegisterRun(app);
   RegisterUp(app);
+  RegisterGpuCheck(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

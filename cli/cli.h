@@ -41,5 +41,6 @@ void RegisterRun(CLI::App& app);        // cli/run.cc: run (chat)
 void RegisterNode(CLI::App& app);       // cli/node.cc: list, ps, node status, stop
 void RegisterLoad(CLI::App& app);       // cli/load.cc
 void RegisterUp(CLI::App& app);         // cli/up.cc
+void RegisterGpuCheck(CLI::App& app);   // cli/gpu_check.cc
 
 }  // namespace lanyard::cli

@@ -1,0 +1,130 @@
+// The backend of an NVIDIA card: kernels of engine/ops/cuda on one stream, weights, pages and buffers in the card's memory. In
+// the same bits as the processor's, so a pool may mix them (docs/numerics.md).
+//
+// Steps in which every run is one row (decode) are recorded as graphs, one for each number of rows and doubling of the
+// context, from their second time on: what depends on the frame lies in device memory. Weights are re-laid by the processor
+// into one page-locked buffer while the other is on its way to the card.
+//
+// Its pages and weights may be taken from it (MemoryPool::Shrink: the desk wants the card): at once between two steps, at
+// the end of one that runs. It then answers every Begin with ResourceExhausted.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/backend.h"
+#include "engine/cuda/cuda_buffers.h"
+#include "engine/cuda/driver.h"
+#include "engine/cuda/memory_pool.h"
+#include "engine/ops/cuda/matmul.h"
+
+namespace lanyard::engine {
+
+class CudaBackend final : public Backend {
+ public:
+  static absl::StatusOr<std::unique_ptr<Backend>> Make(std::string name, std::shared_ptr<cuda::Module> module,
+                                                       std::shared_ptr<cuda::MemoryPool> pool);
+  ~CudaBackend() override;
+
+  const std::string& name() const override { return name_; }
+  absl::Status Reserve(const BackendMemory& planned) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
+                                                     const ops::PackedMatrix::Reader& read) override;
+  absl::StatusOr<Vector> PutVector(std::vector<float> values) override;
+  absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) override;
+  absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) override;
+  BackendMemory memory() const override { return memory_; }
+
+  absl::Status Begin(const Step& step) override;
+  absl::Status End() override;
+  absl::Status Run(RunKey key, const std::function<absl::Status()>& body) override;
+
+  absl::Status Product(const Linear& w, const ProductRows& rows) override;
+  absl::Status Residual(const ops::ResidualRows& args) override;
+  absl::Status RotateAndStore(ops::QkvRows args, int rope_kind, uint32_t group) override;
+  absl::Status Attend(ops::AttentionArgs args, uint32_t group) override;
+  absl::Status GateMul(const ops::GateRows& args) override;
+  absl::Status SetHeadRows(std::span<const int64_t> rows) override;
+  absl::Status NormHeadRows(const Vector& norm, float eps) override;
+  absl::Status SummariseLogits() override;
+
+  float* HostRows() override { return reinterpret_cast<float*>(in_.data()); }
+  absl::Status TakeRows() override;
+  absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) override;
+  absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) override;
+  absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) override;
+
+  uint64_t graph_launches() const { return graph_launches_; }
+
+ private:
+  // Part, rows, and the context rounded up to a power of two.
+  using GraphKey = std::tuple<uint32_t, uint32_t, uint32_t>;
+  struct Recorded {
+    int seen = 0;
+    cuda::Graph graph;
+  };
+  // One of the two page-locked buffers that weights travel in.
+  struct Staging {
+    cuda::PinnedMemory memory;
+    cuda::Event free;
+  };
+
+  CudaBackend(std::string name, std::shared_ptr<cuda::Module> module, std::shared_ptr<cuda::MemoryPool> pool)
+      : name_(std::move(name)), module_(std::move(module)), pool_(std::move(pool)) {}
+  absl::Status Init();
+  absl::Status Upload(cuda::DeviceAddress to, std::span<const uint8_t> bytes);
+  absl::StatusOr<cuda::DeviceAddress> Keep(uint64_t bytes, cuda::MemoryUse use);
+  absl::Status StartStep();
+  absl::Status FillFrame(const Step& step);
+  absl::Status FillGroup(const Step& step, size_t group);
+  absl::Status Wait();  // for the stream; then the verdict on what came in
+  absl::Status Record(Recorded* recorded, const std::function<absl::Status()>& body);
+
+  template <typename T>
+  T* At(uint64_t offset) const { return buffer_memory_.as<T>(offset); }
+  template <typename T>
+  T* FrameAt(uint64_t offset) const { return buffer_memory_.as<T>(layout_.frame + offset); }
+  uint32_t* Word(uint32_t index) const { return FrameAt<uint32_t>(index * sizeof(uint32_t)); }
+  uint32_t* HostWords() { return reinterpret_cast<uint32_t*>(host_frame_.data()); }
+
+  // The pool asks for memory back: what is freed at once, and what will be at the step's end.
+  uint64_t Release(cuda::MemoryUse use);
+  void FreeNow(cuda::MemoryUse use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const std::string name_;
+  const std::shared_ptr<cuda::Module> module_;
+  const std::shared_ptr<cuda::MemoryPool> pool_;
+  ops::cuda::Target target_;
+  std::unique_ptr<cuda::Stream> stream_;
+  StepSizes sizes_;
+  CudaLayout layout_;
+  FrameLayout frame_;
+  cuda::DeviceMemory buffer_memory_;
+  Mutex mu_;
+  std::vector<cuda::DeviceMemory> weights_ ABSL_GUARDED_BY(mu_);
+  std::vector<cuda::DeviceMemory> kv_ ABSL_GUARDED_BY(mu_);
+  BackendMemory memory_;
+  Staging staging_[2];
+  int next_staging_ = 0;
+
+  cuda::PinnedMemory in_, out_, host_frame_, head_rows_, host_logits_, host_stats_, host_chunks_, verdict_;
+  std::vector<ops::cuda::AttentionPlan> plans_;  // of each state group
+  uint32_t context_ = 0;        // of this step's rows, rounded up
+  uint32_t n_head_rows_ = 0;
+  bool recordable_ = false;     // this step: every run is one row
+  bool check_finite_ = false;   // hidden states came in
+  std::vector<ops::LogitStats> stats_;
+  std::map<GraphKey, Recorded> graphs_;
+  uint64_t graph_launches_ = 0;
+
+  bool in_step_ ABSL_GUARDED_BY(mu_) = false;
+  bool take_kv_ ABSL_GUARDED_BY(mu_) = false;       // asked for, to be freed or freed already
+  bool take_weights_ ABSL_GUARDED_BY(mu_) = false;
+  int kv_owner_ = -1, weights_owner_ = -1;
+};
+
+}  // namespace lanyard::engine
