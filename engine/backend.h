@@ -100,9 +100,9 @@ struct InputForms {
   }
 };
 
-// A row of logits on the host. Valid until the backend's next operation.
+// A row of logits on the host.
 struct LogitRow {
-  ops::LogitStats stats;
+  const ops::LogitStats* stats = nullptr;
   const float* logits = nullptr;  // null where not asked for
 };
 
@@ -123,8 +123,8 @@ class Backend {
   virtual const std::string& name() const = 0;  // "cpu" "cuda:0"
 
   // --- Loading, before the first step. ResourceExhausted when memory is refused.
-  // What follows belongs to this layer (to the head: shape.n_layers).
-  virtual absl::Status BeginUnit(uint32_t layer) = 0;
+  // Asks for what was planned at once, so that a refusal comes before the first byte is read.
+  virtual absl::Status Reserve(const BackendMemory& planned) = 0;
   virtual absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
                                                              const ops::PackedMatrix::Reader& read) = 0;
   virtual absl::StatusOr<Vector> PutVector(std::vector<float> values) = 0;
@@ -133,13 +133,19 @@ class Backend {
   virtual absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) = 0;
   virtual BackendMemory memory() const = 0;
 
-  // --- A step. The frame that `step` holds outlives it.
+  // --- A step: Begin, operations, End. The frame that `step` holds outlives it.
   virtual absl::Status Begin(const Step& step) = 0;
+  // Waits for what the step still does, and gives its error. Always follows a Begin, also of a step that failed.
+  virtual absl::Status End() = 0;
   const Buffers& buffers() const { return buffers_; }
   int64_t rows() const { return rows_; }
-  // Runs the operations that `body` calls, in order. `key` names the body: equal keys run the same operations with the same
-  // arguments whenever the number of rows is the same, so that a backend may have recorded them.
-  virtual absl::Status Run(uint32_t key, const std::function<absl::Status()>& body) = 0;
+  // Runs the operations that `body` calls, in order. Equal keys run the same operations with the same arguments in every step of
+  // so many rows(), so that a backend may have recorded them and not call `body` at all.
+  struct RunKey {
+    uint32_t part = 0;
+    uint32_t rows = 0;  // that `body` works on, if not rows()
+  };
+  virtual absl::Status Run(RunKey key, const std::function<absl::Status()>& body) = 0;
 
   // --- Operations.
   virtual absl::Status Product(const Linear& w, const ProductRows& rows) = 0;
@@ -148,6 +154,11 @@ class Backend {
   virtual absl::Status RotateAndStore(ops::QkvRows args, int rope_kind, uint32_t group) = 0;
   virtual absl::Status Attend(ops::AttentionArgs args, uint32_t group) = 0;
   virtual absl::Status GateMul(const ops::GateRows& args) = 0;
+  // The head, of at most kHeadRows rows: SetHeadRows names them, outside of Run; then the named rows of x are
+  // normalised side by side into h, and rows of logits summarised for ReadLogits.
+  virtual absl::Status SetHeadRows(std::span<const int64_t> rows) = 0;
+  virtual absl::Status NormHeadRows(const Vector& norm, float eps) = 0;
+  virtual absl::Status SummariseLogits() = 0;
 
   // --- Borders. Host memory of rows() x d_model floats for rows that come from the host; then TakeRows moves them to x.
   virtual float* HostRows() = 0;
@@ -156,8 +167,8 @@ class Backend {
   virtual absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) = 0;
   // x to wire format; the bytes are there on return.
   virtual absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) = 0;
-  // The first whole.size() rows of buffers().logits: statistics, and the row itself where whole[i] is not 0. Internal when a
-  // logit is not finite.
+  // Of every head row (whole.size() of them) the statistics, and the logits themselves where whole[i] is not 0. Internal when
+  // a logit is not finite. Valid until the next SetHeadRows.
   virtual absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) = 0;
 
  protected:

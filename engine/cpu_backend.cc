@@ -28,8 +28,6 @@ uint64_t CpuBackend::BufferBytes(const StepSizes& sizes, InputForms forms, int t
   return bytes;
 }
 
-absl::Status CpuBackend::BeginUnit(uint32_t) { return absl::OkStatus(); }
-
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackMatrix(TensorType type, int64_t n_out, int64_t k,
                                                                const ops::PackedMatrix::Reader& read) {
   ASSIGN_OR_RETURN(ops::PackedMatrix packed, ops::PackedMatrix::Pack(isa_, type, n_out, k, read));
@@ -137,13 +135,39 @@ absl::Status CpuBackend::GiveHidden(stage::WireType type, std::span<uint8_t> dat
   return absl::OkStatus();
 }
 
+absl::Status CpuBackend::SetHeadRows(std::span<const int64_t> rows) {
+  head_rows_.assign(rows.begin(), rows.end());
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::NormHeadRows(const Vector& norm, float eps) {
+  const size_t rows = head_rows_.size();
+  for (size_t begin = 0, end; begin < rows; begin = end) {
+    for (end = begin + 1; end < rows && head_rows_[end] == head_rows_[end - 1] + 1;) ++end;
+    ops::ResidualRows args;
+    args.x = buffers_.x + head_rows_[begin] * sizes_.d_model;
+    args.norm = norm.data;
+    args.out = buffers_.h + begin * sizes_.d_model;
+    args.rows = static_cast<int64_t>(end - begin);
+    args.n = sizes_.d_model;
+    args.eps = eps;
+    ops::Residual(isa_, pool_, args);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::SummariseLogits() {
+  stats_.resize(std::max(stats_.size(), head_rows_.size()));
+  for (size_t i = 0; i < head_rows_.size(); ++i) {
+    const float* logits = buffers_.logits + i * sizes_.n_vocab;
+    if (!ops::SummariseLogits(isa_, pool_, logits, sizes_.n_vocab, &stats_[i])) return LogitsNotFinite();
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CpuBackend::ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) {
   out->resize(whole.size());
-  for (size_t i = 0; i < whole.size(); ++i) {
-    const float* logits = buffers_.logits + i * sizes_.n_vocab;
-    if (!ops::SummariseLogits(isa_, pool_, logits, sizes_.n_vocab, &(*out)[i].stats)) return LogitsNotFinite();
-    (*out)[i].logits = logits;
-  }
+  for (size_t i = 0; i < whole.size(); ++i) (*out)[i] = {&stats_[i], buffers_.logits + i * sizes_.n_vocab};
   return absl::OkStatus();
 }
 

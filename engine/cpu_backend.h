@@ -21,7 +21,7 @@ class CpuBackend final : public Backend {
   static uint64_t BufferBytes(const StepSizes& sizes, InputForms forms, int threads);
 
   const std::string& name() const override { return name_; }
-  absl::Status BeginUnit(uint32_t layer) override;
+  absl::Status Reserve(const BackendMemory&) override { return absl::OkStatus(); }
   absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
                                                      const ops::PackedMatrix::Reader& read) override;
   absl::StatusOr<Vector> PutVector(std::vector<float> values) override;
@@ -30,13 +30,17 @@ class CpuBackend final : public Backend {
   BackendMemory memory() const override { return memory_; }
 
   absl::Status Begin(const Step& step) override;
-  absl::Status Run(uint32_t, const std::function<absl::Status()>& body) override { return body(); }
+  absl::Status End() override { return absl::OkStatus(); }
+  absl::Status Run(RunKey, const std::function<absl::Status()>& body) override { return body(); }
 
   absl::Status Product(const Linear& w, const ProductRows& rows) override;
   absl::Status Residual(const ops::ResidualRows& args) override;
   absl::Status RotateAndStore(ops::QkvRows args, int rope_kind, uint32_t group) override;
   absl::Status Attend(ops::AttentionArgs args, uint32_t group) override;
   absl::Status GateMul(const ops::GateRows& args) override;
+  absl::Status SetHeadRows(std::span<const int64_t> rows) override;
+  absl::Status NormHeadRows(const Vector& norm, float eps) override;
+  absl::Status SummariseLogits() override;
 
   float* HostRows() override { return buffers_.x; }
   absl::Status TakeRows() override { return absl::OkStatus(); }
@@ -55,6 +59,8 @@ class CpuBackend final : public Backend {
   // The rows that enter products, in the forms that weights take. Memory is kept between steps.
   ops::ActRows quantised_, floats_;
   ops::AttentionScratch attention_;
+  std::vector<int64_t> head_rows_;
+  std::vector<ops::LogitStats> stats_;
   BackendMemory memory_;
 };
 

@@ -17,7 +17,9 @@ class Device {
   virtual ~Device() = default;
   virtual const std::string& name() const = 0;  // "cuda:0"
 
-  // Memory that a new stage may take now.
+  virtual bool lost() const = 0;  // for ever, to this process
+
+  // Memory that a new stage may take now; 0 when the device is lost.
   virtual uint64_t FreeBytes() const = 0;
   // What a backend here would hold, for planning: never less than it does.
   virtual uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const = 0;
@@ -26,6 +28,8 @@ class Device {
   // Of the host's memory, for copies to and from it.
   virtual uint64_t HostBytes(const StepSizes& sizes) const = 0;
 
+  // Unimplemented where the device has no kernels for a model's widths.
+  virtual absl::Status CheckShape(const StepSizes& sizes) const = 0;
   // Unavailable when the device is lost.
   virtual absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() = 0;
 };

@@ -64,9 +64,12 @@ uint64_t HostBytes(const model::ModelShape& shape, const stage::StageSpec& spec)
   return bytes;
 }
 
+constexpr uint32_t kHeadPart = ~uint32_t{0};
+
 // A run of layers on one device, in the order of the stage.
 struct Segment {
   Backend* on = nullptr;
+  uint32_t part = 0;  // names it to its backend
   std::vector<Layer> layers;
 };
 
@@ -97,7 +100,7 @@ class DeviceStage final : public LocalStage {
   }
 
   absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) override {
-    absl::StatusOr<StageOutput> out = RunFrame(frame, stop);
+    absl::StatusOr<StageOutput> out = RunStep(frame, stop);
     if (absl::IsUnavailable(out.status())) lost_.store(true);
     return out;
   }
@@ -116,19 +119,19 @@ class DeviceStage final : public LocalStage {
     Backend& on = *made;
     backends_.push_back(std::move(made));
     loader.set_backend(&on);
+    RETURN_IF_ERROR(on.Reserve(place.memory));
     InputForms forms;
     Segment segment;
     segment.on = &on;
+    segment.part = static_cast<uint32_t>(segments_.size());
     segment.layers.resize(place.layers.size());
     for (uint32_t i = place.layers.begin; i < place.layers.end; ++i) {
       Layer& layer = segment.layers[i - place.layers.begin];
-      RETURN_IF_ERROR(on.BeginUnit(i));
       RETURN_IF_ERROR(MapKv(on, i, &layer));
       RETURN_IF_ERROR(family_->LoadLayer(loader, i, &layer));
       forms.Add(layer.forms());
     }
     if (place.head) {
-      RETURN_IF_ERROR(on.BeginUnit(shape_.n_layers));
       ASSIGN_OR_RETURN(output_norm_, loader.LoadVector("output_norm.weight", shape_.d_model));
       const char* head = shape_.tied_output ? "token_embd.weight" : "output.weight";
       ASSIGN_OR_RETURN(head_, loader.LoadLinear({{head, int64_t{shape_.n_vocab}}}, shape_.d_model));
@@ -159,10 +162,27 @@ class DeviceStage final : public LocalStage {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<StageOutput> RunFrame(const stage::StepFrame& frame, const std::stop_token& stop) {
+  // Whatever becomes of a step, every backend that began it ends it.
+  absl::StatusOr<StageOutput> RunStep(const stage::StepFrame& frame, const std::stop_token& stop) {
     if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
     step_.Begin(frame, family_->ropes());
-    for (const auto& backend : backends_) RETURN_IF_ERROR(backend->Begin(step_));
+    absl::StatusOr<StageOutput> out;
+    absl::Status status;
+    size_t begun = 0;
+    while (begun < backends_.size() && status.ok()) status = backends_[begun++]->Begin(step_);
+    if (status.ok()) {
+      out = RunFrame(frame, stop);
+      status = out.status();
+    }
+    for (size_t i = 0; i < begun; ++i) {
+      const absl::Status end = backends_[i]->End();
+      if (status.ok() || absl::IsUnavailable(end)) status = end;
+    }
+    if (!status.ok()) return status;
+    return out;
+  }
+
+  absl::StatusOr<StageOutput> RunFrame(const stage::StepFrame& frame, const std::stop_token& stop) {
     RETURN_IF_ERROR(spec_.embeds ? Embed(frame) : segments_[0].on->TakeHidden(frame.hidden.type, frame.hidden.data));
     for (size_t i = 0; i < segments_.size(); ++i) {
       if (i > 0) RETURN_IF_ERROR(Cross(*segments_[i - 1].on, *segments_[i].on));
@@ -179,7 +199,7 @@ class DeviceStage final : public LocalStage {
 
   absl::Status RunSegment(const Segment& segment, const std::stop_token& stop) {
     if (segment.layers.empty()) return absl::OkStatus();
-    return segment.on->Run(0, [&]() -> absl::Status {
+    return segment.on->Run({segment.part, 0}, [&]() -> absl::Status {
       for (const Layer& layer : segment.layers) {
         if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
         RETURN_IF_ERROR(family_->RunLayer(*segment.on, layer, round_f16_));
@@ -264,13 +284,19 @@ class DeviceStage final : public LocalStage {
       }
       if (Sampler::NeedsLogits(*wanted[i].request)) whole_.back() = 1;
     }
-    RETURN_IF_ERROR(Logits(on));
+    RETURN_IF_ERROR(on.SetHeadRows(head_rows_));
+    const auto rows = static_cast<int64_t>(head_rows_.size());
+    RETURN_IF_ERROR(on.Run({kHeadPart, static_cast<uint32_t>(rows)}, [&]() -> absl::Status {
+      RETURN_IF_ERROR(on.NormHeadRows(output_norm_, shape_.norm_eps));
+      RETURN_IF_ERROR(on.Product(head_, {on.buffers().h, rows, 0, on.buffers().logits, int64_t{shape_.n_vocab}}));
+      return on.SummariseLogits();
+    }));
     RETURN_IF_ERROR(on.ReadLogits(whole_, &logits_));
     size_t row = 0;
     for (size_t i = 0; i < wanted.size(); ++i) {
       if (i > 0 && wanted[i].row != wanted[i - 1].row) ++row;
       if (i == 0 || wanted[i].row != wanted[i - 1].row) {
-        sampler_.SetRow(logits_[row].stats, logits_[row].logits, shape_.n_vocab);
+        sampler_.SetRow(*logits_[row].stats, logits_[row].logits, shape_.n_vocab);
       }
       stage::TokenOut token;
       token.seq = wanted[i].run->seq;
@@ -279,24 +305,6 @@ class DeviceStage final : public LocalStage {
       out->push_back(std::move(token));
     }
     return absl::OkStatus();
-  }
-
-  // head_rows_ of x, normalised side by side in h, to logits.
-  absl::Status Logits(Backend& on) {
-    const int64_t d = shape_.d_model;
-    const auto rows = static_cast<int64_t>(head_rows_.size());
-    for (int64_t begin = 0, end; begin < rows; begin = end) {
-      for (end = begin + 1; end < rows && head_rows_[end] == head_rows_[end - 1] + 1;) ++end;
-      ops::ResidualRows norm;
-      norm.x = on.buffers().x + head_rows_[begin] * d;
-      norm.norm = output_norm_.data;
-      norm.out = on.buffers().h + begin * d;
-      norm.rows = end - begin;
-      norm.n = d;
-      norm.eps = shape_.norm_eps;
-      RETURN_IF_ERROR(on.Residual(norm));
-    }
-    return on.Product(head_, {on.buffers().h, rows, 0, on.buffers().logits, int64_t{shape_.n_vocab}});
   }
 
   const model::ModelShape shape_;

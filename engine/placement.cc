@@ -33,7 +33,8 @@ class Placer {
       for (const model::TensorSpec& tensor : model::LayerTensors(shape_, i)) Add(tensor, &place, &forms);
       const uint32_t group = model::GroupOfLayer(shape_, i);
       if (group < spec_.group_blocks.size()) {
-        place.memory.kv += spec_.group_blocks[group] * KvOf(shape_, spec_.numerics.kv).page_bytes();
+        const uint64_t bytes = spec_.group_blocks[group] * KvOf(shape_, spec_.numerics.kv).page_bytes();
+        place.memory.kv += device != nullptr ? (bytes + 255) / 256 * 256 : bytes;  // as the pools of cards align
       }
     }
     if (head) {
@@ -50,6 +51,7 @@ class Placer {
   Place Fill(Device* device, uint32_t begin) const {
     const uint64_t limit = device->FreeBytes();
     Place best = PlaceOf(device, begin, begin, false);
+    if (!device->CheckShape(Step::SizesOf(shape_, spec_)).ok()) return best;
     for (uint32_t end = begin + 1; end <= spec_.layers.end; ++end) {
       const Place next = PlaceOf(device, begin, end, false);
       if (next.memory.total() > limit) return best;

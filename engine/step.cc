@@ -34,7 +34,8 @@ StepSizes Step::SizesOf(const model::ModelShape& shape, const stage::StageSpec& 
   s.n_heads = static_cast<int>(shape.n_heads);
   s.n_kv_heads = static_cast<int>(shape.n_kv_heads);
   s.head_dim = static_cast<int>(shape.head_dim);
-  s.n_groups = static_cast<int>(shape.groups.size());
+  s.group_blocks = spec.group_blocks;
+  for (const model::StateGroup& group : shape.groups) s.group_windows.push_back(group.window);
   s.max_context = spec.max_context;
   s.has_layers = spec.layers.size() > 0;
   s.samples = spec.samples;
@@ -46,9 +47,9 @@ absl::StatusOr<Step> Step::Make(const StepSizes& sizes, ops::ThreadPool* pool) {
   s.pool_ = pool;
   s.sizes_ = sizes;
   ASSIGN_OR_RETURN(s.rope_, Memory::Map(sizes.RopeBytes(), "rotations"));
-  s.slots_.resize(sizes.n_groups);
-  s.runs_.resize(sizes.n_groups);
-  s.run_blocks_.resize(sizes.n_groups);
+  s.slots_.resize(sizes.group_windows.size());
+  s.runs_.resize(sizes.group_windows.size());
+  s.run_blocks_.resize(sizes.group_windows.size());
   for (auto& slots : s.slots_) slots.reserve(sizes.max_rows);
   for (auto& runs : s.runs_) runs.reserve(sizes.max_rows);
   for (auto& blocks : s.run_blocks_) blocks.reserve(sizes.max_rows);

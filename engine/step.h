@@ -37,7 +37,8 @@ struct StepSizes {
   int n_heads = 0;
   int n_kv_heads = 0;
   int head_dim = 0;
-  int n_groups = 0;            // state groups
+  std::vector<uint32_t> group_blocks;   // of each state group: KV blocks
+  std::vector<uint32_t> group_windows;  // tokens that a row sees, 0 for all
   uint32_t max_context = 0;    // tokens of one sequence
   bool has_layers = false;
   bool samples = false;
@@ -64,8 +65,8 @@ class Step {
   const float* sin(int kind) const { return rope_.floats() + (2 * kind + 1) * sizes_.max_rows * sizes_.n_rot; }
   const std::vector<ops::KvSlot>& slots(uint32_t group) const { return slots_[group]; }
   const std::vector<ops::AttentionRun>& runs(uint32_t group) const { return runs_[group]; }
-  // Blocks that a run's pages point at.
-  uint32_t run_blocks(uint32_t group, size_t run) const { return run_blocks_[group][run]; }
+  // How many pages each of runs(group) points at.
+  const std::vector<uint32_t>& run_blocks(uint32_t group) const { return run_blocks_[group]; }
 
  private:
   StepSizes sizes_;

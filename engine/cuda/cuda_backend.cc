@@ -310,7 +310,7 @@ absl::Status CudaBackend::Product(const Linear& w, const ProductRows& rows) {
   for (const Linear::Part& part : w.parts()) {
     const kernels::DeviceMatrix& matrix = static_cast<const CudaMatrix&>(*part.matrix).matrix;
     const kernels::DeviceRows& in = matrix.wants_quantised() ? quantised : floats;
-    RETURN_IF_ERROR(kernels::MatMul(*stream_, target_, matrix, in, rows.out + part.offset, rows.out_stride));
+    RETURN_IF_ERROR(kernels::MatMul(*stream_, target_, matrix, in, {rows.out + part.offset, rows.out_stride}));
   }
   return absl::OkStatus();
 }
