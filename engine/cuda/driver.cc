@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 
 #include "engine/cuda/abi.h"
+#include "engine/cuda/environment.h"
 
 namespace lanyard::cuda {
 namespace {
@@ -95,13 +95,6 @@ constexpr Named kNames[] = {
     {999, "UNKNOWN"},
 };
 
-std::string LibraryPath(const std::string& path) {
-  if (!path.empty()) return path;
-  const char* from_environment = std::getenv("LANYARD_CUDA_LIBRARY");
-  if (from_environment != nullptr && *from_environment != '\0') return from_environment;
-  return "libcuda.so.1";
-}
-
 absl::Status DriverFailure(int result, const char* call) {
   return NotFound("no NVIDIA driver that answers: ", call, " said ", ResultName(result),
                   "; see nvidia-smi, or run on the CPU");
@@ -148,7 +141,7 @@ Driver::~Driver() = default;
 
 absl::StatusOr<std::shared_ptr<const Driver>> Driver::Open(const std::string& path) {
   std::shared_ptr<Driver> driver(new Driver());
-  RETURN_IF_ERROR(driver->Load(LibraryPath(path)));
+  RETURN_IF_ERROR(driver->Load(CudaLibraryPath(path)));
   if (const int result = driver->api_->Init(0); result != 0) return DriverFailure(result, "cuInit");
   if (const int result = driver->api_->DriverGetVersion(&driver->version_); result != 0) {
     return DriverFailure(result, "cuDriverGetVersion");

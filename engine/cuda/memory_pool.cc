@@ -1,7 +1,6 @@
 #include "engine/cuda/memory_pool.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <list>
 #include <map>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "base/mutex.h"
 #include "base/size.h"
+#include "engine/cuda/environment.h"
 
 namespace lanyard::cuda {
 namespace {
@@ -171,8 +171,7 @@ MemoryPool::MemoryPool(std::unique_ptr<BlockSource> source, const PoolOptions& o
     : state_(std::make_unique<State>()) {
   state_->source = std::move(source);
   state_->options = options;
-  const char* exact = std::getenv("LANYARD_CUDA_EXACT_BLOCKS");
-  if (exact != nullptr && std::string_view(exact) == "1") state_->options.exact_blocks = true;
+  if (ExactBlocksWanted()) state_->options.exact_blocks = true;
 }
 
 MemoryPool::~MemoryPool() {

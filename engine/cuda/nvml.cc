@@ -3,8 +3,8 @@
 #include <dlfcn.h>
 
 #include <cstdio>
-#include <cstdlib>
 
+#include "engine/cuda/environment.h"
 #include "engine/cuda/nvml_abi.h"
 
 namespace lanyard::cuda {
@@ -66,14 +66,7 @@ void AddProcesses(F function, nvml::Device device, bool graphics, std::vector<Ca
 
 std::unique_ptr<Nvml> Nvml::Open(const std::string& path) {
   std::unique_ptr<Nvml> self(new Nvml());
-  const char* from_environment = std::getenv("LANYARD_NVML_LIBRARY");
-  std::string name = "libnvidia-ml.so.1";
-  if (!path.empty()) {
-    name = path;
-  } else if (from_environment != nullptr && *from_environment != '\0') {
-    name = from_environment;
-  }
-  void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* library = dlopen(NvmlLibraryPath(path).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return self;
   auto api = std::make_unique<Api>();
 #define LANYARD_NVML_RESOLVE(member, symbol, older, parameters) Resolve(library, api->member, symbol, older);

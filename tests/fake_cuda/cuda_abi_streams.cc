@@ -135,9 +135,10 @@ int cuLaunchKernel(abi::Handle function, unsigned grid_x, unsigned grid_y, unsig
   work.launch.shared_bytes = shared_bytes;
   work.launch.max_dynamic_shared_bytes = called.max_dynamic_shared_bytes;
   if (const int result = CheckLaunch(called, work.launch, bytes); result != 0) {
-    world.Report(Str(absl::StrFormat("launch of %s refused: grid %ux%ux%u, block %ux%ux%u, shared %u + %u bytes, %u of %u bytes of arguments",
-                                 called.kernel->name(), grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
-                                 called.kernel->static_shared_bytes(), bytes, called.kernel->param_bytes())));
+    world.Report(Str(absl::StrFormat(
+        "launch of %s refused: grid %ux%ux%u, block %ux%ux%u, shared %u + %u bytes, %u of %u bytes of arguments",
+        called.kernel->name(), grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
+        called.kernel->static_shared_bytes(), bytes, called.kernel->param_bytes())));
     return result;
   }
   work.params.assign(static_cast<const uint8_t*>(buffer), static_cast<const uint8_t*>(buffer) + bytes);
