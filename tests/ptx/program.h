@@ -1,0 +1,280 @@
+// A kernel in the form that is executed, and the state of its execution. Registers are arrays of 32 lanes: uint32_t[32] for up to
+// 32 bits (16-bit values are zero-extended), uint64_t[32] for 64; a predicate is one word, a bit a lane. All lie in a warp's
+// register file at byte offsets, with constants and special registers among them, so that an operand is always an offset.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tests/ptx/machine.h"
+#include "tests/ptx/parse.h"
+#include "tests/ptx/shadow.h"
+
+namespace lanyard::ptx {
+
+struct Warp;
+struct Op;
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+// Windows of the generic address space that are no host addresses.
+constexpr uint64_t kSharedWindow = uint64_t{0x4000} << 48;
+constexpr uint64_t kLocalWindow = uint64_t{0x5000} << 48;
+constexpr uint64_t kParamWindow = uint64_t{0x6000} << 48;
+constexpr uint64_t kWindowMask = uint64_t{0xf000} << 48;
+// Variables in shared memory begin here, so that address 0 is nobody's.
+constexpr uint32_t kSharedBase = 1024;
+
+// Executes one instruction for the lanes of `mask` (not 0; guard already applied). w.pc is that of the next instruction.
+using Handler = void (*)(Warp& w, const Op& op, uint32_t mask);
+
+// What a lane instruction counts as.
+enum Tally : uint8_t { kPlain, kFp32, kFp64, kDp4a, kTallies };
+
+struct Op {
+  Handler run = nullptr;
+  uint32_t guard = 0, guard_xor = 0;  // lanes: word at `guard` ^ guard_xor
+  uint32_t dst = 0, dst2 = 0;         // dst2: a second predicate
+  uint32_t src[4] = {};
+  uint32_t target = 0;     // of a branch; or first index into Program::aux
+  uint32_t statement = 0;  // index into Function::statements
+  int64_t imm = 0;
+  uint8_t bytes = 4;       // of an element of memory
+  uint8_t count = 1;       // elements of a vector
+  uint8_t tally = kPlain;
+  uint8_t mode = 0;        // the handler's own (a comparison, a shuffle's kind)
+  uint8_t flags = 0;
+};
+
+enum OpFlag : uint8_t {
+  kNegateSource = 1,  // the last predicate source is !p
+  kSignExtend = 2,
+  kWideDest = 4,      // memory: the register has 64 bits
+  kAtomicAccess = 8,  // ld.relaxed and the like: no data race with others of its kind
+  kAddress32 = 16,    // the address register has 32 bits
+  kHasDst = 32,
+  kHasDst2 = 64,
+  kDest16 = 128,      // memory: the register has 16 bits
+};
+
+// Where constants and special registers stand.
+enum class Special : uint8_t {
+  kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
+  kLaneId, kWarpId, kNwarpId, kLaneMaskEq, kLaneMaskLe, kLaneMaskLt, kLaneMaskGe, kLaneMaskGt,
+  kDynamicShared, kTotalShared, kSmId, kNsmId, kGridId, kSymbol, kWrittenMask,
+};
+struct SpecialSlot {
+  Special special;
+  uint32_t offset = 0;      // in the register file
+  uint8_t bits = 32;
+  uint32_t variable = 0;    // kSymbol: index into ParsedModule::variables
+  int64_t addend = 0;
+};
+// Which parameter bytes (of the first 512, in words of 8) a store's address may come from; bit 63 of the last: anything.
+using ParamSet = std::array<uint64_t, 2>;
+constexpr uint64_t kAnything = uint64_t{1} << 63;
+
+class Program {
+ public:
+  Function function;
+  const ParsedModule* module = nullptr;
+  std::vector<Op> code;
+  std::vector<uint32_t> aux;     // offsets of vector operands
+  std::vector<uint8_t> image;    // the register file's beginning: the true predicate and constants
+  std::vector<SpecialSlot> specials;
+  uint32_t file_bytes = 0;
+  uint32_t live_registers = 0;
+  std::vector<Kernel::Param> params;
+  uint32_t param_bytes = 0;
+  uint32_t static_shared_bytes = 0;  // from kSharedBase on
+  uint32_t dynamic_align = 16;
+  uint32_t local_bytes = 0;
+  bool uses_dynamic_shared = false;
+  std::vector<ParamSet> store_bases;  // of every instruction that writes global memory
+
+  // "PTX line 12 (rows.cu:34): st.global.f32 ..." for messages.
+  std::string Where(const Op& op) const;
+};
+
+// --- Execution -------------------------------------------------------------------------------------------------------
+
+enum class WarpState : uint8_t { kReady, kAtBarrier, kDone };
+
+struct AsyncCopy {
+  uint32_t to;       // shared address
+  uint32_t lane;
+  uint32_t group;    // number of the commit that took it; ~0u: none yet
+  uint32_t bytes;
+  uint32_t statement;
+  std::array<uint8_t, 16> data;
+};
+
+struct LaunchState;
+
+struct Block {
+  LaunchState* launch = nullptr;
+  Dim3 id;
+  uint32_t shared_bytes = 0;  // static + dynamic
+  std::vector<uint8_t> shared;          // [0] is address kSharedBase
+  std::vector<uint64_t> shared_written; // a bit a byte
+  std::vector<uint64_t> shared_in_flight;
+  CellTable shared_cells;
+  uint32_t in_flight = 0;  // copies
+  // bar.arrive: warps that arrived at a named barrier and went on, and when.
+  struct Arrival {
+    uint32_t warp, id, time;
+  };
+  std::vector<Arrival> arrivals;
+  uint32_t block_start = 0;  // time
+  // sync[w * 32 + u]: what warp u did up to this time is ordered before what warp w does now. A warp's own entry: bar.warp.sync.
+  std::vector<uint32_t> sync;
+};
+
+struct Warp {
+  uint8_t* regs = nullptr;
+  uint32_t pc = 0, limit = 0;  // at pc >= limit the lanes are regrouped (lowest pc first)
+  uint32_t active = 0, live = 0;
+  uint32_t waiting = 0;        // lanes that wait at a .sync instruction for others
+  uint32_t lane_pc[32] = {};   // of live lanes that are not active
+  LaunchState* launch = nullptr;
+  Block* block = nullptr;
+  uint32_t index = 0;
+  WarpState state = WarpState::kReady;
+  bool last_chance = false;    // waiting lanes run though not all came: their instruction may do with those that still live
+  uint32_t barrier_id = 0, barrier_threads = 0, barrier_pc = 0;  // threads: 0 for all
+  uint32_t sync_min = 0;       // the least of block->sync's row
+  uint64_t issued = 0, issued_at_barrier = 0;
+  uint64_t tallies[kTallies] = {};
+  uint8_t* local = nullptr;            // [lane][local_bytes]
+  std::vector<uint64_t> local_written; // a bit a byte
+  std::vector<AsyncCopy> copies;
+  uint32_t commits[32] = {};           // cp.async groups that a lane closed
+
+  template <typename T>
+  T* R(uint32_t offset) const {
+    return reinterpret_cast<T*>(regs + offset);
+  }
+  uint32_t& P(uint32_t offset) const { return *reinterpret_cast<uint32_t*>(regs + offset); }
+};
+
+struct LaunchState {
+  const Program* program = nullptr;
+  Memory::Impl* memory = nullptr;
+  const MachineOptions* options = nullptr;
+  const uint8_t* params = nullptr;
+  Dim3 grid, block_dim;
+  uint32_t dynamic_shared_bytes = 0;
+  bool track_all = false;     // a store may go anywhere
+  Counters* counters = nullptr;
+  uint32_t launch_start = 0;  // time
+  uint64_t random = 1;
+  std::vector<Allocation*> last_allocation;  // by op
+  bool failed = false;
+  absl::Status error;
+
+  uint64_t Random() {
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    return random;
+  }
+};
+
+// The kernel did something wrong: keeps the first message, "kernel k, <where>, block (x,y,z), thread (x,y,z): what", and stops the
+// warp. `lane` is the culprit (or one of them).
+void Fail(Warp& w, const Op& op, int lane, const std::string& what);
+void FailLanes(Warp& w, const Op& op, uint32_t mask);  // an instruction for all 32 lanes has only these
+// Thread and block of a lane, "thread (3,0,0)".
+std::string ThreadName(const Warp& w, int lane);
+
+// Faults of memory accesses; `what` is "reads" or "writes".
+enum class Fault : uint8_t { kMisaligned, kOutside, kUnwritten, kInFlight, kReadOnly, kMixedSpaces, kBadAddress };
+void FailAccess(Warp& w, const Op& op, Space space, Fault fault, int lane, uint64_t address);
+void FailRace(Warp& w, const Op& op, Space space, const Conflict& conflict);
+
+enum AccessKind : uint8_t { kRead, kWrite, kReadWrite };
+// Checks an access of a warp and counts it; addresses of lanes in mask become host addresses. data: for writes, 16 bytes a lane
+// (null: an atomic, whose value is not known). False: the launch failed.
+struct Access {
+  Space space = Space::kGlobal;
+  AccessKind kind = kRead;
+  uint32_t bytes = 4;
+  bool atomic = false;
+  const uint8_t* data = nullptr;
+};
+bool CheckGlobal(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access);
+bool CheckShared(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access);
+bool CheckLocal(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access);
+inline bool CheckAccess(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access) {
+  if (access.space == Space::kShared) return CheckShared(w, op, mask, addresses, access);
+  if (access.space == Space::kLocal) return CheckLocal(w, op, mask, addresses, access);
+  return CheckGlobal(w, op, mask, addresses, access);
+}
+// Windows of the generic space: the space of the lanes' addresses, which become addresses of that space; lanes of several spaces
+// are a fault that nobody needs.
+bool ResolveGeneric(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, Space* space);
+
+// The lanes in `mask` are at a .sync instruction that lanes `required` must reach. True: they are all here. False: those in
+// mask were parked (they will be back with the others, or the launch fails); the handler must return without doing anything.
+bool Arrive(Warp& w, const Op& op, uint32_t mask, uint32_t required);
+// Leaves the running group: lanes in `mask` go on at `pc`. The caller sets active/pc of the rest.
+void Park(Warp& w, uint32_t mask, uint32_t pc);
+// Picks the lanes that go on: those with the lowest pc. False: the warp is done, at a barrier, or the launch failed.
+bool Regroup(Warp& w);
+// Instructions up to the next barrier or the end.
+void RunWarp(Warp& w);
+// The warp's lanes are ordered (bar.warp.sync); see Block::sync.
+void SyncWarpItself(Warp& w);
+void UpdateSyncMin(Warp& w);
+
+// --- Instructions ----------------------------------------------------------------------------------------------------
+
+// A row of the table of simple instructions. `signature`: destination, then sources; w: 32 bits or fewer, l: 64 bits, p: predicate
+// (a source may be !p), h: like w with 16-bit constants, s: a shift (32 bits). "p" destinations may be pairs p|q if `pair`.
+struct OpSpec {
+  const char* key;  // opcode with modifiers
+  Handler run;
+  const char* signature;
+  uint8_t tally = kPlain;
+  uint8_t mode = 0;
+  uint8_t min_sm = 0;
+  const char* suffix = "";  // comes after key
+};
+
+// The instructions that are no rows: the decoder gives them operands by hand.
+struct SpecialHandlers {
+  Handler branch, branch_index, exit, mark_written, check_written, copy_written;
+  Handler load_param, load, store;  // op.mode: the Space
+  Handler pack, unpack;
+  Handler shuffle, vote, match, reduce, active_mask, warp_barrier, barrier;
+  Handler atomic;
+  Handler mma_s8_8x16, mma_s8_16x16, mma_s8_16x32, mma_f16_8, mma_f16_16, ldmatrix;
+  Handler async_copy, async_commit, async_wait;
+  Handler is_space, clock, trap, nothing;
+};
+
+// Fills what is the same for every instruction set.
+void AddControlHandlers(SpecialHandlers* handlers);
+void AddWarpHandlers(SpecialHandlers* handlers);
+void AddAtomicHandlers(SpecialHandlers* handlers);
+
+struct OpTable {
+  std::map<std::string, OpSpec, std::less<>> rows;  // by key + suffix
+  SpecialHandlers special = {};
+  // Not inline: the files of one instruction set must not bring copies of the library's templates.
+  void Add(const OpSpec* specs, size_t count);
+};
+
+// Tables by instruction set; each is made once. The best that this processor runs.
+const OpTable& BestTable();
+// "portable", "avx2" or "avx512": for tests and measurements. Null: not on this processor.
+const OpTable* TableFor(std::string_view isa);
+void SetTableForTest(const OpTable* table);
+
+// Decodes functions of a parsed module.
+absl::StatusOr<std::unique_ptr<Program>> Decode(const ParsedModule& module, const Function& function);
+
+}  // namespace lanyard::ptx
