@@ -16,7 +16,7 @@
 #include "engine/cuda/driver.h"
 #include "engine/cuda/nvml.h"
 #include "engine/cuda/probe.h"
-#include "engine/cuda/self_test.h"
+#include "engine/cuda/op_checks.h"
 #include "engine/ops/cuda/ptx_image.h"
 
 namespace lanyard::cli {
@@ -161,7 +161,7 @@ json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::De
   report["kernels_level"] = (*module)->level();
   report["kernels_load_seconds"] = static_cast<double>(MonotonicNow() - begin) * 1e-9;
   report["kernels"] = KernelsJson(**module);
-  cuda::SelfTestOptions test;
+  cuda::OpCheckOptions test;
   test.small = o.small;
   size_t wrong = 0;
   test.progress = [&](const cuda::OpCheck& check) {

@@ -37,7 +37,7 @@ void SetUpOnce() {
   static bool done = false;
   if (done) return;
   done = true;
-  if (world.cards.empty()) world.Reset(nullptr);
+  if (!world.configured) world.Reset(nullptr);
   std::atexit(WriteStatsAtExit);
 }
 

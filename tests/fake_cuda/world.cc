@@ -69,6 +69,7 @@ bool World::Reset(const char* text) {
   reports.clear();
   stats = Stats();
   config = *std::move(parsed);
+  configured = true;
   random_state_ = config.seed * 0x9e3779b97f4a7c15u + 1;
   constexpr uint64_t kEager[] = {0, 0, 1, 5, 9};
   eager_tenths_ = config.order == Order::kEager ? 10 : kEager[Random(5)];

@@ -140,6 +140,7 @@ class World {
   static World& Get();
 
   std::mutex mutex;
+  bool configured = false;  // by Reset
   Config config;
   std::vector<std::unique_ptr<Card>> cards;
   std::unordered_map<Handle, std::unique_ptr<Stream>> streams;

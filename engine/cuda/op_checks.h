@@ -24,13 +24,13 @@ struct OpCheck {
   bool ok() const { return different == 0 && error.empty(); }
 };
 
-struct SelfTestOptions {
+struct OpCheckOptions {
   bool small = false;  // few and small shapes: for an interpreted card
   uint64_t seed = 1;
   std::function<void(const OpCheck&)> progress;  // after each; may be null
 };
 
 // A lost card ends it with its Unavailable, everything else is in the checks. `module` is of LoadShipped.
-absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module, const SelfTestOptions& options = {});
+absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module, const OpCheckOptions& options = {});
 
 }  // namespace lanyard::cuda

@@ -1,5 +1,5 @@
 // Row ops on the card against engine/ops: residual and norm, the wire's rows, scale, gated activations, embedding, logits.
-#include "engine/cuda/self_test_bench.h"
+#include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/activation.h"
 #include "engine/ops/cuda/activation.h"
 #include "engine/ops/cuda/embed.h"
@@ -9,7 +9,7 @@
 #include "engine/ops/matmul.h"
 #include "engine/ops/residual.h"
 
-namespace lanyard::cuda::self_test {
+namespace lanyard::cuda::op_checks {
 namespace {
 
 using ops::Isa;
@@ -194,4 +194,4 @@ absl::Status CheckRows(Bench& bench) {
   return CheckLogits(bench, 2, bench.small() ? 4100 : 151936);
 }
 
-}  // namespace lanyard::cuda::self_test
+}  // namespace lanyard::cuda::op_checks

@@ -1,10 +1,10 @@
 // Matrix products on the card against engine/ops/matmul.h: every weight type, one row to many, odd and even shapes.
-#include "engine/cuda/self_test_bench.h"
+#include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/cuda/matmul.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/quant.h"
 
-namespace lanyard::cuda::self_test {
+namespace lanyard::cuda::op_checks {
 namespace {
 
 using ops::Isa;
@@ -71,4 +71,4 @@ absl::Status CheckProducts(Bench& bench) {
   return absl::OkStatus();
 }
 
-}  // namespace lanyard::cuda::self_test
+}  // namespace lanyard::cuda::op_checks

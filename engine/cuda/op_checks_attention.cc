@@ -4,13 +4,13 @@
 #include <numeric>
 
 #include "base/half.h"
-#include "engine/cuda/self_test_bench.h"
+#include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/attention.h"
 #include "engine/ops/cuda/attention.h"
 #include "engine/ops/cuda/rope.h"
 #include "engine/ops/rope.h"
 
-namespace lanyard::cuda::self_test {
+namespace lanyard::cuda::op_checks {
 namespace {
 
 using ops::Isa;
@@ -158,4 +158,4 @@ absl::Status CheckAttention(Bench& bench) {
   return absl::OkStatus();
 }
 
-}  // namespace lanyard::cuda::self_test
+}  // namespace lanyard::cuda::op_checks

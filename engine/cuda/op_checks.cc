@@ -1,18 +1,18 @@
-#include "engine/cuda/self_test.h"
+#include "engine/cuda/op_checks.h"
 
 #include <utility>
 
 #include "base/half.h"
-#include "engine/cuda/self_test_bench.h"
+#include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/quant.h"
 
 namespace lanyard::cuda {
-namespace self_test {
+namespace op_checks {
 
-Bench::Bench(std::shared_ptr<Module> module, const SelfTestOptions& options)
+Bench::Bench(std::shared_ptr<Module> module, const OpCheckOptions& options)
     : module_(std::move(module)), context_(module_->context()), options_(options), random_(options.seed) {}
 
-absl::StatusOr<std::unique_ptr<Bench>> Bench::Make(std::shared_ptr<Module> module, const SelfTestOptions& options) {
+absl::StatusOr<std::unique_ptr<Bench>> Bench::Make(std::shared_ptr<Module> module, const OpCheckOptions& options) {
   std::unique_ptr<Bench> bench(new Bench(std::move(module), options));
   ASSIGN_OR_RETURN(bench->stream_, Stream::Create(bench->module_));
   ASSIGN_OR_RETURN(bench->begin_, Event::Create(bench->context_, true));
@@ -120,13 +120,13 @@ std::vector<uint8_t> Bench::Weights(TensorType type, size_t n) {
   return out;
 }
 
-}  // namespace self_test
+}  // namespace op_checks
 
-absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module, const SelfTestOptions& options) {
-  ASSIGN_OR_RETURN(auto bench, self_test::Bench::Make(std::move(module), options));
-  RETURN_IF_ERROR(self_test::CheckRows(*bench));
-  RETURN_IF_ERROR(self_test::CheckProducts(*bench));
-  RETURN_IF_ERROR(self_test::CheckAttention(*bench));
+absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module, const OpCheckOptions& options) {
+  ASSIGN_OR_RETURN(auto bench, op_checks::Bench::Make(std::move(module), options));
+  RETURN_IF_ERROR(op_checks::CheckRows(*bench));
+  RETURN_IF_ERROR(op_checks::CheckProducts(*bench));
+  RETURN_IF_ERROR(op_checks::CheckAttention(*bench));
   return bench->TakeChecks();
 }
 

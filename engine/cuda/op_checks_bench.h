@@ -1,4 +1,4 @@
-// What the op checks share: numbers to feed, memory of the card, comparison by bits. Only for self_test*.cc.
+// What the op checks share: numbers to feed, memory of the card, comparison by bits. Only for op_checks*.cc.
 #pragma once
 
 #include <cmath>
@@ -11,14 +11,14 @@
 
 #include "base/tensor_type.h"
 #include "engine/cuda/driver.h"
-#include "engine/cuda/self_test.h"
+#include "engine/cuda/op_checks.h"
 #include "engine/ops/thread_pool.h"
 
-namespace lanyard::cuda::self_test {
+namespace lanyard::cuda::op_checks {
 
 class Bench {
  public:
-  static absl::StatusOr<std::unique_ptr<Bench>> Make(std::shared_ptr<Module> module, const SelfTestOptions& options);
+  static absl::StatusOr<std::unique_ptr<Bench>> Make(std::shared_ptr<Module> module, const OpCheckOptions& options);
   ~Bench();
 
   bool small() const { return options_.small; }
@@ -77,7 +77,7 @@ class Bench {
   std::vector<OpCheck> TakeChecks() { return std::move(checks_); }
 
  private:
-  Bench(std::shared_ptr<Module> module, const SelfTestOptions& options);
+  Bench(std::shared_ptr<Module> module, const OpCheckOptions& options);
 
   template <typename T>
   static bool Same(T got, T want) {
@@ -93,7 +93,7 @@ class Bench {
 
   std::shared_ptr<Module> module_;
   std::shared_ptr<Context> context_;
-  SelfTestOptions options_;
+  OpCheckOptions options_;
   std::unique_ptr<Stream> stream_;
   Event begin_;
   Event end_;
@@ -105,8 +105,8 @@ class Bench {
   std::vector<OpCheck> checks_;
 };
 
-absl::Status CheckRows(Bench& bench);        // self_test_rows.cc: residual, wire, scale, activation, embedding, logits
-absl::Status CheckProducts(Bench& bench);    // self_test_products.cc
-absl::Status CheckAttention(Bench& bench);   // self_test_attention.cc: rotation, decode, prefill
+absl::Status CheckRows(Bench& bench);        // op_checks_rows.cc: residual, wire, scale, activation, embedding, logits
+absl::Status CheckProducts(Bench& bench);    // op_checks_products.cc
+absl::Status CheckAttention(Bench& bench);   // op_checks_attention.cc: rotation, decode, prefill
 
-}  // namespace lanyard::cuda::self_test
+}  // namespace lanyard::cuda::op_checks
