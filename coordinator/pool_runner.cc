@@ -93,10 +93,12 @@ void PoolRunner::OnResult(stage::StepResult result) {
 }
 
 bool PoolRunner::Push(Event event) {
-  MutexLock lock(&queue_mu_);
-  if (stopping_) return false;
-  queue_.push_back(std::move(event));
-  queue_cv_.NotifyOne();
+  {
+    MutexLock lock(&queue_mu_);
+    if (stopping_) return false;
+    queue_.push_back(std::move(event));
+  }
+  queue_cv_.NotifyOne();  // not under the lock, which the loop would meet at once
   return true;
 }
 

@@ -13,6 +13,7 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
+#include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "net/convert_control.h"
 #include "net/limits.h"
@@ -38,6 +39,12 @@ absl::StatusOr<HostPort> Split(const std::string& address) {
   if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   return HostPort{host, address.substr(colon + 1)};
 }
+
+// gRPC's locks are absl's, and Debian builds absl with its search for deadlocks on, which costs each of them.
+const bool kNoDeadlockSearch = [] {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  return true;
+}();
 
 // gRPC says only that it could not bind; a plain socket tells why.
 absl::Status ProbeBind(const std::string& address, const HostPort& where) {

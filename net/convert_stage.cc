@@ -30,6 +30,7 @@ void RunToProto(const stage::SeqRun& in, v1::SeqRun* out) {
   out->set_pos(in.pos);
   out->set_n_rows(in.n_rows);
   out->mutable_tokens()->Add(in.tokens.begin(), in.tokens.end());
+  out->set_token_of(in.token_of.value);
   for (const stage::BlockTable& table : in.tables) TableToProto(table, out->add_tables());
   for (const stage::OutputRequest& output : in.outputs) OutputToProto(output, out->add_outputs());
 }
@@ -75,6 +76,7 @@ absl::StatusOr<stage::SeqRun> RunFromProto(const v1::SeqRun& in) {
   out.pos = in.pos();
   out.n_rows = in.n_rows();
   out.tokens.assign(in.tokens().begin(), in.tokens().end());
+  out.token_of = StepId(in.token_of());
   out.tables.reserve(in.tables_size());
   for (const v1::BlockTable& table : in.tables()) {
     if (table.blocks_size() > kMaxBlocks) return TooMany("blocks in a table", table.blocks_size(), kMaxBlocks);

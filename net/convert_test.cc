@@ -52,6 +52,8 @@ TEST(ConvertStage, FrameRoundTrip) {
   EXPECT_FLOAT_EQ(output.sample.min_p, 0.05f);
   EXPECT_EQ(output.want, (std::vector<int32_t>{1, 2, 99}));
   EXPECT_EQ(output.top, 5u);
+  EXPECT_EQ(out->batch.runs[0].token_of, StepId());
+  EXPECT_EQ(out->batch.runs[1].token_of, in.batch.runs[1].token_of);
 }
 
 TEST(ConvertStage, RefusesEachHostileField) {

@@ -35,6 +35,7 @@ inline stage::StepFrame SampleFrame() {
   stage::SeqRun a{SeqId(11), 96, 2, {}, {{0, {5, 6, 7, 8}}, {2, {1, 2}}}, {}};
   stage::SeqRun b{SeqId(12), 4, 1, {}, {{0, {9}}, {0, {3}}}, {}};
   b.outputs.push_back({0, {0.7f, 40, 0.9f, 0.05f, 0xfeedfacecafef00d}, 5, {1, 2, 99}});
+  b.token_of = StepId(1234567890122);
   frame.batch.runs = {a, b};
   frame.hidden = {stage::WireType::kF16, 3, 4, {}};
   frame.hidden.data.resize(stage::Hidden::BytesFor(stage::WireType::kF16, 3, 4));

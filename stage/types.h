@@ -90,6 +90,9 @@ struct SeqRun {
   std::vector<int32_t> tokens;    // n_rows ids for the first stage; empty for the others
   std::vector<BlockTable> tables; // one a state group
   std::vector<OutputRequest> outputs;
+  // Not 0: instead of `tokens`, the one token that this earlier step drew for the row before (see LastTokens). Only for a
+  // stage that embeds and samples, and a run of one row.
+  StepId token_of{};
 };
 
 // A range of a step's rows.

@@ -49,6 +49,22 @@ absl::Status CheckHidden(const StepFrame& frame, const StageSpec& spec, const Fr
   return absl::OkStatus();
 }
 
+// A token that the sender has not seen yet: LastTokens looks it up.
+absl::Status CheckTokenOf(const SeqRun& run, const StageSpec& spec, StepId step) {
+  if (!spec.embeds || !spec.samples) {
+    return InvalidArgument("token_of: step ", run.token_of.value, "; only a stage that embeds and samples draws what it "
+                           "reads");
+  }
+  if (run.n_rows != 1 || !run.tokens.empty() || run.pos == 0) {
+    return InvalidArgument("token_of: ", run.n_rows, " rows at ", run.pos, " with ", run.tokens.size(),
+                           " ids; it stands for the one token of one row behind another");
+  }
+  if (run.token_of >= step) {
+    return InvalidArgument("token_of: step ", run.token_of.value, " is not before step ", step.value);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTokens(const SeqRun& run, const StageSpec& spec, const FrameModel& model) {
   if (!spec.embeds) {
     if (!run.tokens.empty()) {
@@ -107,13 +123,13 @@ absl::Status CheckOutput(const OutputRequest& out, const SeqRun& run, const Fram
   return absl::OkStatus();
 }
 
-absl::Status CheckRun(const SeqRun& run, const StageSpec& spec, const FrameModel& model) {
+absl::Status CheckRun(const SeqRun& run, const StageSpec& spec, const FrameModel& model, StepId step) {
   if (run.n_rows == 0) return InvalidArgument("n_rows is 0");
   if (uint64_t{run.pos} + run.n_rows > spec.max_context) {
     return InvalidArgument("positions up to ", uint64_t{run.pos} + run.n_rows, " are over the context of ",
                            spec.max_context, " tokens");
   }
-  RETURN_IF_ERROR(CheckTokens(run, spec, model));
+  RETURN_IF_ERROR(run.token_of != StepId() ? CheckTokenOf(run, spec, step) : CheckTokens(run, spec, model));
   if (run.tables.size() != model.group_windows.size()) {
     return InvalidArgument("tables: ", run.tables.size(), ", the model has ", model.group_windows.size(),
                            " state groups");
@@ -168,7 +184,7 @@ absl::Status ValidateFrame(const StepFrame& frame, const StageSpec& spec, const 
   }
   RETURN_IF_ERROR(CheckHidden(frame, spec, model, rows));
   for (size_t i = 0; i < batch.runs.size(); ++i) {
-    const absl::Status status = CheckRun(batch.runs[i], spec, model);
+    const absl::Status status = CheckRun(batch.runs[i], spec, model, batch.step);
     if (!status.ok()) {
       return Annotate(status, absl::StrCat("run ", i, " (sequence ", batch.runs[i].seq.value, ")"));
     }

@@ -166,5 +166,27 @@ TEST(NeededBlocks, WindowAndFull) {
   EXPECT_EQ(NeededBlocks(63, 1, 64).first, 0u);
 }
 
+TEST_F(ValidateTest, ATokenStillToBeDrawn) {
+  spec_.samples = true;
+  frame_.batch.step = StepId(9);
+  SeqRun& run = frame_.batch.runs[0];
+  run.n_rows = 1;
+  run.tokens.clear();
+  run.outputs.clear();
+  run.token_of = StepId(8);
+  EXPECT_TRUE(ValidateFrame(frame_, spec_, model_).ok()) << ValidateFrame(frame_, spec_, model_);
+  run.token_of = StepId(9);
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("step 9 is not before step 9"));
+  run.token_of = StepId(8);
+  run.tokens = {1};
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("token_of: 1 rows at 100 with 1 ids"));
+  run.tokens.clear();
+  run.pos = 0;
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("token_of: 1 rows at 0"));
+  run.pos = 100;
+  spec_.samples = false;
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("only a stage that embeds and samples"));
+}
+
 }  // namespace
 }  // namespace lanyard::stage

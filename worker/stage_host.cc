@@ -3,6 +3,14 @@
 #include "base/clock.h"
 
 namespace lanyard::worker {
+namespace {
+
+size_t HiddenBytes(const std::variant<stage::StepFrame, stage::StepResult>& outcome) {
+  const auto* frame = std::get_if<stage::StepFrame>(&outcome);
+  return frame == nullptr ? 0 : frame->hidden.data.size();
+}
+
+}  // namespace
 
 stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker, const absl::Status& why) {
   stage::StepResult result;
@@ -17,16 +25,26 @@ stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& 
 }
 
 StageHost::StageHost(StageHostOptions options)
-    : options_(std::move(options)), loop_([this](std::stop_token stop) { Loop(stop); }) {}
+    : options_(std::move(options)),
+      sender_([this] { SendLoop(); }),
+      compute_([this](std::stop_token stop) { ComputeLoop(stop); }) {}
 
 StageHost::~StageHost() {
-  loop_.request_stop();
+  compute_.request_stop();
   {
     MutexLock lock(&mu_);
     stopping_ = true;
-    cv_.NotifyAll();
   }
-  loop_.join();
+  cv_.NotifyAll();
+  {
+    MutexLock lock(&out_mu_);
+    out_stopping_ = true;
+    out_.clear();
+  }
+  out_cv_.NotifyAll();
+  space_cv_.NotifyAll();
+  compute_.join();
+  sender_.join();
 }
 
 absl::Status StageHost::Send(stage::StepFrame frame) {
@@ -55,11 +73,11 @@ absl::Status StageHost::Send(stage::StepFrame frame) {
                               " bytes) queued already");
     }
   }
-  Fail(frame, why);
+  options_.results->OnResult(ErrorResult(frame, options_.worker, why));
   return why;
 }
 
-void StageHost::Loop(std::stop_token stop) {
+void StageHost::ComputeLoop(std::stop_token stop) {
   for (;;) {
     stage::StepFrame frame;
     {
@@ -70,14 +88,25 @@ void StageHost::Loop(std::stop_token stop) {
       queue_.pop_front();
       queued_bytes_ -= frame.hidden.data.size();
     }
-    RunOne(std::move(frame), stop);
+    std::optional<Outcome> outcome = RunOne(std::move(frame), stop);
+    if (!outcome) return;  // the epoch is over: nobody waits for it
+    {
+      MutexLock lock(&out_mu_);
+      while (out_bytes_ > options_.max_queued_bytes && !out_stopping_) space_cv_.Wait(&out_mu_);
+      if (out_stopping_) return;
+      out_bytes_ += HiddenBytes(*outcome);
+      out_.push_back(*std::move(outcome));
+    }
+    out_cv_.NotifyOne();
   }
 }
 
-void StageHost::RunOne(stage::StepFrame frame, std::stop_token stop) {
-  if (const absl::Status valid = stage::ValidateFrame(frame, options_.spec, options_.model); !valid.ok()) {
-    Fail(frame, valid);
-    return;
+std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std::stop_token stop) {
+  absl::Status valid = stage::ValidateFrame(frame, options_.spec, options_.model);
+  if (valid.ok()) valid = drawn_.Resolve(&frame.batch);
+  if (!valid.ok()) {
+    drawn_.PutFailed(frame.batch, valid);
+    return ErrorResult(frame, options_.worker, valid);
   }
   const TimeNs start = MonotonicNow();
   absl::StatusOr<engine::StageOutput> output = options_.stage->Run(frame, stop);
@@ -85,36 +114,52 @@ void StageHost::RunOne(stage::StepFrame frame, std::stop_token stop) {
     options_.stats->busy_ns.fetch_add(MonotonicNow() - start, std::memory_order_relaxed);
     options_.stats->frames.fetch_add(1, std::memory_order_relaxed);
   }
-  if (stop.stop_requested()) return;  // the epoch is over: nobody waits for it
+  if (stop.stop_requested()) return std::nullopt;
   if (!output.ok()) {
-    Fail(frame, output.status());
-    return;
+    drawn_.PutFailed(frame.batch, output.status());
+    return ErrorResult(frame, options_.worker, output.status());
   }
   if (options_.next == nullptr) {
+    if (options_.spec.embeds) drawn_.Put(frame.batch.step, output->tokens);
     stage::StepResult result = ErrorResult(frame, options_.worker, absl::OkStatus());
     result.tokens = std::move(output->tokens);
-    options_.results->OnResult(std::move(result));
-    return;
+    return result;
   }
   // The same rows for the next stage, which reads hidden states instead of tokens.
-  stage::StepFrame next;
-  next.plan = frame.plan;
-  next.epoch = frame.epoch;
-  next.stage = frame.stage + 1;
-  next.numerics = frame.numerics;
-  next.batch = std::move(frame.batch);
-  for (stage::SeqRun& run : next.batch.runs) run.tokens.clear();
-  next.hidden = std::move(output->hidden);
-  stage::StepResult failed = ErrorResult(next, options_.worker, absl::OkStatus());
-  if (const absl::Status sent = options_.next->Send(std::move(next)); !sent.ok()) {
-    failed.stage = frame.stage;
-    failed.status = Annotate(sent, "sending to the next stage");
-    options_.results->OnResult(std::move(failed));
+  frame.stage += 1;
+  for (stage::SeqRun& run : frame.batch.runs) run.tokens.clear();
+  frame.hidden = std::move(output->hidden);
+  return frame;
+}
+
+void StageHost::SendLoop() {
+  for (;;) {
+    Outcome outcome;
+    {
+      MutexLock lock(&out_mu_);
+      while (out_.empty() && !out_stopping_) out_cv_.Wait(&out_mu_);
+      if (out_stopping_) return;
+      outcome = std::move(out_.front());
+      out_.pop_front();
+      out_bytes_ -= HiddenBytes(outcome);
+    }
+    space_cv_.NotifyOne();
+    SendOne(std::move(outcome));
   }
 }
 
-void StageHost::Fail(const stage::StepFrame& frame, const absl::Status& why) {
-  options_.results->OnResult(ErrorResult(frame, options_.worker, why));
+void StageHost::SendOne(Outcome outcome) {
+  if (auto* result = std::get_if<stage::StepResult>(&outcome)) {
+    options_.results->OnResult(std::move(*result));
+    return;
+  }
+  auto& frame = std::get<stage::StepFrame>(outcome);
+  stage::StepResult failed = ErrorResult(frame, options_.worker, absl::OkStatus());
+  failed.stage = options_.spec.index;
+  if (const absl::Status sent = options_.next->Send(std::move(frame)); !sent.ok()) {
+    failed.status = Annotate(sent, "sending to the next stage");
+    options_.results->OnResult(std::move(failed));
+  }
 }
 
 }  // namespace lanyard::worker

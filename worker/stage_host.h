@@ -1,5 +1,6 @@
-// Runs the frames of one stage of one epoch: a bounded queue and one compute loop. The outcome goes to the next stage, or
-// to the coordinator; every error goes to the coordinator at once.
+// Runs the frames of one stage of one epoch: a bounded queue, one compute loop, and one loop that sends what it made, so
+// that the next frame is computed meanwhile. The outcome goes to the next stage, or to the coordinator; every error goes to
+// the coordinator at once.
 #pragma once
 
 #include <atomic>
@@ -9,9 +10,11 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <variant>
 
 #include "base/mutex.h"
 #include "engine/local_stage.h"
+#include "stage/last_tokens.h"
 #include "stage/types.h"
 #include "stage/validate.h"
 
@@ -32,7 +35,7 @@ struct StageHostOptions {
   stage::ResultSink* results = nullptr;
   HostStats* stats = nullptr;              // may be null
   size_t max_queued_frames = 1024;
-  size_t max_queued_bytes = size_t{64} << 20;  // of hidden states
+  size_t max_queued_bytes = size_t{64} << 20;  // of hidden states, in each of the two queues
 };
 
 class StageHost final : public stage::StagePort {
@@ -46,18 +49,30 @@ class StageHost final : public stage::StagePort {
   absl::Status Send(stage::StepFrame frame) override;
 
  private:
-  void Loop(std::stop_token stop);
-  void RunOne(stage::StepFrame frame, std::stop_token stop);
-  void Fail(const stage::StepFrame& frame, const absl::Status& why);
+  // For the next stage, or for the coordinator.
+  using Outcome = std::variant<stage::StepFrame, stage::StepResult>;
+
+  void ComputeLoop(std::stop_token stop);
+  std::optional<Outcome> RunOne(stage::StepFrame frame, std::stop_token stop);
+  void SendLoop();
+  void SendOne(Outcome outcome);
 
   const StageHostOptions options_;
+  stage::LastTokens drawn_;  // of the compute loop
   Mutex mu_;
   CondVar cv_;
   std::deque<stage::StepFrame> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<std::pair<StepId, uint32_t>> last_ ABSL_GUARDED_BY(mu_);  // step and frame queued last
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::jthread loop_;  // last: started when the rest is there
+  Mutex out_mu_;
+  CondVar out_cv_;    // there is something to send
+  CondVar space_cv_;  // there is space for more
+  std::deque<Outcome> out_ ABSL_GUARDED_BY(out_mu_);
+  size_t out_bytes_ ABSL_GUARDED_BY(out_mu_) = 0;
+  bool out_stopping_ ABSL_GUARDED_BY(out_mu_) = false;
+  std::jthread sender_;   // last: started when the rest is there
+  std::jthread compute_;
 };
 
 // The error of a frame as the coordinator is to hear it.

@@ -142,6 +142,35 @@ TEST_F(StageHostTest, ErrorsOfTheStageAndOfTheLinkReachTheCoordinator) {
   EXPECT_NE(results_.all()[1].status.message().find("w2 is gone"), absl::string_view::npos);
 }
 
+TEST_F(StageHostTest, AFrameMayNameATokenThatThisStageStillDraws) {
+  StageHostOptions options = Options(1);
+  options.spec.index = 0;
+  options.spec.embeds = true;
+  StageHost host(options);
+  const auto next = [&](uint64_t step, uint32_t pos, uint64_t token_of) {
+    stage::StepFrame frame = model_.Frame(3, step);
+    frame.batch.runs[0].pos = pos;
+    if (token_of > 0) frame.batch.runs[0].tokens.clear();
+    frame.batch.runs[0].token_of = StepId(token_of);
+    return frame;
+  };
+  ASSERT_TRUE(host.Send(next(1, 0, 0)).ok());
+  ASSERT_TRUE(host.Send(next(2, 1, 1)).ok());
+  ASSERT_TRUE(host.Send(next(5, 3, 4)).ok());  // step 4 never came
+  ASSERT_TRUE(results_.WaitCount(3));
+  const auto all = results_.all();
+  EXPECT_TRUE(all[0].status.ok()) << all[0].status;
+  EXPECT_TRUE(all[1].status.ok()) << all[1].status;
+  EXPECT_TRUE(absl::IsFailedPrecondition(all[2].status));
+  EXPECT_EQ(controls_.runs, 2);
+  controls_.fail = true;
+  ASSERT_TRUE(host.Send(next(6, 4, 0)).ok());
+  ASSERT_TRUE(host.Send(next(7, 5, 6)).ok());
+  ASSERT_TRUE(results_.WaitCount(5));
+  EXPECT_TRUE(absl::IsInternal(results_.all()[3].status));
+  EXPECT_TRUE(absl::IsInvalidArgument(results_.all()[4].status));
+}
+
 TEST_F(StageHostTest, QueueIsBounded) {
   controls_.block = true;
   StageHostOptions options = Options(0);

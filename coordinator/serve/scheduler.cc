@@ -135,9 +135,10 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
   std::vector<Sequence*> ready;
   uint32_t decoding = 0;
   for (const auto& [order, sequence] : running_) {
-    if (sequence->prefilling()) continue;
+    const bool ahead = runs_ahead() && sequence->can_run_ahead();
+    if (sequence->prefilling() && !ahead) continue;
     ++decoding;
-    if (sequence->remaining() == 1) ready.push_back(sequence);
+    if (sequence->remaining() == 1 || ahead) ready.push_back(sequence);
   }
   // Whoever waited longest first; the decoding sequences are spread so that every stage has work.
   std::sort(ready.begin(), ready.end(), [](const Sequence* a, const Sequence* b) {
@@ -184,7 +185,9 @@ uint32_t Scheduler::MakeRoom(Sequence* sequence, uint32_t n_rows) {
 }
 
 void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks) {
-  chunks->push_back({sequence, sequence->scheduled, n_rows});
+  const uint64_t drawn_by = sequence->last_step - (options_.bugs.name_wrong_step ? 1 : 0);
+  const bool known = sequence->scheduled < sequence->length();
+  chunks->push_back({sequence, sequence->scheduled, n_rows, StepId(known ? 0 : drawn_by)});
   sequence->in_flight.insert(sequence->scheduled);
   sequence->scheduled += n_rows;
   sequence->last_step = next_step_;
@@ -192,7 +195,7 @@ void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* ch
 }
 
 std::optional<Step> Scheduler::NextStep(TimeNs now) {
-  if (!ready_ || steps_.size() >= shape_.n_stages) return std::nullopt;
+  if (!ready_ || steps_.size() >= MaxStepsInFlight()) return std::nullopt;
   Admit(now);
   std::vector<Chunk> chunks = PickDecode();
   PickPrefill(&chunks);
@@ -200,14 +203,19 @@ std::optional<Step> Scheduler::NextStep(TimeNs now) {
   return BuildStep(chunks);
 }
 
-stage::SeqRun Scheduler::MakeRun(const Sequence& sequence, uint32_t pos, uint32_t n_rows) const {
+stage::SeqRun Scheduler::MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_rows) const {
+  const Sequence& sequence = *chunk.sequence;
   stage::SeqRun run;
   run.seq = sequence.spec.id;
   run.pos = pos;
   run.n_rows = n_rows;
-  run.tokens.assign(sequence.tokens.begin() + pos, sequence.tokens.begin() + pos + n_rows);
+  if (pos < sequence.length()) {
+    run.tokens.assign(sequence.tokens.begin() + pos, sequence.tokens.begin() + pos + n_rows);
+  } else {
+    run.token_of = chunk.token_of;
+  }
   run.tables = pool_->TablesFor(sequence.tables, pos, n_rows);
-  if (pos + n_rows == sequence.length()) {
+  if (pos + n_rows >= sequence.length()) {
     run.outputs.push_back({n_rows - 1, sequence.spec.sample, sequence.spec.top, {}});
   }
   return run;
@@ -226,7 +234,7 @@ Step Scheduler::BuildStep(const std::vector<Chunk>& chunks) {
         space = frame_rows;
       }
       const uint32_t n_rows = std::min(space, chunk.n_rows - done);
-      step.frames.back().runs.push_back(MakeRun(*chunk.sequence, chunk.pos + done, n_rows));
+      step.frames.back().runs.push_back(MakeRun(chunk, chunk.pos + done, n_rows));
       chunk.sequence->in_flight.insert(chunk.pos + done);
       done += n_rows;
       space -= n_rows;

@@ -27,6 +27,9 @@ struct SchedulerOptions {
   uint32_t mixed_rows =
       256;  // rows of a step that also decodes: bounds what decoding waits for prefill
   uint32_t frame_rows = 128;     // a step is cut into frames so that transfer and compute overlap
+  // Where one stage embeds and samples: the next decode step is sent before the tokens of the last are home (see
+  // stage::LastTokens). Costs a row of every sequence that ends unforeseen.
+  bool run_ahead = true;
   std::vector<int32_t> eos_ids;  // any of them ends a sequence
   bool replay_lost =
       false;  // sequences of a lost pipeline run again from their tokens instead of failing
@@ -103,7 +106,8 @@ class Scheduler {
   // (none with replay_lost).
   std::vector<SeqId> OnPipelineLost();
 
-  // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages.
+  // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages (one more where one
+  // stage is all: it need not wait for this side between two tokens).
   std::optional<Step> NextStep(TimeNs now);
   // One frame came back. `tokens` answer its outputs in order. Unknown frames are ignored.
   std::vector<SequenceUpdate> CommitFrame(StepId step, uint32_t frame,
@@ -138,19 +142,23 @@ class Scheduler {
     std::vector<int32_t> tokens;  // prompt, then what was sampled
     uint32_t max_tokens = 0;      // prompt + completion
     uint32_t scheduled = 0;       // positions that are in the KV or on their way
-    uint64_t last_step = 0;
+    uint64_t last_step = 0;       // has the row before `scheduled`
     std::set<uint32_t> in_flight;  // first positions of its runs
     KvTables tables;
     SequenceTimes times;
 
     uint32_t length() const { return static_cast<uint32_t>(tokens.size()); }
-    uint32_t remaining() const { return length() - scheduled; }
+    // One more than length() when the row of a token that is still being drawn is on its way.
+    uint32_t remaining() const { return scheduled > length() ? 0 : length() - scheduled; }
     bool prefilling() const { return length() == spec.prompt.size() || remaining() > 1; }
+    // Every known token is on its way, and the one that the last step draws will not be the last of its sequence.
+    bool can_run_ahead() const { return scheduled == length() && length() + 1 < max_tokens; }
   };
   struct Chunk {
     Sequence* sequence;
     uint32_t pos;
     uint32_t n_rows;
+    StepId token_of;  // draws the token at pos, when it is not known yet
   };
   struct RunRef {
     SeqId id;
@@ -163,6 +171,8 @@ class Scheduler {
   };
 
   void Admit(TimeNs now);
+  bool runs_ahead() const { return options_.run_ahead && shape_.n_stages == 1; }
+  uint32_t MaxStepsInFlight() const { return shape_.n_stages + (runs_ahead() ? 1 : 0); }
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   void PickPrefill(std::vector<Chunk>* chunks);
@@ -171,7 +181,7 @@ class Scheduler {
   uint32_t MakeRoom(Sequence* sequence, uint32_t n_rows);
   void Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks);
   Step BuildStep(const std::vector<Chunk>& chunks);
-  stage::SeqRun MakeRun(const Sequence& sequence, uint32_t pos, uint32_t n_rows) const;
+  stage::SeqRun MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_rows) const;
 
   // Marks the frame's runs as home and returns them; empty when the frame is not in flight.
   std::vector<RunRef> CloseFrame(StepId step, uint32_t frame);

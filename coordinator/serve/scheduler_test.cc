@@ -12,6 +12,7 @@ constexpr uint32_t kEos = 7;
 SchedulerOptions Options() {
   SchedulerOptions options;
   options.eos_ids = {kEos};
+  options.run_ahead = false;
   return options;
 }
 
@@ -263,6 +264,92 @@ TEST(Scheduler, FailedFrameEndsItsSequences) {
   EXPECT_TRUE(s.CommitFrame(step->id, 1, {{SeqId(1), 199, 3, 0, 0, {}, {}}}, 0).empty());
   EXPECT_TRUE(s.idle());
   EXPECT_EQ(s.kv_blocks_used(), 0u);
+}
+
+// The tests above wait for each step; these do not where one stage is all.
+class RunAhead : public ::testing::Test {
+ protected:
+  static SchedulerOptions Ahead() {
+    SchedulerOptions options = Options();
+    options.run_ahead = true;
+    return options;
+  }
+  Scheduler s_{Ahead()};
+};
+
+TEST_F(RunAhead, TheNextRowNamesTheStepThatDrawsItsToken) {
+  s_.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s_.Submit(Spec(1, 40, 10), 0).ok());
+  const auto prefill = s_.NextStep(0), first = s_.NextStep(0);
+  ASSERT_TRUE(prefill && first);
+  const stage::SeqRun& run = first->frames[0].runs[0];
+  EXPECT_EQ(run.pos, 40u);
+  EXPECT_EQ(run.n_rows, 1u);
+  EXPECT_TRUE(run.tokens.empty());
+  EXPECT_EQ(run.token_of, prefill->id);
+  EXPECT_EQ(run.outputs.size(), 1u);
+  EXPECT_EQ(run.tables[0].blocks.size(), 2u);
+  EXPECT_FALSE(s_.NextStep(0));  // one step ahead, no more
+  ASSERT_EQ(Finish(&s_, *prefill, 5).size(), 1u);
+  const auto second = s_.NextStep(0);
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->frames[0].runs[0].token_of, first->id);
+  EXPECT_EQ(second->frames[0].runs[0].pos, 41u);
+}
+
+TEST_F(RunAhead, EndsAtItsLengthWithoutARowTooMany) {
+  s_.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s_.Submit(Spec(1, 4, 3), 0).ok());
+  std::vector<Step> in_flight;
+  uint32_t rows = 0, tokens = 0;
+  do {
+    while (auto step = s_.NextStep(0)) {
+      rows += Rows(*step);
+      in_flight.push_back(*std::move(step));
+    }
+    tokens += Finish(&s_, in_flight.front()).size();
+    in_flight.erase(in_flight.begin());
+  } while (!in_flight.empty());
+  EXPECT_EQ(tokens, 3u);
+  EXPECT_EQ(rows, 6u);  // 4 of the prompt, then 2: the third token is not read
+  EXPECT_TRUE(s_.idle());
+  EXPECT_EQ(s_.kv_blocks_used(), 0u);
+}
+
+TEST_F(RunAhead, ARowBehindAnEndIsDroppedAndItsBlocksWaitForIt) {
+  s_.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s_.Submit(Spec(1, 32, 100), 0).ok());
+  const auto prefill = s_.NextStep(0), ahead = s_.NextStep(0);
+  ASSERT_TRUE(prefill && ahead);
+  const auto updates = Finish(&s_, *prefill, kEos);
+  ASSERT_EQ(updates.size(), 1u);
+  EXPECT_EQ(updates[0].end, SequenceEnd::kEos);
+  EXPECT_EQ(s_.kv_blocks_used(), 2u);
+  EXPECT_TRUE(Finish(&s_, *ahead, 3).empty());
+  EXPECT_EQ(s_.kv_blocks_used(), 0u);
+  EXPECT_TRUE(s_.idle());
+}
+
+TEST_F(RunAhead, PreemptsNobody) {
+  s_.OnPipelineReady(Shape(1, 2, 64));
+  ASSERT_TRUE(s_.Submit(Spec(1, 32, 10), 0).ok());
+  ASSERT_TRUE(s_.Submit(Spec(2, 20, 10), 0).ok());
+  const auto both = s_.NextStep(0);
+  ASSERT_TRUE(both);
+  if (Rows(*both) == 52) {
+    const auto ahead = s_.NextStep(0);  // the first would need a third block
+    ASSERT_TRUE(ahead);
+    ASSERT_EQ(ahead->frames[0].runs.size(), 1u);
+    EXPECT_EQ(ahead->frames[0].runs[0].seq, SeqId(2));
+  }
+  EXPECT_EQ(s_.preemptions(), 0u);
+}
+
+TEST_F(RunAhead, NotOverSeveralStages) {
+  s_.OnPipelineReady(Shape(2, 100));
+  ASSERT_TRUE(s_.Submit(Spec(1, 40, 10), 0).ok());
+  ASSERT_TRUE(s_.NextStep(0));
+  EXPECT_FALSE(s_.NextStep(0));
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ void FakeWorker::Assign(const net::Assignment& assignment) {
   }
   last_step_ = StepId(0);
   last_frame_ = 0;
+  drawn_ = {};
 }
 
 stage::StepResult FakeWorker::Result(const stage::StepFrame& frame, absl::Status status) const {
@@ -96,6 +97,26 @@ absl::Status FakeWorker::RunRows(stage::StepFrame* frame, std::vector<uint64_t>*
   return absl::OkStatus();
 }
 
+absl::Status FakeWorker::ReadDrawn(stage::StepBatch* batch) {
+  for (const stage::SeqRun& run : batch->runs) {
+    if (run.token_of == StepId()) {
+      if (assignment_->spec.embeds && run.tokens.size() != run.n_rows) return InvalidArgument("tokens are missing");
+      continue;
+    }
+    if (!assignment_->spec.embeds || !assignment_->spec.samples) {
+      return InvalidArgument("token_of in stage ", assignment_->spec.index);
+    }
+  }
+  RETURN_IF_ERROR(drawn_.Resolve(batch));
+  for (stage::SeqRun& run : batch->runs) {
+    if (run.token_of == StepId()) continue;
+    const int32_t token = run.tokens[0];
+    if (bugs_.stale_token) run.tokens[0] = read_last_;
+    read_last_ = token;
+  }
+  return absl::OkStatus();
+}
+
 FakeWorker::Output FakeWorker::Run(stage::StepFrame frame) {
   Output output;
   absl::Status status = Check(frame);
@@ -108,7 +129,13 @@ FakeWorker::Output FakeWorker::Run(stage::StepFrame frame) {
       status = InvalidArgument("hidden states of another size");
     }
   }
+  if (status.ok()) status = ReadDrawn(&frame.batch);
   if (status.ok()) status = RunRows(&frame, &hidden, &tokens);
+  if (status.ok()) {
+    drawn_.Put(frame.batch.step, tokens);
+  } else {
+    drawn_.PutFailed(frame.batch, status);
+  }
   if (!status.ok() || assignment_->spec.samples) {
     output.result = Result(frame, std::move(status));
     output.result->tokens = std::move(tokens);

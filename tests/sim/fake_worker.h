@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "net/control.h"
+#include "stage/last_tokens.h"
 #include "stage/types.h"
 #include "tests/sim/hash_model.h"
 
@@ -17,6 +18,7 @@ namespace lanyard::sim {
 struct WorkerBugs {
   bool obey_stale_epoch = false;
   bool obey_out_of_order = false;
+  bool stale_token = false;  // reads the token that it read last instead of the one named
 };
 
 class FakeWorker {
@@ -39,6 +41,7 @@ class FakeWorker {
 
  private:
   absl::Status Check(const stage::StepFrame& frame);
+  absl::Status ReadDrawn(stage::StepBatch* batch);
   absl::Status RunRows(stage::StepFrame* frame, std::vector<uint64_t>* hidden,
                        std::vector<stage::TokenOut>* tokens);
   uint64_t* Slot(uint32_t layer, const stage::SeqRun& run, uint32_t pos);
@@ -52,6 +55,8 @@ class FakeWorker {
   std::vector<std::vector<uint64_t>> kv_;  // of each layer
   StepId last_step_;
   uint32_t last_frame_ = 0;
+  stage::LastTokens drawn_;
+  int32_t read_last_ = 1;
   uint64_t stale_frames_obeyed_ = 0;
 };
 

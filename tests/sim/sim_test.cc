@@ -119,6 +119,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bug("RepeatAfterPreempt", [](WorldOptions& o) { o.bugs.repeat_after_preempt = true; }),
         Bug("ObeyStaleEpoch", [](WorldOptions& o) { o.worker_bugs.obey_stale_epoch = true; }),
         Bug("ObeyOutOfOrder", [](WorldOptions& o) { o.worker_bugs.obey_out_of_order = true; }),
+        Bug("StaleToken", [](WorldOptions& o) { o.worker_bugs.stale_token = true; }),
+        Bug("NameWrongStep", [](WorldOptions& o) { o.bugs.name_wrong_step = true; }),
         Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
         Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),
     [](const auto& info) { return std::string(info.param.name); });

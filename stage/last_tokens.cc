@@ -1,0 +1,51 @@
+#include "stage/last_tokens.h"
+
+namespace lanyard::stage {
+namespace {
+
+// Sequences that ended stay until there are so many; a step has far fewer.
+constexpr size_t kMaxKept = 4096;
+
+}  // namespace
+
+void LastTokens::MakeSpace(StepId step, size_t n) {
+  if (last_.size() + n <= kMaxKept) return;
+  // A token is named by the step right behind its own.
+  std::erase_if(last_, [&](const auto& entry) { return entry.second.step.value + 1 < step.value; });
+}
+
+void LastTokens::PutFailed(const StepBatch& batch, const absl::Status& why) {
+  if (why.code() == absl::StatusCode::kFailedPrecondition) return;
+  MakeSpace(batch.step, batch.runs.size());
+  for (const SeqRun& run : batch.runs) {
+    if (!run.outputs.empty()) last_[run.seq] = {batch.step, run.pos + run.outputs.back().row, -1};
+  }
+}
+
+void LastTokens::Put(StepId step, const std::vector<TokenOut>& tokens) {
+  MakeSpace(step, tokens.size());
+  for (const TokenOut& out : tokens) {
+    Drawn& drawn = last_[out.seq];
+    if (drawn.step == step && drawn.pos == out.pos) continue;
+    drawn = {step, out.pos, out.token};
+  }
+}
+
+absl::Status LastTokens::Resolve(StepBatch* batch) const {
+  for (SeqRun& run : batch->runs) {
+    if (run.token_of == StepId()) continue;
+    const auto it = last_.find(run.seq);
+    if (it == last_.end() || it->second.step != run.token_of || it->second.pos + 1 != run.pos) {
+      return FailedPrecondition("sequence ", run.seq.value, ": step ", run.token_of.value,
+                                " drew no token for position ", run.pos, " here");
+    }
+    if (it->second.token < 0) {
+      return InvalidArgument("sequence ", run.seq.value, ": step ", run.token_of.value, ", which was to draw its token ",
+                             "at position ", run.pos, ", has failed");
+    }
+    run.tokens.assign(1, it->second.token);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lanyard::stage

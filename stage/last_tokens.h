@@ -1,0 +1,40 @@
+// The tokens that a stage drew last, so that a frame may name one that its sender has not seen yet (SeqRun::token_of): the
+// next decode step then lies on the worker before the last one is home, and no round trip stands between two tokens.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/status.h"
+#include "stage/types.h"
+
+namespace lanyard::stage {
+
+// Of one stage that embeds and samples, in one epoch. Not thread-safe: belongs to the compute loop.
+class LastTokens {
+ public:
+  // The results of a frame of `step`, in order. Of several outputs of a row the first counts.
+  void Put(StepId step, const std::vector<TokenOut>& tokens);
+  // A frame failed: its outputs were not drawn. With FailedPrecondition it counts as one that never came.
+  void PutFailed(const StepBatch& batch, const absl::Status& why);
+  // Writes the tokens that runs name by token_of. InvalidArgument where the frame that should have drawn one failed (its
+  // sequence has ended), FailedPrecondition where that frame never ran here: it was lost, only a new epoch helps.
+  absl::Status Resolve(StepBatch* batch) const;
+
+  size_t size() const { return last_.size(); }
+
+ private:
+  struct Drawn {
+    StepId step;
+    uint32_t pos = 0;  // of the row
+    int32_t token = -1;  // of a failed frame
+  };
+  void MakeSpace(StepId step, size_t n);
+
+  std::unordered_map<SeqId, Drawn> last_;
+};
+
+}  // namespace lanyard::stage
