@@ -1,0 +1,132 @@
+// Cards of the fake library as the engine's devices, and prompts through stages on them.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/cuda/cuda_device.h"
+#include "engine/evaluate.h"
+#include "engine/placement.h"
+#include "engine/testing/random_model.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fake_cuda/fake_cuda.h"
+
+namespace lanyard::engine {
+
+using testing::RandomModel;
+
+// A card with less memory to give than it has: steers what goes where.
+class LimitedDevice final : public Device {
+ public:
+  LimitedDevice(std::shared_ptr<Device> device, uint64_t bytes) : device_(std::move(device)), bytes_(bytes) {}
+  const std::string& name() const override { return device_->name(); }
+  bool lost() const override { return device_->lost(); }
+  uint64_t FreeBytes() const override { return bytes_; }
+  uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const override {
+    return device_->MatrixBytes(type, n_out, k);
+  }
+  uint64_t VectorBytes(int64_t n) const override { return device_->VectorBytes(n); }
+  uint64_t BufferBytes(const StepSizes& sizes, InputForms forms) const override {
+    return device_->BufferBytes(sizes, forms);
+  }
+  uint64_t HostBytes(const StepSizes& sizes) const override { return device_->HostBytes(sizes); }
+  absl::Status CheckShape(const StepSizes& sizes) const override { return device_->CheckShape(sizes); }
+  absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() override { return device_->MakeBackend(); }
+
+ private:
+  const std::shared_ptr<Device> device_;
+  const uint64_t bytes_;
+};
+
+// Every allocation has its own bounds, so that the fake card sees an access beyond them.
+inline absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenCards(const std::string& config) {
+  fake_cuda::FakeCuda& fake = fake_cuda::FakeCuda::Get();
+  setenv("LANYARD_CUDA_EXACT_BLOCKS", "1", 1);
+  if (!fake.Reset(config)) return InvalidArgument("fake cards: ", config);
+  ASSIGN_OR_RETURN(const auto driver, cuda::Driver::Open());
+  std::vector<std::shared_ptr<CudaDevice>> out;
+  for (const cuda::DeviceInfo& info : driver->devices()) {
+    CudaDeviceOptions options;
+    options.ordinal = info.ordinal;
+    options.budget_bytes = info.total_bytes;
+    ASSIGN_OR_RETURN(auto device, CudaDevice::Open(driver, options));
+    out.push_back(std::move(device));
+  }
+  return out;
+}
+
+// `card` with room for the first `layers` layers of a stage that begins at `begin`, and no more.
+inline std::shared_ptr<Device> RoomFor(const std::shared_ptr<CudaDevice>& card, const RandomModel& model,
+                                       stage::StageSpec spec, stage::LayerRange layers) {
+  spec.layers = layers;
+  spec.samples = false;
+  const auto find = [&](const std::string& name) { return model.Find(name); };
+  const std::vector<Place> places = PlaceStage(model.shape(), spec, find, {card}, 1);
+  return std::make_shared<LimitedDevice>(card, places[0].memory.total());
+}
+
+struct Config {
+  std::vector<std::shared_ptr<Device>> devices;
+  uint32_t stages = 1;
+  uint32_t chunk = 512;
+  bool batch = false;
+  ops::Isa isa = ops::BestIsa();
+};
+
+inline ChainOptions OptionsOf(const Config& config, stage::NumericsId numerics) {
+  ChainOptions options;
+  options.stages = config.stages;
+  options.numerics = numerics;
+  options.stage.isa = config.isa;
+  options.stage.devices = config.devices;
+  options.max_context = 300;
+  options.max_rows = 64;
+  options.sequences = config.batch ? 3 : 1;
+  return options;
+}
+
+// Lengths beyond a span of 256 positions, beyond the window, and one token alone.
+inline std::vector<std::vector<int32_t>> Prompts(uint32_t n_vocab) {
+  std::vector<std::vector<int32_t>> out;
+  for (const uint32_t length : {45u, 1u, 270u}) {
+    std::vector<int32_t> tokens;
+    for (uint32_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>((i * 37 + length * 11) % n_vocab));
+    out.push_back(tokens);
+  }
+  return out;
+}
+
+inline absl::StatusOr<std::vector<EvalResult>> Answers(const RandomModel& model, stage::NumericsId numerics,
+                                                       const Config& config) {
+  ASSIGN_OR_RETURN(const auto chain, Chain::Create(model.shape(), model, OptionsOf(config, numerics)));
+  EvalOptions eval;
+  eval.generate = 6;
+  eval.chunk = config.chunk;
+  eval.batch = config.batch;
+  return Evaluate(*chain, Prompts(model.shape().n_vocab), eval);
+}
+
+inline void ExpectSame(const std::vector<EvalResult>& a, const std::vector<EvalResult>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].greedy, b[i].greedy) << "prompt " << i;
+    ASSERT_EQ(a[i].positions.size(), b[i].positions.size());
+    for (size_t p = 0; p < a[i].positions.size(); ++p) {
+      const EvalPosition &x = a[i].positions[p], &y = b[i].positions[p];
+      ASSERT_EQ(std::memcmp(&x.lse, &y.lse, sizeof(float)), 0) << "prompt " << i << " position " << p;
+      ASSERT_EQ(x.top, y.top) << "prompt " << i << " position " << p;
+    }
+  }
+}
+
+inline stage::NumericsId Id(stage::KvType kv, stage::WireType wire) { return {kNumericsVersion, kv, wire}; }
+
+inline const std::vector<TensorType> kFloats = {TensorType::kF32};
+inline const std::vector<TensorType> kQuantised = {TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF16,
+                                                   TensorType::kQ5_0, TensorType::kQ4_0, TensorType::kQ4_K,
+                                                   TensorType::kQ6_K};
+
+}  // namespace lanyard::engine

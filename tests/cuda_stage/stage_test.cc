@@ -1,0 +1,102 @@
+// A stage on cards gives the bits of a stage on the processor: over models, types, cuts, chunks, batches, several cards and
+// layers partly in RAM. The cards are interpreted (tests/fake_cuda): streams run late and in any order that events allow.
+#include "tests/cuda_stage/rig.h"
+
+namespace lanyard::engine {
+namespace {
+
+constexpr char kTwoCards[] = "devices=2,memory=64MiB,cc=8.6/7.5,seed=3";
+
+struct Case {
+  const char* name;
+  model::ModelShape shape;
+  std::vector<TensorType> types;
+  stage::NumericsId numerics;
+  uint32_t seed;
+};
+
+std::vector<Case> Cases() {
+  using stage::KvType;
+  using stage::WireType;
+  return {{"llama_f32", testing::SmallLlama(), kFloats, Id(KvType::kF32, WireType::kF32), 1},
+          {"llama_quantised", testing::SmallLlama(), kQuantised, Id(KvType::kF16, WireType::kF16), 2},
+          {"llama_kv8", testing::SmallLlama(), kQuantised, Id(KvType::kQ8, WireType::kF16), 3},
+          {"gemma3_f32", testing::SmallGemma3(), kFloats, Id(KvType::kF32, WireType::kF32), 4},
+          {"gemma3_quantised", testing::SmallGemma3(), kQuantised, Id(KvType::kF16, WireType::kF16), 5}};
+}
+
+class StageOnCards : public ::testing::TestWithParam<Case> {
+ protected:
+  StageOnCards() : model_(GetParam().shape, GetParam().types, GetParam().seed) {}
+
+  void SetUp() override {
+    const auto expected = Answers(model_, GetParam().numerics, Config{});
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    expected_ = *expected;
+    auto cards = OpenCards(kTwoCards);
+    ASSERT_TRUE(cards.ok()) << cards.status();
+    cards_ = *std::move(cards);
+  }
+
+  void Expect(const Config& config) {
+    const auto got = Answers(model_, GetParam().numerics, config);
+    ASSERT_TRUE(got.ok()) << got.status() << "\n" << fake_cuda::FakeCuda::Get().Reports();
+    ExpectSame(expected_, *got);
+    EXPECT_EQ(fake_cuda::FakeCuda::Get().Reports(), "");
+  }
+
+  const RandomModel model_;
+  std::vector<EvalResult> expected_;
+  std::vector<std::shared_ptr<CudaDevice>> cards_;
+};
+
+TEST_P(StageOnCards, OneCard) { Expect({{cards_[0]}, 1, 512, false}); }
+TEST_P(StageOnCards, OldCardInChunksAndBatches) { Expect({{cards_[1]}, 1, 16, true}); }
+
+TEST_P(StageOnCards, CutAtEveryLayer) {
+  const uint32_t layers = model_.shape().n_layers;
+  for (const uint32_t stages : {layers, layers + 2}) Expect({{cards_[0]}, stages, 64, true});
+}
+
+// Every split of the layers over two cards and RAM.
+TEST_P(StageOnCards, TwoCardsAndRam) {
+  const uint32_t n = model_.shape().n_layers;
+  const stage::StageSpec spec = (*CutEvenly(model_.shape(), OptionsOf(Config{{}, 1, 32, true}, GetParam().numerics)))[0];
+  for (uint32_t first = 0; first <= n; ++first) {
+    for (uint32_t second = first; second <= n; ++second) {
+      if ((first + second) % 2 == 1) continue;  // half of them are enough
+      std::vector<std::shared_ptr<Device>> devices;
+      if (first > 0) devices.push_back(RoomFor(cards_[0], model_, spec, {0, first}));
+      if (second > first) devices.push_back(RoomFor(cards_[1], model_, spec, {first, second}));
+      SCOPED_TRACE(absl::StrCat("layers ", first, " and ", second - first, " on cards"));
+      const auto stage = LocalStage::Create(model_.shape(), spec, model_, {1, ops::BestIsa(), devices});
+      ASSERT_TRUE(stage.ok()) << stage.status();
+      uint32_t on_cards = 0;
+      for (const StageMemory::OnDevice& device : (*stage)->memory().devices) on_cards += device.layers.size();
+      EXPECT_EQ(on_cards, second);
+      Expect({devices, 1, 32, true});
+    }
+  }
+}
+
+TEST_P(StageOnCards, PlannedIsHeld) {
+  const stage::StageSpec spec = (*CutEvenly(model_.shape(), OptionsOf(Config{}, GetParam().numerics)))[0];
+  const StageOptions options{1, ops::BestIsa(), {cards_[0]}};
+  const StageMemory plan = PlanMemory(model_.shape(), spec, model_.Infos(), options);
+  const uint64_t before = fake_cuda::FakeCuda::Get().UsedBytes(0);
+  const auto stage = LocalStage::Create(model_.shape(), spec, model_, options);
+  ASSERT_TRUE(stage.ok()) << stage.status();
+  ASSERT_EQ(plan.devices.size(), 1u);
+  const BackendMemory& held = (*stage)->memory().devices.at(0).memory;
+  EXPECT_EQ(plan.devices[0].memory.weights, held.weights);
+  EXPECT_EQ(plan.devices[0].memory.kv, held.kv);
+  EXPECT_EQ(plan.devices[0].memory.buffers, held.buffers);
+  EXPECT_TRUE(plan.devices[0].head);
+  EXPECT_LE(fake_cuda::FakeCuda::Get().UsedBytes(0) - before, held.total());
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, StageOnCards, ::testing::ValuesIn(Cases()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace lanyard::engine
