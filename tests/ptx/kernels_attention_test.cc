@@ -269,6 +269,7 @@ TEST_P(AttentionKernels, PrefillWithAWindow) {
   Check({KvElement::kF16, {2, 2, 64}, 20, {{0, 45}}});
   Check({KvElement::kF32, {1, 1, 64}, 40, {{240, 50}}});   // the span's end within the tile
   Check({KvElement::kI8, {4, 1, 128}, 270, {{505, 9}}});   // some rows see two spans, some three
+  Check({KvElement::kF16, {4, 1, 64}, 270, {{520, 8}}});   // the first span differs from row to row
 }
 
 TEST_P(AttentionKernels, PrefillOfAnyHeadSize) {

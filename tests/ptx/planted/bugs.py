@@ -1,12 +1,12 @@
 """The planted bugs: what, in which file of engine/ops/cuda, old text -> new text, the module that holds it, tests that may see it."""
 import collections
 
-Bug = collections.namedtuple("Bug", "number what file module old new times tests")
+Bug = collections.namedtuple("Bug", "number what file module old new times tests level")
 ALL = []
 
 
-def bug(what, file, old, new, tests, module=None, times=1):
-    ALL.append(Bug(len(ALL) + 1, what, file, module or file.split(".")[0], old, new, times, f"*{tests}*clang75*"))
+def bug(what, file, old, new, tests, module=None, times=1, level=75):
+    ALL.append(Bug(len(ALL) + 1, what, file, module or file.split(".")[0], old, new, times, f"*{tests}*clang{level}*", level))
 
 
 # --- Barriers ----------------------------------------------------------------------------------------------------------
@@ -88,3 +88,17 @@ bug("wire halves at an odd address stored whole", "rows.cu",
     "HalfRowsThereAndBack")
 bug("exponential's last step fused otherwise", "math.cuh",
     "p = Fma(p, r * r, r);\n  p = p + 1.0f;", "p = Fma(p, r * r, r + 1.0f);", "GateMul", module="activation")
+
+# --- Products ---------------------------------------------------------------------------------------------------------------
+bug("lost barrier before the totals of a matrix x vector", "matmul_vector.cu",
+    "kTileOutputs + row] = acc[c];\n  Barrier();", "kTileOutputs + row] = acc[c];", "FewRows")
+bug("partial sums added in descending order", "matmul_vector.cu",
+    "Add(total, partials[i * kPartialStride", "Add(total, partials[(kDealtPartials - 1 - i) * kPartialStride", "FewRows")
+bug("asynchronous copies are not waited for", "matmul_tile.cu",
+    "#if LANYARD_PTX_LEVEL >= 80\n  CopyAsyncWaitAll();", "#if LANYARD_PTX_LEVEL >= 80\n", "ManyRows", level=80)
+bug("scale of the other output row", "matmul_mma.cuh",
+    "F::ToFloat(sums[e]), w[e / 2],", "F::ToFloat(sums[e]), w[e % 2],", "ManyRows", module="matmul_tile")
+bug("largest magnitude of half a block", "matmul_rows.cu",
+    "mask < kLanesOfBlock; mask *= 2) {\n    amax_bits", "mask < 4; mask *= 2) {\n    amax_bits", "QuantisedRows")
+bug("last elements of a row read beyond it", "matmul_rows.cu",
+    "x[i] = place.real && at + i < a.k ? row[at + i]", "x[i] = at + i < a.k ? row[at + i]", "QuantisedRows")

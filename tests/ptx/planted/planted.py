@@ -3,7 +3,7 @@
 
 planted.py --tests BINARY --clang CLANG++ --source FOLDER --work FOLDER [--only N,N,...] [--least N]
 
-Each bug of bugs.py is applied to a copy of its file, compiled by clang for sm_75 and put in the place of the kernels' own module
+Each bug of bugs.py is applied to a copy of its file, compiled by clang and put in the place of the kernels' own module
 (LANYARD_PTX_OVERRIDE); then the tests that it names run. A bug is caught if they fail. A bug whose text is not found, or not as
 often as it says, is an error: the list must follow the sources.
 """
@@ -44,22 +44,21 @@ def plant(bug, source, work):
 
 def run(bug, args, flags):
     tree = plant(bug, args.source, args.work)
-    ptx = tree / f"{bug.module}.clang.75.ptx"
-    command = [args.clang, *flags, "--cuda-gpu-arch=sm_75", "-DLANYARD_PTX_LEVEL=75", f"-I{tree}", f"-I{args.source}",
+    ptx = tree / f"{bug.module}.clang.{bug.level}.ptx"
+    command = [args.clang, *flags, f"--cuda-gpu-arch=sm_{bug.level}", f"-DLANYARD_PTX_LEVEL={bug.level}", f"-I{tree}", f"-I{args.source}",
                str(tree / ROOM / f"{bug.module}.cu"), "-o", str(ptx)]
     compiled = subprocess.run(command, capture_output=True, text=True)
     if compiled.returncode != 0:
         raise SystemExit(f"bug {bug.number} does not compile:\n{compiled.stderr}")
-    environment = dict(os.environ, LANYARD_PTX_OVERRIDE=str(ptx), LANYARD_PTX_IMAGE="clang75")
+    environment = dict(os.environ, LANYARD_PTX_OVERRIDE=str(ptx), LANYARD_PTX_IMAGE=f"clang{bug.level}")
     tests = subprocess.run([args.tests, f"--gtest_filter={bug.tests}", "--gtest_brief=1", "--gtest_fail_fast"],
                            capture_output=True, text=True, env=environment, timeout=600)
     why = ""
     for line in tests.stdout.splitlines():
-        if "PTX line" in line or "differ" in line or "Failure" in line or "race" in line:
-            why = line.strip()[:150]
-            if "Failure" not in line:
-                break
-    if "0 tests" in tests.stdout or "Running 0" in tests.stdout:
+        if "PTX line" in line or "differ" in line:
+            why = line.strip().replace(str(tree) + "/", "")[:200]
+            break
+    if re.search(r"\b0 tests from", tests.stdout):
         raise SystemExit(f"bug {bug.number}: no test matches {bug.tests}")
     return tests.returncode != 0, why
 
