@@ -113,9 +113,12 @@ INSTANTIATE_KERNELS(RopeKernel);
 
 TEST_P(RopeKernel, IsTheReference) {
   const RopeCase cases[] = {
-      {KvElement::kF32, RopePairs::kInterleaved, 9, 3, 64, 64, false}, {KvElement::kF16, RopePairs::kHalves, 4, 1, 256, 256, true},
-      {KvElement::kI8, RopePairs::kInterleaved, 2, 2, 80, 40, false},  {KvElement::kI8, RopePairs::kHalves, 3, 1, 36, 36, true},
-      {KvElement::kF16, RopePairs::kInterleaved, 5, 5, 7, 6, true},    {KvElement::kF32, RopePairs::kHalves, 1, 1, 128, 64, true},
+      {KvElement::kF32, RopePairs::kInterleaved, 9, 3, 64, 64, false},
+      {KvElement::kF16, RopePairs::kHalves, 4, 1, 256, 256, true},
+      {KvElement::kI8, RopePairs::kInterleaved, 2, 2, 80, 40, false},
+      {KvElement::kI8, RopePairs::kHalves, 3, 1, 36, 36, true},
+      {KvElement::kF16, RopePairs::kInterleaved, 5, 5, 7, 6, true},
+      {KvElement::kF32, RopePairs::kHalves, 1, 1, 128, 64, true},
   };
   for (const RopeCase& c : cases) {
     SCOPED_TRACE(testing::Message() << "head_dim " << c.head_dim);

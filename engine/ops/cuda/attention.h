@@ -1,8 +1,8 @@
 // Attention on a device, exact: the twin of engine/ops/attention.h, the same bits. docs/numerics.md "Attention".
 //
 // A frame's runs are dealt by PlanAttention to two lists of tiles: single rows for AttendDecode (each split over its spans, so
-// that one row of a long sequence fills the card) and tiles of several rows for AttendPrefill. Both write their own rows of `out`; a
-// frame that has no tile of a kind needs no launch of it. All of it but addresses and maxima lies in device memory
+// that one row of a long sequence fills the card) and tiles of several rows for AttendPrefill. Both write their own rows of
+// `out`; a frame that has no tile of a kind needs no launch of it. All of it but addresses and maxima lies in device memory
 // (attention_args.h), so a graph captured with AttendDecode(max_tiles, max_spans) serves every frame within these.
 #pragma once
 
@@ -36,8 +36,8 @@ void PlanAttention(std::span<const AttentionRun> runs, std::span<const uint32_t>
 // OK if the kernels can do these heads: head_dim a multiple of 4 and at most 1024.
 absl::Status CheckAttentionShape(const AttentionShape& shape);
 
-// Rows of a tile of AttendPrefill; 1 where the shape has no kernel for several rows (head_dim other than 64, 128, 256, or more than
-// 32 query heads a key/value head): such rows are walked one by one.
+// Rows of a tile of AttendPrefill; 1 where the shape has no kernel for several rows (head_dim other than 64, 128, 256, or more
+// than 16 query heads a key/value head): such rows are walked one by one.
 uint32_t PrefillTileRows(const AttentionShape& shape);
 
 // Spans that a row at a position below `context` can touch, with a window (0: none).
