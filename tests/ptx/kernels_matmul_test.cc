@@ -1,6 +1,8 @@
 // Product kernels against the scalar reference, bit for bit: every type, few and many rows, shapes with odd ends, extreme
 // blocks.
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <string>
 #include <vector>
@@ -261,6 +263,38 @@ TEST_P(MatMulKernels, Floats) {
     Check(type, {4, 18, 256}, Fill::kDenormal, kFull);
     Check(type, {34, 18, 288}, Fill::kHuge, kFull);
     Check(type, {34, 18, 288}, Fill::kHuge, kEmpty);
+  }
+}
+
+// What docs/gpu.md says of memory: few rows read hardly more than the weights, many rows meet no bank conflicts.
+TEST_P(MatMulKernels, TrafficIsAsDesigned) {
+  const bool print = std::getenv("LANYARD_PRINT_COUNTERS") != nullptr;
+  const int64_t k = print ? 2048 : 512;
+  for (const TensorType type : {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K,
+                                TensorType::kQ6_K, TensorType::kF32, TensorType::kF16}) {
+    for (const Shape& shape : {Shape{1, 64, k}, Shape{8, 64, k}, Shape{16, 64, k}, Shape{32, 64, k}, Shape{64, 128, k}}) {
+      Numbers numbers(1);
+      const cuda::DeviceMatrix w = Matrix(type, shape, Weights(type, shape, Fill::kNormal, numbers));
+      const cuda::DeviceRows rows = RowsOf(w.wants_quantised(), shape, Rows(shape, Fill::kNormal, numbers), k);
+      auto* out = device_->Alloc<float>(static_cast<size_t>(shape.rows * shape.n_out), "out");
+      device_->counters() = Counters();
+      EXPECT_LAUNCH(cuda::MatMul(*device_, {GetParam().level, kFull}, w, rows, {out, shape.n_out}));
+      const Counters& c = device_->counters();
+      const double weight_bytes = static_cast<double>(cuda::MatrixBytes(type, shape.n_out, k));
+      const double read = static_cast<double>(c.global_read_sectors) * 32 / weight_bytes;
+      const std::string name = std::string(TraitsOf(type)->name) + ", " + std::to_string(shape.rows) + " rows";
+      if (print) {
+        const double blocks = static_cast<double>(shape.n_out * k) / 32;
+        std::printf("%s %-16s read %.2f x weights, %.2f warp instructions a block of an output and a row, %llu conflicts of %llu\n",
+                    GetParam().Name().c_str(), name.c_str(), read,
+                    static_cast<double>(c.warp_instructions) * 32 / blocks / static_cast<double>(shape.rows),
+                    static_cast<unsigned long long>(c.shared_conflicts), static_cast<unsigned long long>(c.shared_requests));
+      }
+      if (shape.rows == 1) {
+        EXPECT_LT(read, 1.7) << name;
+      }
+      EXPECT_LE(c.shared_conflicts * 20, c.shared_requests) << name;
+    }
   }
 }
 

@@ -4,6 +4,8 @@
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/matmul_args.h"
 
+#define LANYARD_METHOD __device__ inline __attribute__((always_inline))
+
 namespace lanyard::ops::cuda {
 
 struct alignas(16) Vec4u {

@@ -53,16 +53,32 @@ struct TilePlace {
 
 LANYARD_DEVICE uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// Outputs and columns beyond the last are computed from it and not stored; so are blocks beyond the last loaded.
-LANYARD_DEVICE const uint8_t* TileAt(const ProductArgs& a, const TilePlace& place, uint32_t i) {
-  return a.tiles + Least(place.first_tile + i, a.n_tiles - 1) * a.tile_bytes;
+// Where a thread's pieces lie, in bytes from the block's first tile and group; parked in shared memory, where it costs no
+// registers. Outputs and columns beyond the last are computed from the last and not stored; blocks beyond it are loaded as it.
+struct alignas(16) Parked {
+  uint32_t tile;          // of the thread's output, thread % 128
+  uint32_t columns;       // the group of column thread % 64, and the piece in a unit
+  uint32_t column_scale;  // the group of pair thread % 32, and the pair in a unit
+  uint32_t unused;
+};
+
+LANYARD_DEVICE uint32_t LocalTile(const ProductArgs& a, const TilePlace& place, uint32_t i) {
+  return Least(i, a.n_tiles - 1 - place.first_tile) * static_cast<uint32_t>(a.tile_bytes);
 }
-template <typename F>
-LANYARD_DEVICE const uint8_t* UnitAt(const ProductArgs& a, const uint8_t* tile, uint32_t position) {
-  return tile + a.header_bytes + Least(position, a.n_blocks - 1) * F::kUnitBytes;
+LANYARD_DEVICE uint32_t LocalGroup(const ProductArgs& a, const TilePlace& place, uint32_t i) {
+  return Least(i, a.groups - 1 - place.first_group) * a.n_blocks;
 }
-LANYARD_DEVICE uint64_t ColumnUnit(const ProductArgs& a, const TilePlace& place, uint32_t i, uint32_t position) {
-  return static_cast<uint64_t>(Least(place.first_group + i, a.groups - 1)) * a.n_blocks + Least(position, a.n_blocks - 1);
+
+LANYARD_DEVICE Parked ParkedOf(const ProductArgs& a, const TilePlace& place, uint32_t thread) {
+  Parked parked;
+  parked.tile = LocalTile(a, place, thread % kOutputs / kTileOutputs);
+  const uint32_t column = thread % kColumns;
+  parked.columns = LocalGroup(a, place, column / kMaxColumns) * (kMaxColumns * kBlockElements) +
+                   (thread / kColumns % 2 * kMaxColumns + column % kMaxColumns) * 16;
+  const uint32_t pair = thread % (kColumns / 2);
+  parked.column_scale = (LocalGroup(a, place, pair / 4) * kMaxColumns + pair % 4 * 2) * 4;
+  parked.unused = 0;
+  return parked;
 }
 
 // The thread's pieces of a stage. On sm_80 the copies go to shared memory by themselves; before, they wait in registers.
@@ -76,28 +92,6 @@ struct Pieces {
   Vec4u columns[kShare<Stage<F>::kColumnPieces>];
 #endif
 };
-
-template <typename F>
-LANYARD_DEVICE const uint8_t* WeightPiece(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t piece) {
-  const uint32_t row = piece % kOutputs;
-  const uint32_t half = piece / kOutputs % Stage<F>::kHalvesOfRow;
-  const uint32_t step = piece / kOutputs / Stage<F>::kHalvesOfRow;
-  const uint8_t* unit = UnitAt<F>(a, TileAt(a, place, row / kTileOutputs), at + step);
-  return unit + F::kQuantOffset + (half * kTileOutputs + row % kTileOutputs) * 16;
-}
-template <typename F>
-LANYARD_DEVICE const uint8_t* HighPiece(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t piece) {
-  constexpr uint32_t kStepPieces = kOutputs * F::kHighBytes / 16;
-  const uint32_t in_step = piece % kStepPieces;
-  const uint8_t* unit = UnitAt<F>(a, TileAt(a, place, in_step / F::kHighBytes), at + piece / kStepPieces);
-  return unit + F::kHighOffset + in_step % F::kHighBytes * 16;
-}
-LANYARD_DEVICE const uint8_t* ColumnPiece(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t piece) {
-  const uint32_t column = piece % kColumns;
-  const uint32_t half = piece / kColumns % 2;
-  const uint64_t unit = ColumnUnit(a, place, column / kMaxColumns, at + piece / kColumns / 2);
-  return a.q + ((unit * 2 + half) * kMaxColumns + column % kMaxColumns) * 16;
-}
 
 // The thread's index, read anew: what depends on it is computed again for each stage and holds no register between.
 LANYARD_DEVICE uint32_t FreshThread() {
@@ -115,44 +109,90 @@ LANYARD_DEVICE void ForPieces(uint32_t thread, const Body& body) {
   }
 }
 
-// Starts to load the stage whose first block is at position `at`.
+// Starts to load the stage whose first block is at position `at`. A piece's output is thread % 128, its column thread % 64.
 template <typename F>
-LANYARD_DEVICE void Fetch(const ProductArgs& a, const TilePlace& place, uint32_t at, uint32_t shared, Pieces<F>* to) {
-  using S = Stage<F>;
-  const uint32_t thread = FreshThread();
-#if LANYARD_PTX_LEVEL >= 80
-  ForPieces<S::kWeightPieces>(thread, 
-      [&](uint32_t, uint32_t piece) { CopyAsync16(shared + piece * 16, WeightPiece<F>(a, place, at, piece)); });
-  if constexpr (S::kHighPieces > 0) {
-    ForPieces<S::kHighPieces>(thread, 
-        [&](uint32_t, uint32_t piece) { CopyAsync16(shared + S::kHigh + piece * 16, HighPiece<F>(a, place, at, piece)); });
+struct StageSource {
+  const uint8_t* tiles;  // the block's first
+  const uint8_t* q;      // of its first group
+  const float* d;
+  const float* s;
+  Parked parked;
+  uint32_t at;
+  uint32_t last;  // position
+  uint32_t header_bytes;
+  uint32_t thread;
+
+  LANYARD_METHOD StageSource(const ProductArgs& a, const TilePlace& place, uint32_t parked_at, uint32_t at)
+      : at(at), last(a.n_blocks - 1), header_bytes(a.header_bytes), thread(FreshThread()) {
+    const uint64_t unit = static_cast<uint64_t>(place.first_group) * a.n_blocks;
+    tiles = a.tiles + place.first_tile * a.tile_bytes;
+    q = a.q + unit * (kMaxColumns * kBlockElements);
+    d = a.d + unit * kMaxColumns;
+    s = a.s + unit * kMaxColumns;
+    const Vec4u words = SharedLoad16(parked_at + thread * 16);
+    parked = {words.x, words.y, words.z, words.w};
   }
-  ForPieces<S::kColumnPieces>(thread, 
-      [&](uint32_t, uint32_t piece) { CopyAsync16(shared + S::kColumnsAt + piece * 16, ColumnPiece(a, place, at, piece)); });
+  LANYARD_METHOD uint32_t UnitOf(uint32_t tile, uint32_t step) const {
+    return tile + header_bytes + Least(at + step, last) * F::kUnitBytes;
+  }
+  LANYARD_METHOD const uint8_t* Weights(uint32_t i) const {
+    constexpr uint32_t kHalves = Stage<F>::kHalvesOfRow;
+    const uint32_t rest = i * (kTileThreads / kOutputs) + thread / kOutputs;
+    const uint32_t in_unit = F::kQuantOffset + (rest % kHalves * kTileOutputs + thread % kTileOutputs) * 16;
+    return tiles + UnitOf(parked.tile, rest / kHalves) + in_unit;
+  }
+  LANYARD_METHOD const uint8_t* High(const ProductArgs& a, const TilePlace& place, uint32_t piece) const {
+    constexpr uint32_t kStepPieces = kOutputs * F::kHighBytes / 16;
+    const uint32_t in_step = piece % kStepPieces;
+    const uint32_t tile = LocalTile(a, place, in_step / F::kHighBytes);
+    return tiles + UnitOf(tile, piece / kStepPieces) + F::kHighOffset + in_step % F::kHighBytes * 16;
+  }
+  LANYARD_METHOD const uint8_t* Columns(uint32_t i) const {
+    const uint32_t step = i * (kTileThreads / kColumns / 2) + thread / kColumns / 2;
+    return q + parked.columns + Least(at + step, last) * (kMaxColumns * kBlockElements);
+  }
+  LANYARD_METHOD RawScales Scales(const ProductArgs& a, uint32_t i) const {
+    const uint32_t step = i * (kTileThreads / kOutputs) + thread / kOutputs;
+    const uint8_t* unit = tiles + UnitOf(parked.tile, step);
+    return F::LoadScales(unit, HeaderAt<F>(a, tiles + parked.tile, Least(at + step, last)), thread % kTileOutputs);
+  }
+  // One at most for a thread.
+  LANYARD_METHOD Vec2f ColumnScale() const {
+    const uint32_t rest = thread / (kColumns / 2);
+    const uint32_t step = rest / Stage<F>::kColumnScales;
+    const float* from = rest % Stage<F>::kColumnScales == 0 ? d : s;
+    const uint32_t offset = parked.column_scale + Least(at + step, last) * (kMaxColumns * 4);
+    return Load8f(reinterpret_cast<const uint8_t*>(from) + offset);
+  }
+};
+
+template <typename F>
+LANYARD_DEVICE void Fetch(const ProductArgs& a, const TilePlace& place, const StageSource<F>& from, uint32_t shared,
+                          Pieces<F>* to) {
+  using S = Stage<F>;
+  const uint32_t thread = from.thread;
+#if LANYARD_PTX_LEVEL >= 80
+  ForPieces<S::kWeightPieces>(
+      thread, [&](uint32_t i, uint32_t piece) { CopyAsync16(shared + piece * 16, from.Weights(i)); });
+  if constexpr (S::kHighPieces > 0) {
+    ForPieces<S::kHighPieces>(thread, [&](uint32_t, uint32_t piece) {
+      CopyAsync16(shared + S::kHigh + piece * 16, from.High(a, place, piece));
+    });
+  }
+  ForPieces<S::kColumnPieces>(
+      thread, [&](uint32_t i, uint32_t piece) { CopyAsync16(shared + S::kColumnsAt + piece * 16, from.Columns(i)); });
   CopyAsyncCommit();
 #else
   (void)shared;
-  ForPieces<S::kWeightPieces>(thread, 
-      [&](uint32_t i, uint32_t piece) { to->weights[i] = Load16(WeightPiece<F>(a, place, at, piece)); });
+  ForPieces<S::kWeightPieces>(thread, [&](uint32_t i, uint32_t) { to->weights[i] = Load16(from.Weights(i)); });
   if constexpr (S::kHighPieces > 0) {
     ForPieces<S::kHighPieces>(
-        thread, [&](uint32_t i, uint32_t piece) { to->high[i] = Load16(HighPiece<F>(a, place, at, piece)); });
+        thread, [&](uint32_t i, uint32_t piece) { to->high[i] = Load16(from.High(a, place, piece)); });
   }
-  ForPieces<S::kColumnPieces>(thread, 
-      [&](uint32_t i, uint32_t piece) { to->columns[i] = Load16(ColumnPiece(a, place, at, piece)); });
+  ForPieces<S::kColumnPieces>(thread, [&](uint32_t i, uint32_t) { to->columns[i] = Load16(from.Columns(i)); });
 #endif
-  ForPieces<S::kScaleRows>(thread, [&](uint32_t i, uint32_t piece) {
-    const uint32_t row = piece % kOutputs;
-    const uint32_t position = Least(at + piece / kOutputs, a.n_blocks - 1);
-    const uint8_t* tile = TileAt(a, place, row / kTileOutputs);
-    to->scales[i] = F::LoadScales(UnitAt<F>(a, tile, position), HeaderAt<F>(a, tile, position), row % kTileOutputs);
-  });
-  ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t piece) {
-    const uint32_t pair = piece % (kColumns / 2);
-    const uint32_t which = piece / (kColumns / 2) % S::kColumnScales;
-    const uint64_t unit = ColumnUnit(a, place, pair / 4, at + piece / (kColumns / 2) / S::kColumnScales);
-    to->column_scales[i] = Load8f((which == 0 ? a.d : a.s) + unit * kMaxColumns + pair % 4 * 2);
-  });
+  ForPieces<S::kScaleRows>(thread, [&](uint32_t i, uint32_t) { to->scales[i] = from.Scales(a, i); });
+  ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t) { to->column_scales[i] = from.ColumnScale(); });
 }
 
 // Ends what Fetch began: after the next barrier the stage is there.
@@ -281,13 +321,17 @@ LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place, cons
 template <typename F>
 LANYARD_DEVICE void Tile(const ProductArgs& a) {
   using S = Stage<F>;
-  __shared__ uint8_t stages[2 * S::kBytes] __attribute__((aligned(128)));
+  __shared__ uint8_t stages[2 * S::kBytes + kTileThreads * sizeof(Parked)] __attribute__((aligned(128)));
+  static_assert(sizeof(stages) <= 48 << 10 && S::kColumnScalePairs <= kTileThreads);
   const uint32_t shared = SharedAddress(stages);
+  const uint32_t parked_at = shared + 2 * S::kBytes;
   const TilePlace place{BlockX() * (kOutputs / kTileOutputs), BlockY() * (kColumns / kMaxColumns)};
+  const Parked parked = ParkedOf(a, place, ThreadX());  // for this thread alone
+  SharedStore16(parked_at + ThreadX() * 16, {parked.tile, parked.columns, parked.column_scale, parked.unused});
   float acc[4][2][4], total[4][2][4];
   LANYARD_UNROLL for (int i = 0; i < 32; ++i) acc[i / 8][i / 4 % 2][i % 4] = total[i / 8][i / 4 % 2][i % 4] = 0.0f;
   Pieces<F> pieces;
-  Fetch<F>(a, place, 0, shared, &pieces);
+  Fetch<F>(a, place, StageSource<F>(a, place, parked_at, 0), shared, &pieces);
   Commit<F>(shared, pieces);
   Barrier();
   uint32_t p = 0;
@@ -296,7 +340,9 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
   uint32_t other = shared + S::kBytes;
   uint32_t step = 0;
   for (uint32_t at = 0; at < a.n_blocks; ++at) {
-    if (step == 0 && at + S::kSteps < a.n_blocks) Fetch<F>(a, place, at + S::kSteps, other, &pieces);
+    if (step == 0 && at + S::kSteps < a.n_blocks) {
+      Fetch<F>(a, place, StageSource<F>(a, place, parked_at, at + S::kSteps), other, &pieces);
+    }
     ComputeStep<F>(now, step, acc);
     if (--left == 0) {
       left = DealtCount(a.n_blocks, ++p);

@@ -82,17 +82,21 @@ LANYARD_DEVICE void ComputeBlock(const RawBlock<F>& raw, const uint8_t* q, const
   }
 }
 
+// Floats from a partial sum's outputs to the next one's: two partials that a warp stores go to other banks.
+template <int columns>
+constexpr uint32_t kPartialStride = columns * kTileOutputs + (columns % 2 == 0 ? kTileOutputs : 0);
+
 // The partial sums of all columns, added in their order and stored. `partials`: [8][columns][16].
 template <int columns>
 LANYARD_DEVICE void StoreTotals(const ProductArgs& a, float* partials, const float acc[columns]) {
   const uint32_t row = ThreadX() % kTileOutputs;
   const uint32_t p = ThreadX() / kTileOutputs;
-  LANYARD_UNROLL for (int c = 0; c < columns; ++c) partials[(p * columns + c) * kTileOutputs + row] = acc[c];
+  LANYARD_UNROLL for (int c = 0; c < columns; ++c) partials[p * kPartialStride<columns> + c * kTileOutputs + row] = acc[c];
   Barrier();
   if (p >= columns) return;  // columns <= 8: a thread for every total
   float total = 0;
   LANYARD_UNROLL for (uint32_t i = 0; i < kDealtPartials; ++i) {
-    total = Add(total, partials[(i * columns + p) * kTileOutputs + row]);
+    total = Add(total, partials[i * kPartialStride<columns> + p * kTileOutputs + row]);
   }
   const uint32_t output = BlockX() * kTileOutputs + row;
   const uint32_t r = BlockY() * columns + p;
@@ -101,7 +105,7 @@ LANYARD_DEVICE void StoreTotals(const ProductArgs& a, float* partials, const flo
 
 template <typename F, int columns>
 LANYARD_DEVICE void MatVec(const ProductArgs& a) {
-  __shared__ float partials[kDealtPartials * columns * kTileOutputs];
+  __shared__ float partials[kDealtPartials * kPartialStride<columns>];
   const uint32_t row = ThreadX() % kTileOutputs;
   const uint32_t p = ThreadX() / kTileOutputs;
   const uint32_t first = DealtFirst(a.n_blocks, p);
@@ -165,7 +169,7 @@ struct FloatFormat {
 template <bool half, int columns>
 LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
   using F = FloatFormat<half>;
-  __shared__ float partials[kDealtPartials * columns * kTileOutputs];
+  __shared__ float partials[kDealtPartials * kPartialStride<columns>];
   const uint32_t row = ThreadX() % kTileOutputs;
   const uint32_t p = ThreadX() / kTileOutputs;
   const uint32_t first = DealtFirst(a.n_blocks, p);
