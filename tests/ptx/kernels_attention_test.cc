@@ -2,6 +2,8 @@
 // Positions that nobody sees are not there: their memory counts as never written, and holds NaN.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -300,6 +302,35 @@ TEST_P(AttentionKernels, NotFiniteStaysInItsRow) {
   EXPECT_TRUE(SameBits(Run(c, frame, Force::kDecode), want));
   EXPECT_TRUE(std::isfinite(want[7 * frame.out_stride() + 9]));
   EXPECT_FALSE(std::isfinite(want[9 * frame.out_stride() + 9]));
+}
+
+// Requests to the first-level cache: keys once for all four query heads of a key/value head; values once a group of threads.
+TEST_P(AttentionKernels, TrafficIsAsDesigned) {
+  const Case c{KvElement::kF16, {8, 2, 128}, 0, {{1023, 1}}};
+  Frame frame(c);
+  const uint64_t part = 1024 * 128 * 2 * 2;  // bytes of the keys (or values) of both heads
+  Run(c, frame, Force::kDecode);
+  const Counters& decode = device_->counters();
+  if (std::getenv("LANYARD_SHOW_COUNTERS") != nullptr) std::puts(decode.ToString().c_str());
+  EXPECT_LT(decode.global_read_sectors * 32, part + 4 * part + part / 4);
+  EXPECT_GT(decode.global_read_sectors * 32, part + 4 * part);
+  EXPECT_LT(decode.shared_conflicts, decode.shared_requests / 100);
+  EXPECT_EQ(decode.local_requests, 0u);
+}
+
+TEST_P(AttentionKernels, PrefillTrafficIsAsDesigned) {
+  const Case c{KvElement::kF16, {8, 2, 128}, 0, {{992, 8}}};
+  Frame frame(c);
+  const uint64_t part = 1000 * 128 * 2 * 2;
+  Run(c, frame, Force::kPrefill);
+  const Counters& prefill = device_->counters();
+  if (std::getenv("LANYARD_SHOW_COUNTERS") != nullptr) std::puts(prefill.ToString().c_str());
+  EXPECT_LT(prefill.global_read_sectors * 32, 2 * part + part / 6);
+  EXPECT_LT(prefill.shared_conflicts, prefill.shared_requests / 4);
+  EXPECT_EQ(prefill.local_requests, 0u);
+  // Half of the products' multiply-adds are scores, half are values; what else there is must stay small beside them.
+  const uint64_t multiply_adds = uint64_t{2} * 1000 * 128 * 64;
+  EXPECT_LT(prefill.fp32, multiply_adds * 6 / 5);
 }
 
 TEST(AttentionPlan, DealsRows) {

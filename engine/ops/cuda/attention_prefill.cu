@@ -112,6 +112,12 @@ LANYARD_DEVICE void StageValues(const AttendArgs& a, const Page& page, uint32_t 
   }
 }
 
+// Neighbouring positions of one element, loaded at once.
+template <uint32_t kPos>
+struct alignas(kPos * 4) Keys {
+  float k[kPos];
+};
+
 // Scores of the page: thread (x, y) has positions x * kPos .. and queries y * 4 .. y * 4 + 3.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void Scores(const AttendArgs& a, const Page& page, Shared<kHd>* shared) {
@@ -125,13 +131,13 @@ LANYARD_DEVICE void Scores(const AttendArgs& a, const Page& page, Shared<kHd>* s
     LANYARD_UNROLL_BY(8)
     for (uint32_t d = 0; d < kStage / kKvPositions; ++d) {
       const Vec4f q = *reinterpret_cast<const Vec4f*>(shared->q + (d0 + d) * kQueries + query);
+      const Keys<kPos> keys = *reinterpret_cast<const Keys<kPos>*>(shared->stage + d * kKvPositions + j);
       LANYARD_UNROLL
       for (uint32_t k = 0; k < kPos; ++k) {
-        const float key = shared->stage[d * kKvPositions + j + k];
-        s[0][k] = Fma(q.x, key, s[0][k]);
-        s[1][k] = Fma(q.y, key, s[1][k]);
-        s[2][k] = Fma(q.z, key, s[2][k]);
-        s[3][k] = Fma(q.w, key, s[3][k]);
+        s[0][k] = Fma(q.x, keys.k[k], s[0][k]);
+        s[1][k] = Fma(q.y, keys.k[k], s[1][k]);
+        s[2][k] = Fma(q.z, keys.k[k], s[2][k]);
+        s[3][k] = Fma(q.w, keys.k[k], s[3][k]);
       }
     }
     Barrier();
@@ -198,6 +204,24 @@ struct Outputs {
   float o[8][4];
 };
 
+// One position's value, times the probabilities of the thread's queries. kMasked: only for those that see it; the others it must
+// not touch: 0 * NaN is NaN, -0 + 0 is +0.
+template <bool kMasked>
+LANYARD_DEVICE void AddPosition(const float* value, const float* of_queries, const uint32_t* seen, uint32_t j, Outputs* out) {
+  const Vec4f v = *reinterpret_cast<const Vec4f*>(value);
+  const Vec4f p0 = *reinterpret_cast<const Vec4f*>(of_queries);
+  const Vec4f p1 = *reinterpret_cast<const Vec4f*>(of_queries + 4);
+  const float p[8] = {p0.x, p0.y, p0.z, p0.w, p1.x, p1.y, p1.z, p1.w};
+  LANYARD_UNROLL
+  for (uint32_t i = 0; i < 8; ++i) {
+    if (kMasked && (seen[i] >> j & 1u) == 0) continue;
+    out->o[i][0] = Fma(p[i], v.x, out->o[i][0]);
+    out->o[i][1] = Fma(p[i], v.y, out->o[i][1]);
+    out->o[i][2] = Fma(p[i], v.z, out->o[i][2]);
+    out->o[i][3] = Fma(p[i], v.w, out->o[i][3]);
+  }
+}
+
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void Values(const AttendArgs& a, const Page& page, Shared<kHd>* shared, Outputs* out) {
   constexpr uint32_t kStagePositions = kStage / kHd;
@@ -214,20 +238,15 @@ LANYARD_DEVICE void Values(const AttendArgs& a, const Page& page, Shared<kHd>* s
     Barrier();
     StageValues<kHd, kElement>(a, page, j0, shared->stage);
     Barrier();
-    LANYARD_NO_UNROLL
-    for (uint32_t j = 0; j < kStagePositions; ++j) {
-      const Vec4f v = *reinterpret_cast<const Vec4f*>(shared->stage + j * kHd + e);
-      const Vec4f p0 = *reinterpret_cast<const Vec4f*>(shared->p + (j0 + j) * kRow + query);
-      const Vec4f p1 = *reinterpret_cast<const Vec4f*>(shared->p + (j0 + j) * kRow + query + 4);
-      const float p[8] = {p0.x, p0.y, p0.z, p0.w, p1.x, p1.y, p1.z, p1.w};
-      LANYARD_UNROLL
-      for (uint32_t i = 0; i < 8; ++i) {
-        // A position that the query does not see must not touch it: 0 * NaN is NaN, -0 + 0 is +0.
-        if (!page.all && (shared->seen[query + i] >> (j0 + j) & 1u) == 0) continue;
-        out->o[i][0] = Fma(p[i], v.x, out->o[i][0]);
-        out->o[i][1] = Fma(p[i], v.y, out->o[i][1]);
-        out->o[i][2] = Fma(p[i], v.z, out->o[i][2]);
-        out->o[i][3] = Fma(p[i], v.w, out->o[i][3]);
+    const float* values = shared->stage + e;
+    const float* p = shared->p + j0 * kRow + query;
+    if (page.all) {
+      LANYARD_UNROLL_BY(4)
+      for (uint32_t j = 0; j < kStagePositions; ++j) AddPosition<false>(values + j * kHd, p + j * kRow, nullptr, j0 + j, out);
+    } else {
+      LANYARD_NO_UNROLL
+      for (uint32_t j = 0; j < kStagePositions; ++j) {
+        AddPosition<true>(values + j * kHd, p + j * kRow, shared->seen + query, j0 + j, out);
       }
     }
   }

@@ -66,7 +66,7 @@ bug("a position too many is seen", "kv.cuh",
 bug("window one position too long", "kv.cuh",
     "pos >= window ? pos - window + 1 : 0", "pos >= window ? pos - window : 0", "DecodeWithAWindow", module="attention_decode")
 bug("a page's unseen positions enter the product", "attention_prefill.cu",
-    "if (!page.all && (shared->seen[query + i] >> (j0 + j) & 1u) == 0) continue;", "", "NotFiniteStaysInItsRow")
+    "if (kMasked && (seen[i] >> j & 1u) == 0) continue;", "", "NotFiniteStaysInItsRow")
 bug("last chunk of logits is read beyond the row", "logits.cu",
     "const uint32_t count = a.n - begin < kChunk ? a.n - begin : kChunk;", "const uint32_t count = kChunk;", "LogitKernels")
 bug("staged keys of positions that were never written", "attention_prefill.cu",
