@@ -106,6 +106,7 @@ absl::Status LaunchSplit(Launcher& launcher, const DeviceMatrix& w, const Produc
   return LaunchWith(launcher, name, {Blocks(args.n_tiles, 2), Blocks(args.rows, columns), 1}, {kTileThreads, 1, 1}, args);
 }
 
+constexpr TileShape kMmaWide{"matmul_wide_", 128, 128};
 constexpr TileShape kMmaTile{"matmul_tile_", 128, 64};
 constexpr TileShape kFloatTile{"matmul_tile_", 128, 64};
 constexpr TileShape kDp4aTile{"matmul_dp4a_", 64, 64};
@@ -157,6 +158,7 @@ absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix
   if (target.level < 75) {
     return many ? LaunchTile(launcher, kDp4aTile, w, args) : LaunchVector(launcher, w, args);
   }
+  if (args.rows > kMmaTile.columns && Fills(kMmaWide, args, target)) return LaunchTile(launcher, kMmaWide, w, args);
   return many && Fills(kMmaTile, args, target) ? LaunchTile(launcher, kMmaTile, w, args) : LaunchSplit(launcher, w, args);
 }
 

@@ -1,5 +1,5 @@
-// Many rows: a block of threads makes 128 outputs of 64 rows. Its 8 warps hold 32 x 32 of them each: the running partial sum
-// and the total in registers, so that the 8 partials are walked one after the other, in the order in which the blocks are
+// Many rows: a block of threads makes 128 outputs of 64 or 128 rows. Its 8 warps hold 32 x 32 (two blocks to a multiprocessor)
+// or 32 x 64 of them each (one block, more work for each byte and instruction): the running partial sum and the total in registers, so that the 8 partials are walked one after the other, in the order in which the blocks are
 // stored. A few blocks of K at a time pass through shared memory, double buffered; scales become floats on the way, once for
 // all warps, in the order in which lanes want them.
 #include "engine/ops/cuda/matmul_mma.cuh"
@@ -8,40 +8,53 @@
 namespace lanyard::ops::cuda {
 namespace {
 
-constexpr uint32_t kWarpsOut = 4;   // warps along the outputs
+constexpr uint32_t kWarpsOut = 4;  // warps along the outputs
 constexpr uint32_t kWarpsColumns = 2;
 constexpr uint32_t kOutputs = kWarpsOut * kWarpOutputs;
-constexpr uint32_t kWarpColumns = 32;
-constexpr uint32_t kColumns = kWarpsColumns * kWarpColumns;
 constexpr uint32_t kTileThreads = kWarpsOut * kWarpsColumns * kWarp;
+constexpr uint32_t kParkedBytes = kTileThreads * 16;
+#if LANYARD_PTX_LEVEL >= 80
+constexpr uint32_t kMostSteps = 4;
+#else
+constexpr uint32_t kMostSteps = 2;  // what is under way lies in registers
+#endif
+
+// A format and the width of a warp's share: pairs of 8 columns.
+template <typename Format, uint32_t pairs>
+struct Tiled : Format {
+  static constexpr uint32_t kPairs = pairs;
+  static constexpr uint32_t kWarpColumns = 16 * pairs;
+  static constexpr uint32_t kColumns = kWarpsColumns * kWarpColumns;
+};
+
+LANYARD_DEVICE constexpr uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // Offsets of a stage's parts in shared memory:
 //   weights  [step][half][128][16]       (Q8_0 has two halves)
 //   high     [step][128][kHighBytes]
-//   columns  [step][half][64][16]
+//   columns  [step][half][kColumns][16]
 //   scales   f32 [step][kScales][4 warps][g][4]: outputs g, g + 8, g + 16, g + 24
-//   d, s     f32 [step][1 or 2][2 warps][t][4][2]: columns 8n + 2t, + 1
+//   d, s     f32 [step][1 or 2][2 warps][pair][t][2][2]: columns 16 pair + 2t, + 1, and 8 further
 template <typename F>
 struct Stage {
-  // Blocks of K: as many as leave room for two blocks of threads on a multiprocessor, and registers for what is under way.
-#if LANYARD_PTX_LEVEL >= 80
-  static constexpr uint32_t kSteps = F::kHalves || F::kRowBytes == 32 ? 3 : 4;
-#else
-  static constexpr uint32_t kSteps = 2;
-#endif
   static constexpr uint32_t kHalvesOfRow = F::kRowBytes / 16;
   static constexpr uint32_t kColumnScales = F::kMinimum ? 2 : 1;
+  static constexpr uint32_t kStepBytes = kOutputs * (F::kRowBytes + F::kHighBytes + 4 * F::kScales) +
+                                         F::kColumns * (kBlockElements + 4 * kColumnScales);
+  // Blocks of K: as many as two stages have room for in 48 KiB, and a thread for each pair of column scales.
+  static constexpr uint32_t kSteps =
+      Least(kMostSteps, Least(((48u << 10) - kParkedBytes) / 2 / kStepBytes, kTileThreads * 2 / F::kColumns / kColumnScales));
   static constexpr uint32_t kHigh = kSteps * kOutputs * F::kRowBytes;
   static constexpr uint32_t kColumnsAt = kHigh + kSteps * kOutputs * F::kHighBytes;
-  static constexpr uint32_t kScalesAt = kColumnsAt + kSteps * kColumns * kBlockElements;
+  static constexpr uint32_t kScalesAt = kColumnsAt + kSteps * F::kColumns * kBlockElements;
   static constexpr uint32_t kColumnScalesAt = kScalesAt + kSteps * F::kScales * kOutputs * 4;
-  static constexpr uint32_t kBytes = kColumnScalesAt + kSteps * kColumnScales * kColumns * 4;
+  static constexpr uint32_t kBytes = kSteps * kStepBytes;
   // 16-byte pieces to copy as they are.
   static constexpr uint32_t kWeightPieces = kHigh / 16;
   static constexpr uint32_t kHighPieces = kSteps * kOutputs * F::kHighBytes / 16;
-  static constexpr uint32_t kColumnPieces = kSteps * kColumns * 2;
+  static constexpr uint32_t kColumnPieces = kSteps * F::kColumns * 2;
   static constexpr uint32_t kScaleRows = kSteps * kOutputs;
-  static constexpr uint32_t kColumnScalePairs = kSteps * kColumnScales * kColumns / 2;
+  static constexpr uint32_t kColumnScalePairs = kSteps * kColumnScales * F::kColumns / 2;
 };
 template <uint32_t pieces>
 constexpr uint32_t kShare = (pieces + kTileThreads - 1) / kTileThreads;  // of a thread
@@ -51,14 +64,12 @@ struct TilePlace {
   uint32_t first_group;  // of 8 columns
 };
 
-LANYARD_DEVICE uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
 // Where a thread's pieces lie, in bytes from the block's first tile and group; parked in shared memory, where it costs no
 // registers. Outputs and columns beyond the last are computed from the last and not stored; blocks beyond it are loaded as it.
 struct alignas(16) Parked {
   uint32_t tile;          // of the thread's output, thread % 128
-  uint32_t columns;       // the group of column thread % 64, and the piece in a unit
-  uint32_t column_scale;  // the group of pair thread % 32, and the pair in a unit
+  uint32_t columns;       // the group of column thread % kColumns, and the piece in a unit
+  uint32_t column_scale;  // the group of pair thread % (kColumns / 2), and the pair in a unit
   uint32_t unused;
 };
 
@@ -69,13 +80,14 @@ LANYARD_DEVICE uint32_t LocalGroup(const ProductArgs& a, const TilePlace& place,
   return Least(i, a.groups - 1 - place.first_group) * a.n_blocks;
 }
 
+template <typename F>
 LANYARD_DEVICE Parked ParkedOf(const ProductArgs& a, const TilePlace& place, uint32_t thread) {
   Parked parked;
   parked.tile = LocalTile(a, place, thread % kOutputs / kTileOutputs);
-  const uint32_t column = thread % kColumns;
+  const uint32_t column = thread % F::kColumns;
   parked.columns = LocalGroup(a, place, column / kMaxColumns) * (kMaxColumns * kBlockElements) +
-                   (thread / kColumns % 2 * kMaxColumns + column % kMaxColumns) * 16;
-  const uint32_t pair = thread % (kColumns / 2);
+                   (thread / F::kColumns % 2 * kMaxColumns + column % kMaxColumns) * 16;
+  const uint32_t pair = thread % (F::kColumns / 2);
   parked.column_scale = (LocalGroup(a, place, pair / 4) * kMaxColumns + pair % 4 * 2) * 4;
   parked.unused = 0;
   return parked;
@@ -109,7 +121,8 @@ LANYARD_DEVICE void ForPieces(uint32_t thread, const Body& body) {
   }
 }
 
-// Starts to load the stage whose first block is at position `at`. A piece's output is thread % 128, its column thread % 64.
+// Starts to load the stage whose first block is at position `at`. A piece's output is thread % 128, its column thread %
+// kColumns.
 template <typename F>
 struct StageSource {
   const uint8_t* tiles;  // the block's first
@@ -148,7 +161,7 @@ struct StageSource {
     return tiles + UnitOf(tile, piece / kStepPieces) + F::kHighOffset + in_step % F::kHighBytes * 16;
   }
   LANYARD_METHOD const uint8_t* Columns(uint32_t i) const {
-    const uint32_t step = i * (kTileThreads / kColumns / 2) + thread / kColumns / 2;
+    const uint32_t step = i * (kTileThreads / F::kColumns / 2) + thread / F::kColumns / 2;
     return q + parked.columns + Least(at + step, last) * (kMaxColumns * kBlockElements);
   }
   LANYARD_METHOD RawScales Scales(const ProductArgs& a, uint32_t i) const {
@@ -158,7 +171,7 @@ struct StageSource {
   }
   // One at most for a thread.
   LANYARD_METHOD Vec2f ColumnScale() const {
-    const uint32_t rest = thread / (kColumns / 2);
+    const uint32_t rest = thread / (F::kColumns / 2);
     const uint32_t step = rest / Stage<F>::kColumnScales;
     const float* from = rest % Stage<F>::kColumnScales == 0 ? d : s;
     const uint32_t offset = parked.column_scale + Least(at + step, last) * (kMaxColumns * 4);
@@ -210,9 +223,9 @@ LANYARD_DEVICE void Commit(uint32_t shared, const Pieces<F>& from) {
     if constexpr (F::kScales >= 3) SharedStore4f(at + kOutputs * 8, w.f);
   });
   ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t piece) {
-    const uint32_t pair = piece % (kColumns / 2);
-    const uint32_t slot = pair / 16 * kWarpColumns + pair % 4 * 8 + pair / 4 % 4 * 2;
-    SharedStore8f(shared + S::kColumnScalesAt + (piece / (kColumns / 2) * kColumns + slot) * 4, from.column_scales[i]);
+    const uint32_t pair = piece % (F::kColumns / 2);  // of neighbours; eight of them are 16 columns
+    const uint32_t slot = pair / 8 * 16 + pair % 4 * 4 + pair / 4 % 2 * 2;
+    SharedStore8f(shared + S::kColumnScalesAt + (piece / (F::kColumns / 2) * F::kColumns + slot) * 4, from.column_scales[i]);
   });
 #if LANYARD_PTX_LEVEL >= 80
   CopyAsyncWaitAll();
@@ -256,57 +269,77 @@ LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint
   w[1] = {scales[0].y, scales[1].y, scales[2].y};
 }
 
-// Scales of the lane's two columns of each of 16 columns: pairs 2 * pair and 2 * pair + 1.
+// Scales of the lane's two columns of each 8 of 16 columns.
 template <typename F>
 LANYARD_DEVICE Vec4f ColumnScales(uint32_t shared, uint32_t step, uint32_t which, uint32_t pair) {
   using S = Stage<F>;
-  const uint32_t first = WarpOfBlock() / kWarpsOut * kWarpColumns;
-  const uint32_t slot = (step * S::kColumnScales + which) * kColumns + first + Lane() % 4 * 8 + pair * 4;
+  const uint32_t first = WarpOfBlock() / kWarpsOut * F::kWarpColumns + pair * 16;
+  const uint32_t slot = (step * S::kColumnScales + which) * F::kColumns + first + Lane() % 4 * 4;
   return SharedLoad16f(shared + S::kColumnScalesAt + slot * 4);
 }
 
-// 16 outputs against 16 of the warp's columns.
+// 16 of the warp's columns.
+struct PairOfColumns {
+  uint32_t b[4];
+  float d[4], s[4];
+};
 template <typename F>
-LANYARD_DEVICE void MultiplyPair(uint32_t shared, uint32_t step, uint32_t pair, const uint32_t a[4], const RowScales w[2],
-                                 float acc0[4], float acc1[4]) {
+LANYARD_DEVICE PairOfColumns LoadPair(uint32_t shared, uint32_t step, uint32_t pair) {
   using S = Stage<F>;
   const uint32_t lane = Lane();
-  const uint32_t column = WarpOfBlock() / kWarpsOut * kWarpColumns + pair * 16 + lane / 16 * 8 + lane % 8;
+  const uint32_t column = WarpOfBlock() / kWarpsOut * F::kWarpColumns + pair * 16 + lane / 16 * 8 + lane % 8;
   const uint32_t half = lane / 8 % 2;
-  const uint32_t at = shared + S::kColumnsAt + ((step * 2 + half) * kColumns + column) * 16;
+  const uint32_t at = shared + S::kColumnsAt + ((step * 2 + half) * F::kColumns + column) * 16;
+  PairOfColumns out;
+  if constexpr (F::kHalves) {  // few registers are left: 8 columns after the other
+    LoadMatrices2(at, out.b);
+    LoadMatrices2(at + kMaxColumns * 16, out.b + 2);
+  } else {
+    LoadMatrices(at, out.b);
+  }
   const Vec4f d = ColumnScales<F>(shared, step, 0, pair);
   Vec4f s = {0, 0, 0, 0};
   if constexpr (F::kMinimum) s = ColumnScales<F>(shared, step, 1, pair);
-  const float d0[2] = {d.x, d.y}, d1[2] = {d.z, d.w};
-  const float s0[2] = {s.x, s.y}, s1[2] = {s.z, s.w};
-  uint32_t b[4];
-  if constexpr (F::kHalves) {  // few registers are left: 8 columns after the other
-    LoadMatrices2(at, b);
-    MultiplyBlock<F>(a, b, w, d0, s0, acc0);
-    LoadMatrices2(at + kMaxColumns * 16, b + 2);
-  } else {
-    LoadMatrices(at, b);
-    MultiplyBlock<F>(a, b, w, d0, s0, acc0);
-  }
-  MultiplyBlock<F>(a, b + 2, w, d1, s1, acc1);
+  out.d[0] = d.x, out.d[1] = d.y, out.d[2] = d.z, out.d[3] = d.w;
+  out.s[0] = s.x, out.s[1] = s.y, out.s[2] = s.z, out.s[3] = s.w;
+  return out;
+}
+
+// 16 outputs against 16 columns.
+template <typename F>
+LANYARD_DEVICE void MultiplyPair(const PairOfColumns& columns, const uint32_t a[4], const RowScales w[2], float acc0[4],
+                                 float acc1[4]) {
+  MultiplyBlock<F>(a, columns.b, w, columns.d, columns.s, acc0);
+  MultiplyBlock<F>(a, columns.b + 2, w, columns.d + 2, columns.s + 2, acc1);
 }
 
 template <typename F>
-LANYARD_DEVICE void ComputeStep(uint32_t shared, uint32_t step, float acc[4][2][4]) {
-  LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) {
-    uint32_t a[4];
-    RowScales w[2];
-    LoadOutputs<F>(shared, step, m, a, w);
-    LANYARD_UNROLL for (uint32_t pair = 0; pair < 2; ++pair) {
-      MultiplyPair<F>(shared, step, pair, a, w, acc[2 * pair][m], acc[2 * pair + 1][m]);
+LANYARD_DEVICE void ComputeStep(uint32_t shared, uint32_t step, float acc[2 * F::kPairs][2][4]) {
+  uint32_t a[2][4];
+  RowScales w[2][2];
+  if constexpr (F::kPairs > 2 && !F::kHalves) {  // registers for all outputs: columns are loaded once
+    LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) LoadOutputs<F>(shared, step, m, a[m], w[m]);
+    LANYARD_UNROLL for (uint32_t pair = 0; pair < F::kPairs; ++pair) {
+      const PairOfColumns columns = LoadPair<F>(shared, step, pair);
+      LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) {
+        MultiplyPair<F>(columns, a[m], w[m], acc[2 * pair][m], acc[2 * pair + 1][m]);
+      }
+    }
+  } else {
+    LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) {
+      LoadOutputs<F>(shared, step, m, a[m], w[m]);
+      LANYARD_UNROLL for (uint32_t pair = 0; pair < F::kPairs; ++pair) {
+        MultiplyPair<F>(LoadPair<F>(shared, step, pair), a[m], w[m], acc[2 * pair][m], acc[2 * pair + 1][m]);
+      }
     }
   }
 }
 
-LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place, const float total[4][2][4]) {
+template <typename F>
+LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place, const float total[2 * F::kPairs][2][4]) {
   const uint32_t output = place.first_tile * kTileOutputs + WarpOfBlock() % kWarpsOut * kWarpOutputs + Lane() / 4;
-  const uint32_t column = place.first_group * kMaxColumns + WarpOfBlock() / kWarpsOut * kWarpColumns + Lane() % 4 * 2;
-  LANYARD_UNROLL for (uint32_t n = 0; n < 4; ++n) {
+  const uint32_t column = place.first_group * kMaxColumns + WarpOfBlock() / kWarpsOut * F::kWarpColumns + Lane() % 4 * 2;
+  LANYARD_UNROLL for (uint32_t n = 0; n < 2 * F::kPairs; ++n) {
     LANYARD_UNROLL for (uint32_t e = 0; e < 2; ++e) {
       const uint32_t r = column + n * 8 + e;
       if (r >= a.rows) continue;
@@ -321,15 +354,16 @@ LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place, cons
 template <typename F>
 LANYARD_DEVICE void Tile(const ProductArgs& a) {
   using S = Stage<F>;
-  __shared__ uint8_t stages[2 * S::kBytes + kTileThreads * sizeof(Parked)] __attribute__((aligned(128)));
+  __shared__ uint8_t stages[2 * S::kBytes + kParkedBytes] __attribute__((aligned(128)));
   static_assert(sizeof(stages) <= 48 << 10 && S::kColumnScalePairs <= kTileThreads);
   const uint32_t shared = SharedAddress(stages);
   const uint32_t parked_at = shared + 2 * S::kBytes;
-  const TilePlace place{BlockX() * (kOutputs / kTileOutputs), BlockY() * (kColumns / kMaxColumns)};
-  const Parked parked = ParkedOf(a, place, ThreadX());  // for this thread alone
+  const TilePlace place{BlockX() * (kOutputs / kTileOutputs), BlockY() * (F::kColumns / kMaxColumns)};
+  const Parked parked = ParkedOf<F>(a, place, ThreadX());  // for this thread alone
   SharedStore16(parked_at + ThreadX() * 16, {parked.tile, parked.columns, parked.column_scale, parked.unused});
-  float acc[4][2][4], total[4][2][4];
-  LANYARD_UNROLL for (int i = 0; i < 32; ++i) acc[i / 8][i / 4 % 2][i % 4] = total[i / 8][i / 4 % 2][i % 4] = 0.0f;
+  constexpr int kSums = 16 * F::kPairs;  // of a lane
+  float acc[2 * F::kPairs][2][4], total[2 * F::kPairs][2][4];
+  LANYARD_UNROLL for (int i = 0; i < kSums; ++i) acc[i / 8][i / 4 % 2][i % 4] = total[i / 8][i / 4 % 2][i % 4] = 0.0f;
   Pieces<F> pieces;
   Fetch<F>(a, place, StageSource<F>(a, place, parked_at, 0), shared, &pieces);
   Commit<F>(shared, pieces);
@@ -346,7 +380,7 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
     ComputeStep<F>(now, step, acc);
     if (--left == 0) {
       left = DealtCount(a.n_blocks, ++p);
-      LANYARD_UNROLL for (int i = 0; i < 32; ++i) {
+      LANYARD_UNROLL for (int i = 0; i < kSums; ++i) {
         float& sum = acc[i / 8][i / 4 % 2][i % 4];
         float& all = total[i / 8][i / 4 % 2][i % 4];
         all = Add(all, sum);
@@ -361,13 +395,18 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
     now = other;
     other = swap;
   }
-  StoreTile(a, place, total);
+  StoreTile<F>(a, place, total);
 }
 
 }  // namespace
 
-#define LANYARD_TILE(name, F) \
-  LANYARD_KERNEL __launch_bounds__(kTileThreads, 2) matmul_tile_##name(const ProductArgs a) { Tile<F>(a); }
+#define LANYARD_TILE(name, F)                                                                     \
+  LANYARD_KERNEL __launch_bounds__(kTileThreads, 2) matmul_tile_##name(const ProductArgs a) {     \
+    Tile<Tiled<F, 2>>(a);                                                                         \
+  }                                                                                               \
+  LANYARD_KERNEL __launch_bounds__(kTileThreads, 1) matmul_wide_##name(const ProductArgs a) {     \
+    Tile<Tiled<F, 4>>(a);                                                                         \
+  }
 
 LANYARD_TILE(q4_0, FormatQ4_0)
 LANYARD_TILE(q4_1, FormatQ4_1)
