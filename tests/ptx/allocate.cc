@@ -199,6 +199,8 @@ class Allocator {
       op.statement = program_.code[old].statement;
       op.guard_xor = program_.code[old].guard_xor;
       op.target = vreg;
+      op.issues = 0;
+      op.tally = kOwnChecks;
       emit(old, op, false);
       const auto self = static_cast<uint32_t>(code.size() - 1);
       if (src_mask != ~0u) refs.push_back({self, Field::kSrc0, 0, src_mask, false});
@@ -215,6 +217,8 @@ class Allocator {
           op.run = special_.check_written;
           op.statement = program_.code[old].statement;
           op.target = ref.vreg;
+          op.issues = 0;
+          op.tally = kOwnChecks;
           code.push_back(op);
           origins.push_back(Origin::kCompute);
           is_move.push_back(false);

@@ -222,7 +222,7 @@ void RunWarp(Warp& w) {
     if (w.pc >= w.limit && !Regroup(w)) return;
     const Op& op = code[w.pc++];
     const uint32_t mask = w.active & (w.P(op.guard) ^ op.guard_xor);
-    ++w.issued;
+    w.issued += op.issues;
     w.tallies[op.tally] += static_cast<uint32_t>(std::popcount(mask));
     if (mask != 0) op.run(w, op, mask);
   }

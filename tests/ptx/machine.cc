@@ -370,7 +370,7 @@ absl::Status Machine::Launch(const Kernel& kernel, const LaunchConfig& config, s
   }
   for (const Warp& w : m.warps) {
     c.warp_instructions += w.issued;
-    for (const uint64_t tally : w.tallies) c.lane_instructions += tally;
+    c.lane_instructions += w.tallies[kPlain] + w.tallies[kFp32] + w.tallies[kFp64] + w.tallies[kDp4a];
     c.fp32 += w.tallies[kFp32];
     c.fp64 += w.tallies[kFp64];
     c.dp4a += w.tallies[kDp4a];

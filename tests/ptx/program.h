@@ -32,7 +32,7 @@ constexpr uint32_t kSharedBase = 1024;
 using Handler = void (*)(Warp& w, const Op& op, uint32_t mask);
 
 // What a lane instruction counts as.
-enum Tally : uint8_t { kPlain, kFp32, kFp64, kDp4a, kTallies };
+enum Tally : uint8_t { kPlain, kFp32, kFp64, kDp4a, kOwnChecks, kTallies };
 
 struct Op {
   Handler run = nullptr;
@@ -47,6 +47,7 @@ struct Op {
   uint8_t tally = kPlain;
   uint8_t mode = 0;        // the handler's own (a comparison, a shuffle's kind)
   uint8_t flags = 0;
+  uint8_t issues = 1;      // instructions that it counts for; 0: the machine's own checks (tally kOwnChecks)
 };
 
 enum OpFlag : uint8_t {
