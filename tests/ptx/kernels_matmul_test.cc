@@ -236,7 +236,7 @@ TEST_P(MatMulKernels, SomeRows) {
 }
 
 TEST_P(MatMulKernels, ManyRows) {
-  const Shape shapes[] = {{33, 130, 32}, {64, 128, 288}, {65, 37, 96}, {40, 16, 576}};
+  const Shape shapes[] = {{33, 130, 32}, {64, 128, 288}, {65, 37, 96}, {40, 16, 576}, {130, 129, 320}, {128, 16, 64}};
   for (const TensorType type : kQuantised) {
     for (Shape shape : shapes) {
       shape.k = Fit(type, shape.k);
@@ -251,6 +251,7 @@ TEST_P(MatMulKernels, ExtremeBlocks) {
       Check(type, {4, 18, 256}, fill, kFull);
       Check(type, {10, 18, 256}, fill, kFull);
       Check(type, {34, 18, 256}, fill, kFull);
+      Check(type, {66, 18, 256}, fill, kFull);
     }
   }
 }
@@ -272,7 +273,8 @@ TEST_P(MatMulKernels, TrafficIsAsDesigned) {
   const int64_t k = print ? 2048 : 512;
   for (const TensorType type : {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K,
                                 TensorType::kQ6_K, TensorType::kF32, TensorType::kF16}) {
-    for (const Shape& shape : {Shape{1, 64, k}, Shape{8, 64, k}, Shape{16, 64, k}, Shape{32, 64, k}, Shape{64, 128, k}}) {
+    for (const Shape& shape :
+         {Shape{1, 64, k}, Shape{8, 64, k}, Shape{16, 64, k}, Shape{32, 64, k}, Shape{64, 128, k}, Shape{128, 128, k}}) {
       Numbers numbers(1);
       const cuda::DeviceMatrix w = Matrix(type, shape, Weights(type, shape, Fill::kNormal, numbers));
       const cuda::DeviceRows rows = RowsOf(w.wants_quantised(), shape, Rows(shape, Fill::kNormal, numbers), k);
@@ -285,7 +287,7 @@ TEST_P(MatMulKernels, TrafficIsAsDesigned) {
       const std::string name = std::string(TraitsOf(type)->name) + ", " + std::to_string(shape.rows) + " rows";
       if (print) {
         const double blocks = static_cast<double>(shape.n_out * k) / 32;
-        std::printf("%s %-16s read %.2f x weights, %.2f warp instructions a block of an output and a row, %llu conflicts of %llu\n",
+        std::printf("%s %-16s read %.2f x weights, %.2f lane instructions a block of an output and a row, %llu conflicts of %llu\n",
                     GetParam().Name().c_str(), name.c_str(), read,
                     static_cast<double>(c.warp_instructions) * 32 / blocks / static_cast<double>(shape.rows),
                     static_cast<unsigned long long>(c.shared_conflicts), static_cast<unsigned long long>(c.shared_requests));

@@ -1,7 +1,8 @@
 // Many rows: a block of threads makes 128 outputs of 64 or 128 rows. Its 8 warps hold 32 x 32 (two blocks to a multiprocessor)
-// or 32 x 64 of them each (one block, more work for each byte and instruction): the running partial sum and the total in registers, so that the 8 partials are walked one after the other, in the order in which the blocks are
-// stored. A few blocks of K at a time pass through shared memory, double buffered; scales become floats on the way, once for
-// all warps, in the order in which lanes want them.
+// or 32 x 64 of them each (one block, more work for each byte and instruction): the running partial sum and the total in
+// registers, so that the 8 partials are walked one after the other, in the order in which the blocks are stored. A few blocks
+// of K at a time pass through shared memory, double buffered; scales become floats on the way, once for all warps, in the
+// order in which lanes want them.
 #include "engine/ops/cuda/matmul_mma.cuh"
 
 #if LANYARD_PTX_LEVEL >= 75

@@ -119,21 +119,16 @@ LANYARD_DEVICE void MatVec(const ProductArgs& a) {
   float acc[columns];
   LANYARD_UNROLL for (int c = 0; c < columns; ++c) acc[c] = 0.0f;
   constexpr uint32_t kAhead = kAheadOf<F, columns>;
-  // The blocks of a step are loaded while those of the step before are computed. A block beyond the end is read as the last.
-  RawBlock<F> raw[kAhead];
-  if (count > 0) {
-    LANYARD_UNROLL for (uint32_t u = 0; u < kAhead; ++u) {
-      raw[u] = LoadBlock<F>(units, tile, u < count ? u : count - 1, row);
-    }
+  // The blocks of a step are loaded while those of the step before are computed.
+  RawBlock<F> raw[kAhead] = {};
+  LANYARD_UNROLL for (uint32_t u = 0; u < kAhead; ++u) {
+    if (u < count) raw[u] = LoadBlock<F>(units, tile, u, row);
   }
   for (uint32_t i = 0; i < count; i += kAhead) {
     RawBlock<F> next[kAhead];
     LANYARD_UNROLL for (uint32_t u = 0; u < kAhead; ++u) next[u] = raw[u];
-    if (i + kAhead < count) {
-      LANYARD_UNROLL for (uint32_t u = 0; u < kAhead; ++u) {
-        const uint32_t at = i + kAhead + u;
-        next[u] = LoadBlock<F>(units, tile, at < count ? at : count - 1, row);
-      }
+    LANYARD_UNROLL for (uint32_t u = 0; u < kAhead; ++u) {
+      if (i + kAhead + u < count) next[u] = LoadBlock<F>(units, tile, i + kAhead + u, row);
     }
     LANYARD_UNROLL for (uint32_t u = 0; u < kAhead; ++u) {
       if (i + u < count) ComputeBlock<F, columns>(raw[u], q, d, s, acc);
