@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/environment.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "coordinator/pool_runner.h"
@@ -23,15 +24,6 @@ struct Flags {
   int ready_fd = -1;
   bool log_json = false;
 };
-
-std::string DefaultState() {
-  const char* xdg = std::getenv("XDG_STATE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string base = xdg != nullptr && *xdg != 0
-                               ? xdg
-                               : absl::StrCat(home != nullptr ? home : ".", "/.local/state");
-  return base + "/lanyard/coordinator";
-}
 
 // One JSON line with the addresses, for whoever starts the workers.
 void TellReady(const Flags& flags, const std::string& http, const std::string& grpc) {
@@ -52,7 +44,7 @@ absl::Status Run(Flags flags) {
   if (!flags.wire.empty()) {
     ASSIGN_OR_RETURN(flags.pool.wire, stage::ParseWireType(flags.wire));
   }
-  if (flags.pool.state_directory.empty()) flags.pool.state_directory = DefaultState();
+  if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   std::signal(SIGPIPE, SIG_IGN);
   sigset_t signals;  // blocked before any thread starts, so that only this one takes them
   sigemptyset(&signals);

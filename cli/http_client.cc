@@ -21,6 +21,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/environment.h"
+
 namespace lanyard::cli {
 namespace {
 
@@ -102,16 +104,11 @@ absl::Status WaitFor(int fd, short events, int timeout_ms, const std::atomic<boo
   }
 }
 
-std::string EnvOr(const char* name, const char* fallback) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != '\0' ? value : fallback;
-}
-
 }  // namespace
 
 absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
-  if (options.url.empty()) options.url = EnvOr("LANYARD_URL", "http://127.0.0.1:8080");
-  if (options.api_key.empty()) options.api_key = EnvOr("LANYARD_API_KEY", "");
+  if (options.url.empty()) options.url = EnvironmentOr("LANYARD_URL", "http://127.0.0.1:8080");
+  if (options.api_key.empty()) options.api_key = EnvironmentOr("LANYARD_API_KEY", "");
   while (!options.url.empty() && options.url.back() == '/') options.url.pop_back();
   // The base URL of OpenAI clients ends in /v1; both are understood.
   if (options.url.size() > 3 && options.url.compare(options.url.size() - 3, 3, "/v1") == 0) {

@@ -20,8 +20,6 @@ using nlohmann::json;
 
 // Context planned for when none is asked: enough for a chat, and no model's KV is wasteful at it.
 constexpr uint32_t kDefaultContext = 4096;
-// Rows of a frame in a pool (coordinator, PlacementOptions): they size every stage's buffers.
-constexpr uint32_t kFrameRows = 128;
 
 struct Options {
   std::string model;
@@ -126,7 +124,7 @@ absl::StatusOr<sharding::Plan> Plan(const Options& o) {
   }
   request.users = o.users;
   request.require_all = o.all;
-  request.max_rows = kFrameRows;
+  request.max_rows = stage::kStepFrameRows;
   return sharding::MakePlan(request);
 }
 

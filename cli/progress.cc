@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "base/environment.h"
 #include "base/size.h"
 #include "base/status.h"
 #include "cli/table.h"
@@ -19,9 +20,7 @@ constexpr int kBarWidth = 24;
 
 bool TerminalUnderstands(std::FILE* out) {
   if (::isatty(::fileno(out)) == 0) return false;
-  const char* term = std::getenv("TERM");
-  const char* no_color = std::getenv("NO_COLOR");
-  return term != nullptr && std::string_view(term) != "dumb" && (no_color == nullptr || *no_color == '\0');
+  return EnvironmentOr("TERM", "dumb") != "dumb" && EnvironmentOr("NO_COLOR", "").empty();
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ namespace lanyard::stage {
 inline constexpr uint32_t kKvBlockTokens = 32;
 // Rows of one frame at most; a longer step is several frames, each a valid frame of its own.
 inline constexpr uint32_t kMaxFrameRows = 512;
+// Rows into which the scheduler cuts them, so that transfer and compute overlap: sizes the buffers of stages.
+inline constexpr uint32_t kStepFrameRows = 128;
 
 enum class WireType : uint8_t { kF32 = 0, kF16 = 1 };  // kF16: f16 mantissas with one power of two a row
 enum class KvType : uint8_t { kF32 = 0, kF16 = 1, kQ8 = 2 };

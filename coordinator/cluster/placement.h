@@ -30,7 +30,7 @@ struct PlacementOptions {
   uint32_t context = 0;  // tokens of one sequence wanted
   uint32_t users = 1;
   uint32_t min_context = 256;
-  uint32_t max_rows = 128;  // of one frame: sizes every stage's buffers
+  uint32_t max_rows = stage::kStepFrameRows;  // of one frame: sizes every stage's buffers
   uint32_t expect_workers =
       0;             // the first plan waits for so many; 0: until nobody joined for `settle`
   Epoch last_epoch;  // highest one ever used; the first assignment gets the next

@@ -26,7 +26,7 @@ struct SchedulerOptions {
   uint32_t prefill_rows = 512;  // rows of a step that only prefills
   uint32_t mixed_rows =
       256;  // rows of a step that also decodes: bounds what decoding waits for prefill
-  uint32_t frame_rows = 128;     // a step is cut into frames so that transfer and compute overlap
+  uint32_t frame_rows = stage::kStepFrameRows;  // a step is cut into frames so that transfer and compute overlap
   // Where one stage embeds and samples: the next decode step is sent before the tokens of the last are home (see
   // stage::LastTokens). Costs a row of every sequence that ends unforeseen.
   bool run_ahead = true;

@@ -1,15 +1,12 @@
 #include "engine/cuda/environment.h"
 
-#include <cstdlib>
-#include <string_view>
+#include "base/environment.h"
 
 namespace lanyard::cuda {
 namespace {
 
 std::string Choose(const std::string& path, const char* variable, const char* usual) {
-  if (!path.empty()) return path;
-  const char* value = std::getenv(variable);
-  return value != nullptr && *value != '\0' ? value : usual;
+  return path.empty() ? EnvironmentOr(variable, usual) : path;
 }
 
 }  // namespace
@@ -21,8 +18,7 @@ std::string NvmlLibraryPath(const std::string& path) {
 }
 
 bool ExactBlocksWanted() {
-  const char* value = std::getenv("LANYARD_CUDA_EXACT_BLOCKS");
-  return value != nullptr && std::string_view(value) == "1";
+  return EnvironmentOr("LANYARD_CUDA_EXACT_BLOCKS", "") == "1";
 }
 
 }  // namespace lanyard::cuda
