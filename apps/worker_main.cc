@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/environment.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "net/convert_control.h"
@@ -44,7 +45,7 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   if (!flags.memory.empty()) {
     ASSIGN_OR_RETURN(out.memory_bytes, ParseSize(flags.memory));
   }
-  out.weights.state_dir = !flags.state.empty() ? flags.state : worker::DefaultStateDir();
+  out.weights.state_dir = !flags.state.empty() ? flags.state : StateHome();
   out.weights.local_files = flags.model;
   out.weights.local_dir = flags.models;
   out.factory = worker::EngineStages();

@@ -21,6 +21,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/environment.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/http_client.h"
@@ -375,15 +376,11 @@ absl::StatusOr<fs::path> LockState(const fs::path& dir) {
 
 absl::StatusOr<fs::path> ChooseState(const Options& o) {
   if (!o.state.empty()) return LockState(o.state);
-  const char* xdg = std::getenv("XDG_STATE_HOME");
-  const char* home = std::getenv("HOME");
-  fs::path base = xdg != nullptr && *xdg != '\0'
-                      ? fs::path(xdg)
-                      : fs::path(home != nullptr ? home : "/tmp") / ".local" / "state";
+  const fs::path base = fs::path(StateHome()) / "up";
   const std::string stem = fs::path(o.model).stem().string();
   for (int i = 1;; ++i) {
     // Several pools of one model may run at once; each has a directory that it finds again.
-    auto state = LockState(base / "lanyard" / "up" / (i == 1 ? stem : absl::StrCat(stem, "-", i)));
+    auto state = LockState(base / (i == 1 ? stem : absl::StrCat(stem, "-", i)));
     if (state.ok() || !absl::IsAlreadyExists(state.status()) || i == 100) return state;
   }
 }

@@ -56,14 +56,6 @@ std::string HostName() {
   return out;
 }
 
-std::string DefaultStateDir() {
-  if (const char* xdg = std::getenv("XDG_STATE_HOME"); xdg != nullptr && *xdg == '/') {
-    return std::string(xdg) + "/lanyard";
-  }
-  const char* home = std::getenv("HOME");
-  return std::string(home != nullptr && *home != '\0' ? home : "/var/lib") + "/.local/state/lanyard";
-}
-
 int ProcessorCount() {
   cpu_set_t set;
   CPU_ZERO(&set);

@@ -18,7 +18,6 @@ uint64_t PeakResidentBytes();  // VmHWM (ru_maxrss would inherit the parent's pe
 uint64_t AvailableBytes();     // MemAvailable of the machine
 
 std::string HostName();        // made of A-Z a-z 0-9 . _ -; "" when it has none that fits
-std::string DefaultStateDir(); // $XDG_STATE_HOME/lanyard or ~/.local/state/lanyard
 int ProcessorCount();          // that this process may use
 
 // A folder that only its owner reads, with the parents it lacks.
