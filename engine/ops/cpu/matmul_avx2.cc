@@ -322,28 +322,12 @@ ProductFn OfColumns(int columns) {
   return Product<T, C>;
 }
 
-ProductFn FindProduct(TensorType type, int columns) {
-  switch (type) {
-    case TensorType::kF32:
-      return OfColumns<TensorType::kF32, kMaxColumns>(columns);
-    case TensorType::kF16:
-      return OfColumns<TensorType::kF16, kMaxColumns>(columns);
-    case TensorType::kQ4_0:
-      return OfColumns<TensorType::kQ4_0, kMaxColumns>(columns);
-    case TensorType::kQ4_1:
-      return OfColumns<TensorType::kQ4_1, kMaxColumns>(columns);
-    case TensorType::kQ5_0:
-      return OfColumns<TensorType::kQ5_0, kMaxColumns>(columns);
-    case TensorType::kQ8_0:
-      return OfColumns<TensorType::kQ8_0, kMaxColumns>(columns);
-    case TensorType::kQ4_K:
-      return OfColumns<TensorType::kQ4_K, kMaxColumns>(columns);
-    case TensorType::kQ6_K:
-      return OfColumns<TensorType::kQ6_K, kMaxColumns>(columns);
-    default:
-      return nullptr;
+struct Products {
+  template <TensorType T>
+  static ProductFn Of(int columns) {
+    return OfColumns<T, kMaxColumns>(columns);
   }
-}
+};
 
 inline int32_t ReduceAdd(__m256i v) {
   __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -415,7 +399,7 @@ void Quantise(const float* x, int64_t k, int columns, int column, uint8_t* recor
 }  // namespace
 
 const KernelTable& Avx2Kernels() {
-  static constexpr KernelTable kTable = {kMaxColumns, FindProduct, Quantise};
+  static constexpr KernelTable kTable = {kMaxColumns, FindProduct<Products>, Quantise};
   return kTable;
 }
 

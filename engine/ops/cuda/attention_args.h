@@ -68,4 +68,10 @@ struct AttendArgs {
   uint32_t max_spans = 0;             // of AttendDecode: MaxSpans() of the longest position that a frame may have
 };
 
+// Dynamic shared memory of the fast form: queries, keys and values of a page, probabilities, scores, and 34 words.
+constexpr uint32_t FastAttentionSharedBytes(uint32_t head_dim) {
+  const uint32_t bytes = 2 * 32 * (head_dim + 8) * 2 + head_dim * 40 * 2 + 32 * 40 * 2 + 32 * 36 * 4 + 8 * 32 * 4 + 2 * 4;
+  return (bytes + 15) / 16 * 16;
+}
+
 }  // namespace lanyard::ops::cuda
