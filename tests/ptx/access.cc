@@ -10,45 +10,11 @@ namespace {
 
 inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }
 
-struct Range {
-  uint64_t low, high;   // first bytes of the lowest and highest lane
-  uint64_t bits;        // of all addresses
-};
-// Lanes outside of mask get the first lane's address, so that loops may run over all 32.
-inline Range Measure(uint32_t mask, uint64_t* addresses) {
-  const uint64_t first = addresses[FirstLane(mask)];
-  if (mask != kAllLanes) {
-    for (uint32_t i = 0; i < 32; ++i) addresses[i] = (mask >> i & 1u) != 0 ? addresses[i] : first;
-  }
-  Range r{first, first, 0};
-  for (uint32_t i = 0; i < 32; ++i) {
-    r.low = std::min(r.low, addresses[i]);
-    r.high = std::max(r.high, addresses[i]);
-    r.bits |= addresses[i];
-  }
-  return r;
-}
-
 int FirstMisaligned(uint32_t mask, const uint64_t* addresses, uint32_t bytes) {
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     if (addresses[FirstLane(rest)] % bytes != 0) return FirstLane(rest);
   }
   return 0;
-}
-
-// 32-byte sectors that aligned accesses of up to 16 bytes touch.
-uint32_t Sectors(const Range& r, const uint64_t* addresses) {
-  const uint64_t first = r.low >> 5, span = (r.high >> 5) - first;
-  if (span == 0) return 1;
-  if (span < 64) {
-    uint64_t seen = 0;
-    for (uint32_t i = 0; i < 32; ++i) seen |= uint64_t{1} << ((addresses[i] >> 5) - first);
-    return static_cast<uint32_t>(std::popcount(seen));
-  }
-  uint64_t sectors[32];
-  for (uint32_t i = 0; i < 32; ++i) sectors[i] = addresses[i] >> 5;
-  std::sort(sectors, sectors + 32);
-  return static_cast<uint32_t>(std::unique(sectors, sectors + 32) - sectors);
 }
 
 // Wavefronts beyond the first of `lanes` lanes that access words.
@@ -153,9 +119,9 @@ bool CheckIn(Warp& w, const Op& op, Allocation& a, uint32_t mask, const uint64_t
   return true;
 }
 
-void CountGlobal(Warp& w, uint32_t mask, const Range& r, const uint64_t* addresses, const Access& access) {
+void CountGlobal(Warp& w, uint32_t mask, const Range& r, const Access& access) {
   Counters& c = *w.launch->counters;
-  const uint32_t sectors = Sectors(r, addresses);
+  const uint32_t sectors = r.sectors;
   const uint64_t bytes = uint64_t{access.bytes} * static_cast<uint32_t>(std::popcount(mask));
   if (access.kind != kWrite) {
     ++c.global_load_requests;
@@ -172,7 +138,7 @@ void CountGlobal(Warp& w, uint32_t mask, const Range& r, const uint64_t* address
 }  // namespace
 
 bool CheckGlobal(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access) {
-  const Range r = Measure(mask, addresses);
+  const Range r = w.launch->program->table->special.measure(mask, addresses);
   if ((r.bits & (access.bytes - 1)) != 0) {
     const int lane = FirstMisaligned(mask, addresses, access.bytes);
     FailAccess(w, op, access.space, Fault::kMisaligned, lane, addresses[lane]);
@@ -206,14 +172,14 @@ bool CheckGlobal(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, cons
       rest &= ~same;
     }
   }
-  CountGlobal(w, mask, r, addresses, access);
+  CountGlobal(w, mask, r, access);
   return true;
 }
 
 bool CheckShared(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access) {
   Block& b = *w.block;
   const MachineOptions& options = *w.launch->options;
-  const Range r = Measure(mask, addresses);
+  const Range r = w.launch->program->table->special.measure(mask, addresses);
   if ((r.bits & (access.bytes - 1)) != 0) {
     const int lane = FirstMisaligned(mask, addresses, access.bytes);
     FailAccess(w, op, Space::kShared, Fault::kMisaligned, lane, addresses[lane]);

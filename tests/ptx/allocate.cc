@@ -22,9 +22,10 @@ struct BasicBlock {
 
 class Allocator {
  public:
-  Allocator(Draft* draft, const OpTable& table) : draft_(*draft), program_(*draft->program), special_(table.special) {}
+  Allocator(Draft* draft, const OpTable& table) : draft_(*draft), program_(*draft->program), table_(table), special_(table.special) {}
 
   void Run() {
+    program_.table = &table_;
     FindBlocks();
     FindLive();
     std::vector<uint32_t> suspects = FindSuspects();
@@ -392,6 +393,7 @@ class Allocator {
 
   Draft& draft_;
   Program& program_;
+  const OpTable& table_;
   const SpecialHandlers& special_;
   std::vector<BasicBlock> blocks_;
   std::vector<size_t> first_ref_;

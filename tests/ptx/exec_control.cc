@@ -223,7 +223,7 @@ void RunWarp(Warp& w) {
     const Op& op = code[w.pc++];
     const uint32_t mask = w.active & (w.P(op.guard) ^ op.guard_xor);
     w.issued += op.issues;
-    w.tallies[op.tally] += static_cast<uint32_t>(std::popcount(mask));
+    w.tallies[op.tally] += mask == kAllLanes ? 32u : static_cast<uint32_t>(std::popcount(mask));
     if (mask != 0) op.run(w, op, mask);
   }
 }

@@ -18,6 +18,53 @@ inline void Addresses(const Warp& w, const Op& op, uint64_t* addresses) {
   }
 }
 
+// Distinct values among 32, by insertion: for the rare access whose lanes jump to and fro over more than 64 sectors.
+uint32_t CountDistinct(const uint64_t* values) {
+  uint64_t seen[32];
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < 32; ++i) {
+    uint32_t k = 0;
+    while (k < n && seen[k] != values[i]) ++k;
+    if (k == n) seen[n++] = values[i];
+  }
+  return n;
+}
+
+Range MeasureLanes(uint32_t mask, uint64_t* addresses) {
+  const uint64_t first = addresses[__builtin_ctz(mask)];
+  if (mask != kAllLanes) {
+    LANYARD_LANES
+    for (uint32_t i = 0; i < 32; ++i) addresses[i] = (mask >> i & 1u) != 0 ? addresses[i] : first;
+  }
+  uint64_t low = first, high = first, bits = 0;
+  alignas(64) uint64_t sectors[33];
+  for (uint32_t i = 0; i < 32; ++i) {
+    const uint64_t a = addresses[i];
+    low = a < low ? a : low;
+    high = a > high ? a : high;
+    bits |= a;
+    sectors[i + 1] = a >> 5;
+  }
+  sectors[0] = sectors[1];
+  uint64_t steps = 0, falls = 0;
+  for (uint32_t i = 0; i < 32; ++i) {
+    steps += sectors[i + 1] != sectors[i];
+    falls |= sectors[i + 1] < sectors[i];
+  }
+  Range r{low, high, bits, 1};
+  const uint64_t lowest = low >> 5, span = (high >> 5) - lowest;
+  if (falls == 0) {  // ascending: every step is a new sector
+    r.sectors = static_cast<uint32_t>(steps) + 1;
+  } else if (span < 64) {
+    uint64_t seen = 0;
+    for (uint32_t i = 0; i < 32; ++i) seen |= uint64_t{1} << (sectors[i + 1] - lowest);
+    r.sectors = static_cast<uint32_t>(__builtin_popcountll(seen));
+  } else {
+    r.sectors = CountDistinct(sectors + 1);
+  }
+  return r;
+}
+
 template <typename T>
 inline T ReadAt(uint64_t address) {
   T v;
@@ -162,6 +209,7 @@ void AddMemoryHandlers(OpTable* t) {
   t->special.load = Load;
   t->special.store = Store;
   t->special.load_param = LoadParam;
+  t->special.measure = MeasureLanes;
 }
 
 }  // namespace lanyard::ptx::LANYARD_PTX_ISA

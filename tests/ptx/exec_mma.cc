@@ -17,12 +17,20 @@ bool AllHere(Warp& w, const Op& op, uint32_t mask) {
   return true;
 }
 
-// The bytes of a lane's register as 16-bit values.
-inline void Widen(uint32_t bytes, bool is_signed, int16_t* to) {
+// The bytes of a lane's register as four 16-bit values in 64 bits.
+inline uint64_t Widen(uint32_t bytes, bool is_signed) {
+#ifdef __AVX2__
+  const __m128i v = _mm_cvtsi32_si128(static_cast<int>(bytes));
+  return static_cast<uint64_t>(_mm_cvtsi128_si64(is_signed ? _mm_cvtepi8_epi16(v) : _mm_cvtepu8_epi16(v)));
+#else
+  uint64_t wide = 0;
   for (uint32_t j = 0; j < 4; ++j) {
     const auto byte = static_cast<uint8_t>(bytes >> (8 * j));
-    to[j] = is_signed ? static_cast<int16_t>(static_cast<int8_t>(byte)) : static_cast<int16_t>(byte);
+    const auto value = is_signed ? static_cast<int16_t>(static_cast<int8_t>(byte)) : static_cast<int16_t>(byte);
+    wide |= uint64_t{static_cast<uint16_t>(value)} << (16 * j);
   }
+  return wide;
+#endif
 }
 
 // kRows 8 or 16, kDepth 16 or 32 (bytes). Registers in aux: d, a, b, c. A lane is row/column lane / 4 and four bytes at lane % 4 * 4;
@@ -36,20 +44,20 @@ void Integer(Warp& w, const Op& op, uint32_t mask) {
   const uint32_t* a = d + 2 * kParts;
   const uint32_t* b = a + kParts * kHalves;
   const uint32_t* c = b + kHalves;
-  alignas(64) int16_t rows[kRows][kDepth], columns[8][kDepth];
+  alignas(64) int16_t rows[kRows][kDepth];
+  // Pairs along k of all 8 columns beside one another: what a 16-bit multiply-add of pairs wants.
+  alignas(64) int16_t pairs[kDepth / 2][8][2];
   for (uint32_t i = 0; i < 32; ++i) {
     const uint32_t g = i >> 2, t = i & 3u;
     for (uint32_t h = 0; h < kHalves; ++h) {
-      for (uint32_t p = 0; p < kParts; ++p) Widen(w.R<uint32_t>(a[h * kParts + p])[i], op.mode & 1, &rows[g + 8 * p][16 * h + 4 * t]);
-      Widen(w.R<uint32_t>(b[h])[i], op.mode & 2, &columns[g][16 * h + 4 * t]);
-    }
-  }
-  // Pairs along k of all 8 columns beside one another: what a 16-bit multiply-add of pairs wants.
-  alignas(64) int16_t pairs[kDepth / 2][8][2];
-  for (uint32_t k = 0; k < kDepth / 2; ++k) {
-    for (uint32_t n = 0; n < 8; ++n) {
-      pairs[k][n][0] = columns[n][2 * k];
-      pairs[k][n][1] = columns[n][2 * k + 1];
+      for (uint32_t p = 0; p < kParts; ++p) {
+        const uint64_t wide = Widen(w.R<uint32_t>(a[h * kParts + p])[i], op.mode & 1);
+        __builtin_memcpy(&rows[g + 8 * p][16 * h + 4 * t], &wide, 8);
+      }
+      const uint64_t wide = Widen(w.R<uint32_t>(b[h])[i], op.mode & 2);
+      const auto low = static_cast<uint32_t>(wide), high = static_cast<uint32_t>(wide >> 32);
+      __builtin_memcpy(pairs[8 * h + 2 * t][g], &low, 4);
+      __builtin_memcpy(pairs[8 * h + 2 * t + 1][g], &high, 4);
     }
   }
   alignas(64) uint32_t sums[kRows][8];

@@ -13,6 +13,14 @@ inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }
 // A .sync instruction with a member mask in op.src[3]: true if all that the lanes' masks name are here and agree on the mask.
 bool Members(Warp& w, const Op& op, uint32_t mask) {
   const uint32_t* members = w.R<uint32_t>(op.src[3]);
+  if (mask == kAllLanes) {  // the usual case: everybody names everybody
+    uint32_t named = kAllLanes;
+    for (uint32_t i = 0; i < 32; ++i) named &= members[i];
+    if (named == kAllLanes) {
+      w.last_chance = false;
+      return true;
+    }
+  }
   uint32_t required = 0;
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const int lane = FirstLane(rest);

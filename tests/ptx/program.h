@@ -18,6 +18,7 @@ namespace lanyard::ptx {
 
 struct Warp;
 struct Op;
+struct OpTable;
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
 // Windows of the generic address space that are no host addresses.
@@ -82,6 +83,7 @@ class Program {
  public:
   Function function;
   const ParsedModule* module = nullptr;
+  const OpTable* table = nullptr;  // that `code` was made with
   std::vector<Op> code;
   std::vector<uint32_t> aux;     // offsets of vector operands
   std::vector<uint8_t> image;    // the register file's beginning: the true predicate and constants
@@ -196,6 +198,14 @@ enum class Fault : uint8_t { kMisaligned, kOutside, kUnwritten, kInFlight, kRead
 void FailAccess(Warp& w, const Op& op, Space space, Fault fault, int lane, uint64_t address);
 void FailRace(Warp& w, const Op& op, Space space, const Conflict& conflict);
 
+// Of the addresses of a warp's access: bytes of the lowest and highest lane, all their bits, the 32-byte sectors they lie in.
+struct Range {
+  uint64_t low = 0, high = 0, bits = 0;
+  uint32_t sectors = 0;
+};
+// Lanes outside of mask get the first lane's address, so that loops may run over all 32.
+using Measure = Range (*)(uint32_t mask, uint64_t* addresses);
+
 enum AccessKind : uint8_t { kRead, kWrite, kReadWrite };
 // Checks an access of a warp and counts it; addresses of lanes in mask become host addresses. data: for writes, 16 bytes a lane
 // (null: an atomic, whose value is not known). False: the launch failed.
@@ -255,6 +265,7 @@ struct SpecialHandlers {
   Handler mma_s8_8x16, mma_s8_16x16, mma_s8_16x32, mma_f16_8, mma_f16_16, ldmatrix;
   Handler async_copy, async_commit, async_wait;
   Handler is_space, clock, trap, nothing;
+  Measure measure;
 };
 
 // Fills what is the same for every instruction set.
