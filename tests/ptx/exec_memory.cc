@@ -18,14 +18,14 @@ inline void Addresses(const Warp& w, const Op& op, uint64_t* addresses) {
   }
 }
 
-// Distinct values among 32, by insertion: for the rare access whose lanes jump to and fro over more than 64 sectors.
-uint32_t CountDistinct(const uint64_t* values) {
+// By insertion: for the rare access whose lanes jump to and fro over more than 64 sectors.
+uint32_t CountDistinctSectors(const uint64_t* addresses) {
   uint64_t seen[32];
   uint32_t n = 0;
   for (uint32_t i = 0; i < 32; ++i) {
     uint32_t k = 0;
-    while (k < n && seen[k] != values[i]) ++k;
-    if (k == n) seen[n++] = values[i];
+    while (k < n && seen[k] != addresses[i] >> 5) ++k;
+    if (k == n) seen[n++] = addresses[i] >> 5;
   }
   return n;
 }
@@ -36,31 +36,31 @@ Range MeasureLanes(uint32_t mask, uint64_t* addresses) {
     LANYARD_LANES
     for (uint32_t i = 0; i < 32; ++i) addresses[i] = (mask >> i & 1u) != 0 ? addresses[i] : first;
   }
-  uint64_t low = first, high = first, bits = 0;
-  alignas(64) uint64_t sectors[33];
+  // Signed, which vector units compare: no address has the top bit.
+  auto low = static_cast<int64_t>(first), high = low;
+  uint64_t bits = 0;
   for (uint32_t i = 0; i < 32; ++i) {
-    const uint64_t a = addresses[i];
+    const auto a = static_cast<int64_t>(addresses[i]);
     low = a < low ? a : low;
     high = a > high ? a : high;
-    bits |= a;
-    sectors[i + 1] = a >> 5;
+    bits |= addresses[i];
   }
-  sectors[0] = sectors[1];
   uint64_t steps = 0, falls = 0;
-  for (uint32_t i = 0; i < 32; ++i) {
-    steps += sectors[i + 1] != sectors[i];
-    falls |= sectors[i + 1] < sectors[i];
+  for (uint32_t i = 0; i < 31; ++i) {
+    const auto here = static_cast<int64_t>(addresses[i] >> 5), next = static_cast<int64_t>(addresses[i + 1] >> 5);
+    steps += next != here ? 1 : 0;
+    falls |= next < here ? 1 : 0;
   }
-  Range r{low, high, bits, 1};
-  const uint64_t lowest = low >> 5, span = (high >> 5) - lowest;
+  Range r{static_cast<uint64_t>(low), static_cast<uint64_t>(high), bits, 1};
+  const uint64_t lowest = r.low >> 5, span = (r.high >> 5) - lowest;
   if (falls == 0) {  // ascending: every step is a new sector
     r.sectors = static_cast<uint32_t>(steps) + 1;
   } else if (span < 64) {
     uint64_t seen = 0;
-    for (uint32_t i = 0; i < 32; ++i) seen |= uint64_t{1} << (sectors[i + 1] - lowest);
+    for (uint32_t i = 0; i < 32; ++i) seen |= uint64_t{1} << ((addresses[i] >> 5) - lowest);
     r.sectors = static_cast<uint32_t>(__builtin_popcountll(seen));
   } else {
-    r.sectors = CountDistinct(sectors + 1);
+    r.sectors = CountDistinctSectors(addresses);
   }
   return r;
 }
