@@ -8,6 +8,7 @@
 #include "base/environment.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "engine/cuda/open_devices.h"
 #include "net/convert_control.h"
 #include "worker/daemon.h"
 #include "worker/probe.h"
@@ -18,7 +19,7 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string join, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info", models;
+  std::string join, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info", models, devices = "auto", vram;
   std::vector<std::string> model;
   int threads = 0;
   double speed = 0;
@@ -49,6 +50,8 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   out.weights.local_files = flags.model;
   out.weights.local_dir = flags.models;
   out.factory = worker::EngineStages();
+  ASSIGN_OR_RETURN(const engine::DeviceFlags devices, engine::ParseDevices(flags.devices, flags.vram));
+  ASSIGN_OR_RETURN(out.devices, engine::OpenDevices(devices));
   return out;
 }
 
@@ -90,6 +93,9 @@ int main(int argc, char** argv) {
   app.add_option("--models", flags.models, "a folder of GGUF files to look into");
   app.add_option("--listen", flags.listen, "where the stage before reaches this worker")->capture_default_str();
   app.add_option("--isa", flags.isa, "scalar, avx2 or avx512 (default: the best of this processor)");
+  app.add_option("--devices", flags.devices, "auto (every card), cpu, or cards as cuda:0,cuda:1; the CPU takes the rest")
+      ->capture_default_str();
+  app.add_option("--vram", flags.vram, "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   app.add_option("--speed", flags.speed, "relative speed for the planner (default: threads x instruction set)")
       ->check(CLI::Range(0.001, 1e6));
   app.add_flag("--insecure-lan", flags.insecure_lan, "listen beyond loopback without encryption");

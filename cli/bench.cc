@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "engine/chain.h"
+#include "engine/cuda/open_devices.h"
 #include "model/gguf.h"
 
 namespace lanyard::cli {
@@ -21,6 +22,8 @@ struct Args {
   uint32_t repeat = 5;
   std::string isa;
   std::string kv;
+  std::string devices = "cpu";
+  std::string vram;
   bool json = false;
 };
 
@@ -112,6 +115,9 @@ absl::StatusOr<std::vector<Figure>> RunAll(const Args& args) {
   if (!args.isa.empty()) {
     ASSIGN_OR_RETURN(options.stage.isa, ops::ParseIsa(args.isa));
   }
+  ASSIGN_OR_RETURN(const engine::DeviceFlags flags, engine::ParseDevices(args.devices, args.vram));
+  ASSIGN_OR_RETURN(const auto devices, engine::OpenDevices(flags));
+  options.stage.devices.assign(devices.begin(), devices.end());
   options.stage.threads = args.threads > 0 ? args.threads : std::max(1u, std::thread::hardware_concurrency());
   options.max_context = std::max(args.generate + 1, 1u);
   for (const uint32_t n : args.prompt) options.max_context = std::max(options.max_context, n);
@@ -174,6 +180,9 @@ void RegisterBench(CLI::App& app) {
       ->check(CLI::Range(1u, stage::kMaxFrameRows));
   command->add_option("--repeat", args->repeat, "runs of each test that count")->check(CLI::Range(1u, 1000u));
   command->add_option("--isa", args->isa, "scalar, avx2 or avx512 (default: the best)");
+  command->add_option("--devices", args->devices, "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
+      ->capture_default_str();
+  command->add_option("--vram", args->vram, "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   command->add_option("--kv", args->kv, "f32, f16 or q8 (default: the model's)");
   command->add_flag("--json", args->json, "a JSON list");
 }

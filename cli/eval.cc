@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cli/cli.h"
+#include "engine/cuda/open_devices.h"
 #include "engine/evaluate.h"
 #include "lanyard/v1/stage.pb.h"
 #include "model/gguf.h"
@@ -29,6 +30,8 @@ struct Args {
   std::string isa;
   std::string kv;
   std::string wire;
+  std::string devices = "cpu";
+  std::string vram;
 };
 
 // Prompts between lines `----`; neither the newline before such a line nor the file's last is part of a prompt.
@@ -117,6 +120,9 @@ absl::StatusOr<engine::ChainOptions> MakeOptions(const Args& args, const model::
   if (!args.isa.empty()) {
     ASSIGN_OR_RETURN(options.stage.isa, ops::ParseIsa(args.isa));
   }
+  ASSIGN_OR_RETURN(const engine::DeviceFlags flags, engine::ParseDevices(args.devices, args.vram));
+  ASSIGN_OR_RETURN(const auto devices, engine::OpenDevices(flags));
+  options.stage.devices.assign(devices.begin(), devices.end());
   options.stage.threads = args.threads > 0 ? args.threads : std::max(1u, std::thread::hardware_concurrency());
   if (args.chunk == 0) return InvalidArgument("--chunk 0: at least one token");
   options.wire = OverTheWire;
@@ -177,6 +183,9 @@ void RegisterEval(CLI::App& app) {
   command->add_option("--stages", args->stages, "cut the model into so many stages, with framing between them");
   command->add_flag("--batch", args->batch, "all prompts at once");
   command->add_option("--isa", args->isa, "scalar, avx2 or avx512 (default: the best)");
+  command->add_option("--devices", args->devices, "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
+      ->capture_default_str();
+  command->add_option("--vram", args->vram, "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   command->add_option("--kv", args->kv, "f32, f16 or q8 (default: the model's)");
   command->add_option("--wire", args->wire, "f32 or f16 (default: the model's)");
 }

@@ -51,8 +51,15 @@ struct Options {
   std::string state;
   std::string kv;
   std::string wire;
+  std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
+  std::vector<std::string> vram;
   bool json = false;
 };
+
+// What worker i (from 0) gets of a list whose last entry counts for the rest.
+std::string OfWorker(const std::vector<std::string>& list, uint32_t i) {
+  return list.empty() ? std::string() : list[std::min<size_t>(i, list.size() - 1)];
+}
 
 // SIGINT, SIGTERM and SIGHUP stay blocked and are fetched here, so that nothing runs in a handler.
 class Signals {
@@ -220,6 +227,12 @@ absl::Status Pool::StartWorkers() {
                  "--threads", absl::StrCat(threads),
                  "--state",   (state_ / spec.name).string()};
     if (!o_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", o_.memory});
+    // Workers of one machine do not share a card unless told so.
+    const std::string devices =
+        o_.devices.empty() ? (i == 1 ? "auto" : "cpu") : OfWorker(o_.devices, i - 1);
+    const std::string vram = OfWorker(o_.vram, i - 1);
+    spec.args.insert(spec.args.end(), {"--devices", devices});
+    if (!vram.empty()) spec.args.insert(spec.args.end(), {"--vram", vram});
     workers_.push_back(std::make_unique<Worker>(std::move(spec)));
     RETURN_IF_ERROR(workers_.back()->process.Start());
     workers_.back()->started = MonotonicNow();
@@ -423,6 +436,11 @@ void RegisterUp(CLI::App& app) {
       ->check(CLI::Range(1, 1024));
   up->add_option("--memory-per-worker", o->memory,
                  "What each worker may hold, for example 200MiB: weights, KV and code");
+  up->add_option("--devices", o->devices,
+                 "Of each worker: auto, cpu, or cards as cuda:0,cuda:1. Once a worker; the last "
+                 "counts for the rest (default: auto for the first worker, cpu for the rest)");
+  up->add_option("--vram", o->vram,
+                 "Of each worker's cards, for example 6GiB or cuda:0=6GiB; given like --devices");
   up->add_option("--context", o->context, "Tokens of one conversation at most (default: what fits)")
       ->check(CLI::Range(1, 16'777'216));
   up->add_option("--users", o->users, "Conversations at a time that memory is set aside for")

@@ -21,6 +21,8 @@ class Device {
 
   // Memory that a new stage may take now; 0 when the device is lost.
   virtual uint64_t FreeBytes() const = 0;
+  // Memory that stages may take at all; less than before when the owner of the desk wants some.
+  virtual uint64_t BudgetBytes() const = 0;
   // What a backend here would hold, for planning: never less than it does.
   virtual uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const = 0;
   virtual uint64_t VectorBytes(int64_t n) const = 0;

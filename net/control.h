@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "base/ids.h"
 #include "base/status.h"
@@ -18,6 +19,15 @@ namespace lanyard::net {
 
 inline constexpr uint32_t kHeartbeatMs = 250;
 inline constexpr uint32_t kDeadAfterMs = 1500;  // of silence; a lost worker must end its requests within 2 s
+
+// A card of a worker.
+struct DeviceHello {
+  std::string kind;            // "cuda"
+  std::string name;            // "cuda:0", unique in the worker
+  std::string model;           // for people
+  uint64_t memory_bytes = 0;   // for stages
+  double speed = 1;            // on the scale of WorkerHello::speed
+};
 
 struct WorkerHello {
   std::string name;
@@ -30,6 +40,7 @@ struct WorkerHello {
   double speed = 1;
   std::string isa;
   uint64_t pid = 0;
+  std::vector<DeviceHello> devices = {};  // beside the processor, in the order in which the worker fills them
 };
 
 struct Heartbeat {

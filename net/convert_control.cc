@@ -107,6 +107,17 @@ absl::StatusOr<model::TensorInfo> TensorFromProto(const v1::TensorInfo& in) {
   return model::TensorInfo{in.name(), type, {in.dims().begin(), in.dims().end()}, in.bytes()};
 }
 
+absl::StatusOr<DeviceHello> DeviceFromProto(const v1::Device& in) {
+  RETURN_IF_ERROR(CheckText("device kind", in.kind(), kMaxNameBytes));
+  RETURN_IF_ERROR(CheckText("device name", in.name(), kMaxNameBytes));
+  RETURN_IF_ERROR(CheckText("device model", in.model(), kMaxNameBytes));
+  if (in.name().empty() || in.name() == "cpu") return InvalidArgument("a device is called '", in.name(), "'");
+  if (!(in.speed() > 0 && in.speed() < 1e9)) {
+    return InvalidArgument("device ", in.name(), ": speed ", in.speed(), " is not in (0, 1e9)");
+  }
+  return DeviceHello{in.kind(), in.name(), in.model(), in.memory_bytes(), in.speed()};
+}
+
 absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   RETURN_IF_ERROR(CheckText("version", in.version(), kMaxNameBytes));
   WorkerHello out;
@@ -127,6 +138,14 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.speed = in.speed();
   out.isa = in.isa();
   out.pid = in.pid();
+  if (in.devices_size() > kMaxDevices) return TooMany("devices", in.devices_size(), kMaxDevices);
+  for (const v1::Device& device : in.devices()) {
+    ASSIGN_OR_RETURN(DeviceHello hello, DeviceFromProto(device));
+    for (const DeviceHello& other : out.devices) {
+      if (other.name == hello.name) return InvalidArgument("two devices are called ", hello.name);
+    }
+    out.devices.push_back(std::move(hello));
+  }
   return out;
 }
 
@@ -145,6 +164,14 @@ struct EventToProto {
     hello->set_speed(in.speed);
     hello->set_isa(in.isa);
     hello->set_pid(in.pid);
+    for (const DeviceHello& device : in.devices) {
+      v1::Device* d = hello->add_devices();
+      d->set_kind(device.kind);
+      d->set_name(device.name);
+      d->set_model(device.model);
+      d->set_memory_bytes(device.memory_bytes);
+      d->set_speed(device.speed);
+    }
   }
   void operator()(const Heartbeat& in) const {
     v1::Heartbeat* beat = out->mutable_heartbeat();

@@ -202,7 +202,8 @@ TEST(ConvertStage, ResultRoundTripAndWorkerFromStream) {
 }
 
 TEST(ConvertControl, EveryWorkerEventRoundTrips) {
-  WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77};
+  WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77,
+                    {{"cuda", "cuda:0", "a card", 5000, 20}, {"cuda", "cuda:1", "", 7, 1}}};
   const std::vector<WorkerEvent> events = {hello,
                                            Heartbeat{5, 0.5, 6},
                                            LoadProgress{PlanId(1), 2, 3},
@@ -238,6 +239,12 @@ TEST(ConvertControl, HelloIsChecked) {
   EXPECT_TRUE(refuses([](WorkerHello& h) { h.stage_address = "h:99999"; }));
   EXPECT_TRUE(refuses([](WorkerHello& h) { h.speed = NAN; }));
   EXPECT_TRUE(refuses([](WorkerHello& h) { h.threads = 0; }));
+  const DeviceHello card{"cuda", "cuda:0", "", 1, 1};
+  EXPECT_FALSE(refuses([&](WorkerHello& h) { h.devices = {card}; }));
+  EXPECT_TRUE(refuses([&](WorkerHello& h) { h.devices = {card, card}; }));
+  EXPECT_TRUE(refuses([&](WorkerHello& h) { h.devices.assign(65, card); }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.devices = {{"cuda", "cpu", "", 1, 1}}; }));
+  EXPECT_TRUE(refuses([](WorkerHello& h) { h.devices = {{"cuda", "cuda:0", "", 1, -1}}; }));
   // Another version is refused by its version, with both named.
   EXPECT_FALSE(refuses([](WorkerHello& h) { h.version = "9.0.0", h.threads = 0; }));
   const absl::Status status = CheckVersions(2, "9.0.0");

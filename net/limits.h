@@ -26,6 +26,7 @@ inline constexpr int kMaxLayers = 1024;
 inline constexpr int kMaxParts = kMaxLayers + 8;
 inline constexpr int kMaxTensorsOfPart = 4096;
 inline constexpr int kMaxDims = 4;
+inline constexpr int kMaxDevices = 64;            // of a worker, beside its processor
 inline constexpr size_t kMaxNameBytes = 64;       // of a worker
 inline constexpr size_t kMaxAddressBytes = 256;
 inline constexpr size_t kMaxTextBytes = 4096;     // of an error's text

@@ -122,6 +122,29 @@ PlannedStage MakeStage(const Problem& problem, const Segment& s) {
   return stage;
 }
 
+// Neighbours on one machine become one stage.
+std::vector<PlannedStage> MergeMachines(std::vector<PlannedStage> stages) {
+  std::vector<PlannedStage> out;
+  for (PlannedStage& next : stages) {
+    if (out.empty() || out.back().machine != next.machine) {
+      out.push_back(std::move(next));
+      continue;
+    }
+    PlannedStage& one = out.back();
+    absl::StrAppend(&one.device, "+", next.device);
+    one.layers.end = next.layers.end;
+    one.samples = next.samples;
+    one.gguf_bytes += next.gguf_bytes;
+    one.weights_bytes += next.weights_bytes;
+    one.kv_bytes += next.kv_bytes;
+    one.buffer_bytes += next.buffer_bytes;
+    one.base_bytes += next.base_bytes;
+    one.limit_bytes += next.limit_bytes;
+    one.ms_per_token += next.ms_per_token;
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t context, uint32_t users,
@@ -171,6 +194,7 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
         absl::StrCat("with ", machines, " unlike machines their order is fixed, fastest first"));
   }
   ExplainFit(problem, *cut, weight, &plan);
+  if (request.one_stage_a_machine) plan.stages = MergeMachines(std::move(plan.stages));
   return plan;
 }
 

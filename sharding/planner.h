@@ -49,6 +49,7 @@ struct PlanRequest {
       256;  // shrink down to this before saying that nothing fits; == context: never shrink
   uint32_t max_rows = stage::kMaxFrameRows;
   bool require_all = false;  // every machine gets a stage, where some cut allows it
+  bool one_stage_a_machine = false;  // a machine's places become one stage, which it cuts itself
 };
 
 // Weights that a device of speed 1 reads per second: decoding is bound by it, so it turns bytes
@@ -57,7 +58,7 @@ inline constexpr double kBytesPerSecondAtSpeed1 = 10e9;
 
 struct PlannedStage {
   std::string machine;
-  std::string device;
+  std::string device;  // "cuda:0"; several of one stage as "cuda:0+cpu"
   stage::LayerRange layers;  // empty for a stage of the head only
   bool embeds = false;
   bool samples = false;

@@ -362,6 +362,17 @@ TEST(Planner, ACardComesBeforeItsCpu) {
   EXPECT_EQ(plan->stages[0].device, "cuda:0");
   EXPECT_EQ(plan->stages[1].device, "cpu");
   EXPECT_GT(plan->stages[0].layers.size(), 2u);
+
+  // A worker with a card is one stage all the same.
+  request.one_stage_a_machine = true;
+  const auto merged = MakePlan(request);
+  ASSERT_TRUE(merged.ok() && merged->fits);
+  ASSERT_EQ(merged->stages.size(), 1u);
+  const PlannedStage& one = merged->stages[0];
+  EXPECT_EQ(one.device, "cuda:0+cpu");
+  EXPECT_EQ(one.layers, (stage::LayerRange{0, 10}));
+  EXPECT_TRUE(one.embeds && one.samples);
+  EXPECT_EQ(one.weights_bytes, plan->stages[0].weights_bytes + plan->stages[1].weights_bytes);
 }
 
 TEST(Planner, ManyUnlikeMachinesAreStillPlanned) {

@@ -17,6 +17,7 @@
 #include "net/stage_server.h"
 #include "worker/frame_gate.h"
 #include "worker/loader.h"
+#include "worker/probe.h"
 #include "worker/process.h"
 #include "worker/stage_host.h"
 
@@ -60,11 +61,17 @@ struct Progress {
   uint64_t done_bytes = 0;
   uint64_t total_bytes = 0;
 };
+// The stage can run nothing any more: a device was lost, or its memory was taken back.
+struct StageLost {
+  PlanId plan;
+  Epoch epoch;
+  absl::Status why;
+};
 struct LeaveAsked {
   std::string reason;
 };
 using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone, ResultsGone, NextGone,
-                           Progress, LoadOutcome, LeaveAsked>;
+                           Progress, LoadOutcome, StageLost, LeaveAsked>;
 
 class EventQueue {
  public:
@@ -154,6 +161,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     loader.memory_bytes = options_.memory_bytes;
     loader.base_bytes = base_bytes_;
     loader.stage = {options_.threads, options_.isa};
+    loader.stage.devices.assign(options_.devices.begin(), options_.devices.end());
     loader.factory = options_.factory;
     loader.weights = options_.weights;
     loader.fetch = [this](const std::string& sha256, uint64_t offset, std::stop_token stop, const auto& take) {
@@ -207,6 +215,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void Handle(NextGone event);
   void Handle(Progress event);
   void Handle(LoadOutcome event);
+  void Handle(StageLost event);
   void Handle(LeaveAsked event);
 
   const DaemonOptions options_;
@@ -328,6 +337,7 @@ net::WorkerHello DaemonImpl::Hello() const {
   hello.speed = options_.speed;
   hello.isa = ops::IsaName(options_.isa);
   hello.pid = static_cast<uint64_t>(getpid());
+  hello.devices = HelloOf(options_.devices);
   return hello;
 }
 
@@ -435,9 +445,20 @@ void DaemonImpl::Handle(LoadOutcome event) {
   host.next = running_->next.get();
   host.results = &results_;
   host.stats = &stats_;
+  host.on_lost = [this, plan = spec.plan, epoch = spec.epoch](const absl::Status& why) {
+    queue_.Push(StageLost{plan, epoch, why});
+  };
   running_->host = std::make_unique<StageHost>(std::move(host));
   gate_.SetHost(running_->host.get());
   Send(net::StageReady{spec.plan, spec.epoch, memory.weights, memory.kv, memory.buffers, event.fetched_bytes});
+}
+
+// The coordinator plans by what a worker said when it joined, so it joins again with what it has now.
+void DaemonImpl::Handle(StageLost event) {
+  if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
+  StopStage();
+  Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
+  DropSession(event.why);
 }
 
 void DaemonImpl::Handle(LeaveAsked event) {

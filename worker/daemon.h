@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/version.h"
+#include "engine/cuda/cuda_device.h"
 #include "engine/ops/isa.h"
 #include "net/control.h"
 #include "worker/stage_factory.h"
@@ -24,6 +25,7 @@ struct DaemonOptions {
   int threads = 1;
   ops::Isa isa = ops::Isa::kScalar;
   double speed = 1;
+  std::vector<std::shared_ptr<engine::CudaDevice>> devices = {};  // that stages are put on before the processor
   WeightStoreOptions weights;            // state_dir must exist
   StageFactory factory;
   std::string version = kVersion;        // others in tests

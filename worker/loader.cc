@@ -122,7 +122,7 @@ LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
 }
 
 absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_token stop, uint64_t* fetched_bytes) {
-  if (loaded_ != nullptr && SameDuty(*loaded_, assignment)) return absl::OkStatus();
+  if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment)) return absl::OkStatus();
   loaded_.reset();  // first: two stages need not fit
   TrimMalloc();
   const model::Manifest& manifest = *assignment.manifest;
@@ -149,6 +149,10 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   source->Disarm();
   TrimMalloc();
   loaded_ = std::move(loaded);
+  for (const engine::StageMemory::OnDevice& on : loaded_->stage->memory().devices) {
+    LogInfo(on.name, ": layers [", on.layers.begin, ", ", on.layers.end, ")", on.head ? " and the head" : "", ", ",
+            FormatSize(on.memory.total()));
+  }
   LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ", spec.layers.end, ")",
           spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "", ": ",
           FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",

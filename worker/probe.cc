@@ -1,5 +1,7 @@
 #include "worker/probe.h"
 
+#include <algorithm>
+
 namespace lanyard::worker {
 
 double RelativeSpeed(int threads, ops::Isa isa) {
@@ -10,6 +12,29 @@ double RelativeSpeed(int threads, ops::Isa isa) {
     case ops::Isa::kAvx512: factor = 1.5; break;
   }
   return threads * factor;
+}
+
+double CardSpeed(const cuda::DeviceInfo& card) {
+  constexpr double kBytesPerSecondAtSpeed1 = 10e9;  // of the planner
+  constexpr double kShareReached = 0.75;
+  constexpr double kUntold = 20;                    // of a card whose driver does not say
+  // Two transfers a clock, as the driver counts.
+  const double bytes_per_second = 2e3 * card.memory_clock_khz * (card.memory_bus_bits / 8.0);
+  return bytes_per_second > 0 ? std::max(1.0, kShareReached * bytes_per_second / kBytesPerSecondAtSpeed1) : kUntold;
+}
+
+std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices) {
+  // Partial sums of attention, padding, whole blocks.
+  constexpr uint64_t kMarginBytes = uint64_t{40} << 20;
+  constexpr size_t kMaxModelBytes = 60;
+  std::vector<net::DeviceHello> out;
+  for (const auto& device : devices) {
+    const uint64_t bytes = device->BudgetBytes();
+    if (device->lost() || bytes <= kMarginBytes) continue;
+    const cuda::DeviceInfo& info = device->info();
+    out.push_back({"cuda", device->name(), info.name.substr(0, kMaxModelBytes), bytes - kMarginBytes, CardSpeed(info)});
+  }
+  return out;
 }
 
 }  // namespace lanyard::worker

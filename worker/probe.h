@@ -1,7 +1,12 @@
 // How fast this machine is beside the others of a pool.
 #pragma once
 
+#include <memory>
+#include <vector>
+
+#include "engine/cuda/cuda_device.h"
 #include "engine/ops/isa.h"
+#include "net/control.h"
 
 namespace lanyard::worker {
 
@@ -9,5 +14,10 @@ namespace lanyard::worker {
 // start at once on one machine would measure each other's load, and the cut would differ from start to start.
 // `--speed` overrides it where machines are known to be unlike.
 double RelativeSpeed(int threads, ops::Isa isa);
+// A card on the same scale, from the bandwidth of its memory as the driver tells it: decoding is bound by that.
+double CardSpeed(const cuda::DeviceInfo& card);
+// The cards as the planner is to see them: what is theirs for stages now, less what its arithmetic does not know. Nothing of a
+// card that is lost.
+std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices);
 
 }  // namespace lanyard::worker

@@ -117,6 +117,7 @@ std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std:
   if (stop.stop_requested()) return std::nullopt;
   if (!output.ok()) {
     drawn_.PutFailed(frame.batch, output.status());
+    if (options_.on_lost != nullptr && options_.stage->lost()) options_.on_lost(output.status());
     return ErrorResult(frame, options_.worker, output.status());
   }
   if (options_.next == nullptr) {

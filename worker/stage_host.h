@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -34,6 +35,8 @@ struct StageHostOptions {
   stage::StagePort* next = nullptr;        // null for the last stage
   stage::ResultSink* results = nullptr;
   HostStats* stats = nullptr;              // may be null
+  // A frame failed and the stage with it (LocalStage::lost). Called from the compute loop; must only enqueue. May be null.
+  std::function<void(const absl::Status& why)> on_lost = nullptr;
   size_t max_queued_frames = 1024;
   size_t max_queued_bytes = size_t{64} << 20;  // of hidden states, in each of the two queues
 };

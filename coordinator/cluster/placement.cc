@@ -172,7 +172,8 @@ bool Placement::OldPlanStillFits(const Membership& members) const {
     const Member* member = members.FindByName(name);
     if (member == nullptr) return false;
     // A restarted worker's own code takes a little more or less than last time.
-    const uint64_t limit = member->hello.memory_bytes;
+    uint64_t limit = member->hello.memory_bytes;
+    for (const net::DeviceHello& device : member->hello.devices) limit += device.memory_bytes;
     if (bytes > limit || limit - bytes < member->hello.base_bytes) return false;
   }
   return true;
@@ -186,6 +187,7 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
   request.users = options_.users;
   request.max_rows = options_.max_rows;
   request.min_context = std::min(options_.min_context, options_.context);
+  request.one_stage_a_machine = true;
   request.require_all =
       options_.expect_workers > 0;  // who counts workers wants each of them to take part
   for (const auto& [name, member] : members.members()) {
@@ -195,6 +197,9 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
     machine.base_bytes = member.hello.base_bytes;
     machine.threads = member.hello.threads;
     machine.speed = member.hello.speed;
+    for (const net::DeviceHello& device : member.hello.devices) {
+      machine.devices.push_back({device.kind, device.name, device.memory_bytes, device.speed});
+    }
     request.machines.push_back(std::move(machine));
   }
   return request;

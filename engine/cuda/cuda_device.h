@@ -30,6 +30,7 @@ class CudaDevice final : public Device {
   bool lost() const override { return context_->lost(); }
 
   uint64_t FreeBytes() const override;
+  uint64_t BudgetBytes() const override { return pool_->usage().budget_bytes; }
   uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const override;
   uint64_t VectorBytes(int64_t n) const override;
   uint64_t BufferBytes(const StepSizes& sizes, InputForms forms) const override;

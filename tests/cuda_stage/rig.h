@@ -25,6 +25,7 @@ class LimitedDevice final : public Device {
   const std::string& name() const override { return device_->name(); }
   bool lost() const override { return device_->lost(); }
   uint64_t FreeBytes() const override { return bytes_; }
+  uint64_t BudgetBytes() const override { return bytes_; }
   uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const override {
     return device_->MatrixBytes(type, n_out, k);
   }
@@ -73,14 +74,13 @@ struct Config {
   uint32_t stages = 1;
   uint32_t chunk = 512;
   bool batch = false;
-  ops::Isa isa = ops::BestIsa();
+  uint32_t longest = 20;  // over 256: more than one span of attention
 };
 
 inline ChainOptions OptionsOf(const Config& config, stage::NumericsId numerics) {
   ChainOptions options;
   options.stages = config.stages;
   options.numerics = numerics;
-  options.stage.isa = config.isa;
   options.stage.devices = config.devices;
   options.max_context = 300;
   options.max_rows = 64;
@@ -88,10 +88,10 @@ inline ChainOptions OptionsOf(const Config& config, stage::NumericsId numerics) 
   return options;
 }
 
-// Lengths beyond a span of 256 positions, beyond the window, and one token alone.
-inline std::vector<std::vector<int32_t>> Prompts(uint32_t n_vocab) {
+// Lengths beyond the window, one token alone, and `longest`.
+inline std::vector<std::vector<int32_t>> Prompts(uint32_t n_vocab, uint32_t longest) {
   std::vector<std::vector<int32_t>> out;
-  for (const uint32_t length : {45u, 1u, 270u}) {
+  for (const uint32_t length : {45u, 1u, longest}) {
     std::vector<int32_t> tokens;
     for (uint32_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>((i * 37 + length * 11) % n_vocab));
     out.push_back(tokens);
@@ -106,7 +106,7 @@ inline absl::StatusOr<std::vector<EvalResult>> Answers(const RandomModel& model,
   eval.generate = 6;
   eval.chunk = config.chunk;
   eval.batch = config.batch;
-  return Evaluate(*chain, Prompts(model.shape().n_vocab), eval);
+  return Evaluate(*chain, Prompts(model.shape().n_vocab, config.longest), eval);
 }
 
 inline void ExpectSame(const std::vector<EvalResult>& a, const std::vector<EvalResult>& b) {

@@ -30,38 +30,38 @@ class StageOnCards : public ::testing::TestWithParam<Case> {
   StageOnCards() : model_(GetParam().shape, GetParam().types, GetParam().seed) {}
 
   void SetUp() override {
-    const auto expected = Answers(model_, GetParam().numerics, Config{});
-    ASSERT_TRUE(expected.ok()) << expected.status();
-    expected_ = *expected;
     auto cards = OpenCards(kTwoCards);
     ASSERT_TRUE(cards.ok()) << cards.status();
     cards_ = *std::move(cards);
   }
 
   void Expect(const Config& config) {
+    Config on_cpu;
+    on_cpu.longest = config.longest;
+    const auto expected = Answers(model_, GetParam().numerics, on_cpu);
+    ASSERT_TRUE(expected.ok()) << expected.status();
     const auto got = Answers(model_, GetParam().numerics, config);
     ASSERT_TRUE(got.ok()) << got.status() << "\n" << fake_cuda::FakeCuda::Get().Reports();
-    ExpectSame(expected_, *got);
+    ExpectSame(*expected, *got);
     EXPECT_EQ(fake_cuda::FakeCuda::Get().Reports(), "");
   }
 
   const RandomModel model_;
-  std::vector<EvalResult> expected_;
   std::vector<std::shared_ptr<CudaDevice>> cards_;
 };
 
-TEST_P(StageOnCards, OneCard) { Expect({{cards_[0]}, 1, 512, false}); }
-TEST_P(StageOnCards, OldCardInChunksAndBatches) { Expect({{cards_[1]}, 1, 16, true}); }
+TEST_P(StageOnCards, OneCard) { Expect({{cards_[0]}, 1, 512, false, 270}); }
+TEST_P(StageOnCards, OldCardInChunksAndBatches) { Expect({{cards_[1]}, 1, 16, true, 60}); }
 
 TEST_P(StageOnCards, CutAtEveryLayer) {
   const uint32_t layers = model_.shape().n_layers;
-  for (const uint32_t stages : {layers, layers + 2}) Expect({{cards_[0]}, stages, 64, true});
+  for (const uint32_t stages : {layers, layers + 2}) Expect({{cards_[0]}, stages, 64, true, 20});
 }
 
 // Every split of the layers over two cards and RAM.
 TEST_P(StageOnCards, TwoCardsAndRam) {
   const uint32_t n = model_.shape().n_layers;
-  const stage::StageSpec spec = (*CutEvenly(model_.shape(), OptionsOf(Config{{}, 1, 32, true}, GetParam().numerics)))[0];
+  const stage::StageSpec spec = (*CutEvenly(model_.shape(), OptionsOf(Config{{}, 1, 32, true, 20}, GetParam().numerics)))[0];
   for (uint32_t first = 0; first <= n; ++first) {
     for (uint32_t second = first; second <= n; ++second) {
       if ((first + second) % 2 == 1) continue;  // half of them are enough
@@ -74,7 +74,7 @@ TEST_P(StageOnCards, TwoCardsAndRam) {
       uint32_t on_cards = 0;
       for (const StageMemory::OnDevice& device : (*stage)->memory().devices) on_cards += device.layers.size();
       EXPECT_EQ(on_cards, second);
-      Expect({devices, 1, 32, true});
+      Expect({devices, 1, 32, true, 20});
     }
   }
 }
@@ -88,11 +88,13 @@ TEST_P(StageOnCards, PlannedIsHeld) {
   ASSERT_TRUE(stage.ok()) << stage.status();
   ASSERT_EQ(plan.devices.size(), 1u);
   const BackendMemory& held = (*stage)->memory().devices.at(0).memory;
-  EXPECT_EQ(plan.devices[0].memory.weights, held.weights);
+  // Neighbours are packed as one matrix, padded once.
+  EXPECT_GE(plan.devices[0].memory.weights, held.weights);
+  EXPECT_LE(plan.devices[0].memory.weights, held.weights * 105 / 100);
   EXPECT_EQ(plan.devices[0].memory.kv, held.kv);
   EXPECT_EQ(plan.devices[0].memory.buffers, held.buffers);
   EXPECT_TRUE(plan.devices[0].head);
-  EXPECT_LE(fake_cuda::FakeCuda::Get().UsedBytes(0) - before, held.total());
+  EXPECT_LE(fake_cuda::FakeCuda::Get().UsedBytes(0) - before, plan.devices[0].memory.total());
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, StageOnCards, ::testing::ValuesIn(Cases()),

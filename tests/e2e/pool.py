@@ -50,7 +50,7 @@ class Pool:
         self.state = state or tempfile.mkdtemp(prefix="lanyard-e2e-")
         command = [LANYARD, "up", "--model", model, "--workers", workers, "--port", port, "--state", self.state, "--json"]
         for name, value in flags.items():
-            command += ["--" + name.replace("_", "-"), value]
+            command += ["--" + name.replace("_", "-"), *(value if isinstance(value, list) else [value])]
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=self.errors, text=True,
                                         start_new_session=True)
