@@ -235,7 +235,7 @@ int cuMemAlloc_v2(abi::Pointer* address, size_t bytes) {
   const uint64_t at = card.memory->Alloc(bytes, absl::StrCat("cuMemAlloc #", world.stats.allocs));
   card.allocations.emplace(at, bytes);
   card.used_bytes += bytes;
-  card.peak_bytes = std::max(card.peak_bytes, card.used_bytes);
+  card.peak_bytes = std::max(card.peak_bytes, card.used_bytes.load());
   *address = at;
   return 0;
 }

@@ -14,7 +14,11 @@ extern thread_local Handle g_current_context;
 
 class Entry {
  public:
-  Entry() : lock_(World::Get().mutex) {}
+  Entry() : lock_(World::Get().mutex, std::defer_lock) {
+    ++World::Get().waiting;
+    lock_.lock();
+    --World::Get().waiting;
+  }
 
   World& world() { return World::Get(); }
   // The call is about this card / the card of the thread's context: a CUresult to return at once, or 0.
@@ -31,7 +35,7 @@ class Entry {
   Card& card() { return world().card(device_); }
 
  private:
-  std::lock_guard<std::mutex> lock_;
+  std::unique_lock<std::mutex> lock_;
   int device_ = 0;
 };
 

@@ -23,7 +23,7 @@ std::string StatsText(const World& world) {
   json["live_pinned"] = world.pinned.size();
   json["cards"] = nlohmann::json::array();
   for (const auto& card : world.cards) {
-    json["cards"].push_back({{"used_bytes", card->used_bytes},
+    json["cards"].push_back({{"used_bytes", card->used_bytes.load()},
                              {"peak_bytes", card->peak_bytes},
                              {"live_allocations", card->allocations.size()},
                              {"retained", card->retained},
@@ -79,11 +79,10 @@ void lanyard_fake_cuda_set_others(int device, uint64_t bytes) {
   }
 }
 
-// Bytes in use by this process.
+// Bytes in use by this process. Never waits.
 uint64_t lanyard_fake_cuda_used(int device) {
-  const Entry entry;
   World& world = World::Get();
-  return device >= 0 && device < static_cast<int>(world.cards.size()) ? world.card(device).used_bytes : 0;
+  return device >= 0 && device < static_cast<int>(world.cards.size()) ? world.card(device).used_bytes.load() : 0;
 }
 
 }  // extern "C"

@@ -1,5 +1,8 @@
 // Streams, events, pinned memory and graphs, in the random orders of the fake library: what is right never fails, what lacks
 // a wait is found.
+#include <atomic>
+#include <thread>
+
 #include "tests/fake_cuda/fixture.h"
 
 namespace lanyard::fake_cuda {
@@ -129,6 +132,22 @@ TEST(Streams, EventsOfNothingAndPolling) {
   ASSERT_OK(idle);
   EXPECT_TRUE(*idle);
   EXPECT_EQ(Event().Synchronize().code(), absl::StatusCode::kInternal);
+}
+
+TEST(Streams, OtherThreadsAskWhileOneWaits) {
+  FakeCuda::Get().Reset("seed=4");
+  auto cards = Open();
+  ASSERT_OK(cards);
+  for (int i = 0; i < 3000; ++i) ASSERT_OK(Mix(*cards->kernels, {cards->a, kN, 1, cards->a}));
+  std::atomic<bool> stop{false};
+  int asked = 0;
+  std::thread heartbeat([&] {
+    while (!stop) asked += cards->rig.contexts[0]->Memory().ok() ? 1 : 0;
+  });
+  EXPECT_OK(cards->kernels->Synchronize());
+  stop = true;
+  heartbeat.join();
+  EXPECT_GT(asked, 1);
 }
 
 TEST(Streams, TimingEvents) {

@@ -246,8 +246,17 @@ void World::RunNode(Stream& stream, Op& op) {
   }
 }
 
+void World::LetIn() {
+  if (waiting.load() == 0) return;
+  mutex.unlock();
+  for (int i = 0; i < 1000 && waiting.load() > 0; ++i) std::this_thread::yield();
+  mutex.lock();
+}
+
 void World::RunUntilDone(const Completion& completion) {
   while (!completion.done) {
+    LetIn();
+    if (completion.done) return;
     if (!Step()) {
       Report("a wait that nothing will end: an event's stream is stuck");
       return;
@@ -257,6 +266,8 @@ void World::RunUntilDone(const Completion& completion) {
 
 void World::RunStream(Stream& stream) {
   while (!stream.queue.empty()) {
+    LetIn();
+    if (stream.queue.empty()) return;
     if (!Step()) {
       Report("a stream that nothing will end: it waits for an event that is not coming");
       return;
@@ -266,6 +277,7 @@ void World::RunStream(Stream& stream) {
 
 void World::RunCard(int device) {
   for (;;) {
+    LetIn();
     const auto busy = std::find_if(streams.begin(), streams.end(), [&](const auto& entry) {
       return entry.second->device == device && !entry.second->queue.empty();
     });

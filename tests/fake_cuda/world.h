@@ -4,9 +4,11 @@
 // Work runs only when somebody waits (or now and then before, as the seed will have it), so that a missing event wait, a
 // pinned buffer reused too early or read too early shows as a wrong result for some seed. What a card's checks find is
 // printed, kept, and loses the card, as the driver does.
-// Threads: everything under World's mutex (cuda_abi.cc takes it at every call).
+// Threads: everything under World's mutex, which every call takes (entry.h). Whoever waits for work lets others in after each
+// piece of it, so that a heartbeat that asks for free memory is not kept for a whole step.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <map>
@@ -113,7 +115,7 @@ struct Card {
   CardConfig config;
   int retained = 0;
   int lost = 0;  // the CUresult that every call gets
-  uint64_t used_bytes = 0;
+  std::atomic<uint64_t> used_bytes{0};  // NVML reads it without the mutex
   uint64_t peak_bytes = 0;
   std::map<uint64_t, uint64_t> allocations;
   std::unique_ptr<ptx::Memory> memory;
@@ -140,6 +142,7 @@ class World {
   static World& Get();
 
   std::mutex mutex;
+  std::atomic<int> waiting{0};  // calls that want the mutex: long runs let them in between pieces of work
   bool configured = false;  // by Reset
   Config config;
   std::vector<std::unique_ptr<Card>> cards;
@@ -183,6 +186,7 @@ class World {
   Handle NewHandle();
 
  private:
+  void LetIn();
   bool Step();
   bool Ready(const Stream& stream) const;
   void RunFront(Stream& stream);
