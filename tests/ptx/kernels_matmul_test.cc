@@ -295,6 +295,10 @@ TEST_P(MatMulKernels, TrafficIsAsDesigned) {
       if (shape.rows == 1) {
         EXPECT_LT(read, 1.7) << name;
       }
+      const bool tensor_cores = ops::IsQuantised(type) && shape.rows > 8 && GetParam().level >= 75;
+      EXPECT_EQ(c.mma > 0, tensor_cores) << name;
+      EXPECT_EQ(c.dp4a > 0, ops::IsQuantised(type) && !tensor_cores) << name;
+      EXPECT_EQ(c.async_copies > 0, tensor_cores && shape.rows > 32 && GetParam().level >= 80) << name;
       EXPECT_LE(c.shared_conflicts * 20, c.shared_requests) << name;
     }
   }
