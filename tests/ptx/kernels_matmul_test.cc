@@ -287,7 +287,7 @@ TEST_P(MatMulKernels, TrafficIsAsDesigned) {
       const std::string name = std::string(TraitsOf(type)->name) + ", " + std::to_string(shape.rows) + " rows";
       if (print) {
         const double blocks = static_cast<double>(shape.n_out * k) / 32;
-        std::printf("%s %-16s read %.2f x weights, %.2f lane instructions for a block of output and row, %llu conflicts of %llu\n",
+        std::printf("%s %-16s read %.2f x weights, %.2f lane instructions a block of output and row, %llu conflicts of %llu\n",
                     GetParam().Name().c_str(), name.c_str(), read,
                     static_cast<double>(c.warp_instructions) * 32 / blocks / static_cast<double>(shape.rows),
                     static_cast<unsigned long long>(c.shared_conflicts), static_cast<unsigned long long>(c.shared_requests));
