@@ -132,6 +132,8 @@ class Backend {
   // After the weights. The step's buffers.
   virtual absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) = 0;
   virtual BackendMemory memory() const = 0;
+  // Thread-safe. False for ever once the device is lost, or has given this backend's memory to others.
+  virtual bool usable() const { return true; }
 
   // --- A step: Begin, operations, End. The frame that `step` holds outlives it.
   virtual absl::Status Begin(const Step& step) = 0;
@@ -165,6 +167,8 @@ class Backend {
   virtual absl::Status TakeRows() = 0;
   // Wire format to x. InvalidArgument when a value is not finite, now or with a later call of this step.
   virtual absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) = 0;
+  // x from another backend's x of the same rows, without a way round by the host; false where that cannot be.
+  virtual absl::StatusOr<bool> TakeFrom(Backend&) { return false; }
   // x to wire format; the bytes are there on return.
   virtual absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) = 0;
   // Of every head row (whole.size() of them) the statistics, and the logits themselves where whole[i] is not 0. Internal when

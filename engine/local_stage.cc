@@ -106,7 +106,10 @@ class DeviceStage final : public LocalStage {
   }
 
   const StageMemory& memory() const override { return memory_; }
-  bool lost() const override { return lost_.load(); }
+  bool lost() const override {
+    const auto usable = [](const std::unique_ptr<Backend>& backend) { return backend->usable(); };
+    return lost_.load() || !std::all_of(backends_.begin(), backends_.end(), usable);
+  }
 
  private:
   absl::Status LoadPlace(WeightLoader& loader, const Place& place) {
@@ -210,6 +213,8 @@ class DeviceStage final : public LocalStage {
 
   // Rows from one device to the next, as between machines: every layer's end is rounded to the wire's type already.
   absl::Status Cross(Backend& from, Backend& to) {
+    ASSIGN_OR_RETURN(const bool taken, to.TakeFrom(from));
+    if (taken) return absl::OkStatus();
     ASSIGN_OR_RETURN(const stage::Hidden hidden, GiveHidden(from));
     return to.TakeHidden(hidden.type, hidden.data);
   }

@@ -59,7 +59,8 @@ struct StageOutput {
 class LocalStage {
  public:
   // Reads and re-lays the stage's weights. `source` must outlive the stage when it embeds (rows are read on demand).
-  // ResourceExhausted when memory is refused, Unavailable when a device is lost. `progress(done, total)` in GGUF bytes, may be null.
+  // ResourceExhausted when memory is refused, Unavailable when a device is lost. `progress(done, total)` in GGUF bytes, may
+  // be null.
   static absl::StatusOr<std::unique_ptr<LocalStage>> Create(
       const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
       const StageOptions& options, const std::function<void(uint64_t, uint64_t)>& progress = nullptr);
@@ -67,11 +68,11 @@ class LocalStage {
 
   // Runs a frame that passed stage::ValidateFrame. One caller at a time. Looks at `stop` between layers (Cancelled).
   // Result rows do not depend on what else is in the frame. NaN or infinite hidden values from outside give
-  // InvalidArgument. Unavailable: a device is lost and this stage with it; every later call says the same.
+  // InvalidArgument. Unavailable: a device is lost and this stage with it; every later call says so.
   virtual absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) = 0;
 
   virtual const StageMemory& memory() const = 0;
-  // Thread-safe; true for ever after a device was lost.
+  // Thread-safe; true for ever once a device was lost, or gave its memory to others: to be loaded anew.
   virtual bool lost() const { return false; }
 };
 

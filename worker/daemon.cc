@@ -243,6 +243,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   TimeNs results_at_ = 0;    // when to open the result stream again; 0: not
   TimeNs beat_at_ = 0;
   TimeNs last_beat_ = 0;
+  TimeNs watch_at_ = 0;      // when to look at the cards again
   int64_t last_busy_ns_ = 0;
   bool stop_ = false;
 
@@ -275,6 +276,14 @@ void DaemonImpl::Tick(TimeNs now) {
     Send(Beat(now));
   }
   if (results_at_ != 0 && now >= results_at_) OpenResults();
+  if (now >= watch_at_) {
+    watch_at_ = now + kSecond;
+    for (const auto& device : options_.devices) device->Watch();
+    if (running_ != nullptr && running_->loaded->stage->lost()) {
+      Handle(StageLost{running_->plan, running_->epoch, Unavailable("a card was lost or wanted back")});
+      return;
+    }
+  }
   if (now - session_->client()->last_heard() > TimeNs{net::kDeadAfterMs} * kMillisecond) {
     DropSession(absl::DeadlineExceededError(
         absl::StrCat("nothing heard from the coordinator for ", net::kDeadAfterMs, " ms")));
@@ -337,6 +346,7 @@ net::WorkerHello DaemonImpl::Hello() const {
   hello.speed = options_.speed;
   hello.isa = ops::IsaName(options_.isa);
   hello.pid = static_cast<uint64_t>(getpid());
+  for (const auto& device : options_.devices) device->Watch();
   hello.devices = HelloOf(options_.devices);
   return hello;
 }
@@ -450,7 +460,13 @@ void DaemonImpl::Handle(LoadOutcome event) {
   };
   running_->host = std::make_unique<StageHost>(std::move(host));
   gate_.SetHost(running_->host.get());
-  Send(net::StageReady{spec.plan, spec.epoch, memory.weights, memory.kv, memory.buffers, event.fetched_bytes});
+  net::StageReady ready{spec.plan, spec.epoch, memory.weights, memory.kv, memory.buffers, event.fetched_bytes};
+  for (const engine::StageMemory::OnDevice& on : memory.devices) {
+    ready.weights_bytes += on.memory.weights;
+    ready.kv_bytes += on.memory.kv;
+    ready.buffer_bytes += on.memory.buffers;
+  }
+  Send(ready);
 }
 
 // The coordinator plans by what a worker said when it joined, so it joins again with what it has now.
@@ -459,6 +475,7 @@ void DaemonImpl::Handle(StageLost event) {
   StopStage();
   Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
   DropSession(event.why);
+  loader_->Unload();  // frees what it still holds of the cards, before they are looked at again
 }
 
 void DaemonImpl::Handle(LeaveAsked event) {

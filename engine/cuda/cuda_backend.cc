@@ -58,6 +58,7 @@ absl::Status CudaBackend::Init() {
   const auto& context = module_->context();
   target_ = {module_->level(), context->device().sm_count};
   ASSIGN_OR_RETURN(stream_, cuda::Stream::Create(module_));
+  ASSIGN_OR_RETURN(rows_sent_, cuda::Event::Create(context));
   for (Staging& staging : staging_) {
     ASSIGN_OR_RETURN(staging.memory, cuda::PinnedMemory::Allocate(context, kStagingBytes));
     ASSIGN_OR_RETURN(staging.free, cuda::Event::Create(context));
@@ -171,6 +172,11 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
 
 // --- A step ----------------------------------------------------------------------------------------------------------
 
+bool CudaBackend::usable() const {
+  MutexLock lock(&mu_);
+  return !take_kv_ && !take_weights_ && !module_->context()->lost();
+}
+
 absl::Status CudaBackend::StartStep() {
   MutexLock lock(&mu_);
   if (take_kv_ || take_weights_) {
@@ -205,6 +211,7 @@ absl::Status CudaBackend::Wait() {
   }
   RETURN_IF_ERROR(stream_->Synchronize());
   if (!check_finite_) return absl::OkStatus();
+  check_finite_ = false;
   uint32_t verdict;
   std::memcpy(&verdict, verdict_.data(), sizeof(verdict));
   return verdict == 0 ? absl::OkStatus() : HiddenNotFinite();
@@ -487,6 +494,19 @@ absl::Status CudaBackend::TakeHidden(stage::WireType type, std::span<const uint8
   args.max_rows = static_cast<uint32_t>(rows_);
   args.n = static_cast<uint32_t>(sizes_.d_model);
   return kernels::DecodeHalfRows(*stream_, args);
+}
+
+absl::StatusOr<bool> CudaBackend::TakeFrom(Backend& from) {
+  auto* const card = dynamic_cast<CudaBackend*>(&from);
+  if (card == nullptr || card->module_->context() == module_->context()) return false;
+  // On the sender's stream, behind its layers; this one's waits for it. What it did to x before is over: the last step
+  // ended with a wait.
+  RETURN_IF_ERROR(card->stream_->CopyPeer(*module_->context(), reinterpret_cast<cuda::DeviceAddress>(buffers_.x),
+                                          reinterpret_cast<cuda::DeviceAddress>(card->buffers_.x),
+                                          static_cast<uint64_t>(rows_ * sizes_.d_model) * sizeof(float)));
+  RETURN_IF_ERROR(card->stream_->Record(card->rows_sent_));
+  RETURN_IF_ERROR(stream_->Wait(card->rows_sent_));
+  return true;
 }
 
 absl::Status CudaBackend::GiveHidden(stage::WireType type, std::span<uint8_t> data) {

@@ -38,6 +38,7 @@ class CudaBackend final : public Backend {
   absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) override;
   absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) override;
   BackendMemory memory() const override { return memory_; }
+  bool usable() const override;
 
   absl::Status Begin(const Step& step) override;
   absl::Status End() override;
@@ -55,6 +56,7 @@ class CudaBackend final : public Backend {
   float* HostRows() override { return reinterpret_cast<float*>(in_.data()); }
   absl::Status TakeRows() override;
   absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) override;
+  absl::StatusOr<bool> TakeFrom(Backend& from) override;
   absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) override;
   absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) override;
 
@@ -100,11 +102,12 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<cuda::MemoryPool> pool_;
   ops::cuda::Target target_;
   std::unique_ptr<cuda::Stream> stream_;
+  cuda::Event rows_sent_;       // x has left for the next card
   StepSizes sizes_;
   CudaLayout layout_;
   FrameLayout frame_;
   cuda::DeviceMemory buffer_memory_;
-  Mutex mu_;
+  mutable Mutex mu_;
   std::vector<cuda::DeviceMemory> weights_ ABSL_GUARDED_BY(mu_);
   std::vector<cuda::DeviceMemory> kv_ ABSL_GUARDED_BY(mu_);
   BackendMemory memory_;

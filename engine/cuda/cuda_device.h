@@ -29,6 +29,11 @@ class CudaDevice final : public Device {
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
 
+  // Looks at the card again, to be called now and then by one thread. While no stage is there the budget follows what is
+  // free. When other programs took memory since then and the card is nearly full, stages give back as much: pages first, then
+  // layers (LocalStage::lost).
+  void Watch();
+
   uint64_t FreeBytes() const override;
   uint64_t BudgetBytes() const override { return pool_->usage().budget_bytes; }
   uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const override;
@@ -42,6 +47,8 @@ class CudaDevice final : public Device {
   CudaDevice() = default;
 
   std::string name_;
+  uint64_t limit_bytes_ = 0;   // as asked for; 0: none
+  uint64_t others_bytes_ = 0;  // of other programs when Watch last found no stage
   std::shared_ptr<cuda::Context> context_;
   std::shared_ptr<cuda::Module> module_;
   std::shared_ptr<cuda::MemoryPool> pool_;

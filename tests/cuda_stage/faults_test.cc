@@ -118,6 +118,31 @@ TEST_F(FaultyCard, ItsMemoryIsTakenBack) {
   EXPECT_EQ(answer->tokens[0].top, before->tokens[0].top);
 }
 
+// The desk's owner starts a program that wants the card: the worker looks at it once a second.
+TEST_F(FaultyCard, OthersTakeTheCard) {
+  fake_cuda::FakeCuda& fake = fake_cuda::FakeCuda::Get();
+  const auto cards = OpenCards("devices=1,memory=512MiB,order=eager");
+  ASSERT_TRUE(cards.ok()) << cards.status();
+  CudaDevice& card = *(*cards)[0];
+  const uint64_t budget = card.BudgetBytes();
+  auto stage = Create((*cards)[0]);
+  ASSERT_TRUE(stage.ok()) << stage.status();
+  fake.SetOthers(0, 300 << 20);
+  card.Watch();
+  EXPECT_FALSE((*stage)->lost()) << "there is room for both";
+  fake.SetOthers(0, 500 << 20);
+  card.Watch();
+  EXPECT_TRUE((*stage)->lost());
+  EXPECT_TRUE(absl::IsUnavailable((*stage)->Run(frame_, {}).status()));
+  stage->reset();
+  card.Watch();
+  EXPECT_LT(card.BudgetBytes(), uint64_t{32} << 20);
+  fake.SetOthers(0, 0);
+  card.Watch();
+  EXPECT_EQ(card.BudgetBytes(), budget);
+  EXPECT_TRUE((*Create((*cards)[0]))->Run(frame_, {}).ok());
+}
+
 TEST_F(FaultyCard, RefusesHiddenStatesThatAreNotFinite) {
   ChainOptions options = OptionsOf(Config{}, numerics_);
   options.stages = 2;

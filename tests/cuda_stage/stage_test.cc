@@ -5,7 +5,7 @@
 namespace lanyard::engine {
 namespace {
 
-constexpr char kTwoCards[] = "devices=2,memory=64MiB,cc=8.6/7.5,seed=3";
+constexpr char kTwoCards[] = "devices=2,memory=64MiB,cc=8.6/7.5,seed=3,peer=1";
 
 struct Case {
   const char* name;
