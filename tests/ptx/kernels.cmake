@@ -1,7 +1,7 @@
 # The kernels' tests run both compilers' PTX; and planted bugs must be seen by them (planted/planted.py).
 if(TARGET cuda_kernels_test)
   target_link_libraries(cuda_kernels_test PRIVATE lanyard_ptx_both)
-  if(LANYARD_CUDA_CLANG)
+  if(LANYARD_CUDA_HAS_CLANG)
     find_package(Python3 REQUIRED COMPONENTS Interpreter)
     set(planted ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/planted/planted.py --tests
         ${CMAKE_BINARY_DIR}/bin/cuda_kernels_test --clang ${LANYARD_CUDA_CLANG} --source ${CMAKE_SOURCE_DIR}

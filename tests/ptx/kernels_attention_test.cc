@@ -164,11 +164,12 @@ class Frame {
 };
 
 enum class Force { kNone, kDecode, kPrefill };
+enum class Form { kExact, kFast };
 
 class AttentionKernels : public KernelTest {
  protected:
   // The frame's rows by the kernels that PlanAttention picks, or all by one kind.
-  std::vector<float> Run(const Case& c, Frame& frame, Force force) {
+  std::vector<float> Run(const Case& c, Frame& frame, Force force, Form form = Form::kExact) {
     const std::vector<ops::AttentionRun> runs = frame.Runs();
     ops::cuda::AttentionPlan plan;
     ops::cuda::PlanAttention(runs, frame.counts(), c.shape, &plan);
@@ -191,13 +192,15 @@ class AttentionKernels : public KernelTest {
       args.max_tiles = static_cast<uint32_t>(plan.decode.size()) + 1;
       args.max_spans = ops::cuda::MaxSpans(frame.LongestContext(), c.window) + extra_spans_;
       args.partials = device_->Alloc<float>(ops::cuda::PartialFloats(c.shape, args.max_tiles, args.max_spans), "partials");
-      EXPECT_LAUNCH(ops::cuda::AttendDecode(*device_, args));
+      const auto attend = form == Form::kFast ? ops::cuda::AttendFastDecode : ops::cuda::AttendDecode;
+      EXPECT_LAUNCH(attend(*device_, args));
     }
     if (!plan.prefill.empty()) {
       args.tiles = device_->Upload(plan.prefill, "prefill tiles");
       args.n_tiles = Count(static_cast<uint32_t>(plan.prefill.size()));
       args.max_tiles = static_cast<uint32_t>(plan.prefill.size()) + 1;
-      EXPECT_LAUNCH(ops::cuda::AttendPrefill(*device_, args));
+      const auto attend = form == Form::kFast ? ops::cuda::AttendFastPrefill : ops::cuda::AttendPrefill;
+      EXPECT_LAUNCH(attend(*device_, args));
     }
     return Down(args.out, before.size());
   }
@@ -224,6 +227,25 @@ class AttentionKernels : public KernelTest {
                                     << c.shape.n_kv_heads << " of " << c.shape.head_dim << ", window " << c.window);
     Frame frame(c);
     EXPECT_TRUE(SameBits(Run(c, frame, force), frame.Reference()));
+  }
+
+  // The fast form: near the exact one, and the same bits by single rows and by tiles.
+  void CheckFast(const Case& c) {
+    SCOPED_TRACE(testing::Message() << "fast, element " << static_cast<int>(c.element) << ", heads " << c.shape.n_heads << "/"
+                                    << c.shape.n_kv_heads << " of " << c.shape.head_dim << ", window " << c.window);
+    Frame frame(c);
+    const std::vector<float> exact = frame.Reference();
+    const std::vector<float> tiles = Run(c, frame, Force::kPrefill, Form::kFast);
+    float worst = 0;
+    double squares = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      worst = std::max(worst, std::fabs(exact[i] - tiles[i]));
+      squares += static_cast<double>(exact[i] - tiles[i]) * static_cast<double>(exact[i] - tiles[i]);
+    }
+    // Values are up to 2, scores up to 30: a score's half is off by up to 0.01, its probability by 1 %.
+    EXPECT_LT(worst, 0.04f);
+    EXPECT_LT(std::sqrt(squares / static_cast<double>(exact.size())), 0.004);
+    EXPECT_TRUE(SameBits(Run(c, frame, Force::kDecode, Form::kFast), tiles));
   }
 
   uint32_t extra_spans_ = 0;
@@ -304,6 +326,39 @@ TEST_P(AttentionKernels, NotFiniteStaysInItsRow) {
   EXPECT_FALSE(std::isfinite(want[9 * frame.out_stride() + 9]));
 }
 
+TEST_P(AttentionKernels, FastFormIsNearAndTheSameOnEveryWay) {
+  if (GetParam().level < 80) GTEST_SKIP() << "the fast form needs level 80";
+  CheckFast({KvElement::kF16, {3, 1, 64}, 0, {{0, 13}, {250, 12}}});
+  CheckFast({KvElement::kF16, {8, 2, 128}, 0, {{500, 9}}});
+  CheckFast({KvElement::kI8, {4, 1, 256}, 0, {{17, 9}}});
+  CheckFast({KvElement::kI8, {2, 2, 64}, 40, {{240, 50}}});
+  CheckFast({KvElement::kF16, {4, 1, 64}, 270, {{520, 8}}});
+}
+
+TEST_P(AttentionKernels, FastFormKeepsNotFiniteInItsRows) {
+  if (GetParam().level < 80) GTEST_SKIP() << "the fast form needs level 80";
+  const Case c{KvElement::kF16, {1, 1, 64}, 0, {{12, 15}}};
+  Frame frame(c);
+  const uint32_t page = frame.Runs()[0].pages[0];
+  const uint16_t nan = 0x7e00, infinity = 0x7c00;
+  std::memcpy(frame.kv().Keys(page, 0) + (7 * 32 + 20) * 2, &nan, 2);
+  std::memcpy(frame.kv().Values(page, 0) + (21 * 64 + 9) * 2, &infinity, 2);
+  const std::vector<float> exact = frame.Reference();
+  for (const Force force : {Force::kPrefill, Force::kDecode}) {
+    const std::vector<float> got = Run(c, frame, force, Form::kFast);
+    for (uint32_t r = 0; r < 15; ++r) {
+      for (uint32_t d = 0; d < 64; ++d) {
+        const float value = got[r * frame.out_stride() + d];
+        if (r < 8) {
+          EXPECT_NEAR(value, exact[r * frame.out_stride() + d], 0.02f);
+        } else {
+          EXPECT_FALSE(std::isfinite(value)) << r;
+        }
+      }
+    }
+  }
+}
+
 // Requests to the first-level cache: keys once for all four query heads of a key/value head; values once a group of threads.
 TEST_P(AttentionKernels, TrafficIsAsDesigned) {
   const Case c{KvElement::kF16, {8, 2, 128}, 0, {{1023, 1}}};
@@ -352,6 +407,10 @@ TEST(AttentionPlan, DealsRows) {
   EXPECT_EQ(ops::cuda::MaxSpans(100000, 257), 2u);
   EXPECT_EQ(ops::cuda::MaxSpans(100000, 258), 3u);
   EXPECT_FALSE(ops::cuda::CheckAttentionShape({4, 2, 30}).ok());
+  EXPECT_TRUE(ops::cuda::HasFastAttention({32, 8, 128}, KvElement::kF16, 80));
+  EXPECT_FALSE(ops::cuda::HasFastAttention({32, 8, 128}, KvElement::kF16, 75));
+  EXPECT_FALSE(ops::cuda::HasFastAttention({32, 8, 128}, KvElement::kF32, 80));
+  EXPECT_FALSE(ops::cuda::HasFastAttention({32, 8, 80}, KvElement::kF16, 80));
 }
 
 }  // namespace

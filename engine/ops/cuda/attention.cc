@@ -9,6 +9,7 @@ namespace {
 constexpr uint32_t kThreads = 256;        // of the kernels of single rows
 constexpr uint32_t kDecodeQueries = 4;    // of a block, of one key/value head
 constexpr uint32_t kPrefillQueries = 32;
+constexpr uint32_t kFastThreads = 128;
 constexpr uint32_t kPartialHead = 4;
 constexpr uint32_t kMaxHeadDim = 1024;
 constexpr uint32_t kSpanPositions = kSpanPages * kKvPositions;
@@ -32,6 +33,20 @@ const char* ElementName(uint32_t element) {
     case KvElement::kI8: break;
   }
   return "q8";
+}
+
+// That the launcher's card has PTX of level 80 is the caller's business: else the kernel is not found.
+absl::Status CheckFast(const AttendArgs& args) {
+  RETURN_IF_ERROR(Check(args));
+  if (HasFastAttention({args.n_heads, args.kv.n_kv_heads, args.kv.head_dim}, static_cast<KvElement>(args.kv.element), 80)) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("attention: no fast kernel for heads of ", args.kv.head_dim, ", ", args.n_heads, " over ",
+                         args.kv.n_kv_heads, ", in ", ElementName(args.kv.element));
+}
+
+std::string FastKernel(const char* way, const AttendArgs& args) {
+  return std::string("lanyard_attend_fast_") + way + ElementName(args.kv.element) + "_" + std::to_string(args.kv.head_dim);
 }
 
 // Blocks that the query heads of the key/value heads need, at kDecodeQueries a block.
@@ -115,6 +130,29 @@ absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args) {
   const uint32_t hd = args.kv.head_dim;
   const std::string kernel = std::string("lanyard_attend_prefill_") + ElementName(args.kv.element) + "_" + std::to_string(hd);
   return LaunchWith(launcher, kernel, {args.max_tiles, args.kv.n_kv_heads}, {hd}, args);
+}
+
+bool HasFastAttention(const AttentionShape& shape, KvElement element, int level) {
+  const bool has_kernel = shape.head_dim == 64 || shape.head_dim == 128 || shape.head_dim == 256;
+  return level >= 80 && has_kernel && element != KvElement::kF32 && CheckAttentionShape(shape).ok() &&
+         shape.n_heads / shape.n_kv_heads <= kPrefillQueries;
+}
+
+absl::Status AttendFastDecode(Launcher& launcher, const AttendArgs& args) {
+  RETURN_IF_ERROR(CheckFast(args));
+  if (args.max_spans == 0 || (args.max_spans > 1 && args.partials == nullptr)) {
+    return InvalidArgument("attention: ", args.max_spans, " spans need max_spans >= 1, and partials for more than one");
+  }
+  RETURN_IF_ERROR(LaunchWith(launcher, FastKernel("split_", args), {args.max_tiles, args.kv.n_kv_heads, args.max_spans},
+                             {kFastThreads}, args, FastAttentionSharedBytes(args.kv.head_dim)));
+  if (args.max_spans == 1) return absl::OkStatus();
+  return LaunchWith(launcher, "lanyard_attend_merge", {args.n_heads, args.max_tiles}, {128}, args);
+}
+
+absl::Status AttendFastPrefill(Launcher& launcher, const AttendArgs& args) {
+  RETURN_IF_ERROR(CheckFast(args));
+  return LaunchWith(launcher, FastKernel("", args), {args.max_tiles, args.kv.n_kv_heads}, {kFastThreads}, args,
+                    FastAttentionSharedBytes(args.kv.head_dim));
 }
 
 }  // namespace lanyard::ops::cuda

@@ -52,4 +52,12 @@ absl::Status AttendDecode(Launcher& launcher, const AttendArgs& args);
 // Tiles of up to PrefillTileRows rows. One launch; needs no partials.
 absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args);
 
+// --- The fast form: both products on f16 tensor cores, under another numerics id (docs/numerics.md "Attention, fast form") ----
+// The same lists, partials and rules as above; results are near those of the exact form and equal among the ways of this one.
+
+// Whether it is there: PTX level 80, head_dim 64, 128 or 256, f16 or q8 keys and values, at most 32 query heads a key/value head.
+bool HasFastAttention(const AttentionShape& shape, KvElement element, int level);
+absl::Status AttendFastDecode(Launcher& launcher, const AttendArgs& args);
+absl::Status AttendFastPrefill(Launcher& launcher, const AttendArgs& args);
+
 }  // namespace lanyard::ops::cuda

@@ -102,3 +102,11 @@ bug("largest magnitude of half a block", "matmul_rows.cu",
     "mask < kLanesOfBlock; mask *= 2) {\n    amax_bits", "mask < 4; mask *= 2) {\n    amax_bits", "QuantisedRows")
 bug("last elements of a row read beyond it", "matmul_rows.cu",
     "x[i] = place.real && at + i < a.k ? row[at + i]", "x[i] = at + i < a.k ? row[at + i]", "QuantisedRows")
+
+# --- The fast form of attention -------------------------------------------------------------------------------------------------
+bug("fast form: fragments of keys not transposed", "attention_fast.cu",
+    "LoadMatricesTransposed(shared->keys", "LoadMatrices(shared->keys", "FastForm", level=80)
+bug("fast form: values that are not finite stay in the product", "attention_fast.cu",
+    "      v = {0, 0};\n", "", "FastForm", level=80)
+bug("fast form: scores and softmax without a barrier", "attention_fast.cu",
+    "    Scores<kHd>(shared);\n    Barrier();", "    Scores<kHd>(shared);", "FastForm", level=80)
