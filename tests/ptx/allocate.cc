@@ -22,7 +22,8 @@ struct BasicBlock {
 
 class Allocator {
  public:
-  Allocator(Draft* draft, const OpTable& table) : draft_(*draft), program_(*draft->program), table_(table), special_(table.special) {}
+  Allocator(Draft* draft, const OpTable& table)
+      : draft_(*draft), program_(*draft->program), table_(table), special_(table.special) {}
 
   void Run() {
     program_.table = &table_;
@@ -44,14 +45,22 @@ class Allocator {
   uint32_t* Slot(const Ref& ref) {
     Op& op = program_.code[ref.op];
     switch (ref.field) {
-      case Field::kDst: return &op.dst;
-      case Field::kSrc0: return &op.src[0];
-      case Field::kSrc1: return &op.src[1];
-      case Field::kSrc2: return &op.src[2];
-      case Field::kSrc3: return &op.src[3];
-      case Field::kGuard: return &op.guard;
-      case Field::kDst2: return &op.dst2;
-      case Field::kAux: return &program_.aux[ref.aux];
+      case Field::kDst:
+        return &op.dst;
+      case Field::kSrc0:
+        return &op.src[0];
+      case Field::kSrc1:
+        return &op.src[1];
+      case Field::kSrc2:
+        return &op.src[2];
+      case Field::kSrc3:
+        return &op.src[3];
+      case Field::kGuard:
+        return &op.guard;
+      case Field::kDst2:
+        return &op.dst2;
+      case Field::kAux:
+        return &program_.aux[ref.aux];
     }
     return &op.dst;
   }
@@ -64,9 +73,12 @@ class Allocator {
   void IndexRefs() {
     first_ref_.assign(program_.code.size() + 1, draft_.refs.size());
     for (size_t i = draft_.refs.size(); i-- > 0;) first_ref_[draft_.refs[i].op] = i;
-    for (size_t i = program_.code.size(); i-- > 0;) first_ref_[i] = std::min(first_ref_[i], first_ref_[i + 1]);
+    for (size_t i = program_.code.size(); i-- > 0;)
+      first_ref_[i] = std::min(first_ref_[i], first_ref_[i + 1]);
   }
-  bool IsBranch(const Op& op) const { return op.run == special_.branch || op.run == special_.branch_index; }
+  bool IsBranch(const Op& op) const {
+    return op.run == special_.branch || op.run == special_.branch_index;
+  }
 
   void FindBlocks() {
     IndexRefs();
@@ -77,7 +89,8 @@ class Allocator {
       const Op& op = program_.code[i];
       if (op.run == special_.branch) leader[op.target] = true;
       if (op.run == special_.branch_index) {
-        for (int64_t k = 0; k < op.imm; ++k) leader[program_.aux[op.target + static_cast<size_t>(k)]] = true;
+        for (int64_t k = 0; k < op.imm; ++k)
+          leader[program_.aux[op.target + static_cast<size_t>(k)]] = true;
       }
       if (IsBranch(op) || op.run == special_.exit) leader[i + 1] = true;
     }
@@ -96,7 +109,8 @@ class Allocator {
       const Op& op = program_.code[last];
       if (op.run == special_.branch) b.next.push_back(block_of[op.target]);
       if (op.run == special_.branch_index) {
-        for (int64_t k = 0; k < op.imm; ++k) b.next.push_back(block_of[program_.aux[op.target + static_cast<size_t>(k)]]);
+        for (int64_t k = 0; k < op.imm; ++k)
+          b.next.push_back(block_of[program_.aux[op.target + static_cast<size_t>(k)]]);
       }
       const bool ends = IsBranch(op) || op.run == special_.exit;
       if ((!ends || Guarded(last)) && b.end < n) b.next.push_back(block_of[b.end]);
@@ -152,8 +166,10 @@ class Allocator {
         bool from_suspect = false;
         for (size_t i = first_ref_[op]; i < first_ref_[op + 1]; ++i) {
           const Ref& ref = draft_.refs[i];
-          if (ref.def) to = ref.vreg;
-          else if (ref.field == Field::kSrc0) from_suspect = Test(suspect, ref.vreg);
+          if (ref.def)
+            to = ref.vreg;
+          else if (ref.field == Field::kSrc0)
+            from_suspect = Test(suspect, ref.vreg);
         }
         if (from_suspect && to != ~0u && !Test(suspect, to)) {
           Put(suspect, to);
@@ -168,9 +184,9 @@ class Allocator {
   }
 
   void InsertChecks(const std::vector<uint32_t>& suspects) {
-    std::vector<uint32_t> mask_of(draft_.vregs.size(), ~0u);
+    mask_of_.assign(draft_.vregs.size(), ~0u);
     for (uint32_t v : suspects) {
-      mask_of[v] = static_cast<uint32_t>(draft_.vregs.size());
+      mask_of_[v] = static_cast<uint32_t>(draft_.vregs.size());
       Vreg mask;
       mask.bits = 1;
       mask.fixed = true;
@@ -178,67 +194,12 @@ class Allocator {
       mask.special.special = Special::kWrittenMask;
       draft_.vregs.push_back(mask);
     }
-    std::vector<Op> code;
-    std::vector<Ref> refs;
-    std::vector<Origin> origins;
-    std::vector<bool> is_move;
     std::vector<uint32_t> moved(program_.code.size() + 1);
-    const auto emit = [&](uint32_t old, const Op& op, bool keep) {
-      code.push_back(op);
-      origins.push_back(keep ? draft_.origins[old] : Origin::kCompute);
-      is_move.push_back(keep && draft_.is_move[old]);
-      for (size_t i = first_ref_[old]; i < first_ref_[old + 1]; ++i) {
-        Ref ref = draft_.refs[i];
-        if (!keep && ref.field != Field::kGuard) continue;
-        ref.op = static_cast<uint32_t>(code.size() - 1);
-        refs.push_back(ref);
-      }
-    };
-    const auto emit_check = [&](uint32_t old, Handler run, uint32_t src_mask, uint32_t dst_mask, uint32_t vreg) {
-      Op op;
-      op.run = run;
-      op.statement = program_.code[old].statement;
-      op.guard_xor = program_.code[old].guard_xor;
-      op.target = vreg;
-      op.issues = 0;
-      op.tally = kOwnChecks;
-      emit(old, op, false);
-      const auto self = static_cast<uint32_t>(code.size() - 1);
-      if (src_mask != ~0u) refs.push_back({self, Field::kSrc0, 0, src_mask, false});
-      if (dst_mask != ~0u) refs.push_back({self, Field::kDst, 0, dst_mask, false});
-    };
     for (uint32_t old = 0; old < program_.code.size(); ++old) {
-      moved[old] = static_cast<uint32_t>(code.size());
-      uint32_t copied_from = ~0u;
-      for (size_t i = first_ref_[old]; i < first_ref_[old + 1]; ++i) {
-        const Ref& ref = draft_.refs[i];
-        if (ref.def || mask_of[ref.vreg] == ~0u) continue;
-        if (ref.field == Field::kGuard) {
-          Op op;  // unguarded: the guard itself is read
-          op.run = special_.check_written;
-          op.statement = program_.code[old].statement;
-          op.target = ref.vreg;
-          op.issues = 0;
-          op.tally = kOwnChecks;
-          code.push_back(op);
-          origins.push_back(Origin::kCompute);
-          is_move.push_back(false);
-          refs.push_back({static_cast<uint32_t>(code.size() - 1), Field::kSrc0, 0, mask_of[ref.vreg], false});
-        } else if (draft_.is_move[old]) {
-          copied_from = ref.vreg;
-        } else {
-          emit_check(old, special_.check_written, mask_of[ref.vreg], ~0u, ref.vreg);
-        }
-      }
-      emit(old, program_.code[old], true);
-      for (size_t i = first_ref_[old]; i < first_ref_[old + 1]; ++i) {
-        const Ref& ref = draft_.refs[i];
-        if (!ref.def || mask_of[ref.vreg] == ~0u) continue;
-        if (copied_from != ~0u) emit_check(old, special_.copy_written, mask_of[copied_from], mask_of[ref.vreg], ref.vreg);
-        else emit_check(old, special_.mark_written, ~0u, mask_of[ref.vreg], ref.vreg);
-      }
+      moved[old] = static_cast<uint32_t>(checked_.code.size());
+      InsertChecksOf(old);
     }
-    for (Op& op : code) {
+    for (Op& op : checked_.code) {
       if (op.run == special_.branch) op.target = moved[op.target];
       if (op.run == special_.branch_index) {
         for (int64_t k = 0; k < op.imm; ++k) {
@@ -247,17 +208,67 @@ class Allocator {
         }
       }
     }
-    program_.code = std::move(code);
-    draft_.refs = std::move(refs);
-    draft_.origins = std::move(origins);
-    draft_.is_move = std::move(is_move);
+    program_.code = std::move(checked_.code);
+    draft_.refs = std::move(checked_.refs);
+    draft_.origins = std::move(checked_.origins);
+    draft_.is_move = std::move(checked_.is_move);
+  }
+
+  // An op between the checks of what it reads and the notes of what it writes.
+  void InsertChecksOf(uint32_t old) {
+    uint32_t copied_from = ~0u;
+    for (size_t i = first_ref_[old]; i < first_ref_[old + 1]; ++i) {
+      const Ref& ref = draft_.refs[i];
+      if (ref.def || mask_of_[ref.vreg] == ~0u) continue;
+      if (draft_.is_move[old] && ref.field != Field::kGuard) {
+        copied_from = ref.vreg;
+      } else {
+        EmitCheck(old, special_.check_written, ref);
+      }
+    }
+    checked_.code.push_back(program_.code[old]);
+    checked_.origins.push_back(draft_.origins[old]);
+    checked_.is_move.push_back(draft_.is_move[old]);
+    for (size_t i = first_ref_[old]; i < first_ref_[old + 1]; ++i) EmitRef(draft_.refs[i]);
+    for (size_t i = first_ref_[old]; i < first_ref_[old + 1]; ++i) {
+      const Ref& ref = draft_.refs[i];
+      if (!ref.def || mask_of_[ref.vreg] == ~0u) continue;
+      EmitCheck(old, copied_from != ~0u ? special_.copy_written : special_.mark_written, ref);
+      if (copied_from != ~0u) EmitRef({0, Field::kSrc0, 0, mask_of_[copied_from], false});
+    }
+  }
+
+  void EmitRef(Ref ref) {
+    ref.op = static_cast<uint32_t>(checked_.code.size() - 1);
+    checked_.refs.push_back(ref);
+  }
+
+  // A check, copy or mark of ref's register, for the lanes for which the op `old` runs.
+  void EmitCheck(uint32_t old, Handler run, const Ref& ref) {
+    Op op;
+    op.run = run;
+    op.statement = program_.code[old].statement;
+    op.target = ref.vreg;
+    op.issues = 0;
+    op.tally = kOwnChecks;
+    // The guard itself is read by all lanes.
+    const bool guarded = ref.field != Field::kGuard;
+    if (guarded) op.guard_xor = program_.code[old].guard_xor;
+    checked_.code.push_back(op);
+    checked_.origins.push_back(Origin::kCompute);
+    checked_.is_move.push_back(false);
+    for (size_t i = first_ref_[old]; guarded && i < first_ref_[old + 1]; ++i) {
+      if (draft_.refs[i].field == Field::kGuard) EmitRef(draft_.refs[i]);
+    }
+    EmitRef({0, ref.def ? Field::kDst : Field::kSrc0, 0, mask_of_[ref.vreg], false});
   }
 
   // Which parameters a register's value may come from, whatever was done with it on the way.
   void FindOrigins() {
     std::vector<ParamSet> sets(draft_.vregs.size(), ParamSet{});
     for (size_t v = 0; v < draft_.vregs.size(); ++v) {
-      if (draft_.vregs[v].is_special && draft_.vregs[v].special.special == Special::kSymbol) sets[v][1] |= kAnything;
+      if (draft_.vregs[v].is_special && draft_.vregs[v].special.special == Special::kSymbol)
+        sets[v][1] |= kAnything;
     }
     for (bool changed = true; changed;) {
       changed = false;
@@ -274,8 +285,10 @@ class Allocator {
         if (draft_.origins[i] == Origin::kParam) {
           const auto last = static_cast<uint64_t>(op.imm) + uint64_t{op.bytes} * op.count - 1;
           for (uint64_t k = static_cast<uint64_t>(op.imm) / 8; k <= last / 8; ++k) {
-            if (k >= 127) result[1] |= kAnything;
-            else result[k / 64] |= uint64_t{1} << (k % 64);
+            if (k >= 127)
+              result[1] |= kAnything;
+            else
+              result[k / 64] |= uint64_t{1} << (k % 64);
           }
         }
         for (size_t r = first_ref_[i]; r < first_ref_[i + 1]; ++r) {
@@ -283,7 +296,8 @@ class Allocator {
           if (!ref.def) continue;
           ParamSet mine = result;
           const bool wide = draft_.vregs[ref.vreg].bits == 64;
-          if (draft_.origins[i] == Origin::kAnything || draft_.origins[i] == Origin::kParamAnywhere ||
+          if (draft_.origins[i] == Origin::kAnything ||
+              draft_.origins[i] == Origin::kParamAnywhere ||
               (draft_.origins[i] == Origin::kMemory && wide)) {
             mine[1] |= kAnything;
           }
@@ -297,7 +311,8 @@ class Allocator {
       }
     }
     for (const Draft::GlobalStore& store : draft_.stores) {
-      if (std::find(program_.store_bases.begin(), program_.store_bases.end(), sets[store.address]) == program_.store_bases.end()) {
+      if (std::find(program_.store_bases.begin(), program_.store_bases.end(),
+                    sets[store.address]) == program_.store_bases.end()) {
         program_.store_bases.push_back(sets[store.address]);
       }
     }
@@ -328,7 +343,8 @@ class Allocator {
           const uint32_t word = vreg.value != 0 ? kAllLanes : 0;
           std::memcpy(at, &word, 4);
         }
-        for (uint32_t i = 0; bits != 1 && i < 32; ++i) std::memcpy(at + i * (bits / 8u), &vreg.value, bits / 8u);
+        for (uint32_t i = 0; bits != 1 && i < 32; ++i)
+          std::memcpy(at + i * (bits / 8u), &vreg.value, bits / 8u);
       }
     }
     image.resize((image.size() + 63) / 64 * 64);
@@ -359,8 +375,12 @@ class Allocator {
     for (uint32_t v = 0; v < draft_.vregs.size(); ++v) {
       if (start[v] != ~0u) order.push_back(v);
     }
-    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return std::pair(start[a], a) < std::pair(start[b], b); });
-    const auto kind = [&](uint32_t v) { return draft_.vregs[v].bits == 1 ? 0 : draft_.vregs[v].bits == 64 ? 2 : 1; };
+    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+      return std::pair(start[a], a) < std::pair(start[b], b);
+    });
+    const auto kind = [&](uint32_t v) {
+      return draft_.vregs[v].bits == 1 ? 0 : draft_.vregs[v].bits == 64 ? 2 : 1;
+    };
     std::vector<uint32_t> free[3], place(draft_.vregs.size(), 0);
     uint32_t used[3] = {};
     using Entry = std::pair<uint32_t, uint32_t>;  // end, vreg
@@ -385,7 +405,8 @@ class Allocator {
       running.push({end[v], v});
     }
     const auto first = static_cast<uint32_t>(program_.image.size());
-    const uint32_t base[3] = {first, (first + used[0] * 4 + 63) / 64 * 64, (first + used[0] * 4 + 63) / 64 * 64 + used[1] * 128};
+    const uint32_t base[3] = {first, (first + used[0] * 4 + 63) / 64 * 64,
+                              (first + used[0] * 4 + 63) / 64 * 64 + used[1] * 128};
     const uint32_t bytes[3] = {4, 128, 256};
     for (uint32_t v : order) offsets_[v] = base[kind(v)] + place[v] * bytes[kind(v)];
     program_.file_bytes = base[2] + used[2] * 256;
@@ -396,6 +417,13 @@ class Allocator {
   const OpTable& table_;
   const SpecialHandlers& special_;
   std::vector<BasicBlock> blocks_;
+  std::vector<uint32_t> mask_of_;  // of a suspect: the virtual register of its mask
+  struct {
+    std::vector<Op> code;
+    std::vector<Ref> refs;
+    std::vector<Origin> origins;
+    std::vector<bool> is_move;
+  } checked_;
   std::vector<size_t> first_ref_;
   std::vector<uint32_t> offsets_;
 };

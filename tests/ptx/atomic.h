@@ -6,7 +6,17 @@
 namespace lanyard::ptx {
 
 enum class AtomicKind : uint8_t {
-  kAdd, kMin, kMax, kAnd, kOr, kXor, kExchange, kCompare, kIncrement, kDecrement, kAddFloat,
+  kAdd,
+  kMin,
+  kMax,
+  kAnd,
+  kOr,
+  kXor,
+  kExchange,
+  kCompare,
+  kIncrement,
+  kDecrement,
+  kAddFloat,
 };
 
 }  // namespace lanyard::ptx

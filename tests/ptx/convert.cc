@@ -20,10 +20,15 @@ struct Conversion {
 };
 
 bool ParseType(std::string_view name, Type* type) {
-  if (name.size() < 2 || std::string_view("usf").find(name[0]) == std::string_view::npos) return false;
+  if (name.size() < 2 || std::string_view("usf").find(name[0]) == std::string_view::npos)
+    return false;
   const std::string_view digits = name.substr(1);
   type->kind = name[0];
-  type->bits = digits == "8" ? 8 : digits == "16" ? 16 : digits == "32" ? 32 : digits == "64" ? 64 : 0;
+  type->bits = digits == "8"    ? 8
+               : digits == "16" ? 16
+               : digits == "32" ? 32
+               : digits == "64" ? 64
+                                : 0;
   return type->bits != 0 && !(type->kind == 'f' && type->bits == 8);
 }
 
@@ -33,7 +38,8 @@ int64_t Pack(const Conversion& c) {
   v = v << 8 | c.from.kind;
   v = v << 8 | c.from.bits;
   v = v << 4 | static_cast<int64_t>(c.rounding);
-  return v << 4 | (c.integer_rounding ? 1 : 0) | (c.saturate ? 2 : 0) | (c.dest16 ? 4 : 0) | (c.has_rounding ? 8 : 0);
+  return v << 4 | (c.integer_rounding ? 1 : 0) | (c.saturate ? 2 : 0) | (c.dest16 ? 4 : 0) |
+         (c.has_rounding ? 8 : 0);
 }
 Conversion Unpack(int64_t v) {
   Conversion c;
@@ -65,10 +71,14 @@ uint64_t SaveFloat(double x, uint8_t width, Rounding rounding) {
 
 double RoundInteger(double x, Rounding rounding) {
   switch (rounding) {
-    case Rounding::kNearest: return std::nearbyint(x);
-    case Rounding::kZero: return std::trunc(x);
-    case Rounding::kDown: return std::floor(x);
-    case Rounding::kUp: return std::ceil(x);
+    case Rounding::kNearest:
+      return std::nearbyint(x);
+    case Rounding::kZero:
+      return std::trunc(x);
+    case Rounding::kDown:
+      return std::floor(x);
+    case Rounding::kUp:
+      return std::ceil(x);
   }
   return x;
 }
@@ -80,7 +90,8 @@ uint64_t FloatToInteger(double x, const Conversion& c) {
     return top_bit ? uint64_t{1} << (c.to.bits - 1) : 0;
   }
   x = RoundInteger(x, c.rounding);
-  const double above = std::ldexp(1.0, is_signed ? c.to.bits - 1 : c.to.bits);  // the first value too large
+  const double above =
+      std::ldexp(1.0, is_signed ? c.to.bits - 1 : c.to.bits);  // the first value too large
   const uint64_t all = c.to.bits == 64 ? ~uint64_t{0} : (uint64_t{1} << c.to.bits) - 1;
   if (x >= above) return is_signed ? all >> 1 : all;
   if (is_signed) {
@@ -110,12 +121,14 @@ double RoundMagnitude(uint64_t magnitude, bool negative, int precision, Rounding
 }
 
 int64_t SignExtend(uint64_t v, uint8_t bits) {
-  return bits == 64 ? static_cast<int64_t>(v) : static_cast<int64_t>(v << (64 - bits)) >> (64 - bits);
+  return bits == 64 ? static_cast<int64_t>(v)
+                    : static_cast<int64_t>(v << (64 - bits)) >> (64 - bits);
 }
 
 uint64_t IntegerToInteger(uint64_t v, const Conversion& c) {
   const uint64_t all = c.to.bits == 64 ? ~uint64_t{0} : (uint64_t{1} << c.to.bits) - 1;
-  if (!c.saturate) return c.from.kind == 's' ? static_cast<uint64_t>(SignExtend(v, c.from.bits)) & all : v & all;
+  if (!c.saturate)
+    return c.from.kind == 's' ? static_cast<uint64_t>(SignExtend(v, c.from.bits)) & all : v & all;
   const bool negative = c.from.kind == 's' && SignExtend(v, c.from.bits) < 0;
   if (c.to.kind == 'u') return negative ? 0 : v > all ? all : v;
   const uint64_t most = all >> 1;
@@ -135,7 +148,8 @@ uint64_t Convert(uint64_t v, const Conversion& c) {
     const int precision = c.to.bits == 64 ? 53 : c.to.bits == 32 ? 24 : 11;
     const int64_t s = SignExtend(v, c.from.bits);
     const bool negative = c.from.kind == 's' && s < 0;
-    x = RoundMagnitude(negative ? 0 - static_cast<uint64_t>(s) : v, negative, precision, c.rounding);
+    x = RoundMagnitude(negative ? 0 - static_cast<uint64_t>(s) : v, negative, precision,
+                       c.rounding);
   }
   if (c.saturate) x = std::isnan(x) || x <= 0 ? 0.0 : x > 1 ? 1.0 : x;
   return SaveFloat(x, c.to.bits, c.integer_rounding ? Rounding::kNearest : c.rounding);
@@ -146,7 +160,8 @@ void ConvertLanes(Warp& w, const Op& op, uint32_t mask) {
   for (uint32_t i = 0; i < 32; ++i) {
     if ((mask >> i & 1u) == 0) continue;
     uint64_t v = Convert(Load(w, op.src[0], i, c.from.bits), c);
-    if (c.to.kind == 's' && c.to.bits == 8) v = static_cast<uint64_t>(SignExtend(v, 8)) & (c.dest16 ? 0xffffu : 0xffffffffu);
+    if (c.to.kind == 's' && c.to.bits == 8)
+      v = static_cast<uint64_t>(SignExtend(v, 8)) & (c.dest16 ? 0xffffu : 0xffffffffu);
     if (c.to.bits == 64) {
       w.R<uint64_t>(op.dst)[i] = v;
     } else {
@@ -157,7 +172,8 @@ void ConvertLanes(Warp& w, const Op& op, uint32_t mask) {
 
 }  // namespace
 
-absl::StatusOr<std::string_view> DecodeConversion(std::string_view opcode, bool dest_is_16_bits, Op* op) {
+absl::StatusOr<std::string_view> DecodeConversion(std::string_view opcode, bool dest_is_16_bits,
+                                                  Op* op) {
   Conversion c;
   c.dest16 = dest_is_16_bits;
   std::vector<std::string_view> parts;
@@ -166,7 +182,8 @@ absl::StatusOr<std::string_view> DecodeConversion(std::string_view opcode, bool 
     parts.push_back(opcode.substr(at + 1, next == std::string_view::npos ? next : next - at - 1));
     at = next;
   }
-  if (parts.size() < 2 || !ParseType(parts[parts.size() - 2], &c.to) || !ParseType(parts.back(), &c.from)) {
+  if (parts.size() < 2 || !ParseType(parts[parts.size() - 2], &c.to) ||
+      !ParseType(parts.back(), &c.from)) {
     return Unimplemented("unknown types of a conversion");
   }
   for (size_t i = 0; i + 2 < parts.size(); ++i) {
@@ -177,17 +194,25 @@ absl::StatusOr<std::string_view> DecodeConversion(std::string_view opcode, bool 
     }
     c.has_rounding = true;
     c.integer_rounding = p.size() == 3 && p[2] == 'i';
-    if (p == "rn" || p == "rni") c.rounding = Rounding::kNearest;
-    else if (p == "rz" || p == "rzi") c.rounding = Rounding::kZero;
-    else if (p == "rm" || p == "rmi") c.rounding = Rounding::kDown;
-    else if (p == "rp" || p == "rpi") c.rounding = Rounding::kUp;
-    else return Unimplemented("unknown modifier .", AbslView(p), " of a conversion");
+    if (p == "rn" || p == "rni")
+      c.rounding = Rounding::kNearest;
+    else if (p == "rz" || p == "rzi")
+      c.rounding = Rounding::kZero;
+    else if (p == "rm" || p == "rmi")
+      c.rounding = Rounding::kDown;
+    else if (p == "rp" || p == "rpi")
+      c.rounding = Rounding::kUp;
+    else
+      return Unimplemented("unknown modifier .", AbslView(p), " of a conversion");
   }
   const bool to_float = c.to.kind == 'f', from_float = c.from.kind == 'f';
   const bool narrows = to_float && (!from_float || c.to.bits < c.from.bits);
-  if (narrows && (!c.has_rounding || c.integer_rounding)) return InvalidArgument("the conversion needs a rounding, .rn or the like");
-  if (from_float && !to_float && !c.integer_rounding) return InvalidArgument("the conversion needs an integer rounding, .rzi or the like");
-  if (!to_float && !from_float && c.has_rounding) return InvalidArgument("integers are not rounded");
+  if (narrows && (!c.has_rounding || c.integer_rounding))
+    return InvalidArgument("the conversion needs a rounding, .rn or the like");
+  if (from_float && !to_float && !c.integer_rounding)
+    return InvalidArgument("the conversion needs an integer rounding, .rzi or the like");
+  if (!to_float && !from_float && c.has_rounding)
+    return InvalidArgument("integers are not rounded");
   op->run = ConvertLanes;
   op->imm = Pack(c);
   if (to_float && from_float && (c.to.bits == 64 || c.from.bits == 64)) op->tally = kFp64;

@@ -4,15 +4,19 @@
 namespace lanyard::ptx {
 
 absl::Status Decoder::DecodeShuffle() {
-  static const std::map<std::string_view, uint8_t> kModes = {
-      {"shfl.sync.idx.b32", 0}, {"shfl.sync.up.b32", 1}, {"shfl.sync.down.b32", 2}, {"shfl.sync.bfly.b32", 3}};
+  static const std::map<std::string_view, uint8_t> kModes = {{"shfl.sync.idx.b32", 0},
+                                                             {"shfl.sync.up.b32", 1},
+                                                             {"shfl.sync.down.b32", 2},
+                                                             {"shfl.sync.bfly.b32", 3}};
   const auto mode = kModes.find(now_->opcode);
-  if (mode == kModes.end()) return Unknown("unknown shuffle (without .sync it is gone since sm_70)");
+  if (mode == kModes.end())
+    return Unknown("unknown shuffle (without .sync it is gone since sm_70)");
   RETURN_IF_ERROR(WantOperands(5, 5));
   const uint32_t index = Begin(table_.special.shuffle);
   program_.code[index].mode = mode->second;
   for (size_t i = 0; i < 4; ++i) {
-    RETURN_IF_ERROR(UseSource(static_cast<Field>(static_cast<size_t>(Field::kSrc0) + i), now_->operands[i + 1], 'w'));
+    RETURN_IF_ERROR(UseSource(static_cast<Field>(static_cast<size_t>(Field::kSrc0) + i),
+                              now_->operands[i + 1], 'w'));
   }
   const Operand& dst = now_->operands[0];
   if (dst.kind != OperandKind::kPair) return DefineDest(Field::kDst, dst, 'w');
@@ -23,8 +27,10 @@ absl::Status Decoder::DecodeShuffle() {
 }
 
 absl::Status Decoder::DecodeVote() {
-  static const std::map<std::string_view, uint8_t> kModes = {
-      {"vote.sync.all.pred", 0}, {"vote.sync.any.pred", 1}, {"vote.sync.uni.pred", 2}, {"vote.sync.ballot.b32", 3}};
+  static const std::map<std::string_view, uint8_t> kModes = {{"vote.sync.all.pred", 0},
+                                                             {"vote.sync.any.pred", 1},
+                                                             {"vote.sync.uni.pred", 2},
+                                                             {"vote.sync.ballot.b32", 3}};
   const auto mode = kModes.find(now_->opcode);
   if (mode == kModes.end()) return Unknown("unknown vote");
   RETURN_IF_ERROR(WantOperands(3, 3));
@@ -38,7 +44,8 @@ absl::Status Decoder::DecodeVote() {
 absl::Status Decoder::DecodeMatch() {
   const std::string_view o = now_->opcode;
   const bool all = o.starts_with("match.all.sync.");
-  if ((!all && !o.starts_with("match.any.sync.")) || !(o.ends_with(".b32") || o.ends_with(".b64"))) return Unknown("unknown match");
+  if ((!all && !o.starts_with("match.any.sync.")) || !(o.ends_with(".b32") || o.ends_with(".b64")))
+    return Unknown("unknown match");
   RETURN_IF_ERROR(NeedSm(70));
   RETURN_IF_ERROR(WantOperands(3, 3));
   const bool wide = o.ends_with(".b64");
@@ -55,10 +62,13 @@ absl::Status Decoder::DecodeMatch() {
 }
 
 absl::Status Decoder::DecodeReduce() {
-  static const std::map<std::string_view, uint8_t> kModes = {{"add", 0}, {"min", 1}, {"max", 2}, {"and", 3}, {"or", 4}, {"xor", 5}};
+  static const std::map<std::string_view, uint8_t> kModes = {{"add", 0}, {"min", 1}, {"max", 2},
+                                                             {"and", 3}, {"or", 4},  {"xor", 5}};
   const std::vector<std::string_view> parts = SplitOpcode(now_->opcode);
   const auto mode = parts.size() == 4 ? kModes.find(parts[2]) : kModes.end();
-  if (mode == kModes.end() || parts[1] != "sync" || parts[3].size() != 3 || parts[3].substr(1) != "32") return Unknown("unknown redux");
+  if (mode == kModes.end() || parts[1] != "sync" || parts[3].size() != 3 ||
+      parts[3].substr(1) != "32")
+    return Unknown("unknown redux");
   RETURN_IF_ERROR(NeedSm(80));
   RETURN_IF_ERROR(WantOperands(3, 3));
   const uint32_t index = Begin(table_.special.reduce);
@@ -85,20 +95,24 @@ absl::Status Decoder::DecodeBarrier() {
   }
   std::string name(o);
   for (const char* part : {".cta", ".aligned"}) {
-    if (const size_t at = name.find(part); at != std::string::npos) name.erase(at, std::string_view(part).size());
+    if (const size_t at = name.find(part); at != std::string::npos)
+      name.erase(at, std::string_view(part).size());
   }
-  const bool sync = name == "bar.sync" || name == "barrier.sync", arrive = name == "bar.arrive" || name == "barrier.arrive";
+  const bool sync = name == "bar.sync" || name == "barrier.sync",
+             arrive = name == "bar.arrive" || name == "barrier.arrive";
   if (!sync && !arrive) return Unknown("unknown barrier");
   RETURN_IF_ERROR(WantOperands(arrive ? 2 : 1, 2));
   const uint32_t index = Begin(table_.special.barrier);
   program_.code[index].mode = arrive ? 1 : 0;
   RETURN_IF_ERROR(UseSource(Field::kSrc0, now_->operands[0], 'w'));
-  return now_->operands.size() == 2 ? UseSource(Field::kSrc1, now_->operands[1], 'w') : absl::OkStatus();
+  return now_->operands.size() == 2 ? UseSource(Field::kSrc1, now_->operands[1], 'w')
+                                    : absl::OkStatus();
 }
 
 absl::Status Decoder::DecodeMma() {
   const std::vector<std::string_view> p = SplitOpcode(now_->opcode);
-  if (p.size() != 10 || p[1] != "sync" || p[2] != "aligned" || p[4] != "row" || p[5] != "col") return Unknown("unknown mma");
+  if (p.size() != 10 || p[1] != "sync" || p[2] != "aligned" || p[4] != "row" || p[5] != "col")
+    return Unknown("unknown mma");
   const std::string_view shape = p[3], d = p[6], a = p[7], b = p[8], c = p[9];
   const auto byte = [](std::string_view t) { return t == "s8" || t == "u8"; };
   size_t count[4] = {4, 0, 0, 4};  // registers of d, a, b, c
@@ -144,7 +158,8 @@ absl::Status Decoder::DecodeMma() {
 absl::Status Decoder::DecodeLoadMatrix() {
   const std::vector<std::string_view> p = SplitOpcode(now_->opcode);
   size_t at = 4;
-  if (p.size() < 7 || p[1] != "sync" || p[2] != "aligned" || p[3] != "m8n8") return Unknown("unknown ldmatrix");
+  if (p.size() < 7 || p[1] != "sync" || p[2] != "aligned" || p[3] != "m8n8")
+    return Unknown("unknown ldmatrix");
   const size_t count = p[at] == "x1" ? 1 : p[at] == "x2" ? 2 : p[at] == "x4" ? 4 : 0;
   const bool transposed = p[++at] == "trans";
   at += transposed;
@@ -184,13 +199,15 @@ absl::Status Decoder::DecodeAsyncCopy() {
   if (!ca && !cg) return Unknown("unknown cp");
   std::vector<std::string_view> parts = SplitOpcode(o);
   for (size_t i = 3; i < parts.size(); ++i) {
-    if (parts[i] != "shared" && parts[i] != "shared::cta" && parts[i] != "global" && !parts[i].starts_with("L2::")) {
+    if (parts[i] != "shared" && parts[i] != "shared::cta" && parts[i] != "global" &&
+        !parts[i].starts_with("L2::")) {
       return Unknown(absl::StrCat("unknown modifier .", AbslView(parts[i])));
     }
   }
   RETURN_IF_ERROR(WantOperands(3, 4));
   const Operand& size = now_->operands[2];
-  if (size.kind != OperandKind::kInteger || (size.bits != 16 && (cg || (size.bits != 4 && size.bits != 8)))) {
+  if (size.kind != OperandKind::kInteger ||
+      (size.bits != 16 && (cg || (size.bits != 4 && size.bits != 8)))) {
     return Error("cp.async copies 4, 8 or 16 bytes, .cg 16");
   }
   const uint32_t index = Begin(table_.special.async_copy);

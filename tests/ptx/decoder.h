@@ -23,8 +23,8 @@ class Decoder {
  private:
   struct Place {
     Space space = Space::kGlobal;
-    uint64_t offset = 0;     // an address of its space
-    uint32_t variable = 0;   // kGlobal, kConst: index into the module's variables
+    uint64_t offset = 0;    // an address of its space
+    uint32_t variable = 0;  // kGlobal, kConst: index into the module's variables
   };
 
   absl::Status Error(std::string_view what) const;    // bad PTX
@@ -63,6 +63,13 @@ class Decoder {
   absl::Status DecodeBranch();
   absl::Status DecodeIndexedBranch();
   // decode_memory.cc
+  struct LoadStore {
+    Space space = Space::kGeneric;
+    uint8_t bytes = 0, count = 1;
+    bool store = false, is_signed = false, synchronises = false;
+  };
+  absl::Status ParseLoadStore(LoadStore* shape) const;
+  absl::Status UseValues(const LoadStore& shape, const Operand& value);
   absl::Status DecodeLoadStore();
   absl::Status DecodeParamLoad(const Operand& address, uint32_t index);
   absl::Status DecodeAddressConversion();

@@ -1,4 +1,5 @@
-// A kernel while it is decoded: operands are virtual registers (numbers), which Allocate turns into offsets.
+// A kernel while it is decoded: operands are virtual registers (numbers), which Allocate turns into
+// offsets.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ struct Ref {
 
 struct Vreg {
   uint8_t bits = 32;
-  bool fixed = false;   // a constant or special register: stands before everything else, is never written
+  bool fixed =
+      false;  // a constant or special register: stands before everything else, is never written
   uint64_t value = 0;
   bool is_special = false;
   SpecialSlot special;
@@ -33,18 +35,18 @@ enum class Origin : uint8_t { kCompute, kParam, kParamAnywhere, kMemory, kAnythi
 
 struct Draft {
   std::unique_ptr<Program> program;
-  std::vector<Vreg> vregs;   // the function's registers first
-  std::vector<Ref> refs;     // by op, ascending
-  std::vector<Origin> origins;        // by op
-  std::vector<bool> is_move;          // by op: a plain copy, which may copy what was never written
+  std::vector<Vreg> vregs;      // the function's registers first
+  std::vector<Ref> refs;        // by op, ascending
+  std::vector<Origin> origins;  // by op
+  std::vector<bool> is_move;    // by op: a plain copy, which may copy what was never written
   struct GlobalStore {
     uint32_t address;  // vreg
   };
   std::vector<GlobalStore> stores;
 };
 
-// Adds checks of registers that may be read before they are written, finds where stores may go, gives every virtual register its
-// place, and fills the rest of *draft->program.
+// Adds checks of registers that may be read before they are written, finds where stores may go,
+// gives every virtual register its place, and fills the rest of *draft->program.
 void Allocate(Draft* draft, const OpTable& table);
 
 }  // namespace lanyard::ptx

@@ -1,4 +1,5 @@
-// atom and red. Lanes take their turns in a random order, as on a card: a result that depends on it differs from seed to seed.
+// atom and red. Lanes take their turns in a random order, as on a card: a result that depends on it
+// differs from seed to seed.
 #include <bit>
 
 #include "tests/ptx/atomic.h"
@@ -15,17 +16,28 @@ U Apply(const Op& op, U old, U value, U second) {
   const bool is_signed = op.bytes * 8 == sizeof(U) * 8 && (op.flags & kSignExtend) != 0;
   const bool less = is_signed ? static_cast<S>(value) < static_cast<S>(old) : value < old;
   switch (static_cast<AtomicKind>(op.mode)) {
-    case AtomicKind::kAdd: return old + value;
-    case AtomicKind::kMin: return less ? value : old;
-    case AtomicKind::kMax: return less ? old : value;
-    case AtomicKind::kAnd: return old & value;
-    case AtomicKind::kOr: return old | value;
-    case AtomicKind::kXor: return old ^ value;
-    case AtomicKind::kExchange: return value;
-    case AtomicKind::kCompare: return old == value ? second : old;
-    case AtomicKind::kIncrement: return old >= value ? 0 : old + 1;
-    case AtomicKind::kDecrement: return old == 0 || old > value ? value : old - 1;
-    case AtomicKind::kAddFloat: break;
+    case AtomicKind::kAdd:
+      return old + value;
+    case AtomicKind::kMin:
+      return less ? value : old;
+    case AtomicKind::kMax:
+      return less ? old : value;
+    case AtomicKind::kAnd:
+      return old & value;
+    case AtomicKind::kOr:
+      return old | value;
+    case AtomicKind::kXor:
+      return old ^ value;
+    case AtomicKind::kExchange:
+      return value;
+    case AtomicKind::kCompare:
+      return old == value ? second : old;
+    case AtomicKind::kIncrement:
+      return old >= value ? 0 : old + 1;
+    case AtomicKind::kDecrement:
+      return old == 0 || old > value ? value : old - 1;
+    case AtomicKind::kAddFloat:
+      break;
   }
   if constexpr (sizeof(U) == 4) {
     const float sum = std::bit_cast<float>(old) + std::bit_cast<float>(value);
@@ -50,7 +62,9 @@ void OneLane(Warp& w, const Op& op, uint32_t lane, uint64_t host) {
 void Atomic(Warp& w, const Op& op, uint32_t mask) {
   uint64_t host[32];
   for (uint32_t i = 0; i < 32; ++i) {
-    host[i] = static_cast<uint64_t>(op.imm) + ((op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i]);
+    host[i] =
+        static_cast<uint64_t>(op.imm) +
+        ((op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i]);
   }
   Access access;
   access.space = static_cast<Space>(op.count);
@@ -61,11 +75,14 @@ void Atomic(Warp& w, const Op& op, uint32_t mask) {
   if (!CheckAccess(w, op, mask, host, access)) return;
   w.launch->counters->atomics += static_cast<uint32_t>(std::popcount(mask));
   uint32_t lanes[32], n = 0;
-  for (uint32_t rest = mask; rest != 0; rest &= rest - 1) lanes[n++] = static_cast<uint32_t>(std::countr_zero(rest));
+  for (uint32_t rest = mask; rest != 0; rest &= rest - 1)
+    lanes[n++] = static_cast<uint32_t>(std::countr_zero(rest));
   for (uint32_t i = n; i > 1; --i) std::swap(lanes[i - 1], lanes[w.launch->Random() % i]);
   for (uint32_t i = 0; i < n; ++i) {
-    if (op.bytes == 8) OneLane<uint64_t>(w, op, lanes[i], host[lanes[i]]);
-    else OneLane<uint32_t>(w, op, lanes[i], host[lanes[i]]);
+    if (op.bytes == 8)
+      OneLane<uint64_t>(w, op, lanes[i], host[lanes[i]]);
+    else
+      OneLane<uint32_t>(w, op, lanes[i], host[lanes[i]]);
   }
 }
 

@@ -5,24 +5,55 @@ namespace lanyard::ptx::LANYARD_PTX_ISA {
 
 namespace {
 
-struct And { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a & b); } };
-struct Or { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a | b); } };
-struct Xor { template <typename T> T operator()(T a, T b) const { return static_cast<T>(a ^ b); } };
-struct Not { template <typename T> T operator()(T a) const { return static_cast<T>(~a); } };
-struct Cnot { template <typename T> T operator()(T a) const { return static_cast<T>(a == 0); } };
+struct And {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a & b);
+  }
+};
+struct Or {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a | b);
+  }
+};
+struct Xor {
+  template <typename T>
+  T operator()(T a, T b) const {
+    return static_cast<T>(a ^ b);
+  }
+};
+struct Not {
+  template <typename T>
+  T operator()(T a) const {
+    return static_cast<T>(~a);
+  }
+};
+struct Cnot {
+  template <typename T>
+  T operator()(T a) const {
+    return static_cast<T>(a == 0);
+  }
+};
 
 // Amounts beyond the width are clamped to it: nothing (or only the sign) is left.
 struct Shl {
-  template <typename T> T operator()(T a, uint32_t n) const {
-    if constexpr (sizeof(T) < 4) return n > 15 ? T{0} : static_cast<T>(uint32_t{a} << n);
-    else return n >= 8 * sizeof(T) ? T{0} : static_cast<T>(a << (n & (8 * sizeof(T) - 1)));
+  template <typename T>
+  T operator()(T a, uint32_t n) const {
+    if constexpr (sizeof(T) < 4)
+      return n > 15 ? T{0} : static_cast<T>(uint32_t{a} << n);
+    else
+      return n >= 8 * sizeof(T) ? T{0} : static_cast<T>(a << (n & (8 * sizeof(T) - 1)));
   }
 };
 struct Shr {
-  template <typename T> T operator()(T a, uint32_t n) const {
+  template <typename T>
+  T operator()(T a, uint32_t n) const {
     constexpr uint32_t kLast = 8 * sizeof(T) - 1;
-    if constexpr (std::is_signed_v<T>) return static_cast<T>(a >> (n > kLast ? kLast : n));
-    else return n > kLast ? T{0} : static_cast<T>(a >> (n & kLast));
+    if constexpr (std::is_signed_v<T>)
+      return static_cast<T>(a >> (n > kLast ? kLast : n));
+    else
+      return n > kLast ? T{0} : static_cast<T>(a >> (n & kLast));
   }
 };
 struct ShfLeftWrap {
@@ -89,14 +120,28 @@ struct Brev32 {
 };
 struct Brev64 {
   uint64_t operator()(uint64_t x) const {
-    return uint64_t{Brev32()(static_cast<uint32_t>(x))} << 32 | Brev32()(static_cast<uint32_t>(x >> 32));
+    return uint64_t{Brev32()(static_cast<uint32_t>(x))} << 32 |
+           Brev32()(static_cast<uint32_t>(x >> 32));
   }
 };
-struct Clz32 { uint32_t operator()(uint32_t x) const { return x == 0 ? 32u : static_cast<uint32_t>(__builtin_clz(x)); } };
-struct Clz64 { uint32_t operator()(uint64_t x) const { return x == 0 ? 64u : static_cast<uint32_t>(__builtin_clzll(x)); } };
-struct Popc32 { uint32_t operator()(uint32_t x) const { return static_cast<uint32_t>(__builtin_popcount(x)); } };
-struct Popc64 { uint32_t operator()(uint64_t x) const { return static_cast<uint32_t>(__builtin_popcountll(x)); } };
-// Position of the highest bit that differs from the sign, or ~0; .shiftamt: how far to shift it to the top.
+struct Clz32 {
+  uint32_t operator()(uint32_t x) const {
+    return x == 0 ? 32u : static_cast<uint32_t>(__builtin_clz(x));
+  }
+};
+struct Clz64 {
+  uint32_t operator()(uint64_t x) const {
+    return x == 0 ? 64u : static_cast<uint32_t>(__builtin_clzll(x));
+  }
+};
+struct Popc32 {
+  uint32_t operator()(uint32_t x) const { return static_cast<uint32_t>(__builtin_popcount(x)); }
+};
+struct Popc64 {
+  uint32_t operator()(uint64_t x) const { return static_cast<uint32_t>(__builtin_popcountll(x)); }
+};
+// Position of the highest bit that differs from the sign, or ~0; .shiftamt: how far to shift it to
+// the top.
 template <typename T, bool kShiftAmount>
 struct Bfind {
   uint32_t operator()(T a) const {
@@ -128,11 +173,13 @@ void Lop3(Warp& w, const Op& op, uint32_t mask) {
   const uint32_t* b = w.R<uint32_t>(op.src[1]);
   const uint32_t* c = w.R<uint32_t>(op.src[2]);
   uint32_t table[8];
-  for (uint32_t i = 0; i < 8; ++i) table[i] = (w.R<uint32_t>(op.src[3])[0] >> i & 1u) != 0 ? kAllLanes : 0;
+  for (uint32_t i = 0; i < 8; ++i)
+    table[i] = (w.R<uint32_t>(op.src[3])[0] >> i & 1u) != 0 ? kAllLanes : 0;
   SetLanes(w.R<uint32_t>(op.dst), mask, [&](uint32_t i) {
     const uint32_t x = a[i], y = b[i], z = c[i];
-    return (~x & ~y & ~z & table[0]) | (~x & ~y & z & table[1]) | (~x & y & ~z & table[2]) | (~x & y & z & table[3]) |
-           (x & ~y & ~z & table[4]) | (x & ~y & z & table[5]) | (x & y & ~z & table[6]) | (x & y & z & table[7]);
+    return (~x & ~y & ~z & table[0]) | (~x & ~y & z & table[1]) | (~x & y & ~z & table[2]) |
+           (~x & y & z & table[3]) | (x & ~y & ~z & table[4]) | (x & ~y & z & table[5]) |
+           (x & y & ~z & table[6]) | (x & y & z & table[7]);
   });
 }
 
@@ -147,54 +194,71 @@ void Predicates(Warp& w, const Op& op, uint32_t mask) {
   w.P(op.dst) = (w.P(op.dst) & ~mask) | (result & mask);
 }
 
+using U16 = uint16_t;
+using U32 = uint32_t;
+using U64 = uint64_t;
+
+constexpr OpSpec kRows[] = {
+    {"and.b16", Map2<And, U16, U16, U16>, "www"},
+    {"or.b16", Map2<Or, U16, U16, U16>, "www"},
+    {"xor.b16", Map2<Xor, U16, U16, U16>, "www"},
+    {"not.b16", Map1<Not, U16, U16>, "ww"},
+    {"and.b32", Map2<And, U32, U32, U32>, "www"},
+    {"or.b32", Map2<Or, U32, U32, U32>, "www"},
+    {"xor.b32", Map2<Xor, U32, U32, U32>, "www"},
+    {"not.b32", Map1<Not, U32, U32>, "ww"},
+    {"and.b64", Map2<And, U64, U64, U64>, "lll"},
+    {"or.b64", Map2<Or, U64, U64, U64>, "lll"},
+    {"xor.b64", Map2<Xor, U64, U64, U64>, "lll"},
+    {"not.b64", Map1<Not, U64, U64>, "ll"},
+    {"cnot.b32", Map1<Cnot, U32, U32>, "ww"},
+    {"cnot.b64", Map1<Cnot, U64, U64>, "ll"},
+    {"and.pred", Predicates, "ppp", kPlain, 0},
+    {"or.pred", Predicates, "ppp", kPlain, 1},
+    {"xor.pred", Predicates, "ppp", kPlain, 2},
+    {"not.pred", Predicates, "pp", kPlain, 3},
+    {"mov.pred", Predicates, "pp", kPlain, 4},
+    {"shl.b16", Map2<Shl, U16, U16, U32>, "wws"},
+    {"shl.b32", Map2<Shl, U32, U32, U32>, "wws"},
+    {"shl.b64", Map2<Shl, U64, U64, U32>, "lls"},
+    {"shr.b16", Map2<Shr, U16, U16, U32>, "wws"},
+    {"shr.u16", Map2<Shr, U16, U16, U32>, "wws"},
+    {"shr.s16", Map2<Shr, int16_t, int16_t, U32>, "wws"},
+    {"shr.b32", Map2<Shr, U32, U32, U32>, "wws"},
+    {"shr.u32", Map2<Shr, U32, U32, U32>, "wws"},
+    {"shr.s32", Map2<Shr, int32_t, int32_t, U32>, "wws"},
+    {"shr.b64", Map2<Shr, U64, U64, U32>, "lls"},
+    {"shr.u64", Map2<Shr, U64, U64, U32>, "lls"},
+    {"shr.s64", Map2<Shr, int64_t, int64_t, U32>, "lls"},
+    {"shf.l.wrap.b32", Map3<ShfLeftWrap, U32, U32, U32, U32>, "wwww"},
+    {"shf.r.wrap.b32", Map3<ShfRightWrap, U32, U32, U32, U32>, "wwww"},
+    {"shf.l.clamp.b32", Map3<ShfLeftClamp, U32, U32, U32, U32>, "wwww"},
+    {"shf.r.clamp.b32", Map3<ShfRightClamp, U32, U32, U32, U32>, "wwww"},
+    {"bfe.u32", Map3<Bfe<U32>, U32, U32, U32, U32>, "wwww"},
+    {"bfe.s32", Map3<Bfe<int32_t>, int32_t, int32_t, U32, U32>, "wwww"},
+    {"bfe.u64", Map3<Bfe<U64>, U64, U64, U32, U32>, "llww"},
+    {"bfe.s64", Map3<Bfe<int64_t>, int64_t, int64_t, U32, U32>, "llww"},
+    {"bfi.b32", Bfi<U32>, "wwwww"},
+    {"bfi.b64", Bfi<U64>, "lllww"},
+    {"brev.b32", Map1<Brev32, U32, U32>, "ww"},
+    {"brev.b64", Map1<Brev64, U64, U64>, "ll"},
+    {"clz.b32", Map1<Clz32, U32, U32>, "ww"},
+    {"clz.b64", Map1<Clz64, U32, U64>, "wl"},
+    {"popc.b32", Map1<Popc32, U32, U32>, "ww"},
+    {"popc.b64", Map1<Popc64, U32, U64>, "wl"},
+    {"bfind.u32", Map1<Bfind<U32, false>, U32, U32>, "ww"},
+    {"bfind.s32", Map1<Bfind<int32_t, false>, U32, int32_t>, "ww"},
+    {"bfind.u64", Map1<Bfind<U64, false>, U32, U64>, "wl"},
+    {"bfind.s64", Map1<Bfind<int64_t, false>, U32, int64_t>, "wl"},
+    {"bfind.shiftamt.u32", Map1<Bfind<U32, true>, U32, U32>, "ww"},
+    {"bfind.shiftamt.s32", Map1<Bfind<int32_t, true>, U32, int32_t>, "ww"},
+    {"bfind.shiftamt.u64", Map1<Bfind<U64, true>, U32, U64>, "wl"},
+    {"prmt.b32", Map3<Prmt, U32, U32, U32, U32>, "wwww"},
+    {"lop3.b32", Lop3, "wwwww"},
+};
+
 }  // namespace
 
-void AddBitRows(OpTable* t) {
-  using U16 = uint16_t;
-  using U32 = uint32_t;
-  using U64 = uint64_t;
-  const OpSpec rows[] = {
-      {"and.b16", Map2<And, U16, U16, U16>, "www"}, {"or.b16", Map2<Or, U16, U16, U16>, "www"},
-      {"xor.b16", Map2<Xor, U16, U16, U16>, "www"}, {"not.b16", Map1<Not, U16, U16>, "ww"},
-      {"and.b32", Map2<And, U32, U32, U32>, "www"}, {"or.b32", Map2<Or, U32, U32, U32>, "www"},
-      {"xor.b32", Map2<Xor, U32, U32, U32>, "www"}, {"not.b32", Map1<Not, U32, U32>, "ww"},
-      {"and.b64", Map2<And, U64, U64, U64>, "lll"}, {"or.b64", Map2<Or, U64, U64, U64>, "lll"},
-      {"xor.b64", Map2<Xor, U64, U64, U64>, "lll"}, {"not.b64", Map1<Not, U64, U64>, "ll"},
-      {"cnot.b32", Map1<Cnot, U32, U32>, "ww"}, {"cnot.b64", Map1<Cnot, U64, U64>, "ll"},
-      {"and.pred", Predicates, "ppp", kPlain, 0}, {"or.pred", Predicates, "ppp", kPlain, 1},
-      {"xor.pred", Predicates, "ppp", kPlain, 2}, {"not.pred", Predicates, "pp", kPlain, 3},
-      {"mov.pred", Predicates, "pp", kPlain, 4},
-      {"shl.b16", Map2<Shl, U16, U16, U32>, "wws"}, {"shl.b32", Map2<Shl, U32, U32, U32>, "wws"},
-      {"shl.b64", Map2<Shl, U64, U64, U32>, "lls"},
-      {"shr.b16", Map2<Shr, U16, U16, U32>, "wws"}, {"shr.u16", Map2<Shr, U16, U16, U32>, "wws"},
-      {"shr.s16", Map2<Shr, int16_t, int16_t, U32>, "wws"},
-      {"shr.b32", Map2<Shr, U32, U32, U32>, "wws"}, {"shr.u32", Map2<Shr, U32, U32, U32>, "wws"},
-      {"shr.s32", Map2<Shr, int32_t, int32_t, U32>, "wws"},
-      {"shr.b64", Map2<Shr, U64, U64, U32>, "lls"}, {"shr.u64", Map2<Shr, U64, U64, U32>, "lls"},
-      {"shr.s64", Map2<Shr, int64_t, int64_t, U32>, "lls"},
-      {"shf.l.wrap.b32", Map3<ShfLeftWrap, U32, U32, U32, U32>, "wwww"},
-      {"shf.r.wrap.b32", Map3<ShfRightWrap, U32, U32, U32, U32>, "wwww"},
-      {"shf.l.clamp.b32", Map3<ShfLeftClamp, U32, U32, U32, U32>, "wwww"},
-      {"shf.r.clamp.b32", Map3<ShfRightClamp, U32, U32, U32, U32>, "wwww"},
-      {"bfe.u32", Map3<Bfe<U32>, U32, U32, U32, U32>, "wwww"},
-      {"bfe.s32", Map3<Bfe<int32_t>, int32_t, int32_t, U32, U32>, "wwww"},
-      {"bfe.u64", Map3<Bfe<U64>, U64, U64, U32, U32>, "llww"},
-      {"bfe.s64", Map3<Bfe<int64_t>, int64_t, int64_t, U32, U32>, "llww"},
-      {"bfi.b32", Bfi<U32>, "wwwww"}, {"bfi.b64", Bfi<U64>, "lllww"},
-      {"brev.b32", Map1<Brev32, U32, U32>, "ww"}, {"brev.b64", Map1<Brev64, U64, U64>, "ll"},
-      {"clz.b32", Map1<Clz32, U32, U32>, "ww"}, {"clz.b64", Map1<Clz64, U32, U64>, "wl"},
-      {"popc.b32", Map1<Popc32, U32, U32>, "ww"}, {"popc.b64", Map1<Popc64, U32, U64>, "wl"},
-      {"bfind.u32", Map1<Bfind<U32, false>, U32, U32>, "ww"},
-      {"bfind.s32", Map1<Bfind<int32_t, false>, U32, int32_t>, "ww"},
-      {"bfind.u64", Map1<Bfind<U64, false>, U32, U64>, "wl"},
-      {"bfind.s64", Map1<Bfind<int64_t, false>, U32, int64_t>, "wl"},
-      {"bfind.shiftamt.u32", Map1<Bfind<U32, true>, U32, U32>, "ww"},
-      {"bfind.shiftamt.s32", Map1<Bfind<int32_t, true>, U32, int32_t>, "ww"},
-      {"bfind.shiftamt.u64", Map1<Bfind<U64, true>, U32, U64>, "wl"},
-      {"prmt.b32", Map3<Prmt, U32, U32, U32, U32>, "wwww"},
-      {"lop3.b32", Lop3, "wwwww"},
-  };
-  t->Add(rows, sizeof(rows) / sizeof(rows[0]));
-}
+void AddBitRows(OpTable* t) { t->Add(kRows, sizeof(kRows) / sizeof(kRows[0])); }
 
 }  // namespace lanyard::ptx::LANYARD_PTX_ISA

@@ -1,6 +1,7 @@
-// Where lanes go: branches, exits, and how a warp's lanes part and meet. Groups of lanes with the lowest pc run first, so that those
-// that took a branch wait where the paths join. At a .sync instruction lanes wait (wherever they were parked) until all that it names
-// are there; if nobody can run any more, a .sync that still misses lanes is an error.
+// Where lanes go: branches, exits, and how a warp's lanes part and meet. Groups of lanes with the
+// lowest pc run first, so that those that took a branch wait where the paths join. At a .sync
+// instruction lanes wait (wherever they were parked) until all that it names are there; if nobody
+// can run any more, a .sync that still misses lanes is an error.
 #include <bit>
 
 #include "tests/ptx/program.h"
@@ -24,7 +25,8 @@ uint32_t NextParked(const Warp& w, uint32_t pc) {
 // Lanes at the lowest pc among `among`, with those of `also` that are there.
 void Activate(Warp& w, uint32_t among, uint32_t also) {
   uint32_t pc = ~0u;
-  for (uint32_t rest = among; rest != 0; rest &= rest - 1) pc = std::min(pc, w.lane_pc[FirstLane(rest)]);
+  for (uint32_t rest = among; rest != 0; rest &= rest - 1)
+    pc = std::min(pc, w.lane_pc[FirstLane(rest)]);
   uint32_t group = 0;
   for (uint32_t rest = among | also; rest != 0; rest &= rest - 1) {
     if (w.lane_pc[FirstLane(rest)] == pc) group |= rest & (0 - rest);
@@ -49,9 +51,11 @@ void Branch(Warp& w, const Op& op, uint32_t mask) {
   }
   if (op.target < w.pc) {
     const MachineOptions& options = *w.launch->options;
-    if (w.issued - w.issued_at_barrier > options.max_instructions_between_barriers || w.issued > options.max_warp_instructions) {
-      Fail(w, op, FirstLane(mask), absl::StrCat("an endless loop: ", w.issued - w.issued_at_barrier,
-                                                " instructions of one warp without a barrier"));
+    if (w.issued - w.issued_at_barrier > options.max_instructions_between_barriers ||
+        w.issued > options.max_warp_instructions) {
+      Fail(w, op, FirstLane(mask),
+           absl::StrCat("an endless loop: ", w.issued - w.issued_at_barrier,
+                        " instructions of one warp without a barrier"));
       return;
     }
   }
@@ -69,7 +73,8 @@ void BranchIndex(Warp& w, const Op& op, uint32_t mask) {
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const uint32_t index = w.R<uint32_t>(op.src[0])[FirstLane(rest)];
     if (index >= static_cast<uint64_t>(op.imm)) {
-      Fail(w, op, FirstLane(rest), absl::StrCat("brx.idx with index ", index, " into ", op.imm, " targets"));
+      Fail(w, op, FirstLane(rest),
+           absl::StrCat("brx.idx with index ", index, " into ", op.imm, " targets"));
       return;
     }
     const uint32_t target = w.launch->program->aux[op.target + index];
@@ -93,15 +98,19 @@ void Nothing(Warp&, const Op&, uint32_t) {}
 
 void Trap(Warp& w, const Op& op, uint32_t mask) { Fail(w, op, FirstLane(mask), "trap"); }
 
-// Registers that a path may leave unwritten (see allocate.cc): op.dst and op.src[0] are their masks.
+// Registers that a path may leave unwritten (see allocate.cc): op.dst and op.src[0] are their
+// masks.
 void MarkWritten(Warp& w, const Op& op, uint32_t mask) { w.P(op.dst) |= mask; }
 void CheckWritten(Warp& w, const Op& op, uint32_t mask) {
   const uint32_t missing = mask & ~w.P(op.src[0]);
   if (missing == 0) return;
   const auto& name = w.launch->program->function.registers[op.target].name;
-  Fail(w, op, FirstLane(missing), absl::StrCat("reads register ", name, ", which was not written on this path"));
+  Fail(w, op, FirstLane(missing),
+       absl::StrCat("reads register ", name, ", which was not written on this path"));
 }
-void CopyWritten(Warp& w, const Op& op, uint32_t mask) { w.P(op.dst) = (w.P(op.dst) & ~mask) | (w.P(op.src[0]) & mask); }
+void CopyWritten(Warp& w, const Op& op, uint32_t mask) {
+  w.P(op.dst) = (w.P(op.dst) & ~mask) | (w.P(op.src[0]) & mask);
+}
 
 // Vector moves: op.count parts of op.bytes; the parts' registers are in aux, ~0u for a sink.
 void Pack(Warp& w, const Op& op, uint32_t mask) {
@@ -113,15 +122,18 @@ void Pack(Warp& w, const Op& op, uint32_t mask) {
       const uint64_t part = w.R<uint32_t>(parts[c])[i];
       v |= (op.bytes == 2 ? part & 0xffffu : part) << (8 * op.bytes * c);
     }
-    if (op.bytes * op.count == 8) w.R<uint64_t>(op.dst)[i] = v;
-    else w.R<uint32_t>(op.dst)[i] = static_cast<uint32_t>(v);
+    if (op.bytes * op.count == 8)
+      w.R<uint64_t>(op.dst)[i] = v;
+    else
+      w.R<uint32_t>(op.dst)[i] = static_cast<uint32_t>(v);
   }
 }
 void Unpack(Warp& w, const Op& op, uint32_t mask) {
   const uint32_t* parts = w.launch->program->aux.data() + op.target;
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const int i = FirstLane(rest);
-    const uint64_t v = op.bytes * op.count == 8 ? w.R<uint64_t>(op.src[0])[i] : w.R<uint32_t>(op.src[0])[i];
+    const uint64_t v =
+        op.bytes * op.count == 8 ? w.R<uint64_t>(op.src[0])[i] : w.R<uint32_t>(op.src[0])[i];
     for (uint32_t c = 0; c < op.count; ++c) {
       if (parts[c] == ~0u) continue;
       const uint64_t part = v >> (8 * op.bytes * c);
@@ -148,8 +160,10 @@ void IsSpace(Warp& w, const Op& op, uint32_t mask) {
 void Clock(Warp& w, const Op& op, uint32_t mask) {
   for (uint32_t i = 0; i < 32; ++i) {
     if ((mask >> i & 1u) == 0) continue;
-    if (op.bytes == 8) w.R<uint64_t>(op.dst)[i] = w.issued;
-    else w.R<uint32_t>(op.dst)[i] = static_cast<uint32_t>(w.issued);
+    if (op.bytes == 8)
+      w.R<uint64_t>(op.dst)[i] = w.issued;
+    else
+      w.R<uint32_t>(op.dst)[i] = static_cast<uint32_t>(w.issued);
   }
 }
 
@@ -167,9 +181,13 @@ bool Arrive(Warp& w, const Op& op, uint32_t mask, uint32_t required) {
   }
   if (w.last_chance) {
     Fail(w, op, FirstLane(mask),
-         absl::StrFormat("lanes 0x%08x are at this instruction and wait for lanes 0x%08x, which do not come (they are at PTX line %d)",
-                         mask, missing,
-                         w.launch->program->function.statements[w.launch->program->code[w.lane_pc[FirstLane(missing)]].statement].line));
+         absl::StrFormat(
+             "lanes 0x%08x are at this instruction and wait for lanes 0x%08x, which do not come "
+             "(they are at PTX line %d)",
+             mask, missing,
+             w.launch->program->function
+                 .statements[w.launch->program->code[w.lane_pc[FirstLane(missing)]].statement]
+                 .line));
     return false;
   }
   const auto self = static_cast<uint32_t>(&op - w.launch->program->code.data());
@@ -197,7 +215,8 @@ bool Regroup(Warp& w) {
     Activate(w, runnable, w.waiting);
     return true;
   }
-  // Everybody waits. Some group may have all it needs by now (others exited); otherwise its Arrive fails the launch.
+  // Everybody waits. Some group may have all it needs by now (others exited); otherwise its Arrive
+  // fails the launch.
   uint32_t best = w.waiting;
   for (uint32_t rest = w.waiting; rest != 0; rest &= rest - 1) {
     const uint32_t pc = w.lane_pc[FirstLane(rest)];
@@ -206,7 +225,8 @@ bool Regroup(Warp& w) {
       if (w.lane_pc[FirstLane(more)] == pc) group |= more & (0 - more);
     }
     const Op& op = w.launch->program->code[pc];
-    if (group == w.live || (op.src[3] != 0 && (w.R<uint32_t>(op.src[3])[FirstLane(rest)] & w.live & ~group) == 0)) {
+    if (group == w.live ||
+        (op.src[3] != 0 && (w.R<uint32_t>(op.src[3])[FirstLane(rest)] & w.live & ~group) == 0)) {
       best = group;
       break;
     }

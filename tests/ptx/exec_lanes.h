@@ -1,5 +1,6 @@
-// Loops over a warp's 32 lanes, for the files that are compiled once for each instruction set (LANYARD_PTX_ISA: a namespace).
-// Such files define no inline function outside of it: the linker could pick the copy that another processor cannot run.
+// Loops over a warp's 32 lanes, for the files that are compiled once for each instruction set
+// (LANYARD_PTX_ISA: a namespace). Such files define no inline function outside of it: the linker
+// could pick the copy that another processor cannot run.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +77,9 @@ template <typename F, typename D, typename A, typename B>
 void Map2(Warp& w, const Op& op, uint32_t mask) {
   const auto* a = w.R<typename Lane<A>::Storage>(op.src[0]);
   const auto* b = w.R<typename Lane<B>::Storage>(op.src[1]);
-  SetLanes(w.R<typename Lane<D>::Storage>(op.dst), mask,
-           [&](uint32_t i) { return Lane<D>::Save(F()(Lane<A>::Load(a[i]), Lane<B>::Load(b[i]))); });
+  SetLanes(w.R<typename Lane<D>::Storage>(op.dst), mask, [&](uint32_t i) {
+    return Lane<D>::Save(F()(Lane<A>::Load(a[i]), Lane<B>::Load(b[i])));
+  });
 }
 template <typename F, typename D, typename A, typename B, typename C>
 void Map3(Warp& w, const Op& op, uint32_t mask) {
@@ -105,7 +107,8 @@ inline uint32_t PackMask(const uint32_t* words) {
 #endif
 }
 
-// setp: dst = compare(a, b) [and/or/xor c], dst2 = !compare(a, b) [...]; op.mode: 0 nothing, 1 and, 2 or, 3 xor.
+// setp: dst = compare(a, b) [and/or/xor c], dst2 = !compare(a, b) [...]; op.mode: 0 nothing, 1 and,
+// 2 or, 3 xor.
 inline void SetPredicates(Warp& w, const Op& op, uint32_t mask, uint32_t result) {
   uint32_t c = 0;
   if (op.mode != 0) c = w.P(op.src[2]) ^ ((op.flags & kNegateSource) != 0 ? kAllLanes : 0);
@@ -122,7 +125,8 @@ void Compare(Warp& w, const Op& op, uint32_t mask) {
   const auto* b = w.R<typename Lane<T>::Storage>(op.src[1]);
   alignas(64) uint32_t words[32];
   LANYARD_LANES
-  for (uint32_t i = 0; i < 32; ++i) words[i] = F()(Lane<T>::Load(a[i]), Lane<T>::Load(b[i])) ? kAllLanes : 0u;
+  for (uint32_t i = 0; i < 32; ++i)
+    words[i] = F()(Lane<T>::Load(a[i]), Lane<T>::Load(b[i])) ? kAllLanes : 0u;
   SetPredicates(w, op, mask, PackMask(words));
 }
 

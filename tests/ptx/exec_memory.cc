@@ -47,7 +47,8 @@ Range MeasureLanes(uint32_t mask, uint64_t* addresses) {
   }
   uint64_t steps = 0, falls = 0;
   for (uint32_t i = 0; i < 31; ++i) {
-    const auto here = static_cast<int64_t>(addresses[i] >> 5), next = static_cast<int64_t>(addresses[i + 1] >> 5);
+    const auto here = static_cast<int64_t>(addresses[i] >> 5),
+               next = static_cast<int64_t>(addresses[i + 1] >> 5);
     steps += next != here ? 1 : 0;
     falls |= next < here ? 1 : 0;
   }
@@ -72,7 +73,8 @@ inline T ReadAt(uint64_t address) {
   return v;
 }
 
-// D: what the register holds (uint32_t or uint64_t); T: what memory holds, extended as its sign says.
+// D: what the register holds (uint32_t or uint64_t); T: what memory holds, extended as its sign
+// says.
 template <typename D, typename T>
 inline void Gather(D* d, const uint64_t* host, uint32_t offset, uint32_t mask) {
   if (mask == kAllLanes) {
@@ -86,7 +88,7 @@ inline void Gather(D* d, const uint64_t* host, uint32_t offset, uint32_t mask) {
 }
 
 template <typename D>
-void GatherAs(Warp& w, const Op& op, D* d, const uint64_t* host, uint32_t offset, uint32_t mask) {
+void GatherAs(const Op& op, D* d, const uint64_t* host, uint32_t offset, uint32_t mask) {
   const bool sign = (op.flags & kSignExtend) != 0;
   switch (op.bytes) {
     case 1:
@@ -98,12 +100,13 @@ void GatherAs(Warp& w, const Op& op, D* d, const uint64_t* host, uint32_t offset
     case 4:
       sign ? Gather<D, int32_t>(d, host, offset, mask) : Gather<D, uint32_t>(d, host, offset, mask);
       break;
-    default: Gather<D, uint64_t>(d, host, offset, mask); break;
+    default:
+      Gather<D, uint64_t>(d, host, offset, mask);
+      break;
   }
   if ((op.flags & kDest16) != 0) {
     for (uint32_t i = 0; i < 32; ++i) d[i] &= 0xffffu;
   }
-  (void)w;
 }
 
 void Load(Warp& w, const Op& op, uint32_t mask) {
@@ -129,9 +132,9 @@ void Load(Warp& w, const Op& op, uint32_t mask) {
   for (uint32_t c = 0; c < op.count; ++c) {
     const uint32_t dst = op.count == 1 ? op.dst : w.launch->program->aux[op.target + c];
     if ((op.flags & kWideDest) != 0) {
-      GatherAs(w, op, w.R<uint64_t>(dst), host, c * op.bytes, mask);
+      GatherAs(op, w.R<uint64_t>(dst), host, c * op.bytes, mask);
     } else {
-      GatherAs(w, op, w.R<uint32_t>(dst), host, c * op.bytes, mask);
+      GatherAs(op, w.R<uint32_t>(dst), host, c * op.bytes, mask);
     }
   }
 }
@@ -144,12 +147,21 @@ void Store(Warp& w, const Op& op, uint32_t mask) {
     const uint32_t src = op.count == 1 ? op.src[1] : w.launch->program->aux[op.target + c];
     for (uint32_t i = 0; i < 32; ++i) {
       uint8_t* to = data + i * 16 + c * op.bytes;
-      const uint64_t v = (op.flags & kWideDest) != 0 ? w.R<uint64_t>(src)[i] : w.R<uint32_t>(src)[i];
+      const uint64_t v =
+          (op.flags & kWideDest) != 0 ? w.R<uint64_t>(src)[i] : w.R<uint32_t>(src)[i];
       switch (op.bytes) {
-        case 1: *to = static_cast<uint8_t>(v); break;
-        case 2: __builtin_memcpy(to, &v, 2); break;
-        case 4: __builtin_memcpy(to, &v, 4); break;
-        default: __builtin_memcpy(to, &v, 8); break;
+        case 1:
+          *to = static_cast<uint8_t>(v);
+          break;
+        case 2:
+          __builtin_memcpy(to, &v, 2);
+          break;
+        case 4:
+          __builtin_memcpy(to, &v, 4);
+          break;
+        default:
+          __builtin_memcpy(to, &v, 8);
+          break;
       }
     }
   }
@@ -165,30 +177,44 @@ void Store(Warp& w, const Op& op, uint32_t mask) {
     const auto i = static_cast<uint32_t>(__builtin_ctz(rest));
     void* to = reinterpret_cast<void*>(host[i]);
     switch (access.bytes) {
-      case 1: __builtin_memcpy(to, data + i * 16, 1); break;
-      case 2: __builtin_memcpy(to, data + i * 16, 2); break;
-      case 4: __builtin_memcpy(to, data + i * 16, 4); break;
-      case 8: __builtin_memcpy(to, data + i * 16, 8); break;
-      default: __builtin_memcpy(to, data + i * 16, 16); break;
+      case 1:
+        __builtin_memcpy(to, data + i * 16, 1);
+        break;
+      case 2:
+        __builtin_memcpy(to, data + i * 16, 2);
+        break;
+      case 4:
+        __builtin_memcpy(to, data + i * 16, 4);
+        break;
+      case 8:
+        __builtin_memcpy(to, data + i * 16, 8);
+        break;
+      default:
+        __builtin_memcpy(to, data + i * 16, 16);
+        break;
     }
   }
 }
 
-// The same for every lane: op.imm is the offset; the address register (if any) is added by hand for each.
+// The same for every lane: op.imm is the offset; the address register (if any) is added by hand for
+// each.
 void LoadParam(Warp& w, const Op& op, uint32_t mask) {
   alignas(64) uint64_t host[32];
   const bool has_base = op.src[0] != 0;
   const uint32_t bytes = uint32_t{op.bytes} * op.count;
   for (uint32_t i = 0; i < 32; ++i) {
     uint64_t offset = static_cast<uint64_t>(op.imm);
-    if (has_base) offset += (op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i];
+    if (has_base)
+      offset +=
+          (op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i];
     if ((offset & kWindowMask) == kParamWindow) offset &= ~kWindowMask;
     if ((mask >> i & 1u) == 0) {
       host[i] = reinterpret_cast<uint64_t>(w.launch->params);
       continue;
     }
-    if (offset > w.launch->program->param_bytes || bytes > w.launch->program->param_bytes - offset) {
-      FailAccess(w, op, Space::kParam, Fault::kOutside, static_cast<int>(i), offset);
+    if (offset > w.launch->program->param_bytes ||
+        bytes > w.launch->program->param_bytes - offset) {
+      FailAccess(w, op, {Space::kParam, Fault::kOutside, static_cast<int>(i), offset});
       return;
     }
     host[i] = reinterpret_cast<uint64_t>(w.launch->params) + offset;
@@ -196,9 +222,9 @@ void LoadParam(Warp& w, const Op& op, uint32_t mask) {
   for (uint32_t c = 0; c < op.count; ++c) {
     const uint32_t dst = op.count == 1 ? op.dst : w.launch->program->aux[op.target + c];
     if ((op.flags & kWideDest) != 0) {
-      GatherAs(w, op, w.R<uint64_t>(dst), host, c * op.bytes, mask);
+      GatherAs(op, w.R<uint64_t>(dst), host, c * op.bytes, mask);
     } else {
-      GatherAs(w, op, w.R<uint32_t>(dst), host, c * op.bytes, mask);
+      GatherAs(op, w.R<uint32_t>(dst), host, c * op.bytes, mask);
     }
   }
 }

@@ -1,5 +1,6 @@
-// mma.sync. Integer products are exact. f16 products are exact too; their sum is taken in f32, one fma a product, k ascending, from c:
-// that is not what a card does (no vendor says what it does), so such a kernel has no bits to compare.
+// mma.sync. Integer products are exact. f16 products are exact too; their sum is taken in f32, one
+// fma a product, k ascending, from c: that is not what a card does (no vendor says what it does),
+// so such a kernel has no bits to compare.
 #include "tests/ptx/exec_lanes.h"
 #include "tests/ptx/half.h"
 
@@ -21,20 +22,22 @@ bool AllHere(Warp& w, const Op& op, uint32_t mask) {
 inline uint64_t Widen(uint32_t bytes, bool is_signed) {
 #ifdef __AVX2__
   const __m128i v = _mm_cvtsi32_si128(static_cast<int>(bytes));
-  return static_cast<uint64_t>(_mm_cvtsi128_si64(is_signed ? _mm_cvtepi8_epi16(v) : _mm_cvtepu8_epi16(v)));
+  return static_cast<uint64_t>(
+      _mm_cvtsi128_si64(is_signed ? _mm_cvtepi8_epi16(v) : _mm_cvtepu8_epi16(v)));
 #else
   uint64_t wide = 0;
   for (uint32_t j = 0; j < 4; ++j) {
     const auto byte = static_cast<uint8_t>(bytes >> (8 * j));
-    const auto value = is_signed ? static_cast<int16_t>(static_cast<int8_t>(byte)) : static_cast<int16_t>(byte);
+    const auto value =
+        is_signed ? static_cast<int16_t>(static_cast<int8_t>(byte)) : static_cast<int16_t>(byte);
     wide |= uint64_t{static_cast<uint16_t>(value)} << (16 * j);
   }
   return wide;
 #endif
 }
 
-// kRows 8 or 16, kDepth 16 or 32 (bytes). Registers in aux: d, a, b, c. A lane is row/column lane / 4 and four bytes at lane % 4 * 4;
-// op.mode: bit 0 a signed, bit 1 b signed.
+// kRows 8 or 16, kDepth 16 or 32 (bytes). Registers in aux: d, a, b, c. A lane is row/column lane /
+// 4 and four bytes at lane % 4 * 4; op.mode: bit 0 a signed, bit 1 b signed.
 template <uint32_t kRows, uint32_t kDepth>
 void Integer(Warp& w, const Op& op, uint32_t mask) {
   if (!AllHere(w, op, mask)) return;
@@ -74,7 +77,8 @@ void Integer(Warp& w, const Op& op, uint32_t mask) {
 #else
     for (uint32_t n = 0; n < 8; ++n) {
       int32_t total = 0;
-      for (uint32_t k = 0; k < kDepth / 2; ++k) total += rows[m][2 * k] * pairs[k][n][0] + rows[m][2 * k + 1] * pairs[k][n][1];
+      for (uint32_t k = 0; k < kDepth / 2; ++k)
+        total += rows[m][2 * k] * pairs[k][n][0] + rows[m][2 * k + 1] * pairs[k][n][1];
       sums[m][n] = static_cast<uint32_t>(total);
     }
 #endif
@@ -104,7 +108,8 @@ void Halves(Warp& w, const Op& op, uint32_t mask) {
       for (uint32_t j = 0; j < 2; ++j) {
         const uint32_t k = 8 * h + 2 * t + j;
         for (uint32_t p = 0; p < 2; ++p) {
-          rows[g + 8 * p][k] = HalfToFloat(static_cast<uint16_t>(w.R<uint32_t>(a[2 * h + p])[i] >> (16 * j)));
+          rows[g + 8 * p][k] =
+              HalfToFloat(static_cast<uint16_t>(w.R<uint32_t>(a[2 * h + p])[i] >> (16 * j)));
         }
         columns[g][k] = HalfToFloat(static_cast<uint16_t>(w.R<uint32_t>(b[h])[i] >> (16 * j)));
       }
@@ -116,7 +121,8 @@ void Halves(Warp& w, const Op& op, uint32_t mask) {
       float* to = w.R<float>(d[2 * p + j]);
       for (uint32_t i = 0; i < 32; ++i) {
         float total = from[i];
-        for (uint32_t k = 0; k < kDepth; ++k) total = __builtin_fmaf(rows[(i >> 2) + 8 * p][k], columns[2 * (i & 3u) + j][k], total);
+        for (uint32_t k = 0; k < kDepth; ++k)
+          total = __builtin_fmaf(rows[(i >> 2) + 8 * p][k], columns[2 * (i & 3u) + j][k], total);
         to[i] = total != total ? BitsToFloat(kFloatNan) : total;
       }
     }

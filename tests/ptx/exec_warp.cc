@@ -1,4 +1,5 @@
-// What lanes do together: shuffles, votes, barriers, ldmatrix, and the asynchronous copies of a warp.
+// What lanes do together: shuffles, votes, barriers, ldmatrix, and the asynchronous copies of a
+// warp.
 #include <algorithm>
 #include <bit>
 
@@ -10,7 +11,8 @@ namespace {
 
 inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }
 
-// A .sync instruction with a member mask in op.src[3]: true if all that the lanes' masks name are here and agree on the mask.
+// A .sync instruction with a member mask in op.src[3]: true if all that the lanes' masks name are
+// here and agree on the mask.
 bool Members(Warp& w, const Op& op, uint32_t mask) {
   const uint32_t* members = w.R<uint32_t>(op.src[3]);
   if (mask == kAllLanes) {  // the usual case: everybody names everybody
@@ -25,7 +27,9 @@ bool Members(Warp& w, const Op& op, uint32_t mask) {
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const int lane = FirstLane(rest);
     if ((members[lane] >> lane & 1u) == 0) {
-      Fail(w, op, lane, absl::StrFormat("the member mask 0x%08x does not name the lane itself (%d)", members[lane], lane));
+      Fail(w, op, lane,
+           absl::StrFormat("the member mask 0x%08x does not name the lane itself (%d)",
+                           members[lane], lane));
       return false;
     }
     required |= members[lane];
@@ -36,8 +40,9 @@ bool Members(Warp& w, const Op& op, uint32_t mask) {
     for (uint32_t others = members[lane] & mask; others != 0; others &= others - 1) {
       const int other = FirstLane(others);
       if (members[other] == members[lane]) continue;
-      Fail(w, op, lane, absl::StrFormat("member masks differ: lane %d has 0x%08x, lane %d has 0x%08x", lane, members[lane], other,
-                                        members[other]));
+      Fail(w, op, lane,
+           absl::StrFormat("member masks differ: lane %d has 0x%08x, lane %d has 0x%08x", lane,
+                           members[lane], other, members[other]));
       return false;
     }
   }
@@ -54,9 +59,18 @@ uint32_t ShuffleSource(uint8_t mode, uint32_t lane, uint32_t b, uint32_t c, bool
   const auto self = static_cast<int32_t>(lane);
   int32_t j = 0;
   switch (mode) {
-    case kUp: j = self - value; *in_range = j >= most; break;
-    case kDown: j = self + value; *in_range = j <= most; break;
-    case kButterfly: j = self ^ value; *in_range = j <= most; break;
+    case kUp:
+      j = self - value;
+      *in_range = j >= most;
+      break;
+    case kDown:
+      j = self + value;
+      *in_range = j <= most;
+      break;
+    case kButterfly:
+      j = self ^ value;
+      *in_range = j <= most;
+      break;
     default:
       j = static_cast<int32_t>(lane & segment) | (value & ~static_cast<int32_t>(segment));
       *in_range = j <= most;
@@ -79,14 +93,16 @@ void Shuffle(Warp& w, const Op& op, uint32_t mask) {
     const uint32_t source = ShuffleSource(op.mode, lane, b[lane], c[lane], &in_range);
     if (source > 31 || (mask >> source & 1u) == 0) {
       Fail(w, op, static_cast<int>(lane),
-           absl::StrFormat("a shuffle reads lane %d, which does not take part (lanes 0x%08x do)", source, mask));
+           absl::StrFormat("a shuffle reads lane %d, which does not take part (lanes 0x%08x do)",
+                           source, mask));
       return;
     }
     sources[lane] = source;
     in_range_mask |= uint32_t{in_range} << lane;
   }
   uint32_t* d = w.R<uint32_t>(op.dst);
-  for (uint32_t rest = mask; rest != 0; rest &= rest - 1) d[FirstLane(rest)] = values[sources[FirstLane(rest)]];
+  for (uint32_t rest = mask; rest != 0; rest &= rest - 1)
+    d[FirstLane(rest)] = values[sources[FirstLane(rest)]];
   if ((op.flags & kHasDst2) != 0) w.P(op.dst2) = (w.P(op.dst2) & ~mask) | (in_range_mask & mask);
 }
 
@@ -104,7 +120,9 @@ void Vote(Warp& w, const Op& op, uint32_t mask) {
       w.R<uint32_t>(op.dst)[lane] = yes;
       continue;
     }
-    const bool is = op.mode == 0 ? yes == group : op.mode == 1 ? yes != 0 : yes == group || yes == 0;
+    const bool is = op.mode == 0   ? yes == group
+                    : op.mode == 1 ? yes != 0
+                                   : yes == group || yes == 0;
     result |= uint32_t{is} << lane;
   }
   if (op.mode != 3) w.P(op.dst) = (w.P(op.dst) & ~mask) | (result & mask);
@@ -115,7 +133,9 @@ void Match(Warp& w, const Op& op, uint32_t mask) {
   if (!Members(w, op, mask)) return;
   ++w.launch->counters->votes;
   const uint32_t* members = w.R<uint32_t>(op.src[3]);
-  const auto value = [&](int lane) { return op.bytes == 8 ? w.R<uint64_t>(op.src[0])[lane] : w.R<uint32_t>(op.src[0])[lane]; };
+  const auto value = [&](int lane) {
+    return op.bytes == 8 ? w.R<uint64_t>(op.src[0])[lane] : w.R<uint32_t>(op.src[0])[lane];
+  };
   uint32_t results[32], agree = 0;
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const int lane = FirstLane(rest);
@@ -127,7 +147,8 @@ void Match(Warp& w, const Op& op, uint32_t mask) {
     results[lane] = op.mode == 0 || same == group ? same : 0;
     agree |= uint32_t{same == group} << lane;
   }
-  for (uint32_t rest = mask; rest != 0; rest &= rest - 1) w.R<uint32_t>(op.dst)[FirstLane(rest)] = results[FirstLane(rest)];
+  for (uint32_t rest = mask; rest != 0; rest &= rest - 1)
+    w.R<uint32_t>(op.dst)[FirstLane(rest)] = results[FirstLane(rest)];
   if ((op.flags & kHasDst2) != 0) w.P(op.dst2) = (w.P(op.dst2) & ~mask) | (agree & mask);
 }
 
@@ -145,30 +166,46 @@ void Reduce(Warp& w, const Op& op, uint32_t mask) {
     uint32_t total = a[FirstLane(group)];
     for (group &= group - 1; group != 0; group &= group - 1) {
       const uint32_t v = a[FirstLane(group)];
-      const bool less = is_signed ? static_cast<int32_t>(v) < static_cast<int32_t>(total) : v < total;
+      const bool less =
+          is_signed ? static_cast<int32_t>(v) < static_cast<int32_t>(total) : v < total;
       switch (op.mode) {
-        case 0: total += v; break;
-        case 1: total = less ? v : total; break;
-        case 2: total = less ? total : v; break;
-        case 3: total &= v; break;
-        case 4: total |= v; break;
-        default: total ^= v; break;
+        case 0:
+          total += v;
+          break;
+        case 1:
+          total = less ? v : total;
+          break;
+        case 2:
+          total = less ? total : v;
+          break;
+        case 3:
+          total &= v;
+          break;
+        case 4:
+          total |= v;
+          break;
+        default:
+          total ^= v;
+          break;
       }
     }
     results[lane] = total;
   }
-  for (uint32_t rest = mask; rest != 0; rest &= rest - 1) w.R<uint32_t>(op.dst)[FirstLane(rest)] = results[FirstLane(rest)];
+  for (uint32_t rest = mask; rest != 0; rest &= rest - 1)
+    w.R<uint32_t>(op.dst)[FirstLane(rest)] = results[FirstLane(rest)];
 }
 
 void ActiveMask(Warp& w, const Op& op, uint32_t mask) {
-  for (uint32_t rest = mask; rest != 0; rest &= rest - 1) w.R<uint32_t>(op.dst)[FirstLane(rest)] = mask;
+  for (uint32_t rest = mask; rest != 0; rest &= rest - 1)
+    w.R<uint32_t>(op.dst)[FirstLane(rest)] = mask;
 }
 
 void WarpBarrier(Warp& w, const Op& op, uint32_t mask) {
   if (Members(w, op, mask)) SyncWarpItself(w);
 }
 
-// bar.sync id{, threads} (op.mode 0) and bar.arrive id, threads (1): src[0], src[1] (0: all threads).
+// bar.sync id{, threads} (op.mode 0) and bar.arrive id, threads (1): src[0], src[1] (0: all
+// threads).
 void Barrier(Warp& w, const Op& op, uint32_t mask) {
   if (!Arrive(w, op, mask, kAllLanes)) return;
   const int lane = FirstLane(mask);
@@ -179,7 +216,8 @@ void Barrier(Warp& w, const Op& op, uint32_t mask) {
     return;
   }
   if (op.src[1] != 0 && (threads == 0 || threads % 32 != 0)) {
-    Fail(w, op, lane, absl::StrCat("a barrier of ", threads, " threads; it must be a multiple of 32"));
+    Fail(w, op, lane,
+         absl::StrCat("a barrier of ", threads, " threads; it must be a multiple of 32"));
     return;
   }
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
@@ -202,24 +240,28 @@ void Barrier(Warp& w, const Op& op, uint32_t mask) {
   w.limit = 0;
 }
 
-// ldmatrix: op.count matrices of 8 x 8 16-bit values; lane 8m + r has the address of row r of matrix m. mode 1: transposed.
+// ldmatrix: op.count matrices of 8 x 8 16-bit values; lane 8m + r has the address of row r of
+// matrix m. mode 1: transposed.
 void LoadMatrix(Warp& w, const Op& op, uint32_t mask) {
   if (!Arrive(w, op, mask, kAllLanes)) return;
   if (mask != kAllLanes) {
-    Fail(w, op, FirstLane(mask), absl::StrFormat("ldmatrix needs all 32 lanes, only 0x%08x are here", mask));
+    Fail(w, op, FirstLane(mask),
+         absl::StrFormat("ldmatrix needs all 32 lanes, only 0x%08x are here", mask));
     return;
   }
   ++w.launch->counters->ldmatrix;
   uint64_t addresses[32];
   for (uint32_t i = 0; i < 32; ++i) {
-    addresses[i] = static_cast<uint64_t>(op.imm) +
-                   ((op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i]);
+    addresses[i] =
+        static_cast<uint64_t>(op.imm) +
+        ((op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i]);
   }
   Access access;
   access.space = static_cast<Space>(op.bytes);
   access.bytes = 16;
   const uint32_t readers = op.count == 4 ? kAllLanes : (1u << (8 * op.count)) - 1;
-  if (access.space == Space::kGeneric && !ResolveGeneric(w, op, readers, addresses, &access.space)) return;
+  if (access.space == Space::kGeneric && !ResolveGeneric(w, op, readers, addresses, &access.space))
+    return;
   if (access.space != Space::kShared) {
     Fail(w, op, 0, "ldmatrix reads shared memory only");
     return;
@@ -227,28 +269,36 @@ void LoadMatrix(Warp& w, const Op& op, uint32_t mask) {
   if (!CheckShared(w, op, readers, addresses, access)) return;
   for (uint32_t m = 0; m < op.count; ++m) {
     uint16_t rows[8][8];
-    for (uint32_t r = 0; r < 8; ++r) std::memcpy(rows[r], reinterpret_cast<const void*>(addresses[8 * m + r]), 16);
+    for (uint32_t r = 0; r < 8; ++r)
+      std::memcpy(rows[r], reinterpret_cast<const void*>(addresses[8 * m + r]), 16);
     uint32_t* d = w.R<uint32_t>(w.launch->program->aux[op.target + m]);
     for (uint32_t i = 0; i < 32; ++i) {
       const uint32_t a = i / 4, b = i % 4 * 2;
-      d[i] = op.mode == 1 ? rows[b][a] | uint32_t{rows[b + 1][a]} << 16 : rows[a][b] | uint32_t{rows[a][b + 1]} << 16;
+      d[i] = op.mode == 1 ? rows[b][a] | uint32_t{rows[b + 1][a]} << 16
+                          : rows[a][b] | uint32_t{rows[a][b + 1]} << 16;
     }
   }
 }
 
-// cp.async: src[0] shared address + imm, src[1] global address + aux[target..target+1], src[2] bytes to read (0: all), rest zeros.
+// cp.async: src[0] shared address + imm, src[1] global address + aux[target..target+1], src[2]
+// bytes to read (0: all), rest zeros.
 void StartCopy(Warp& w, const Op& op, uint32_t mask) {
   uint64_t to[32], from[32];
   uint8_t data[32 * 16] = {};
-  const uint64_t from_offset = w.launch->program->aux[op.target] | uint64_t{w.launch->program->aux[op.target + 1]} << 32;
+  const uint64_t from_offset =
+      w.launch->program->aux[op.target] | uint64_t{w.launch->program->aux[op.target + 1]} << 32;
   uint32_t reads = 0;
   for (uint32_t i = 0; i < 32; ++i) {
-    to[i] = static_cast<uint64_t>(op.imm) + ((op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i]);
+    to[i] =
+        static_cast<uint64_t>(op.imm) +
+        ((op.flags & kAddress32) != 0 ? w.R<uint32_t>(op.src[0])[i] : w.R<uint64_t>(op.src[0])[i]);
     from[i] = w.R<uint64_t>(op.src[1])[i] + from_offset;
     const uint32_t bytes = op.src[2] == 0 ? op.bytes : w.R<uint32_t>(op.src[2])[i];
     if ((mask >> i & 1u) == 0 || bytes == 0) continue;
     if (bytes != op.bytes) {
-      Fail(w, op, static_cast<int>(i), absl::StrCat("cp.async with ", bytes, " of ", op.bytes, " bytes; the machine knows all or none"));
+      Fail(w, op, static_cast<int>(i),
+           absl::StrCat("cp.async with ", bytes, " of ", op.bytes,
+                        " bytes; the machine knows all or none"));
       return;
     }
     reads |= 1u << i;
@@ -257,7 +307,8 @@ void StartCopy(Warp& w, const Op& op, uint32_t mask) {
   read.bytes = op.bytes;
   if (reads != 0 && !CheckGlobal(w, op, reads, from, read)) return;
   for (uint32_t rest = reads; rest != 0; rest &= rest - 1) {
-    std::memcpy(data + FirstLane(rest) * 16, reinterpret_cast<const void*>(from[FirstLane(rest)]), op.bytes);
+    std::memcpy(data + FirstLane(rest) * 16, reinterpret_cast<const void*>(from[FirstLane(rest)]),
+                op.bytes);
   }
   uint64_t shared[32];
   std::copy_n(to, 32, shared);
@@ -300,8 +351,9 @@ void AsyncWait(Warp& w, const Op& op, uint32_t mask) {
   size_t kept = 0;
   for (size_t i = 0; i < w.copies.size(); ++i) {
     const AsyncCopy copy = w.copies[i];
-    const bool done = (mask >> copy.lane & 1u) != 0 &&
-                      (op.mode == 1 || (copy.group != ~0u && copy.group + keep < w.commits[copy.lane]));
+    const bool done =
+        (mask >> copy.lane & 1u) != 0 &&
+        (op.mode == 1 || (copy.group != ~0u && copy.group + keep < w.commits[copy.lane]));
     if (!done) {
       w.copies[kept++] = copy;
       continue;
@@ -317,7 +369,8 @@ void AsyncWait(Warp& w, const Op& op, uint32_t mask) {
     write.kind = kWrite;
     write.bytes = copy.bytes;
     write.data = data;
-    const uint64_t requests = w.launch->counters->shared_requests, conflicts = w.launch->counters->shared_conflicts;
+    const uint64_t requests = w.launch->counters->shared_requests,
+                   conflicts = w.launch->counters->shared_conflicts;
     if (!CheckShared(w, op, 1u << copy.lane, addresses, write)) return;
     w.launch->counters->shared_requests = requests;  // counted when it was issued
     w.launch->counters->shared_conflicts = conflicts;

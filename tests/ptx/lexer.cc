@@ -7,7 +7,8 @@ namespace lanyard::ptx {
 namespace {
 
 bool IsWordChar(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' ||
+         c == '.';
 }
 
 }  // namespace
@@ -29,7 +30,8 @@ absl::StatusOr<std::vector<Token>> Lex(std::string_view text) {
       while (i < text.size() && text[i] != '\n') ++i;
     } else if (c == '/' && i + 1 < text.size() && text[i + 1] == '*') {
       const size_t end = text.find("*/", i + 2);
-      if (end == std::string_view::npos) return InvalidArgument("PTX line ", line, ": a comment without an end");
+      if (end == std::string_view::npos)
+        return InvalidArgument("PTX line ", line, ": a comment without an end");
       for (; i < end + 2; ++i) line += text[i] == '\n';
     } else if (c == '"') {
       const size_t end = text.find_first_of("\"\n", i + 1);
@@ -41,7 +43,8 @@ absl::StatusOr<std::vector<Token>> Lex(std::string_view text) {
     } else if (IsWordChar(c)) {
       size_t end = i + 1;
       while (end < text.size() &&
-             (IsWordChar(text[end]) || (text[end] == ':' && end + 1 < text.size() && text[end + 1] == ':'))) {
+             (IsWordChar(text[end]) ||
+              (text[end] == ':' && end + 1 < text.size() && text[end + 1] == ':'))) {
         end += text[end] == ':' ? 2 : 1;
       }
       tokens.push_back({text.substr(i, end - i), line});
@@ -50,7 +53,8 @@ absl::StatusOr<std::vector<Token>> Lex(std::string_view text) {
       tokens.push_back({text.substr(i, 1), line});
       ++i;
     } else {
-      return InvalidArgument("PTX line ", line, ": character '", std::string(1, c), "' has no meaning in PTX");
+      return InvalidArgument("PTX line ", line, ": character '", std::string(1, c),
+                             "' has no meaning in PTX");
     }
   }
   tokens.push_back({text.substr(text.size()), line});

@@ -1,4 +1,5 @@
-// Tokens of PTX: words (names, opcodes, numbers: anything of letters, digits, "_$%." and "::"), strings and single characters.
+// Tokens of PTX: words (names, opcodes, numbers: anything of letters, digits, "_$%." and "::"),
+// strings and single characters.
 #pragma once
 
 #include <string>
@@ -15,7 +16,8 @@ struct Token {
   bool IsWord() const;
 };
 
-// Comments are skipped. An error: a character that PTX has no use for, a string or comment without an end.
+// Comments are skipped. An error: a character that PTX has no use for, a string or comment without
+// an end.
 absl::StatusOr<std::vector<Token>> Lex(std::string_view text);
 
 }  // namespace lanyard::ptx

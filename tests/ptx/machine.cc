@@ -14,12 +14,14 @@ void Fail(Warp& w, const Op& op, int lane, const std::string& what) {
   if (w.launch->failed) return;
   w.launch->failed = true;
   const Block& b = *w.block;
-  w.launch->error = Internal("kernel ", w.launch->program->function.name, ", ", w.launch->program->Where(op), ", block (", b.id.x, ",",
-                             b.id.y, ",", b.id.z, "), ", ThreadName(w, lane), ": ", what);
+  w.launch->error = Internal("kernel ", w.launch->program->function.name, ", ",
+                             w.launch->program->Where(op), ", block (", b.id.x, ",", b.id.y, ",",
+                             b.id.z, "), ", ThreadName(w, lane), ": ", what);
 }
 
 void FailLanes(Warp& w, const Op& op, uint32_t mask) {
-  Fail(w, op, std::countr_zero(mask), absl::StrFormat("needs all 32 lanes of the warp, only 0x%08x are here", mask));
+  Fail(w, op, std::countr_zero(mask),
+       absl::StrFormat("needs all 32 lanes of the warp, only 0x%08x are here", mask));
 }
 
 std::string ThreadName(const Warp& w, int lane) {
@@ -42,6 +44,8 @@ struct Machine::Impl {
   absl::Status CheckLimits(const Program& program, const LaunchConfig& config, size_t params) const;
   void TrackStores(const Program& program, LaunchState* launch);
   void PrepareWarps(const Program& program, LaunchState* launch);
+  uint64_t WarpValue(const SpecialSlot& slot, const Program& program, const LaunchState& launch,
+                     uint32_t warp);
   void FillSpecials(const Program& program, const LaunchState& launch, Warp* w);
   void RunBlock(LaunchState* launch, uint64_t index);
   bool CompleteBarrier(LaunchState* launch);
@@ -97,27 +101,45 @@ void Machine::Unload(const Module& module) {
   impl_->variables.erase(found);
 }
 
-absl::Status Machine::Impl::CheckLimits(const Program& program, const LaunchConfig& config, size_t params) const {
-  const auto bad = [&](const auto&... parts) { return InvalidArgument("launch of kernel ", program.function.name, ": ", parts...); };
+absl::Status Machine::Impl::CheckLimits(const Program& program, const LaunchConfig& config,
+                                        size_t params) const {
+  const auto bad = [&](const auto&... parts) {
+    return InvalidArgument("launch of kernel ", program.function.name, ": ", parts...);
+  };
   const Dim3 &g = config.grid, &b = config.block;
-  if (program.module->target > options.sm) return bad("the module is for sm_", program.module->target, ", the card is sm_", options.sm);
+  if (program.module->target > options.sm)
+    return bad("the module is for sm_", program.module->target, ", the card is sm_", options.sm);
   if (g.Count() == 0 || b.Count() == 0) return bad("a grid or block of no threads");
-  if (g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535) return bad("grid ", g.x, " x ", g.y, " x ", g.z, " (the most is 2^31-1, 65535, 65535)");
+  if (g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
+    return bad("grid ", g.x, " x ", g.y, " x ", g.z, " (the most is 2^31-1, 65535, 65535)");
   if (b.x > 1024 || b.y > 1024 || b.z > 64 || b.Count() > 1024) {
-    return bad("block ", b.x, " x ", b.y, " x ", b.z, " (the most is 1024 x 1024 x 64 and 1024 threads)");
+    return bad("block ", b.x, " x ", b.y, " x ", b.z,
+               " (the most is 1024 x 1024 x 64 and 1024 threads)");
   }
   const Function& f = program.function;
-  if (f.max_threads != 0 && b.Count() > f.max_threads) return bad(b.Count(), " threads a block, the kernel was compiled for ", f.max_threads);
-  if (f.required_threads != 0 && b.Count() != f.required_threads) return bad(b.Count(), " threads a block, .reqntid wants ", f.required_threads);
-  if (params != program.param_bytes) return bad(params, " bytes of parameters, the kernel has ", program.param_bytes);
+  if (f.max_threads != 0 && b.Count() > f.max_threads)
+    return bad(b.Count(), " threads a block, the kernel was compiled for ", f.max_threads);
+  if (f.required_threads != 0 && b.Count() != f.required_threads)
+    return bad(b.Count(), " threads a block, .reqntid wants ", f.required_threads);
+  if (params != program.param_bytes)
+    return bad(params, " bytes of parameters, the kernel has ", program.param_bytes);
   const uint64_t shared = uint64_t{program.static_shared_bytes} + config.shared_bytes;
   const int sm = options.sm;
-  const uint32_t most = sm >= 90 ? 232448 : sm == 80 || sm == 87 ? 166912 : sm >= 86 ? 101376 : sm >= 75 ? 65536 : sm >= 70 ? 98304 : 49152;
-  if (program.static_shared_bytes > 49152) return bad(program.static_shared_bytes, " bytes of static shared memory; 48 KiB is the most");
-  if (shared > most) return bad(shared, " bytes of shared memory; a block of sm_", sm, " may have ", most);
+  const uint32_t most = sm >= 90               ? 232448
+                        : sm == 80 || sm == 87 ? 166912
+                        : sm >= 86             ? 101376
+                        : sm >= 75             ? 65536
+                        : sm >= 70             ? 98304
+                                               : 49152;
+  if (program.static_shared_bytes > 49152)
+    return bad(program.static_shared_bytes, " bytes of static shared memory; 48 KiB is the most");
+  if (shared > most)
+    return bad(shared, " bytes of shared memory; a block of sm_", sm, " may have ", most);
   if (shared > 49152 && config.shared_bytes > config.max_dynamic_shared_bytes) {
-    return bad(shared, " bytes of shared memory without opting in to more than 48 KiB (allowed dynamic bytes: ",
-               config.max_dynamic_shared_bytes, ")");
+    return bad(
+        shared,
+        " bytes of shared memory without opting in to more than 48 KiB (allowed dynamic bytes: ",
+        config.max_dynamic_shared_bytes, ")");
   }
   return absl::OkStatus();
 }
@@ -132,7 +154,8 @@ void Machine::Impl::TrackStores(const Program& program, LaunchState* launch) {
     for (uint32_t k = 0; k < 127; ++k) {
       if ((set[k / 64] >> (k % 64) & 1) == 0 || uint64_t{k} * 8 >= program.param_bytes) continue;
       uint64_t value = 0;
-      std::memcpy(&value, launch->params + uint64_t{k} * 8, std::min<uint64_t>(8, program.param_bytes - uint64_t{k} * 8));
+      std::memcpy(&value, launch->params + uint64_t{k} * 8,
+                  std::min<uint64_t>(8, program.param_bytes - uint64_t{k} * 8));
       if (Allocation* a = launch->memory->Near(value)) a->tracked_launch = launch->launch_start;
     }
   }
@@ -160,51 +183,101 @@ void Machine::Impl::PrepareWarps(const Program& program, LaunchState* launch) {
   }
 }
 
-void Machine::Impl::FillSpecials(const Program& program, const LaunchState& launch, Warp* w) {
+// What differs from lane to lane; false: it does not.
+bool LaneValue(Special special, const Dim3& block, uint32_t warp, uint32_t lane, uint32_t* value) {
+  const uint32_t thread = warp * 32 + lane, bit = 1u << lane;
+  switch (special) {
+    case Special::kTidX:
+      *value = thread % block.x;
+      return true;
+    case Special::kTidY:
+      *value = thread / block.x % block.y;
+      return true;
+    case Special::kTidZ:
+      *value = thread / block.x / block.y;
+      return true;
+    case Special::kLaneId:
+      *value = lane;
+      return true;
+    case Special::kLaneMaskEq:
+      *value = bit;
+      return true;
+    case Special::kLaneMaskLt:
+      *value = bit - 1;
+      return true;
+    case Special::kLaneMaskLe:
+      *value = bit | (bit - 1);
+      return true;
+    case Special::kLaneMaskGe:
+      *value = ~(bit - 1);
+      return true;
+    case Special::kLaneMaskGt:
+      *value = ~(bit | (bit - 1));
+      return true;
+    default:
+      return false;
+  }
+}
+
+uint64_t Machine::Impl::WarpValue(const SpecialSlot& slot, const Program& program,
+                                  const LaunchState& launch, uint32_t warp) {
   const Dim3 &b = launch.block_dim, &g = launch.grid, &id = block.id;
-  const std::vector<uint64_t>* addresses = nullptr;
+  switch (slot.special) {
+    case Special::kNtidX:
+      return b.x;
+    case Special::kNtidY:
+      return b.y;
+    case Special::kNtidZ:
+      return b.z;
+    case Special::kCtaidX:
+      return id.x;
+    case Special::kCtaidY:
+      return id.y;
+    case Special::kCtaidZ:
+      return id.z;
+    case Special::kNctaidX:
+      return g.x;
+    case Special::kNctaidY:
+      return g.y;
+    case Special::kNctaidZ:
+      return g.z;
+    case Special::kWarpId:
+      return warp;
+    case Special::kNwarpId:
+      return warps.size();
+    case Special::kDynamicShared:
+      return launch.dynamic_shared_bytes;
+    case Special::kTotalShared:
+      return launch.dynamic_shared_bytes + program.static_shared_bytes;
+    case Special::kNsmId:
+      return 1;
+    case Special::kGridId:
+      return launches;
+    case Special::kSymbol:
+      return Variables(*program.module)[slot.variable] + static_cast<uint64_t>(slot.addend);
+    default:
+      return 0;  // there is one multiprocessor, number 0
+  }
+}
+
+void Machine::Impl::FillSpecials(const Program& program, const LaunchState& launch, Warp* w) {
   for (const SpecialSlot& s : program.specials) {
     if (s.special == Special::kWrittenMask) {
       w->P(s.offset) = 0;
       continue;
     }
+    uint32_t first = 0;
+    const bool by_lane = LaneValue(s.special, launch.block_dim, w->index, 0, &first);
+    const uint64_t same = by_lane ? 0 : WarpValue(s, program, launch, w->index);
     for (uint32_t i = 0; i < 32; ++i) {
-      const uint32_t t = w->index * 32 + i;
-      uint64_t v = 0;
-      switch (s.special) {
-        case Special::kTidX: v = t % b.x; break;
-        case Special::kTidY: v = t / b.x % b.y; break;
-        case Special::kTidZ: v = t / b.x / b.y; break;
-        case Special::kNtidX: v = b.x; break;
-        case Special::kNtidY: v = b.y; break;
-        case Special::kNtidZ: v = b.z; break;
-        case Special::kCtaidX: v = id.x; break;
-        case Special::kCtaidY: v = id.y; break;
-        case Special::kCtaidZ: v = id.z; break;
-        case Special::kNctaidX: v = g.x; break;
-        case Special::kNctaidY: v = g.y; break;
-        case Special::kNctaidZ: v = g.z; break;
-        case Special::kLaneId: v = i; break;
-        case Special::kWarpId: v = w->index; break;
-        case Special::kNwarpId: v = warps.size(); break;
-        case Special::kLaneMaskEq: v = 1u << i; break;
-        case Special::kLaneMaskLt: v = (1u << i) - 1; break;
-        case Special::kLaneMaskLe: v = (1u << i) | ((1u << i) - 1); break;
-        case Special::kLaneMaskGe: v = ~((1u << i) - 1); break;
-        case Special::kLaneMaskGt: v = ~((1u << i) | ((1u << i) - 1)); break;
-        case Special::kDynamicShared: v = launch.dynamic_shared_bytes; break;
-        case Special::kTotalShared: v = launch.dynamic_shared_bytes + program.static_shared_bytes; break;
-        case Special::kSmId: v = 0; break;
-        case Special::kNsmId: v = 1; break;
-        case Special::kGridId: v = launches; break;
-        case Special::kSymbol:
-          if (addresses == nullptr) addresses = &Variables(*program.module);
-          v = (*addresses)[s.variable] + static_cast<uint64_t>(s.addend);
-          break;
-        case Special::kWrittenMask: break;
+      uint32_t own = 0;
+      if (by_lane) LaneValue(s.special, launch.block_dim, w->index, i, &own);
+      const uint64_t v = by_lane ? own : same;
+      if (s.bits == 64) {
+        w->R<uint64_t>(s.offset)[i] = v;
+      } else {
+        w->R<uint32_t>(s.offset)[i] = static_cast<uint32_t>(v);
       }
-      if (s.bits == 64) w->R<uint64_t>(s.offset)[i] = v;
-      else w->R<uint32_t>(s.offset)[i] = static_cast<uint32_t>(v);
     }
   }
 }
@@ -257,23 +330,28 @@ void Machine::Impl::FailBarrier(LaunchState* launch) {
   for (Warp& w : warps) {
     if (w.state != WarpState::kAtBarrier) continue;
     const Op& op = launch->program->code[w.barrier_pc];
-    absl::StrAppend(&where, where.empty() ? "" : "; ", "warp ", w.index, " at barrier ", w.barrier_id, " of PTX line ",
+    absl::StrAppend(&where, where.empty() ? "" : "; ", "warp ", w.index, " at barrier ",
+                    w.barrier_id, " of PTX line ",
                     launch->program->function.statements[op.statement].line);
     culprit = &w;
   }
   if (culprit == nullptr) return;
   Fail(*culprit, launch->program->code[culprit->barrier_pc], std::countr_zero(culprit->active),
-       absl::StrCat("a divergent barrier: the warps of the block wait at different barriers, or for threads that do not come: ", where));
+       absl::StrCat("a divergent barrier: the warps of the block wait at different barriers, or "
+                    "for threads that do not come: ",
+                    where));
 }
 
 void Machine::Impl::RunBlock(LaunchState* launch, uint64_t index) {
   const Program& program = *launch->program;
-  block.id = {static_cast<uint32_t>(index % launch->grid.x), static_cast<uint32_t>(index / launch->grid.x % launch->grid.y),
+  block.id = {static_cast<uint32_t>(index % launch->grid.x),
+              static_cast<uint32_t>(index / launch->grid.x % launch->grid.y),
               static_cast<uint32_t>(index / launch->grid.x / launch->grid.y)};
   block.block_start = ++launch->memory->time;
   std::fill(block.sync.begin(), block.sync.end(), block.block_start - 1);
   std::fill(block.shared_written.begin(), block.shared_written.end(), 0);
-  if (block.in_flight != 0) std::fill(block.shared_in_flight.begin(), block.shared_in_flight.end(), 0);
+  if (block.in_flight != 0)
+    std::fill(block.shared_in_flight.begin(), block.shared_in_flight.end(), 0);
   block.in_flight = 0;
   block.arrivals.clear();
   const uint64_t threads = launch->block_dim.Count();
@@ -300,12 +378,15 @@ void Machine::Impl::RunBlock(LaunchState* launch, uint64_t index) {
       if (w.state == WarpState::kReady) ready.push_back(w.index);
     }
     if (ready.empty()) {
-      if (std::all_of(warps.begin(), warps.end(), [](const Warp& w) { return w.state == WarpState::kDone; })) return;
+      if (std::all_of(warps.begin(), warps.end(),
+                      [](const Warp& w) { return w.state == WarpState::kDone; }))
+        return;
       if (!CompleteBarrier(launch)) FailBarrier(launch);
       continue;
     }
     if (options.shuffle_warps) {
-      for (size_t i = ready.size(); i > 1; --i) std::swap(ready[i - 1], ready[launch->Random() % i]);
+      for (size_t i = ready.size(); i > 1; --i)
+        std::swap(ready[i - 1], ready[launch->Random() % i]);
     }
     for (uint32_t i : ready) {
       RunWarp(warps[i]);
@@ -314,7 +395,8 @@ void Machine::Impl::RunBlock(LaunchState* launch, uint64_t index) {
   }
 }
 
-absl::Status Machine::Launch(const Kernel& kernel, const LaunchConfig& config, std::span<const uint8_t> params, Counters* counters) {
+absl::Status Machine::Launch(const Kernel& kernel, const LaunchConfig& config,
+                             std::span<const uint8_t> params, Counters* counters) {
   Impl& m = *impl_;
   const Program& program = kernel.program();
   RETURN_IF_ERROR(m.CheckLimits(program, config, params.size()));
@@ -328,7 +410,8 @@ absl::Status Machine::Launch(const Kernel& kernel, const LaunchConfig& config, s
   launch.block_dim = config.block;
   launch.dynamic_shared_bytes = config.shared_bytes;
   launch.counters = counters != nullptr ? counters : &scratch;
-  if (launch.memory->time > 0xf0000000u) {  // once in four thousand million barriers: forget who touched what
+  if (launch.memory->time >
+      0xf0000000u) {  // once in four thousand million barriers: forget who touched what
     for (auto& [base, a] : launch.memory->allocations) {
       if (!a->cells.empty()) a->cells.Resize(a->bytes);
       a->tracked_launch = 0;
@@ -345,7 +428,8 @@ absl::Status Machine::Launch(const Kernel& kernel, const LaunchConfig& config, s
   m.block.shared.resize(shared + 16);
   m.block.shared_written.assign(shared / 64 + 1, 0);
   m.block.shared_in_flight.assign(shared / 64 + 1, 0);
-  if (m.block.shared_cells.empty() || m.block.shared_cells.size_bytes() < shared) m.block.shared_cells.Resize(std::max(shared, 49152u));
+  if (m.block.shared_cells.empty() || m.block.shared_cells.size_bytes() < shared)
+    m.block.shared_cells.Resize(std::max(shared, 49152u));
   m.block.sync.resize(32 * 32);
   m.PrepareWarps(program, &launch);
   if (m.options.check_races) m.TrackStores(program, &launch);
@@ -365,12 +449,14 @@ absl::Status Machine::Launch(const Kernel& kernel, const LaunchConfig& config, s
     issued = 0;
     for (const Warp& w : m.warps) issued += w.issued;
     if (issued > m.options.max_warp_instructions) {
-      Fail(m.warps[0], program.code[0], 0, absl::StrCat("the launch took ", issued, " warp instructions, more than the limit"));
+      Fail(m.warps[0], program.code[0], 0,
+           absl::StrCat("the launch took ", issued, " warp instructions, more than the limit"));
     }
   }
   for (const Warp& w : m.warps) {
     c.warp_instructions += w.issued;
-    c.lane_instructions += w.tallies[kPlain] + w.tallies[kFp32] + w.tallies[kFp64] + w.tallies[kDp4a];
+    c.lane_instructions +=
+        w.tallies[kPlain] + w.tallies[kFp32] + w.tallies[kFp64] + w.tallies[kDp4a];
     c.fp32 += w.tallies[kFp32];
     c.fp64 += w.tallies[kFp64];
     c.dp4a += w.tallies[kDp4a];

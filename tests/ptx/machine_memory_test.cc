@@ -11,9 +11,11 @@ namespace {
 
 class MachineMemory : public ::testing::Test {
  protected:
-  absl::Status Run(const std::string& body, std::vector<uint64_t> params, Shape shape = {}, std::string_view before = "", int sm = 80) {
+  absl::Status Run(const std::string& body, std::vector<uint64_t> params, Shape shape = {},
+                   std::string_view before = "", int sm = 80) {
     counters_ = Counters();
-    return RunText(&machine_, KernelText(body, static_cast<int>(params.size()), sm, before), params, shape, &counters_);
+    return RunText(&machine_, KernelText(body, static_cast<int>(params.size()), sm, before), params,
+                   shape, &counters_);
   }
   template <typename T>
   std::vector<T> Get(uint64_t address, size_t n) {
@@ -54,7 +56,8 @@ TEST_F(MachineMemory, VectorsAndSubWords) {
   st.global.v4.u8 [%rd5+24], {%h6, %h5, %h4, %h3};
   ld.global.s16 %rd8, [%rd4+8];
   st.global.u32 [%rd5+28], %rd8;
-  ret;)", {a, out}));
+  ret;)",
+                {a, out}));
   const auto got = Get<uint32_t>(out, 32 * 8);
   for (uint32_t i = 0; i < 32; ++i) {
     const uint32_t* v = &in[4 * i];
@@ -117,7 +120,8 @@ TEST_F(MachineMemory, ParametersOfAStruct) {
   for (uint32_t i = 0; i < 4; ++i) EXPECT_EQ(got[i], 5 + 6 + 0x3f800000 - 3 + 9 + (i + 1) * 100);
   config.block = {5, 1, 1};  // the fifth reads beyond the parameters
   EXPECT_FAILS(machine_.Launch(k, config, bytes), "out of bounds: param address");
-  EXPECT_FAILS(machine_.Launch(k, config, bytes.first(40)), "40 bytes of parameters, the kernel has 41");
+  EXPECT_FAILS(machine_.Launch(k, config, bytes.first(40)),
+               "40 bytes of parameters, the kernel has 41");
 }
 
 TEST_F(MachineMemory, GenericAddressesConstantsAndVariables) {
@@ -149,15 +153,17 @@ TEST_F(MachineMemory, GenericAddressesConstantsAndVariables) {
   mov.u64 %rd13, buffer; add.s64 %rd14, %rd13, %rd6; st.global.u32 [%rd14], %r1; ld.global.u32 %r9, [%rd14];
   add.u32 %r3, %r3, %r4; add.u32 %r3, %r3, %r5; add.u32 %r3, %r3, %r6; add.u32 %r3, %r3, %r7; add.u32 %r3, %r3, %r8;
   add.u32 %r3, %r3, %r9; add.u32 %r3, %r3, %r10; add.u32 %r3, %r3, %r11;
-  add.s64 %rd15, %rd1, %rd6; st.global.u32 [%rd15], %r3; ret;)", {out}, {1, 32}, before));
+  add.s64 %rd15, %rd1, %rd6; st.global.u32 [%rd15], %r3; ret;)",
+                {out}, {1, 32}, before));
   const auto got = Get<uint32_t>(out, 32);
   for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(got[i], (i % 4 + 1) * 10 + 20 + 2 + 4 * i + 1000);
   EXPECT_EQ(memory_.live_allocations(), 1u) << "the module's variables went with it";
 }
 
 TEST_F(MachineMemory, VariablesLiveAsLongAsTheirModule) {
-  const auto module = Module::Parse(KernelText("ld.global.u32 %r1, [count]; add.u32 %r1, %r1, 1; st.global.u32 [count], %r1; ret;", 0, 75,
-                                               ".global .u32 count = 41;"));
+  const auto module = Module::Parse(KernelText(
+      "ld.global.u32 %r1, [count]; add.u32 %r1, %r1, 1; st.global.u32 [count], %r1; ret;", 0, 75,
+      ".global .u32 count = 41;"));
   ASSERT_TRUE(module.ok()) << module.status();
   for (int i = 0; i < 2; ++i) {
     LaunchConfig one;
@@ -194,21 +200,28 @@ TEST_F(MachineMemory, Atomics) {
     const char* op;
     uint32_t start, want;
   };
-  for (const Case& c : {Case{"add.u32", 5, 5 + 496}, Case{"max.u32", 3, 31}, Case{"min.s32", 7, 0}, Case{"or.b32", 32, 63},
-                        Case{"and.b32", 0xffff, 0}, Case{"xor.b32", 1, 1}, Case{"inc.u32", 0, 0}, Case{"exch.b32", 99, 0}}) {
+  for (const Case& c : {Case{"add.u32", 5, 5 + 496}, Case{"max.u32", 3, 31}, Case{"min.s32", 7, 0},
+                        Case{"or.b32", 32, 63}, Case{"and.b32", 0xffff, 0}, Case{"xor.b32", 1, 1},
+                        Case{"inc.u32", 0, 0}, Case{"exch.b32", 99, 0}}) {
     SCOPED_TRACE(c.op);
     for (const char* space : {"global", "shared"}) {
       const std::vector<uint32_t> start(1, c.start);
       const uint64_t word = memory_.Upload(start, "word"), old = memory_.Alloc(32 * 4, "old");
       const bool shared = std::string_view(space) == "shared";
-      ASSERT_OK(Run(absl::StrCat(kThread, R"(
+      ASSERT_OK(
+          Run(absl::StrCat(kThread, R"(
   .shared .align 4 .b8 w[4];
   ld.global.u32 %r9, [%rd1]; mov.u64 %rd9, w;
   setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [w], %r9; bar.sync 0;
-)", shared ? "mov.u64 %rd8, %rd9;" : "mov.u64 %rd8, %rd1;", "atom.", space, ".", c.op, R"( %r2, [%rd8], %r1;
+)",
+                           shared ? "mov.u64 %rd8, %rd9;" : "mov.u64 %rd8, %rd1;", "atom.", space,
+                           ".", c.op, R"( %r2, [%rd8], %r1;
   mul.wide.u32 %rd3, %r1, 4; add.s64 %rd4, %rd2, %rd3; st.global.u32 [%rd4], %r2;
   bar.sync 0;
-)", shared ? "ld.shared.u32 %r9, [w]; @%p1 st.global.u32 [%rd1], %r9;" : "", "ret;"), {word, old}));
+)",
+                           shared ? "ld.shared.u32 %r9, [w]; @%p1 st.global.u32 [%rd1], %r9;" : "",
+                           "ret;"),
+              {word, old}));
       if (std::string_view(c.op) == "exch.b32" || std::string_view(c.op) == "inc.u32") {
         EXPECT_LT(Get<uint32_t>(word, 1)[0], 32u);
       } else {
@@ -225,18 +238,21 @@ TEST_F(MachineMemory, Atomics) {
   red.global.add.u64 [%rd1], %rd2;
   atom.global.cas.b32 %r2, [%rd1+8], 0, 17;
   atom.global.cas.b32 %r2, [%rd1+8], 5, 18;
-  red.global.add.f32 [%rd1+12], 0f3F800000; ret;)", {words}, {50, 32}));
+  red.global.add.f32 [%rd1+12], 0f3F800000; ret;)",
+                {words}, {50, 32}));
   EXPECT_EQ(Get<uint64_t>(words, 1)[0], 32u * 1225u);
   EXPECT_EQ(Get<uint32_t>(words + 8, 1)[0], 17u);
   EXPECT_EQ(Get<float>(words + 12, 1)[0], 1600.0f);
 }
 
-// --- Tensor cores -----------------------------------------------------------------------------------------------------
+// --- Tensor cores
+// -----------------------------------------------------------------------------------------------------
 
 template <typename T>
 void LoadLanes(std::string* body, const char* reg, int first, int count, int offset_bytes) {
   for (int i = 0; i < count; ++i) {
-    absl::StrAppend(body, "ld.global.", sizeof(T) == 4 ? "b32" : "b64", " ", reg, first + i, ", [%rd5+", offset_bytes + 4 * i, "];\n");
+    absl::StrAppend(body, "ld.global.", sizeof(T) == 4 ? "b32" : "b64", " ", reg, first + i,
+                    ", [%rd5+", offset_bytes + 4 * i, "];\n");
   }
 }
 
@@ -248,8 +264,10 @@ TEST_F(MachineMemory, IntegerMma) {
   };
   std::mt19937 random(3);
   OnEveryIsa([&] {
-    for (const Case& k : {Case{"m8n8k16", 8, 16, 1, 1, 2, true, true}, Case{"m16n8k16", 16, 16, 2, 1, 4, true, false},
-                          Case{"m16n8k32", 16, 32, 4, 2, 4, true, true}, Case{"m16n8k32", 16, 32, 4, 2, 4, false, true}}) {
+    for (const Case& k : {Case{"m8n8k16", 8, 16, 1, 1, 2, true, true},
+                          Case{"m16n8k16", 16, 16, 2, 1, 4, true, false},
+                          Case{"m16n8k32", 16, 32, 4, 2, 4, true, true},
+                          Case{"m16n8k32", 16, 32, 4, 2, 4, false, true}}) {
       SCOPED_TRACE(k.shape);
       std::vector<uint8_t> a(k.rows * k.depth), b(k.depth * 8);
       std::vector<int32_t> c(k.rows * 8);
@@ -268,13 +286,17 @@ TEST_F(MachineMemory, IntegerMma) {
           if (k.a == 4 && e >= 8) column += 16;
           bytes[lane * 64 + e] = a[row * k.depth + column];
         }
-        for (uint32_t e = 0; e < 4 * k.b; ++e) bytes[lane * 64 + 16 + e] = b[(in_group * 4 + e % 4 + (e >= 4 ? 16 : 0)) * 8 + group];
+        for (uint32_t e = 0; e < 4 * k.b; ++e)
+          bytes[lane * 64 + 16 + e] = b[(in_group * 4 + e % 4 + (e >= 4 ? 16 : 0)) * 8 + group];
         for (uint32_t e = 0; e < k.c; ++e) {
-          lanes[lane * 16 + 8 + e] = static_cast<uint32_t>(c[(group + (e >= 2 ? 8 : 0)) * 8 + in_group * 2 + e % 2]);
+          lanes[lane * 16 + 8 + e] =
+              static_cast<uint32_t>(c[(group + (e >= 2 ? 8 : 0)) * 8 + in_group * 2 + e % 2]);
         }
       }
       const uint64_t in = memory_.Upload(lanes, "lanes"), out = memory_.Alloc(32 * 16, "out");
-      std::string body = std::string(kThread) + "mul.wide.u32 %rd3, %r1, 64; add.s64 %rd5, %rd1, %rd3; mul.wide.u32 %rd3, %r1, 16; add.s64 %rd6, %rd2, %rd3;";
+      std::string body = std::string(kThread) +
+                         "mul.wide.u32 %rd3, %r1, 64; add.s64 %rd5, %rd1, %rd3; mul.wide.u32 %rd3, "
+                         "%r1, 16; add.s64 %rd6, %rd2, %rd3;";
       LoadLanes<uint32_t>(&body, "%r", 10, 4, 0);
       LoadLanes<uint32_t>(&body, "%r", 14, 2, 16);
       LoadLanes<uint32_t>(&body, "%r", 16, 4, 32);
@@ -282,8 +304,9 @@ TEST_F(MachineMemory, IntegerMma) {
       const char* ra = k.a == 4 ? "{%r10,%r11,%r12,%r13}" : k.a == 2 ? "{%r10,%r11}" : "{%r10}";
       const char* rb = k.b == 2 ? "{%r14,%r15}" : "{%r14}";
       const char* rc = k.c == 4 ? "{%r16,%r17,%r18,%r19}" : "{%r16,%r17}";
-      absl::StrAppend(&body, "mma.sync.aligned.", k.shape, ".row.col.s32.", k.a_signed ? "s8" : "u8", ".", k.b_signed ? "s8" : "u8",
-                      ".s32 ", d, ", ", ra, ", ", rb, ", ", rc, ";\nst.global.v2.u32 [%rd6], {%r20, %r21};\n");
+      absl::StrAppend(&body, "mma.sync.aligned.", k.shape, ".row.col.s32.",
+                      k.a_signed ? "s8" : "u8", ".", k.b_signed ? "s8" : "u8", ".s32 ", d, ", ", ra,
+                      ", ", rb, ", ", rc, ";\nst.global.v2.u32 [%rd6], {%r20, %r21};\n");
       if (k.c == 4) body += "st.global.v2.u32 [%rd6+8], {%r22, %r23};";
       ASSERT_OK(Run(body + "ret;", {in, out}));
       EXPECT_EQ(counters_.mma, 1u);
@@ -294,7 +317,8 @@ TEST_F(MachineMemory, IntegerMma) {
           int32_t want = c[m * 8 + n];
           for (uint32_t i = 0; i < k.depth; ++i) {
             const uint8_t x = a[m * k.depth + i], y = b[i * 8 + n];
-            want += (k.a_signed ? int{static_cast<int8_t>(x)} : int{x}) * (k.b_signed ? int{static_cast<int8_t>(y)} : int{y});
+            want += (k.a_signed ? int{static_cast<int8_t>(x)} : int{x}) *
+                    (k.b_signed ? int{static_cast<int8_t>(y)} : int{y});
           }
           ASSERT_EQ(got[e], want) << "row " << m << " column " << n;
         }
@@ -307,7 +331,9 @@ TEST_F(MachineMemory, HalfMmaSumsInOrder) {
   std::mt19937 random(4);
   std::vector<uint16_t> a(16 * 16), b(16 * 8);
   std::vector<float> c(16 * 8);
-  const auto some = [&] { return DoubleToHalf(static_cast<double>(random() % 2001) / 250.0 - 4.0, Rounding::kNearest); };
+  const auto some = [&] {
+    return DoubleToHalf(static_cast<double>(random() % 2001) / 250.0 - 4.0, Rounding::kNearest);
+  };
   for (auto& x : a) x = some();
   for (auto& x : b) x = some();
   for (auto& x : c) x = static_cast<float>(random() % 100) / 7.0f;
@@ -316,28 +342,36 @@ TEST_F(MachineMemory, HalfMmaSumsInOrder) {
   for (uint32_t lane = 0; lane < 32; ++lane) {
     const uint32_t group = lane / 4, in_group = lane % 4;
     for (uint32_t e = 0; e < 8; ++e) {
-      const uint32_t row = e % 4 < 2 ? group : group + 8, column = in_group * 2 + e % 2 + (e >= 4 ? 8 : 0);
+      const uint32_t row = e % 4 < 2 ? group : group + 8,
+                     column = in_group * 2 + e % 2 + (e >= 4 ? 8 : 0);
       halves[lane * 32 + e] = a[row * 16 + column];
     }
-    for (uint32_t e = 0; e < 4; ++e) halves[lane * 32 + 8 + e] = b[(in_group * 2 + e % 2 + (e >= 2 ? 8 : 0)) * 8 + group];
+    for (uint32_t e = 0; e < 4; ++e)
+      halves[lane * 32 + 8 + e] = b[(in_group * 2 + e % 2 + (e >= 2 ? 8 : 0)) * 8 + group];
     for (uint32_t e = 0; e < 4; ++e) {
-      lanes[lane * 16 + 8 + e] = std::bit_cast<uint32_t>(c[(group + (e >= 2 ? 8 : 0)) * 8 + in_group * 2 + e % 2]);
+      lanes[lane * 16 + 8 + e] =
+          std::bit_cast<uint32_t>(c[(group + (e >= 2 ? 8 : 0)) * 8 + in_group * 2 + e % 2]);
     }
   }
   const uint64_t in = memory_.Upload(lanes, "lanes"), out = memory_.Alloc(32 * 16, "out");
-  std::string body = std::string(kThread) + "mul.wide.u32 %rd3, %r1, 64; add.s64 %rd5, %rd1, %rd3; mul.wide.u32 %rd3, %r1, 16; add.s64 %rd6, %rd2, %rd3;";
+  std::string body = std::string(kThread) +
+                     "mul.wide.u32 %rd3, %r1, 64; add.s64 %rd5, %rd1, %rd3; mul.wide.u32 %rd3, "
+                     "%r1, 16; add.s64 %rd6, %rd2, %rd3;";
   LoadLanes<uint32_t>(&body, "%r", 10, 4, 0);
   LoadLanes<uint32_t>(&body, "%r", 14, 2, 16);
   LoadLanes<uint32_t>(&body, "%f", 16, 4, 32);
-  body += "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f20,%f21,%f22,%f23}, {%r10,%r11,%r12,%r13}, {%r14,%r15}, {%f16,%f17,%f18,%f19};"
-          "st.global.v4.f32 [%rd6], {%f20, %f21, %f22, %f23}; ret;";
+  body +=
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f20,%f21,%f22,%f23}, "
+      "{%r10,%r11,%r12,%r13}, {%r14,%r15}, {%f16,%f17,%f18,%f19};"
+      "st.global.v4.f32 [%rd6], {%f20, %f21, %f22, %f23}; ret;";
   ASSERT_OK(Run(body, {in, out}));
   for (uint32_t lane = 0; lane < 32; ++lane) {
     const auto got = Get<float>(out + lane * 16, 4);
     for (uint32_t e = 0; e < 4; ++e) {
       const uint32_t m = lane / 4 + (e >= 2 ? 8 : 0), n = lane % 4 * 2 + e % 2;
       float want = c[m * 8 + n];
-      for (uint32_t i = 0; i < 16; ++i) want = std::fma(HalfToFloat(a[m * 16 + i]), HalfToFloat(b[i * 8 + n]), want);
+      for (uint32_t i = 0; i < 16; ++i)
+        want = std::fma(HalfToFloat(a[m * 16 + i]), HalfToFloat(b[i * 8 + n]), want);
       ASSERT_EQ(got[e], want);
     }
   }
@@ -348,18 +382,22 @@ TEST_F(MachineMemory, LoadMatrix) {
   std::iota(tile.begin(), tile.end(), uint16_t{1});
   const uint64_t in = memory_.Upload(tile, "tile"), out = memory_.Alloc(32 * 16, "out");
   for (const bool transposed : {false, true}) {
-    ASSERT_OK(Run(absl::StrCat(kThread, R"(
+    ASSERT_OK(
+        Run(absl::StrCat(kThread, R"(
   .shared .align 16 .b8 s[512];
   mul.wide.u32 %rd3, %r1, 16; add.s64 %rd4, %rd1, %rd3; ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%rd4];
   mov.u32 %r6, s; shl.b32 %r7, %r1, 4; add.u32 %r6, %r6, %r7; st.shared.v4.u32 [%r6], {%r2, %r3, %r4, %r5};
   bar.sync 0;
-  ldmatrix.sync.aligned.m8n8.x4)", transposed ? ".trans" : "", R"(.shared.b16 {%r10, %r11, %r12, %r13}, [%r6];
-  add.s64 %rd5, %rd2, %rd3; st.global.v4.u32 [%rd5], {%r10, %r11, %r12, %r13}; ret;)"), {in, out}));
+  ldmatrix.sync.aligned.m8n8.x4)",
+                         transposed ? ".trans" : "", R"(.shared.b16 {%r10, %r11, %r12, %r13}, [%r6];
+  add.s64 %rd5, %rd2, %rd3; st.global.v4.u32 [%rd5], {%r10, %r11, %r12, %r13}; ret;)"),
+            {in, out}));
     const auto got = Get<uint16_t>(out, 32 * 8);
     for (uint32_t lane = 0; lane < 32; ++lane) {
       for (uint32_t m = 0; m < 4; ++m) {
         for (uint32_t j = 0; j < 2; ++j) {
-          const uint32_t row = transposed ? lane % 4 * 2 + j : lane / 4, column = transposed ? lane / 4 : lane % 4 * 2 + j;
+          const uint32_t row = transposed ? lane % 4 * 2 + j : lane / 4,
+                         column = transposed ? lane / 4 : lane % 4 * 2 + j;
           ASSERT_EQ(got[lane * 8 + 2 * m + j], tile[(8 * m + row) * 8 + column]);
         }
       }
@@ -368,7 +406,8 @@ TEST_F(MachineMemory, LoadMatrix) {
   EXPECT_EQ(counters_.ldmatrix, 1u);
 }
 
-// --- Asynchronous copies ------------------------------------------------------------------------------------------------
+// --- Asynchronous copies
+// ------------------------------------------------------------------------------------------------
 
 std::string AsyncBody(const char* wait, const char* barrier = "bar.sync 0;") {
   return absl::StrCat(kThread, R"(
@@ -380,12 +419,15 @@ std::string AsyncBody(const char* wait, const char* barrier = "bar.sync 0;") {
   cp.async.ca.shared.global [%r6+1024], [%rd4], 8;
   cp.async.ca.shared.global [%r6+1032], [%rd4+8], 8, 0;
   cp.async.commit_group;
-)", wait, barrier, R"(
+)",
+                      wait, barrier, R"(
   xor.b32 %r8, %r7, 512; mov.u32 %r9, s; add.u32 %r8, %r9, %r8;
   ld.shared.v4.u32 {%r2, %r3, %r4, %r5}, [%r8+OFFSET];
   add.s64 %rd5, %rd2, %rd3; st.global.v4.u32 [%rd5], {%r2, %r3, %r4, %r5}; ret;)");
 }
-std::string At(std::string text, const char* offset) { return text.replace(text.find("OFFSET"), 6, offset); }
+std::string At(std::string text, const char* offset) {
+  return text.replace(text.find("OFFSET"), 6, offset);
+}
 
 TEST_F(MachineMemory, AsyncCopiesArriveAtTheWait) {
   std::vector<uint32_t> values(64 * 4);
@@ -402,20 +444,26 @@ TEST_F(MachineMemory, AsyncCopiesArriveAtTheWait) {
   }
   EXPECT_EQ(counters_.async_copies, 64u * 3);
   // The second group is still under way after wait_group 1; without a wait nothing has arrived.
-  EXPECT_FAILS(Run(At(AsyncBody("cp.async.wait_group 1;"), "1024"), {in, out}, {1, 64}), "cp.async is still filling");
+  EXPECT_FAILS(Run(At(AsyncBody("cp.async.wait_group 1;"), "1024"), {in, out}, {1, 64}),
+               "cp.async is still filling");
   EXPECT_FAILS(Run(At(AsyncBody(""), "0"), {in, out}, {1, 64}), "cp.async is still filling");
   // A wait is for one's own copies: other warps' need the barrier.
   EXPECT_FALSE(Run(At(AsyncBody("cp.async.wait_all;", ""), "0"), {in, out}, {1, 64}).ok());
 }
 
-// --- Counters -----------------------------------------------------------------------------------------------------------
+// --- Counters
+// -----------------------------------------------------------------------------------------------------------
 
 TEST_F(MachineMemory, SectorsAndConflicts) {
   const std::vector<uint32_t> in(32 * 32, 1);
   const uint64_t a = memory_.Upload(in, "in"), out = memory_.Alloc(32 * 32 * 4, "out");
   const auto stride = [&](int bytes) {
-    EXPECT_OK(Run(absl::StrCat(kThread, "mul.wide.u32 %rd3, %r1, ", bytes, "; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r2, [%rd4];",
-                               "mul.wide.u32 %rd3, %r1, 4; add.s64 %rd4, %rd2, %rd3; st.global.u32 [%rd4], %r2; ret;"), {a, out}));
+    EXPECT_OK(Run(
+        absl::StrCat(
+            kThread, "mul.wide.u32 %rd3, %r1, ", bytes,
+            "; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r2, [%rd4];",
+            "mul.wide.u32 %rd3, %r1, 4; add.s64 %rd4, %rd2, %rd3; st.global.u32 [%rd4], %r2; ret;"),
+        {a, out}));
     EXPECT_EQ(counters_.global_write_sectors, 4u);
     EXPECT_EQ(counters_.global_read_bytes, 128u);
     EXPECT_EQ(counters_.global_load_requests, 1u);
@@ -429,9 +477,14 @@ TEST_F(MachineMemory, SectorsAndConflicts) {
   EXPECT_NEAR(counters_.ReadEfficiency(), 0.125, 1e-9);
   const auto shared = [&](int bytes, const char* type, const char* registers) {
     const bool wide = std::string_view(type) == "v4.u32";
-    EXPECT_OK(Run(absl::StrCat(".shared .align 16 .b8 s[8192]; mov.u32 %r1, %tid.x; mov.u32 %r2, s; mad.lo.u32 %r2, %r1, ", bytes,
-                               ", %r2; mov.u32 %r3, 1; mov.u32 %r4, 1; mov.u32 %r5, 1; mov.u32 %r6, 1; st.shared.", type, " [%r2], ",
-                               wide ? "{%r3, %r4, %r5, %r6}" : registers, "; ret;"), {}));
+    EXPECT_OK(
+        Run(absl::StrCat(
+                ".shared .align 16 .b8 s[8192]; mov.u32 %r1, %tid.x; mov.u32 %r2, s; mad.lo.u32 "
+                "%r2, %r1, ",
+                bytes,
+                ", %r2; mov.u32 %r3, 1; mov.u32 %r4, 1; mov.u32 %r5, 1; mov.u32 %r6, 1; st.shared.",
+                type, " [%r2], ", wide ? "{%r3, %r4, %r5, %r6}" : registers, "; ret;"),
+            {}));
     return counters_.shared_conflicts;
   };
   EXPECT_EQ(shared(4, "u32", "%r3"), 0u);
@@ -440,21 +493,27 @@ TEST_F(MachineMemory, SectorsAndConflicts) {
   EXPECT_EQ(shared(132, "u32", "%r3"), 0u);
   EXPECT_EQ(shared(0, "u32", "%r3"), 0u);
   EXPECT_EQ(shared(16, "v4.u32", ""), 0u);
-  EXPECT_EQ(shared(32, "v4.u32", ""), 4u);  // two rows of a quarter's eight lanes meet, in each of the four quarters
+  EXPECT_EQ(shared(32, "v4.u32", ""),
+            4u);  // two rows of a quarter's eight lanes meet, in each of the four quarters
 }
 
 TEST_F(MachineMemory, InstructionCounts) {
-  ASSERT_OK(Run("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 10; mov.f32 %f1, 0f3F800000; @%p1 add.rn.f32 %f2, %f1, %f1;"
-                "dp4a.s32.s32 %r2, %r1, %r1, %r1; ret;", {}));
+  ASSERT_OK(
+      Run("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 10; mov.f32 %f1, 0f3F800000; @%p1 add.rn.f32 "
+          "%f2, %f1, %f1;"
+          "dp4a.s32.s32 %r2, %r1, %r1, %r1; ret;",
+          {}));
   EXPECT_EQ(counters_.warp_instructions, 6u);
   EXPECT_EQ(counters_.lane_instructions, 5u * 32 + 10);
   EXPECT_EQ(counters_.fp32, 10u);
   EXPECT_EQ(counters_.dp4a, 32u);
   EXPECT_EQ(counters_.blocks, 1u);
-  EXPECT_THAT(counters_.ToString(), ::testing::HasSubstr("1 launches, 1 blocks, 6 warp instructions"));
+  EXPECT_THAT(counters_.ToString(),
+              ::testing::HasSubstr("1 launches, 1 blocks, 6 warp instructions"));
 }
 
-// --- The Memory class ---------------------------------------------------------------------------------------------------
+// --- The Memory class
+// ---------------------------------------------------------------------------------------------------
 
 TEST(DeviceMemory, KnowsItsAllocations) {
   Memory m;

@@ -5,7 +5,9 @@
 namespace lanyard::ptx {
 namespace {
 
-absl::Status Parse(const std::string& body, int sm = 80) { return ParseKernel(body, 1, sm).status(); }
+absl::Status Parse(const std::string& body, int sm = 80) {
+  return ParseKernel(body, 1, sm).status();
+}
 
 TEST(MachineParse, UnknownInstructionsNameLineAndText) {
   const absl::Status status = Parse("mov.u32 %r1, %tid.x;\n  frobnicate.u32 %r1, %r2;\n ret;");
@@ -23,20 +25,28 @@ TEST(MachineParse, ApproximationsAreRefused) {
   EXPECT_FAILS(Parse("div.full.f32 %f1, %f2, %f3; ret;"), ".full is refused");
   EXPECT_FAILS(Parse("add.ftz.f32 %f1, %f2, %f3; ret;"), ".ftz is refused");
   EXPECT_FAILS(Parse("mul.f32 %f1, %f2, %f3; add.f32 %f1, %f1, %f4; ret;"), "ptxas may fuse them");
-  EXPECT_OK(Parse("mov.f32 %f2, 0f3F800000; mul.rn.f32 %f1, %f2, %f2; add.f32 %f1, %f1, %f2; ret;"));
+  EXPECT_OK(
+      Parse("mov.f32 %f2, 0f3F800000; mul.rn.f32 %f1, %f2, %f2; add.f32 %f1, %f1, %f2; ret;"));
 }
 
 TEST(MachineParse, InstructionsOfNewerCardsAreRefused) {
   EXPECT_FAILS(Parse("cp.async.wait_all; ret;", 75), "needs sm_80, the module's target is sm_75");
-  EXPECT_FAILS(Parse("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1,%r2,%r3,%r4}, {%r5,%r6,%r7,%r8}, {%r9,%r10}, {%r1,%r2,%r3,%r4}; ret;", 75),
+  EXPECT_FAILS(Parse("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1,%r2,%r3,%r4}, "
+                     "{%r5,%r6,%r7,%r8}, {%r9,%r10}, {%r1,%r2,%r3,%r4}; ret;",
+                     75),
                "needs sm_80");
-  EXPECT_FAILS(Parse("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%r1,%r2}, {%r5}, {%r9}, {%r1,%r2}; ret;", 61), "needs sm_75");
+  EXPECT_FAILS(
+      Parse(
+          "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%r1,%r2}, {%r5}, {%r9}, {%r1,%r2}; ret;",
+          61),
+      "needs sm_75");
   EXPECT_FAILS(Parse("dp4a.s32.s32 %r1, %r1, %r1, %r1; ret;", 60), "needs sm_61");
 }
 
 TEST(MachineParse, OperandsMustFit) {
   EXPECT_FAILS(Parse("add.s32 %r1, %r2; ret;"), "has 2 operands, not 3");
-  EXPECT_FAILS(Parse("add.s32 %r1, %rd2, %r3; ret;"), "register %rd2 has 64 bits, which does not fit");
+  EXPECT_FAILS(Parse("add.s32 %r1, %rd2, %r3; ret;"),
+               "register %rd2 has 64 bits, which does not fit");
   EXPECT_FAILS(Parse("add.s64 %rd1, %r2, %rd3; ret;"), "which does not fit");
   EXPECT_FAILS(Parse("add.s32 1, %r2, %r3; ret;"), "the destination must be a register");
   EXPECT_FAILS(Parse("selp.b32 %r1, %r2, %r3, %r4; ret;"), "which does not fit");
@@ -55,17 +65,23 @@ TEST(MachineParse, OperandsMustFit) {
 }
 
 TEST(MachineParse, BrokenTexts) {
-  for (const char* text : {"", ".version", ".version 7.5", ".version x.y\n.target sm_80", ".version 5.0\n.target sm_80",
-                           ".version 7.5\n.target sm_80\n.address_size 32", ".version 7.5\n.target sm_80\n.entry k(", "/* open",
-                           ".version 7.5\n.target sm_80\n.entry k() {", ".version 7.5\n.target sm_80\n.entry k() { mov.u32 ", "\"open",
-                           ".version 7.5\n.target sm_80\n.entry k() { .reg .b32 %r<; ret; }", ".version 7.5\n.target sm_80\n#pragma once",
-                           ".version 7.5\n.target sm_80\n.global .u32 x[", ".version 7.5\n.target sm_80\n.global .u8 x[2] = {1, 2, 3};",
-                           ".version 7.5\n.target sm_80\n.extern .global .u32 x;", ".version 7.5\n.target sm_80\n.global .v4 .f32 x;"}) {
+  for (const char* text :
+       {"", ".version", ".version 7.5", ".version x.y\n.target sm_80",
+        ".version 5.0\n.target sm_80", ".version 7.5\n.target sm_80\n.address_size 32",
+        ".version 7.5\n.target sm_80\n.entry k(", "/* open",
+        ".version 7.5\n.target sm_80\n.entry k() {",
+        ".version 7.5\n.target sm_80\n.entry k() { mov.u32 ", "\"open",
+        ".version 7.5\n.target sm_80\n.entry k() { .reg .b32 %r<; ret; }",
+        ".version 7.5\n.target sm_80\n#pragma once", ".version 7.5\n.target sm_80\n.global .u32 x[",
+        ".version 7.5\n.target sm_80\n.global .u8 x[2] = {1, 2, 3};",
+        ".version 7.5\n.target sm_80\n.extern .global .u32 x;",
+        ".version 7.5\n.target sm_80\n.global .v4 .f32 x;"}) {
     EXPECT_FALSE(Module::Parse(text).ok()) << text;
   }
   // Cut anywhere, a text is an error or a module, never a crash.
-  const std::string whole = KernelText("ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 3; @!%p1 bra A;\n"
-                                       "st.global.v2.u32 [%rd1+8], {%r1, %r1};\nA: shfl.sync.up.b32 %r2|%p2, %r1, 1, 0, -1; ret;");
+  const std::string whole = KernelText(
+      "ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 3; @!%p1 bra A;\n"
+      "st.global.v2.u32 [%rd1+8], {%r1, %r1};\nA: shfl.sync.up.b32 %r2|%p2, %r1, 1, 0, -1; ret;");
   for (size_t n = 0; n < whole.size(); n += 3) (void)Module::Parse(whole.substr(0, n)).ok();
 }
 
@@ -128,13 +144,17 @@ $L__BB0_1: mov.u64 other, %rd1;
   options.sm = 89;
   Machine machine(&memory, options);
   uint64_t params[4] = {memory.Alloc(4, "out"), 0, 0, 0};
-  EXPECT_OK(machine.Launch(*(*module)->Find("k"), {}, {reinterpret_cast<const uint8_t*>(params), 32}));
-  EXPECT_EQ(memory.Download<uint32_t>(params[0], 1)->at(0), 36u) << "registers of inner blocks are their own";
+  EXPECT_OK(
+      machine.Launch(*(*module)->Find("k"), {}, {reinterpret_cast<const uint8_t*>(params), 32}));
+  EXPECT_EQ(memory.Download<uint32_t>(params[0], 1)->at(0), 36u)
+      << "registers of inner blocks are their own";
 }
 
 TEST(MachineParse, LiveRegisters) {
-  const auto module = ParseKernel("mov.u32 %r1, %tid.x; mov.u32 %r2, %ntid.x; add.u32 %r3, %r1, %r2; ld.param.u64 %rd1, [p0];"
-                                  "mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r3; ret;", 1);
+  const auto module = ParseKernel(
+      "mov.u32 %r1, %tid.x; mov.u32 %r2, %ntid.x; add.u32 %r3, %r1, %r2; ld.param.u64 %rd1, [p0];"
+      "mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r3; ret;",
+      1);
   ASSERT_TRUE(module.ok()) << module.status();
   EXPECT_GE((*module)->Find("k")->live_registers(), 5u);
   EXPECT_LE((*module)->Find("k")->live_registers(), 8u);

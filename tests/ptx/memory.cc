@@ -17,12 +17,14 @@ constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kQuarantineBytes = 64 << 20;
 
 void* MapZero(size_t bytes) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) throw std::bad_alloc();
   return at;
 }
 
-// Calls f(word index, mask) for the words of a bit map that [offset, offset + bytes) touches; stops when f returns false.
+// Calls f(word index, mask) for the words of a bit map that [offset, offset + bytes) touches; stops
+// when f returns false.
 template <typename F>
 bool ForWords(uint64_t offset, uint64_t bytes, F f) {
   const uint64_t end = offset + bytes;
@@ -39,7 +41,8 @@ bool ForWords(uint64_t offset, uint64_t bytes, F f) {
 }  // namespace
 
 bool AllSet(const uint64_t* map, uint64_t offset, uint64_t bytes) {
-  return ForWords(offset, bytes, [&](uint64_t i, uint64_t mask) { return (map[i] & mask) == mask; });
+  return ForWords(offset, bytes,
+                  [&](uint64_t i, uint64_t mask) { return (map[i] & mask) == mask; });
 }
 uint64_t SetBits(uint64_t* map, uint64_t offset, uint64_t bytes) {
   uint64_t changed = 0;
@@ -93,7 +96,8 @@ Allocation* Memory::Impl::Near(uint64_t address) const {
     Allocation* before = std::prev(after)->second.get();
     if (address < before->base + before->bytes + kRedZoneBytes) return before;
   }
-  if (after != allocations.end() && address + kRedZoneBytes >= after->second->base) return after->second.get();
+  if (after != allocations.end() && address + kRedZoneBytes >= after->second->base)
+    return after->second.get();
   return nullptr;
 }
 
@@ -109,10 +113,13 @@ std::string Memory::Impl::Describe(uint64_t address) const {
   const std::string hex = absl::StrFormat("0x%x", address);
   if (a == nullptr) return absl::StrCat(hex, " (no allocation near)");
   const char* freed = a->live ? "" : ", freed";
-  if (address < a->base) return absl::StrCat(hex, " (", a->base - address, " bytes before ", a->name, ", ", a->bytes, " bytes", freed, ")");
+  if (address < a->base)
+    return absl::StrCat(hex, " (", a->base - address, " bytes before ", a->name, ", ", a->bytes,
+                        " bytes", freed, ")");
   const uint64_t offset = address - a->base;
   if (offset >= a->bytes) {
-    return absl::StrCat(hex, " (", a->name, " + ", offset, ", ", offset - a->bytes, " bytes past its end, ", a->bytes, " bytes", freed, ")");
+    return absl::StrCat(hex, " (", a->name, " + ", offset, ", ", offset - a->bytes,
+                        " bytes past its end, ", a->bytes, " bytes", freed, ")");
   }
   return absl::StrCat(hex, " (", a->name, " + ", offset, " of ", a->bytes, " bytes", freed, ")");
 }
@@ -140,7 +147,8 @@ uint64_t Memory::Alloc(size_t bytes, std::string_view name) {
 absl::Status Memory::Free(uint64_t address) {
   const auto found = impl_->allocations.find(address);
   if (found == impl_->allocations.end() || !found->second->live) {
-    return InvalidArgument("freeing ", impl_->Describe(address), ", which is not the beginning of live memory");
+    return InvalidArgument("freeing ", impl_->Describe(address),
+                           ", which is not the beginning of live memory");
   }
   Allocation& a = *found->second;
   a.live = false;
@@ -167,7 +175,8 @@ absl::Status Memory::Free(uint64_t address) {
 
 absl::Status Memory::CheckRange(uint64_t address, size_t bytes) const {
   if (impl_->Holding(address, bytes) != nullptr) return absl::OkStatus();
-  return InvalidArgument(bytes, " bytes at ", impl_->Describe(address), " are not within one live allocation");
+  return InvalidArgument(bytes, " bytes at ", impl_->Describe(address),
+                         " are not within one live allocation");
 }
 
 absl::Status Memory::MarkInitialised(uint64_t address, size_t bytes) {
@@ -202,7 +211,8 @@ absl::Status Memory::Read(uint64_t address, void* to, size_t bytes) const {
     const int64_t first = FirstClear(a->written, address - a->base, bytes);
     if (first >= 0) {
       return Internal("reading ", bytes, " bytes at ", impl_->Describe(address), ": byte ",
-                      impl_->Describe(a->base + static_cast<uint64_t>(first)), " was never written");
+                      impl_->Describe(a->base + static_cast<uint64_t>(first)),
+                      " was never written");
     }
   }
   if (bytes != 0) std::memcpy(to, reinterpret_cast<const void*>(address), bytes);
@@ -215,7 +225,8 @@ absl::Status Memory::Copy(uint64_t to, uint64_t from, size_t bytes) {
   if (bytes == 0) return absl::OkStatus();
   std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
   const Allocation* source = impl_->Holding(from, bytes);
-  if (source->unwritten == 0 || AllSet(source->written, from - source->base, bytes)) return MarkInitialised(to, bytes);
+  if (source->unwritten == 0 || AllSet(source->written, from - source->base, bytes))
+    return MarkInitialised(to, bytes);
   std::vector<bool> bits(bytes);
   for (size_t i = 0; i < bytes; ++i) bits[i] = AllSet(source->written, from - source->base + i, 1);
   Allocation* a = impl_->Holding(to, bytes);

@@ -20,7 +20,8 @@ LANYARD_PTX_DECLARE(avx512)
 #undef LANYARD_PTX_DECLARE
 
 void OpTable::Add(const OpSpec* specs, size_t count) {
-  for (size_t i = 0; i < count; ++i) rows.emplace(std::string(specs[i].key) + specs[i].suffix, specs[i]);
+  for (size_t i = 0; i < count; ++i)
+    rows.emplace(std::string(specs[i].key) + specs[i].suffix, specs[i]);
 }
 
 namespace {
@@ -51,7 +52,8 @@ OpTable* MakeTable(Fill fill) {
 const OpTable* TableFor(std::string_view isa) {
   // (Every processor with FMA has F16C; clang 14 does not know its name here.)
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (isa == "portable") {
     static const OpTable* const table = LANYARD_PTX_FILL(portable);
@@ -82,7 +84,9 @@ std::string Program::Where(const Op& op) const {
   std::string loc;
   if (s.loc_line != 0) {
     const auto file = module->files.find(s.loc_file);
-    loc = absl::StrCat(" (", file == module->files.end() ? absl::StrCat("file ", s.loc_file) : file->second, ":", s.loc_line, ")");
+    loc = absl::StrCat(
+        " (", file == module->files.end() ? absl::StrCat("file ", s.loc_file) : file->second, ":",
+        s.loc_line, ")");
   }
   std::string text(s.text.substr(0, 120));
   for (char& c : text) {
@@ -98,7 +102,9 @@ size_t Kernel::param_bytes() const { return program_->param_bytes; }
 std::span<const Kernel::Param> Kernel::params() const { return program_->params; }
 size_t Kernel::static_shared_bytes() const { return program_->static_shared_bytes; }
 size_t Kernel::local_bytes() const { return program_->local_bytes; }
-uint32_t Kernel::max_threads() const { return program_->function.max_threads != 0 ? program_->function.max_threads : 1024; }
+uint32_t Kernel::max_threads() const {
+  return program_->function.max_threads != 0 ? program_->function.max_threads : 1024;
+}
 uint32_t Kernel::min_blocks() const { return program_->function.min_blocks; }
 uint32_t Kernel::live_registers() const { return program_->live_registers; }
 
@@ -133,22 +139,28 @@ int Module::ptx_version() const { return parsed_->version; }
 
 std::string Counters::ToString() const {
   return absl::StrFormat(
-      "%d launches, %d blocks, %d warp instructions, %d lane instructions (fp32 %d, fp64 %d, dp4a %d), %d mma, %d ldmatrix, "
-      "%d shuffles, %d votes, branches %d (%d divergent), barriers %d, global loads %d (%d sectors, %d bytes), stores %d (%d sectors, "
+      "%d launches, %d blocks, %d warp instructions, %d lane instructions (fp32 %d, fp64 %d, dp4a "
+      "%d), %d mma, %d ldmatrix, "
+      "%d shuffles, %d votes, branches %d (%d divergent), barriers %d, global loads %d (%d "
+      "sectors, %d bytes), stores %d (%d sectors, "
       "%d bytes), shared %d (%d conflicts), local %d, atomics %d, cp.async %d",
-      launches, blocks, warp_instructions, lane_instructions, fp32, fp64, dp4a, mma, ldmatrix, shuffles, votes, branches,
-      divergent_branches, barriers, global_load_requests, global_read_sectors, global_read_bytes, global_store_requests,
-      global_write_sectors, global_write_bytes, shared_requests, shared_conflicts, local_requests, atomics, async_copies);
+      launches, blocks, warp_instructions, lane_instructions, fp32, fp64, dp4a, mma, ldmatrix,
+      shuffles, votes, branches, divergent_branches, barriers, global_load_requests,
+      global_read_sectors, global_read_bytes, global_store_requests, global_write_sectors,
+      global_write_bytes, shared_requests, shared_conflicts, local_requests, atomics, async_copies);
 }
 
-Occupancy ComputeOccupancy(int sm, uint32_t block_threads, uint32_t registers, uint32_t shared_bytes) {
+Occupancy ComputeOccupancy(int sm, uint32_t block_threads, uint32_t registers,
+                           uint32_t shared_bytes) {
   struct Limits {
     int sm;
     uint32_t max_warps, max_blocks, shared_bytes, reserved_shared;
   };
-  // CUDA C++ programming guide, technical specifications by compute capability; all have 64 Ki registers.
-  static constexpr Limits kLimits[] = {{61, 64, 32, 96 << 10, 0},     {70, 64, 32, 96 << 10, 0},     {75, 32, 16, 64 << 10, 0},
-                                       {80, 64, 32, 164 << 10, 1024}, {86, 48, 16, 100 << 10, 1024}, {89, 48, 24, 100 << 10, 1024},
+  // CUDA C++ programming guide, technical specifications by compute capability; all have 64 Ki
+  // registers.
+  static constexpr Limits kLimits[] = {{61, 64, 32, 96 << 10, 0},     {70, 64, 32, 96 << 10, 0},
+                                       {75, 32, 16, 64 << 10, 0},     {80, 64, 32, 164 << 10, 1024},
+                                       {86, 48, 16, 100 << 10, 1024}, {89, 48, 24, 100 << 10, 1024},
                                        {90, 64, 32, 228 << 10, 1024}};
   const Limits* limits = &kLimits[0];
   for (const Limits& l : kLimits) {

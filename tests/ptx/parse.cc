@@ -11,12 +11,18 @@ namespace lanyard::ptx {
 
 const char* SpaceName(Space space) {
   switch (space) {
-    case Space::kGeneric: return "generic";
-    case Space::kGlobal: return "global";
-    case Space::kShared: return "shared";
-    case Space::kLocal: return "local";
-    case Space::kParam: return "param";
-    case Space::kConst: return "const";
+    case Space::kGeneric:
+      return "generic";
+    case Space::kGlobal:
+      return "global";
+    case Space::kShared:
+      return "shared";
+    case Space::kLocal:
+      return "local";
+    case Space::kParam:
+      return "param";
+    case Space::kConst:
+      return "const";
   }
   return "?";
 }
@@ -28,7 +34,9 @@ uint32_t TypeBits(std::string_view type) {
   if (type == ".pred") return 1;
   if (type == ".f16x2" || type == ".bf16x2") return 32;
   if (type == ".bf16") return 16;
-  if (type.size() < 3 || type[0] != '.' || std::string_view("bsuf").find(type[1]) == std::string_view::npos) return 0;
+  if (type.size() < 3 || type[0] != '.' ||
+      std::string_view("bsuf").find(type[1]) == std::string_view::npos)
+    return 0;
   const std::string_view digits = type.substr(2);
   if (digits == "8") return 8;
   if (digits == "16") return 16;
@@ -90,14 +98,16 @@ class Parser {
     return std::string(first == std::string_view::npos ? rest : rest.substr(first));
   }
   absl::Status Error(const Token& token, std::string_view what) const {
-    return InvalidArgument("PTX line ", token.line, ": ", AbslView(what), ": ", LineText(token.line));
+    return InvalidArgument("PTX line ", token.line, ": ", AbslView(what), ": ",
+                           LineText(token.line));
   }
   absl::Status Unknown(const Token& token, std::string_view what) const {
     return Unimplemented("PTX line ", token.line, ": ", AbslView(what), ": ", LineText(token.line));
   }
   absl::Status Expect(std::string_view text) {
     if (Accept(text)) return absl::OkStatus();
-    return Error(Peek(), absl::StrCat("'", AbslView(text), "' expected, found '", AbslView(Peek().text), "'"));
+    return Error(Peek(), absl::StrCat("'", AbslView(text), "' expected, found '",
+                                      AbslView(Peek().text), "'"));
   }
   void SkipLine() {
     for (const int line = Peek().line; !AtEnd() && Peek().line == line;) ++at_;
@@ -157,7 +167,8 @@ class Parser {
     const auto minor = dot == std::string_view::npos ? std::nullopt : Integer(t.substr(dot + 1));
     if (!major || !minor) return Error(Peek(), ".version is not major.minor");
     module_.version = static_cast<int>(*major * 10 + *minor);
-    if (module_.version < 60 || module_.version > 99) return Unknown(Peek(), "PTX versions 6.0 to 9.x are known");
+    if (module_.version < 60 || module_.version > 99)
+      return Unknown(Peek(), "PTX versions 6.0 to 9.x are known");
     Next();
     return absl::OkStatus();
   }
@@ -174,7 +185,8 @@ class Parser {
     module_.target = static_cast<int>(*number);
     while (!AtEnd() && Peek().line == line) {
       if (Accept(",")) continue;
-      if (Peek().text != "debug" && Peek().text != "texmode_independent") return Unknown(Peek(), "unknown .target option");
+      if (Peek().text != "debug" && Peek().text != "texmode_independent")
+        return Unknown(Peek(), "unknown .target option");
       Next();
     }
     return absl::OkStatus();
@@ -186,7 +198,8 @@ class Parser {
     if (!number) return Error(Peek(), ".file wants a number");
     Next();
     std::string_view name = Peek().text;
-    if (name.size() >= 2 && name[0] == '"') module_.files[static_cast<int>(*number)] = std::string(name.substr(1, name.size() - 2));
+    if (name.size() >= 2 && name[0] == '"')
+      module_.files[static_cast<int>(*number)] = std::string(name.substr(1, name.size() - 2));
     for (const int line = Peek().line; !AtEnd() && Peek().line == line;) ++at_;
     return absl::OkStatus();
   }
@@ -206,10 +219,12 @@ class Parser {
       const Token& t = Next();
       if (t.text == ".align") {
         const auto n = Integer(Next().text);
-        if (!n || *n == 0 || *n > 65536 || (*n & (*n - 1)) != 0) return Error(t, ".align wants a power of two");
+        if (!n || *n == 0 || *n > 65536 || (*n & (*n - 1)) != 0)
+          return Error(t, ".align wants a power of two");
         v.align_bytes = static_cast<uint32_t>(*n);
         align_given = true;
-      } else if (t.text == ".ptr" || t.text == ".global" || t.text == ".shared" || t.text == ".const" || t.text == ".local") {
+      } else if (t.text == ".ptr" || t.text == ".global" || t.text == ".shared" ||
+                 t.text == ".const" || t.text == ".local") {
         if (v.space != Space::kParam) return Unknown(t, "unknown attribute of a variable");
         if (Accept(".align")) Next();  // what a .ptr points to, not the parameter
       } else if (TypeBits(t.text) >= 8) {
@@ -241,8 +256,10 @@ class Parser {
       RETURN_IF_ERROR(Expect("]"));
     }
     v.bytes = count * (element_bits / 8);
-    if (v.is_dynamic && !(is_extern_ && v.space == Space::kShared)) return Error(name, "only .extern .shared may leave out its size");
-    if (is_extern_ && !v.is_dynamic) return Unknown(name, "external variables are not known: one module is all there is");
+    if (v.is_dynamic && !(is_extern_ && v.space == Space::kShared))
+      return Error(name, "only .extern .shared may leave out its size");
+    if (is_extern_ && !v.is_dynamic)
+      return Unknown(name, "external variables are not known: one module is all there is");
     if (Accept("=")) RETURN_IF_ERROR(ParseInitialiser(element_bits / 8, &v));
     if (v.space != Space::kParam) RETURN_IF_ERROR(Expect(";"));
     into->push_back(std::move(v));
@@ -270,7 +287,8 @@ class Parser {
       } else if (value.kind != OperandKind::kInteger && value.kind != OperandKind::kFloat) {
         return Unknown(token, "only numbers are known in an initialiser");
       }
-      if (at + element_bytes > v->bytes) return Error(token, "more initial values than the variable holds");
+      if (at + element_bytes > v->bytes)
+        return Error(token, "more initial values than the variable holds");
       std::memcpy(v->init.data() + at, &bits, element_bytes);
       at += element_bytes;
     } while (list && Accept(","));
@@ -312,7 +330,8 @@ class Parser {
     RETURN_IF_ERROR(ParseBody());
     function_ = nullptr;
     for (const Function& other : module_.functions) {
-      if (other.name == f.name) return InvalidArgument("PTX line ", f.line, ": kernel ", f.name, " is there twice");
+      if (other.name == f.name)
+        return InvalidArgument("PTX line ", f.line, ": kernel ", f.name, " is there twice");
     }
     module_.functions.push_back(std::move(f));
     return absl::OkStatus();
@@ -388,7 +407,8 @@ class Parser {
   absl::Status ParseBodyDirective() {
     const Token& token = Peek();
     if (token.text == ".reg") return ParseRegisters();
-    if (token.text == ".shared" || token.text == ".local") return ParseVariable(&function_->variables);
+    if (token.text == ".shared" || token.text == ".local")
+      return ParseVariable(&function_->variables);
     if (token.text == ".loc") {
       Next();
       const auto file = Integer(Peek().text), line = Integer(Peek(1).text);
@@ -428,7 +448,8 @@ class Parser {
   }
   void Declare(std::string_view name, uint32_t bits) {
     scopes_.back()[std::string(name)] = static_cast<uint32_t>(function_->registers.size());
-    function_->registers.push_back({std::string(name), static_cast<uint8_t>(bits == 8 ? 16 : bits)});
+    function_->registers.push_back(
+        {std::string(name), static_cast<uint8_t>(bits == 8 ? 16 : bits)});
   }
   std::optional<uint32_t> FindRegister(std::string_view name) const {
     for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
@@ -447,7 +468,8 @@ class Parser {
     if (Accept("@")) {
       s.guard_negated = Accept("!");
       const auto reg = FindRegister(Peek().text);
-      if (!reg || function_->registers[*reg].bits != 1) return Error(Peek(), "a guard must be a predicate register");
+      if (!reg || function_->registers[*reg].bits != 1)
+        return Error(Peek(), "a guard must be a predicate register");
       s.guard = static_cast<int>(*reg);
       Next();
     }
@@ -509,7 +531,8 @@ class Parser {
     const bool minus = Accept("-");
     const Token& token = Next();
     const std::string_view t = token.text;
-    if (!token.IsWord()) return Error(token, absl::StrCat("an operand expected, found '", AbslView(t), "'"));
+    if (!token.IsWord())
+      return Error(token, absl::StrCat("an operand expected, found '", AbslView(t), "'"));
     if (t == "_") return absl::OkStatus();
     if (t[0] >= '0' && t[0] <= '9') return ParseNumber(token, minus, operand);
     if (minus) return Error(token, "'-' before something that is no number");
@@ -553,7 +576,8 @@ class Parser {
     const std::string copy(t);
     char* end = nullptr;
     const double value = std::strtod(copy.c_str(), &end);
-    if (end != copy.c_str() + copy.size()) return Error(token, absl::StrCat("'", copy, "' is no number"));
+    if (end != copy.c_str() + copy.size())
+      return Error(token, absl::StrCat("'", copy, "' is no number"));
     operand->kind = OperandKind::kFloat;
     const double with_sign = minus ? -value : value;
     std::memcpy(&operand->bits, &with_sign, 8);

@@ -1,5 +1,5 @@
-// PTX text -> statements. The parser knows the grammar and the names (scopes of registers, symbols); what an instruction means is
-// decode.h's. Views point into ParsedModule::text.
+// PTX text -> statements. The parser knows the grammar and the names (scopes of registers,
+// symbols); what an instruction means is decode.h's. Views point into ParsedModule::text.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +72,8 @@ struct Function {
   std::vector<Register> registers;
   std::vector<Statement> statements;
   std::map<std::string_view, uint32_t> labels;  // -> index of the statement that follows
-  std::map<std::string_view, std::vector<std::string_view>> branch_targets;  // name: .branchtargets a, b;
+  std::map<std::string_view, std::vector<std::string_view>>
+      branch_targets;  // name: .branchtargets a, b;
   uint32_t max_threads = 0, required_threads = 0, min_blocks = 0;
 };
 
@@ -86,7 +87,8 @@ class ParsedModule {
   std::map<int, std::string> files;  // .file
 };
 
-// Fills *module from module->text. Errors are kInvalidArgument or kUnimplemented and name line and text.
+// Fills *module from module->text. Errors are kInvalidArgument or kUnimplemented and name line and
+// text.
 absl::Status ParseModule(ParsedModule* module);
 
 }  // namespace lanyard::ptx

@@ -1,6 +1,7 @@
-// A kernel in the form that is executed, and the state of its execution. Registers are arrays of 32 lanes: uint32_t[32] for up to
-// 32 bits (16-bit values are zero-extended), uint64_t[32] for 64; a predicate is one word, a bit a lane. All lie in a warp's
-// register file at byte offsets, with constants and special registers among them, so that an operand is always an offset.
+// A kernel in the form that is executed, and the state of its execution. Registers are arrays of 32
+// lanes: uint32_t[32] for up to 32 bits (16-bit values are zero-extended), uint64_t[32] for 64; a
+// predicate is one word, a bit a lane. All lie in a warp's register file at byte offsets, with
+// constants and special registers among them, so that an operand is always an offset.
 #pragma once
 
 #include <array>
@@ -29,7 +30,8 @@ constexpr uint64_t kWindowMask = uint64_t{0xf000} << 48;
 // Variables in shared memory begin here, so that address 0 is nobody's.
 constexpr uint32_t kSharedBase = 1024;
 
-// Executes one instruction for the lanes of `mask` (not 0; guard already applied). w.pc is that of the next instruction.
+// Executes one instruction for the lanes of `mask` (not 0; guard already applied). w.pc is that of
+// the next instruction.
 using Handler = void (*)(Warp& w, const Op& op, uint32_t mask);
 
 // What a lane instruction counts as.
@@ -43,12 +45,13 @@ struct Op {
   uint32_t target = 0;     // of a branch; or first index into Program::aux
   uint32_t statement = 0;  // index into Function::statements
   int64_t imm = 0;
-  uint8_t bytes = 4;       // of an element of memory
-  uint8_t count = 1;       // elements of a vector
+  uint8_t bytes = 4;  // of an element of memory
+  uint8_t count = 1;  // elements of a vector
   uint8_t tally = kPlain;
-  uint8_t mode = 0;        // the handler's own (a comparison, a shuffle's kind)
+  uint8_t mode = 0;  // the handler's own (a comparison, a shuffle's kind)
   uint8_t flags = 0;
-  uint8_t issues = 1;      // instructions that it counts for; 0: the machine's own checks (tally kOwnChecks)
+  uint8_t issues =
+      1;  // instructions that it counts for; 0: the machine's own checks (tally kOwnChecks)
 };
 
 enum OpFlag : uint8_t {
@@ -59,23 +62,48 @@ enum OpFlag : uint8_t {
   kAddress32 = 16,    // the address register has 32 bits
   kHasDst = 32,
   kHasDst2 = 64,
-  kDest16 = 128,      // memory: the register has 16 bits
+  kDest16 = 128,  // memory: the register has 16 bits
 };
 
 // Where constants and special registers stand.
 enum class Special : uint8_t {
-  kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
-  kLaneId, kWarpId, kNwarpId, kLaneMaskEq, kLaneMaskLe, kLaneMaskLt, kLaneMaskGe, kLaneMaskGt,
-  kDynamicShared, kTotalShared, kSmId, kNsmId, kGridId, kSymbol, kWrittenMask,
+  kTidX,
+  kTidY,
+  kTidZ,
+  kNtidX,
+  kNtidY,
+  kNtidZ,
+  kCtaidX,
+  kCtaidY,
+  kCtaidZ,
+  kNctaidX,
+  kNctaidY,
+  kNctaidZ,
+  kLaneId,
+  kWarpId,
+  kNwarpId,
+  kLaneMaskEq,
+  kLaneMaskLe,
+  kLaneMaskLt,
+  kLaneMaskGe,
+  kLaneMaskGt,
+  kDynamicShared,
+  kTotalShared,
+  kSmId,
+  kNsmId,
+  kGridId,
+  kSymbol,
+  kWrittenMask,
 };
 struct SpecialSlot {
   Special special;
-  uint32_t offset = 0;      // in the register file
+  uint32_t offset = 0;  // in the register file
   uint8_t bits = 32;
-  uint32_t variable = 0;    // kSymbol: index into ParsedModule::variables
+  uint32_t variable = 0;  // kSymbol: index into ParsedModule::variables
   int64_t addend = 0;
 };
-// Which parameter bytes (of the first 512, in words of 8) a store's address may come from; bit 63 of the last: anything.
+// Which parameter bytes (of the first 512, in words of 8) a store's address may come from; bit 63
+// of the last: anything.
 using ParamSet = std::array<uint64_t, 2>;
 constexpr uint64_t kAnything = uint64_t{1} << 63;
 
@@ -85,8 +113,8 @@ class Program {
   const ParsedModule* module = nullptr;
   const OpTable* table = nullptr;  // that `code` was made with
   std::vector<Op> code;
-  std::vector<uint32_t> aux;     // offsets of vector operands
-  std::vector<uint8_t> image;    // the register file's beginning: the true predicate and constants
+  std::vector<uint32_t> aux;   // offsets of vector operands
+  std::vector<uint8_t> image;  // the register file's beginning: the true predicate and constants
   std::vector<SpecialSlot> specials;
   uint32_t file_bytes = 0;
   uint32_t live_registers = 0;
@@ -102,14 +130,15 @@ class Program {
   std::string Where(const Op& op) const;
 };
 
-// --- Execution -------------------------------------------------------------------------------------------------------
+// --- Execution
+// -------------------------------------------------------------------------------------------------------
 
 enum class WarpState : uint8_t { kReady, kAtBarrier, kDone };
 
 struct AsyncCopy {
-  uint32_t to;       // shared address
+  uint32_t to;  // shared address
   uint32_t lane;
-  uint32_t group;    // number of the commit that took it; ~0u: none yet
+  uint32_t group;  // number of the commit that took it; ~0u: none yet
   uint32_t bytes;
   uint32_t statement;
   std::array<uint8_t, 16> data;
@@ -120,9 +149,9 @@ struct LaunchState;
 struct Block {
   LaunchState* launch = nullptr;
   Dim3 id;
-  uint32_t shared_bytes = 0;  // static + dynamic
-  std::vector<uint8_t> shared;          // [0] is address kSharedBase
-  std::vector<uint64_t> shared_written; // a bit a byte
+  uint32_t shared_bytes = 0;             // static + dynamic
+  std::vector<uint8_t> shared;           // [0] is address kSharedBase
+  std::vector<uint64_t> shared_written;  // a bit a byte
   std::vector<uint64_t> shared_in_flight;
   CellTable shared_cells;
   uint32_t in_flight = 0;  // copies
@@ -132,7 +161,8 @@ struct Block {
   };
   std::vector<Arrival> arrivals;
   uint32_t block_start = 0;  // time
-  // sync[w * 32 + u]: what warp u did up to this time is ordered before what warp w does now. A warp's own entry: bar.warp.sync.
+  // sync[w * 32 + u]: what warp u did up to this time is ordered before what warp w does now. A
+  // warp's own entry: bar.warp.sync.
   std::vector<uint32_t> sync;
 };
 
@@ -140,21 +170,22 @@ struct Warp {
   uint8_t* regs = nullptr;
   uint32_t pc = 0, limit = 0;  // at pc >= limit the lanes are regrouped (lowest pc first)
   uint32_t active = 0, live = 0;
-  uint32_t waiting = 0;        // lanes that wait at a .sync instruction for others
-  uint32_t lane_pc[32] = {};   // of live lanes that are not active
+  uint32_t waiting = 0;       // lanes that wait at a .sync instruction for others
+  uint32_t lane_pc[32] = {};  // of live lanes that are not active
   LaunchState* launch = nullptr;
   Block* block = nullptr;
   uint32_t index = 0;
   WarpState state = WarpState::kReady;
-  bool last_chance = false;    // waiting lanes run though not all came: their instruction may do with those that still live
+  bool last_chance = false;  // waiting lanes run though not all came: their instruction may do with
+                             // those that still live
   uint32_t barrier_id = 0, barrier_threads = 0, barrier_pc = 0;  // threads: 0 for all
-  uint32_t sync_min = 0;       // the least of block->sync's row
+  uint32_t sync_min = 0;                                         // the least of block->sync's row
   uint64_t issued = 0, issued_at_barrier = 0;
   uint64_t tallies[kTallies] = {};
-  uint8_t* local = nullptr;            // [lane][local_bytes]
-  std::vector<uint64_t> local_written; // a bit a byte
+  uint8_t* local = nullptr;             // [lane][local_bytes]
+  std::vector<uint64_t> local_written;  // a bit a byte
   std::vector<AsyncCopy> copies;
-  uint32_t commits[32] = {};           // cp.async groups that a lane closed
+  uint32_t commits[32] = {};  // cp.async groups that a lane closed
 
   template <typename T>
   T* R(uint32_t offset) const {
@@ -170,7 +201,7 @@ struct LaunchState {
   const uint8_t* params = nullptr;
   Dim3 grid, block_dim;
   uint32_t dynamic_shared_bytes = 0;
-  bool track_all = false;     // a store may go anywhere
+  bool track_all = false;  // a store may go anywhere
   Counters* counters = nullptr;
   uint32_t launch_start = 0;  // time
   uint64_t random = 1;
@@ -186,19 +217,35 @@ struct LaunchState {
   }
 };
 
-// The kernel did something wrong: keeps the first message, "kernel k, <where>, block (x,y,z), thread (x,y,z): what", and stops the
-// warp. `lane` is the culprit (or one of them).
+// The kernel did something wrong: keeps the first message, "kernel k, <where>, block (x,y,z),
+// thread (x,y,z): what", and stops the warp. `lane` is the culprit (or one of them).
 void Fail(Warp& w, const Op& op, int lane, const std::string& what);
-void FailLanes(Warp& w, const Op& op, uint32_t mask);  // an instruction for all 32 lanes has only these
+void FailLanes(Warp& w, const Op& op,
+               uint32_t mask);  // an instruction for all 32 lanes has only these
 // Thread and block of a lane, "thread (3,0,0)".
 std::string ThreadName(const Warp& w, int lane);
 
-// Faults of memory accesses; `what` is "reads" or "writes".
-enum class Fault : uint8_t { kMisaligned, kOutside, kUnwritten, kInFlight, kReadOnly, kMixedSpaces, kBadAddress };
-void FailAccess(Warp& w, const Op& op, Space space, Fault fault, int lane, uint64_t address);
+// Faults of memory accesses.
+enum class Fault : uint8_t {
+  kMisaligned,
+  kOutside,
+  kUnwritten,
+  kInFlight,
+  kReadOnly,
+  kMixedSpaces,
+  kBadAddress
+};
+struct AccessFault {
+  Space space;
+  Fault fault;
+  int lane;
+  uint64_t address;
+};
+void FailAccess(Warp& w, const Op& op, const AccessFault& f);
 void FailRace(Warp& w, const Op& op, Space space, const Conflict& conflict);
 
-// Of the addresses of a warp's access: bytes of the lowest and highest lane, all their bits, the 32-byte sectors they lie in.
+// Of the addresses of a warp's access: bytes of the lowest and highest lane, all their bits, the
+// 32-byte sectors they lie in.
 struct Range {
   uint64_t low = 0, high = 0, bits = 0;
   uint32_t sectors = 0;
@@ -207,8 +254,9 @@ struct Range {
 using Measure = Range (*)(uint32_t mask, uint64_t* addresses);
 
 enum AccessKind : uint8_t { kRead, kWrite, kReadWrite };
-// Checks an access of a warp and counts it; addresses of lanes in mask become host addresses. data: for writes, 16 bytes a lane
-// (null: an atomic, whose value is not known). False: the launch failed.
+// Checks an access of a warp and counts it; addresses of lanes in mask become host addresses. data:
+// for writes, 16 bytes a lane (null: an atomic, whose value is not known). False: the launch
+// failed.
 struct Access {
   Space space = Space::kGlobal;
   AccessKind kind = kRead;
@@ -219,21 +267,24 @@ struct Access {
 bool CheckGlobal(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access);
 bool CheckShared(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access);
 bool CheckLocal(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access);
-inline bool CheckAccess(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, const Access& access) {
+inline bool CheckAccess(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses,
+                        const Access& access) {
   if (access.space == Space::kShared) return CheckShared(w, op, mask, addresses, access);
   if (access.space == Space::kLocal) return CheckLocal(w, op, mask, addresses, access);
   return CheckGlobal(w, op, mask, addresses, access);
 }
-// Windows of the generic space: the space of the lanes' addresses, which become addresses of that space; lanes of several spaces
-// are a fault that nobody needs.
+// Windows of the generic space: the space of the lanes' addresses, which become addresses of that
+// space; lanes of several spaces are a fault that nobody needs.
 bool ResolveGeneric(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, Space* space);
 
-// The lanes in `mask` are at a .sync instruction that lanes `required` must reach. True: they are all here. False: those in
-// mask were parked (they will be back with the others, or the launch fails); the handler must return without doing anything.
+// The lanes in `mask` are at a .sync instruction that lanes `required` must reach. True: they are
+// all here. False: those in mask were parked (they will be back with the others, or the launch
+// fails); the handler must return without doing anything.
 bool Arrive(Warp& w, const Op& op, uint32_t mask, uint32_t required);
 // Leaves the running group: lanes in `mask` go on at `pc`. The caller sets active/pc of the rest.
 void Park(Warp& w, uint32_t mask, uint32_t pc);
-// Picks the lanes that go on: those with the lowest pc. False: the warp is done, at a barrier, or the launch failed.
+// Picks the lanes that go on: those with the lowest pc. False: the warp is done, at a barrier, or
+// the launch failed.
 bool Regroup(Warp& w);
 // Instructions up to the next barrier or the end.
 void RunWarp(Warp& w);
@@ -241,10 +292,12 @@ void RunWarp(Warp& w);
 void SyncWarpItself(Warp& w);
 void UpdateSyncMin(Warp& w);
 
-// --- Instructions ----------------------------------------------------------------------------------------------------
+// --- Instructions
+// ----------------------------------------------------------------------------------------------------
 
-// A row of the table of simple instructions. `signature`: destination, then sources; w: 32 bits or fewer, l: 64 bits, p: predicate
-// (a source may be !p), h: like w with 16-bit constants, s: a shift (32 bits). "p" destinations may be pairs p|q if `pair`.
+// A row of the table of simple instructions. `signature`: destination, then sources; w: 32 bits or
+// fewer, l: 64 bits, p: predicate (a source may be !p), h: like w with 16-bit constants, s: a shift
+// (32 bits). "p" destinations may be pairs p|q if `pair`.
 struct OpSpec {
   const char* key;  // opcode with modifiers
   Handler run;
@@ -287,6 +340,7 @@ const OpTable* TableFor(std::string_view isa);
 void SetTableForTest(const OpTable* table);
 
 // Decodes functions of a parsed module.
-absl::StatusOr<std::unique_ptr<Program>> Decode(const ParsedModule& module, const Function& function);
+absl::StatusOr<std::unique_ptr<Program>> Decode(const ParsedModule& module,
+                                                const Function& function);
 
 }  // namespace lanyard::ptx

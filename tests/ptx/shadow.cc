@@ -1,5 +1,6 @@
-// The race rules. A cell keeps the last write and the last reads of a word; time steps at every barrier, so "ordered" is a
-// comparison of times. Words that were touched in parts are split into bytes until their epoch is over.
+// The race rules. A cell keeps the last write and the last reads of a word; time steps at every
+// barrier, so "ordered" is a comparison of times. Words that were touched in parts are split into
+// bytes until their epoch is over.
 #include "tests/ptx/shadow.h"
 
 #include <bit>
@@ -52,7 +53,8 @@ inline bool Read(Cell& c, uint32_t lane, const Accessor& who, Conflict* found) {
       return false;
     }
   }
-  // A synchronising read (ld.acquire) takes part in no race with synchronising writes; with plain ones the write looks at it.
+  // A synchronising read (ld.acquire) takes part in no race with synchronising writes; with plain
+  // ones the write looks at it.
   if (!who.atomic) RecordRead(c, lane, who);
   return true;
 }
@@ -111,7 +113,8 @@ inline bool IsSplit(CellTable& cells, uint64_t offset, bool split, const Accesso
 }
 
 template <typename PerCell>
-inline bool ForCells(const WarpAccess& access, uint64_t offset, const Accessor& who, bool write, PerCell per_cell) {
+inline bool ForCells(const WarpAccess& access, uint64_t offset, const Accessor& who, bool write,
+                     PerCell per_cell) {
   const bool part = access.bytes < 4;
   for (uint64_t at = offset; at < offset + access.bytes; at += 4) {
     if (!IsSplit(*access.cells, at, part, who)) {
@@ -135,8 +138,9 @@ Conflict NoteReads(const WarpAccess& access, const Accessor& who) {
   for (uint32_t rest = access.mask; rest != 0; rest &= rest - 1) {
     const auto lane = static_cast<uint32_t>(std::countr_zero(rest));
     const uint64_t offset = access.addresses[lane] - access.base;
-    const bool ok = ForCells(access, offset, who, false,
-                             [&](Cell& c, uint64_t, uint32_t) { return Read(c, lane, who, &found); });
+    const bool ok = ForCells(access, offset, who, false, [&](Cell& c, uint64_t, uint32_t) {
+      return Read(c, lane, who, &found);
+    });
     if (!ok) {
       found.address = access.addresses[lane];
       return found;
@@ -145,9 +149,11 @@ Conflict NoteReads(const WarpAccess& access, const Accessor& who) {
   return found;
 }
 
-Conflict NoteWrites(const WarpAccess& access, const Accessor& who, const uint8_t* memory, const uint8_t* data) {
+Conflict NoteWrites(const WarpAccess& access, const Accessor& who, const uint8_t* memory,
+                    const uint8_t* data) {
   Conflict found;
-  // What lanes of this very instruction write is not in memory yet: two lanes with one address are compared by their data.
+  // What lanes of this very instruction write is not in memory yet: two lanes with one address are
+  // compared by their data.
   uint32_t done = 0;
   for (uint32_t rest = access.mask; rest != 0; rest &= rest - 1) {
     const auto lane = static_cast<uint32_t>(std::countr_zero(rest));
@@ -155,10 +161,12 @@ Conflict NoteWrites(const WarpAccess& access, const Accessor& who, const uint8_t
     const uint8_t* mine = data + lane * 16;
     const auto per_cell = [&](Cell& c, uint64_t at, uint32_t bytes) {
       const uint8_t* before = memory + at;
-      if (c.write_time == who.now && (c.writer >> 5) == who.warp && (done >> (c.writer & 31u) & 1u) != 0) {
+      if (c.write_time == who.now && (c.writer >> 5) == who.warp &&
+          (done >> (c.writer & 31u) & 1u) != 0) {
         const uint32_t other = c.writer & 31u;
         const uint64_t other_offset = access.addresses[other] - access.base;
-        if (at >= other_offset && at + bytes <= other_offset + access.bytes) before = data + other * 16 + (at - other_offset);
+        if (at >= other_offset && at + bytes <= other_offset + access.bytes)
+          before = data + other * 16 + (at - other_offset);
       }
       const bool same = !who.atomic && std::memcmp(before, mine + (at - offset), bytes) == 0;
       return Write(c, lane, who, same, &found);

@@ -1,4 +1,5 @@
-// What the machine knows about memory besides its bytes: which were written, and who touched a word last (for races). See README.md.
+// What the machine knows about memory besides its bytes: which were written, and who touched a word
+// last (for races). See README.md.
 #pragma once
 
 #include <cstdint>
@@ -47,7 +48,7 @@ struct Allocation {
   std::string name;
   bool live = true, read_only = false;
   uint64_t mapping = 0, mapping_bytes = 0;
-  uint64_t unwritten = 0;     // bytes; 0: no need to look at `written`
+  uint64_t unwritten = 0;       // bytes; 0: no need to look at `written`
   uint64_t* written = nullptr;  // calloc'ed, a bit a byte
   CellTable cells;
   uint32_t tracked_launch = 0;  // launch_start of the launch that may write here
@@ -79,7 +80,8 @@ int64_t FirstClear(const uint64_t* map, uint64_t offset, uint64_t bytes);  // of
 // Who accesses, for the race rules.
 struct Accessor {
   uint32_t now = 0;
-  uint32_t epoch_start = 0;  // accesses before this are of earlier launches (global) or blocks (shared)
+  uint32_t epoch_start =
+      0;  // accesses before this are of earlier launches (global) or blocks (shared)
   uint32_t block_start = 0;  // and before this: of another block
   uint32_t sync_min = 0;
   const uint32_t* sync = nullptr;  // 32 entries, by warp
@@ -96,7 +98,8 @@ struct Conflict {
   bool other_block = false, several = false;
 };
 
-// One access of a warp: lanes of `mask`, each `bytes` (1, 2, 4, 8 or 16, aligned) at addresses[lane] - base in `cells`.
+// One access of a warp: lanes of `mask`, each `bytes` (1, 2, 4, 8 or 16, aligned) at
+// addresses[lane] - base in `cells`.
 struct WarpAccess {
   CellTable* cells = nullptr;
   uint64_t base = 0;
@@ -104,9 +107,10 @@ struct WarpAccess {
   uint32_t mask = 0;
   uint32_t bytes = 4;
 };
-// Notes the accesses and looks for races; the first one found. A write that leaves the same bytes is none: `memory` is where
-// `base` lies now, and data + lane * 16 what a lane writes.
+// Notes the accesses and looks for races; the first one found. A write that leaves the same bytes
+// is none: `memory` is where `base` lies now, and data + lane * 16 what a lane writes.
 Conflict NoteReads(const WarpAccess& access, const Accessor& who);
-Conflict NoteWrites(const WarpAccess& access, const Accessor& who, const uint8_t* memory, const uint8_t* data);
+Conflict NoteWrites(const WarpAccess& access, const Accessor& who, const uint8_t* memory,
+                    const uint8_t* data);
 
 }  // namespace lanyard::ptx
