@@ -102,6 +102,28 @@ TEST_F(DaemonTest, FramesFlowThroughTwoWorkers) {
   EXPECT_TRUE(WaitFor([&] { return coordinator_->beats() >= 4; }));
 }
 
+// Its frame's error comes home, the stage is freed, and the worker joins again with what it has left.
+TEST_F(DaemonTest, ALostStageIsFreedAndItsWorkerJoinsAgain) {
+  const auto w0 = Start(0);
+  const auto w1 = Start(1);
+  AssignBoth(1);
+  const net::LinkId before = Joined("w1");
+  controls_[1].lost = true;
+  const auto first = First(1);
+  ASSERT_TRUE(first->Send(model_.Frame(1, 0)).ok());
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->Link("w1").value_or(before) != before; }));
+  EXPECT_TRUE(WaitFor([&] { return controls_[1].alive == 0; }));
+  controls_[1].lost = false;
+  AssignBoth(2);
+  EXPECT_EQ(controls_[1].created, 2);
+  const auto again = First(2);
+  ASSERT_TRUE(again->Send(model_.Frame(2, 1)).ok());
+  EXPECT_TRUE(WaitFor([&] {
+    const auto results = coordinator_->results().all();
+    return !results.empty() && results.back().status.ok() && results.back().step == StepId(1);
+  }));
+}
+
 TEST_F(DaemonTest, NewEpochOfTheSameDutyLoadsNothing) {
   const auto w0 = Start(0);
   const auto w1 = Start(1);

@@ -133,6 +133,7 @@ struct FakeControls {
   std::atomic<int> runs{0};
   std::atomic<bool> block{false};  // Run waits until stop asks
   std::atomic<bool> fail{false};
+  std::atomic<bool> lost{false};    // Run says Unavailable, as a stage whose card is lost
   std::atomic<uint64_t> planned_bytes{1000};
 };
 
@@ -151,6 +152,7 @@ class FakeStage final : public engine::LocalStage {
     ++controls_->runs;
     while (controls_->block && !stop.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (stop.stop_requested()) return absl::CancelledError("stopped");
+    if (controls_->lost) return Unavailable("the fake stage was told to be lost");
     if (controls_->fail) return Internal("the fake stage was told to fail");
     engine::StageOutput out;
     if (!spec_.samples) {
@@ -171,6 +173,7 @@ class FakeStage final : public engine::LocalStage {
     return out;
   }
   const engine::StageMemory& memory() const override { return memory_; }
+  bool lost() const override { return controls_->lost; }
 
  private:
   FakeControls* const controls_;

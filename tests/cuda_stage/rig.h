@@ -99,14 +99,14 @@ inline std::vector<std::vector<int32_t>> Prompts(uint32_t n_vocab, uint32_t long
   return out;
 }
 
-inline absl::StatusOr<std::vector<EvalResult>> Answers(const RandomModel& model, stage::NumericsId numerics,
-                                                       const Config& config) {
-  ASSIGN_OR_RETURN(const auto chain, Chain::Create(model.shape(), model, OptionsOf(config, numerics)));
+inline absl::StatusOr<std::vector<EvalResult>> Answers(const model::ModelShape& shape, const model::TensorSource& source,
+                                                       stage::NumericsId numerics, const Config& config) {
+  ASSIGN_OR_RETURN(const auto chain, Chain::Create(shape, source, OptionsOf(config, numerics)));
   EvalOptions eval;
   eval.generate = 6;
   eval.chunk = config.chunk;
   eval.batch = config.batch;
-  return Evaluate(*chain, Prompts(model.shape().n_vocab, config.longest), eval);
+  return Evaluate(*chain, Prompts(shape.n_vocab, config.longest), eval);
 }
 
 inline void ExpectSame(const std::vector<EvalResult>& a, const std::vector<EvalResult>& b) {

@@ -1,5 +1,10 @@
 // A stage on cards gives the bits of a stage on the processor: over models, types, cuts, chunks, batches, several cards and
 // layers partly in RAM. The cards are interpreted (tests/fake_cuda): streams run late and in any order that events allow.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "model/gguf.h"
 #include "tests/cuda_stage/rig.h"
 
 namespace lanyard::engine {
@@ -38,9 +43,9 @@ class StageOnCards : public ::testing::TestWithParam<Case> {
   void Expect(const Config& config) {
     Config on_cpu;
     on_cpu.longest = config.longest;
-    const auto expected = Answers(model_, GetParam().numerics, on_cpu);
+    const auto expected = Answers(model_.shape(), model_, GetParam().numerics, on_cpu);
     ASSERT_TRUE(expected.ok()) << expected.status();
-    const auto got = Answers(model_, GetParam().numerics, config);
+    const auto got = Answers(model_.shape(), model_, GetParam().numerics, config);
     ASSERT_TRUE(got.ok()) << got.status() << "\n" << fake_cuda::FakeCuda::Get().Reports();
     ExpectSame(*expected, *got);
     EXPECT_EQ(fake_cuda::FakeCuda::Get().Reports(), "");
@@ -96,6 +101,41 @@ TEST_P(StageOnCards, PlannedIsHeld) {
   EXPECT_TRUE(plan.devices[0].head);
   EXPECT_LE(fake_cuda::FakeCuda::Get().UsedBytes(0) - before, plan.devices[0].memory.total());
 }
+
+// Files of the conformance data: the tensors of real ones in small.
+class TinyModels : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(TinyModels, OnTwoCards) {
+  const char* shared = std::getenv("LANYARD_SHARED");
+  const std::string folder = shared != nullptr ? shared : LANYARD_SOURCE_DIR "/../shared";
+  const std::string path = absl::StrCat(folder, "/conformance/tiny/", GetParam(), ".gguf");
+  if (std::FILE* file = std::fopen(path.c_str(), "rb"); file != nullptr) {
+    std::fclose(file);
+  } else {
+    GTEST_SKIP() << "no " << path << "; LANYARD_SHARED names the folder of the conformance data";
+  }
+  const auto file = model::GgufFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto shape = model::ShapeFromGguf(**file);
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  const auto expected = Answers(*shape, **file, DefaultNumerics(*shape), Config{});
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  const auto cards = OpenCards(kTwoCards);
+  ASSERT_TRUE(cards.ok()) << cards.status();
+  for (const uint32_t stages : {1u, 2u}) {
+    const auto got = Answers(*shape, **file, DefaultNumerics(*shape), {{(*cards)[0], (*cards)[1]}, stages, 32, true, 20});
+    ASSERT_TRUE(got.ok()) << got.status();
+    ExpectSame(*expected, *got);
+  }
+  EXPECT_EQ(fake_cuda::FakeCuda::Get().Reports(), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Conformance, TinyModels, ::testing::Values("llama", "llama-tied-rope-factors", "gemma3"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Models, StageOnCards, ::testing::ValuesIn(Cases()),
                          [](const auto& info) { return std::string(info.param.name); });
