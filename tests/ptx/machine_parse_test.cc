@@ -1,4 +1,6 @@
 // What the parser and the decoder take, and how they refuse.
+#include <random>
+
 #include "tests/ptx/lexer.h"
 #include "tests/ptx/machine_testing.h"
 
@@ -83,6 +85,46 @@ TEST(MachineParse, BrokenTexts) {
       "ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 3; @!%p1 bra A;\n"
       "st.global.v2.u32 [%rd1+8], {%r1, %r1};\nA: shfl.sync.up.b32 %r2|%p2, %r1, 1, 0, -1; ret;");
   for (size_t n = 0; n < whole.size(); n += 3) (void)Module::Parse(whole.substr(0, n)).ok();
+}
+
+TEST(MachineParse, MutatedTextsAreErrorsOrRun) {
+  const std::string whole = KernelText(
+      ".shared .align 16 .b8 s[256]; .local .align 8 .b8 d[16]; ld.param.u64 %rd1, [p0]; mov.u32 "
+      "%r1, %tid.x;\n"
+      "mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; ld.global.u32 %r2, [%rd3]; setp.lt.u32 "
+      "%p1, %r1, 9;\n"
+      "@!%p1 bra A; mov.u32 %r5, s; st.shared.u32 [%r5], 3; cvt.rn.f32.s32 %f1, %r2; fma.rn.f32 "
+      "%f2, %f1, %f1, %f1;\n"
+      "A: bar.sync 0; shfl.sync.bfly.b32 %r3|%p2, %r2, 1, 31, -1; selp.b32 %r4, %r2, %r3, %p2;\n"
+      "L: add.s32 %r4, %r4, -1; setp.gt.s32 %p3, %r4, 0; @%p3 bra L; st.global.u32 [%rd3], %r4; "
+      "ret;");
+  std::mt19937 random(11);
+  MachineOptions options;
+  options.max_instructions_between_barriers = 5000;
+  int ran = 0;
+  for (int i = 0; i < 1500; ++i) {
+    std::string text = whole;
+    for (size_t n = random() % 3; n < 3; ++n) {
+      const size_t at = random() % text.size();
+      switch (random() % 3) {
+        case 0:
+          text[at] = "{}[]();,.%@!0f1rx+-_:<>|"[random() % 24];
+          break;
+        case 1:
+          text.erase(at, 1 + random() % 12);
+          break;
+        default:
+          text.insert(at, text.substr(random() % text.size(), random() % 20));
+          break;
+      }
+    }
+    Memory memory;
+    Machine machine(&memory, options);
+    const std::vector<uint32_t> words(64, 5);
+    const absl::Status status = RunText(&machine, text, {memory.Upload(words, "words")});
+    ran += status.ok();
+  }
+  EXPECT_GT(ran, 5) << "most mutations are refused, but not all";
 }
 
 TEST(MachineParse, WhatCompilersWrite) {
