@@ -101,6 +101,11 @@ TEST(MachineParse, MutatedTextsAreErrorsOrRun) {
   std::mt19937 random(11);
   MachineOptions options;
   options.max_instructions_between_barriers = 5000;
+  {
+    Memory memory;
+    Machine machine(&memory, options);
+    ASSERT_OK(RunText(&machine, whole, {memory.Upload(std::vector<uint32_t>(64, 5), "words")}));
+  }
   int ran = 0;
   for (int i = 0; i < 1500; ++i) {
     std::string text = whole;
