@@ -97,7 +97,8 @@ TEST(MachineParse, MutatedTextsAreErrorsOrRun) {
       "%f2, %f1, %f1, %f1;\n"
       "A: bar.sync 0; shfl.sync.bfly.b32 %r3|%p2, %r2, 1, 31, -1; selp.b32 %r4, %r2, %r3, %p2;\n"
       "L: add.s32 %r4, %r4, -1; setp.gt.s32 %p3, %r4, 0; @%p3 bra L; st.global.u32 [%rd3], %r4; "
-      "ret;");
+      "ret;",
+      1);
   std::mt19937 random(11);
   MachineOptions options;
   options.max_instructions_between_barriers = 5000;
