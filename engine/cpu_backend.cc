@@ -64,9 +64,11 @@ absl::Status CpuBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) {
   }
   buffers_.x = x_.floats();
   buffers_.h = h_.floats();
-  buffers_.qkv = work_.floats();
-  buffers_.attn = work_.floats() + sizes.max_rows * sizes.d_qkv;
-  buffers_.gate_up = work_.floats();
+  if (sizes.has_layers) {
+    buffers_.qkv = work_.floats();
+    buffers_.attn = work_.floats() + sizes.max_rows * sizes.d_qkv;
+    buffers_.gate_up = work_.floats();
+  }
   buffers_.logits = logits_.floats();
   memory_.buffers = BufferBytes(sizes, forms, pool_.size());
   return absl::OkStatus();
