@@ -30,6 +30,17 @@ uint64_t ProcField(const char* path, const char* key) {
   return uint64_t{kib} * 1024;
 }
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LANYARD_OTHER_MALLOC 1
+#endif
+#endif
+#ifdef LANYARD_OTHER_MALLOC
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 }  // namespace
 
 void TuneMalloc() {
@@ -39,7 +50,10 @@ void TuneMalloc() {
   mallopt(M_TOP_PAD, 64 << 10);
 }
 
-void TrimMalloc() { malloc_trim(0); }
+void TrimMalloc() {
+  // Under a sanitizer the allocator is another one, and waking glibc's beside it breaks it when this thread ends.
+  if constexpr (!kSanitized) malloc_trim(0);
+}
 
 uint64_t ResidentBytes() { return ProcField("/proc/self/status", "VmRSS"); }
 uint64_t PeakResidentBytes() { return ProcField("/proc/self/status", "VmHWM"); }
