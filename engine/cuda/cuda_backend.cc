@@ -167,6 +167,7 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
   buffers_.logits = At<float>(layout_.logits);
   RETURN_IF_ERROR(stream_->Synchronize());
   for (Staging& staging : staging_) staging = {};
+  Rest();
   return absl::OkStatus();
 }
 
@@ -183,7 +184,7 @@ absl::Status CudaBackend::StartStep() {
     return Unavailable(name_, ": its memory was taken back, the budget is ", pool_->usage().budget_bytes,
                        " bytes now; the stage must be loaded again");
   }
-  in_step_ = true;
+  busy_ = true;
   return absl::OkStatus();
 }
 
@@ -197,10 +198,7 @@ absl::Status CudaBackend::Begin(const Step& step) {
 absl::Status CudaBackend::End() {
   const absl::Status status = Wait();
   check_finite_ = false;
-  MutexLock lock(&mu_);
-  in_step_ = false;
-  if (take_kv_) FreeNow(MemoryUse::kKv);
-  if (take_weights_) FreeNow(MemoryUse::kWeights);
+  Rest();
   return status;
 }
 
@@ -293,7 +291,10 @@ absl::Status CudaBackend::Run(RunKey key, const std::function<absl::Status()>& b
     RETURN_IF_ERROR(status);
   }
   ++graph_launches_;
-  return stream_->Launch(recorded.graph);
+  const absl::Status launched = stream_->Launch(recorded.graph);
+  if (!absl::IsResourceExhausted(launched)) return launched;
+  recorded.graph = {};  // the driver had no memory to take it to the card
+  return body();
 }
 
 absl::Status CudaBackend::Record(Recorded* recorded, const std::function<absl::Status()>& body) {
@@ -537,9 +538,16 @@ uint64_t CudaBackend::Release(MemoryUse use) {
   for (const cuda::DeviceMemory& memory : use == MemoryUse::kKv ? kv_ : weights_) bytes += memory.size();
   if (bytes == 0) return 0;
   take = true;
-  if (in_step_) return bytes;
+  if (busy_) return bytes;
   FreeNow(use);
   return bytes;
+}
+
+void CudaBackend::Rest() {
+  MutexLock lock(&mu_);
+  busy_ = false;
+  if (take_kv_) FreeNow(MemoryUse::kKv);
+  if (take_weights_) FreeNow(MemoryUse::kWeights);
 }
 
 void CudaBackend::FreeNow(MemoryUse use) { (use == MemoryUse::kKv ? kv_ : weights_).clear(); }

@@ -95,6 +95,7 @@ class CudaBackend final : public Backend {
 
   // The pool asks for memory back: what is freed at once, and what will be at the step's end.
   uint64_t Release(cuda::MemoryUse use);
+  void Rest();  // not busy any more: frees what was asked for meanwhile
   void FreeNow(cuda::MemoryUse use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const std::string name_;
@@ -124,7 +125,7 @@ class CudaBackend final : public Backend {
   std::map<GraphKey, Recorded> graphs_;
   uint64_t graph_launches_ = 0;
 
-  bool in_step_ ABSL_GUARDED_BY(mu_) = false;
+  bool busy_ ABSL_GUARDED_BY(mu_) = true;           // while it loads, and in a step: what is asked for is freed after it
   bool take_kv_ ABSL_GUARDED_BY(mu_) = false;       // asked for, to be freed or freed already
   bool take_weights_ ABSL_GUARDED_BY(mu_) = false;
   int kv_owner_ = -1, weights_owner_ = -1;

@@ -118,6 +118,42 @@ TEST_F(FaultyCard, ItsMemoryIsTakenBack) {
   EXPECT_EQ(answer->tokens[0].top, before->tokens[0].top);
 }
 
+// Calls back in front of the n-th read of a tensor's bytes.
+class WatchedSource : public model::TensorSource {
+ public:
+  WatchedSource(const model::TensorSource& source, int n, std::function<void()> then)
+      : source_(source), left_(n), then_(std::move(then)) {}
+  const model::TensorInfo* Find(std::string_view name) const override { return source_.Find(name); }
+  absl::Status Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const override {
+    if (left_-- == 0) then_();
+    return source_.Read(name, offset, out);
+  }
+
+ private:
+  const model::TensorSource& source_;
+  mutable int left_;
+  const std::function<void()> then_;
+};
+
+// In the middle of any tensor: nothing is freed under the loader; the stage that comes of it says that it is lost.
+TEST_F(FaultyCard, ItsMemoryIsTakenBackWhileItLoads) {
+  int n = 0;
+  for (bool reached = true; reached; ++n) {
+    reached = false;
+    const auto cards = OpenCards(kQuick);
+    ASSERT_TRUE(cards.ok()) << cards.status();
+    const WatchedSource source(model_, n, [&] {
+      (*cards)[0]->pool().Shrink(0);
+      reached = true;
+    });
+    const auto stage = LocalStage::Create(model_.shape(), spec_, source, {1, ops::BestIsa(), {(*cards)[0]}});
+    if (!reached) break;
+    const absl::Status status = stage.ok() ? (*stage)->Run(frame_, {}).status() : stage.status();
+    EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) << n << ": " << status;
+  }
+  EXPECT_GT(n, 5);
+}
+
 // The desk's owner starts a program that wants the card: the worker looks at it once a second.
 TEST_F(FaultyCard, OthersTakeTheCard) {
   fake_cuda::FakeCuda& fake = fake_cuda::FakeCuda::Get();
