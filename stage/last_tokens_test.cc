@@ -53,7 +53,12 @@ TEST(LastTokens, AFailedFrameIsNotALostOne) {
   LastTokens last;
   last.PutFailed(Ask(1, 10, 4), absl::InternalError("a row is not finite"));
   StepBatch batch = Ask(1, 11, 5);
-  EXPECT_TRUE(absl::IsInvalidArgument(last.Resolve(&batch)));
+  batch.runs.push_back(batch.runs[0]);  // another's row in the same frame must not suffer
+  batch.runs[1].seq = SeqId(3);
+  last.Put(StepId(5), {Out(3, 10, 9)});
+  ASSERT_TRUE(last.Resolve(&batch).ok());
+  EXPECT_EQ(batch.runs[0].tokens, std::vector<int32_t>{0});
+  EXPECT_EQ(batch.runs[1].tokens, std::vector<int32_t>{9});
   last.PutFailed(Ask(2, 10, 4), absl::FailedPreconditionError("lost"));
   batch = Ask(2, 11, 5);
   EXPECT_TRUE(absl::IsFailedPrecondition(last.Resolve(&batch)));
@@ -63,6 +68,9 @@ TEST(LastTokens, ForgetsTheEnded) {
   LastTokens last;
   for (uint64_t i = 1; i <= 20000; ++i) last.Put(StepId(i), {Out(i, 1, 1)});
   EXPECT_LE(last.size(), 4096u);
+  LastTokens hostile;
+  for (uint64_t i = 1; i <= 20000; ++i) hostile.Put(StepId(1), {Out(i, 1, 1)});  // frames of one step without an end
+  EXPECT_LE(hostile.size(), 4096u);
   StepBatch batch = Ask(20000, 2, 20000);
   EXPECT_TRUE(last.Resolve(&batch).ok());
 }

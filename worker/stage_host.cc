@@ -105,7 +105,7 @@ std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std:
   absl::Status valid = stage::ValidateFrame(frame, options_.spec, options_.model);
   if (valid.ok()) valid = drawn_.Resolve(&frame.batch);
   if (!valid.ok()) {
-    drawn_.PutFailed(frame.batch, valid);
+    if (Draws()) drawn_.PutFailed(frame.batch, valid);
     return ErrorResult(frame, options_.worker, valid);
   }
   const TimeNs start = MonotonicNow();
@@ -116,12 +116,12 @@ std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std:
   }
   if (stop.stop_requested()) return std::nullopt;
   if (!output.ok()) {
-    drawn_.PutFailed(frame.batch, output.status());
+    if (Draws()) drawn_.PutFailed(frame.batch, output.status());
     if (options_.on_lost != nullptr && options_.stage->lost()) options_.on_lost(output.status());
     return ErrorResult(frame, options_.worker, output.status());
   }
   if (options_.next == nullptr) {
-    if (options_.spec.embeds) drawn_.Put(frame.batch.step, output->tokens);
+    if (Draws()) drawn_.Put(frame.batch.step, output->tokens);
     stage::StepResult result = ErrorResult(frame, options_.worker, absl::OkStatus());
     result.tokens = std::move(output->tokens);
     return result;

@@ -55,6 +55,7 @@ class StageHost final : public stage::StagePort {
   // For the next stage, or for the coordinator.
   using Outcome = std::variant<stage::StepFrame, stage::StepResult>;
 
+  bool Draws() const { return options_.spec.embeds && options_.spec.samples; }
   void ComputeLoop(std::stop_token stop);
   std::optional<Outcome> RunOne(stage::StepFrame frame, std::stop_token stop);
   void SendLoop();
