@@ -44,15 +44,6 @@ struct Shared {
 
 static_assert(sizeof(Shared<64>) == FastAttentionSharedBytes(64) && sizeof(Shared<256>) == FastAttentionSharedBytes(256));
 
-struct Tile {
-  AttentionTile rows;
-  uint32_t kv_head;
-  uint32_t group;
-  uint32_t n;
-  uint32_t lo;
-  uint32_t hi;
-};
-
 LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
   uint64_t address;
   asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(p));
@@ -293,17 +284,6 @@ LANYARD_DEVICE void EndSpan(const Shared<kHd>& shared, Outputs<kHd>* span, Outpu
 template <uint32_t kHd>
 LANYARD_DEVICE Vec2f PairOf(const Outputs<kHd>& out, uint32_t i, uint32_t half) {
   return {out.o[i][2 * half], out.o[i][2 * half + 1]};
-}
-
-LANYARD_DEVICE Tile TileOf(const AttendArgs& a, uint32_t index) {
-  Tile t;
-  t.rows = a.tiles[index];
-  t.kv_head = BlockY();
-  t.group = a.n_heads / a.kv.n_kv_heads;
-  t.n = t.rows.n_rows * t.group;
-  t.lo = FirstSeen(t.rows.pos, a.window);
-  t.hi = t.rows.pos + t.rows.n_rows - 1;
-  return t;
 }
 
 // Pages blocks.begin .. blocks.end - 1 of a tile; kWalks: over spans, into `total`; else of one span. Ends behind a barrier.

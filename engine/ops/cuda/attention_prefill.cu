@@ -35,15 +35,6 @@ struct Shared {
   uint32_t ends[kQueries];                      // kSpanGoesOn, ...
 };
 
-struct Tile {
-  AttentionTile rows;
-  uint32_t kv_head;
-  uint32_t group;     // query heads of the key/value head
-  uint32_t n;         // queries: rows * group
-  uint32_t lo;        // first position that any row sees
-  uint32_t hi;        // last
-};
-
 // One page of a tile.
 struct Page {
   uint32_t block;
@@ -287,17 +278,6 @@ LANYARD_DEVICE void StoreOutputs(const AttendArgs& a, const Tile& t, const Share
     *reinterpret_cast<Vec4f*>(out) = {Div(total.o[i][0], l), Div(total.o[i][1], l), Div(total.o[i][2], l),
                                       Div(total.o[i][3], l)};
   }
-}
-
-LANYARD_DEVICE Tile TileOf(const AttendArgs& a, uint32_t index) {
-  Tile t;
-  t.rows = a.tiles[index];
-  t.kv_head = BlockY();
-  t.group = a.n_heads / a.kv.n_kv_heads;
-  t.n = t.rows.n_rows * t.group;
-  t.lo = FirstSeen(t.rows.pos, a.window);
-  t.hi = t.rows.pos + t.rows.n_rows - 1;
-  return t;
 }
 
 template <uint32_t kHd, uint32_t kElement>

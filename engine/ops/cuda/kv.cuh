@@ -89,6 +89,27 @@ LANYARD_DEVICE uint32_t FirstSeen(uint32_t pos, uint32_t window) {
   return window != 0 && pos >= window ? pos - window + 1 : 0;
 }
 
+// Consecutive rows of a sequence for one key/value head.
+struct Tile {
+  AttentionTile rows;
+  uint32_t kv_head;
+  uint32_t group;     // query heads of the key/value head
+  uint32_t n;         // queries: rows * group
+  uint32_t lo;        // first position that any row sees
+  uint32_t hi;        // last
+};
+
+LANYARD_DEVICE Tile TileOf(const AttendArgs& a, uint32_t index) {
+  Tile t;
+  t.rows = a.tiles[index];
+  t.kv_head = BlockY();
+  t.group = a.n_heads / a.kv.n_kv_heads;
+  t.n = t.rows.n_rows * t.group;
+  t.lo = FirstSeen(t.rows.pos, a.window);
+  t.hi = t.rows.pos + t.rows.n_rows - 1;
+  return t;
+}
+
 // Positions [begin, end) of a page; none if begin >= end.
 struct PageRange {
   uint32_t begin;
