@@ -52,10 +52,6 @@ struct PlanRequest {
   bool one_stage_a_machine = false;  // a machine's places become one stage, which it cuts itself
 };
 
-// Weights that a device of speed 1 reads per second: decoding is bound by it, so it turns bytes
-// into predicted times.
-inline constexpr double kBytesPerSecondAtSpeed1 = 10e9;
-
 struct PlannedStage {
   std::string machine;
   std::string device;  // "cuda:0"; several of one stage as "cuda:0+cpu"

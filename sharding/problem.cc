@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "stage/speed.h"
+
 namespace lanyard::sharding {
 namespace {
 
@@ -92,7 +94,7 @@ void Problem::AddUnits() {
     std::vector<Picoseconds> prefix = {0};
     for (uint32_t u = 0; u < units(); ++u) {
       const auto bytes = static_cast<double>(weights_prefix_[u + 1] - weights_prefix_[u]);
-      const double seconds = bytes / (kBytesPerSecondAtSpeed1 * place.speed);
+      const double seconds = bytes / (stage::kBytesPerSecondAtSpeed1 * place.speed);
       prefix.push_back(prefix.back() + static_cast<Picoseconds>(std::llround(seconds * 1e12)));
     }
     time_prefix_.push_back(std::move(prefix));

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "stage/speed.h"
+
 namespace lanyard::worker {
 
 double RelativeSpeed(int threads, ops::Isa isa) {
@@ -15,12 +17,11 @@ double RelativeSpeed(int threads, ops::Isa isa) {
 }
 
 double CardSpeed(const cuda::DeviceInfo& card) {
-  constexpr double kBytesPerSecondAtSpeed1 = 10e9;  // of the planner
   constexpr double kShareReached = 0.75;
   constexpr double kUntold = 20;                    // of a card whose driver does not say
   // Two transfers a clock, as the driver counts.
   const double bytes_per_second = 2e3 * card.memory_clock_khz * (card.memory_bus_bits / 8.0);
-  return bytes_per_second > 0 ? std::max(1.0, kShareReached * bytes_per_second / kBytesPerSecondAtSpeed1) : kUntold;
+  return bytes_per_second > 0 ? std::max(1.0, kShareReached * bytes_per_second / stage::kBytesPerSecondAtSpeed1) : kUntold;
 }
 
 std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices) {
