@@ -27,6 +27,7 @@ struct DeviceHello {
   std::string model;           // for people
   uint64_t memory_bytes = 0;   // for stages
   double speed = 1;            // on the scale of WorkerHello::speed
+  bool fast_attention = false; // has the kernels of stage::AttentionForm::kFast
 };
 
 struct WorkerHello {

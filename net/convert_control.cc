@@ -115,7 +115,7 @@ absl::StatusOr<DeviceHello> DeviceFromProto(const v1::Device& in) {
   if (!(in.speed() > 0 && in.speed() < 1e9)) {
     return InvalidArgument("device ", in.name(), ": speed ", in.speed(), " is not in (0, 1e9)");
   }
-  return DeviceHello{in.kind(), in.name(), in.model(), in.memory_bytes(), in.speed()};
+  return DeviceHello{in.kind(), in.name(), in.model(), in.memory_bytes(), in.speed(), in.fast_attention()};
 }
 
 absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
@@ -171,6 +171,7 @@ struct EventToProto {
       d->set_model(device.model);
       d->set_memory_bytes(device.memory_bytes);
       d->set_speed(device.speed);
+      d->set_fast_attention(device.fast_attention);
     }
   }
   void operator()(const Heartbeat& in) const {

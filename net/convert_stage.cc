@@ -154,6 +154,7 @@ void ToProto(const stage::NumericsId& in, v1::NumericsId* out) {
   out->set_version(in.version);
   out->set_kv(static_cast<v1::KvType>(in.kv));
   out->set_wire(static_cast<v1::WireType>(in.wire));
+  out->set_attention(static_cast<v1::AttentionForm>(in.attention));
 }
 
 absl::StatusOr<stage::NumericsId> FromProto(const v1::NumericsId& in) {
@@ -164,6 +165,11 @@ absl::StatusOr<stage::NumericsId> FromProto(const v1::NumericsId& in) {
   }
   out.kv = static_cast<stage::KvType>(in.kv());
   ASSIGN_OR_RETURN(out.wire, WireTypeFromProto(in.wire()));
+  if (in.attention() != v1::ATTENTION_EXACT && in.attention() != v1::ATTENTION_FAST) {
+    return InvalidArgument("attention form ", static_cast<int>(in.attention()),
+                           " is unknown; 0 (exact) and 1 (fast) are known");
+  }
+  out.attention = static_cast<stage::AttentionForm>(in.attention());
   return out;
 }
 

@@ -56,6 +56,23 @@ TEST(ConvertStage, FrameRoundTrip) {
   EXPECT_EQ(out->batch.runs[1].token_of, in.batch.runs[1].token_of);
 }
 
+TEST(ConvertStage, AttentionForms) {
+  for (const auto form : {stage::AttentionForm::kExact, stage::AttentionForm::kFast}) {
+    stage::NumericsId in;
+    in.attention = form;
+    v1::NumericsId proto;
+    ToProto(in, &proto);
+    const auto out = FromProto(proto);
+    ASSERT_TRUE(out.ok()) << out.status();
+    EXPECT_EQ(*out, in);
+  }
+  // A sender that does not know of forms.
+  v1::NumericsId old;
+  old.set_version(kNumericsVersion);
+  ASSERT_TRUE(FromProto(old).ok());
+  EXPECT_EQ(FromProto(old)->attention, stage::AttentionForm::kExact);
+}
+
 TEST(ConvertStage, RefusesEachHostileField) {
   const auto refuses = [](const std::function<void(v1::StepFrame&)>& spoil) {
     v1::StepFrame proto = SampleProto();
@@ -65,6 +82,11 @@ TEST(ConvertStage, RefusesEachHostileField) {
   EXPECT_FALSE(refuses([](v1::StepFrame&) {}));
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_type(static_cast<v1::WireType>(7)); }));
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_numerics()->set_kv(static_cast<v1::KvType>(-1)); }));
+  for (const int form : {2, -1}) {
+    EXPECT_TRUE(refuses([=](v1::StepFrame& f) {
+      f.mutable_numerics()->set_attention(static_cast<v1::AttentionForm>(form));
+    })) << form;
+  }
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_rows(4); }));
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_rows(0xffffffff); }));
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_cols(0xffffffff); }));
@@ -240,6 +262,13 @@ TEST(ConvertControl, HelloIsChecked) {
   EXPECT_TRUE(refuses([](WorkerHello& h) { h.speed = NAN; }));
   EXPECT_TRUE(refuses([](WorkerHello& h) { h.threads = 0; }));
   const DeviceHello card{"cuda", "cuda:0", "", 1, 1};
+  for (const bool fast : {false, true}) {
+    WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77};
+    hello.devices = {{"cuda", "cuda:0", "", 1, 1, fast}};
+    v1::WorkerMessage proto;
+    ToProto(WorkerEvent(hello), &proto);
+    EXPECT_EQ(std::get<WorkerHello>(*FromProto(proto)).devices.at(0).fast_attention, fast);
+  }
   EXPECT_FALSE(refuses([&](WorkerHello& h) { h.devices = {card}; }));
   EXPECT_TRUE(refuses([&](WorkerHello& h) { h.devices = {card, card}; }));
   EXPECT_TRUE(refuses([&](WorkerHello& h) { h.devices.assign(65, card); }));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,20 +23,42 @@ inline constexpr uint32_t kStepFrameRows = 128;
 
 enum class WireType : uint8_t { kF32 = 0, kF16 = 1 };  // kF16: f16 mantissas with one power of two a row
 enum class KvType : uint8_t { kF32 = 0, kF16 = 1, kQ8 = 2 };
+enum class AttentionForm : uint8_t { kExact = 0, kFast = 1 };  // kFast: on tensor cores, see CheckFastAttention
 
-// Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed it.
+// Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed it. With fast attention:
+// on cards of one generation.
 struct NumericsId {
   uint32_t version = kNumericsVersion;
   KvType kv = KvType::kF16;
   WireType wire = WireType::kF16;
+  AttentionForm attention = AttentionForm::kExact;
   friend bool operator==(const NumericsId&, const NumericsId&) = default;
-  std::string ToString() const;  // "n1-kv.f16-wire.f16"
+  std::string ToString() const;  // "n1-kv.f16-wire.f16", "n1-kv.f16-wire.f16-attn.fast"
 };
 
-std::string KvTypeName(KvType type);      // "f32" "f16" "q8"
-std::string WireTypeName(WireType type);  // "f32" "f16"
+std::string KvTypeName(KvType type);              // "f32" "f16" "q8"
+std::string WireTypeName(WireType type);          // "f32" "f16"
+std::string AttentionFormName(AttentionForm form);  // "exact" "fast"
 absl::StatusOr<KvType> ParseKvType(std::string_view s);
 absl::StatusOr<WireType> ParseWireType(std::string_view s);
+absl::StatusOr<AttentionForm> ParseAttentionForm(std::string_view s);
+
+// What somebody asks for; the rest is what fits a model's weights: f32 KV and wire for float weights, f16 for quantised ones.
+struct NumericsChoice {
+  std::optional<KvType> kv;
+  std::optional<WireType> wire;
+  AttentionForm attention = AttentionForm::kExact;
+  NumericsId For(bool float_weights) const;
+};
+
+struct AttentionHeads {
+  uint32_t n_heads = 0;
+  uint32_t n_kv_heads = 0;
+  uint32_t head_dim = 0;
+};
+// Whether there is a fast form of these heads over this KV at all; that a device has it is for the device to say.
+// FailedPrecondition: what is in the way, and what to do.
+absl::Status CheckFastAttention(const AttentionHeads& heads, KvType kv);
 
 // Layers [begin, end), 0-based.
 struct LayerRange {

@@ -91,6 +91,10 @@ TEST_F(ValidateTest, AnotherDuty) {
   Refused([](StepFrame& f) { f.stage = 1; }, "stage 1", code);
   Refused([](StepFrame& f) { f.numerics.kv = KvType::kQ8; }, "numerics n1-kv.q8", code);
   Refused([](StepFrame& f) { f.numerics.version = 9; }, "numerics n9", code);
+  Refused([](StepFrame& f) { f.numerics.attention = AttentionForm::kFast; }, "-attn.fast, this stage serves n1-kv.f16-wire.f16",
+          code);
+  spec_.numerics.attention = AttentionForm::kFast;
+  Refused(nullptr, "numerics n1-kv.f16-wire.f16, this stage serves n1-kv.f16-wire.f16-attn.fast", code);
 }
 
 TEST_F(ValidateTest, Rows) {
