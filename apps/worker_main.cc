@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/environment.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "engine/cuda/open_devices.h"
@@ -59,7 +60,7 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   ASSIGN_OR_RETURN(worker::DaemonOptions options, ToOptions(flags));
   SetupLog({level, flags.log_json, options.name});
-  RETURN_IF_ERROR(worker::MakePrivateDir(options.weights.state_dir));
+  RETURN_IF_ERROR(MakePrivateDir(options.weights.state_dir));
   ASSIGN_OR_RETURN(const worker::StateLock lock, worker::StateLock::Take(options.weights.state_dir));
   sigset_t signals;  // blocked before any thread starts, so that only this one takes them
   sigemptyset(&signals);

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "net/coordinator_client.h"
 #include "worker/process.h"
 #include "worker/testing_coordinator.h"

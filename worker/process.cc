@@ -4,7 +4,6 @@
 #include <malloc.h>
 #include <sched.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -75,22 +74,6 @@ int ProcessorCount() {
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return std::max(1, CPU_COUNT(&set));
-}
-
-absl::Status MakePrivateDir(const std::string& path) {
-  for (size_t at = path.find('/', 1); ; at = path.find('/', at + 1)) {
-    const std::string prefix = path.substr(0, at);
-    if (!prefix.empty() && mkdir(prefix.c_str(), 0700) != 0 && errno != EEXIST) {
-      return FailedPrecondition("cannot make the folder ", prefix, ": ", std::strerror(errno),
-                                "; choose another with --state");
-    }
-    if (at == std::string::npos) break;
-  }
-  struct stat info;
-  if (stat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    return FailedPrecondition(path, " is not a folder; choose another with --state");
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<StateLock> StateLock::Take(const std::string& state_dir) {

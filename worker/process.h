@@ -20,9 +20,6 @@ uint64_t AvailableBytes();     // MemAvailable of the machine
 std::string HostName();        // made of A-Z a-z 0-9 . _ -; "" when it has none that fits
 int ProcessorCount();          // that this process may use
 
-// A folder that only its owner reads, with the parents it lacks.
-absl::Status MakePrivateDir(const std::string& path);
-
 // Held until destroyed or the process ends. AlreadyExists naming the holder when another process has it.
 class StateLock {
  public:

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/size.h"

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "worker/process.h"
 #include "worker/testing_util.h"
 

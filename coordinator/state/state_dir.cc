@@ -1,6 +1,5 @@
 #include "coordinator/state/state_dir.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,28 +7,18 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
+
+#include "base/file.h"
 
 namespace lanyard::coordinator {
 namespace {
 
 constexpr char kEpochFile[] = "epoch";
+constexpr size_t kMaxFileBytes = size_t{64} << 20;
 constexpr uint64_t kMaxEpoch = uint64_t{1} << 62;
 
 absl::Status Errno(std::string_view what, const std::string& path) {
   return Unavailable("cannot ", AbslView(what), " ", path, ": ", std::strerror(errno));
-}
-
-absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return Errno("write", path);
-    text.remove_prefix(static_cast<size_t>(n));
-  }
-  if (::fsync(fd) != 0) return Errno("write", path);
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -45,31 +34,12 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path) {
 }
 
 std::optional<std::string> StateDirectory::Read(const std::string& name) const {
-  std::ifstream in(path_ + "/" + name, std::ios::binary);
-  if (!in) return std::nullopt;
-  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (in.bad()) return std::nullopt;
-  return text;
+  absl::StatusOr<std::string> text = ReadSmallFile(path_ + "/" + name, kMaxFileBytes);
+  return text.ok() ? std::optional(*std::move(text)) : std::nullopt;
 }
 
 absl::Status StateDirectory::Write(const std::string& name, std::string_view text) const {
-  const std::string path = path_ + "/" + name;
-  const std::string temporary = path + ".tmp";
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return Errno("write", temporary);
-  const absl::Status written = WriteAll(fd, text, temporary);
-  ::close(fd);
-  if (!written.ok() || ::rename(temporary.c_str(), path.c_str()) != 0) {
-    const absl::Status failed = written.ok() ? Errno("write", path) : written;
-    ::unlink(temporary.c_str());
-    return failed;
-  }
-  const int directory = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory >= 0) {
-    ::fsync(directory);
-    ::close(directory);
-  }
-  return absl::OkStatus();
+  return WriteSmallFile(path_ + "/" + name, text);
 }
 
 absl::StatusOr<Epoch> StateDirectory::LastEpoch() const {

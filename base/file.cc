@@ -1,0 +1,98 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace lanyard {
+namespace {
+
+absl::Status Errno(std::string_view what, const std::string& path) {
+  return Unavailable("cannot ", AbslView(what), " ", path, ": ", std::strerror(errno));
+}
+
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
+absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return Errno("write", path);
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+  if (::fsync(fd) != 0) return Errno("write", path);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status MakePrivateDir(const std::string& path) {
+  for (size_t at = path.find('/', 1);; at = path.find('/', at + 1)) {
+    const std::string prefix = path.substr(0, at);
+    if (!prefix.empty() && mkdir(prefix.c_str(), 0700) != 0 && errno != EEXIST) {
+      return FailedPrecondition("cannot make the folder ", prefix, ": ", std::strerror(errno),
+                                "; choose another with --state");
+    }
+    if (at == std::string::npos) break;
+  }
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
+    return FailedPrecondition(path, " is not a folder; choose another with --state");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.get() < 0) {
+    if (errno == ENOENT) return NotFound("there is no ", path);
+    return Errno("read", path);
+  }
+  std::string out;
+  char buffer[4096];
+  while (true) {
+    const ssize_t n = ::read(fd.get(), buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Errno("read", path);
+    if (n == 0) return out;
+    out.append(buffer, static_cast<size_t>(n));
+    if (out.size() > max_bytes) return ResourceExhausted(path, " has more than ", max_bytes, " bytes");
+  }
+}
+
+absl::Status WriteSmallFile(const std::string& path, std::string_view text) {
+  const std::string temporary = path + ".tmp";
+  absl::Status written;
+  {
+    const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (fd.get() < 0) return Errno("write", temporary);
+    written = WriteAll(fd.get(), text, temporary);
+  }
+  if (written.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) written = Errno("write", path);
+  if (!written.ok()) {
+    ::unlink(temporary.c_str());
+    return written;
+  }
+  const size_t slash = path.rfind('/');
+  const Fd folder(
+      ::open(slash == std::string::npos ? "." : path.substr(0, slash).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() >= 0) ::fsync(folder.get());
+  return absl::OkStatus();
+}
+
+}  // namespace lanyard

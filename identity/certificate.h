@@ -1,0 +1,51 @@
+// Who a node is, as its certificate says: cluster, role, id, name. Certificates are X.509 (RFC 5280), issued by the
+// cluster's own CA (authority.h) and by nobody else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "identity/openssl.h"
+
+namespace lanyard::identity {
+
+enum class Role : uint8_t { kCoordinator = 0, kWorker = 1, kAdmin = 2 };
+
+std::string RoleName(Role role);  // "coordinator" "worker" "admin"
+absl::StatusOr<Role> ParseRole(std::string_view s);
+
+// Seconds since 1970 of the wall clock. Arguments, so that tests choose them.
+using UnixTime = int64_t;
+UnixTime WallNow();
+
+// What a peer is allowed to be. Equal ids are equal keys.
+struct Peer {
+  std::string cluster;  // ClusterIdOf the CA
+  Role role = Role::kWorker;
+  std::string node;  // id: see key_pair.h
+  std::string name;  // of the machine, for people; bound to the id by the coordinator
+  UnixTime not_before = 0;
+  UnixTime not_after = 0;
+  std::string serial;  // hex
+};
+
+// The name that a certificate of this role and node is good for in TLS ("<node>.worker.lanyard"), and, with an empty
+// node, the one that every certificate of a coordinator has ("coordinator.lanyard").
+std::string TlsName(Role role, std::string_view node);
+
+// 16 hex digits of the CA certificate's SHA-256.
+std::string ClusterIdOf(X509* ca);
+// The whole SHA-256 of the certificate (DER), 32 raw bytes.
+std::string FingerprintOf(X509* certificate);
+
+// Reads who the certificate is for. It does not ask who signed it: TLS did, or VerifyCertificate does.
+absl::StatusOr<Peer> PeerOf(X509* certificate);
+absl::StatusOr<Peer> PeerOfPem(std::string_view pem);
+
+// Signed by this CA, in its time (`now`), and one of ours. Unauthenticated otherwise, with the reason in words: another
+// cluster, expired (since when), not yet valid (clock?).
+absl::StatusOr<Peer> VerifyCertificate(X509* certificate, X509* ca, UnixTime now);
+
+}  // namespace lanyard::identity

@@ -1,0 +1,78 @@
+// What a node proves itself with: its key, the certificate it has now, and the CA that it and its peers are checked
+// against. Renewed while streams run: whoever makes a connection asks for the current one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/mutex.h"
+#include "base/status.h"
+#include "identity/certificate.h"
+#include "identity/key_pair.h"
+
+namespace lanyard::identity {
+
+// Immutable.
+struct Credential {
+  KeyPair key;
+  std::string key_pem;
+  std::string certificate_pem;
+  std::string ca_pem;
+  Peer self;
+
+  // Unauthenticated when the certificate is not the key's, or not the CA's, or not valid at `now`.
+  static absl::StatusOr<std::shared_ptr<const Credential>> Make(const KeyPair& key, std::string certificate_pem,
+                                                                std::string ca_pem, UnixTime now);
+  // Certificate and CA: what the TLS server sends, so that a joining machine can compare the CA's hash.
+  std::string chain_pem() const { return certificate_pem + ca_pem; }
+};
+
+// The current credential of this process. Thread-safe; lives as long as any channel or server made with it.
+class LiveCredential {
+ public:
+  explicit LiveCredential(std::shared_ptr<const Credential> first) : current_(std::move(first)) {}
+
+  std::shared_ptr<const Credential> Get() const {
+    MutexLock lock(&mu_);
+    return current_;
+  }
+  // Of the same node and cluster (InvalidArgument otherwise).
+  absl::Status Replace(std::shared_ptr<const Credential> next);
+
+ private:
+  mutable Mutex mu_;
+  std::shared_ptr<const Credential> current_ ABSL_GUARDED_BY(mu_);
+};
+
+// Time to renew: a third of the certificate's life is left.
+UnixTime RenewAt(const Peer& self);
+
+// A node's identity on disk: node.key (0600), node.crt, ca.crt, coordinator (its address) in one private folder.
+class IdentityFolder {
+ public:
+  static absl::StatusOr<IdentityFolder> Open(const std::string& path);
+
+  // The node's key; made and written the first time.
+  absl::StatusOr<KeyPair> Key() const;
+  // nullopt before the node joined. The certificate may have expired: Credential::Make tells.
+  struct Joined {
+    std::string certificate_pem;
+    std::string ca_pem;
+    std::string coordinator;  // host:port
+  };
+  absl::StatusOr<std::optional<Joined>> Load() const;
+  absl::Status Save(const Joined& joined) const;
+  // The renewed certificate alone.
+  absl::Status SaveCertificate(const std::string& certificate_pem) const;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit IdentityFolder(std::string path) : path_(std::move(path)) {}
+
+  std::string path_;
+};
+
+}  // namespace lanyard::identity
