@@ -14,6 +14,10 @@ constexpr size_t kMaxAsked = 4;
 
 std::string Ms(Picoseconds t) { return absl::StrFormat("%.2f ms", static_cast<double>(t) * 1e-9); }
 
+bool IsFast(const PlanRequest& request) {
+  return request.numerics.attention == stage::AttentionForm::kFast;
+}
+
 std::string PlaceName(const Problem& problem, size_t place) {
   const Place& p = problem.places()[place];
   const std::string& machine = problem.request().machines[p.machine].name;
@@ -61,6 +65,16 @@ std::string BindingLimit(const Problem& problem, const Cut& cut) {
                       FormatSize(p.limit_bytes - least_slack), " of ", FormatSize(p.limit_bytes));
 }
 
+// The place of a machine that more memory would be for: the last that may hold layers, which is its
+// CPU unless attention is fast.
+std::optional<size_t> GrowingPlace(const Problem& problem, size_t machine) {
+  const auto& own = problem.places_of(machine);
+  for (auto it = own.rbegin(); it != own.rend(); ++it) {
+    if (problem.places()[*it].attends) return *it;
+  }
+  return std::nullopt;
+}
+
 void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan* plan) {
   std::vector<bool> used(problem.machines(), false);
   for (const Segment& s : cut.segments) used[problem.places()[s.place].machine] = true;
@@ -81,11 +95,15 @@ void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan
                                        ") instead of ", Ms(cut.sum), " (", Ms(cut.slowest), ")"));
       continue;
     }
-    const size_t cpu = problem.places_of(m).back();
-    const Place& place = problem.places()[cpu];
+    const auto at = GrowingPlace(problem, m);
+    if (!at) {
+      plan->why.push_back(absl::StrCat(name, " is left out: it has no device with fast attention"));
+      continue;
+    }
+    const Place& place = problem.places()[*at];
     uint64_t least = UINT64_MAX;
     for (uint32_t u = 0; u < problem.units(); ++u) {
-      least = std::min(least, problem.Bytes(cpu, u, u + 1).total());
+      least = std::min(least, problem.Bytes(*at, u, u + 1).total());
     }
     plan->why.push_back(absl::StrCat(
         name, " is left out: no cut uses it within its memory (the smallest stage takes ",
@@ -113,8 +131,8 @@ bool FitsWithLimits(const PlanRequest& request, uint32_t context,
                     const std::function<uint64_t(size_t machine, uint64_t limit)>& new_limit) {
   Problem problem(request, context, 1);
   for (size_t m = 0; m < problem.machines(); ++m) {
-    const size_t cpu = problem.places_of(m).back();
-    problem.set_limit(cpu, new_limit(m, problem.places()[cpu].limit_bytes));
+    const auto place = GrowingPlace(problem, m);
+    if (place) problem.set_limit(*place, new_limit(m, problem.places()[*place].limit_bytes));
   }
   return Feasible(problem, OrderSpace(problem, {}));
 }
@@ -122,8 +140,20 @@ bool FitsWithLimits(const PlanRequest& request, uint32_t context,
 // Rounded up, so that who follows the advice gets what was worked out; in the form that flags take.
 std::string AtLeast(uint64_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, "MiB"); }
 
+// "3MiB more on w2 (--memory 12MiB)"; of a card its name, for its memory is what it is.
+std::string MoreOn(const PlanRequest& request, const Problem& problem, size_t machine,
+                   uint64_t extra) {
+  const size_t place = *GrowingPlace(problem, machine);
+  const std::string text =
+      absl::StrCat(AtLeast(extra), " more on ", PlaceName(problem, place));
+  if (problem.places()[place].device != "cpu") return text;
+  return absl::StrCat(text, " (--memory ",
+                      AtLeast(request.machines[machine].memory_bytes + extra), ")");
+}
+
 // "3MiB more on w2, or ...": what would make it fit, each alternative worked out.
 std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed) {
+  const Problem problem(request, context, 1);
   std::vector<std::string> ways;
   std::optional<uint64_t> least_extra;
   size_t least_machine = 0;
@@ -138,12 +168,8 @@ std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed
       least_machine = m;
     }
   }
-  if (least_extra) {
-    const MachineProfile& machine = request.machines[least_machine];
-    ways.push_back(absl::StrCat(AtLeast(*least_extra), " more on ", machine.name, " (--memory ",
-                                AtLeast(machine.memory_bytes + *least_extra), ")"));
-  }
-  if (request.machines.size() > 1) {
+  if (least_extra) ways.push_back(MoreOn(request, problem, least_machine, *least_extra));
+  if (request.machines.size() > 1 && !IsFast(request)) {
     const auto each = LeastThatFits(0, needed * 2, [&](uint64_t limit) {
       return FitsWithLimits(request, context,
                             [&](size_t, uint64_t old) { return std::max(old, limit); });
@@ -157,9 +183,39 @@ std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed
       break;
     }
   }
+  if (IsFast(request)) {
+    PlanRequest exact = request;
+    exact.numerics.attention = stage::AttentionForm::kExact;
+    if (FitsWithLimits(exact, context, [](size_t, uint64_t l) { return l; })) {
+      ways.push_back("--attention exact");
+    }
+  }
   std::string text;
   for (size_t i = 0; i < ways.size(); ++i) absl::StrAppend(&text, i == 0 ? "" : ", or ", ways[i]);
   return text;
+}
+
+// Where no memory would help; true when it said so.
+bool ExplainNoFastAttention(const Problem& problem, Plan* plan) {
+  const PlanRequest& request = problem.request();
+  if (!IsFast(request)) return false;
+  const model::ModelShape& shape = request.manifest->shape;
+  const absl::Status possible = stage::CheckFastAttention(
+      {shape.n_heads, shape.n_kv_heads, shape.head_dim}, request.numerics.kv);
+  const auto attends = [](const Place& p) { return p.attends; };
+  if (!possible.ok()) {
+    plan->why.push_back(Str(possible.message()));
+  } else if (std::none_of(problem.places().begin(), problem.places().end(), attends)) {
+    const size_t n = problem.machines();
+    plan->why.push_back(absl::StrCat(
+        "fast attention is computed by cards of level 80 (RTX 30 series and later) only, and none of the ",
+        problem.places().size() - n, problem.places().size() == n + 1 ? " card" : " cards", " of ", n,
+        n == 1 ? " machine" : " machines", " is one; add such a card, or use --attention exact"));
+  } else {
+    return false;
+  }
+  plan->limit = "attention: no device computes the fast form";
+  return true;
 }
 
 }  // namespace
@@ -187,23 +243,32 @@ void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, 
 
 void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan) {
   const Problem problem(request, context, 1);
+  if (ExplainNoFastAttention(problem, plan)) return;
   const model::StageBytes whole = problem.Bytes(0, 0, problem.units());
   uint64_t room = 0, limits = 0;
   for (const Place& p : problem.places()) {
+    if (!p.attends) continue;
     limits += p.limit_bytes;
     room += p.limit_bytes - std::min(p.limit_bytes, p.base_bytes);
   }
+  const std::string where = IsFast(request) ? " on devices with fast attention" : "";
   plan->limit =
       absl::StrCat("memory: ", FormatSize(room), " for stages on ", request.machines.size(),
-                   request.machines.size() == 1 ? " machine" : " machines");
+                   request.machines.size() == 1 ? " machine" : " machines", where);
   plan->why.push_back(absl::StrCat("no cut fits: the model takes ", FormatSize(whole.weights),
                                    " weights + ", FormatSize(whole.kv), " KV (", Want(context, 1),
                                    ") + up to ", FormatSize(whole.buffers),
                                    " buffers on each machine, and there are ", FormatSize(room),
-                                   " (", FormatSize(limits), " less the programs themselves)"));
+                                   where, " (", FormatSize(limits), " less the programs themselves)"));
   for (size_t m = 0; m < std::min(problem.machines(), kMaxAsked); ++m) {
     for (const size_t place : problem.places_of(m)) {
       const Place& p = problem.places()[place];
+      if (!p.attends) {
+        plan->why.push_back(absl::StrCat(PlaceName(problem, place),
+                                         p.device == "cpu" ? "'s processor" : "",
+                                         " has no fast attention and takes no layers"));
+        continue;
+      }
       const uint32_t end = problem.MaxEnd(place, 0);
       const uint32_t shown = std::max(end, 1u);
       const bool first_fits = end > 0;

@@ -76,6 +76,16 @@ class Table {
     return absl::OkStatus();
   }
 
+  absl::Status Flag(std::string_view key, bool* out) const {
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) return absl::OkStatus();
+    if (!node->is_boolean()) {
+      return InvalidArgument(Where(*node), AbslView(key), " must be true or false");
+    }
+    *out = *node->value<bool>();
+    return absl::OkStatus();
+  }
+
   // A size in quotes or in whole bytes.
   absl::StatusOr<uint64_t> Size(std::string_view key) const {
     const toml::node* node = table_.get(key);
@@ -134,7 +144,7 @@ class Table {
 };
 
 absl::StatusOr<DeviceProfile> ReadDevice(const Table& t) {
-  RETURN_IF_ERROR(t.OnlyKeys({"kind", "name", "memory", "speed"}));
+  RETURN_IF_ERROR(t.OnlyKeys({"kind", "name", "memory", "speed", "fast_attention"}));
   DeviceProfile d;
   ASSIGN_OR_RETURN(d.kind, t.Text("kind"));
   if (d.kind != "cuda")
@@ -142,6 +152,7 @@ absl::StatusOr<DeviceProfile> ReadDevice(const Table& t) {
   ASSIGN_OR_RETURN(d.name, t.Text("name"));
   ASSIGN_OR_RETURN(d.memory_bytes, t.Size("memory"));
   RETURN_IF_ERROR(t.Number("speed", 1e-6, &d.speed));
+  RETURN_IF_ERROR(t.Flag("fast_attention", &d.fast_attention));
   return d;
 }
 

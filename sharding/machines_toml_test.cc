@@ -18,6 +18,11 @@ kind = "cuda"
 name = "cuda:0"
 memory = "12GiB"
 speed = 8
+[[machine.device]]
+kind = "cuda"
+name = "cuda:1"
+memory = "8GiB"
+fast_attention = true
 
 [[machine]]
 name = "pc2"
@@ -34,8 +39,10 @@ bandwidth = "2.5Gbit"
   EXPECT_EQ(file->machines[0].memory_bytes, 8ull << 30);
   EXPECT_EQ(file->machines[0].base_bytes, 60ull << 20);
   EXPECT_EQ(file->machines[0].threads, 8u);
-  ASSERT_EQ(file->machines[0].devices.size(), 1u);
+  ASSERT_EQ(file->machines[0].devices.size(), 2u);
   EXPECT_EQ(file->machines[0].devices[0].speed, 8);
+  EXPECT_FALSE(file->machines[0].devices[0].fast_attention);
+  EXPECT_TRUE(file->machines[0].devices[1].fast_attention);
   EXPECT_EQ(file->machines[1].memory_bytes, 1000000u);
   EXPECT_EQ(file->machines[1].speed, 1);
   ASSERT_EQ(file->links.size(), 1u);
@@ -61,6 +68,9 @@ TEST(MachinesToml, RefusesWithTheLineAndASuggestion) {
       {"[machine]\nname='a'\n", "double brackets"},
       {"[[machine]]\nname='a'\nmemory='1GiB'\n[[machine.device]]\nkind='tpu'\nname='x'\nmemory=1\n",
        "tpu"},
+      {"[[machine]]\nname='a'\nmemory='1GiB'\n[[machine.device]]\nkind='cuda'\nname='x'\nmemory=1\n"
+       "fast_attention='yes'\n",
+       "line 8: fast_attention must be true or false"},
       {"[[machine]]\nname='a'\nmemory='1GiB'\n[[link]]\na='a'\nb='b'\nbandwidth='1GB'\n",
        "bandwidth"},
       {"[[machine]\n", "line 1"},

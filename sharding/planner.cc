@@ -103,6 +103,13 @@ Load LargestLoad(const PlanRequest& request) {
   return {low * step, 1};
 }
 
+// All of them, unless attention is fast: a head alone is not worth a hop.
+std::vector<bool> MachinesWithLayers(const Problem& problem) {
+  std::vector<bool> out(problem.machines(), false);
+  for (const Place& place : problem.places()) out[place.machine] = out[place.machine] || place.attends;
+  return out;
+}
+
 PlannedStage MakeStage(const Problem& problem, const Segment& s) {
   const Place& place = problem.places()[s.place];
   const model::StageBytes bytes = problem.Bytes(s.place, s.begin, s.end);
@@ -182,7 +189,7 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   std::optional<Cut> cut;
   if (request.require_all) {
     weight = std::max<int64_t>(weight, 1);
-    cut = BestCut(problem, std::vector<bool>(request.machines.size(), true), weight);
+    cut = BestCut(problem, MachinesWithLayers(problem), weight);
     if (!cut) plan.why.push_back("no cut gives every machine a stage within its memory");
   }
   if (!cut) cut = BestCut(problem, {}, weight);

@@ -21,6 +21,7 @@ struct DeviceProfile {
   std::string name = "cpu";   // "cpu" "cuda:0"
   uint64_t memory_bytes = 0;  // for weights, KV and buffers on this device
   double speed = 1;           // relative to a machine's CPU of speed 1
+  bool fast_attention = false;  // has the kernels of stage::AttentionForm::kFast; a CPU never has
 };
 
 struct MachineProfile {
@@ -95,7 +96,8 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
 // are at most about 8 unlike machines (machines alike in everything are interchangeable and cost
 // little). Beyond that the order is fixed (fastest first) and the cut is exact for that order;
 // `why` says so. Memory first: users are given up before context, context in steps of 32 tokens
-// down to min_context.
+// down to min_context. With fast attention, layers go to devices that have it; the head, which
+// has no attention, may go to any.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
 }  // namespace lanyard::sharding

@@ -185,6 +185,57 @@ Picoseconds ObjectiveOf(const Problem& problem, const Plan& plan, int64_t weight
   return sum + weight * slowest;
 }
 
+// Fast attention for heads that have it, and cards that have it or not.
+void MakeFast(Instance& instance, uint64_t seed) {
+  instance.manifest.shape.head_dim = 64;
+  instance.request.numerics.attention = stage::AttentionForm::kFast;
+  std::mt19937_64 rng(seed);
+  for (MachineProfile& m : instance.request.machines) {
+    const auto card = [&](const char* name) {
+      return DeviceProfile{"cuda", name, m.memory_bytes / (1 + rng() % 3), 1.0 + static_cast<double>(rng() % 8),
+                           rng() % 4 != 0};
+    };
+    if (m.devices.empty() && rng() % 2 != 0) m.devices.push_back(card("cuda:0"));
+    for (DeviceProfile& d : m.devices) d.fast_attention = rng() % 4 != 0;
+    if (rng() % 4 == 0) m.devices.push_back(card("cuda:9"));
+  }
+}
+
+TEST(Planner, FastEqualsBruteForce) {
+  int fitting = 0, mixed = 0;
+  for (uint64_t seed = 5000; seed < 5300; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto instance = RandomInstance(seed);
+    MakeFast(*instance, seed);
+    PlanRequest& request = instance->request;
+    request.require_all = false;
+    const auto plan = MakePlan(request);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    if (!plan->fits) {
+      const Problem least(request, std::min(request.min_context, request.context), 1);
+      EXPECT_FALSE(BruteForce(least, 0, false).Best().has_value());
+      continue;
+    }
+    ++fitting;
+    const Problem problem(request, plan->context, plan->users);
+    const int64_t weight = WeightOf(request, false);
+    EXPECT_EQ(ObjectiveOf(problem, *plan, weight), *BruteForce(problem, weight, false).Best());
+    for (const PlannedStage& s : plan->stages) {
+      bool fast = false;
+      for (const MachineProfile& m : request.machines) {
+        for (const DeviceProfile& d : m.devices) {
+          fast = fast || (m.name == s.machine && d.name == s.device && d.fast_attention);
+        }
+      }
+      EXPECT_TRUE(fast || s.layers.size() == 0) << s.machine << " " << s.device;
+      mixed += fast ? 0 : 1;
+    }
+  }
+  EXPECT_GT(fitting, 60);
+  EXPECT_LT(fitting, 280);
+  EXPECT_GT(mixed, 3);
+}
+
 TEST(Planner, EqualsBruteForce) {
   int fitting = 0, shrunk = 0, all = 0;
   for (uint64_t seed = 0; seed < 600; ++seed) {
@@ -373,6 +424,105 @@ TEST(Planner, ACardComesBeforeItsCpu) {
   EXPECT_EQ(one.layers, (stage::LayerRange{0, 10}));
   EXPECT_TRUE(one.embeds && one.samples);
   EXPECT_EQ(one.weights_bytes, plan->stages[0].weights_bytes + plan->stages[1].weights_bytes);
+}
+
+std::string AllOf(const std::vector<std::string>& why) {
+  std::string text;
+  for (const std::string& w : why) text += w + "\n";
+  return text;
+}
+
+// A pool of a PC without a card and one with: 10 layers of 100 KiB and what they need.
+PlanRequest FastRequest(const Manifest& manifest, uint64_t card_bytes, bool fast) {
+  PlanRequest request = Request(manifest, {Machine("office", 1 << 30, 1), Machine("cad", 1 << 30, 1)});
+  request.machines[1].devices.push_back({"cuda", "cuda:0", card_bytes, 8, fast});
+  request.numerics.attention = stage::AttentionForm::kFast;
+  request.require_all = true;
+  request.one_stage_a_machine = true;
+  return request;
+}
+
+Manifest ModelOfHeads(uint32_t head_dim) {
+  Manifest model = MakeModel(std::vector<uint64_t>(10, 1600), 400, true);
+  model.shape.head_dim = head_dim;
+  return model;
+}
+
+TEST(Planner, FastAttentionGoesToCardsThatHaveIt) {
+  const Manifest model = ModelOfHeads(64);
+  const auto plan = MakePlan(FastRequest(model, 64 << 20, true));
+  ASSERT_TRUE(plan.ok() && plan->fits);
+  ASSERT_EQ(plan->stages.size(), 1u);
+  EXPECT_EQ(plan->stages[0].machine, "cad");
+  EXPECT_EQ(plan->stages[0].device, "cuda:0");
+  EXPECT_EQ(plan->stages[0].layers, (stage::LayerRange{0, 10}));
+  EXPECT_NE(AllOf(plan->why).find("office is left out: "), std::string::npos) << AllOf(plan->why);
+
+  // Without the card's help for the head its processor takes it: there is no attention in it.
+  PlanRequest tight = FastRequest(model, 0, true);
+  tight.min_context = tight.context;
+  const Problem problem(tight, tight.context, tight.users);
+  const size_t card = problem.places_of(1)[0];
+  tight.machines[1].devices[0].memory_bytes = problem.Bytes(card, 0, 10).total();
+  ASSERT_LT(tight.machines[1].devices[0].memory_bytes, problem.Bytes(card, 0, 11).total());
+  const auto head = MakePlan(tight);
+  ASSERT_TRUE(head.ok());
+  ASSERT_TRUE(head->fits) << AllOf(head->why);
+  ASSERT_EQ(head->stages.size(), 1u);
+  EXPECT_EQ(head->stages[0].device, "cuda:0+cpu");
+}
+
+TEST(Planner, FastAttentionThatNoDeviceHasSaysSo) {
+  const auto why = [](const PlanRequest& request) {
+    const auto plan = MakePlan(request);
+    EXPECT_TRUE(plan.ok() && !plan->fits);
+    EXPECT_EQ(plan->limit, "attention: no device computes the fast form");
+    return AllOf(plan->why);
+  };
+  const Manifest model = ModelOfHeads(64);
+  EXPECT_NE(why(FastRequest(model, 64 << 20, false)).find("none of the 1 card of 2 machines is one"), std::string::npos);
+  const Manifest odd = ModelOfHeads(96);
+  EXPECT_NE(why(FastRequest(odd, 64 << 20, true)).find("this model's have 96"), std::string::npos);
+  PlanRequest floats = FastRequest(model, 64 << 20, true);
+  floats.numerics.kv = stage::KvType::kF32;
+  EXPECT_NE(why(floats).find("use --kv f16"), std::string::npos);
+}
+
+TEST(Planner, FastAttentionThatDoesNotFitShowsTheArithmetic) {
+  const Manifest model = ModelOfHeads(64);
+  PlanRequest request = FastRequest(model, 400 << 10, true);
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_FALSE(plan->fits);
+  const std::string why = AllOf(plan->why);
+  EXPECT_NE(plan->limit.find("on devices with fast attention"), std::string::npos) << plan->limit;
+  EXPECT_NE(why.find("office's processor has no fast attention and takes no layers"), std::string::npos) << why;
+  EXPECT_NE(why.find("cad cuda:0 could hold "), std::string::npos) << why;
+  unsigned more = 0;
+  char rest[64] = {};
+  ASSERT_EQ(std::sscanf(plan->why.back().c_str(), "would fit with %uMiB more on cad cuda:0, or %63[^\n]", &more, rest), 2)
+      << plan->why.back();
+  EXPECT_NE(std::string(rest).find("--attention exact"), std::string::npos) << rest;
+  request.machines[1].devices[0].memory_bytes += uint64_t{more} << 20;
+  EXPECT_TRUE(MakePlan(request)->fits);
+  request.numerics.attention = stage::AttentionForm::kExact;
+  request.machines[1].devices[0].memory_bytes = 400 << 10;
+  EXPECT_TRUE(MakePlan(request)->fits);
+}
+
+// Alike but for fast attention is not alike.
+TEST(Planner, FastAttentionTellsLikeMachinesApart) {
+  const Manifest model = ModelOfHeads(64);
+  PlanRequest request = Request(model, {Machine("a", 1 << 30, 1), Machine("b", 1 << 30, 1)});
+  for (size_t i = 0; i < 2; ++i) {
+    request.machines[i].devices.push_back({"cuda", "cuda:0", 64 << 20, 8, i == 1});
+  }
+  request.numerics.attention = stage::AttentionForm::kFast;
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_TRUE(plan->fits) << AllOf(plan->why);
+  ASSERT_EQ(plan->stages.size(), 1u);
+  EXPECT_EQ(plan->stages[0].machine, "b");
 }
 
 TEST(Planner, ManyUnlikeMachinesAreStillPlanned) {

@@ -55,16 +55,22 @@ Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users)
 }
 
 void Problem::AddPlaces() {
+  const bool exact = request_->numerics.attention == stage::AttentionForm::kExact;
+  const model::ModelShape& shape = request_->manifest->shape;
+  const bool fast = stage::CheckFastAttention({shape.n_heads, shape.n_kv_heads, shape.head_dim},
+                                              request_->numerics.kv)
+                        .ok();
   places_of_.resize(machines());
   for (size_t m = 0; m < machines(); ++m) {
     const MachineProfile& machine = request_->machines[m];
     for (const DeviceProfile& d : machine.devices) {
       places_of_[m].push_back(places_.size());
-      places_.push_back({m, d.name, d.memory_bytes, 0, d.speed, machine.threads});
+      places_.push_back(
+          {m, d.name, d.memory_bytes, 0, d.speed, machine.threads, exact || (fast && d.fast_attention)});
     }
     places_of_[m].push_back(places_.size());
-    places_.push_back(
-        {m, "cpu", machine.memory_bytes, machine.base_bytes, machine.speed, machine.threads});
+    places_.push_back({m, "cpu", machine.memory_bytes, machine.base_bytes, machine.speed,
+                       machine.threads, exact});
   }
 }
 
@@ -123,6 +129,7 @@ model::StageBytes Problem::Bytes(size_t place, uint32_t begin, uint32_t end) con
 
 bool Problem::Fits(size_t place, uint32_t begin, uint32_t end) const {
   const Place& p = places_[place];
+  if (!p.attends && begin < n_layers_) return false;
   return p.base_bytes + Bytes(place, begin, end).total() <= p.limit_bytes;
 }
 

@@ -20,6 +20,7 @@ struct Place {
   uint64_t base_bytes = 0;
   double speed = 1;
   uint32_t threads = 1;
+  bool attends = true;  // computes attention in the form asked for: may hold layers
 };
 
 // Times are whole picoseconds: sums are exact and do not depend on their order.

@@ -19,7 +19,7 @@ bool Alike(const Problem& problem, size_t a, size_t b) {
     const Place& x = problem.places()[pa[i]];
     const Place& y = problem.places()[pb[i]];
     if (x.limit_bytes != y.limit_bytes || x.base_bytes != y.base_bytes || x.speed != y.speed ||
-        x.threads != y.threads) {
+        x.threads != y.threads || x.attends != y.attends) {
       return false;
     }
   }
