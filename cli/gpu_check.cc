@@ -143,7 +143,7 @@ json ProbeJson(const cuda::CardProbe& p, const cuda::DeviceInfo& d) {
   return out;
 }
 
-// What is found out about one card. `failed` is set when the card is not fit for use.
+// What is found out about one card that these kernels are for. `failed` is set when it does not do what it should.
 json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::DeviceInfo& device, const Options& o,
                bool* failed) {
   json report = {{"device", DeviceJson(device)}};
@@ -194,6 +194,10 @@ void PrintCard(const json& card) {
   const json& d = card["device"];
   std::printf("cuda:%d  %s, compute capability %s, %s\n", d["ordinal"].get<int>(), d["name"].get<std::string>().c_str(),
               d["compute_capability"].get<std::string>().c_str(), FormatSize(d["total_bytes"].get<uint64_t>()).c_str());
+  if (card.contains("skipped")) {
+    std::printf("  skipped  %s\n", card["skipped"].get<std::string>().c_str());
+    return;
+  }
   if (card.contains("error")) {
     std::printf("  failed   %s\n", card["error"].get<std::string>().c_str());
     return;
@@ -237,17 +241,26 @@ int Run(const Options& o) {
                  {"cards", json::array()}};
   bool failed = false;
   bool found = false;
+  size_t checked = 0;
   for (const cuda::DeviceInfo& device : (*driver)->devices()) {
     if (o.card >= 0 && o.card != device.ordinal) continue;
     found = true;
     const auto numbers = nvml->Card(device.pci_id);
-    json card = CheckCard(*driver, device, o, &failed);
+    json card;
+    // One that is too old is no fault of the others, and gets no context.
+    if (const absl::Status fit = cuda::Module::LevelFor(device).status(); fit.ok()) {
+      card = CheckCard(*driver, device, o, &failed);
+      ++checked;
+    } else {
+      card = {{"device", DeviceJson(device)}, {"skipped", Str(fit.message())}};
+    }
     card["nvml"] = NvmlJson(numbers);
     if (!o.json) PrintCard(card);
     report["cards"].push_back(std::move(card));
     if (Interrupted()) return kInterrupted;
   }
   if (!found) return Fail(NotFound("no card cuda:", o.card, "; the driver sees ", (*driver)->devices().size()));
+  failed = failed || checked == 0;
   report["ok"] = !failed;
   if (const absl::Status written = WriteReport(o.out, report); !written.ok()) return Fail(written);
   if (o.json) {
@@ -265,8 +278,10 @@ void RegisterGpuCheck(CLI::App& app) {
   CLI::App* command = AddCommand(app, "gpu-check", "Check this machine's NVIDIA cards: facts, kernels, bits, rates",
                                  "  lanyard gpu-check\n  lanyard gpu-check --card 0 --json\n"
                                  "JSON: report version driver driver_cuda nvml kernels_levels ok "
-                                 "cards[device free_bytes kernels[] checks[] checks_failed probe nvml error].\n"
-                                 "Exit codes: 0 all well, 1 a check failed or the card was lost, 5 no driver or no card.",
+                                 "cards[device free_bytes kernels[] checks[] checks_failed probe nvml error skipped].\n"
+                                 "Cards that are too old for the kernels are skipped.\n"
+                                 "Exit codes: 0 all well, 1 a check failed, a card was lost or none is new enough, "
+                                 "5 no driver or no card.",
                                  [o] { return Run(*o); });
   command->add_option("--out", o->out, "File for the report")->capture_default_str();
   command->add_option("--card", o->card, "Only this card, as the driver numbers them")->check(CLI::NonNegativeNumber);

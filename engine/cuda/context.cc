@@ -159,20 +159,25 @@ absl::StatusOr<std::shared_ptr<Module>> Module::Load(std::shared_ptr<Context> co
       if (log.empty()) return status;
       return absl::Status(status.code(), absl::StrCat(status.message(), "\n", log));
     }
+    context->NoteGrowth();
     module->modules_.push_back(handle);
   }
   return module;
 }
 
-absl::StatusOr<std::shared_ptr<Module>> Module::LoadShipped(std::shared_ptr<Context> context) {
+absl::StatusOr<int> Module::LevelFor(const DeviceInfo& card) {
   const std::span<const int> levels = ops::cuda::PtxLevels();
   if (levels.empty()) return FailedPrecondition("this binary was built without CUDA kernels (no clang, no nvcc)");
-  const int level = ChoosePtxLevel(context->device().cc(), levels);
+  const int level = ChoosePtxLevel(card.cc(), levels);
   if (level == 0) {
-    return FailedPrecondition(context->device().name, " has compute capability ", context->device().cc_major, ".",
-                              context->device().cc_minor, "; this binary's kernels need ", levels[0] / 10, ".",
-                              levels[0] % 10, " or newer");
+    return FailedPrecondition(card.name, " has compute capability ", card.cc_major, ".", card.cc_minor,
+                              "; this binary's kernels need ", levels[0] / 10, ".", levels[0] % 10, " or newer");
   }
+  return level;
+}
+
+absl::StatusOr<std::shared_ptr<Module>> Module::LoadShipped(std::shared_ptr<Context> context) {
+  ASSIGN_OR_RETURN(const int level, LevelFor(context->device()));
   std::vector<std::string_view> images;
   for (const ops::cuda::PtxFile& file : ops::cuda::PtxImages(level)) images.push_back(file.text);
   ASSIGN_OR_RETURN(std::shared_ptr<Module> module, Load(std::move(context), images));
@@ -194,6 +199,7 @@ absl::StatusOr<AbiHandle*> Module::Find(std::string_view kernel, uint32_t shared
       if (result != abi::kNotFound) RETURN_IF_ERROR(context_->Check(result, "cuModuleGetFunction"));
     }
     if (handle == nullptr) return NotFound("no kernel ", name, " in the ", modules_.size(), " loaded images");
+    context_->NoteGrowth();
     found = cache_->functions.emplace(name, Cache::Function{handle}).first;
   }
   Cache::Function& function = found->second;

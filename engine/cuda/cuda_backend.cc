@@ -58,6 +58,7 @@ absl::Status CudaBackend::Init() {
   const auto& context = module_->context();
   target_ = {module_->level(), context->device().sm_count};
   ASSIGN_OR_RETURN(stream_, cuda::Stream::Create(module_));
+  ASSIGN_OR_RETURN(copies_, cuda::Stream::Create(module_));
   ASSIGN_OR_RETURN(rows_sent_, cuda::Event::Create(context));
   for (Staging& staging : staging_) {
     ASSIGN_OR_RETURN(staging.memory, cuda::PinnedMemory::Allocate(context, kStagingBytes));
@@ -74,6 +75,7 @@ CudaBackend::~CudaBackend() {
   if (kv_owner_ >= 0) pool_->RemoveOwner(kv_owner_);
   if (weights_owner_ >= 0) pool_->RemoveOwner(weights_owner_);
   // What still runs must not find its memory in other hands. A lost device runs nothing.
+  if (copies_ != nullptr) copies_->Synchronize().IgnoreError();
   if (stream_ != nullptr) stream_->Synchronize().IgnoreError();
 }
 
@@ -99,8 +101,8 @@ absl::Status CudaBackend::Upload(cuda::DeviceAddress to, std::span<const uint8_t
     const size_t n = std::min(bytes.size(), staging.memory.size());
     RETURN_IF_ERROR(staging.free.Synchronize());
     std::memcpy(staging.memory.data(), bytes.data(), n);
-    RETURN_IF_ERROR(stream_->CopyToDevice(to, staging.memory.data(), n));
-    RETURN_IF_ERROR(stream_->Record(staging.free));
+    RETURN_IF_ERROR(copies_->CopyToDevice(to, staging.memory.data(), n));
+    RETURN_IF_ERROR(copies_->Record(staging.free));
     to += n;
     bytes = bytes.subspan(n);
   }
@@ -165,8 +167,12 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
   buffers_.attn = buffers_.qkv + sizes.max_rows * sizes.d_qkv;
   buffers_.gate_up = At<float>(layout_.work);
   buffers_.logits = At<float>(layout_.logits);
+  ASSIGN_OR_RETURN(cuda::Event loaded, cuda::Event::Create(context));
+  RETURN_IF_ERROR(copies_->Record(loaded));
+  RETURN_IF_ERROR(stream_->Wait(loaded));
   RETURN_IF_ERROR(stream_->Synchronize());
   for (Staging& staging : staging_) staging = {};
+  copies_.reset();
   Rest();
   return absl::OkStatus();
 }
@@ -203,11 +209,14 @@ absl::Status CudaBackend::End() {
 }
 
 absl::Status CudaBackend::Wait() {
+  absl::Status asked;
   if (check_finite_) {
     const auto word = reinterpret_cast<cuda::DeviceAddress>(Word(kWordNotFinite));
-    RETURN_IF_ERROR(stream_->CopyToHost(verdict_.data(), word, sizeof(uint32_t)));
+    asked = stream_->CopyToHost(verdict_.data(), word, sizeof(uint32_t));
   }
+  // In any case: what runs still reads and writes buffers that the next step fills.
   RETURN_IF_ERROR(stream_->Synchronize());
+  RETURN_IF_ERROR(asked);
   if (!check_finite_) return absl::OkStatus();
   check_finite_ = false;
   uint32_t verdict;
@@ -497,9 +506,22 @@ absl::Status CudaBackend::TakeHidden(stage::WireType type, std::span<const uint8
   return kernels::DecodeHalfRows(*stream_, args);
 }
 
+// Whether this card may write into the other's memory; asked, and made so, once for each.
+absl::StatusOr<bool> CudaBackend::Reaches(const CudaBackend& other) {
+  cuda::Context& to = *other.module_->context();
+  const auto known = reaches_.find(&to);
+  if (known != reaches_.end()) return known->second;
+  auto reached = module_->context()->EnablePeer(to);
+  if (!reached.ok() && absl::IsUnavailable(reached.status())) return reached.status();
+  // A driver that says yes and then no is one more that cannot.
+  return reaches_[&to] = reached.ok() && *reached;
+}
+
 absl::StatusOr<bool> CudaBackend::TakeFrom(Backend& from) {
   auto* const card = dynamic_cast<CudaBackend*>(&from);
   if (card == nullptr || card->module_->context() == module_->context()) return false;
+  ASSIGN_OR_RETURN(const bool reached, card->Reaches(*this));
+  if (!reached) return false;
   // On the sender's stream, behind its layers; this one's waits for it. What it did to x before is over: the last step
   // ended with a wait.
   RETURN_IF_ERROR(card->stream_->CopyPeer(*module_->context(), reinterpret_cast<cuda::DeviceAddress>(buffers_.x),
@@ -531,6 +553,7 @@ absl::Status CudaBackend::GiveHidden(stage::WireType type, std::span<uint8_t> da
 // --- Memory taken back -----------------------------------------------------------------------------------------------
 
 uint64_t CudaBackend::Release(MemoryUse use) {
+  std::vector<cuda::DeviceMemory> freed;  // after the lock: the driver may take its time
   MutexLock lock(&mu_);
   bool& take = use == MemoryUse::kKv ? take_kv_ : take_weights_;
   if (take) return 0;  // promised before
@@ -539,17 +562,20 @@ uint64_t CudaBackend::Release(MemoryUse use) {
   if (bytes == 0) return 0;
   take = true;
   if (busy_) return bytes;
-  FreeNow(use);
-  return bytes;
+  freed = Taken(use);
+  return 0;  // nothing more to come
 }
 
 void CudaBackend::Rest() {
+  std::vector<cuda::DeviceMemory> kv, weights;
   MutexLock lock(&mu_);
   busy_ = false;
-  if (take_kv_) FreeNow(MemoryUse::kKv);
-  if (take_weights_) FreeNow(MemoryUse::kWeights);
+  if (take_kv_) kv = Taken(MemoryUse::kKv);
+  if (take_weights_) weights = Taken(MemoryUse::kWeights);
 }
 
-void CudaBackend::FreeNow(MemoryUse use) { (use == MemoryUse::kKv ? kv_ : weights_).clear(); }
+std::vector<cuda::DeviceMemory> CudaBackend::Taken(MemoryUse use) {
+  return std::exchange(use == MemoryUse::kKv ? kv_ : weights_, {});
+}
 
 }  // namespace lanyard::engine

@@ -3,7 +3,7 @@
 //
 // Steps in which every run is one row (decode) are recorded as graphs, one for each number of rows and doubling of the
 // context, from their second time on: what depends on the frame lies in device memory. Weights are re-laid by the processor
-// into one page-locked buffer while the other is on its way to the card.
+// into one page-locked buffer while the other is on its way to the card, on a stream of its own.
 //
 // Its pages and weights may be taken from it (MemoryPool::Shrink: the desk wants the card): at once between two steps, at
 // the end of one that runs. It then answers every Begin with ResourceExhausted.
@@ -96,13 +96,15 @@ class CudaBackend final : public Backend {
   // The pool asks for memory back: what is freed at once, and what will be at the step's end.
   uint64_t Release(cuda::MemoryUse use);
   void Rest();  // not busy any more: frees what was asked for meanwhile
-  void FreeNow(cuda::MemoryUse use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::vector<cuda::DeviceMemory> Taken(cuda::MemoryUse use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<bool> Reaches(const CudaBackend& other);
 
   const std::string name_;
   const std::shared_ptr<cuda::Module> module_;
   const std::shared_ptr<cuda::MemoryPool> pool_;
   ops::cuda::Target target_;
   std::unique_ptr<cuda::Stream> stream_;
+  std::unique_ptr<cuda::Stream> copies_;  // of weights; while it loads
   cuda::Event rows_sent_;       // x has left for the next card
   StepSizes sizes_;
   CudaLayout layout_;
@@ -124,6 +126,7 @@ class CudaBackend final : public Backend {
   std::vector<ops::LogitStats> stats_;
   std::map<GraphKey, Recorded> graphs_;
   uint64_t graph_launches_ = 0;
+  std::map<const cuda::Context*, bool> reaches_;  // other cards
 
   bool busy_ ABSL_GUARDED_BY(mu_) = true;           // while it loads, and in a step: what is asked for is freed after it
   bool take_kv_ ABSL_GUARDED_BY(mu_) = false;       // asked for, to be freed or freed already

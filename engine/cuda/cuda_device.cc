@@ -1,7 +1,10 @@
 #include "engine/cuda/cuda_device.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "engine/cuda/cuda_backend.h"
@@ -21,35 +24,72 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 absl::StatusOr<std::shared_ptr<CudaDevice>> CudaDevice::Open(std::shared_ptr<const cuda::Driver> driver,
                                                              const CudaDeviceOptions& options) {
+  for (const cuda::DeviceInfo& info : driver->devices()) {
+    // Before the driver makes a context of some hundred MiB for nothing.
+    if (info.ordinal == options.ordinal) RETURN_IF_ERROR(cuda::Module::LevelFor(info).status());
+  }
   std::shared_ptr<CudaDevice> out(new CudaDevice());
   out->name_ = absl::StrCat("cuda:", options.ordinal);
+  const TimeNs begin = MonotonicNow();
   ASSIGN_OR_RETURN(out->context_, cuda::Context::Create(std::move(driver), options.ordinal));
   ASSIGN_OR_RETURN(out->module_, cuda::Module::LoadShipped(out->context_));
+  out->load_seconds_ = static_cast<double>(MonotonicNow() - begin) * 1e-9;
   out->limit_bytes_ = options.budget_bytes;
+  out->reserve_bytes_ = options.reserve_bytes;
+  out->nvml_ = cuda::Nvml::Open();
   cuda::PoolOptions pool;
   pool.budget_bytes = options.budget_bytes;
+  pool.reserve_bytes = options.reserve_bytes;
   ASSIGN_OR_RETURN(out->pool_, cuda::MemoryPool::Create(cuda::BlocksOf(out->context_), pool));
   out->Watch();
   return out;
 }
 
+std::optional<CudaDevice::Look> CudaDevice::LookAtCard() const {
+  constexpr int kAttempts = 3;
+  for (int i = 0; i < kAttempts; ++i) {
+    const cuda::PoolUsage before = pool_->usage();
+    const uint64_t growths = context_->growths();
+    const auto card = pool_->Card();
+    if (!card.ok()) return std::nullopt;  // a lost card says so where it is used
+    const std::optional<uint64_t> own = nvml_->ProcessBytes(info().pci_id, static_cast<uint32_t>(getpid()));
+    const cuda::PoolUsage after = pool_->usage();
+    if (before.changing || after.changing || before.changes != after.changes || growths != context_->growths()) continue;
+    Look look;
+    look.card = *card;
+    look.held_bytes = after.held_bytes;
+    look.own_told = own.has_value();
+    look.growths = growths;
+    const uint64_t taken_bytes = card->total_bytes - std::min(card->total_bytes, card->free_bytes);
+    look.others_bytes = taken_bytes - std::min(taken_bytes, std::max(own.value_or(0), look.held_bytes));
+    return look;
+  }
+  return std::nullopt;
+}
+
 void CudaDevice::Watch() {
-  const auto card = pool_->Card();
-  if (!card.ok()) return;  // a lost card says so where it is used
-  const uint64_t held_bytes = pool_->usage().held_bytes;
-  const uint64_t taken_bytes = card->total_bytes - std::min(card->total_bytes, card->free_bytes);
-  const uint64_t others_bytes = taken_bytes - std::min(taken_bytes, held_bytes);
-  if (held_bytes == 0) {
-    others_bytes_ = others_bytes;
-    const uint64_t budget = limit_bytes_ > 0 ? std::min(limit_bytes_, card->free_bytes)
-                                             : cuda::DefaultBudget(*card, 0, cuda::PoolOptions().reserve_bytes);
+  const std::optional<Look> look = LookAtCard();
+  if (!look.has_value()) return;
+  if (look->held_bytes == 0) {
+    calm_ = *look;
+    uint64_t budget = cuda::DefaultBudget(look->card, 0, reserve_bytes_);
+    if (limit_bytes_ > 0) budget = std::min(budget, limit_bytes_);
     if (budget != pool_->usage().budget_bytes) pool_->Shrink(budget);
     return;
   }
-  if (card->free_bytes >= kNearlyFullBytes || others_bytes < others_bytes_ + kMuchBytes) return;
-  const uint64_t give_bytes = std::min(held_bytes, others_bytes - others_bytes_);
-  const cuda::ShrinkReport report = pool_->Shrink(held_bytes - give_bytes);
-  others_bytes_ = others_bytes;
+  // Where nobody tells how much is ours, growth since the last look is taken for our own whenever there was any.
+  const bool comparable = look->own_told == calm_.own_told && (look->own_told || look->growths == calm_.growths);
+  if (!comparable) {
+    calm_ = *look;
+  } else if (look->card.free_bytes < kNearlyFullBytes && look->others_bytes >= calm_.others_bytes + kMuchBytes) {
+    TakeFromStages(*look);
+  }
+}
+
+void CudaDevice::TakeFromStages(const Look& look) {
+  const uint64_t give_bytes = std::min(look.held_bytes, look.others_bytes - calm_.others_bytes);
+  const cuda::ShrinkReport report = pool_->Shrink(look.held_bytes - give_bytes);
+  calm_ = look;
   LogWarning(name_, ": other programs took ", FormatSize(give_bytes), " of the card; stages give up as much, ",
              FormatSize(report.budget_bytes), " are left to them");
 }

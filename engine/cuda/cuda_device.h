@@ -2,19 +2,22 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
 #include "engine/cuda/driver.h"
 #include "engine/cuda/memory_pool.h"
+#include "engine/cuda/nvml.h"
 #include "engine/device.h"
 
 namespace lanyard::engine {
 
 struct CudaDeviceOptions {
   int ordinal = 0;
-  uint64_t budget_bytes = 0;  // for stages; 0: what is free, less a reserve for the desktop
+  uint64_t budget_bytes = 0;  // the most for stages; 0: no limit but what is free, less the reserve
+  uint64_t reserve_bytes = cuda::PoolOptions().reserve_bytes;  // left to the desktop beyond what it uses now
 };
 
 class CudaDevice final : public Device {
@@ -28,10 +31,11 @@ class CudaDevice final : public Device {
   const std::shared_ptr<cuda::Module>& module() const { return module_; }
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
+  double load_seconds() const { return load_seconds_; }  // that the driver took to make the kernels ready
 
-  // Looks at the card again, to be called now and then by one thread. While no stage is there the budget follows what is
-  // free. When other programs took memory since then and the card is nearly full, stages give back as much: pages first, then
-  // layers (LocalStage::lost).
+  // Looks at the card again, to be called now and then by one thread: the driver may keep it waiting. While no stage is there
+  // the budget follows what is free. When other programs took memory since then and the card is nearly full, stages give
+  // back as much: pages first, then layers (LocalStage::lost). A moment in which blocks come or go is not judged.
   void Watch();
 
   uint64_t FreeBytes() const override;
@@ -46,9 +50,23 @@ class CudaDevice final : public Device {
  private:
   CudaDevice() = default;
 
+  // The card and the pool's books of one moment.
+  struct Look {
+    cuda::CardMemory card;
+    uint64_t held_bytes = 0;
+    uint64_t others_bytes = 0;  // of other programs
+    bool own_told = false;      // NVML knows what is ours; if not, what the driver took for us is among the others'
+    uint64_t growths = 0;
+  };
+  std::optional<Look> LookAtCard() const;  // nothing when the card does not answer, or blocks came or went each time
+  void TakeFromStages(const Look& look);
+
   std::string name_;
   uint64_t limit_bytes_ = 0;   // as asked for; 0: none
-  uint64_t others_bytes_ = 0;  // of other programs when Watch last found no stage
+  uint64_t reserve_bytes_ = 0;
+  double load_seconds_ = 0;
+  Look calm_;                  // others_bytes of here are theirs by right
+  std::unique_ptr<cuda::Nvml> nvml_;
   std::shared_ptr<cuda::Context> context_;
   std::shared_ptr<cuda::Module> module_;
   std::shared_ptr<cuda::MemoryPool> pool_;

@@ -111,6 +111,11 @@ class Context {
   bool lost() const { return lost_.load(std::memory_order_acquire); }
   absl::Status lost_status() const;
 
+  // How often something was made of this context that takes the card's memory beside Allocate (streams, graphs, kernels at
+  // their first use): how much, the driver does not say.
+  uint64_t growths() const { return growths_.load(std::memory_order_acquire); }
+  void NoteGrowth() { growths_.fetch_add(1, std::memory_order_acq_rel); }
+
   // For this file's classes: makes the context current on this thread; the lost status if it is lost.
   absl::Status Use();
   // Status of a result; remembers a loss. OK for 0.
@@ -126,6 +131,7 @@ class Context {
   int device_handle_ = 0;
   AbiHandle* handle_ = nullptr;
   std::atomic<bool> lost_{false};
+  std::atomic<uint64_t> growths_{0};
   struct Loss;
   std::unique_ptr<Loss> loss_;
 };
@@ -143,8 +149,10 @@ class Module {
   // Every image of `ptx` is loaded. InvalidArgument with the JIT's log when one does not compile for this card.
   static absl::StatusOr<std::shared_ptr<Module>> Load(std::shared_ptr<Context> context,
                                                       std::span<const std::string_view> ptx);
-  // The kernels of this binary (ptx_image.h), of the highest level that the card has. FailedPrecondition when the binary was
-  // built without kernels, or has none for so old a card.
+  // The level (61, 75, 80) whose kernels a card gets; asks no driver. FailedPrecondition when the binary was built without
+  // kernels, or has none for so old a card.
+  static absl::StatusOr<int> LevelFor(const DeviceInfo& card);
+  // The kernels of this binary (ptx_image.h), of the highest level that the card has.
   static absl::StatusOr<std::shared_ptr<Module>> LoadShipped(std::shared_ptr<Context> context);
   ~Module();
   Module(const Module&) = delete;

@@ -86,13 +86,18 @@ struct MemoryPool::State {
   std::map<DeviceAddress, Allocation> allocations ABSL_GUARDED_BY(mutex);
   std::vector<std::shared_ptr<Owner>> owners ABSL_GUARDED_BY(mutex);
   int next_key ABSL_GUARDED_BY(mutex) = 1;
+  uint64_t changes ABSL_GUARDED_BY(mutex) = 0;
+  int changing ABSL_GUARDED_BY(mutex) = 0;
 
   // The smallest free range that holds `bytes`, cut; 0 when there is none.
   DeviceAddress Cut(uint64_t bytes, uint64_t asked_bytes, MemoryUse use, int group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  // Those below let go of the mutex while they call the driver, which may take long, or for ever: who only asks for the
+  // books never waits for it. They come back with it held.
   absl::StatusOr<std::list<Block>::iterator> Take(uint64_t bytes, MemoryUse use, int group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  void GiveBack(std::list<Block>::iterator block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  absl::StatusOr<DeviceAddress> AllocateUnlocked(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void GiveBack(std::list<Block> leaving) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void DropReserved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   absl::Status Refusal(uint64_t bytes, MemoryUse use, std::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 };
@@ -120,7 +125,9 @@ DeviceAddress MemoryPool::State::Cut(uint64_t bytes, uint64_t asked_bytes, Memor
 }
 
 absl::Status MemoryPool::State::Refusal(uint64_t bytes, MemoryUse use, std::string_view why) {
+  mutex.Unlock();
   const absl::StatusOr<CardMemory> card = source->Memory();
+  mutex.Lock();
   if (!card.ok() && absl::IsUnavailable(card.status())) return card.status();
   const std::string free =
       card.ok() ? absl::StrCat(FormatSize(card->free_bytes), " of ", FormatSize(card->total_bytes)) : "unknown";
@@ -131,19 +138,32 @@ absl::Status MemoryPool::State::Refusal(uint64_t bytes, MemoryUse use, std::stri
                            "; give the stage fewer layers or less KV, or raise the card's budget");
 }
 
+// Counted as held from before the driver is asked until after it has taken the block back, so that others who ask meanwhile
+// are refused by the budget and not by the card.
+absl::StatusOr<DeviceAddress> MemoryPool::State::AllocateUnlocked(uint64_t bytes) {
+  held += bytes;
+  ++changing;
+  mutex.Unlock();
+  absl::StatusOr<DeviceAddress> address = source->Allocate(bytes);
+  mutex.Lock();
+  --changing;
+  ++changes;
+  if (!address.ok()) held -= bytes;
+  return address;
+}
+
 absl::StatusOr<std::list<Block>::iterator> MemoryPool::State::Take(uint64_t bytes, MemoryUse use, int group) {
   if (bytes > budget || held > budget - bytes) DropReserved();
   if (bytes > budget || held > budget - bytes) return Refusal(bytes, use, "over the budget");
-  absl::StatusOr<DeviceAddress> address = source->Allocate(bytes);
+  absl::StatusOr<DeviceAddress> address = AllocateUnlocked(bytes);
   if (!address.ok() && absl::IsResourceExhausted(address.status())) {
     DropReserved();
-    address = source->Allocate(bytes);
+    address = AllocateUnlocked(bytes);
   }
   if (!address.ok()) {
     if (absl::IsResourceExhausted(address.status())) return Refusal(bytes, use, "the card is full");
     return address.status();
   }
-  held += bytes;
   Block block;
   block.address = *address;
   block.bytes = bytes;
@@ -154,17 +174,28 @@ absl::StatusOr<std::list<Block>::iterator> MemoryPool::State::Take(uint64_t byte
   return std::prev(blocks.end());
 }
 
-void MemoryPool::State::GiveBack(std::list<Block>::iterator block) {
-  source->Free(block->address);
-  held -= block->bytes;
-  blocks.erase(block);
+void MemoryPool::State::GiveBack(std::list<Block> leaving) {
+  if (leaving.empty()) return;
+  ++changing;
+  mutex.Unlock();
+  uint64_t bytes = 0;
+  for (const Block& block : leaving) {
+    source->Free(block.address);
+    bytes += block.bytes;
+  }
+  mutex.Lock();
+  held -= bytes;
+  --changing;
+  ++changes;
 }
 
 void MemoryPool::State::DropReserved() {
+  std::list<Block> leaving;
   for (auto it = blocks.begin(); it != blocks.end();) {
     const auto block = it++;
-    if (block->live == 0) GiveBack(block);
+    if (block->live == 0) leaving.splice(leaving.end(), blocks, block);
   }
+  GiveBack(std::move(leaving));
 }
 
 MemoryPool::MemoryPool(std::unique_ptr<BlockSource> source, const PoolOptions& options)
@@ -176,7 +207,7 @@ MemoryPool::MemoryPool(std::unique_ptr<BlockSource> source, const PoolOptions& o
 
 MemoryPool::~MemoryPool() {
   MutexLock lock(&state_->mutex);
-  while (!state_->blocks.empty()) state_->GiveBack(state_->blocks.begin());
+  state_->GiveBack(std::move(state_->blocks));
 }
 
 absl::StatusOr<std::shared_ptr<MemoryPool>> MemoryPool::Create(std::unique_ptr<BlockSource> source,
@@ -242,7 +273,9 @@ void MemoryPool::Free(DeviceAddress address) {
   state.used[static_cast<int>(block.use)] -= allocation.asked_bytes;
   block.live -= 1;
   if (block.live == 0) {
-    state.GiveBack(allocation.block);
+    std::list<Block> leaving;
+    leaving.splice(leaving.end(), state.blocks, allocation.block);
+    state.GiveBack(std::move(leaving));
     return;
   }
   auto range = block.free.emplace(address - block.address, allocation.bytes).first;
@@ -329,6 +362,8 @@ PoolUsage MemoryPool::usage() const {
   PoolUsage usage;
   usage.budget_bytes = state_->budget;
   usage.held_bytes = state_->held;
+  usage.changes = state_->changes;
+  usage.changing = state_->changing > 0;
   usage.weights_bytes = state_->used[0];
   usage.kv_bytes = state_->used[1];
   usage.buffers_bytes = state_->used[2];

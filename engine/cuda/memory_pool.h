@@ -5,7 +5,8 @@
 // reserve. Counted against the budget is what was taken from the card (whole blocks), not what was asked.
 // Allocations may be freed only when no work on the card uses them any more: the bytes are handed out again at once. A
 // block that nobody uses goes back to the card at once.
-// Thread-safe. Owners' callbacks run without the pool's lock, on the thread that calls Shrink, and may free.
+// Thread-safe; no lock is held while the driver is called, so that usage() answers at once also when the driver does not.
+// Owners' callbacks run without the pool's lock, on the thread that calls Shrink, and may free.
 #pragma once
 
 #include <cstdint>
@@ -74,10 +75,12 @@ class DeviceMemory {
 
 struct PoolUsage {
   uint64_t budget_bytes = 0;
-  uint64_t held_bytes = 0;     // blocks taken from the card
+  uint64_t held_bytes = 0;     // blocks taken from the card, also those that are on their way to or from it
   uint64_t weights_bytes = 0;  // as asked, by use
   uint64_t kv_bytes = 0;
   uint64_t buffers_bytes = 0;
+  uint64_t changes = 0;        // blocks taken and given back so far: equal twice, with the card asked between, and not
+  bool changing = false;       // `changing`: the card's figure and this one are of the same moment
   uint64_t over_bytes() const { return held_bytes > budget_bytes ? held_bytes - budget_bytes : 0; }
 };
 

@@ -1,6 +1,9 @@
 #include "engine/cuda/memory_pool.h"
 
+#include <chrono>
 #include <cstring>
+#include <functional>
+#include <future>
 #include <map>
 #include <random>
 #include <thread>
@@ -27,12 +30,14 @@ struct FakeCard {
   int fail_at = -1;  // the n-th allocation, from 0
   bool lost = false;
   std::map<DeviceAddress, uint64_t> live;
+  std::function<void()> called;  // within every call of the driver
 };
 
 class FakeBlocks : public BlockSource {
  public:
   explicit FakeBlocks(FakeCard* card) : card_(card) {}
   absl::StatusOr<DeviceAddress> Allocate(uint64_t bytes) override {
+    if (card_->called) card_->called();
     if (card_->lost) return Unavailable("lost");
     if (card_->allocations++ == card_->fail_at || card_->used + card_->others + bytes > card_->total) {
       return ResourceExhausted("CUDA_ERROR_OUT_OF_MEMORY");
@@ -44,11 +49,13 @@ class FakeBlocks : public BlockSource {
     return address;
   }
   void Free(DeviceAddress address) override {
+    if (card_->called) card_->called();
     ASSERT_EQ(card_->live.count(address), 1u);
     card_->used -= card_->live[address];
     card_->live.erase(address);
   }
   absl::StatusOr<CardMemory> Memory() override {
+    if (card_->called) card_->called();
     if (card_->lost) return Unavailable("lost");
     return CardMemory{card_->total - card_->used - card_->others, card_->total};
   }
@@ -71,6 +78,30 @@ TEST(MemoryPool, DefaultBudgetLeavesWhatOthersUseAndAReserve) {
   FakeCard card;
   card.others = 200 * kMiB;
   EXPECT_EQ(MakePool(card)->usage().budget_bytes, (1024 - 200 - 384) * kMiB);
+}
+
+// A heartbeat asks for the books: it must not wait for a driver that does not answer.
+TEST(MemoryPool, BooksAreReadWhileTheDriverIsBusy) {
+  FakeCard card;
+  auto pool = MakePool(card);
+  int calls = 0;
+  card.called = [&] {
+    ++calls;
+    auto asked = std::make_shared<std::promise<PoolUsage>>();
+    auto usage = asked->get_future();
+    std::thread([asked, pool] { asked->set_value(pool->usage()); }).detach();
+    ASSERT_EQ(usage.wait_for(std::chrono::seconds(5)), std::future_status::ready);
+  };
+  auto memory = pool->Allocate(10 * kMiB, MemoryUse::kKv);
+  ASSERT_TRUE(memory.ok());
+  EXPECT_FALSE(pool->usage().changing);
+  const uint64_t changes = pool->usage().changes;
+  EXPECT_FALSE(pool->Allocate(2000 * kMiB, MemoryUse::kKv).ok());
+  memory->Reset();
+  EXPECT_GE(calls, 3);
+  EXPECT_GT(pool->usage().changes, changes);
+  EXPECT_EQ(pool->usage().held_bytes, 0u);
+  card.called = nullptr;
 }
 
 TEST(MemoryPool, SmallAllocationsShareABlockAndItGoesBack) {

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "engine/cuda/environment.h"
@@ -142,14 +143,33 @@ std::vector<CardNumbers> Nvml::Cards() const {
   return cards;
 }
 
-std::optional<CardNumbers> Nvml::Card(const std::string& pci_id) const {
+void* Nvml::Find(const std::string& pci_id) const {
   unsigned count = 0;
-  if (!present() || pci_id.empty() || api_->DeviceCount(&count) != nvml::kSuccess) return std::nullopt;
+  if (!present() || pci_id.empty() || api_->DeviceCount(&count) != nvml::kSuccess) return nullptr;
   for (unsigned i = 0; i < count && i < 64; ++i) {
     nvml::Device device = nullptr;
-    if (api_->DeviceByIndex(i, &device) == nvml::kSuccess && PciId(device) == pci_id) return Read(device);
+    if (api_->DeviceByIndex(i, &device) == nvml::kSuccess && PciId(device) == pci_id) return device;
   }
-  return std::nullopt;
+  return nullptr;
+}
+
+std::optional<CardNumbers> Nvml::Card(const std::string& pci_id) const {
+  void* const device = Find(pci_id);
+  if (device == nullptr) return std::nullopt;
+  return Read(device);
+}
+
+std::optional<uint64_t> Nvml::ProcessBytes(const std::string& pci_id, uint32_t pid) const {
+  void* const device = Find(pci_id);
+  if (device == nullptr) return std::nullopt;
+  std::vector<CardProcess> processes;
+  AddProcesses(api_->ComputeProcesses, device, false, processes);
+  AddProcesses(api_->GraphicsProcesses, device, true, processes);
+  std::optional<uint64_t> bytes;  // one that computes and draws stands in both lists
+  for (const CardProcess& process : processes) {
+    if (process.pid == pid && process.bytes.has_value()) bytes = std::max(bytes.value_or(0), *process.bytes);
+  }
+  return bytes;
 }
 
 }  // namespace lanyard::cuda

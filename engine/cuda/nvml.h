@@ -45,6 +45,8 @@ class Nvml {
   bool present() const { return api_ != nullptr; }
   std::string driver_version() const;  // "550.54.14"; "" = not told
   std::vector<CardNumbers> Cards() const;
+  // Of a card's memory, a process's; nothing where NVML does not tell, or knows the process by another number (containers).
+  std::optional<uint64_t> ProcessBytes(const std::string& pci_id, uint32_t pid) const;
   // By the PCI id of a DeviceInfo; nothing when NVML does not know it.
   std::optional<CardNumbers> Card(const std::string& pci_id) const;
 
@@ -52,6 +54,7 @@ class Nvml {
   Nvml() = default;
   struct Api;
   CardNumbers Read(void* device) const;
+  void* Find(const std::string& pci_id) const;  // null: not known
   std::string PciId(void* device) const;
 
   std::unique_ptr<Api> api_;

@@ -56,7 +56,12 @@ absl::StatusOr<std::shared_ptr<CudaDevice>> OpenCard(const std::shared_ptr<const
   }
   ASSIGN_OR_RETURN(auto device, CudaDevice::Open(driver, options));
   LogInfo(device->name(), ": ", device->info().name, ", ", FormatSize(device->BudgetBytes()), " of ",
-          FormatSize(device->info().total_bytes), " for stages");
+          FormatSize(device->info().total_bytes), " for stages; kernels of level ", device->module()->level(), " ready in ",
+          static_cast<int64_t>(device->load_seconds() * 1e3), " ms");
+  if (device->BudgetBytes() < options.budget_bytes) {
+    LogInfo(device->name(), ": --vram of ", FormatSize(options.budget_bytes), " is more than is free less the ",
+            FormatSize(options.reserve_bytes), " that are left to the desktop");
+  }
   return device;
 }
 
@@ -89,8 +94,14 @@ absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenDevices(const Devic
     return out;
   }
   std::vector<int> cards = flags.cards;
-  if (flags.automatic) {
-    for (const cuda::DeviceInfo& info : (*driver)->devices()) cards.push_back(info.ordinal);
+  for (const cuda::DeviceInfo& info : (*driver)->devices()) {
+    if (!flags.automatic) break;
+    if (info.integrated) {
+      LogInfo("cuda:", info.ordinal, " is not used: ", info.name, " has no memory of its own, and the processor's layers ",
+              "take the machine's already; --devices cuda:", info.ordinal, " uses it all the same");
+      continue;
+    }
+    cards.push_back(info.ordinal);
   }
   for (const int ordinal : cards) {
     auto card = OpenCard(*driver, ordinal, flags);

@@ -12,7 +12,7 @@
 namespace lanyard::engine {
 
 struct DeviceFlags {
-  bool automatic = true;           // every card that works
+  bool automatic = true;           // every card that works and has memory of its own
   std::vector<int> cards;          // when not automatic: these, in this order; none: the processor alone
   std::map<int, uint64_t> limits;  // bytes of a card's memory (-1: of every other card); else what is free, less a reserve
 };

@@ -80,6 +80,7 @@ absl::StatusOr<std::unique_ptr<Stream>> Stream::Create(std::shared_ptr<Module> m
   RETURN_IF_ERROR(context.Use());
   RETURN_IF_ERROR(
       context.Check(context.api().StreamCreate(&stream->handle_, abi::kStreamNonBlocking), "cuStreamCreate"));
+  context.NoteGrowth();
   return stream;
 }
 
@@ -193,6 +194,7 @@ absl::Status Stream::EndCaptureInto(Graph& graph) {
   const absl::Status status = context_->Check(api.GraphInstantiate(&exec, recorded, 0), "cuGraphInstantiateWithFlags");
   if (!context_->lost()) (void)api.GraphDestroy(recorded);
   RETURN_IF_ERROR(status);
+  context_->NoteGrowth();
   graph.context_ = context_;
   graph.exec_ = exec;
   return absl::OkStatus();

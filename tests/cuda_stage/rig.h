@@ -53,6 +53,7 @@ inline absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenCards(const 
     CudaDeviceOptions options;
     options.ordinal = info.ordinal;
     options.budget_bytes = info.total_bytes;
+    options.reserve_bytes = 0;  // these cards are smaller than it
     ASSIGN_OR_RETURN(auto device, CudaDevice::Open(driver, options));
     out.push_back(std::move(device));
   }

@@ -54,6 +54,12 @@ absl::Status SetCards(Config& config, std::string_view key, std::string_view val
   if (key == "sms") {
     return EachCard(config.cards, value, small, [](CardConfig& c, uint64_t v) { c.sm_count = static_cast<int>(v); });
   }
+  if (key == "integrated") {
+    return EachCard(config.cards, value, small, [](CardConfig& c, uint64_t v) { c.integrated = v != 0; });
+  }
+  if (key == "graph_bytes") {
+    return EachCard(config.cards, value, size, [](CardConfig& c, uint64_t v) { c.graph_bytes = v; });
+  }
   known = false;
   return absl::OkStatus();
 }

@@ -21,6 +21,8 @@ struct CardConfig {
   uint64_t others_bytes = 0;  // used by other programs from the start
   int cc = 86;
   int sm_count = 4;
+  bool integrated = false;    // shares the machine's memory
+  uint64_t graph_bytes = 0;   // of the card's memory that each graph takes, as a driver's do
 };
 
 struct Config {

@@ -46,7 +46,7 @@ int Attribute(const Card& card, int attribute) {
   switch (attribute) {
     case kClockRate: return 1'500'000;
     case kMultiprocessorCount: return card.config.sm_count;
-    case kIntegrated: return 0;
+    case kIntegrated: return card.config.integrated ? 1 : 0;
     case kMemoryClockRate: return 7'000'000;
     case kMemoryBusWidth: return 192;
     case kL2CacheSize: return 3 << 20;
@@ -206,11 +206,14 @@ int cuCtxSynchronize() {
 int cuCtxEnablePeerAccess(abi::Handle peer, unsigned) {
   Entry entry;
   if (const int result = entry.OnCurrent(); result != 0) return result;
-  if (entry.world().CardOfContext(peer) == nullptr) return abi::kInvalidContext;
-  return entry.world().config.peer ? 0 : 217;  // PEER_ACCESS_UNSUPPORTED
+  const Card* card = entry.world().CardOfContext(peer);
+  if (card == nullptr) return abi::kInvalidContext;
+  if (!entry.world().config.peer) return 217;  // PEER_ACCESS_UNSUPPORTED
+  return entry.card().peers.insert(card->ordinal).second ? 0 : abi::kPeerAccessAlreadyEnabled;
 }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
+  while (World::Get().hung.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   Entry entry;
   if (const int result = entry.OnCurrent(); result != 0) return result;
   *free = entry.card().free_bytes();

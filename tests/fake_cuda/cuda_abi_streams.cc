@@ -225,6 +225,7 @@ int cuMemcpyPeerAsync(abi::Pointer to, abi::Handle to_context, abi::Pointer from
     return abi::kInvalidValue;
   }
   Work work;
+  ++entry.world().stats.peer_copies;
   work.kind = WorkKind::kPeer;
   work.device = from_card->ordinal;
   work.to_device = to_card->ordinal;
@@ -444,6 +445,9 @@ int cuGraphInstantiateWithFlags(abi::Handle* exec, abi::Handle graph, unsigned l
   auto made = std::make_unique<Graph>();
   made->device = found->second->device;
   made->nodes = found->second->nodes;
+  Card& card = world.card(made->device);
+  if (card.config.graph_bytes > card.free_bytes()) return abi::kOutOfMemory;
+  card.used_bytes += card.config.graph_bytes;
   *exec = world.NewHandle();
   world.execs.emplace(*exec, std::move(made));
   return 0;
@@ -498,6 +502,8 @@ int cuGraphExecDestroy(abi::Handle exec) {
   const auto found = entry.world().execs.find(exec);
   if (found == entry.world().execs.end()) return abi::kInvalidHandle;
   if (const int result = entry.On(found->second->device); result != 0) return result;
+  Card& card = entry.world().card(found->second->device);
+  card.used_bytes -= card.config.graph_bytes;
   entry.world().execs.erase(found);
   return 0;
 }

@@ -34,6 +34,7 @@ class FakeCuda {
   std::string Reports() const { return reports_(); }  // what the checks found, a line each
   void SetOthers(int device, uint64_t bytes) { set_others_(device, bytes); }
   uint64_t UsedBytes(int device) const { return used_(device); }
+  void Hang(bool on) { hang_(on ? 1 : 0); }  // whoever asks a card for its free memory waits meanwhile
 
  private:
   FakeCuda() {
@@ -49,6 +50,7 @@ class FakeCuda {
     Resolve(reports_, "lanyard_fake_cuda_reports");
     Resolve(set_others_, "lanyard_fake_cuda_set_others");
     Resolve(used_, "lanyard_fake_cuda_used");
+    Resolve(hang_, "lanyard_fake_cuda_hang");
   }
   template <typename F>
   void Resolve(F& function, const char* name) {
@@ -62,6 +64,7 @@ class FakeCuda {
   const char* (*reports_)() = nullptr;
   void (*set_others_)(int, uint64_t) = nullptr;
   uint64_t (*used_)(int) = nullptr;
+  void (*hang_)(int) = nullptr;
 };
 
 }  // namespace lanyard::fake_cuda

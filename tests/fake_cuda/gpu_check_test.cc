@@ -72,6 +72,15 @@ TEST_F(GpuCheck, TwoCardsOneReport) {
   }
 }
 
+TEST_F(GpuCheck, OldCardIsSkippedAndTheOthersAreChecked) {
+  ASSERT_EQ(Run("devices=2,cc=5.2/8.6,sms=1,memory=64MiB,lose_device=0,lose_at=1", {"--no-probe"}), cli::kOk) << stdout_;
+  EXPECT_THAT(stdout_, HasSubstr("skipped  Interpreted card 0 has compute capability 5.2"));
+  const json report = json::parse(ReportText());
+  EXPECT_EQ(report["ok"], true);
+  EXPECT_FALSE(report["cards"][0].contains("error")) << "it was called";
+  EXPECT_EQ(report["cards"][1]["checks_failed"], 0);
+}
+
 TEST_F(GpuCheck, NothingOfTheMachineOrItsUser) {
   ASSERT_EQ(Run("sms=1,memory=64MiB", {"--no-probe"}), cli::kOk) << stderr_;
   const std::string text = ReportText();

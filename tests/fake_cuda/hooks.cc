@@ -14,6 +14,7 @@ std::string StatsText(const World& world) {
   json["work"] = world.stats.work;
   json["kernels"] = world.stats.kernels;
   json["graphs"] = world.stats.graphs;
+  json["peer_copies"] = world.stats.peer_copies;
   json["uninitialised_reads"] = world.stats.uninitialised_reads;
   json["reports"] = world.reports.size();
   json["live_streams"] = world.streams.size();
@@ -27,6 +28,7 @@ std::string StatsText(const World& world) {
                              {"peak_bytes", card->peak_bytes},
                              {"live_allocations", card->allocations.size()},
                              {"retained", card->retained},
+                             {"peers", card->peers.size()},
                              {"lost", card->lost}});
   }
   json["by_kernel"] = nlohmann::json::object();
@@ -78,6 +80,9 @@ void lanyard_fake_cuda_set_others(int device, uint64_t bytes) {
     World::Get().card(device).config.others_bytes = bytes;
   }
 }
+
+// The driver answers no question for free memory until it is told so.
+void lanyard_fake_cuda_hang(int on) { World::Get().hung.store(on != 0); }
 
 // Bytes in use by this process. Never waits.
 uint64_t lanyard_fake_cuda_used(int device) {

@@ -1,8 +1,10 @@
 // libfakenvml.so: NVML for the cards of LANYARD_FAKE_CUDA. Memory in use is what libfakecuda.so of the same process says, and
-// what "others" takes. LANYARD_FAKE_NVML: "silent" = every number is refused, as old cards and WSL2 do.
+// what "others" takes. LANYARD_FAKE_NVML: "silent" = every number is refused, as old cards and WSL2 do; "own" = the process that
+// computes is this one.
 #include "engine/cuda/nvml_abi.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -26,9 +28,9 @@ constexpr int kNotSupported = 3;
 int g_initialised = 0;
 Config g_config;
 
-bool Silent() {
+bool Mode(const char* name) {
   const char* text = std::getenv("LANYARD_FAKE_NVML");
-  return text != nullptr && std::strcmp(text, "silent") == 0;
+  return text != nullptr && std::strcmp(text, name) == 0;
 }
 
 // Handles are 1, 2, ...
@@ -38,7 +40,7 @@ int Check(Device device) {
   if (g_initialised == 0) return kUninitialized;
   const int index = IndexOf(device);
   if (index < 0 || index >= g_config.devices) return kInvalidArgument;
-  return Silent() ? kNotSupported : 0;
+  return Mode("silent") ? kNotSupported : 0;
 }
 
 uint64_t UsedHere(int index) {
@@ -146,7 +148,8 @@ int nvmlDeviceGetCurrPcieLinkGeneration(Device device, unsigned* generation) { r
 int nvmlDeviceGetCurrPcieLinkWidth(Device device, unsigned* lanes) { return Tell(device, 16, lanes); }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned* count, nvml::Process* processes) {
-  return Processes(device, count, processes, {4242, UsedHere(IndexOf(device)), 0, 0});
+  const unsigned pid = Mode("own") ? static_cast<unsigned>(getpid()) : 4242;
+  return Processes(device, count, processes, {pid, UsedHere(IndexOf(device)), 0, 0});
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(Device device, unsigned* count, nvml::Process* processes) {

@@ -115,6 +115,7 @@ struct Card {
   CardConfig config;
   int retained = 0;
   int lost = 0;  // the CUresult that every call gets
+  std::set<int> peers;  // cards whose memory this one may reach
   std::atomic<uint64_t> used_bytes{0};  // NVML reads it without the mutex
   uint64_t peak_bytes = 0;
   std::map<uint64_t, uint64_t> allocations;
@@ -134,6 +135,7 @@ struct Stats {
   uint64_t work = 0;   // kernels, copies, fills that ran
   uint64_t kernels = 0;
   uint64_t graphs = 0;
+  uint64_t peer_copies = 0;
   uint64_t uninitialised_reads = 0;  // copies to the host of bytes that nobody wrote
 };
 
@@ -144,6 +146,7 @@ class World {
   std::mutex mutex;
   std::atomic<int> waiting{0};  // calls that want the mutex: long runs let them in between pieces of work
   bool configured = false;  // by Reset
+  std::atomic<bool> hung{false};  // a driver that does not answer: cuMemGetInfo waits for as long
   Config config;
   std::vector<std::unique_ptr<Card>> cards;
   std::unordered_map<Handle, std::unique_ptr<Stream>> streams;
