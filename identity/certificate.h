@@ -2,34 +2,14 @@
 // cluster's own CA (authority.h) and by nobody else.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "base/status.h"
 #include "identity/openssl.h"
+#include "identity/peer.h"
 
 namespace lanyard::identity {
-
-enum class Role : uint8_t { kCoordinator = 0, kWorker = 1, kAdmin = 2 };
-
-std::string RoleName(Role role);  // "coordinator" "worker" "admin"
-absl::StatusOr<Role> ParseRole(std::string_view s);
-
-// Seconds since 1970 of the wall clock. Arguments, so that tests choose them.
-using UnixTime = int64_t;
-UnixTime WallNow();
-
-// What a peer is allowed to be. Equal ids are equal keys.
-struct Peer {
-  std::string cluster;  // ClusterIdOf the CA
-  Role role = Role::kWorker;
-  std::string node;  // id: see key_pair.h
-  std::string name;  // of the machine, for people; bound to the id by the coordinator
-  UnixTime not_before = 0;
-  UnixTime not_after = 0;
-  std::string serial;  // hex
-};
 
 // The name that a certificate of this role and node is good for in TLS ("<node>.worker.lanyard"), and, with an empty
 // node, the one that every certificate of a coordinator has ("coordinator.lanyard").

@@ -1,0 +1,335 @@
+#include "net/acceptor.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <list>
+#include <map>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/client_hello.h"
+#include "net/join.h"
+
+namespace lanyard::net {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+constexpr auto kAsTuple = asio::as_tuple(asio::use_awaitable);
+constexpr TimeNs kTick = 100 * kMillisecond;
+constexpr int kBacklog = 512;
+constexpr int kUserTimeoutMs = 1000;  // as gRPC sets it on listeners of its own (keepalive time-out)
+
+std::string Bytes(const asio::ip::address& address) {
+  const asio::ip::address_v6 v6 =
+      address.is_v4() ? asio::ip::make_address_v6(asio::ip::v4_mapped, address.to_v4()) : address.to_v6();
+  const auto bytes = v6.to_bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::string PeerText(const tcp::endpoint& from) {
+  asio::ip::address address = from.address();
+  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+    address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+  }
+  const std::string text = address.to_string();
+  return absl::StrCat(address.is_v4() ? text : "[" + text + "]", ":", from.port());
+}
+
+std::vector<Network> OfficeNetworks() {
+  std::vector<Network> out;
+  for (const char* text : {"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+                           "100.64.0.0/10", "::1", "fc00::/7", "fe80::/10"}) {
+    out.push_back(*Network::Parse(text));
+  }
+  return out;
+}
+
+ino_t InodeOf(int fd) {
+  struct stat info {};
+  return fstat(fd, &info) == 0 ? info.st_ino : 0;
+}
+
+absl::StatusOr<int> Listen(const std::string& host, const std::string& port) {
+  const std::string where = absl::StrCat(host, ":", port);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const int rc = getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &found);
+  if (rc != 0) return Unavailable("cannot listen on ", where, ": ", gai_strerror(rc));
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const int one = 1;
+  const int zero = 0;
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  if (fd >= 0 && found->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
+  if (fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, kBacklog) == 0) return fd;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  return Unavailable("cannot listen on ", where, ": ", std::strerror(error), " (errno ", error, ")",
+                     error == EADDRINUSE ? "; stop what uses the port, or choose another with --listen" : "");
+}
+
+class AcceptorImpl final : public Acceptor {
+ public:
+  explicit AcceptorImpl(Options options) : options_(std::move(options)), listener_(io_), tick_(io_) {
+    if (options_.limits.networks.empty()) options_.limits.networks = OfficeNetworks();
+  }
+
+  ~AcceptorImpl() override {
+    io_.stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  absl::Status Start() {
+    ASSIGN_OR_RETURN(const int fd, Listen(options_.host, options_.port));
+    sockaddr_storage bound{};
+    socklen_t length = sizeof(bound);
+    getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &length);
+    boost::system::error_code ec;
+    listener_.assign(bound.ss_family == AF_INET ? tcp::v4() : tcp::v6(), fd, ec);
+    if (ec) {
+      close(fd);
+      return Unavailable("cannot listen on ", options_.host, ":", options_.port, ": ", ec.message());
+    }
+    port_ = listener_.local_endpoint(ec).port();
+    asio::co_spawn(io_, AcceptLoop(), asio::detached);
+    asio::co_spawn(io_, TickLoop(), asio::detached);
+    thread_ = std::thread([this] { io_.run(); });
+    return absl::OkStatus();
+  }
+
+  uint16_t port() const override { return port_; }
+  AcceptCounts counts() const override { return {taken_, refused_network_, refused_limit_, refused_hello_}; }
+  void Cut(const std::string& peer) override {
+    asio::post(io_, [this, peer] {
+      const auto it = handed_.find(peer);
+      if (it != handed_.end() && InodeOf(it->second.fd) == it->second.inode) shutdown(it->second.fd, SHUT_RDWR);
+    });
+  }
+
+ private:
+  struct Greeting {
+    tcp::socket socket;
+    std::string address;  // 16 bytes
+    std::string peer;
+    TimeNs deadline;
+  };
+  struct Handed {
+    int fd;
+    ino_t inode;  // gRPC closes the descriptor; another file may have its number then
+    std::string address;
+  };
+  struct OfAddress {
+    int greeting = 0;
+    int handed = 0;
+    int new_this_second = 0;
+  };
+
+  asio::awaitable<void> AcceptLoop() {
+    while (true) {
+      auto [ec, socket] = co_await listener_.async_accept(kAsTuple);
+      if (ec == asio::error::operation_aborted) co_return;
+      if (ec) {
+        // Out of descriptors, or the client has gone already; the others wait in the backlog.
+        asio::steady_timer pause(io_, std::chrono::milliseconds(10));
+        co_await pause.async_wait(kAsTuple);
+        continue;
+      }
+      Admit(std::move(socket));
+    }
+  }
+
+  asio::awaitable<void> TickLoop() {
+    int ticks = 0;
+    while (true) {
+      tick_.expires_after(std::chrono::nanoseconds(kTick));
+      const auto [ec] = co_await tick_.async_wait(kAsTuple);
+      if (ec) co_return;
+      const TimeNs now = MonotonicNow();
+      for (Greeting& greeting : greetings_) {
+        boost::system::error_code ignored;
+        if (now > greeting.deadline) greeting.socket.cancel(ignored);  // its coroutine ends it
+      }
+      Prune();
+      if (++ticks % 10 == 0) {
+        for (auto& [address, of] : addresses_) of.new_this_second = 0;
+        std::erase_if(addresses_, [](const auto& entry) { return entry.second.greeting + entry.second.handed == 0; });
+        TellRefused();
+      }
+    }
+  }
+
+  void Prune() {
+    for (auto it = handed_.begin(); it != handed_.end();) {
+      if (InodeOf(it->second.fd) == it->second.inode) {
+        ++it;
+        continue;
+      }
+      --addresses_[it->second.address].handed;
+      it = handed_.erase(it);
+    }
+  }
+
+  void TellRefused() {
+    const uint64_t refused = refused_network_ + refused_limit_ + refused_hello_;
+    if (refused == told_refused_) return;
+    LogWarning("refused ", refused - told_refused_, " connections in the last second on port ", port_,
+               " (of all: ", refused_network_.load(), " from other networks, ", refused_limit_.load(),
+               " beyond limits, ", refused_hello_.load(), " that do not speak TLS 1.3)");
+    told_refused_ = refused;
+  }
+
+  void Admit(tcp::socket socket) {
+    boost::system::error_code ec;
+    const tcp::endpoint from = socket.remote_endpoint(ec);
+    if (ec) return;
+    const std::string address = Bytes(from.address());
+    const AcceptLimits& limits = options_.limits;
+    if (std::none_of(limits.networks.begin(), limits.networks.end(),
+                     [&](const Network& network) { return network.Contains(address); })) {
+      ++refused_network_;
+      return;
+    }
+    OfAddress& of = addresses_[address];
+    if (static_cast<int>(handed_.size()) >= limits.max_connections) Prune();
+    if (static_cast<int>(handed_.size() + greetings_.size()) >= limits.max_connections ||
+        of.handed + of.greeting >= limits.max_per_address ||
+        static_cast<int>(greetings_.size()) >= limits.max_greeting || of.greeting >= limits.max_greeting_per_address ||
+        ++of.new_this_second > limits.max_new_per_second) {
+      ++refused_limit_;
+      return;  // closed
+    }
+    Greeting greeting{std::move(socket), address, PeerText(from),
+                      MonotonicNow() + limits.hello_timeout_ms * kMillisecond};
+    if (!options_.tls) {
+      HandOn(greeting, options_.grpc);
+      return;
+    }
+    ++of.greeting;
+    greetings_.push_back(std::move(greeting));
+    asio::co_spawn(io_, Greet(std::prev(greetings_.end())), asio::detached);
+  }
+
+  asio::awaitable<void> Greet(std::list<Greeting>::iterator at) {
+    const ClientHello hello = co_await ReadHello(*at);
+    --addresses_[at->address].greeting;
+    const bool join = std::find(hello.alpn.begin(), hello.alpn.end(), kJoinAlpn) != hello.alpn.end();
+    const Take& take = join ? options_.join : options_.grpc;
+    if (hello.state == ClientHello::State::kDone && hello.tls13 && take) {
+      HandOn(*at, take);
+    } else {
+      ++refused_hello_;
+    }
+    greetings_.erase(at);
+  }
+
+  // Looks at the hello without taking it from the socket.
+  asio::awaitable<ClientHello> ReadHello(Greeting& greeting) {
+    std::array<uint8_t, kMaxClientHelloBytes> bytes;
+    ClientHello hello;
+    ssize_t before = 0;
+    while (MonotonicNow() < greeting.deadline) {
+      const ssize_t n = recv(greeting.socket.native_handle(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
+      if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) break;
+      if (n > 0) hello = ParseClientHello({bytes.data(), static_cast<size_t>(n)});
+      if (hello.state != ClientHello::State::kNeedMore) break;
+      if (n > 0) {
+        // The socket stays readable: wait for more by the clock.
+        asio::steady_timer pause(io_, std::chrono::milliseconds(n == before ? 20 : 1));
+        co_await pause.async_wait(kAsTuple);
+      } else {
+        const auto [ec] = co_await greeting.socket.async_wait(tcp::socket::wait_read, kAsTuple);
+        if (ec) break;
+      }
+      before = n;
+    }
+    co_return hello;
+  }
+
+  void HandOn(Greeting& greeting, const Take& take) {
+    boost::system::error_code ec;
+    const int fd = greeting.socket.release(ec);
+    if (ec) return;
+    const int one = 1;
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUserTimeoutMs, sizeof(kUserTimeoutMs));
+    handed_[greeting.peer] = {fd, InodeOf(fd), greeting.address};
+    ++addresses_[greeting.address].handed;
+    ++taken_;
+    take(fd, greeting.peer);
+  }
+
+  Options options_;
+  asio::io_context io_{1};
+  tcp::acceptor listener_;
+  asio::steady_timer tick_;
+  uint16_t port_ = 0;
+  std::atomic<uint64_t> taken_{0}, refused_network_{0}, refused_limit_{0}, refused_hello_{0};
+
+  // Only the thread.
+  std::list<Greeting> greetings_;
+  std::map<std::string, Handed> handed_;  // by peer
+  std::map<std::string, OfAddress> addresses_;
+  uint64_t told_refused_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace
+
+absl::StatusOr<Network> Network::Parse(const std::string& text) {
+  const size_t slash = text.find('/');
+  boost::system::error_code ec;
+  const asio::ip::address address = asio::ip::make_address(text.substr(0, slash), ec);
+  int bits = address.is_v4() ? 32 : 128;
+  const int most = bits;
+  if (!ec && slash != std::string::npos) {
+    const char* end = text.data() + text.size();
+    const auto [stopped, error] = std::from_chars(text.data() + slash + 1, end, bits);
+    if (error != std::errc() || stopped != end || bits < 0 || bits > most) ec = asio::error::invalid_argument;
+  }
+  if (ec) return InvalidArgument("'", text, "' is not a network like 192.168.1.0/24 or fd00::/8");
+  return Network{Bytes(address), address.is_v4() ? bits + 96 : bits};
+}
+
+bool Network::Contains(const std::string& address_bytes) const {
+  if (address_bytes.size() != address.size()) return false;
+  for (int bit = 0; bit < prefix_bits; bit += 8) {
+    const int n = std::min(8, prefix_bits - bit);
+    const int mask = 0xff << (8 - n);
+    if (((address[bit / 8] ^ address_bytes[bit / 8]) & mask & 0xff) != 0) return false;
+  }
+  return true;
+}
+
+absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Start(Options options) {
+  auto acceptor = std::make_unique<AcceptorImpl>(std::move(options));
+  RETURN_IF_ERROR(acceptor->Start());
+  return acceptor;
+}
+
+}  // namespace lanyard::net

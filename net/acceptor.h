@@ -1,0 +1,65 @@
+// Takes connections before gRPC sees them. Debian's gRPC 1.51 has a connection flood that works before TLS
+// (CVE-2023-4785) and faults in HTTP/2 that only strangers' absence hides; so strangers meet this file first: networks,
+// counts, rates, and a complete TLS 1.3 hello within a time limit. What passes is handed on as a socket.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace lanyard::net {
+
+// "10.0.0.0/8", "fd00::/8", "192.168.1.7".
+struct Network {
+  std::string address;  // 16 bytes; IPv4 mapped into IPv6
+  int prefix_bits = 128;
+
+  static absl::StatusOr<Network> Parse(const std::string& text);
+  bool Contains(const std::string& address_bytes) const;
+};
+
+struct AcceptLimits {
+  int max_connections = 1024;  // open at once, handed on and not yet closed included
+  int max_per_address = 128;
+  int max_greeting = 128;  // that have not sent their hello yet
+  int max_greeting_per_address = 32;
+  int max_new_per_second = 64;  // of one address
+  int hello_timeout_ms = 3000;
+  // Empty: loopback, link-local and private addresses (RFC 1918, 6598, 4193), which an office's are.
+  std::vector<Network> networks = {};
+};
+
+struct AcceptCounts {
+  uint64_t taken = 0;
+  uint64_t refused_network = 0;
+  uint64_t refused_limit = 0;
+  uint64_t refused_hello = 0;  // not TLS 1.3, malformed, or too late
+};
+
+class Acceptor {
+ public:
+  // Owns the socket (non-blocking, no delay). Called from the acceptor's thread; must not block.
+  using Take = std::function<void(int fd, const std::string& peer)>;
+  struct Options {
+    std::string host;  // without brackets; "" and names are resolved
+    std::string port;
+    AcceptLimits limits;
+    bool tls = true;  // false: every connection goes to `grpc` at once
+    Take grpc;
+    Take join;  // connections whose ALPN is kJoinAlpn; absent: they are closed
+  };
+
+  // Unavailable naming address and errno.
+  static absl::StatusOr<std::unique_ptr<Acceptor>> Start(Options options);
+  virtual ~Acceptor() = default;  // no call after it; connections that were handed on stay open
+
+  virtual uint16_t port() const = 0;
+  virtual AcceptCounts counts() const = 0;
+  // Closes both directions of a connection that was handed on ("ip:port" as `Take` got it), if it is still open.
+  virtual void Cut(const std::string& peer) = 0;
+};
+
+}  // namespace lanyard::net

@@ -1,0 +1,26 @@
+// gRPC's side of identities: credentials that take the current certificate for each handshake, and who a peer is.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_context.h>
+
+#include "base/status.h"
+#include "identity/credential.h"
+#include "identity/peer.h"
+
+namespace lanyard::net {
+
+// Both sides show certificates of the cluster; the server asks `credential` for its own at each handshake.
+std::shared_ptr<grpc::ServerCredentials> ServerTls(std::shared_ptr<identity::LiveCredential> credential);
+std::shared_ptr<grpc::ChannelCredentials> ClientTls(const identity::Credential& credential);
+
+// Whose certificate TLS checked. Unauthenticated when there is none or it names no node.
+absl::StatusOr<identity::Peer> PeerOf(const grpc::ServerContextBase& context);
+// "10.0.0.7:41222", as the acceptor names connections.
+std::string PeerAddress(const grpc::ServerContextBase& context);
+
+}  // namespace lanyard::net
