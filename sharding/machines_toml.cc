@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <numeric>
 #include <optional>
 
 #include "absl/strings/numbers.h"
+#include "base/nearest.h"
 #include "base/size.h"
 
 namespace lanyard::sharding {
@@ -16,21 +16,6 @@ namespace {
 
 // A limit for hand-written files: beyond it something is wrong.
 constexpr size_t kMaxTextBytes = 1 << 20;
-
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
-}
 
 std::string Where(const toml::node& node) {
   return absl::StrCat("line ", node.source().begin.line, ": ");
@@ -45,11 +30,8 @@ class Table {
     for (const auto& [key, value] : table_) {
       const std::string_view k = key.str();
       if (std::find(known.begin(), known.end(), k) != known.end()) continue;
-      const auto nearest = std::min_element(known.begin(), known.end(), [&](auto a, auto b) {
-        return EditDistance(k, a) < EditDistance(k, b);
-      });
-      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k),
-                             "\"; did you mean \"", AbslView(*nearest), "\"?");
+      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k), "\"; did you mean \"",
+                             Nearest(k, {known.begin(), known.end()}), "\"?");
     }
     return absl::OkStatus();
   }

@@ -1,0 +1,115 @@
+#include "apps/daemon_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+namespace lanyard::apps {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class DaemonConfig : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    app_.add_option("--name", name_)->required();
+    app_.add_option("--threads", threads_)->check(CLI::Range(1, 64));
+    app_.add_option("--model", model_);
+    app_.add_option("--log-level", log_level_);
+    app_.add_option("--speed", speed_);
+    app_.add_flag("--log-json", log_json_);
+    AddConfigFile(app_, "LANYARD_TEST");
+  }
+  void TearDown() override {
+    std::filesystem::remove(path_);
+    for (const char* name : {"LANYARD_TEST_NAME", "LANYARD_TEST_THREADS", "LANYARD_TEST_LOG_LEVEL"}) ::unsetenv(name);
+  }
+  // The error's text, or "".
+  std::string Parse(const std::string& file, std::vector<std::string> args = {}) {
+    std::ofstream(path_) << file;
+    args.insert(args.begin(), "--config=" + path_);
+    std::reverse(args.begin(), args.end());
+    try {
+      app_.parse(args);
+    } catch (const CLI::ParseError& e) {
+      return e.what();
+    }
+    return "";
+  }
+
+  const std::string path_ = ::testing::TempDir() + "daemon_" + std::to_string(getpid()) + ".toml";
+  CLI::App app_{"A daemon.", "lanyard-test"};
+  std::string name_, log_level_ = "info";
+  std::vector<std::string> model_;
+  int threads_ = 0;
+  double speed_ = 0;
+  bool log_json_ = false;
+};
+
+TEST_F(DaemonConfig, AFileGivesEveryKindOfValue) {
+  EXPECT_EQ(Parse("# of this machine\nname = 'pc \"1\" # no comment'\nthreads = 3\nspeed = 1.5\nlog-json = true\n"
+                  "model = ['a.gguf', 'b.gguf']\nlog-level = \"debug\"\n"),
+            "");
+  EXPECT_EQ(name_, "pc \"1\" # no comment");
+  EXPECT_EQ(threads_, 3);
+  EXPECT_EQ(speed_, 1.5);
+  EXPECT_TRUE(log_json_);
+  EXPECT_THAT(model_, ElementsAre("a.gguf", "b.gguf"));
+  EXPECT_EQ(log_level_, "debug");
+}
+
+TEST_F(DaemonConfig, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
+  ::setenv("LANYARD_TEST_THREADS", "5", 1);
+  ::setenv("LANYARD_TEST_NAME", "environment", 1);
+  ::setenv("LANYARD_TEST_LOG_LEVEL", "", 1);  // set to nothing: not set
+  EXPECT_EQ(Parse("name = 'file'\nthreads = 3\nlog-level = 'error'\nlog-json = false\n", {"--name=flag"}), "");
+  EXPECT_EQ(name_, "flag");
+  EXPECT_EQ(threads_, 5);
+  EXPECT_EQ(log_level_, "error");
+  EXPECT_FALSE(log_json_);
+}
+
+TEST_F(DaemonConfig, AnUnknownKeyNamesTheNearest) {
+  EXPECT_THAT(Parse("name = 'a'\nthread = 3\n"),
+              AllOf(HasSubstr(path_), HasSubstr("line 2"), HasSubstr("no option 'thread'"), HasSubstr("'threads'")));
+}
+
+TEST_F(DaemonConfig, WhatIsNoOptionOfAFileIsUnknownToo) {
+  for (const char* key : {"help", "config"}) {
+    EXPECT_THAT(Parse("name = 'a'\n" + std::string(key) + " = true\n"), HasSubstr("there is no option")) << key;
+  }
+}
+
+TEST_F(DaemonConfig, WrongTomlNamesTheLine) {
+  EXPECT_THAT(Parse("name = 'a'\nthreads = = 3\n"), AllOf(HasSubstr(path_), HasSubstr("line 2")));
+}
+
+TEST_F(DaemonConfig, ATableIsNoValue) { EXPECT_THAT(Parse("[name]\nx = 1\n"), HasSubstr("name must be a text")); }
+
+TEST_F(DaemonConfig, AValueIsCheckedAsAFlagsIs) {
+  EXPECT_THAT(Parse("name = 'a'\nthreads = 99\n"), HasSubstr("threads"));
+}
+
+TEST_F(DaemonConfig, WhatIsRequiredMayComeFromTheFile) { EXPECT_THAT(Parse("threads = 1\n"), HasSubstr("--name")); }
+
+TEST_F(DaemonConfig, ANamedFileThatIsNotThereIsAnError) {
+  std::vector<std::string> args = {"--config=/nonexistent/x.toml", "--name=a"};
+  EXPECT_THROW(app_.parse(args), CLI::FileError);
+}
+
+TEST_F(DaemonConfig, WithoutAFileTheEnvironmentStillCounts) {
+  ::setenv("LANYARD_TEST_NAME", "environment", 1);
+  std::vector<std::string> none;
+  app_.parse(none);
+  EXPECT_EQ(name_, "environment");
+}
+
+}  // namespace
+}  // namespace lanyard::apps
