@@ -28,6 +28,12 @@ uint64_t CpuBackend::BufferBytes(const StepSizes& sizes, InputForms forms, int t
   return bytes;
 }
 
+absl::Status CpuBackend::CheckShape(const StepSizes& sizes) {
+  if (!sizes.has_layers || sizes.numerics.attention == stage::AttentionForm::kExact) return absl::OkStatus();
+  return FailedPrecondition("cpu: the processor computes attention in the exact form only, these layers are of numerics ",
+                            sizes.numerics.ToString(), "; use --attention exact, or cards that hold all layers");
+}
+
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackMatrix(TensorType type, int64_t n_out, int64_t k,
                                                                const ops::PackedMatrix::Reader& read) {
   ASSIGN_OR_RETURN(ops::PackedMatrix packed, ops::PackedMatrix::Pack(isa_, type, n_out, k, read));
@@ -50,6 +56,7 @@ absl::StatusOr<uint8_t*> CpuBackend::MapKv(uint64_t bytes, uint32_t layer) {
 }
 
 absl::Status CpuBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) {
+  RETURN_IF_ERROR(CheckShape(sizes));
   sizes_ = sizes;
   const uint64_t row_bytes = sizes.max_rows * sizeof(float);
   ASSIGN_OR_RETURN(x_, Memory::Map(row_bytes * sizes.d_model, "hidden states"));

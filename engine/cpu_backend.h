@@ -19,6 +19,8 @@ class CpuBackend final : public Backend {
 
   // What MakeBuffers comes to hold, products' inputs included.
   static uint64_t BufferBytes(const StepSizes& sizes, InputForms forms, int threads);
+  // FailedPrecondition: the processor has layers with exact attention only.
+  static absl::Status CheckShape(const StepSizes& sizes);
 
   const std::string& name() const override { return name_; }
   absl::Status Reserve(const BackendMemory&) override { return absl::OkStatus(); }

@@ -365,12 +365,7 @@ StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& s
 }
 
 stage::NumericsId DefaultNumerics(const model::ModelShape& shape) {
-  stage::NumericsId id;
-  if (shape.float_weights) {
-    id.kv = stage::KvType::kF32;
-    id.wire = stage::WireType::kF32;
-  }
-  return id;
+  return stage::NumericsChoice().For(shape.float_weights);
 }
 
 stage::FrameModel FrameModelOf(const model::ModelShape& shape) {
@@ -393,7 +388,9 @@ absl::StatusOr<std::unique_ptr<LocalStage>> LocalStage::Create(
     if (progress) progress(std::min(done, total), total);
   });
   const auto find = [&](const std::string& name) { return source.Find(name); };
-  RETURN_IF_ERROR(out->Load(loader, PlaceStage(shape, spec, find, options.devices, options.threads)));
+  const std::vector<Place> places = PlaceStage(shape, spec, find, options.devices, options.threads);
+  RETURN_IF_ERROR(CheckPlaces(places, Step::SizesOf(shape, spec), options.devices));
+  RETURN_IF_ERROR(out->Load(loader, places));
   return std::unique_ptr<LocalStage>(std::move(out));
 }
 

@@ -59,7 +59,8 @@ struct StageOutput {
 class LocalStage {
  public:
   // Reads and re-lays the stage's weights. `source` must outlive the stage when it embeds (rows are read on demand).
-  // ResourceExhausted when memory is refused, Unavailable when a device is lost. `progress(done, total)` in GGUF bytes, may
+  // ResourceExhausted when memory is refused, Unavailable when a device is lost, FailedPrecondition when layers were left to
+  // a device that does not compute the spec's numerics. `progress(done, total)` in GGUF bytes, may
   // be null.
   static absl::StatusOr<std::unique_ptr<LocalStage>> Create(
       const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,

@@ -122,6 +122,28 @@ TEST_F(SecondStage, RefusesBadDuties) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+// The processor has no fast attention: it takes a stage without layers, and says what to do about others.
+TEST(FastAttention, IsNotForTheProcessor) {
+  const RandomModel model(testing::SmallLlama(), {TensorType::kQ4_1}, 3);
+  ChainOptions options;
+  options.stages = model.shape().n_layers + 2;  // an embedding alone, layers, a head alone
+  options.numerics = F16();
+  options.numerics.attention = stage::AttentionForm::kFast;
+  options.max_context = 64;
+  const std::vector<stage::StageSpec> specs = *CutEvenly(model.shape(), options);
+  for (const stage::StageSpec& spec : specs) {
+    const auto stage = LocalStage::Create(model.shape(), spec, model, {});
+    if (spec.layers.size() == 0) {
+      EXPECT_TRUE(stage.ok()) << stage.status();
+      continue;
+    }
+    ASSERT_TRUE(absl::IsFailedPrecondition(stage.status())) << stage.status();
+    for (const char* said : {"layers [", "left for the processor", "-attn.fast", "--attention exact", "no card is used"}) {
+      EXPECT_NE(stage.status().message().find(said), absl::string_view::npos) << said << ": " << stage.status();
+    }
+  }
+}
+
 TEST(PlanMemory, IsWhatIsHeld) {
   for (const auto kv : {stage::KvType::kF32, stage::KvType::kF16, stage::KvType::kQ8}) {
     const RandomModel model(testing::SmallGemma3(), {TensorType::kQ4_1}, 3);

@@ -1,18 +1,10 @@
 #include "engine/placement.h"
 
+#include "base/size.h"
 #include "engine/cpu_backend.h"
 
 namespace lanyard::engine {
 namespace {
-
-ops::KvElement ElementOf(stage::KvType type) {
-  switch (type) {
-    case stage::KvType::kF32: return ops::KvElement::kF32;
-    case stage::KvType::kF16: return ops::KvElement::kF16;
-    case stage::KvType::kQ8: return ops::KvElement::kI8;
-  }
-  return ops::KvElement::kF32;
-}
 
 class Placer {
  public:
@@ -51,7 +43,7 @@ class Placer {
   Place Fill(Device* device, uint32_t begin) const {
     const uint64_t limit = device->FreeBytes();
     Place best = PlaceOf(device, begin, begin, false);
-    if (!device->CheckShape(Step::SizesOf(shape_, spec_)).ok()) return best;
+    if (begin < spec_.layers.end && !device->CheckShape(Step::SizesOf(shape_, spec_)).ok()) return best;
     for (uint32_t end = begin + 1; end <= spec_.layers.end; ++end) {
       const Place next = PlaceOf(device, begin, end, false);
       if (next.memory.total() > limit) return best;
@@ -89,9 +81,18 @@ class Placer {
 
 }  // namespace
 
+ops::KvElement KvElementOf(stage::KvType type) {
+  switch (type) {
+    case stage::KvType::kF32: return ops::KvElement::kF32;
+    case stage::KvType::kF16: return ops::KvElement::kF16;
+    case stage::KvType::kQ8: return ops::KvElement::kI8;
+  }
+  return ops::KvElement::kF32;
+}
+
 ops::KvLayer KvOf(const model::ModelShape& shape, stage::KvType type) {
   ops::KvLayer kv;
-  kv.element = ElementOf(type);
+  kv.element = KvElementOf(type);
   kv.n_kv_heads = static_cast<int>(shape.n_kv_heads);
   kv.head_dim = static_cast<int>(shape.head_dim);
   return kv;
@@ -113,6 +114,28 @@ std::vector<Place> PlaceStage(const model::ModelShape& shape, const stage::Stage
   }
   if (at < spec.layers.end || head || out.empty()) out.push_back(placer.PlaceOf(nullptr, at, spec.layers.end, head));
   return out;
+}
+
+absl::Status CheckPlaces(const std::vector<Place>& places, const StepSizes& sizes,
+                         const std::vector<std::shared_ptr<Device>>& devices) {
+  for (const Place& place : places) {
+    if (place.device != nullptr) {
+      RETURN_IF_ERROR(place.device->CheckShape(place.sizes));
+      continue;
+    }
+    const absl::Status status = CpuBackend::CheckShape(place.sizes);
+    if (status.ok()) continue;
+    std::string cards = devices.empty() ? "; no card is used here (--devices)" : "";
+    for (const auto& device : devices) {
+      const absl::Status can = device->CheckShape(sizes);
+      absl::StrAppend(&cards, "; ", can.ok() ? absl::StrCat(device->name(), " has no more room: ",
+                                                            FormatSize(device->FreeBytes()), " for stages")
+                                             : Str(can.message()));
+    }
+    return FailedPrecondition("layers [", place.layers.begin, ", ", place.layers.end, ") are left for the processor. ",
+                              status.message(), cards);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace lanyard::engine

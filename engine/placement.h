@@ -32,6 +32,12 @@ using FindTensorFn = std::function<const model::TensorInfo*(const std::string& n
 std::vector<Place> PlaceStage(const model::ModelShape& shape, const stage::StageSpec& spec, const FindTensorFn& find,
                               const std::vector<std::shared_ptr<Device>>& devices, int threads);
 
+// Whether each device computes the layers that it was given, in the stage's numerics id: cards pass on what they cannot, so
+// it is the processor that has none of fast attention. FailedPrecondition: what was left to it, and why by no card.
+absl::Status CheckPlaces(const std::vector<Place>& places, const StepSizes& sizes,
+                         const std::vector<std::shared_ptr<Device>>& devices);
+
+ops::KvElement KvElementOf(stage::KvType type);
 // The KV pages of a layer, base aside.
 ops::KvLayer KvOf(const model::ModelShape& shape, stage::KvType type);
 

@@ -37,6 +37,7 @@ StepSizes Step::SizesOf(const model::ModelShape& shape, const stage::StageSpec& 
   s.group_blocks = spec.group_blocks;
   for (const model::StateGroup& group : shape.groups) s.group_windows.push_back(group.window);
   s.max_context = spec.max_context;
+  s.numerics = spec.numerics;
   s.has_layers = spec.layers.size() > 0;
   s.samples = spec.samples;
   return s;

@@ -40,6 +40,7 @@ struct StepSizes {
   std::vector<uint32_t> group_blocks;   // of each state group: KV blocks
   std::vector<uint32_t> group_windows;  // tokens that a row sees, 0 for all
   uint32_t max_context = 0;    // tokens of one sequence
+  stage::NumericsId numerics;
   bool has_layers = false;
   bool samples = false;
 

@@ -480,7 +480,8 @@ TEST(Planner, FastAttentionThatNoDeviceHasSaysSo) {
     return AllOf(plan->why);
   };
   const Manifest model = ModelOfHeads(64);
-  EXPECT_NE(why(FastRequest(model, 64 << 20, false)).find("none of the 1 card of 2 machines is one"), std::string::npos);
+  EXPECT_NE(why(FastRequest(model, 64 << 20, false)).find("none of the 1 card of 2 machines is one"),
+            std::string::npos);
   const Manifest odd = ModelOfHeads(96);
   EXPECT_NE(why(FastRequest(odd, 64 << 20, true)).find("this model's have 96"), std::string::npos);
   PlanRequest floats = FastRequest(model, 64 << 20, true);
@@ -500,7 +501,9 @@ TEST(Planner, FastAttentionThatDoesNotFitShowsTheArithmetic) {
   EXPECT_NE(why.find("cad cuda:0 could hold "), std::string::npos) << why;
   unsigned more = 0;
   char rest[64] = {};
-  ASSERT_EQ(std::sscanf(plan->why.back().c_str(), "would fit with %uMiB more on cad cuda:0, or %63[^\n]", &more, rest), 2)
+  ASSERT_EQ(std::sscanf(plan->why.back().c_str(),
+                        "would fit with %uMiB more on cad cuda:0, or %63[^\n]", &more, rest),
+            2)
       << plan->why.back();
   EXPECT_NE(std::string(rest).find("--attention exact"), std::string::npos) << rest;
   request.machines[1].devices[0].memory_bytes += uint64_t{more} << 20;

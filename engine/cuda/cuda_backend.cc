@@ -381,19 +381,20 @@ absl::Status CudaBackend::Attend(ops::AttentionArgs args, uint32_t group) {
   out.out_stride = static_cast<uint64_t>(args.out_stride);
   out.n_heads = static_cast<uint32_t>(args.n_heads);
   out.window = args.window;
+  const bool fast = sizes_.numerics.attention == stage::AttentionForm::kFast;
   const auto n = static_cast<uint32_t>(plan.decode.size());
   for (uint32_t begin = 0, chunk = 1; begin < n; begin += layout_.decode_tiles, ++chunk) {
     out.tiles = FrameAt<kernels::AttentionTile>(at.decode_tiles) + begin;
     out.n_tiles = Word(at.count_word + chunk);
     out.max_tiles = std::min(layout_.decode_tiles, n - begin);
     out.max_spans = kernels::MaxSpans(context_, args.window);
-    RETURN_IF_ERROR(kernels::AttendDecode(*stream_, out));
+    RETURN_IF_ERROR(fast ? kernels::AttendFastDecode(*stream_, out) : kernels::AttendDecode(*stream_, out));
   }
   if (plan.prefill.empty()) return absl::OkStatus();
   out.tiles = FrameAt<kernels::AttentionTile>(at.prefill_tiles);
   out.n_tiles = Word(at.count_word);
   out.max_tiles = static_cast<uint32_t>(plan.prefill.size());
-  return kernels::AttendPrefill(*stream_, out);
+  return fast ? kernels::AttendFastPrefill(*stream_, out) : kernels::AttendPrefill(*stream_, out);
 }
 
 absl::Status CudaBackend::GateMul(const ops::GateRows& args) {

@@ -1,5 +1,5 @@
 // The backend of an NVIDIA card: kernels of engine/ops/cuda on one stream, weights, pages and buffers in the card's memory. In
-// the same bits as the processor's, so a pool may mix them (docs/numerics.md).
+// the same bits as the processor's, so a pool may mix them (docs/numerics.md); with fast attention in bits of cards alone.
 //
 // Steps in which every run is one row (decode) are recorded as graphs, one for each number of rows and doubling of the
 // context, from their second time on: what depends on the frame lies in device memory. Weights are re-laid by the processor

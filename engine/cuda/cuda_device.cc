@@ -11,6 +11,7 @@
 #include "engine/cuda/cuda_buffers.h"
 #include "engine/ops/cuda/attention.h"
 #include "engine/ops/cuda/matmul.h"
+#include "engine/placement.h"
 
 namespace lanyard::engine {
 namespace {
@@ -122,7 +123,21 @@ absl::Status CudaDevice::CheckShape(const StepSizes& s) const {
   const ops::cuda::AttentionShape shape{static_cast<uint32_t>(s.n_heads), static_cast<uint32_t>(s.n_kv_heads),
                                         static_cast<uint32_t>(s.head_dim)};
   const absl::Status status = ops::cuda::CheckAttentionShape(shape);
-  return status.ok() ? status : Unimplemented(name_, ": ", status.message());
+  if (!status.ok()) return Unimplemented(name_, ": ", status.message());
+  return s.numerics.attention == stage::AttentionForm::kFast ? CheckFastAttention(shape, s.numerics.kv) : absl::OkStatus();
+}
+
+absl::Status CudaDevice::CheckFastAttention(const ops::cuda::AttentionShape& shape, stage::KvType kv) const {
+  if (!fast_attention()) {
+    return FailedPrecondition(name_, " (", info().name, ") has kernels of level ", module_->level(),
+                              ", fast attention needs level ", ops::cuda::kFastAttentionLevel,
+                              " (RTX 30 series and later); use --attention exact, or other cards");
+  }
+  RETURN_IF_ERROR(Annotate(stage::CheckFastAttention({shape.n_heads, shape.n_kv_heads, shape.head_dim}, kv), name_));
+  if (!ops::cuda::HasFastAttention(shape, KvElementOf(kv), module_->level())) {
+    return Internal(name_, ": no kernel for fast attention that there should be");
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaDevice::MakeBackend() {

@@ -11,6 +11,7 @@
 #include "engine/cuda/memory_pool.h"
 #include "engine/cuda/nvml.h"
 #include "engine/device.h"
+#include "engine/ops/cuda/attention.h"
 
 namespace lanyard::engine {
 
@@ -28,6 +29,7 @@ class CudaDevice final : public Device {
 
   const std::string& name() const override { return name_; }
   const cuda::DeviceInfo& info() const { return context_->device(); }
+  bool fast_attention() const { return module_->level() >= ops::cuda::kFastAttentionLevel; }
   const std::shared_ptr<cuda::Module>& module() const { return module_; }
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
@@ -50,6 +52,7 @@ class CudaDevice final : public Device {
  private:
   CudaDevice() = default;
 
+  absl::Status CheckFastAttention(const ops::cuda::AttentionShape& shape, stage::KvType kv) const;
   // The card and the pool's books of one moment.
   struct Look {
     cuda::CardMemory card;

@@ -38,7 +38,8 @@ const char* ElementName(uint32_t element) {
 // That the launcher's card has PTX of level 80 is the caller's business: else the kernel is not found.
 absl::Status CheckFast(const AttendArgs& args) {
   RETURN_IF_ERROR(Check(args));
-  if (HasFastAttention({args.n_heads, args.kv.n_kv_heads, args.kv.head_dim}, static_cast<KvElement>(args.kv.element), 80)) {
+  if (HasFastAttention({args.n_heads, args.kv.n_kv_heads, args.kv.head_dim}, static_cast<KvElement>(args.kv.element),
+                       kFastAttentionLevel)) {
     return absl::OkStatus();
   }
   return InvalidArgument("attention: no fast kernel for heads of ", args.kv.head_dim, ", ", args.n_heads, " over ",
@@ -134,7 +135,7 @@ absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args) {
 
 bool HasFastAttention(const AttentionShape& shape, KvElement element, int level) {
   const bool has_kernel = shape.head_dim == 64 || shape.head_dim == 128 || shape.head_dim == 256;
-  return level >= 80 && has_kernel && element != KvElement::kF32 && CheckAttentionShape(shape).ok() &&
+  return level >= kFastAttentionLevel && has_kernel && element != KvElement::kF32 && CheckAttentionShape(shape).ok() &&
          shape.n_heads / shape.n_kv_heads <= kPrefillQueries;
 }
 

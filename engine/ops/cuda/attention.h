@@ -55,6 +55,7 @@ absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args);
 // --- The fast form: both products on f16 tensor cores, under another numerics id (docs/numerics.md "Attention, fast form") ----
 // The same lists, partials and rules as above; results are near those of the exact form and equal among the ways of this one.
 
+inline constexpr int kFastAttentionLevel = 80;
 // Whether it is there: PTX level 80, head_dim 64, 128 or 256, f16 or q8 keys and values, at most 32 query heads a key/value head.
 bool HasFastAttention(const AttentionShape& shape, KvElement element, int level);
 absl::Status AttendFastDecode(Launcher& launcher, const AttendArgs& args);
