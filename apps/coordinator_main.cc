@@ -8,6 +8,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "apps/daemon_config.h"
+#include "apps/service_loop.h"
 #include "base/environment.h"
 #include "base/log.h"
 #include "base/version.h"
@@ -22,6 +24,7 @@ struct Flags {
   std::string model, http = "127.0.0.1:8080", ready_file, kv, wire, log_level = "info";
   coordinator::PoolRunnerOptions pool;
   int ready_fd = -1;
+  double drain_timeout_s = 0;
   bool log_json = false;
 };
 
@@ -35,6 +38,12 @@ void TellReady(const Flags& flags, const std::string& http, const std::string& g
   if (!flags.ready_file.empty()) std::ofstream(flags.ready_file) << text << std::flush;
 }
 
+// One line for `systemctl status`.
+std::string Summary(const coordinator::PoolStatus& pool) {
+  return absl::StrCat(pool.state, ": ", pool.model, ", ", pool.nodes.size(), " workers, ", pool.requests.size(),
+                      " requests", pool.why.empty() ? "" : "; ", pool.why);
+}
+
 absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
@@ -46,10 +55,8 @@ absl::Status Run(Flags flags) {
   }
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   std::signal(SIGPIPE, SIG_IGN);
-  sigset_t signals;  // blocked before any thread starts, so that only this one takes them
-  sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const sigset_t signals = apps::BlockEndingSignals();
+  ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   flags.pool.on_shutdown = [] { ::kill(getpid(), SIGTERM); };
 
   ASSIGN_OR_RETURN(auto model,
@@ -60,8 +67,14 @@ absl::Status Run(Flags flags) {
                    web::HttpServer::Start({flags.http, insecure_lan, {}, {}}, pool.get()));
   LogInfo("HTTP on http://", http->address(), ", workers join ", pool->grpc_address());
   TellReady(flags, http->address(), pool->grpc_address());
-  int signal = 0;
-  sigwait(&signals, &signal);
+  const apps::ServiceWatch watch = {[&] { return Summary(pool->Status()); }, [&] { return pool->last_turn(); }};
+  if (apps::WaitForEnd(signals, watch, &notifier) == SIGTERM) {
+    pool->StopAdmitting();
+    notifier.Stopping("finishing what runs");
+    const auto idle = [&] { return pool->Status().requests.empty(); };
+    const auto timeout = static_cast<TimeNs>(flags.drain_timeout_s * kSecond);
+    if (!apps::Drain(signals, watch, timeout, idle, &notifier)) LogWarning("requests that still ran are ended");
+  }
   LogInfo("stopping");
   return absl::OkStatus();
 }
@@ -87,6 +100,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--kv", flags.kv, "f32, f16 or q8 (default: f16; f32 for float models)");
   app.add_option("--wire", flags.wire, "f32 or f16 (default: f16; f32 for float models)");
+  app.add_option("--drain-timeout", flags.drain_timeout_s,
+                 "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   app.add_flag("--insecure-lan", flags.pool.insecure_lan,
                "listen beyond loopback without encryption");
   app.add_option("--ready-fd", flags.ready_fd,
@@ -95,6 +112,7 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
       ->capture_default_str();
   app.add_flag("--log-json", flags.log_json, "one JSON object a line");
+  apps::AddConfigFile(app, "LANYARD_COORDINATOR");
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = Run(std::move(flags));
   if (status.ok()) return 0;

@@ -5,6 +5,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "apps/daemon_config.h"
+#include "apps/service_loop.h"
 #include "base/environment.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -62,20 +64,16 @@ absl::Status Run(const Flags& flags) {
   SetupLog({level, flags.log_json, options.name});
   RETURN_IF_ERROR(MakePrivateDir(options.weights.state_dir));
   ASSIGN_OR_RETURN(const worker::StateLock lock, worker::StateLock::Take(options.weights.state_dir));
-  sigset_t signals;  // blocked before any thread starts, so that only this one takes them
-  sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const sigset_t signals = apps::BlockEndingSignals();
+  ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
-  const timespec wait{0, 100'000'000};
-  while (!daemon->ended()) {
-    const int signal = sigtimedwait(&signals, nullptr, &wait);
-    if (signal > 0) {
-      daemon->Leave(signal == SIGINT ? "interrupted" : "told to stop");
-      return absl::OkStatus();
-    }
-  }
-  return daemon->status();
+  const apps::ServiceWatch watch = {[&] { return daemon->Doing(); }, [&] { return daemon->last_turn(); },
+                                    [&] { return daemon->ended(); }};
+  const int signal = apps::WaitForEnd(signals, watch, &notifier);
+  if (signal == 0) return daemon->status();
+  notifier.Stopping("leaving");
+  daemon->Leave(signal == SIGINT ? "interrupted" : "told to stop");
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -102,6 +100,7 @@ int main(int argc, char** argv) {
   app.add_flag("--insecure-lan", flags.insecure_lan, "listen beyond loopback without encryption");
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")->capture_default_str();
   app.add_flag("--log-json", flags.log_json, "one JSON object a line");
+  apps::AddConfigFile(app, "LANYARD_WORKER");
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;

@@ -118,6 +118,7 @@ void PoolRunner::Loop() {
   while (true) {
     std::vector<Event> events;
     bool stopping = false;
+    turned_.store(MonotonicNow(), std::memory_order_relaxed);
     {
       MutexLock lock(&queue_mu_);
       while (queue_.empty() && !stopping_) {
@@ -240,6 +241,7 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
                     model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
+  if (!admitting_.load()) return Unavailable("the coordinator is stopping; ask again when it is back");
   {
     MutexLock lock(&mu_);
     if (!machine_.serving()) return machine_.NotServing();

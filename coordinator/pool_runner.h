@@ -2,6 +2,7 @@
 // the stream to the first stage, and the Generator that web/ sees.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -46,6 +47,11 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
       PoolRunnerOptions options, std::shared_ptr<const ServedModel> model);
   // Ends every answer with Unavailable, closes every link.
   ~PoolRunner() override;
+
+  // For who supervises the process: when the pool's loop last turned. Any thread.
+  TimeNs last_turn() const { return turned_.load(std::memory_order_relaxed); }
+  // From now on no request is taken; those that run go on.
+  void StopAdmitting() { admitting_.store(false); }
 
   std::string grpc_address() const { return server_->address(); }
 
@@ -102,6 +108,9 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   const StateDirectory state_;
   GgufPartProvider parts_;
   mutable PoolMetrics metrics_;
+
+  std::atomic<TimeNs> turned_{0};
+  std::atomic<bool> admitting_{true};
 
   mutable Mutex mu_;  // never held while a sink, a stream or the server is called
   PoolMachine machine_ ABSL_GUARDED_BY(mu_);

@@ -100,6 +100,11 @@ class EventQueue {
   std::deque<std::pair<Event, uint64_t>> events_ ABSL_GUARDED_BY(mu_);
 };
 
+std::string LayersText(const stage::StageSpec& spec) {
+  if (spec.layers.begin >= spec.layers.end) return spec.samples ? "the head" : "the embedding";
+  return absl::StrCat("layers ", spec.layers.begin, "-", spec.layers.end - 1);
+}
+
 // One connection to the coordinator; its events carry its number, so that those of an earlier one are known and dropped.
 class Session final : public net::ControlSink {
  public:
@@ -182,6 +187,11 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     return status_;
   }
   std::string stage_address() const override { return server_->address(); }
+  TimeNs last_turn() const override { return turned_.load(std::memory_order_relaxed); }
+  std::string Doing() const override {
+    MutexLock lock(&status_mu_);
+    return doing_;
+  }
 
  private:
   // LoaderEvents
@@ -200,6 +210,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void OpenResults();
   void DropSession(const absl::Status& why);
   void StopStage();
+  void SetDoing(std::string what);
   void Send(const net::WorkerEvent& event);
   void Fail(PlanId plan, Epoch epoch, const absl::Status& why);
   net::WorkerHello Hello() const;
@@ -231,6 +242,8 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   std::atomic<bool> ended_{false};
   mutable Mutex status_mu_;
   absl::Status status_ ABSL_GUARDED_BY(status_mu_);
+  std::string doing_ ABSL_GUARDED_BY(status_mu_) = "connecting";
+  std::atomic<TimeNs> turned_{0};
 
   // Of the control loop alone.
   std::unique_ptr<Session> session_;
@@ -252,6 +265,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
 
 void DaemonImpl::Loop() {
   while (!stop_) {
+    turned_.store(MonotonicNow(), std::memory_order_relaxed);
     auto event = queue_.Pop(20 * kMillisecond);
     // Events of an earlier connection are over; those of the loader carry plan and epoch instead.
     const bool current = event && (event->second == 0 || (session_ != nullptr && event->second == session_->id()));
@@ -309,6 +323,7 @@ void DaemonImpl::DropSession(const absl::Status& why) {
     LogWarning("not joined to ", options_.join, ": ", why.message(), "; trying again until it answers");
   }
   complained_ = true;
+  SetDoing(absl::StrCat("not joined to ", options_.join, ": ", why.message()));
   StopStage();
   gate_.ExpectNothing();
   loader_->Cancel();
@@ -318,6 +333,11 @@ void DaemonImpl::DropSession(const absl::Status& why) {
   session_.reset();
   connect_at_ = MonotonicNow() + backoff_ms_ * kMillisecond;
   backoff_ms_ = std::min(2 * backoff_ms_, kLastBackoffMs);
+}
+
+void DaemonImpl::SetDoing(std::string what) {
+  MutexLock lock(&status_mu_);
+  doing_ = std::move(what);
 }
 
 void DaemonImpl::StopStage() {
@@ -364,6 +384,7 @@ net::Heartbeat DaemonImpl::Beat(TimeNs now) {
 void DaemonImpl::Handle(Welcomed) {
   LogInfo("joined ", options_.join, " as '", options_.name, "'");
   complained_ = false;
+  SetDoing(absl::StrCat("joined ", options_.join, ", no layers yet"));
   backoff_ms_ = kFirstBackoffMs;
   OpenResults();
 }
@@ -390,6 +411,7 @@ void DaemonImpl::Handle(net::Assignment event) {
   StopStage();
   assigned_ = {event.spec.plan, event.spec.epoch};
   gate_.Expect(event.spec.plan, event.spec.epoch, event.spec.index);
+  SetDoing(absl::StrCat("loading ", LayersText(event.spec)));
   loader_->Load(std::move(event));
 }
 
@@ -400,6 +422,7 @@ void DaemonImpl::Handle(Released event) {
   StopStage();
   gate_.ExpectNothing();
   assigned_.reset();
+  SetDoing(absl::StrCat("joined ", options_.join, ", no layers now"));
   loader_->Unload();
 }
 
@@ -467,6 +490,7 @@ void DaemonImpl::Handle(LoadOutcome event) {
     ready.buffer_bytes += on.memory.buffers;
   }
   Send(ready);
+  SetDoing(absl::StrCat("runs ", LayersText(spec), " for ", options_.join));
 }
 
 // The coordinator plans by what a worker said when it joined, so it joins again with what it has now.

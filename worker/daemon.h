@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/version.h"
 #include "engine/cuda/cuda_device.h"
 #include "engine/ops/isa.h"
@@ -43,6 +44,9 @@ class Daemon {
   virtual bool ended() const = 0;
   virtual absl::Status status() const = 0;
   virtual std::string stage_address() const = 0;
+  // For who supervises the process: when the control loop last turned, and one line of what this worker does. Any thread.
+  virtual TimeNs last_turn() const = 0;
+  virtual std::string Doing() const = 0;
 };
 
 }  // namespace lanyard::worker
