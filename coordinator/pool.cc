@@ -131,7 +131,9 @@ void PoolMachine::OnTick(TimeNs now) {
     const absl::Status why = *std::exchange(fault_, std::nullopt);
     Apply(placement_.OnFault(why, now), now);
   }
-  Apply(placement_.Poll(membership_, now), now);
+  if (!scheduler_.idle()) busy_at_ = now;
+  const bool quiet = !fault_ && scheduler_.idle() && now - busy_at_ >= options_.quiet_after;
+  Apply(placement_.Poll(membership_, now, quiet), now);
   const TimeNs lost_since = placement_.lost_since();
   if (lost_since != 0 && now - lost_since >= options_.queue_timeout) {
     for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing()});
@@ -160,9 +162,10 @@ void PoolMachine::Apply(PipelineOutcome outcome, TimeNs now) {
 
 void PoolMachine::Apply(PlacementActions actions, TimeNs now) {
   (void)now;
+  if (!actions.note.empty()) Do(PoolAction::Log{false, std::move(actions.note)});
   if (actions.lost) {
     fault_.reset();
-    Do(PoolAction::Log{true, absl::StrCat("the pipeline stopped: ", actions.lost->message())});
+    Do(PoolAction::Log{!actions.by_choice, absl::StrCat("the pipeline stopped: ", actions.lost->message())});
     if (pipeline_.open()) {
       pipeline_.Close();
       Do(PoolAction::ClosePort{});
@@ -207,6 +210,7 @@ void PoolMachine::Serve() {
 
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
   if (!serving()) return NotServing();
+  busy_at_ = now;
   return scheduler_.Submit(std::move(spec), now);
 }
 

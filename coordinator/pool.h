@@ -29,6 +29,8 @@ struct PoolOptions {
   // After a link or a stage failed: how long the pool waits for news of who was lost, so that the
   // error names the right one.
   TimeNs fault_patience = kSecond / 4;
+  // So long without a request counts as quiet: a serving plan may be given up for a better one (Placement::Poll).
+  TimeNs quiet_after = 3 * kSecond;
 };
 
 struct PoolAction {
@@ -134,6 +136,7 @@ class PoolMachine {
   Pipeline pipeline_;
   std::optional<absl::Status> fault_;  // seen, not yet acted on
   TimeNs fault_at_ = 0;
+  TimeNs busy_at_ = 0;  // when a request was last here
   std::map<std::string, LostMember> lost_;
   uint64_t ignored_results_ = 0;
   std::vector<PoolAction::Any> actions_;

@@ -19,7 +19,7 @@ class PoolTest : public ::testing::Test {
     manifest->shape.n_layers = 4;
     manifest->shape.n_vocab = 100;
     manifest->shape.groups = {{model::StateKind::kFull, 0, {0, 1, 2, 3}}};
-    PoolOptions options;
+    PoolOptions& options = options_;
     options.placement.manifest = manifest;
     options.placement.context = 256;
     options.placement.expect_workers = 2;
@@ -85,6 +85,7 @@ class PoolTest : public ::testing::Test {
     pool_->Pump(now_);
   }
 
+  PoolOptions options_;
   std::unique_ptr<PoolMachine> pool_;
   TimeNs now_ = kSecond;
 };
@@ -168,6 +169,62 @@ TEST_F(PoolTest, ASilentWorkerIsGivenUpWithinTwoSeconds) {
   EXPECT_THAT(std::string(failed[0].status.message()),
               HasSubstr("'w2' (layers 2-3) was lost: not a word"));
   EXPECT_LT(now_ - start, 2 * kSecond);
+}
+
+// The plan of two is made better by a third; nobody's answer is ended for it.
+TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
+  options_.placement.expect_workers = 0;
+  options_.placement.make_plan = [](const sharding::PlanRequest& request) {
+    sharding::Plan plan;
+    plan.context = 128 * static_cast<uint32_t>(request.machines.size());
+    plan.group_blocks = {16};
+    plan.fits = true;
+    sharding::PlannedStage& stage = plan.stages.emplace_back();
+    stage.machine = request.machines[0].name;
+    stage.layers = {0, 4};
+    stage.embeds = stage.samples = true;
+    return absl::StatusOr<sharding::Plan>(plan);
+  };
+  options_.pipeline.step_timeout = 1000 * kSecond;
+  pool_ = std::make_unique<PoolMachine>(options_);
+  Join(1, "w1");
+  const auto pass = [&](TimeNs time) {
+    for (const TimeNs end = now_ + time; now_ < end; now_ += 100 * kMillisecond) {
+      Beat({1, 2});
+      pool_->OnTick(now_);
+    }
+  };
+  pass(2 * kSecond);
+  Ready(1);
+  ASSERT_TRUE(pool_->serving());
+  EXPECT_EQ(pool_->scheduler().context(), 128u);
+  SubmitOne();
+  Join(2, "w2");
+  pass(200 * kSecond);
+  EXPECT_TRUE(pool_->serving());
+  pool_->Cancel(SeqId(1));
+  stage::StepResult result;
+  result.plan = pool_->placement().plan_id();
+  result.epoch = pool_->placement().epoch();
+  result.step = StepId(1);
+  result.worker = "w1";
+  result.tokens.push_back({SeqId(1), 2, 5, 0, 0, {}, {}});
+  pool_->OnResult(result, now_);
+  ASSERT_TRUE(pool_->scheduler().idle());
+  pass(PoolOptions().quiet_after - kSecond);
+  EXPECT_TRUE(pool_->serving());
+  pass(2 * kSecond);
+  EXPECT_FALSE(pool_->serving());
+  std::string said;
+  for (const PoolAction::Any& action : pool_->TakeActions()) {
+    EXPECT_FALSE(std::holds_alternative<PoolAction::Fail>(action));
+    if (const auto* log = std::get_if<PoolAction::Log>(&action)) absl::StrAppend(&said, log->text, "\n");
+  }
+  EXPECT_THAT(said, HasSubstr("a better plan waits for a quiet moment: a context of 256 tokens instead of 128"));
+  EXPECT_THAT(said, HasSubstr("planning again while no request runs: a context of 256"));
+  Ready(1);
+  ASSERT_TRUE(pool_->serving());
+  EXPECT_EQ(pool_->scheduler().context(), 256u);
 }
 
 TEST_F(PoolTest, AQueueThatNothingServesIsGivenUp) {

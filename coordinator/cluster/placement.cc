@@ -1,6 +1,7 @@
 #include "coordinator/cluster/placement.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "coordinator/serve/pipeline.h"
 
@@ -31,6 +32,7 @@ AssignedStage* Placement::StageOf(net::LinkId link) {
 
 void Placement::OnJoined(const std::string& name, TimeNs now) {
   members_changed_ = true;
+  joined_at_ = now;
   holding_.erase(name);
   awaited_.erase(name);
   if (!planned_once_) not_before_ = now + options_.settle;
@@ -56,6 +58,15 @@ PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
   PlacementActions actions;
   for (const AssignedStage& stage : stages_) holding_[stage.planned.machine] = plan_id();
   for (const std::string& name : awaited_) holding_.erase(name);
+  if (fallback_) {
+    // The better plan did not come to serve: back to the one that did, without waiting for whom it does not need.
+    plan_ = *std::exchange(fallback_, std::nullopt);
+    std::erase_if(awaited_, [this](const std::string& name) {
+      return std::none_of(plan_.stages.begin(), plan_.stages.end(),
+                          [&](const auto& s) { return s.machine == name; });
+    });
+  }
+  better_.reset();
   stages_.clear();
   state_ = PlacementState::kWaiting;
   why_ = Str(why.message());
@@ -98,6 +109,7 @@ PlacementActions Placement::OnReady(net::LinkId link, const net::StageReady& rea
   serving_since_ = now;
   why_.clear();
   last_failure_.clear();
+  fallback_.reset();
   lost_since_ = 0;
   actions.serve = true;
   return actions;
@@ -140,8 +152,8 @@ std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
   return "";
 }
 
-PlacementActions Placement::Poll(const Membership& members, TimeNs now) {
-  if (state_ == PlacementState::kServing) return {};
+PlacementActions Placement::Poll(const Membership& members, TimeNs now, bool quiet) {
+  if (state_ == PlacementState::kServing) return Improve(members, now, quiet);
   if (state_ == PlacementState::kLoading) {
     if (now < last_progress_ + options_.load_stall) return {};
     for (const AssignedStage& stage : stages_) {
@@ -198,11 +210,75 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
     machine.threads = member.hello.threads;
     machine.speed = member.hello.speed;
     for (const net::DeviceHello& device : member.hello.devices) {
-      machine.devices.push_back({device.kind, device.name, device.memory_bytes, device.speed});
+      machine.devices.push_back({device.kind, device.name, device.memory_bytes, device.speed,
+                                 device.fast_attention});
     }
     request.machines.push_back(std::move(machine));
   }
   return request;
+}
+
+double Placement::PredictedMs(const sharding::Plan& plan, size_t n_machines) const {
+  // As the planner sees it (sharding::MakePlan), with its own figures of the stages.
+  const sharding::LinkProfile link;
+  const double hidden_bits = 8.0 * static_cast<double>(stage::Hidden::BytesFor(
+                                       options_.numerics.wire, 1, options_.manifest->shape.d_model));
+  const double hop_ms = link.rtt_us / 2 * 1e-3 + hidden_bits / link.bandwidth_bps * 1e3;
+  double sum_ms = 0, slowest_ms = 0;
+  for (const sharding::PlannedStage& stage : plan.stages) {
+    sum_ms += stage.ms_per_token + (&stage == &plan.stages.front() ? 0 : hop_ms);
+    slowest_ms = std::max(slowest_ms, stage.ms_per_token);
+  }
+  const size_t sharing = std::max<size_t>(1, std::min<size_t>(options_.users, n_machines));
+  const double weight = std::max(static_cast<double>(sharing - 1), options_.expect_workers > 0 ? 1.0 : 0.0);
+  return sum_ms + weight * slowest_ms;
+}
+
+std::string Placement::WhyBetter(const sharding::Plan& made, size_t n_machines) const {
+  if (!made.fits) return "";
+  if (made.context != plan_.context) {
+    if (made.context < plan_.context) return "";
+    return absl::StrCat("a context of ", made.context, " tokens instead of ", plan_.context);
+  }
+  const uint32_t users = std::min(made.users, options_.users), users_now = std::min(plan_.users, options_.users);
+  if (users != users_now) {
+    if (users < users_now) return "";
+    return absl::StrCat("KV for ", users, " users of full context instead of ", users_now);
+  }
+  if (plan_.stages.size() < std::min<size_t>(made.stages.size(), options_.expect_workers)) {
+    return absl::StrCat(made.stages.size(), " of the ", options_.expect_workers,
+                        " workers asked for take part instead of ", plan_.stages.size());
+  }
+  const double ms = PredictedMs(made, n_machines), ms_now = PredictedMs(plan_, n_machines);
+  if (!(ms_now > 0) || ms > (1 - options_.improve_by) * ms_now) return "";
+  return absl::StrFormat("a predicted time of %.0f %% of what it is", 100 * ms / ms_now);
+}
+
+PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool quiet) {
+  PlacementActions actions;
+  if (members_changed_) {
+    if (now < joined_at_ + options_.settle) return actions;  // who comes back often comes with others
+    members_changed_ = false;
+    better_.reset();
+    absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
+    if (!made.ok()) return actions;
+    std::string why = WhyBetter(*made, members.members().size());
+    if (why.empty()) return actions;
+    actions.note = absl::StrCat("a better plan waits for a quiet moment: ", why);
+    better_ = Better{*std::move(made), std::move(why)};
+  }
+  if (!better_ || !quiet || now - serving_since_ < options_.improve_every) return actions;
+  const Better better = *std::exchange(better_, std::nullopt);
+  const sharding::Plan before = plan_;
+  const std::string why = absl::StrCat("planning again while no request runs: ", better.why);
+  Lose(absl::UnavailableError(why), now);
+  plan_ = better.plan;
+  ++improvements_;
+  actions = Assign(members, now);
+  fallback_ = before;
+  actions.lost = absl::UnavailableError(why);
+  actions.by_choice = true;
+  return actions;
 }
 
 PlacementActions Placement::Assign(const Membership& members, TimeNs now) {

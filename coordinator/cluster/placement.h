@@ -40,6 +40,10 @@ struct PlacementOptions {
   TimeNs retry_first = kSecond / 4;  // back-off after a failed stage; doubles
   TimeNs retry_most = 30 * kSecond;
   TimeNs load_stall = 300 * kSecond;  // a stage that neither progresses nor answers has failed
+  // A pool that serves plans again for a better plan only so long after it began to serve: a worker that comes and goes
+  // must not stop the others all the time.
+  TimeNs improve_every = 60 * kSecond;
+  double improve_by = 0.2;  // share of the predicted time that a plan must save to be worth loading
 };
 
 struct AssignedStage {
@@ -67,6 +71,8 @@ struct PlacementActions {
   std::vector<Release> release;
   bool serve = false;                // every stage is ready
   std::optional<absl::Status> lost;  // what was serving (or loading) is not any more
+  bool by_choice = false;            // ... for a better plan, not for a fault
+  std::string note;                  // for the log
 };
 
 // Not thread-safe.
@@ -81,8 +87,9 @@ class Placement {
   PlacementActions OnFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
   // Steps do not come back, or a link between stages broke: the same cut again under a new epoch.
   PlacementActions OnFault(const absl::Status& why, TimeNs now);
-  // Plans when it is time. To be called after every event and on every tick.
-  PlacementActions Poll(const Membership& members, TimeNs now);
+  // Plans when it is time. To be called after every event and on every tick. `quiet`: no request would notice if the
+  // pool stopped serving while it loads another plan; only then is a plan that serves given up for a better one.
+  PlacementActions Poll(const Membership& members, TimeNs now, bool quiet = false);
 
   PlacementState state() const { return state_; }
   const std::string& why() const { return why_; }       // one sentence when not serving
@@ -92,6 +99,7 @@ class Placement {
   }  // empty unless loading or serving
   Epoch epoch() const { return epoch_; }
   PlanId plan_id() const { return PlanId(epoch_.value); }  // a plan is assigned once
+  uint64_t improvements() const { return improvements_; }  // plans given up for a better one
   TimeNs lost_since() const { return lost_since_; }  // 0 while serving or before the first plan
 
  private:
@@ -104,7 +112,16 @@ class Placement {
   bool OldPlanStillFits(const Membership& members) const;
   sharding::PlanRequest RequestFor(const Membership& members) const;
   PlacementActions Assign(const Membership& members, TimeNs now);
+  // While serving: looks for a better plan when members changed, and changes to it when it is quiet.
+  PlacementActions Improve(const Membership& members, TimeNs now, bool quiet);
+  // What `made` has over the plan that serves, in words; empty when that is not worth a stop.
+  std::string WhyBetter(const sharding::Plan& made, size_t n_machines) const;
+  double PredictedMs(const sharding::Plan& plan, size_t n_machines) const;
 
+  struct Better {
+    sharding::Plan plan;
+    std::string why;
+  };
   const PlacementOptions options_;
   PlacementState state_ = PlacementState::kWaiting;
   std::string why_ = "no worker has joined yet";
@@ -122,6 +139,10 @@ class Placement {
   TimeNs last_progress_ = 0;
   TimeNs lost_since_ = 0;
   TimeNs serving_since_ = 0;
+  TimeNs joined_at_ = 0;                    // the latest
+  std::optional<Better> better_;            // waits for a quiet moment
+  std::optional<sharding::Plan> fallback_;  // served before the better one that is loading
+  uint64_t improvements_ = 0;
 };
 
 }  // namespace lanyard::coordinator

@@ -13,13 +13,14 @@ using ::testing::HasSubstr;
 // Cuts 12 layers over every machine; fits only with at least `min_machines`.
 class PlacementTest : public ::testing::Test {
  protected:
-  void Make(uint32_t expect, size_t min_machines = 1) {
+  void Make(uint32_t expect, size_t min_machines = 1, uint32_t users = 1) {
     auto manifest = std::make_shared<model::Manifest>();
     manifest->shape.n_layers = 12;
     PlacementOptions options;
     options.manifest = manifest;
     options.context = 512;
     options.expect_workers = expect;
+    options.users = users;
     options.last_epoch = Epoch(40);
     options.make_plan = [this, min_machines](const sharding::PlanRequest& request) {
       ++plans_;
@@ -37,6 +38,7 @@ class PlacementTest : public ::testing::Test {
         stage.samples = i + 1 == n;
         stage.weights_bytes = 1000;
       }
+      if (change_plan_) change_plan_(&plan);
       return absl::StatusOr<sharding::Plan>(plan);
     };
     placement_ = std::make_unique<Placement>(options);
@@ -56,7 +58,20 @@ class PlacementTest : public ::testing::Test {
   PlacementActions Lose(const std::string& name, TimeNs now) {
     return placement_->OnGone(*members_.OnGone(members_.FindByName(name)->link), "reset", now);
   }
-  PlacementActions Poll(TimeNs now) { return placement_->Poll(members_, now); }
+  PlacementActions Poll(TimeNs now, bool quiet = false) {
+    return placement_->Poll(members_, now, quiet);
+  }
+  void EverybodyLeaves() {
+    while (!members_.members().empty()) members_.OnGone(members_.members().begin()->second.link);
+  }
+  // Serves from w1 and w2; w3 comes `then`.
+  void ServeWithoutW3(TimeNs then) {
+    Join("w1", 0);
+    Join("w2", 0);
+    Poll(2 * kSecond);
+    ASSERT_TRUE(AllReady(3 * kSecond));
+    Join("w3", then);
+  }
   // Every stage of the current plan answers; returns whether the last one started serving.
   bool AllReady(TimeNs now) {
     bool serve = false;
@@ -73,6 +88,7 @@ class PlacementTest : public ::testing::Test {
   std::unique_ptr<Placement> placement_;
   uint64_t next_link_ = 1;
   int plans_ = 0;
+  std::function<void(sharding::Plan*)> change_plan_;
 };
 
 TEST_F(PlacementTest, PlansAtOnceWhenTheExpectedAreThere) {
@@ -169,6 +185,98 @@ TEST_F(PlacementTest, WithoutTheLostOneTheOthersGoOn) {
   ASSERT_TRUE(Lose("w1", later + 30 * kSecond).lost);
   EXPECT_EQ(Poll(later + 60 * kSecond).assign.size(), 2u);
   EXPECT_EQ(placement_->stages()[1].planned.machine, "w3");
+}
+
+TEST_F(PlacementTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
+  Make(3);
+  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+  Poll(0);
+  ASSERT_TRUE(AllReady(1));
+  ASSERT_TRUE(Lose("w3", kSecond).lost);
+  const TimeNs later = 20 * kSecond;
+  ASSERT_EQ(Poll(later).assign.size(), 2u);
+  ASSERT_TRUE(AllReady(later));
+  Join("w3", later + kSecond);
+  EXPECT_EQ(Poll(later + kSecond, true).note, "");  // others may come with it
+  EXPECT_EQ(Poll(later + 3 * kSecond, true).note,
+            "a better plan waits for a quiet moment: 3 of the 3 workers asked for take part instead of 2");
+  const int plans = plans_;
+  EXPECT_TRUE(Poll(later + 59 * kSecond, true).assign.empty());  // not so soon
+  EXPECT_TRUE(Poll(later + 70 * kSecond, false).assign.empty());
+  const PlacementActions actions = Poll(later + 71 * kSecond, true);
+  EXPECT_EQ(plans_, plans);  // looked for once
+  ASSERT_EQ(actions.assign.size(), 3u);
+  EXPECT_TRUE(actions.release.empty());
+  ASSERT_TRUE(actions.lost && actions.by_choice);
+  EXPECT_THAT(std::string(actions.lost->message()), HasSubstr("3 of the 3 workers"));
+  EXPECT_EQ(actions.new_epoch, Epoch(43));
+  EXPECT_EQ(placement_->improvements(), 1u);
+  EXPECT_TRUE(AllReady(later + 72 * kSecond));
+  EXPECT_TRUE(Poll(later + 1000 * kSecond, true).assign.empty());  // and that is that
+}
+
+TEST_F(PlacementTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
+  struct Case {
+    uint32_t context, users;
+    double ms;
+    const char* why;  // null: stays as it is
+  };
+  for (const Case& c : {Case{512, 2, 2, nullptr}, Case{512, 2, 1.8, nullptr},
+                        Case{512, 2, 1.5, "a predicted time of"}, Case{512, 4, 9, "KV for 4 users"},
+                        Case{512, 1, 1, nullptr}, Case{1024, 1, 9, "a context of 1024 tokens"},
+                        Case{256, 9, 1, nullptr}}) {
+    SCOPED_TRACE(absl::StrCat(c.context, " ", c.users, " ", c.ms));
+    EverybodyLeaves();
+    Make(0, 1, 4);
+    change_plan_ = [&](sharding::Plan* plan) {
+      const bool with_w3 = plan->stages.size() == 3;
+      plan->context = with_w3 ? c.context : 512;
+      plan->users = with_w3 ? c.users : 2;
+      for (sharding::PlannedStage& stage : plan->stages) {
+        stage.ms_per_token = (with_w3 ? c.ms : 2) * 10 / static_cast<double>(plan->stages.size());
+      }
+      // Of equal parts the slowest would count less with more of them: one that has all of it.
+      plan->stages.front().ms_per_token = with_w3 ? c.ms * 10 : 20;
+    };
+    ServeWithoutW3(10 * kSecond);
+    const std::string note = Poll(200 * kSecond, false).note;
+    const PlacementActions actions = Poll(200 * kSecond, true);
+    if (c.why == nullptr) {
+      EXPECT_EQ(note, "");
+      EXPECT_TRUE(actions.assign.empty());
+    } else {
+      EXPECT_THAT(note, HasSubstr(c.why));
+      EXPECT_EQ(actions.assign.size(), 3u);
+    }
+  }
+}
+
+TEST_F(PlacementTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
+  for (const bool dies : {false, true}) {
+    EverybodyLeaves();
+    Make(3);
+    for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+    Poll(0);
+    ASSERT_TRUE(AllReady(1));
+    Lose("w3", kSecond);
+    Poll(20 * kSecond);
+    ASSERT_TRUE(AllReady(20 * kSecond));
+    Join("w3", 100 * kSecond);
+    Poll(200 * kSecond, true);
+    ASSERT_EQ(placement_->stages().size(), 3u);
+    const net::LinkId w3 = members_.FindByName("w3")->link;
+    if (dies) {
+      ASSERT_TRUE(Lose("w3", 201 * kSecond).lost);
+    } else {
+      const net::StageFailed failed{placement_->plan_id(), placement_->epoch(), Internal("no")};
+      ASSERT_TRUE(placement_->OnFailed(w3, failed, 201 * kSecond).lost);
+    }
+    const PlacementActions back = Poll(202 * kSecond);  // without waiting for it
+    ASSERT_EQ(back.assign.size(), 2u);
+    EXPECT_EQ(back.release.size(), dies ? 0u : 1u);
+    ASSERT_TRUE(AllReady(203 * kSecond));
+    EXPECT_TRUE(Poll(900 * kSecond, true).assign.empty());  // not again before somebody joins
+  }
 }
 
 TEST_F(PlacementTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited) {

@@ -194,13 +194,22 @@ void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* ch
   pool_->Grow(&sequence->tables, sequence->scheduled);
 }
 
+bool Scheduler::MayAddStep() const {
+  if (steps_.size() < shape_.n_stages) return true;
+  // The step ahead hides a round trip, which matters between two short steps. Behind one that prefills it would hide
+  // nothing worth it, and a newcomer would wait for two long steps instead of one.
+  return runs_ahead() && steps_.size() == shape_.n_stages &&
+         std::none_of(steps_.begin(), steps_.end(), [](const auto& s) { return s.second.prefills; });
+}
+
 std::optional<Step> Scheduler::NextStep(TimeNs now) {
-  if (!ready_ || steps_.size() >= MaxStepsInFlight()) return std::nullopt;
+  if (!ready_ || !MayAddStep()) return std::nullopt;
   Admit(now);
   std::vector<Chunk> chunks = PickDecode();
+  const size_t n_decode = chunks.size();
   PickPrefill(&chunks);
   if (chunks.empty()) return std::nullopt;
-  return BuildStep(chunks);
+  return BuildStep(chunks, chunks.size() > n_decode);
 }
 
 stage::SeqRun Scheduler::MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_rows) const {
@@ -221,7 +230,7 @@ stage::SeqRun Scheduler::MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_ro
   return run;
 }
 
-Step Scheduler::BuildStep(const std::vector<Chunk>& chunks) {
+Step Scheduler::BuildStep(const std::vector<Chunk>& chunks, bool prefills) {
   Step step;
   step.id = StepId(next_step_++);
   const uint32_t frame_rows = std::min(options_.frame_rows, stage::kMaxFrameRows);
@@ -241,6 +250,7 @@ Step Scheduler::BuildStep(const std::vector<Chunk>& chunks) {
     }
   }
   InFlight& in_flight = steps_[step.id];
+  in_flight.prefills = prefills;
   for (uint32_t i = 0; i < step.frames.size(); ++i) {
     stage::StepBatch& frame = step.frames[i];
     frame.step = step.id;

@@ -106,8 +106,8 @@ class Scheduler {
   // (none with replay_lost).
   std::vector<SeqId> OnPipelineLost();
 
-  // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages (one more where one
-  // stage is all: it need not wait for this side between two tokens).
+  // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages (one more behind one that
+  // only decodes, where one stage is all: it need not wait for this side between two tokens).
   std::optional<Step> NextStep(TimeNs now);
   // One frame came back. `tokens` answer its outputs in order. Unknown frames are ignored.
   std::vector<SequenceUpdate> CommitFrame(StepId step, uint32_t frame,
@@ -168,11 +168,12 @@ class Scheduler {
     std::vector<std::vector<RunRef>> frames;
     std::vector<bool> done;
     uint32_t open = 0;
+    bool prefills = false;  // has rows of a prompt (or of a replay), and may so take long
   };
 
   void Admit(TimeNs now);
   bool runs_ahead() const { return options_.run_ahead && shape_.n_stages == 1; }
-  uint32_t MaxStepsInFlight() const { return shape_.n_stages + (runs_ahead() ? 1 : 0); }
+  bool MayAddStep() const;
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   void PickPrefill(std::vector<Chunk>* chunks);
@@ -180,7 +181,7 @@ class Scheduler {
   // rows that fit now.
   uint32_t MakeRoom(Sequence* sequence, uint32_t n_rows);
   void Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks);
-  Step BuildStep(const std::vector<Chunk>& chunks);
+  Step BuildStep(const std::vector<Chunk>& chunks, bool prefills);
   stage::SeqRun MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_rows) const;
 
   // Marks the frame's runs as home and returns them; empty when the frame is not in flight.

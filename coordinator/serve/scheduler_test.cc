@@ -280,21 +280,53 @@ class RunAhead : public ::testing::Test {
 TEST_F(RunAhead, TheNextRowNamesTheStepThatDrawsItsToken) {
   s_.OnPipelineReady(Shape(1, 100));
   ASSERT_TRUE(s_.Submit(Spec(1, 40, 10), 0).ok());
-  const auto prefill = s_.NextStep(0), first = s_.NextStep(0);
-  ASSERT_TRUE(prefill && first);
-  const stage::SeqRun& run = first->frames[0].runs[0];
-  EXPECT_EQ(run.pos, 40u);
+  ASSERT_EQ(Finish(&s_, *s_.NextStep(0), 5).size(), 1u);
+  const auto known = s_.NextStep(0), ahead = s_.NextStep(0);
+  ASSERT_TRUE(known && ahead);
+  EXPECT_EQ(known->frames[0].runs[0].tokens, std::vector<int32_t>{5});
+  const stage::SeqRun& run = ahead->frames[0].runs[0];
+  EXPECT_EQ(run.pos, 41u);
   EXPECT_EQ(run.n_rows, 1u);
   EXPECT_TRUE(run.tokens.empty());
-  EXPECT_EQ(run.token_of, prefill->id);
+  EXPECT_EQ(run.token_of, known->id);
   EXPECT_EQ(run.outputs.size(), 1u);
   EXPECT_EQ(run.tables[0].blocks.size(), 2u);
   EXPECT_FALSE(s_.NextStep(0));  // one step ahead, no more
-  ASSERT_EQ(Finish(&s_, *prefill, 5).size(), 1u);
-  const auto second = s_.NextStep(0);
-  ASSERT_TRUE(second);
-  EXPECT_EQ(second->frames[0].runs[0].token_of, first->id);
-  EXPECT_EQ(second->frames[0].runs[0].pos, 41u);
+  ASSERT_EQ(Finish(&s_, *known, 5).size(), 1u);
+  const auto next = s_.NextStep(0);
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->frames[0].runs[0].token_of, ahead->id);
+  EXPECT_EQ(next->frames[0].runs[0].pos, 42u);
+}
+
+// Whoever comes, at any moment, finds at most one step before them that prefills.
+TEST_F(RunAhead, NothingGoesAheadOfAStepThatPrefills) {
+  s_.OnPipelineReady(Shape(1, 400));
+  ASSERT_TRUE(s_.Submit(Spec(1, 1200, 10), 0).ok());
+  auto prefill = s_.NextStep(0);
+  ASSERT_TRUE(prefill);
+  EXPECT_FALSE(s_.NextStep(0));  // not the prompt's next rows
+  Finish(&s_, *prefill);
+  prefill = s_.NextStep(0);
+  Finish(&s_, *prefill);
+  prefill = s_.NextStep(0);  // its last rows
+  EXPECT_EQ(Rows(*prefill), 1200u - 2 * 512);
+  EXPECT_FALSE(s_.NextStep(0));  // nor its first decode row
+  ASSERT_EQ(Finish(&s_, *prefill).size(), 1u);
+  const auto first = s_.NextStep(0);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(Rows(*first), 1u);
+  // Behind a decode step a newcomer's prompt may start; behind that one nothing more.
+  ASSERT_TRUE(s_.Submit(Spec(2, 600, 10), 0).ok());
+  const auto mixed = s_.NextStep(0);
+  ASSERT_TRUE(mixed);
+  EXPECT_EQ(Rows(*mixed), 256u);
+  EXPECT_EQ(mixed->frames[0].runs[0].token_of, first->id);
+  EXPECT_FALSE(s_.NextStep(0));
+  Finish(&s_, *first);
+  EXPECT_FALSE(s_.NextStep(0));
+  Finish(&s_, *mixed);
+  EXPECT_TRUE(s_.NextStep(0));
 }
 
 TEST_F(RunAhead, EndsAtItsLengthWithoutARowTooMany) {
@@ -302,14 +334,15 @@ TEST_F(RunAhead, EndsAtItsLengthWithoutARowTooMany) {
   ASSERT_TRUE(s_.Submit(Spec(1, 4, 3), 0).ok());
   std::vector<Step> in_flight;
   uint32_t rows = 0, tokens = 0;
-  do {
+  while (true) {
     while (auto step = s_.NextStep(0)) {
       rows += Rows(*step);
       in_flight.push_back(*std::move(step));
     }
+    if (in_flight.empty()) break;
     tokens += Finish(&s_, in_flight.front()).size();
     in_flight.erase(in_flight.begin());
-  } while (!in_flight.empty());
+  }
   EXPECT_EQ(tokens, 3u);
   EXPECT_EQ(rows, 6u);  // 4 of the prompt, then 2: the third token is not read
   EXPECT_TRUE(s_.idle());
@@ -318,10 +351,11 @@ TEST_F(RunAhead, EndsAtItsLengthWithoutARowTooMany) {
 
 TEST_F(RunAhead, ARowBehindAnEndIsDroppedAndItsBlocksWaitForIt) {
   s_.OnPipelineReady(Shape(1, 100));
-  ASSERT_TRUE(s_.Submit(Spec(1, 32, 100), 0).ok());
-  const auto prefill = s_.NextStep(0), ahead = s_.NextStep(0);
-  ASSERT_TRUE(prefill && ahead);
-  const auto updates = Finish(&s_, *prefill, kEos);
+  ASSERT_TRUE(s_.Submit(Spec(1, 31, 100), 0).ok());
+  Finish(&s_, *s_.NextStep(0));
+  const auto last = s_.NextStep(0), ahead = s_.NextStep(0);
+  ASSERT_TRUE(last && ahead);
+  const auto updates = Finish(&s_, *last, kEos);
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].end, SequenceEnd::kEos);
   EXPECT_EQ(s_.kv_blocks_used(), 2u);
@@ -331,17 +365,16 @@ TEST_F(RunAhead, ARowBehindAnEndIsDroppedAndItsBlocksWaitForIt) {
 }
 
 TEST_F(RunAhead, PreemptsNobody) {
-  s_.OnPipelineReady(Shape(1, 2, 64));
-  ASSERT_TRUE(s_.Submit(Spec(1, 32, 10), 0).ok());
-  ASSERT_TRUE(s_.Submit(Spec(2, 20, 10), 0).ok());
-  const auto both = s_.NextStep(0);
-  ASSERT_TRUE(both);
-  if (Rows(*both) == 52) {
-    const auto ahead = s_.NextStep(0);  // the first would need a third block
-    ASSERT_TRUE(ahead);
-    ASSERT_EQ(ahead->frames[0].runs.size(), 1u);
-    EXPECT_EQ(ahead->frames[0].runs[0].seq, SeqId(2));
-  }
+  s_.OnPipelineReady(Shape(1, 4, 128));
+  ASSERT_TRUE(s_.Submit(Spec(1, 31, 90), 0).ok());
+  ASSERT_TRUE(s_.Submit(Spec(2, 20, 90), 0).ok());
+  for (int i = 0; i < 33; ++i) ASSERT_EQ(Finish(&s_, *s_.NextStep(0)).size(), 2u);
+  ASSERT_EQ(s_.kv_blocks_used(), 4u);
+  const auto last = s_.NextStep(0), ahead = s_.NextStep(0);
+  ASSERT_TRUE(last && ahead);
+  EXPECT_EQ(Rows(*last), 2u);
+  ASSERT_EQ(Rows(*ahead), 1u);  // the first would need a third block
+  EXPECT_EQ(ahead->frames[0].runs[0].seq, SeqId(2));
   EXPECT_EQ(s_.preemptions(), 0u);
 }
 

@@ -77,6 +77,8 @@ void World::Setup() {
   pool.placement.max_rows = pool.scheduler.frame_rows;
   pool.placement.expect_workers = Random(2) == 0 ? static_cast<uint32_t>(n_nodes) : 0;
   pool.placement.return_wait = 3 * kSecond;
+  pool.placement.improve_every = Ms(0, 20000);
+  pool.quiet_after = Ms(0, 3000);
   pool.placement.make_plan = [this](const sharding::PlanRequest& r) { return MakePlan(r); };
   pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
 }
@@ -342,6 +344,7 @@ Report World::Run() {
   }
   if (report_.violations.empty()) CheckRest();
   report_.preemptions = pool_->scheduler().preemptions();
+  report_.improvements = pool_->placement().improvements();
   report_.ignored_results = pool_->ignored_results();
   return std::move(report_);
 }

@@ -46,6 +46,7 @@ struct Report {
   uint64_t tokens = 0;
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
+  uint64_t improvements = 0;  // plans given up for a better one
   uint64_t ignored_results = 0;
 };
 
