@@ -134,6 +134,14 @@ class ResultClientImpl final : public ResultClient {
     return why_;
   }
 
+  void Finish(int timeout_ms) override {
+    {
+      MutexLock lock(&mu_);
+      silent_ = true;
+    }
+    link_.Finish(timeout_ms);
+  }
+
  private:
   void OnReply(const v1::FrameReply& reply) {
     if (!reply.has_welcome()) return;

@@ -47,6 +47,9 @@ class ResultClient : public stage::ResultSink {
                                                std::function<void(const absl::Status& why)> on_closed);
   ~ResultClient() override = default;
   virtual absl::Status WaitReady(int timeout_ms) = 0;
+  // Writes what is queued, half-closes, and waits at most `timeout_ms` until the coordinator, which ends the stream when it
+  // has read all, did so. `on_closed` is not called any more.
+  virtual void Finish(int timeout_ms) = 0;
 };
 
 class WeightClient {

@@ -7,6 +7,8 @@ namespace {
 
 // Sequences that ended stay until there are so many; a step has far fewer.
 constexpr size_t kMaxKept = 4096;
+// A step is named by the one right behind it, so the last would do; frames come in no order with the news of a bad one.
+constexpr size_t kMaxFailed = 8;
 
 }  // namespace
 
@@ -25,6 +27,11 @@ void LastTokens::PutFailed(const StepBatch& batch, const absl::Status& why) {
   }
 }
 
+void LastTokens::PutFailed(StepId step) {
+  if (failed_.size() == kMaxFailed) failed_.erase(failed_.begin());
+  failed_.push_back(step);
+}
+
 void LastTokens::Put(StepId step, const std::vector<TokenOut>& tokens) {
   MakeSpace(step, tokens.size());
   for (const TokenOut& out : tokens) {
@@ -39,6 +46,10 @@ absl::Status LastTokens::Resolve(StepBatch* batch) const {
     if (run.token_of == StepId()) continue;
     const auto it = last_.find(run.seq);
     if (it == last_.end() || it->second.step != run.token_of || it->second.pos + 1 != run.pos) {
+      if (std::find(failed_.begin(), failed_.end(), run.token_of) != failed_.end()) {
+        run.tokens.assign(1, 0);
+        continue;
+      }
       return FailedPrecondition("sequence ", run.seq.value, ": step ", run.token_of.value,
                                 " drew no token for position ", run.pos, " here");
     }

@@ -20,6 +20,8 @@ class LastTokens {
   void Put(StepId step, const std::vector<TokenOut>& tokens);
   // A frame failed: its outputs were not drawn. With FailedPrecondition it counts as one that never came.
   void PutFailed(const StepBatch& batch, const absl::Status& why);
+  // A frame of the step could not be read: whose outputs it had is not known, and their sequences have ended.
+  void PutFailed(StepId step);
   // Writes the tokens that runs name by token_of. Where the frame that should have drawn one failed, its sequence has ended
   // and nobody reads the row: it gets token 0, for the sake of the others in its frame. FailedPrecondition where that frame
   // never ran here: it was lost, only a new epoch helps.
@@ -36,6 +38,7 @@ class LastTokens {
   void MakeSpace(StepId step, size_t n);
 
   std::unordered_map<SeqId, Drawn> last_;
+  std::vector<StepId> failed_;  // the last few with a frame that could not be read
 };
 
 }  // namespace lanyard::stage

@@ -64,6 +64,25 @@ TEST(LastTokens, AFailedFrameIsNotALostOne) {
   EXPECT_TRUE(absl::IsFailedPrecondition(last.Resolve(&batch)));
 }
 
+TEST(LastTokens, OfAStepThatCouldNotBeReadNobodyReadsTheRows) {
+  LastTokens last;
+  last.PutFailed(StepId(6));
+  StepBatch batch;
+  batch.step = StepId(7);
+  SeqRun& run = batch.runs.emplace_back();
+  run.seq = SeqId(1);
+  run.pos = 9;
+  run.n_rows = 1;
+  run.token_of = StepId(6);
+  ASSERT_TRUE(last.Resolve(&batch).ok());
+  EXPECT_EQ(batch.runs[0].tokens, std::vector<int32_t>{0});
+  batch.runs[0].token_of = StepId(5);
+  EXPECT_EQ(last.Resolve(&batch).code(), absl::StatusCode::kFailedPrecondition);
+  for (uint64_t step = 20; step < 40; ++step) last.PutFailed(StepId(step));  // the last few are kept
+  batch.runs[0].token_of = StepId(6);
+  EXPECT_FALSE(last.Resolve(&batch).ok());
+}
+
 TEST(LastTokens, ForgetsTheEnded) {
   LastTokens last;
   for (uint64_t i = 1; i <= 20000; ++i) last.Put(StepId(i), {Out(i, 1, 1)});

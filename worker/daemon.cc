@@ -30,6 +30,7 @@ constexpr uint64_t kBaseMarginBytes = uint64_t{8} << 20;
 constexpr int kFirstBackoffMs = 100;
 constexpr int kLastBackoffMs = 2000;
 constexpr int kLeaveMs = 500;
+constexpr int kFlushMs = 300;
 
 // What the control loop hears, from gRPC's threads and the loader.
 struct Welcomed {};
@@ -481,7 +482,13 @@ void DaemonImpl::Handle(LoadOutcome event) {
   host.on_lost = [this, plan = spec.plan, epoch = spec.epoch](const absl::Status& why) {
     queue_.Push(StageLost{plan, epoch, why});
   };
-  running_->host = std::make_unique<StageHost>(std::move(host));
+  auto made = StageHost::Create(std::move(host));
+  if (!made.ok()) {
+    StopStage();
+    Fail(spec.plan, spec.epoch, made.status());
+    return;
+  }
+  running_->host = *std::move(made);
   gate_.SetHost(running_->host.get());
   net::StageReady ready{spec.plan, spec.epoch, memory.weights, memory.kv, memory.buffers, event.fetched_bytes};
   for (const engine::StageMemory::OnDevice& on : memory.devices) {
@@ -497,6 +504,7 @@ void DaemonImpl::Handle(LoadOutcome event) {
 void DaemonImpl::Handle(StageLost event) {
   if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
   StopStage();
+  results_.Finish(kFlushMs);  // what it still computed comes home before the news that ends its requests
   Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
   DropSession(event.why);
   loader_->Unload();  // frees what it still holds of the cards, before they are looked at again
@@ -507,6 +515,7 @@ void DaemonImpl::Handle(LeaveAsked event) {
   if (event.reason.empty() || session_ == nullptr) return;
   LogInfo("leaving: ", event.reason);
   StopStage();
+  results_.Finish(kFlushMs);  // the coordinator has read them all before it hears of the leaving
   session_->client()->Leave(event.reason, kLeaveMs);
 }
 

@@ -103,6 +103,23 @@ TEST_F(DaemonTest, FramesFlowThroughTwoWorkers) {
   EXPECT_TRUE(WaitFor([&] { return coordinator_->beats() >= 4; }));
 }
 
+TEST_F(DaemonTest, WhatALeavingWorkerComputedIsHomeBeforeItLeaves) {
+  const auto w0 = Start(0);
+  auto w1 = Start(1);
+  AssignBoth(1);
+  const auto first = First(1);
+  for (uint64_t step = 0; step < 300; ++step) ASSERT_TRUE(first->Send(model_.Frame(1, step)).ok());
+  ASSERT_TRUE(WaitFor([&] { return controls_[1].runs >= 20; }));
+  w1->Leave("told to stop");
+  w1.reset();
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->leaving() == 1; }));
+  const size_t at_leaving = coordinator_->results_at_leaving();
+  EXPECT_GE(at_leaving + 1, static_cast<size_t>(controls_[1].runs));  // one may have been stopped between its layers
+  size_t computed = 0;
+  for (const stage::StepResult& result : coordinator_->results().all()) computed += result.status.ok() ? 1 : 0;
+  EXPECT_GE(computed + 1, static_cast<size_t>(controls_[1].runs));
+}
+
 // Its frame's error comes home, the stage is freed, and the worker joins again with what it has left.
 TEST_F(DaemonTest, ALostStageIsFreedAndItsWorkerJoinsAgain) {
   const auto w0 = Start(0);

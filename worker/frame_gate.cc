@@ -9,6 +9,15 @@ void ResultForwarder::Set(std::unique_ptr<net::ResultClient> client) {
   }
 }
 
+void ResultForwarder::Finish(int timeout_ms) {
+  std::unique_ptr<net::ResultClient> client;
+  {
+    MutexLock lock(&mu_);
+    client.swap(client_);
+  }
+  if (client != nullptr) client->Finish(timeout_ms);
+}
+
 void ResultForwarder::OnResult(stage::StepResult result) {
   // Under the lock, so that the last owner is always Set's caller; OnResult of a client only enqueues.
   MutexLock lock(&mu_);
@@ -64,6 +73,10 @@ void FrameGate::OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t fr
   result.stage = from.stage;
   result.worker = worker_;
   result.status = Annotate(why, absl::StrCat("from '", from.from, "'"));
+  {
+    MutexLock lock(&mu_);
+    if (host_ != nullptr && from.plan == plan_ && from.epoch == epoch_) host_->FrameWasBad(step);
+  }
   results_->OnResult(std::move(result));
 }
 

@@ -17,6 +17,8 @@ class ResultForwarder final : public stage::ResultSink {
  public:
   // Not from a gRPC thread: the old client's destructor waits for its callbacks.
   void Set(std::unique_ptr<net::ResultClient> client);
+  // The coordinator has read every result when this returns, unless `timeout_ms` were too few; none is taken after it.
+  void Finish(int timeout_ms);
   void OnResult(stage::StepResult result) override;
 
  private:

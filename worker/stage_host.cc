@@ -1,13 +1,25 @@
 #include "worker/stage_host.h"
 
+#include <system_error>
+
 #include "base/clock.h"
 
 namespace lanyard::worker {
 namespace {
 
+constexpr size_t kMaxBadSteps = 8;
+
 size_t HiddenBytes(const std::variant<stage::StepFrame, stage::StepResult>& outcome) {
   const auto* frame = std::get_if<stage::StepFrame>(&outcome);
   return frame == nullptr ? 0 : frame->hidden.data.size();
+}
+
+absl::StatusOr<std::jthread> StartThread(std::function<void(std::stop_token)> body) {
+  try {
+    return std::jthread(std::move(body));
+  } catch (const std::system_error& e) {
+    return ResourceExhausted("the operating system gives no thread more: ", e.what());
+  }
 }
 
 }  // namespace
@@ -24,10 +36,26 @@ stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& 
   return result;
 }
 
-StageHost::StageHost(StageHostOptions options)
-    : options_(std::move(options)),
-      sender_([this] { SendLoop(); }),
-      compute_([this](std::stop_token stop) { ComputeLoop(stop); }) {}
+absl::StatusOr<std::unique_ptr<StageHost>> StageHost::Create(StageHostOptions options) {
+  auto host = std::unique_ptr<StageHost>(new StageHost(std::move(options)));
+  RETURN_IF_ERROR(host->Start());  // the destructor ends the thread that did start
+  return host;
+}
+
+absl::Status StageHost::Start() {
+  const auto start = options_.start_thread != nullptr ? options_.start_thread : StartThread;
+  const auto why = [this](const absl::Status& status) {
+    return Annotate(status, absl::StrCat("worker '", options_.worker, "' cannot run stage ", options_.spec.index,
+                                         "; raise the limit of its user (ulimit -u) or of its service (TasksMax)"));
+  };
+  auto sender = start([this](std::stop_token) { SendLoop(); });
+  RETURN_IF_ERROR(why(sender.status()));
+  sender_ = *std::move(sender);
+  auto compute = start([this](std::stop_token stop) { ComputeLoop(stop); });
+  RETURN_IF_ERROR(why(compute.status()));
+  compute_ = *std::move(compute);
+  return absl::OkStatus();
+}
 
 StageHost::~StageHost() {
   compute_.request_stop();
@@ -36,15 +64,19 @@ StageHost::~StageHost() {
     stopping_ = true;
   }
   cv_.NotifyAll();
+  if (compute_.joinable()) compute_.join();
   {
     MutexLock lock(&out_mu_);
-    out_stopping_ = true;
-    out_.clear();
+    out_stopping_ = true;  // now that nothing more comes
   }
   out_cv_.NotifyAll();
-  space_cv_.NotifyAll();
-  compute_.join();
-  sender_.join();
+  if (sender_.joinable()) sender_.join();
+}
+
+void StageHost::FrameWasBad(StepId step) {
+  MutexLock lock(&mu_);
+  if (bad_steps_.size() == kMaxBadSteps) bad_steps_.erase(bad_steps_.begin());
+  bad_steps_.push_back(step);
 }
 
 absl::Status StageHost::Send(stage::StepFrame frame) {
@@ -87,13 +119,14 @@ void StageHost::ComputeLoop(std::stop_token stop) {
       frame = std::move(queue_.front());
       queue_.pop_front();
       queued_bytes_ -= frame.hidden.data.size();
+      for (const StepId step : bad_steps_) drawn_.PutFailed(step);
+      bad_steps_.clear();
     }
     std::optional<Outcome> outcome = RunOne(std::move(frame), stop);
     if (!outcome) return;  // the epoch is over: nobody waits for it
     {
       MutexLock lock(&out_mu_);
-      while (out_bytes_ > options_.max_queued_bytes && !out_stopping_) space_cv_.Wait(&out_mu_);
-      if (out_stopping_) return;
+      while (out_bytes_ > options_.max_queued_bytes) space_cv_.Wait(&out_mu_);  // sending never stops for long
       out_bytes_ += HiddenBytes(*outcome);
       out_.push_back(*std::move(outcome));
     }
@@ -114,8 +147,8 @@ std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std:
     options_.stats->busy_ns.fetch_add(MonotonicNow() - start, std::memory_order_relaxed);
     options_.stats->frames.fetch_add(1, std::memory_order_relaxed);
   }
-  if (stop.stop_requested()) return std::nullopt;
   if (!output.ok()) {
+    if (stop.stop_requested()) return std::nullopt;
     if (Draws()) drawn_.PutFailed(frame.batch, output.status());
     if (options_.on_lost != nullptr && options_.stage->lost()) options_.on_lost(output.status());
     return ErrorResult(frame, options_.worker, output.status());
@@ -139,7 +172,7 @@ void StageHost::SendLoop() {
     {
       MutexLock lock(&out_mu_);
       while (out_.empty() && !out_stopping_) out_cv_.Wait(&out_mu_);
-      if (out_stopping_) return;
+      if (out_.empty()) return;
       outcome = std::move(out_.front());
       out_.pop_front();
       out_bytes_ -= HiddenBytes(outcome);

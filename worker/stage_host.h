@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "base/mutex.h"
 #include "engine/local_stage.h"
@@ -37,21 +39,30 @@ struct StageHostOptions {
   HostStats* stats = nullptr;              // may be null
   // A frame failed and the stage with it (LocalStage::lost). Called from the compute loop; must only enqueue. May be null.
   std::function<void(const absl::Status& why)> on_lost = nullptr;
+  // Starts a thread; a seam for tests. Null: the operating system.
+  std::function<absl::StatusOr<std::jthread>(std::function<void(std::stop_token)>)> start_thread = nullptr;
   size_t max_queued_frames = 1024;
   size_t max_queued_bytes = size_t{64} << 20;  // of hidden states, in each of the two queues
 };
 
 class StageHost final : public stage::StagePort {
  public:
-  explicit StageHost(StageHostOptions options);
-  // Stops the frame being run between two layers and drops the queue: its epoch is over.
+  // ResourceExhausted when the operating system gives it no thread.
+  static absl::StatusOr<std::unique_ptr<StageHost>> Create(StageHostOptions options);
+  // Stops the frame being run between two layers and drops the queue: its epoch is over. What was computed is still sent:
+  // whoever waits for it may have its last token in it, and to a later epoch it is stale and refused.
   ~StageHost() override;
 
   // Refuses a frame of another plan, epoch or stage, one that came behind a later one (a repeat too), or one beyond the
   // queue's limit: the error is returned and also sent as the step's result. Thread-safe; does not block.
   absl::Status Send(stage::StepFrame frame) override;
+  // A frame of the step came damaged and will not be run: rows that name its tokens are nobody's (stage::LastTokens).
+  // Thread-safe; does not block.
+  void FrameWasBad(StepId step);
 
  private:
+  explicit StageHost(StageHostOptions options) : options_(std::move(options)) {}
+  absl::Status Start();
   // For the next stage, or for the coordinator.
   using Outcome = std::variant<stage::StepFrame, stage::StepResult>;
 
@@ -68,6 +79,7 @@ class StageHost final : public stage::StagePort {
   std::deque<stage::StepFrame> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<std::pair<StepId, uint32_t>> last_ ABSL_GUARDED_BY(mu_);  // step and frame queued last
+  std::vector<StepId> bad_steps_ ABSL_GUARDED_BY(mu_);                    // not yet known to `drawn_`
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   Mutex out_mu_;
   CondVar out_cv_;    // there is something to send
@@ -75,7 +87,7 @@ class StageHost final : public stage::StagePort {
   std::deque<Outcome> out_ ABSL_GUARDED_BY(out_mu_);
   size_t out_bytes_ ABSL_GUARDED_BY(out_mu_) = 0;
   bool out_stopping_ ABSL_GUARDED_BY(out_mu_) = false;
-  std::jthread sender_;   // last: started when the rest is there
+  std::jthread sender_;
   std::jthread compute_;
 };
 

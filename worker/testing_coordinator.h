@@ -39,6 +39,7 @@ class FakeCoordinator final : public net::CoordinatorEvents, public net::PartPro
         ++beats_;
       } else if (std::holds_alternative<net::Leaving>(event)) {
         ++leaving_;
+        results_at_leaving_ = results_.all().size();
       } else if (std::holds_alternative<net::LoadProgress>(event)) {
         ++progress_;
       }
@@ -105,6 +106,10 @@ class FakeCoordinator final : public net::CoordinatorEvents, public net::PartPro
     MutexLock lock(&mu_);
     return leaving_;
   }
+  size_t results_at_leaving() {
+    MutexLock lock(&mu_);
+    return results_at_leaving_;
+  }
   void SetWelcome(bool welcome) {
     MutexLock lock(&mu_);
     welcome_ = welcome;
@@ -125,6 +130,7 @@ class FakeCoordinator final : public net::CoordinatorEvents, public net::PartPro
   int joins_ ABSL_GUARDED_BY(mu_) = 0;
   int beats_ ABSL_GUARDED_BY(mu_) = 0;
   int leaving_ ABSL_GUARDED_BY(mu_) = 0;
+  size_t results_at_leaving_ ABSL_GUARDED_BY(mu_) = 0;
   int progress_ ABSL_GUARDED_BY(mu_) = 0;
   bool welcome_ ABSL_GUARDED_BY(mu_) = true;
   std::unique_ptr<net::CoordinatorServer> server_;
