@@ -13,6 +13,7 @@
 #include "base/environment.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "cli/numerics_flags.h"
 #include "coordinator/pool_runner.h"
 #include "web/http_server.h"
 
@@ -21,7 +22,7 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string model, http = "127.0.0.1:8080", ready_file, kv, wire, log_level = "info";
+  std::string model, http = "127.0.0.1:8080", ready_file, log_level = "info";
   coordinator::PoolRunnerOptions pool;
   int ready_fd = -1;
   double drain_timeout_s = 0;
@@ -47,12 +48,6 @@ std::string Summary(const coordinator::PoolStatus& pool) {
 absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
-  if (!flags.kv.empty()) {
-    ASSIGN_OR_RETURN(flags.pool.kv, stage::ParseKvType(flags.kv));
-  }
-  if (!flags.wire.empty()) {
-    ASSIGN_OR_RETURN(flags.pool.wire, stage::ParseWireType(flags.wire));
-  }
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   std::signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = apps::BlockEndingSignals();
@@ -98,8 +93,7 @@ int main(int argc, char** argv) {
   app.add_option("--users", flags.pool.users, "conversations of full length that KV is wanted for")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app.add_option("--kv", flags.kv, "f32, f16 or q8 (default: f16; f32 for float models)");
-  app.add_option("--wire", flags.wire, "f32 or f16 (default: f16; f32 for float models)");
+  cli::AddNumericsFlags(app, &flags.pool.numerics);
   app.add_option("--drain-timeout", flags.drain_timeout_s,
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))

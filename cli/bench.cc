@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "cli/cli.h"
+#include "cli/numerics_flags.h"
 #include "engine/chain.h"
 #include "engine/cuda/open_devices.h"
 #include "model/gguf.h"
@@ -21,7 +22,7 @@ struct Args {
   std::vector<uint32_t> users = {1, 8};
   uint32_t repeat = 5;
   std::string isa;
-  std::string kv;
+  stage::NumericsChoice numerics;
   std::string devices = "cpu";
   std::string vram;
   bool json = false;
@@ -108,10 +109,7 @@ absl::StatusOr<std::vector<Figure>> RunAll(const Args& args) {
   ASSIGN_OR_RETURN(const auto file, model::GgufFile::Open(args.model));
   ASSIGN_OR_RETURN(const model::ModelShape shape, model::ShapeFromGguf(*file));
   engine::ChainOptions options;
-  options.numerics = engine::DefaultNumerics(shape);
-  if (!args.kv.empty()) {
-    ASSIGN_OR_RETURN(options.numerics.kv, stage::ParseKvType(args.kv));
-  }
+  options.numerics = args.numerics.For(shape.float_weights);
   if (!args.isa.empty()) {
     ASSIGN_OR_RETURN(options.stage.isa, ops::ParseIsa(args.isa));
   }
@@ -183,7 +181,7 @@ void RegisterBench(CLI::App& app) {
   command->add_option("--devices", args->devices, "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
       ->capture_default_str();
   command->add_option("--vram", args->vram, "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
-  command->add_option("--kv", args->kv, "f32, f16 or q8 (default: the model's)");
+  AddNumericsFlags(*command, &args->numerics);
   command->add_flag("--json", args->json, "a JSON list");
 }
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cli/cli.h"
+#include "cli/numerics_flags.h"
 #include "engine/cuda/open_devices.h"
 #include "engine/evaluate.h"
 #include "lanyard/v1/stage.pb.h"
@@ -28,8 +29,7 @@ struct Args {
   uint32_t stages = 1;
   bool batch = false;
   std::string isa;
-  std::string kv;
-  std::string wire;
+  stage::NumericsChoice numerics;
   std::string devices = "cpu";
   std::string vram;
 };
@@ -110,13 +110,7 @@ std::string ToJson(const std::string& prompt, const engine::EvalResult& result, 
 absl::StatusOr<engine::ChainOptions> MakeOptions(const Args& args, const model::ModelShape& shape) {
   engine::ChainOptions options;
   options.stages = args.stages;
-  options.numerics = engine::DefaultNumerics(shape);
-  if (!args.kv.empty()) {
-    ASSIGN_OR_RETURN(options.numerics.kv, stage::ParseKvType(args.kv));
-  }
-  if (!args.wire.empty()) {
-    ASSIGN_OR_RETURN(options.numerics.wire, stage::ParseWireType(args.wire));
-  }
+  options.numerics = args.numerics.For(shape.float_weights);
   if (!args.isa.empty()) {
     ASSIGN_OR_RETURN(options.stage.isa, ops::ParseIsa(args.isa));
   }
@@ -186,8 +180,7 @@ void RegisterEval(CLI::App& app) {
   command->add_option("--devices", args->devices, "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
       ->capture_default_str();
   command->add_option("--vram", args->vram, "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
-  command->add_option("--kv", args->kv, "f32, f16 or q8 (default: the model's)");
-  command->add_option("--wire", args->wire, "f32 or f16 (default: the model's)");
+  AddNumericsFlags(*command, &args->numerics);
 }
 
 }  // namespace lanyard::cli

@@ -8,6 +8,7 @@
 
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/numerics_flags.h"
 #include "model/gguf.h"
 #include "model/manifest.h"
 #include "sharding/machines_toml.h"
@@ -26,8 +27,7 @@ struct Options {
   std::string machines;
   uint32_t context = 0;
   uint32_t users = 1;
-  std::string kv;
-  std::string wire;
+  stage::NumericsChoice numerics;
   bool all = false;
   bool json = false;
 };
@@ -42,21 +42,6 @@ absl::StatusOr<sharding::MachinesFile> ReadMachines(const std::string& path) {
   auto file = sharding::ParseMachinesToml(text.str());
   if (!file.ok()) return Annotate(file.status(), path);
   return file;
-}
-
-absl::StatusOr<stage::NumericsId> Numerics(const Options& o, const model::ModelShape& shape) {
-  stage::NumericsId id;
-  if (shape.float_weights) {
-    id.kv = stage::KvType::kF32;
-    id.wire = stage::WireType::kF32;
-  }
-  if (!o.kv.empty()) {
-    ASSIGN_OR_RETURN(id.kv, stage::ParseKvType(o.kv));
-  }
-  if (!o.wire.empty()) {
-    ASSIGN_OR_RETURN(id.wire, stage::ParseWireType(o.wire));
-  }
-  return id;
 }
 
 json ToJson(const sharding::Plan& plan) {
@@ -115,7 +100,7 @@ absl::StatusOr<sharding::Plan> Plan(const Options& o) {
   request.manifest = &manifest;
   request.machines = std::move(machines.machines);
   request.links = std::move(machines.links);
-  ASSIGN_OR_RETURN(request.numerics, Numerics(o, manifest.shape));
+  request.numerics = o.numerics.For(manifest.shape.float_weights);
   const uint32_t trained = manifest.shape.context_length;
   request.context = o.context != 0 ? o.context : std::min(kDefaultContext, trained);
   if (request.context > trained) {
@@ -151,7 +136,7 @@ void RegisterPlan(CLI::App& app) {
       "  [[machine]]\n  name = \"pc1\"\n  memory = \"8GiB\"      # of the whole worker\n  speed = "
       "1.0\n"
       "  [[machine.device]]\n  kind = \"cuda\"\n  name = \"cuda:0\"\n  memory = \"12GiB\"\n  speed "
-      "= 8.0\n"
+      "= 8.0\n  fast_attention = true  # of level 80: RTX 30 series and later\n"
       "  [[link]]\n  a = \"pc1\"\n  b = \"pc2\"\n  rtt_us = 200\n  bandwidth = \"1Gbit\"\n\n"
       "Optional for a machine: threads, base (what the worker takes before any stage; 24MiB).\n"
       "Exit code 1 when no cut fits.",
@@ -164,9 +149,7 @@ void RegisterPlan(CLI::App& app) {
   c->add_option("--users", o->users, "Sequences of full context at once")
       ->check(CLI::Range(1u, 65536u))
       ->capture_default_str();
-  c->add_option("--kv", o->kv, "KV type: f32, f16 or q8 (default: f16, f32 for float models)");
-  c->add_option("--wire", o->wire,
-                "Type of hidden states between machines: f32 or f16 (default as for --kv)");
+  AddNumericsFlags(*c, &o->numerics);
   c->add_flag("--all", o->all, "Give every machine a stage where some cut allows it");
   c->add_flag("--json", o->json, "One JSON object");
 }

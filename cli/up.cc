@@ -25,6 +25,7 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/http_client.h"
+#include "cli/numerics_flags.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/up_process.h"
@@ -49,8 +50,7 @@ struct Options {
   uint32_t users = 0;
   uint32_t port = 8080;
   std::string state;
-  std::string kv;
-  std::string wire;
+  stage::NumericsChoice numerics;
   std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
   std::vector<std::string> vram;
   bool json = false;
@@ -178,8 +178,7 @@ absl::Status Pool::StartCoordinator() {
                "--ready-file", ready};
   if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
   if (o_.users > 0) spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
-  if (!o_.kv.empty()) spec.args.insert(spec.args.end(), {"--kv", o_.kv});
-  if (!o_.wire.empty()) spec.args.insert(spec.args.end(), {"--wire", o_.wire});
+  for (std::string& word : NumericsArgs(o_.numerics)) spec.args.push_back(std::move(word));
   coordinator_ = std::make_unique<Process>(std::move(spec));
   return coordinator_->Start();
 }
@@ -449,9 +448,7 @@ void RegisterUp(CLI::App& app) {
       ->check(CLI::Range(0, 65535));
   up->add_option("--state", o->state,
                  "Directory for logs and caches (default: ~/.local/state/lanyard/up/MODEL)");
-  up->add_option("--kv", o->kv, "Type of the KV cache")->check(CLI::IsMember({"f32", "f16", "q8"}));
-  up->add_option("--wire", o->wire, "Type of the activations between workers")
-      ->check(CLI::IsMember({"f32", "f16"}));
+  AddNumericsFlags(*up, &o->numerics);
   up->add_flag("--json", o->json, "One line of JSON when the pool is ready");
 }
 

@@ -19,10 +19,7 @@ PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& mod
   pool.scheduler.eos_ids = model.eos_ids;
   pool.placement.manifest = model.manifest;
   const model::ModelShape& shape = model.manifest->shape;
-  pool.placement.numerics.kv =
-      options.kv.value_or(shape.float_weights ? stage::KvType::kF32 : stage::KvType::kF16);
-  pool.placement.numerics.wire =
-      options.wire.value_or(shape.float_weights ? stage::WireType::kF32 : stage::WireType::kF16);
+  pool.placement.numerics = options.numerics.For(shape.float_weights);
   pool.placement.context = options.context > 0 ? std::min(options.context, shape.context_length)
                                                : std::min(kDefaultContext, shape.context_length);
   pool.placement.users = options.users;

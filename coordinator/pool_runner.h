@@ -30,8 +30,7 @@ struct PoolRunnerOptions {
   uint32_t expect_workers = 0;  // 0: plan once nobody joined for a second
   uint32_t context = 0;         // 0: the model's, at most 4096
   uint32_t users = 4;
-  std::optional<stage::KvType> kv;  // absent: what fits the model's weights
-  std::optional<stage::WireType> wire;
+  stage::NumericsChoice numerics;
   std::function<void()> on_shutdown;  // asked by RequestShutdown; any thread
   // The network; tests put a pool of their own in its place.
   std::function<absl::StatusOr<std::unique_ptr<net::CoordinatorServer>>(

@@ -33,7 +33,8 @@ std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::
     const uint64_t bytes = device->BudgetBytes();
     if (device->lost() || bytes <= kMarginBytes) continue;
     const cuda::DeviceInfo& info = device->info();
-    out.push_back({"cuda", device->name(), info.name.substr(0, kMaxModelBytes), bytes - kMarginBytes, CardSpeed(info)});
+    out.push_back({"cuda", device->name(), info.name.substr(0, kMaxModelBytes), bytes - kMarginBytes, CardSpeed(info),
+                   device->fast_attention()});
   }
   return out;
 }

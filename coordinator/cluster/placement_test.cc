@@ -113,6 +113,37 @@ TEST_F(PlacementTest, PlansAtOnceWhenTheExpectedAreThere) {
   EXPECT_EQ(placement_->why(), "");
 }
 
+// What a worker says of its cards is what the planner goes by.
+TEST(PlacementFast, CardsWithFastAttentionReachThePlanner) {
+  auto manifest = std::make_shared<model::Manifest>();
+  manifest->shape.n_layers = 12;
+  PlacementOptions options;
+  options.manifest = manifest;
+  options.context = 512;
+  options.expect_workers = 1;
+  options.numerics.attention = stage::AttentionForm::kFast;
+  std::vector<bool> seen;
+  options.make_plan = [&](const sharding::PlanRequest& request) {
+    EXPECT_EQ(request.numerics.attention, stage::AttentionForm::kFast);
+    for (const auto& device : request.machines.at(0).devices) seen.push_back(device.fast_attention);
+    return absl::StatusOr<sharding::Plan>(sharding::Plan());
+  };
+  Membership members{{}};
+  Placement placement(options);
+  net::WorkerHello hello;
+  hello.name = "w1";
+  hello.version = kVersion;
+  hello.protocol = kProtocolVersion;
+  hello.stage_address = "w1:7";
+  hello.memory_bytes = 10000;
+  hello.base_bytes = 100;
+  hello.devices = {{"cuda", "cuda:0", "", 1000, 8, true}, {"cuda", "cuda:1", "", 1000, 8, false}};
+  ASSERT_TRUE(members.OnHello(net::LinkId(1), hello, 0).status.ok());
+  placement.OnJoined("w1", 0);
+  placement.Poll(members, kSecond);
+  EXPECT_EQ(seen, (std::vector<bool>{true, false}));
+}
+
 TEST_F(PlacementTest, WithoutANumberItWaitsUntilNobodyJoins) {
   Make(0);
   Join("w1", 0);
