@@ -62,6 +62,25 @@ class CardPools(unittest.TestCase):
                 self.assertTrue(any(": layers [" in line for line in lines), lines)
                 self.assertEqual(text, expected)
 
+    def test_fast_attention_is_for_cards_that_have_it(self):
+        card = "devices=1,memory=512MiB,cc=8.6"
+        whole, lines = self.ask(card, 2, devices=["cpu", "cuda:0"], attention="fast")
+        self.assertTrue(whole)
+        self.assertTrue(any("cuda:0: layers [0, 30) and the head" in line for line in lines), lines)
+        # Over the cards of two workers: the same bits.
+        cut, lines = self.ask("devices=2,memory=512MiB,cc=8.6", 2, devices=["cuda:0", "cuda:1"], attention="fast")
+        self.assertEqual(sum(": layers [" in line for line in lines), 2, lines)
+        self.assertEqual(cut, whole)
+        for devices, cards, words in [("cpu", card, "none of the 0 cards of 1 machine is one"),
+                                      ("cuda:0", "devices=1,memory=512MiB,cc=7.5", "none of the 1 card of 1 machine is one"),
+                                      ("cuda:0", "devices=1,memory=512MiB,cc=8.6", "w1's processor has no fast attention")]:
+            with self.subTest(cards), self.assertRaises(pool.Refused) as refused:
+                small = {"vram": "60MiB"} if "processor" in words else {}
+                self.ask(cards, 1, devices=devices, attention="fast", **small)
+            self.assertEqual(refused.exception.code, 1)
+            self.assertIn(words, refused.exception.stderr)
+            self.assertIn("--attention exact", refused.exception.stderr)
+
     def test_a_worker_that_lost_its_card_goes_on_without(self):
         expected, _ = self.ask("devices=1", 1, devices="cpu")
         # Each process loses it in the middle of its work; the worker joins again without it.
