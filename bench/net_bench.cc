@@ -45,7 +45,7 @@ double Percentile(std::vector<int64_t>* ns, double p) {
 }
 
 int Measure(const std::string& address, int rounds, bool json) {
-  const auto stage = lanyard::net::RemoteStage::Connect({address, "bench", PlanId(1), Epoch(1), 1, nullptr});
+  const auto stage = lanyard::net::RemoteStage::Connect({address, "bench", PlanId(1), Epoch(1), 1, nullptr, {}, {}});
   if (const absl::Status ready = stage->WaitReady(5000); !ready.ok()) {
     std::fprintf(stderr, "net_bench: %s\n", std::string(ready.message()).c_str());
     return 1;

@@ -38,6 +38,10 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
   std::visit(Overloaded{
                  [](const net::WorkerHello&) {},
                  [&](const net::Heartbeat& m) { membership_.OnHeartbeat(link, m); },
+                 [&](const net::DevicesChanged& m) {
+                   membership_.OnDevices(link, m);
+                   placement_.OnDevices();
+                 },
                  [&](const net::LoadProgress& m) { placement_.OnProgress(link, m, now); },
                  [&](const net::StageReady& m) { Apply(placement_.OnReady(link, m, now), now); },
                  [&](const net::StageFailed& m) { OnStageFailed(link, m, now); },
@@ -190,7 +194,7 @@ void PoolMachine::Serve() {
     plan.stages.push_back({stage.planned.machine, stage.planned.layers});
   }
   const Member* first = membership_.FindByName(plan.stages.front().worker);
-  Do(PoolAction::OpenPort{first->hello.name, first->hello.stage_address, plan.plan, plan.epoch});
+  Do(PoolAction::OpenPort{first->hello.name, first->hello.stage_address, first->hello.node, plan.plan, plan.epoch});
 
   PipelineShape shape;
   shape.n_stages = static_cast<uint32_t>(plan.stages.size());
@@ -236,6 +240,12 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
   node->resident_bytes = member.heartbeat.resident_bytes;
   node->busy = member.heartbeat.busy;
   node->heartbeat_age_s = static_cast<double>(now - member.heard) / kSecond;
+  for (const net::DeviceHello& device : member.hello.devices) {
+    const net::DeviceRates& rates = device.rates;
+    node->devices.push_back({device.name, device.model, device.memory_bytes, device.speed, rates.read_bytes_per_second,
+                             rates.int8_ops_per_second, rates.f16_ops_per_second, rates.to_device_bytes_per_second,
+                             rates.to_host_bytes_per_second});
+  }
   for (const AssignedStage& stage : placement_.stages()) {
     if (stage.link != member.link) continue;
     node->state = stage.ready ? "ready" : "loading";

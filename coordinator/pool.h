@@ -58,6 +58,7 @@ struct PoolAction {
   struct OpenPort {
     std::string worker;
     std::string address;
+    std::string node;  // whose certificate is there; empty: plaintext
     PlanId plan;
     Epoch epoch;
   };

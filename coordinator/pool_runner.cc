@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "identity/credential.h"
 #include "coordinator/serve/request_check.h"
 
 namespace lanyard::coordinator {
@@ -26,6 +27,7 @@ PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& mod
   pool.placement.max_rows = pool.scheduler.frame_rows;
   pool.placement.expect_workers = options.expect_workers;
   pool.placement.last_epoch = last_epoch;
+  if (options.security.credential != nullptr) pool.placement.coordinator_node = options.security.credential->Get()->self.node;
   return pool;
 }
 
@@ -49,7 +51,9 @@ absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(
       new PoolRunner(std::move(options), std::move(model), std::move(pool), std::move(state)));
   // Events may come at once; they wait in the queue.
   ASSIGN_OR_RETURN(runner->server_,
-                   runner->options_.serve({runner->options_.listen, runner->options_.insecure_lan},
+                   runner->options_.serve(
+                                          {runner->options_.listen, runner->options_.security,
+                                           runner->options_.limits, runner->options_.join},
                                           runner.get(), &runner->parts_));
   runner->thread_ = std::thread([r = runner.get()] { r->Loop(); });
   return runner;
@@ -64,6 +68,10 @@ PoolRunner::~PoolRunner() {
   if (thread_.joinable()) thread_.join();
   port_.reset();
   server_.reset();
+}
+
+void PoolRunner::CutOff(const std::string& node, const std::vector<std::string>& all_revoked) {
+  server_->CutOff(node, all_revoked);
 }
 
 void PoolRunner::OnWorkerEvent(net::LinkId link, net::WorkerEvent event) {
@@ -190,6 +198,8 @@ void PoolRunner::OpenPort(const PoolAction::OpenPort& open) {
   options.plan = open.plan;
   options.epoch = open.epoch;
   options.stage = 0;
+  options.credential = options_.security.credential;
+  options.node = open.node;
   options.on_closed = [this, epoch = open.epoch](const absl::Status& why) {
     Push([this, epoch, why](TimeNs now) {
       WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, why, now); });

@@ -25,7 +25,9 @@ namespace lanyard::coordinator {
 
 struct PoolRunnerOptions {
   std::string listen = "127.0.0.1:7300";  // gRPC
-  bool insecure_lan = false;
+  net::Security security = {};  // plaintext on loopback only
+  net::AcceptLimits limits = {};
+  net::JoinHandler join = {};
   std::string state_directory;  // epochs are kept here
   uint32_t expect_workers = 0;  // 0: plan once nobody joined for a second
   uint32_t context = 0;         // 0: the model's, at most 4096
@@ -53,6 +55,8 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void StopAdmitting() { admitting_.store(false); }
 
   std::string grpc_address() const { return server_->address(); }
+  // A node was revoked: its connections end, its stages go to others, the other workers hear of it. Any thread.
+  void CutOff(const std::string& node, const std::vector<std::string>& all_revoked);
 
   absl::StatusOr<SeqId> Start(const GenerateRequest& request,
                               std::shared_ptr<TokenSink> sink) override;

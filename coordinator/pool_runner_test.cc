@@ -117,6 +117,7 @@ class InProcessPool : public net::CoordinatorServer {
   }
   void Release(net::LinkId, PlanId) override {}
   void Close(net::LinkId) override {}
+  void CutOff(const std::string&, const std::vector<std::string>&) override {}
 
  private:
   net::CoordinatorEvents* const events_;

@@ -11,12 +11,12 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
-#include <grpcpp/server_builder.h>
 
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "net/convert_control.h"
 #include "net/limits.h"
+#include "net/tls_credentials.h"
 
 namespace lanyard::net {
 namespace {
@@ -25,6 +25,7 @@ namespace {
 // keepalive time-out), not within 40 s without.
 constexpr int kKeepaliveMs = 500;
 constexpr int kKeepaliveTimeoutMs = 1000;
+constexpr int kHandshakeTimeoutMs = 5000;
 constexpr size_t kMaxSendBytes = kMaxFrameMessageBytes;
 
 struct HostPort {
@@ -46,29 +47,6 @@ const bool kNoDeadlockSearch = [] {
   return true;
 }();
 
-// gRPC says only that it could not bind; a plain socket tells why.
-absl::Status ProbeBind(const std::string& address, const HostPort& where) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int rc = getaddrinfo(where.host.c_str(), where.port.c_str(), &hints, &found);
-  if (rc != 0) return Unavailable("cannot listen on ", address, ": ", gai_strerror(rc));
-  absl::Status status = absl::OkStatus();
-  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const int one = 1;
-  // As gRPC does, so that sockets in TIME_WAIT do not stand in the way.
-  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-  if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    const int error = errno;
-    status = Unavailable("cannot listen on ", address, ": ", std::strerror(error), " (errno ", error, ")",
-                         error == EADDRINUSE ? "; stop what uses the port, or choose another with --listen" : "");
-  }
-  if (fd >= 0) close(fd);
-  freeaddrinfo(found);
-  return status;
-}
-
 void SetServerArguments(grpc::ServerBuilder* builder, size_t max_receive_bytes) {
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
@@ -78,6 +56,7 @@ void SetServerArguments(grpc::ServerBuilder* builder, size_t max_receive_bytes) 
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kKeepaliveMs / 5);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder->AddChannelArgument(GRPC_ARG_TCP_TX_ZEROCOPY_ENABLED, 0);
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder->SetMaxReceiveMessageSize(static_cast<int>(max_receive_bytes));
   builder->SetMaxSendMessageSize(static_cast<int>(kMaxSendBytes));
   builder->SetDefaultCompressionAlgorithm(GRPC_COMPRESS_NONE);
@@ -118,7 +97,7 @@ absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const st
   return absl::StrCat(text.find(':') == std::string::npos ? text : "[" + text + "]", ":", own.port);
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, size_t max_receive_bytes) {
+std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_receive_bytes) {
   grpc::ChannelArguments args;
   // Equal arguments would share one TCP connection otherwise.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -135,34 +114,55 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, size_t ma
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   args.SetMaxReceiveMessageSize(static_cast<int>(max_receive_bytes));
   args.SetMaxSendMessageSize(static_cast<int>(kMaxSendBytes));
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args);
+  if (target.credential == nullptr) {
+    return grpc::CreateCustomChannel(target.address, grpc::InsecureChannelCredentials(), args);
+  }
+  args.SetSslTargetNameOverride(target.tls_name);
+  return grpc::CreateCustomChannel(target.address, ClientTls(*target.credential->Get()), args);
 }
 
-absl::StatusOr<BoundServer> StartServer(const ServerOptions& options, const std::vector<grpc::Service*>& services,
-                                        size_t max_receive_bytes) {
+absl::Status BoundServer::Start(const ServerOptions& options, const std::vector<grpc::Service*>& services,
+                                size_t max_receive_bytes) {
   ASSIGN_OR_RETURN(const HostPort where, Split(options.listen));
-  if (!IsLoopbackHost(where.host)) {
-    if (!options.insecure_lan) {
-      return absl::PermissionDeniedError(absl::StrCat(
-          "refusing to listen on ", options.listen, ": only loopback addresses are safe without TLS; "
-          "give --insecure-lan to listen there without encryption or authentication"));
-    }
-    LogWarning("listening on ", options.listen, " without encryption or authentication (--insecure-lan): anyone who "
-               "reaches this port can use and read the pool");
+  const bool tls = options.security.credential != nullptr;
+  if (!tls && !IsLoopbackHost(where.host)) {
+    return absl::PermissionDeniedError(absl::StrCat("refusing to listen on ", options.listen,
+                                                    ": without TLS only loopback addresses are allowed"));
   }
-  RETURN_IF_ERROR(ProbeBind(options.listen, where));
+  security_ = options.security;
   grpc::ServerBuilder builder;
   SetServerArguments(&builder, max_receive_bytes);
-  int port = 0;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  external_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      tls ? ServerTls(options.security.credential) : grpc::InsecureServerCredentials());
   for (grpc::Service* service : services) builder.RegisterService(service);
-  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || port == 0) {
-    RETURN_IF_ERROR(ProbeBind(options.listen, where));  // taken since the first probe
-    return Unavailable("cannot listen on ", options.listen, ": gRPC could not start its server there");
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr) return Unavailable("gRPC could not start its server for ", options.listen);
+  Acceptor::Options accept{where.host, where.port, options.limits, tls, {}, {}};
+  accept.grpc = [external = external_.get()](int fd, const std::string&) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    external->HandleNewConnection(&connection);
+  };
+  if (tls && options.join) {
+    join_ = JoinServer::Start(options.security.credential, options.join);
+    accept.join = [join = join_.get()](int fd, const std::string& peer) { join->Take(fd, peer); };
   }
+  ASSIGN_OR_RETURN(acceptor_, Acceptor::Start(std::move(accept)));
   const std::string host = where.host.find(':') == std::string::npos ? where.host : "[" + where.host + "]";
-  return BoundServer{std::move(server), absl::StrCat(host, ":", port)};
+  address_ = absl::StrCat(host, ":", acceptor_->port());
+  return absl::OkStatus();
+}
+
+void BoundServer::Shutdown() {
+  acceptor_.reset();
+  join_.reset();
+  if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+  server_.reset();
+}
+
+void BoundServer::CutOff(const std::string& node) {
+  for (const std::string& address : peers_.AddressesOf(node)) acceptor_->Cut(address);
 }
 
 }  // namespace lanyard::net

@@ -1,5 +1,5 @@
 // Channels and servers with the settings that every link of a pool needs: a dead or hung peer is noticed within 2 s, no
-// compression, bounded messages, loopback unless told otherwise. The seam for identities (TLS) is here.
+// compression, bounded messages, mutual TLS 1.3; plaintext on loopback only.
 #pragma once
 
 #include <memory>
@@ -9,23 +9,53 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/impl/codegen/service_type.h>
 #include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
 
+#include "net/acceptor.h"
 #include "net/control.h"
+#include "net/join.h"
+#include "net/peer_guard.h"
 
 namespace lanyard::net {
 
 // Each call makes a connection of its own: steps, control and weights never queue behind each other.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, size_t max_receive_bytes);
-
-struct BoundServer {
-  std::unique_ptr<grpc::Server> server;
-  std::string address;  // host:port actually bound
+// `tls_name`: what the certificate at the address must be good for (identity::TlsName).
+struct Target {
+  std::string address;
+  std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
+  std::string tls_name = {};
 };
+std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_receive_bytes);
 
-// InvalidArgument for a bad address, PermissionDenied for one beyond loopback without insecure_lan, Unavailable naming
-// address and errno when it cannot be bound.
-absl::StatusOr<BoundServer> StartServer(const ServerOptions& options, const std::vector<grpc::Service*>& services,
-                                        size_t max_receive_bytes);
+// A gRPC server behind an acceptor.
+class BoundServer {
+ public:
+  BoundServer() = default;
+  // Once. Calls may come before it returns. InvalidArgument for a bad address, PermissionDenied for one beyond loopback
+  // without a credential, Unavailable naming address and errno when it cannot be bound.
+  absl::Status Start(const ServerOptions& options, const std::vector<grpc::Service*>& services, size_t max_receive_bytes);
+  // Takes no more connections and cancels every call. The services must live until it returned.
+  void Shutdown();
+  ~BoundServer() { Shutdown(); }
+
+  const std::string& address() const { return address_; }  // host:port actually bound
+  // Who opened the stream of this context. See PeerGuard::Open.
+  absl::StatusOr<std::unique_ptr<PeerGuard>> Guard(const grpc::ServerContextBase& context) {
+    return PeerGuard::Open(security_, context, &peers_);
+  }
+  // Cuts every connection of a node.
+  void CutOff(const std::string& node);
+  AcceptCounts counts() const { return acceptor_->counts(); }
+
+ private:
+  Security security_;
+  PeerTable peers_;
+  std::string address_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> external_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<JoinServer> join_;
+  std::unique_ptr<Acceptor> acceptor_;
+};
 
 // "localhost", 127.0.0.0/8 and ::1 (with or without brackets).
 bool IsLoopbackHost(std::string_view host);

@@ -12,13 +12,36 @@
 
 #include "base/ids.h"
 #include "base/status.h"
+#include "identity/peer.h"
 #include "model/manifest.h"
+#include "net/acceptor.h"
+#include "net/join.h"
 #include "stage/types.h"
+
+namespace lanyard::identity {
+class LiveCredential;
+}
 
 namespace lanyard::net {
 
+// How this process proves itself and whom it takes. Without a credential links are plaintext, which servers allow on
+// loopback only.
+struct Security {
+  std::shared_ptr<identity::LiveCredential> credential = {};
+  std::shared_ptr<const identity::PeerPolicy> policy = {};  // null: every node of the cluster
+};
+
 inline constexpr uint32_t kHeartbeatMs = 250;
 inline constexpr uint32_t kDeadAfterMs = 1500;  // of silence; a lost worker must end its requests within 2 s
+
+// What a card does in a second, measured; 0: not known.
+struct DeviceRates {
+  double read_bytes_per_second = 0;  // of its memory
+  double int8_ops_per_second = 0;    // a multiply and an add are 2
+  double f16_ops_per_second = 0;     // tensor cores
+  double to_device_bytes_per_second = 0;  // PCIe
+  double to_host_bytes_per_second = 0;
+};
 
 // A card of a worker.
 struct DeviceHello {
@@ -28,6 +51,7 @@ struct DeviceHello {
   uint64_t memory_bytes = 0;   // for stages
   double speed = 1;            // on the scale of WorkerHello::speed
   bool fast_attention = false; // has the kernels of stage::AttentionForm::kFast
+  DeviceRates rates = {};
 };
 
 struct WorkerHello {
@@ -42,12 +66,19 @@ struct WorkerHello {
   std::string isa;
   uint64_t pid = 0;
   std::vector<DeviceHello> devices = {};  // beside the processor, in the order in which the worker fills them
+  std::string node = {};       // id, from the certificate of the link, never from the message; empty: plaintext
+  std::string from = {};       // ip:port, of the link
 };
 
 struct Heartbeat {
   uint64_t resident_bytes = 0;
   double busy = 0;
   uint64_t frames = 0;
+};
+
+// A worker's cards as they are now, when that is not what it said last: the next plan is made of it.
+struct DevicesChanged {
+  std::vector<DeviceHello> devices;
 };
 
 struct LoadProgress {
@@ -75,7 +106,8 @@ struct Leaving {
   std::string reason;
 };
 
-using WorkerEvent = std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed, Leaving>;
+using WorkerEvent =
+    std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed, Leaving, DevicesChanged>;
 
 // A stage to hold. The worker makes it ready (weights, connection to the next stage) and answers StageReady or
 // StageFailed. A new assignment replaces the old one; what both need (same model digest and parts) is not loaded again.
@@ -84,6 +116,8 @@ struct Assignment {
   std::shared_ptr<const model::Manifest> manifest;
   std::string next_worker;     // empty for the last stage
   std::string next_address;
+  std::string next_node = {};  // ids of the certificates that the neighbours must show; empty: plaintext
+  std::string from_node = {};  // of the stage before, or the coordinator's
 };
 
 // Names one control stream for its life; never used twice in a process.
@@ -107,7 +141,9 @@ class PartProvider {
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";  // host:port; port 0 picks one
-  bool insecure_lan = false;           // needed for any address but loopback, until TLS
+  Security security = {};              // plaintext is refused on any address but loopback
+  AcceptLimits limits = {};
+  JoinHandler join = {};               // absent: nobody joins here
 };
 
 // The coordinator's gRPC side. Thread-safe.
@@ -126,11 +162,19 @@ class CoordinatorServer {
   virtual void Release(LinkId link, PlanId plan) = 0;
   // Drops the stream without a word (a silent worker).
   virtual void Close(LinkId link) = 0;
+  // The node was revoked: its connections are cut, and the workers hear that these nodes may not speak with them.
+  virtual void CutOff(const std::string& node, const std::vector<std::string>& all_revoked) = 0;
 };
 
 // What a server bound to a wildcard address is reached at by peers that route like `peer` (host:port): the local address
 // that this machine would use towards it. Other addresses are returned as they are.
 absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const std::string& peer);
+
+// Where the coordinator is, for its workers.
+struct Endpoint {
+  std::string address;                                        // host:port
+  std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
+};
 
 struct RemoteStageOptions {
   std::string address;
@@ -140,6 +184,8 @@ struct RemoteStageOptions {
   uint32_t stage = 0;          // the stage that the other side runs
   // Called once, from a gRPC thread, when the stream ends or could not be opened (why says so); must only enqueue.
   std::function<void(const absl::Status& why)> on_closed;
+  std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
+  std::string node = {};       // whose certificate must be at the address
 };
 
 // Frames over one long-lived bidi stream to a worker's stage port. Send queues (bounded in bytes) and never blocks.

@@ -5,6 +5,7 @@
 
 #include "base/sha256.h"
 #include "base/version.h"
+#include "identity/key_pair.h"
 #include "net/convert_stage.h"
 #include "net/limits.h"
 #include "net/status_codes.h"
@@ -115,7 +116,28 @@ absl::StatusOr<DeviceHello> DeviceFromProto(const v1::Device& in) {
   if (!(in.speed() > 0 && in.speed() < 1e9)) {
     return InvalidArgument("device ", in.name(), ": speed ", in.speed(), " is not in (0, 1e9)");
   }
-  return DeviceHello{in.kind(), in.name(), in.model(), in.memory_bytes(), in.speed(), in.fast_attention()};
+  const DeviceRates rates{in.read_bytes_per_second(), in.int8_ops_per_second(), in.f16_ops_per_second(),
+                          in.to_device_bytes_per_second(), in.to_host_bytes_per_second()};
+  for (const double rate : {rates.read_bytes_per_second, rates.int8_ops_per_second, rates.f16_ops_per_second,
+                            rates.to_device_bytes_per_second, rates.to_host_bytes_per_second}) {
+    if (!(rate >= 0 && rate < 1e18)) return InvalidArgument("device ", in.name(), ": a rate of ", rate, " a second");
+  }
+  return DeviceHello{in.kind(), in.name(), in.model(), in.memory_bytes(), in.speed(), in.fast_attention(), rates};
+}
+
+using DeviceList = google::protobuf::RepeatedPtrField<v1::Device>;
+
+absl::StatusOr<std::vector<DeviceHello>> DevicesFromProto(const DeviceList& in) {
+  if (in.size() > kMaxDevices) return TooMany("devices", in.size(), kMaxDevices);
+  std::vector<DeviceHello> out;
+  for (const v1::Device& device : in) {
+    ASSIGN_OR_RETURN(DeviceHello hello, DeviceFromProto(device));
+    for (const DeviceHello& other : out) {
+      if (other.name == hello.name) return InvalidArgument("two devices are called ", hello.name);
+    }
+    out.push_back(std::move(hello));
+  }
+  return out;
 }
 
 absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
@@ -138,15 +160,25 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.speed = in.speed();
   out.isa = in.isa();
   out.pid = in.pid();
-  if (in.devices_size() > kMaxDevices) return TooMany("devices", in.devices_size(), kMaxDevices);
-  for (const v1::Device& device : in.devices()) {
-    ASSIGN_OR_RETURN(DeviceHello hello, DeviceFromProto(device));
-    for (const DeviceHello& other : out.devices) {
-      if (other.name == hello.name) return InvalidArgument("two devices are called ", hello.name);
-    }
-    out.devices.push_back(std::move(hello));
-  }
+  ASSIGN_OR_RETURN(out.devices, DevicesFromProto(in.devices()));
   return out;
+}
+
+void DevicesToProto(const std::vector<DeviceHello>& in, DeviceList* out) {
+  for (const DeviceHello& device : in) {
+    v1::Device* d = out->Add();
+    d->set_kind(device.kind);
+    d->set_name(device.name);
+    d->set_model(device.model);
+    d->set_memory_bytes(device.memory_bytes);
+    d->set_speed(device.speed);
+    d->set_fast_attention(device.fast_attention);
+    d->set_read_bytes_per_second(device.rates.read_bytes_per_second);
+    d->set_int8_ops_per_second(device.rates.int8_ops_per_second);
+    d->set_f16_ops_per_second(device.rates.f16_ops_per_second);
+    d->set_to_device_bytes_per_second(device.rates.to_device_bytes_per_second);
+    d->set_to_host_bytes_per_second(device.rates.to_host_bytes_per_second);
+  }
 }
 
 struct EventToProto {
@@ -164,15 +196,7 @@ struct EventToProto {
     hello->set_speed(in.speed);
     hello->set_isa(in.isa);
     hello->set_pid(in.pid);
-    for (const DeviceHello& device : in.devices) {
-      v1::Device* d = hello->add_devices();
-      d->set_kind(device.kind);
-      d->set_name(device.name);
-      d->set_model(device.model);
-      d->set_memory_bytes(device.memory_bytes);
-      d->set_speed(device.speed);
-      d->set_fast_attention(device.fast_attention);
-    }
+    DevicesToProto(in.devices, hello->mutable_devices());
   }
   void operator()(const Heartbeat& in) const {
     v1::Heartbeat* beat = out->mutable_heartbeat();
@@ -201,6 +225,9 @@ struct EventToProto {
     failed->set_epoch(in.epoch.value);
     failed->set_code(ToWireCode(in.status));
     failed->set_message(CleanText(StdView(in.status.message())));
+  }
+  void operator()(const DevicesChanged& in) const {
+    DevicesToProto(in.devices, out->mutable_devices()->mutable_devices());
   }
   void operator()(const Leaving& in) const { out->mutable_leaving()->set_reason(CleanText(in.reason)); }
 };
@@ -345,6 +372,10 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
       if (status.ok()) status = absl::UnknownError("the worker reported a failed stage without a code");
       return WorkerEvent(StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()), std::move(status)});
     }
+    case v1::WorkerMessage::kDevices: {
+      ASSIGN_OR_RETURN(std::vector<DeviceHello> devices, DevicesFromProto(in.devices().devices()));
+      return WorkerEvent(DevicesChanged{std::move(devices)});
+    }
     case v1::WorkerMessage::kLeaving: return WorkerEvent(Leaving{CleanText(in.leaving().reason())});
     case v1::WorkerMessage::BODY_NOT_SET: break;
   }
@@ -356,6 +387,8 @@ void ToProto(const Assignment& in, v1::Assign* out) {
   if (in.manifest != nullptr) ToProto(*in.manifest, out->mutable_manifest());
   out->set_next_worker(in.next_worker);
   out->set_next_address(in.next_address);
+  out->set_next_node(in.next_node);
+  out->set_from_node(in.from_node);
 }
 
 absl::StatusOr<Assignment> FromProto(const v1::Assign& in) {
@@ -374,6 +407,11 @@ absl::StatusOr<Assignment> FromProto(const v1::Assign& in) {
     RETURN_IF_ERROR(CheckAddress(in.next_address()));
     out.next_worker = in.next_worker();
     out.next_address = in.next_address();
+    out.next_node = in.next_node();
+  }
+  out.from_node = in.from_node();
+  for (const std::string* node : {&out.next_node, &out.from_node}) {
+    if (!node->empty() && !identity::IsNodeId(*node)) return InvalidArgument("'", CleanText(*node), "' is no node's id");
   }
   out.manifest = std::make_shared<const model::Manifest>(std::move(manifest));
   return out;

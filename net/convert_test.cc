@@ -231,7 +231,8 @@ TEST(ConvertControl, EveryWorkerEventRoundTrips) {
                                            LoadProgress{PlanId(1), 2, 3},
                                            StageReady{PlanId(1), Epoch(2), 3, 4, 5, 6},
                                            StageFailed{PlanId(1), Epoch(2), absl::DataLossError("x")},
-                                           Leaving{"bye"}};
+                                           Leaving{"bye"},
+                                           DevicesChanged{{{"cuda", "cuda:1", "", 7, 1}}}};
   for (size_t i = 0; i < events.size(); ++i) {
     v1::WorkerMessage proto;
     ToProto(events[i], &proto);

@@ -4,6 +4,7 @@
 
 #include "base/mutex.h"
 #include "base/version.h"
+#include "identity/certificate.h"
 #include "lanyard/v1/control.grpc.pb.h"
 #include "lanyard/v1/stage.grpc.pb.h"
 #include "net/channel.h"
@@ -16,12 +17,16 @@ namespace {
 
 constexpr size_t kMaxReplyBytes = size_t{2} << 20;
 
+Target ToCoordinator(const Endpoint& coordinator) {
+  return {coordinator.address, coordinator.credential, identity::TlsName(identity::Role::kCoordinator, "")};
+}
+
 class ControlClientImpl final : public ControlClient {
  public:
-  ControlClientImpl(const std::string& address, ControlSink* sink)
+  ControlClientImpl(const Endpoint& coordinator, ControlSink* sink)
       : sink_(sink),
         last_heard_(MonotonicNow()),
-        stub_(v1::CoordinatorService::NewStub(MakeChannel(address, kMaxControlMessageBytes))),
+        stub_(v1::CoordinatorService::NewStub(MakeChannel(ToCoordinator(coordinator), kMaxControlMessageBytes))),
         link_({[this](v1::CoordinatorMessage& message) { OnMessage(message); },
                [this](const absl::Status& status) {
                  sink_->OnControlClosed(status.ok() ? Unavailable("the coordinator ended the stream") : status);
@@ -75,6 +80,11 @@ class ControlClientImpl final : public ControlClient {
         break;
       }
       case v1::CoordinatorMessage::kRelease: sink_->OnRelease(PlanId(message.release().plan())); break;
+      case v1::CoordinatorMessage::kRevoked: {
+        const auto& nodes = message.revoked().nodes();
+        sink_->OnRevoked({nodes.begin(), nodes.end()});
+        break;
+      }
       case v1::CoordinatorMessage::kHeartbeat:
       case v1::CoordinatorMessage::BODY_NOT_SET: break;  // alive, or a message of a later version
     }
@@ -88,12 +98,12 @@ class ControlClientImpl final : public ControlClient {
 
 class ResultClientImpl final : public ResultClient {
  public:
-  ResultClientImpl(const std::string& address, const std::string& worker,
+  ResultClientImpl(const Endpoint& coordinator, const std::string& worker,
                    std::function<void(const absl::Status&)> on_closed)
-      : address_(address),
+      : address_(coordinator.address),
         worker_(worker),
         on_closed_(std::move(on_closed)),
-        stub_(v1::ResultService::NewStub(MakeChannel(address, kMaxReplyBytes))),
+        stub_(v1::ResultService::NewStub(MakeChannel(ToCoordinator(coordinator), kMaxReplyBytes))),
         link_({[this](v1::FrameReply& reply) { OnReply(reply); },
                [this](const absl::Status& status) { OnClosed(status); }}) {}
 
@@ -184,16 +194,16 @@ class ResultClientImpl final : public ResultClient {
 
 }  // namespace
 
-std::unique_ptr<ControlClient> ControlClient::Connect(const std::string& address, const WorkerHello& hello,
+std::unique_ptr<ControlClient> ControlClient::Connect(const Endpoint& coordinator, const WorkerHello& hello,
                                                       ControlSink* sink) {
-  auto client = std::make_unique<ControlClientImpl>(address, sink);
+  auto client = std::make_unique<ControlClientImpl>(coordinator, sink);
   client->Start(hello);
   return client;
 }
 
-std::unique_ptr<ResultClient> ResultClient::Connect(const std::string& address, const std::string& worker,
+std::unique_ptr<ResultClient> ResultClient::Connect(const Endpoint& coordinator, const std::string& worker,
                                                     std::function<void(const absl::Status& why)> on_closed) {
-  auto client = std::make_unique<ResultClientImpl>(address, worker, std::move(on_closed));
+  auto client = std::make_unique<ResultClientImpl>(coordinator, worker, std::move(on_closed));
   client->Start();
   return client;
 }
@@ -203,10 +213,10 @@ struct WeightClient::Impl {
   std::unique_ptr<v1::WeightService::Stub> stub;
 };
 
-WeightClient::WeightClient(const std::string& address) : impl_(std::make_unique<Impl>()) {
-  impl_->address = address;
+WeightClient::WeightClient(const Endpoint& coordinator) : impl_(std::make_unique<Impl>()) {
+  impl_->address = coordinator.address;
   // A connection of its own: weights never queue before steps.
-  impl_->stub = v1::WeightService::NewStub(MakeChannel(address, 4 * kWeightChunkBytes));
+  impl_->stub = v1::WeightService::NewStub(MakeChannel(ToCoordinator(coordinator), 4 * kWeightChunkBytes));
 }
 
 WeightClient::~WeightClient() = default;

@@ -6,6 +6,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "net/control.h"
@@ -23,6 +24,8 @@ class ControlSink {
   // An assignment that could not be converted or validated.
   virtual void OnBadAssign(PlanId plan, Epoch epoch, const absl::Status& why) = 0;
   virtual void OnRelease(PlanId plan) = 0;
+  // These nodes are no members any more; the whole list.
+  virtual void OnRevoked(std::vector<std::string> nodes) = 0;
   // Once, last: the stream ended or could not be opened.
   virtual void OnControlClosed(const absl::Status& why) = 0;
 };
@@ -30,7 +33,7 @@ class ControlSink {
 class ControlClient {
  public:
   // Sends the hello at once. `sink` outlives the client; the destructor waits for the last callback, after which none comes.
-  static std::unique_ptr<ControlClient> Connect(const std::string& address, const WorkerHello& hello, ControlSink* sink);
+  static std::unique_ptr<ControlClient> Connect(const Endpoint& coordinator, const WorkerHello& hello, ControlSink* sink);
   virtual ~ControlClient() = default;
   virtual absl::Status Send(const WorkerEvent& event) = 0;
   // Sends Leaving, closes the stream in order, waits at most `timeout_ms`.
@@ -43,7 +46,7 @@ class ControlClient {
 class ResultClient : public stage::ResultSink {
  public:
   // `on_closed` is called once, from a gRPC thread, unless the client is destroyed first; must only enqueue.
-  static std::unique_ptr<ResultClient> Connect(const std::string& address, const std::string& worker,
+  static std::unique_ptr<ResultClient> Connect(const Endpoint& coordinator, const std::string& worker,
                                                std::function<void(const absl::Status& why)> on_closed);
   ~ResultClient() override = default;
   virtual absl::Status WaitReady(int timeout_ms) = 0;
@@ -54,7 +57,7 @@ class ResultClient : public stage::ResultSink {
 
 class WeightClient {
  public:
-  explicit WeightClient(const std::string& address);
+  explicit WeightClient(const Endpoint& coordinator);
   ~WeightClient();
 
   // Streams the bytes of a part from `offset` to its end into `take`, in order; blocks. Ends with take's error, Cancelled

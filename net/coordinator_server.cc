@@ -27,8 +27,8 @@ class CoordinatorServerImpl;
 // One worker's control stream.
 class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessage> {
  public:
-  JoinLink(CoordinatorServerImpl* server, LinkId id, CoordinatorEvents* events)
-      : server_(server), id_(id), events_(events), last_heard_(MonotonicNow()) {}
+  JoinLink(CoordinatorServerImpl* server, LinkId id, CoordinatorEvents* events, std::unique_ptr<PeerGuard> guard)
+      : server_(server), id_(id), events_(events), guard_(std::move(guard)), last_heard_(MonotonicNow()) {}
   ~JoinLink() override;
 
   // Gone is told once, and only of a link whose hello was told.
@@ -51,6 +51,7 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
     MutexLock lock(&event_mu_);
     return name_ == name && !gone_;
   }
+  std::string node() const { return guard_->peer().has_value() ? guard_->peer()->node : ""; }
   TimeNs last_heard() const { return last_heard_.load(std::memory_order_relaxed); }
   // After the server itself was held up: silence counts anew.
   void Forgive(TimeNs now) { last_heard_.store(now, std::memory_order_relaxed); }
@@ -60,11 +61,12 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
   void OnClosed() override;
 
  private:
-  bool Greet(const WorkerEvent& event);
+  bool Greet(WorkerEvent* event);
 
   CoordinatorServerImpl* const server_;
   const LinkId id_;
   CoordinatorEvents* const events_;
+  const std::unique_ptr<PeerGuard> guard_;
   std::atomic<TimeNs> last_heard_;
   std::atomic<bool> welcomed_{false};
   Mutex event_mu_;  // held while an event is told, so that gone is the last one
@@ -76,7 +78,8 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
 
 class ResultLink final : public ServerLink<v1::ResultMessage, v1::FrameReply> {
  public:
-  ResultLink(CoordinatorServerImpl* server, CoordinatorEvents* events) : server_(server), events_(events) {}
+  ResultLink(CoordinatorServerImpl* server, CoordinatorEvents* events, std::unique_ptr<PeerGuard> guard)
+      : server_(server), events_(events), guard_(std::move(guard)) {}
   ~ResultLink() override;
 
  protected:
@@ -88,6 +91,7 @@ class ResultLink final : public ServerLink<v1::ResultMessage, v1::FrameReply> {
 
   CoordinatorServerImpl* const server_;
   CoordinatorEvents* const events_;
+  const std::unique_ptr<PeerGuard> guard_;
   std::string worker_;
   bool ended_ = false;
 };
@@ -104,25 +108,26 @@ class CoordinatorServerImpl final : public CoordinatorServer,
                                     public v1::ResultService::CallbackService {
  public:
   CoordinatorServerImpl(CoordinatorEvents* events, PartProvider* parts)
-      : events_(events), weights_(parts) {}
+      : events_(events),
+        weights_(parts, [this](const grpc::ServerContextBase& context) { return bound_.Guard(context); }) {}
 
   ~CoordinatorServerImpl() override {
     watcher_.request_stop();
     if (watcher_.joinable()) watcher_.join();
-    if (bound_.server != nullptr) bound_.server->Shutdown(std::chrono::system_clock::now());
+    bound_.Shutdown();
     live_.WaitZero();
   }
 
   absl::Status Listen(const ServerOptions& options) {
-    ASSIGN_OR_RETURN(bound_, StartServer(options,
-                                         {static_cast<v1::CoordinatorService::CallbackService*>(this),
-                                          static_cast<v1::ResultService::CallbackService*>(this), &weights_},
-                                         kMaxResultMessageBytes));
+    RETURN_IF_ERROR(bound_.Start(options,
+                                 {static_cast<v1::CoordinatorService::CallbackService*>(this),
+                                  static_cast<v1::ResultService::CallbackService*>(this), &weights_},
+                                 kMaxResultMessageBytes));
     watcher_ = std::jthread([this](std::stop_token stop) { Watch(stop); });
     return absl::OkStatus();
   }
 
-  std::string address() const override { return bound_.address; }
+  std::string address() const override { return bound_.address(); }
 
   void Welcome(LinkId id) override {
     const std::shared_ptr<JoinLink> link = Find(id);
@@ -135,6 +140,8 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     welcome->set_heartbeat_ms(kHeartbeatMs);
     welcome->set_dead_after_ms(kDeadAfterMs);
     link->Send(std::move(message)).IgnoreError();
+    MutexLock lock(&mu_);
+    if (!revoked_.empty()) link->Send(RevokedMessage()).IgnoreError();
   }
   void Refuse(LinkId id, const absl::Status& why) override {
     if (const std::shared_ptr<JoinLink> link = Find(id)) link->Refuse(why, false);
@@ -160,17 +167,41 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     link->Abort(absl::CancelledError("closed by the coordinator"));
   }
 
+  void CutOff(const std::string& node, const std::vector<std::string>& all_revoked) override {
+    std::vector<std::shared_ptr<JoinLink>> links;
+    {
+      MutexLock lock(&mu_);
+      revoked_ = all_revoked;
+      for (const auto& [id, link] : links_) {
+        if (link->node() == node) {
+          links.push_back(link);
+        } else {
+          link->Send(RevokedMessage()).IgnoreError();
+        }
+      }
+    }
+    const absl::Status why = absl::PermissionDeniedError("this machine was revoked by the cluster's administrator");
+    for (const std::shared_ptr<JoinLink>& link : links) {
+      link->TellGone(why);
+      link->Abort(why);
+    }
+    bound_.CutOff(node);
+  }
+
   grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Join(
       grpc::CallbackServerContext* context) override {
+    using Refused = RefusedStream<v1::WorkerMessage, v1::CoordinatorMessage>;
+    absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
+    if (!guard.ok()) return new Refused(guard.status());
+    if (const absl::Status role = (*guard)->Expect(identity::Role::kWorker, ""); !role.ok()) return new Refused(role);
     if (!live_.Add(2 * kMaxLinks)) {
-      return new RefusedStream<v1::WorkerMessage, v1::CoordinatorMessage>(
-          ResourceExhausted("the coordinator has ", kMaxLinks, " streams open already"));
+      return new Refused(ResourceExhausted("the coordinator has ", kMaxLinks, " streams open already"));
     }
     std::shared_ptr<JoinLink> link;
     {
       MutexLock lock(&mu_);
       const LinkId id(next_link_++);
-      link = std::make_shared<JoinLink>(this, id, events_);
+      link = std::make_shared<JoinLink>(this, id, events_, *std::move(guard));
       links_[id] = link;
     }
     link->Begin(context);
@@ -178,11 +209,13 @@ class CoordinatorServerImpl final : public CoordinatorServer,
   }
 
   grpc::ServerBidiReactor<v1::ResultMessage, v1::FrameReply>* Results(grpc::CallbackServerContext* context) override {
+    absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
+    if (!guard.ok()) return new RefusedStream<v1::ResultMessage, v1::FrameReply>(guard.status());
     if (!live_.Add(2 * kMaxLinks)) {
       return new RefusedStream<v1::ResultMessage, v1::FrameReply>(
           ResourceExhausted("the coordinator has ", kMaxLinks, " streams open already"));
     }
-    auto link = std::make_shared<ResultLink>(this, events_);
+    auto link = std::make_shared<ResultLink>(this, events_, *std::move(guard));
     link->Begin(context);
     return link.get();
   }
@@ -251,11 +284,18 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     }
   }
 
+  std::unique_ptr<v1::CoordinatorMessage> RevokedMessage() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    auto message = std::make_unique<v1::CoordinatorMessage>();
+    for (const std::string& node : revoked_) message->mutable_revoked()->add_nodes(node);
+    return message;
+  }
+
   CoordinatorEvents* const events_;
   LiveCount live_;
   Mutex mu_;
   std::map<LinkId, std::shared_ptr<JoinLink>> links_ ABSL_GUARDED_BY(mu_);
   uint64_t next_link_ ABSL_GUARDED_BY(mu_) = 1;
+  std::vector<std::string> revoked_ ABSL_GUARDED_BY(mu_);
   WeightServiceImpl weights_;
   BoundServer bound_;
   std::jthread watcher_;
@@ -266,7 +306,8 @@ JoinLink::~JoinLink() { server_->live()->Remove(); }
 void JoinLink::OnMessage(v1::WorkerMessage& message) {
   last_heard_.store(MonotonicNow(), std::memory_order_relaxed);
   if (ended_) return;
-  absl::StatusOr<WorkerEvent> event = FromProto(message);
+  const absl::Status allowed = guard_->Check();
+  absl::StatusOr<WorkerEvent> event = allowed.ok() ? FromProto(message) : absl::StatusOr<WorkerEvent>(allowed);
   if (!event.ok()) {
     ended_ = true;
     TellGone(event.status());
@@ -279,7 +320,7 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
       MutexLock lock(&event_mu_);
       joined = joined_;
     }
-    if (!joined && !Greet(*event)) {
+    if (!joined && !Greet(&*event)) {
       ended_ = true;
       return;
     }
@@ -294,8 +335,8 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
   if (!gone_) events_->OnWorkerEvent(id_, *std::move(event));
 }
 
-bool JoinLink::Greet(const WorkerEvent& event) {
-  const WorkerHello* hello = std::get_if<WorkerHello>(&event);
+bool JoinLink::Greet(WorkerEvent* event) {
+  WorkerHello* hello = std::get_if<WorkerHello>(event);
   if (hello == nullptr) {
     Refuse(InvalidArgument("the first message of a control stream must be the worker's hello"), true);
     return false;
@@ -310,6 +351,12 @@ bool JoinLink::Greet(const WorkerEvent& event) {
            true);
     return false;
   }
+  if (const absl::Status own = guard_->Expect(identity::Role::kWorker, hello->name); !own.ok()) {
+    Refuse(own, true);
+    return false;
+  }
+  hello->node = node();
+  hello->from = guard_->address();
   MutexLock lock(&event_mu_);
   name_ = hello->name;
   joined_ = true;
@@ -331,6 +378,11 @@ ResultLink::~ResultLink() { server_->live()->Remove(); }
 
 void ResultLink::OnMessage(v1::ResultMessage& message) {
   if (ended_) return;
+  if (const absl::Status allowed = guard_->Check(); !allowed.ok()) {
+    ended_ = true;
+    End(allowed);
+    return;
+  }
   if (worker_.empty()) {
     Greet(message);
     return;
@@ -361,6 +413,7 @@ void ResultLink::Greet(const v1::ResultMessage& message) {
   absl::Status status = message.has_hello() ? CheckVersions(hello.protocol(), hello.version())
                                             : InvalidArgument("the first message of a stream must be its hello");
   if (status.ok()) status = CheckWorkerName(hello.from());
+  if (status.ok()) status = guard_->Expect(identity::Role::kWorker, hello.from());
   if (status.ok() && !server_->IsWelcomed(hello.from())) {
     status = absl::PermissionDeniedError(absl::StrCat("worker '", hello.from(), "' has not joined"));
   }

@@ -145,22 +145,18 @@ class JoinServerImpl final : public JoinServer {
     co_await asio::post(io_, asio::use_awaitable);  // the timer's handler has run before `stream` goes
   }
 
+  absl::StatusOr<JoinReply> Handle(const v1::JoinRequest& message, const std::string& peer) {
+    ASSIGN_OR_RETURN(JoinRequest request, FromProto(message));
+    request.from = peer;
+    return handler_(request);
+  }
+
   asio::awaitable<absl::Status> Answer(Stream& stream, const std::string& peer) {
     if (auto [ec] = co_await stream.async_handshake(Stream::server, kAsTuple); ec) co_return Unavailable(ec.message());
     v1::JoinRequest message;
     absl::Status status = co_await ReadMessage(stream, &message);
-    absl::StatusOr<JoinReply> reply = status;
-    if (status.ok()) {
-      absl::StatusOr<JoinRequest> request = FromProto(message);
-      if (request.ok()) {
-        request->from = peer;
-        reply = handler_(*request);
-      } else {
-        reply = request.status();
-      }
-    } else if (absl::IsUnavailable(status)) {
-      co_return status;
-    }
+    if (absl::IsUnavailable(status)) co_return status;
+    const absl::StatusOr<JoinReply> reply = status.ok() ? Handle(message, peer) : absl::StatusOr<JoinReply>(status);
     v1::JoinReply out;
     out.set_code(ToWireCode(reply.status()));
     out.set_message(CleanText(StdView(reply.status().message())));

@@ -9,7 +9,6 @@
 #include <string>
 
 #include "base/status.h"
-#include "identity/key_pair.h"
 #include "identity/peer.h"
 
 namespace lanyard::identity {

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/version.h"
+#include "identity/certificate.h"
 #include "lanyard/v1/stage.grpc.pb.h"
 #include "net/channel.h"
 #include "net/control.h"
@@ -16,11 +17,15 @@ namespace {
 
 constexpr size_t kMaxReplyBytes = size_t{2} << 20;  // a pong carries its payload back
 
+Target ToWorker(const RemoteStageOptions& options) {
+  return {options.address, options.credential, identity::TlsName(identity::Role::kWorker, options.node)};
+}
+
 class RemoteStageImpl final : public RemoteStage {
  public:
   explicit RemoteStageImpl(const RemoteStageOptions& options)
       : options_(options),
-        stub_(v1::StageService::NewStub(MakeChannel(options.address, kMaxReplyBytes))),
+        stub_(v1::StageService::NewStub(MakeChannel(ToWorker(options), kMaxReplyBytes))),
         link_({[this](v1::FrameReply& reply) { OnReply(reply); },
                [this](const absl::Status& status) { OnClosed(status); }}) {}
 

@@ -24,12 +24,17 @@ class RefusedFrames final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
 // Takes bytes and not messages: they are looked over before protobuf allocates for them.
 class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  FrameLink(FrameSink* sink, LiveCount* live) : sink_(sink), live_(live) {}
+  FrameLink(FrameSink* sink, LiveCount* live, std::unique_ptr<PeerGuard> guard)
+      : sink_(sink), live_(live), guard_(std::move(guard)) {}
   ~FrameLink() override { live_->Remove(); }
 
  protected:
   void OnMessage(grpc::ByteBuffer& bytes) override {
     if (ended_) return;
+    if (const absl::Status allowed = guard_->Check(); !allowed.ok()) {
+      Stop(allowed);
+      return;
+    }
     const absl::Status parsed = Parse(&bytes);
     if (!parsed.ok()) {
       if (greeted_) sink_->OnBadFrame(from_, StepId(), 0, parsed);
@@ -70,7 +75,7 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
                                               : InvalidArgument("the first message of a stream must be its hello");
     if (status.ok()) status = CheckWorkerName(hello.from());
     if (status.ok()) {
-      from_ = {hello.from(), PlanId(hello.plan()), Epoch(hello.epoch()), hello.stage()};
+      from_ = {hello.from(), PlanId(hello.plan()), Epoch(hello.epoch()), hello.stage(), guard_->peer()};
       status = sink_->AcceptStream(from_);
     }
     v1::FrameReply reply;
@@ -103,6 +108,7 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
 
   FrameSink* const sink_;
   LiveCount* const live_;
+  const std::unique_ptr<PeerGuard> guard_;
   v1::FrameMessage message_;  // only OnMessage touches these: gRPC calls it one message at a time
   StreamFrom from_;
   bool greeted_ = false;
@@ -114,25 +120,27 @@ class StageServerImpl final : public StageServer,
  public:
   explicit StageServerImpl(FrameSink* sink) : sink_(sink) {}
   ~StageServerImpl() override {
-    if (bound_.server != nullptr) bound_.server->Shutdown(std::chrono::system_clock::now());
+    bound_.Shutdown();
     live_.WaitZero();
   }
 
   absl::Status Listen(const ServerOptions& options) {
-    ASSIGN_OR_RETURN(bound_, StartServer(options, {this}, kMaxFrameMessageBytes));
-    return absl::OkStatus();
+    return bound_.Start(options, {this}, kMaxFrameMessageBytes);
   }
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Frames(grpc::CallbackServerContext* context) override {
+    absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
+    if (!guard.ok()) return new RefusedFrames(guard.status());
     if (!live_.Add(kMaxStreams)) {
       return new RefusedFrames(ResourceExhausted("this worker has ", kMaxStreams, " streams open already"));
     }
-    auto link = std::make_shared<FrameLink>(sink_, &live_);
+    auto link = std::make_shared<FrameLink>(sink_, &live_, *std::move(guard));
     link->Begin(context);
     return link.get();
   }
 
-  std::string address() const override { return bound_.address; }
+  std::string address() const override { return bound_.address(); }
+  void CutOff(const std::string& node) override { bound_.CutOff(node); }
 
  private:
   FrameSink* const sink_;

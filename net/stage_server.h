@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "net/control.h"
@@ -14,6 +15,7 @@ struct StreamFrom {
   PlanId plan;
   Epoch epoch;
   uint32_t stage = 0;
+  std::optional<identity::Peer> peer = {};  // whose certificate the stream has; nullopt: plaintext
 };
 
 // Called from gRPC's threads; must only enqueue. Frames of one stream come in order.
@@ -34,6 +36,8 @@ class StageServer {
   static absl::StatusOr<std::unique_ptr<StageServer>> Start(const ServerOptions& options, FrameSink* sink);
   virtual ~StageServer() = default;         // closes every stream; no call to the sink after it
   virtual std::string address() const = 0;  // host:port actually bound
+  // Cuts every connection of a node.
+  virtual void CutOff(const std::string& node) = 0;
 };
 
 }  // namespace lanyard::net

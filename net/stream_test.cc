@@ -8,72 +8,14 @@
 #include "net/convert_stage.h"
 #include "net/limits.h"
 #include "net/stage_server.h"
+#include "net/testing_sinks.h"
 #include "net/testing_util.h"
 
 namespace lanyard::net {
 namespace {
 
-class RecordingSink : public FrameSink {
- public:
-  absl::Status AcceptStream(const StreamFrom& from) override {
-    MutexLock lock(&mu_);
-    from_ = from;
-    return accept_;
-  }
-  void OnFrame(stage::StepFrame frame) override {
-    while (blocked_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    MutexLock lock(&mu_);
-    frames_.push_back(std::move(frame));
-  }
-  void OnBadFrame(const StreamFrom&, StepId, uint32_t, const absl::Status& why) override {
-    MutexLock lock(&mu_);
-    bad_ = why;
-  }
-  void Refuse(const absl::Status& why) {
-    MutexLock lock(&mu_);
-    accept_ = why;
-  }
-  std::vector<stage::StepFrame> frames() {
-    MutexLock lock(&mu_);
-    return frames_;
-  }
-  StreamFrom from() {
-    MutexLock lock(&mu_);
-    return from_;
-  }
-  std::atomic<bool> blocked_{false};
-
- private:
-  Mutex mu_;
-  absl::Status accept_ ABSL_GUARDED_BY(mu_);
-  absl::Status bad_ ABSL_GUARDED_BY(mu_);
-  StreamFrom from_ ABSL_GUARDED_BY(mu_);
-  std::vector<stage::StepFrame> frames_ ABSL_GUARDED_BY(mu_);
-};
-
-class Closed {
- public:
-  std::function<void(const absl::Status&)> callback() {
-    return [this](const absl::Status& why) {
-      MutexLock lock(&mu_);
-      why_ = why;
-      ++times_;
-    };
-  }
-  int times() {
-    MutexLock lock(&mu_);
-    return times_;
-  }
-  absl::Status why() {
-    MutexLock lock(&mu_);
-    return why_;
-  }
-
- private:
-  Mutex mu_;
-  absl::Status why_ ABSL_GUARDED_BY(mu_);
-  int times_ ABSL_GUARDED_BY(mu_) = 0;
-};
+using testing::Closed;
+using testing::RecordingSink;
 
 class StreamTest : public ::testing::Test {
  protected:
@@ -83,7 +25,7 @@ class StreamTest : public ::testing::Test {
     server_ = *std::move(server);
   }
   RemoteStageOptions Options() {
-    return {server_->address(), "w0", PlanId(7), Epoch(9), 1, closed_.callback()};
+    return {server_->address(), "w0", PlanId(7), Epoch(9), 1, closed_.callback(), {}, {}};
   }
 
   RecordingSink sink_;
@@ -131,7 +73,7 @@ TEST_F(StreamTest, RefusedStreamSaysWhy) {
 }
 
 TEST_F(StreamTest, SendBeforeWelcomeIsRefused) {
-  const auto stage = RemoteStage::Connect({"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback()});
+  const auto stage = RemoteStage::Connect({"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback(), {}, {}});
   EXPECT_TRUE(absl::IsUnavailable(stage->Send(testing::SampleFrame())));
   EXPECT_TRUE(absl::IsUnavailable(stage->WaitReady(5000)));  // nobody listens on port 1
   EXPECT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
@@ -189,7 +131,7 @@ TEST_F(StreamTest, QueueIsBoundedInBytes) {
 TEST_F(StreamTest, HostileSendersOnlyEndTheirOwnStream) {
   const auto good = RemoteStage::Connect(Options());
   ASSERT_TRUE(good->WaitReady(5000).ok());
-  const auto stub = v1::StageService::NewStub(MakeChannel(server_->address(), 1 << 20));
+  const auto stub = v1::StageService::NewStub(MakeChannel({server_->address()}, 1 << 20));
   const auto end_of = [&](const std::vector<v1::FrameMessage>& messages) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
@@ -229,17 +171,16 @@ TEST_F(StreamTest, HostileSendersOnlyEndTheirOwnStream) {
 }
 
 TEST_F(StreamTest, PortInUseNamesAddressAndErrno) {
-  const auto second = StageServer::Start({server_->address(), false}, &sink_);
+  const auto second = StageServer::Start({server_->address()}, &sink_);
   ASSERT_FALSE(second.ok());
   EXPECT_TRUE(absl::IsUnavailable(second.status()));
   EXPECT_NE(second.status().message().find(server_->address()), absl::string_view::npos);
   EXPECT_NE(second.status().message().find("Address already in use"), absl::string_view::npos);
 }
 
-TEST_F(StreamTest, OnlyLoopbackUnlessInsecure) {
-  EXPECT_TRUE(absl::IsPermissionDenied(StageServer::Start({"0.0.0.0:0", false}, &sink_).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(StageServer::Start({"nonsense", false}, &sink_).status()));
-  EXPECT_TRUE(StageServer::Start({"0.0.0.0:0", true}, &sink_).ok());
+TEST_F(StreamTest, OnlyLoopbackWithoutTls) {
+  EXPECT_TRUE(absl::IsPermissionDenied(StageServer::Start({"0.0.0.0:0"}, &sink_).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(StageServer::Start({"nonsense"}, &sink_).status()));
   EXPECT_TRUE(IsLoopbackHost("localhost"));
   EXPECT_TRUE(IsLoopbackHost("127.1.2.3"));
   EXPECT_TRUE(IsLoopbackHost("[::1]"));

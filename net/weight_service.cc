@@ -11,8 +11,8 @@ namespace lanyard::net {
 class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
                          public std::enable_shared_from_this<PartWriter> {
  public:
-  PartWriter(WeightServiceImpl* service, const v1::FetchPartRequest& request)
-      : service_(service), sha256_(request.sha256()), offset_(request.offset()) {}
+  PartWriter(WeightServiceImpl* service, std::unique_ptr<PeerGuard> guard, const v1::FetchPartRequest& request)
+      : service_(service), guard_(std::move(guard)), sha256_(request.sha256()), offset_(request.offset()) {}
 
   void Begin() {
     self_ = shared_from_this();
@@ -21,7 +21,8 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
 
   // On the reader thread, never beside a write of this fetch.
   void ReadNext(PartProvider* parts) {
-    absl::Status status = OpenOnce(parts);
+    absl::Status status = guard_->Check();
+    if (status.ok()) status = OpenOnce(parts);
     if (status.ok() && offset_ < total_bytes_) {
       const size_t n = static_cast<size_t>(std::min<uint64_t>(kWeightChunkBytes, total_bytes_ - offset_));
       std::string* data = chunk_.mutable_data();
@@ -72,11 +73,13 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
   void OnDone() override {
     WeightServiceImpl* service = service_;
     std::shared_ptr<PartWriter> self = std::move(self_);
+    guard_.reset();  // its table goes with the server, which waits for live_ alone
     self.reset();
     service->live_.Remove();
   }
 
   WeightServiceImpl* const service_;
+  std::unique_ptr<PeerGuard> guard_;
   const std::string sha256_;
   uint64_t offset_;
   uint64_t total_bytes_ = 0;
@@ -97,8 +100,8 @@ class RefusedFetch final : public grpc::ServerWriteReactor<v1::PartChunk> {
 
 }  // namespace
 
-WeightServiceImpl::WeightServiceImpl(PartProvider* parts)
-    : parts_(parts), reader_([this](std::stop_token stop) { ReadLoop(stop); }) {}
+WeightServiceImpl::WeightServiceImpl(PartProvider* parts, Guard guard)
+    : parts_(parts), guard_(std::move(guard)), reader_([this](std::stop_token stop) { ReadLoop(stop); }) {}
 
 WeightServiceImpl::~WeightServiceImpl() {
   live_.WaitZero();
@@ -110,12 +113,17 @@ WeightServiceImpl::~WeightServiceImpl() {
   reader_.join();
 }
 
-grpc::ServerWriteReactor<v1::PartChunk>* WeightServiceImpl::FetchPart(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::PartChunk>* WeightServiceImpl::FetchPart(grpc::CallbackServerContext* context,
                                                                       const v1::FetchPartRequest* request) {
+  absl::StatusOr<std::unique_ptr<PeerGuard>> guard = guard_(*context);
+  if (guard.ok()) {
+    if (absl::Status role = (*guard)->Expect(identity::Role::kWorker, ""); !role.ok()) guard = std::move(role);
+  }
+  if (!guard.ok()) return new RefusedFetch(guard.status());
   if (!live_.Add(kMaxStreams)) {
     return new RefusedFetch(ResourceExhausted("the coordinator serves ", kMaxStreams, " fetches already; try again"));
   }
-  auto writer = std::make_shared<PartWriter>(this, *request);
+  auto writer = std::make_shared<PartWriter>(this, *std::move(guard), *request);
   writer->Begin();
   return writer.get();
 }

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <thread>
 
 #include "base/mutex.h"
 #include "lanyard/v1/control.grpc.pb.h"
 #include "net/control.h"
+#include "net/peer_guard.h"
 #include "net/stream.h"
 
 namespace lanyard::net {
@@ -16,7 +18,9 @@ class PartWriter;
 
 class WeightServiceImpl final : public v1::WeightService::CallbackService {
  public:
-  explicit WeightServiceImpl(PartProvider* parts);
+  // `guard` says who opened a call.
+  using Guard = std::function<absl::StatusOr<std::unique_ptr<PeerGuard>>(const grpc::ServerContextBase&)>;
+  WeightServiceImpl(PartProvider* parts, Guard guard);
   ~WeightServiceImpl() override;  // after the server's Shutdown
 
   grpc::ServerWriteReactor<v1::PartChunk>* FetchPart(grpc::CallbackServerContext* context,
@@ -28,6 +32,7 @@ class WeightServiceImpl final : public v1::WeightService::CallbackService {
   void ReadLoop(std::stop_token stop);
 
   PartProvider* const parts_;
+  const Guard guard_;
   LiveCount live_;
   Mutex mu_;
   CondVar cv_;

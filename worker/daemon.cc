@@ -12,9 +12,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "identity/revoked_nodes.h"
 #include "base/size.h"
 #include "net/coordinator_client.h"
 #include "net/stage_server.h"
+#include "worker/card_watch.h"
 #include "worker/frame_gate.h"
 #include "worker/loader.h"
 #include "worker/probe.h"
@@ -30,6 +32,10 @@ constexpr uint64_t kBaseMarginBytes = uint64_t{8} << 20;
 constexpr int kFirstBackoffMs = 100;
 constexpr int kLastBackoffMs = 2000;
 constexpr int kLeaveMs = 500;
+constexpr TimeNs kWatchEvery = kSecond;            // of the cards
+constexpr TimeNs kLongLook = 5 * kSecond;          // a driver that takes so long is worth a line
+constexpr TimeNs kWaitForLook = kSecond;           // before a hello, for figures of now
+constexpr uint64_t kTellBytes = uint64_t{32} << 20;  // a card's memory that differs by so much is told again
 constexpr int kFlushMs = 300;
 
 // What the control loop hears, from gRPC's threads and the loader.
@@ -68,11 +74,14 @@ struct StageLost {
   Epoch epoch;
   absl::Status why;
 };
+struct Revoked {
+  std::vector<std::string> nodes;
+};
 struct LeaveAsked {
   std::string reason;
 };
 using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone, ResultsGone, NextGone,
-                           Progress, LoadOutcome, StageLost, LeaveAsked>;
+                           Progress, LoadOutcome, StageLost, Revoked, LeaveAsked>;
 
 class EventQueue {
  public:
@@ -111,8 +120,8 @@ class Session final : public net::ControlSink {
  public:
   Session(uint64_t id, EventQueue* queue) : id_(id), queue_(queue) {}
 
-  void Start(const std::string& address, const net::WorkerHello& hello) {
-    client_ = net::ControlClient::Connect(address, hello, this);
+  void Start(const net::Endpoint& coordinator, const net::WorkerHello& hello) {
+    client_ = net::ControlClient::Connect(coordinator, hello, this);
   }
   net::ControlClient* client() { return client_.get(); }
   uint64_t id() const { return id_; }
@@ -124,6 +133,7 @@ class Session final : public net::ControlSink {
     queue_->Push(BadAssign{plan, epoch, why}, id_);
   }
   void OnRelease(PlanId plan) override { queue_->Push(Released{plan}, id_); }
+  void OnRevoked(std::vector<std::string> nodes) override { queue_->Push(Revoked{std::move(nodes)}, id_); }
   void OnControlClosed(const absl::Status& why) override { queue_->Push(ControlGone{why}, id_); }
 
  private:
@@ -137,15 +147,34 @@ struct Running {
   PlanId plan;
   Epoch epoch;
   std::string next_worker;
+  std::string next_node;
   std::shared_ptr<LoadedStage> loaded;
   std::unique_ptr<net::RemoteStage> next;
   std::unique_ptr<StageHost> host;
 };
 
+// Whether a coordinator that knows `told` plans badly.
+bool WorthTelling(const std::vector<net::DeviceHello>& told, const std::vector<net::DeviceHello>& now) {
+  if (told.size() != now.size()) return true;
+  for (size_t i = 0; i < now.size(); ++i) {
+    const uint64_t a = told[i].memory_bytes, b = now[i].memory_bytes;
+    if (told[i].name != now[i].name || std::max(a, b) - std::min(a, b) >= kTellBytes) return true;
+  }
+  return false;
+}
+
+// The watch of a card, and a look that somebody waits for.
+struct Watched {
+  std::string name;
+  std::unique_ptr<CardWatch> watch;
+  uint64_t ticket = 0;
+  bool complained = false;
+};
+
 class DaemonImpl final : public Daemon, public LoaderEvents {
  public:
   explicit DaemonImpl(DaemonOptions options)
-      : options_(std::move(options)), gate_(options_.name, &results_), weight_client_(options_.join) {}
+      : options_(std::move(options)), gate_(options_.name, &results_), weight_client_(Coordinator()) {}
 
   ~DaemonImpl() override {
     queue_.Push(LeaveAsked{});
@@ -159,11 +188,15 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   }
 
   absl::Status Init() {
-    ASSIGN_OR_RETURN(server_, net::StageServer::Start({options_.listen, options_.insecure_lan}, &gate_));
+    net::ServerOptions server;
+    server.listen = options_.listen;
+    server.security = {options_.credential, revoked_};
+    ASSIGN_OR_RETURN(server_, net::StageServer::Start(server, &gate_));
     ASSIGN_OR_RETURN(advertised_, net::AdvertisedAddress(server_->address(), options_.join));
     base_bytes_ = PeakResidentBytes() + kBaseMarginBytes;
     LoaderOptions loader;
     loader.worker = options_.name;
+    loader.credential = options_.credential;
     loader.memory_bytes = options_.memory_bytes;
     loader.base_bytes = base_bytes_;
     loader.stage = {options_.threads, options_.isa};
@@ -174,6 +207,9 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
       return weight_client_.Fetch(sha256, offset, stop, take);
     };
     loader_ = std::make_unique<Loader>(std::move(loader), this);
+    for (const auto& device : options_.devices) {
+      watched_.push_back({device->name(), std::make_unique<CardWatch>([device] { device->Watch(); }, kWatchEvery)});
+    }
     thread_ = std::thread([this] { Loop(); });
     return absl::OkStatus();
   }
@@ -214,7 +250,10 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void SetDoing(std::string what);
   void Send(const net::WorkerEvent& event);
   void Fail(PlanId plan, Epoch epoch, const absl::Status& why);
-  net::WorkerHello Hello() const;
+  bool CardsLookedAt(TimeNs now);
+  void CheckCards(TimeNs now);
+  void TellDevices();
+  net::WorkerHello Hello();
   net::Heartbeat Beat(TimeNs now);
 
   void Handle(Welcomed event);
@@ -228,9 +267,13 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void Handle(Progress event);
   void Handle(LoadOutcome event);
   void Handle(StageLost event);
+  void Handle(Revoked event);
   void Handle(LeaveAsked event);
 
+  net::Endpoint Coordinator() const { return {options_.join, options_.credential}; }
+
   const DaemonOptions options_;
+  const std::shared_ptr<identity::RevokedNodes> revoked_ = std::make_shared<identity::RevokedNodes>();
   EventQueue queue_;
   ResultForwarder results_;
   FrameGate gate_;
@@ -257,7 +300,10 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   TimeNs results_at_ = 0;    // when to open the result stream again; 0: not
   TimeNs beat_at_ = 0;
   TimeNs last_beat_ = 0;
-  TimeNs watch_at_ = 0;      // when to look at the cards again
+  TimeNs cards_at_ = 0;      // when to see what the watches of the cards have found
+  TimeNs looking_since_ = 0; // for the next hello; 0: not
+  std::vector<Watched> watched_;
+  std::vector<net::DeviceHello> told_;  // what the coordinator knows of the cards
   int64_t last_busy_ns_ = 0;
   bool stop_ = false;
 
@@ -283,7 +329,7 @@ void DaemonImpl::Loop() {
 
 void DaemonImpl::Tick(TimeNs now) {
   if (session_ == nullptr) {
-    if (now >= connect_at_) Connect();
+    if (now >= connect_at_ && CardsLookedAt(now)) Connect();
     return;
   }
   if (now >= beat_at_) {
@@ -291,13 +337,10 @@ void DaemonImpl::Tick(TimeNs now) {
     Send(Beat(now));
   }
   if (results_at_ != 0 && now >= results_at_) OpenResults();
-  if (now >= watch_at_) {
-    watch_at_ = now + kSecond;
-    for (const auto& device : options_.devices) device->Watch();
-    if (running_ != nullptr && running_->loaded->stage->lost()) {
-      Handle(StageLost{running_->plan, running_->epoch, Unavailable("a card was lost or wanted back")});
-      return;
-    }
+  if (now >= cards_at_) {
+    cards_at_ = now + kWatchEvery / 4;
+    CheckCards(now);
+    if (session_ == nullptr) return;
   }
   if (now - session_->client()->last_heard() > TimeNs{net::kDeadAfterMs} * kMillisecond) {
     DropSession(absl::DeadlineExceededError(
@@ -305,16 +348,50 @@ void DaemonImpl::Tick(TimeNs now) {
   }
 }
 
+// A hello says what the cards have now; a driver that does not answer delays it only a little.
+bool DaemonImpl::CardsLookedAt(TimeNs now) {
+  if (looking_since_ == 0) {
+    looking_since_ = now;
+    for (Watched& watched : watched_) watched.ticket = watched.watch->LookSoon();
+  }
+  const bool all = std::all_of(watched_.begin(), watched_.end(),
+                               [](const Watched& watched) { return watched.watch->Looked(watched.ticket); });
+  if (!all && now - looking_since_ < kWaitForLook) return false;
+  looking_since_ = 0;
+  return true;
+}
+
+// Asks no driver: what the watches' threads found.
+void DaemonImpl::CheckCards(TimeNs now) {
+  for (Watched& watched : watched_) {
+    const bool busy = watched.watch->busy_for(now) >= kLongLook;
+    if (busy && !watched.complained) LogWarning(watched.name, ": its driver has not answered for ", kLongLook / kSecond, " s");
+    watched.complained = busy;
+  }
+  if (running_ != nullptr && running_->loaded->stage->lost()) {
+    Handle(StageLost{running_->plan, running_->epoch, Unavailable("a card was lost or wanted back")});
+    return;
+  }
+  TellDevices();
+}
+
+void DaemonImpl::TellDevices() {
+  std::vector<net::DeviceHello> devices = HelloOf(options_.devices, options_.rates);
+  if (!WorthTelling(told_, devices)) return;
+  told_ = devices;
+  Send(net::DevicesChanged{std::move(devices)});
+}
+
 void DaemonImpl::Connect() {
   session_ = std::make_unique<Session>(++sessions_, &queue_);
-  session_->Start(options_.join, Hello());
+  session_->Start(Coordinator(), Hello());
   beat_at_ = MonotonicNow() + TimeNs{net::kHeartbeatMs} * kMillisecond;
 }
 
 void DaemonImpl::OpenResults() {
   results_at_ = 0;
   const uint64_t session = session_->id();
-  results_.Set(net::ResultClient::Connect(options_.join, options_.name, [this, session](const absl::Status& why) {
+  results_.Set(net::ResultClient::Connect(Coordinator(), options_.name, [this, session](const absl::Status& why) {
     queue_.Push(ResultsGone{why}, session);
   }));
 }
@@ -355,7 +432,7 @@ void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why) {
   Send(net::StageFailed{plan, epoch, why});
 }
 
-net::WorkerHello DaemonImpl::Hello() const {
+net::WorkerHello DaemonImpl::Hello() {
   net::WorkerHello hello;
   hello.name = options_.name;
   hello.version = options_.version;
@@ -367,8 +444,8 @@ net::WorkerHello DaemonImpl::Hello() const {
   hello.speed = options_.speed;
   hello.isa = ops::IsaName(options_.isa);
   hello.pid = static_cast<uint64_t>(getpid());
-  for (const auto& device : options_.devices) device->Watch();
-  hello.devices = HelloOf(options_.devices);
+  hello.devices = HelloOf(options_.devices, options_.rates);
+  told_ = hello.devices;
   return hello;
 }
 
@@ -411,7 +488,7 @@ void DaemonImpl::Handle(net::Assignment event) {
   }
   StopStage();
   assigned_ = {event.spec.plan, event.spec.epoch};
-  gate_.Expect(event.spec.plan, event.spec.epoch, event.spec.index);
+  gate_.Expect(event.spec.plan, event.spec.epoch, event.spec.index, event.from_node);
   SetDoing(absl::StrCat("loading ", LayersText(event.spec)));
   loader_->Load(std::move(event));
 }
@@ -425,6 +502,20 @@ void DaemonImpl::Handle(Released event) {
   assigned_.reset();
   SetDoing(absl::StrCat("joined ", options_.join, ", no layers now"));
   loader_->Unload();
+}
+
+void DaemonImpl::Handle(Revoked event) {
+  const std::vector<std::string> added = revoked_->Set(event.nodes);
+  for (const std::string& node : added) {
+    LogWarning("node ", node, " was revoked: nothing is taken from it or sent to it any more");
+    server_->CutOff(node);
+    if (running_ == nullptr || running_->next_node != node) continue;
+    const PlanId plan = running_->plan;
+    const Epoch epoch = running_->epoch;
+    const std::string next = running_->next_worker;
+    StopStage();
+    Fail(plan, epoch, Unavailable("worker '", next, "' was revoked"));
+  }
 }
 
 void DaemonImpl::Handle(ControlGone event) { DropSession(event.why); }
@@ -461,6 +552,7 @@ void DaemonImpl::Handle(LoadOutcome event) {
                                "' at once");
   }
   if (!event.status.ok()) {
+    TellDevices();  // first: the next plan is made of it
     Fail(spec.plan, spec.epoch, event.status);
     return;
   }
@@ -469,6 +561,7 @@ void DaemonImpl::Handle(LoadOutcome event) {
   running_->plan = spec.plan;
   running_->epoch = spec.epoch;
   running_->next_worker = event.assignment.next_worker;
+  running_->next_node = event.assignment.next_node;
   running_->loaded = std::move(event.loaded);
   running_->next = std::move(event.next);
   StageHostOptions host;

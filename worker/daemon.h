@@ -12,6 +12,7 @@
 #include "engine/cuda/cuda_device.h"
 #include "engine/ops/isa.h"
 #include "net/control.h"
+#include "worker/card_profile.h"
 #include "worker/stage_factory.h"
 #include "worker/weight_store.h"
 
@@ -21,12 +22,13 @@ struct DaemonOptions {
   std::string join;                      // the coordinator's host:port
   std::string name;                      // unique in the pool
   std::string listen = "127.0.0.1:0";    // of the stage port
-  bool insecure_lan = false;
+  std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext, on loopback only
   uint64_t memory_bytes = 0;             // limit of the whole process
   int threads = 1;
   ops::Isa isa = ops::Isa::kScalar;
   double speed = 1;
   std::vector<std::shared_ptr<engine::CudaDevice>> devices = {};  // that stages are put on before the processor
+  CardRates rates = {};                  // of devices, where known
   WeightStoreOptions weights;            // state_dir must exist
   StageFactory factory;
   std::string version = kVersion;        // others in tests

@@ -272,7 +272,7 @@ TEST_F(DaemonTest, StrangersMaySendNoResults) {
   const auto w0 = Start(0);
   Joined("w0");
   std::atomic<int> closed{0};
-  const auto client = net::ResultClient::Connect(coordinator_->server()->address(), "stranger",
+  const auto client = net::ResultClient::Connect({coordinator_->server()->address()}, "stranger",
                                                  [&](const absl::Status&) { ++closed; });
   EXPECT_TRUE(absl::IsPermissionDenied(client->WaitReady(3000)));
   client->OnResult(stage::StepResult{});
@@ -281,14 +281,14 @@ TEST_F(DaemonTest, StrangersMaySendNoResults) {
 }
 
 TEST_F(DaemonTest, PortInUse) {
-  const auto second = net::CoordinatorServer::Start({coordinator_->server()->address(), false}, coordinator_.get(),
+  const auto second = net::CoordinatorServer::Start({coordinator_->server()->address()}, coordinator_.get(),
                                                     coordinator_.get());
   ASSERT_TRUE(absl::IsUnavailable(second.status()));
   EXPECT_NE(second.status().message().find("Address already in use"), absl::string_view::npos);
 }
 
 TEST_F(DaemonTest, FetchOfAnUnknownPartIsRefused) {
-  net::WeightClient client(coordinator_->server()->address());
+  net::WeightClient client({coordinator_->server()->address()});
   const auto take = [](std::span<const uint8_t>) { return absl::OkStatus(); };
   EXPECT_TRUE(absl::IsNotFound(client.Fetch(std::string(64, 'a'), 0, {}, take)));
   EXPECT_TRUE(absl::IsInvalidArgument(client.Fetch("../../etc/passwd", 0, {}, take)));

@@ -24,12 +24,13 @@ void ResultForwarder::OnResult(stage::StepResult result) {
   if (client_ != nullptr) client_->OnResult(std::move(result));
 }
 
-void FrameGate::Expect(PlanId plan, Epoch epoch, uint32_t stage) {
+void FrameGate::Expect(PlanId plan, Epoch epoch, uint32_t stage, std::string from_node) {
   MutexLock lock(&mu_);
   expecting_ = true;
   plan_ = plan;
   epoch_ = epoch;
   stage_ = stage;
+  from_node_ = std::move(from_node);
 }
 
 void FrameGate::ExpectNothing() {
@@ -47,6 +48,11 @@ absl::Status FrameGate::AcceptStream(const net::StreamFrom& from) {
   if (!expecting_ || from.epoch > epoch_) {
     return Unavailable("worker '", worker_, "' has not been assigned a stage of epoch ", from.epoch.value,
                        " yet; try again");
+  }
+  if (from.peer.has_value() && from.peer->node != from_node_) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("stage ", stage_, " of plan ", plan_.value, " is fed by node ", from_node_, "; ",
+                     identity::RoleName(from.peer->role), " '", from.peer->name, "' is node ", from.peer->node));
   }
   if (from.epoch == epoch_ && from.plan == plan_ && from.stage == stage_) return absl::OkStatus();
   return FailedPrecondition("worker '", worker_, "' holds stage ", stage_, " of plan ", plan_.value, " epoch ",

@@ -30,8 +30,8 @@ class FrameGate final : public net::FrameSink {
  public:
   FrameGate(std::string worker, stage::ResultSink* results) : worker_(std::move(worker)), results_(results) {}
 
-  // Streams for this stage are welcome from now on, also while it is loading.
-  void Expect(PlanId plan, Epoch epoch, uint32_t stage);
+  // Streams for this stage are welcome from now on, also while it is loading; with a `from_node`, from that node alone.
+  void Expect(PlanId plan, Epoch epoch, uint32_t stage, std::string from_node);
   // None is until the next Expect.
   void ExpectNothing();
   // Frames go to `host` until it is null again; it is not called after that.
@@ -50,6 +50,7 @@ class FrameGate final : public net::FrameSink {
   PlanId plan_ ABSL_GUARDED_BY(mu_);
   Epoch epoch_ ABSL_GUARDED_BY(mu_);
   uint32_t stage_ ABSL_GUARDED_BY(mu_) = 0;
+  std::string from_node_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace lanyard::worker

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "engine/room.h"
 #include "worker/process.h"
 
 namespace lanyard::worker {
@@ -129,7 +130,9 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   const stage::StageSpec& spec = assignment.spec;
   const std::vector<std::string> parts =
       model::PartsOfStage(manifest, spec.layers.begin, spec.layers.end, spec.embeds, spec.samples);
-  RETURN_IF_ERROR(CheckMemory(assignment, parts));
+  engine::StageOptions options = options_.stage;
+  options.devices = engine::WithRoomOfNow(options.devices);  // checked and made by the same figures
+  RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
 
   // Verifying or fetching is the first half of the way, building the stage the second.
   ProgressGate gate([&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
@@ -144,7 +147,7 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   const auto source = std::make_shared<StoppableSource>(std::move(weights.source), stop);
   loaded->source = source;
   ASSIGN_OR_RETURN(loaded->stage,
-                   options_.factory.create(manifest.shape, spec, *loaded->source, options_.stage,
+                   options_.factory.create(manifest.shape, spec, *loaded->source, options,
                                            [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); }));
   source->Disarm();
   TrimMalloc();
@@ -160,7 +163,8 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   return absl::OkStatus();
 }
 
-absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts) const {
+absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
+                                 const engine::StageOptions& options) const {
   std::vector<model::TensorInfo> tensors;
   for (const std::string& name : parts) {
     const model::Part* part = assignment.manifest->Find(name);
@@ -168,7 +172,7 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::v
     tensors.insert(tensors.end(), part->tensors.begin(), part->tensors.end());
   }
   const engine::StageMemory plan =
-      options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options_.stage);
+      options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options);
   const uint64_t total = plan.total() + options_.base_bytes;
   if (total <= options_.memory_bytes) return absl::OkStatus();
   return ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
@@ -185,6 +189,8 @@ absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(const net:
   const Epoch epoch = assignment.spec.epoch;
   net::RemoteStageOptions options;
   options.address = assignment.next_address;
+  options.credential = options_.credential;
+  options.node = assignment.next_node;
   options.from = options_.worker;
   options.plan = plan;
   options.epoch = epoch;

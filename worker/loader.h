@@ -46,6 +46,7 @@ class LoaderEvents {
 
 struct LoaderOptions {
   std::string worker;
+  std::shared_ptr<identity::LiveCredential> credential = {};  // shown to the next worker; null: plaintext
   uint64_t memory_bytes = 0;       // limit of the whole process
   uint64_t base_bytes = 0;         // of it taken before any stage
   engine::StageOptions stage;
@@ -77,7 +78,8 @@ class Loader {
   void Push(std::optional<Job> job);
   LoadOutcome Run(net::Assignment assignment, std::stop_token stop);
   absl::Status LoadStage(const net::Assignment& assignment, std::stop_token stop, uint64_t* fetched_bytes);
-  absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts) const;
+  absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
+                           const engine::StageOptions& options) const;
   absl::StatusOr<std::unique_ptr<net::RemoteStage>> ConnectNext(const net::Assignment& assignment,
                                                                 std::stop_token stop);
 

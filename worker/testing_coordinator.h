@@ -17,7 +17,7 @@ namespace lanyard::worker::testing {
 class FakeCoordinator final : public net::CoordinatorEvents, public net::PartProvider {
  public:
   explicit FakeCoordinator(Parts parts, const std::string& listen = "127.0.0.1:0") : parts_(std::move(parts)) {
-    auto server = net::CoordinatorServer::Start({listen, false}, this, this);
+    auto server = net::CoordinatorServer::Start({listen}, this, this);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -35,6 +35,10 @@ class FakeCoordinator final : public net::CoordinatorEvents, public net::PartPro
         ready_[link] = *ready;
       } else if (auto* failed = std::get_if<net::StageFailed>(&event)) {
         failed_.push_back(*failed);
+      } else if (auto* changed = std::get_if<net::DevicesChanged>(&event)) {
+        for (const auto& [name, of] : links_) {
+          if (of == link) hellos_[name].devices = changed->devices;
+        }
       } else if (std::holds_alternative<net::Heartbeat>(event)) {
         ++beats_;
       } else if (std::holds_alternative<net::Leaving>(event)) {

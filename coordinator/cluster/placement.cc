@@ -174,11 +174,36 @@ PlacementActions Placement::Poll(const Membership& members, TimeNs now, bool qui
   return Assign(members, now);
 }
 
+void Placement::RememberDevices(const Membership& members) {
+  planned_devices_.clear();
+  for (const auto& [name, member] : members.members()) planned_devices_[name] = member.hello.devices;
+}
+
+// Whether the cards that the plan puts layers on have about what they had then: others on the same desk take a little more or
+// less every time.
+bool Placement::DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const {
+  const auto planned = planned_devices_.find(stage.machine);
+  if (planned == planned_devices_.end()) return true;
+  for (const net::DeviceHello& before : planned->second) {
+    if (stage.device.find(before.name) == std::string::npos) continue;
+    const auto& devices = member.hello.devices;
+    const auto now = std::find_if(devices.begin(), devices.end(),
+                                  [&](const net::DeviceHello& device) { return device.name == before.name; });
+    // What has no room on a card any more goes to RAM, but not with fast attention.
+    const bool fast = options_.numerics.attention == stage::AttentionForm::kFast;
+    const uint64_t least_bytes = fast ? before.memory_bytes : before.memory_bytes / 8 * 7;
+    if (now == devices.end() || now->memory_bytes < least_bytes || (fast && !now->fast_attention)) return false;
+  }
+  return true;
+}
+
 bool Placement::OldPlanStillFits(const Membership& members) const {
   if (!plan_.fits || plan_.stages.empty()) return false;
   std::map<std::string, uint64_t> planned_bytes;
   for (const sharding::PlannedStage& stage : plan_.stages) {
     planned_bytes[stage.machine] += stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes;
+    const Member* member = members.FindByName(stage.machine);
+    if (member != nullptr && !DevicesStillHave(stage, *member)) return false;
   }
   for (const auto& [name, bytes] : planned_bytes) {
     const Member* member = members.FindByName(name);
@@ -273,6 +298,7 @@ PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool 
   const std::string why = absl::StrCat("planning again while no request runs: ", better.why);
   Lose(absl::UnavailableError(why), now);
   plan_ = better.plan;
+  RememberDevices(members);
   ++improvements_;
   actions = Assign(members, now);
   fallback_ = before;
@@ -293,6 +319,7 @@ PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
       return actions;
     }
     plan_ = *std::move(made);
+    RememberDevices(members);
   }
   planned_once_ = true;
   not_before_ = 0;
@@ -321,8 +348,12 @@ PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
     assignment.manifest = options_.manifest;
     if (i + 1 < n) {
       assignment.next_worker = plan_.stages[i + 1].machine;
-      assignment.next_address = members.FindByName(assignment.next_worker)->hello.stage_address;
+      const net::WorkerHello& next = members.FindByName(assignment.next_worker)->hello;
+      assignment.next_address = next.stage_address;
+      assignment.next_node = next.node;
     }
+    assignment.from_node =
+        i == 0 ? options_.coordinator_node : members.FindByName(plan_.stages[i - 1].machine)->hello.node;
     holding_.erase(planned.machine);
     actions.assign.push_back({stage.link, std::move(assignment)});
   }

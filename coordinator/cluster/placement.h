@@ -34,6 +34,7 @@ struct PlacementOptions {
   uint32_t expect_workers =
       0;             // the first plan waits for so many; 0: until nobody joined for `settle`
   Epoch last_epoch;  // highest one ever used; the first assignment gets the next
+  std::string coordinator_node;  // of its certificate; empty: plaintext
   TimeNs settle = kSecond;
   TimeNs return_wait =
       10 * kSecond;  // how long a lost worker is waited for before the others go on without it
@@ -82,6 +83,7 @@ class Placement {
 
   void OnJoined(const std::string& name, TimeNs now);
   PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now);
+  void OnDevices() { members_changed_ = true; }  // a worker's cards have more or less for stages than they had
   void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now);
   PlacementActions OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now);
   PlacementActions OnFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
@@ -110,6 +112,8 @@ class Placement {
   // The one thing that planning still waits for; empty: plan now.
   std::string WaitsFor(const Membership& members, TimeNs now);
   bool OldPlanStillFits(const Membership& members) const;
+  bool DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const;
+  void RememberDevices(const Membership& members);
   sharding::PlanRequest RequestFor(const Membership& members) const;
   PlacementActions Assign(const Membership& members, TimeNs now);
   // While serving: looks for a better plan when members changed, and changes to it when it is quiet.
@@ -131,6 +135,7 @@ class Placement {
   std::map<std::string, PlanId> holding_;  // workers that hold a stage of an older plan
   bool planned_once_ = false;
   bool members_changed_ = false;
+  std::map<std::string, std::vector<net::DeviceHello>> planned_devices_;  // of the workers that plan_ was made for
   std::set<std::string> awaited_;  // lost workers that may come back
   TimeNs awaited_until_ = 0;
   TimeNs not_before_ = 0;  // settle time or back-off

@@ -18,6 +18,28 @@ constexpr const char* kMigrations[] = {
       ) STRICT, WITHOUT ROWID;
       CREATE UNIQUE INDEX api_keys_name ON api_keys (name) WHERE revoked_unix_s IS NULL;
     )sql",
+    // 2: nodes and join tokens (access/nodes.h). Roles are identity::Role; a secret is kept as SHA-256 in hex.
+    R"sql(
+      CREATE TABLE nodes (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        role INTEGER NOT NULL,
+        joined_unix_s INTEGER NOT NULL,
+        certificate_ends_unix_s INTEGER NOT NULL,
+        from_address TEXT NOT NULL,
+        revoked_unix_s INTEGER
+      ) STRICT, WITHOUT ROWID;
+      CREATE UNIQUE INDEX nodes_name ON nodes (role, name) WHERE revoked_unix_s IS NULL;
+      CREATE TABLE join_tokens (
+        id TEXT PRIMARY KEY,
+        secret_sha256 TEXT NOT NULL CHECK (length(secret_sha256) = 64),
+        role INTEGER NOT NULL,
+        created_unix_s INTEGER NOT NULL,
+        expires_unix_s INTEGER NOT NULL,
+        uses INTEGER NOT NULL CHECK (uses > 0),
+        used INTEGER NOT NULL DEFAULT 0 CHECK (used <= uses)
+      ) STRICT, WITHOUT ROWID;
+    )sql",
 };
 
 }  // namespace

@@ -96,6 +96,8 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
     RETURN_IF_ERROR(store->Migrate());
     return store;
   } catch (const SQLite::Exception& e) {
+    // Nothing was asked yet but what every file of ours answers: its tables are not what its version says.
+    if ((e.getErrorCode() & 0xff) == SQLITE_ERROR) return ToStatus(SQLite::Exception(e.what(), SQLITE_CORRUPT), path);
     return ToStatus(e, path);
   }
 }

@@ -1,0 +1,226 @@
+// Joining, renewing and throwing out, with a clock of the test's own.
+#include "coordinator/access/nodes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "coordinator/access/cluster.h"
+#include "identity/key_pair.h"
+
+namespace lanyard::coordinator {
+namespace {
+
+using identity::JoinToken;
+using identity::KeyPair;
+using identity::Role;
+using ::testing::HasSubstr;
+
+class NodesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = ::testing::TempDir() + "/nodes_" + std::to_string(getpid());
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    Reopen();
+  }
+  void TearDown() override {
+    nodes_.reset();
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  void Reopen() {
+    nodes_.reset();
+    store_.reset();
+    auto store = Store::Open(folder_ + "/state.db");
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    nodes_ = *Nodes::Open(store_.get(), &authority_, [this] { return now_.load(); });
+  }
+  net::JoinRequest Request(const KeyPair& key, const std::string& token_text, const std::string& name) {
+    const JoinToken token = *JoinToken::Decode(token_text);
+    return {token.id, token.secret, Role::kWorker, name, *key.MakeRequest(), "10.0.0.7:1"};
+  }
+  std::string Token(const TokenRequest& request = {}) { return nodes_->CreateToken(request)->token; }
+  absl::Status Join(const KeyPair& key, const std::string& token, const std::string& name = "pc-1") {
+    return nodes_->Enrol(Request(key, token, name)).status();
+  }
+  absl::Status Renew(const KeyPair& key) {
+    return nodes_->Enrol({"", "", Role::kWorker, "", *key.MakeRequest(), ""}).status();
+  }
+  identity::Peer PeerOf(const KeyPair& key) {
+    identity::Peer peer;
+    peer.role = Role::kWorker;
+    peer.node = key.node_id();
+    peer.name = "pc-1";
+    return peer;
+  }
+
+  std::atomic<identity::UnixTime> now_{1'790'000'000};
+  const identity::Authority authority_ = *identity::Authority::Create(now_);
+  const KeyPair key_ = *KeyPair::Generate();
+  std::string folder_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Nodes> nodes_;
+};
+
+TEST_F(NodesTest, TokenLetsAMachineInOnce) {
+  const std::string token = Token();
+  const auto reply = nodes_->Enrol(Request(key_, token, "pc-1"));
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  const auto peer = identity::PeerOfPem(reply->certificate_pem);
+  EXPECT_EQ(peer->node, key_.node_id());
+  EXPECT_EQ(peer->name, "pc-1");
+  EXPECT_TRUE(nodes_->Check(*peer).ok());
+  const KeyPair other = *KeyPair::Generate();
+  EXPECT_THAT(Join(other, token, "pc-2").ToString(), HasSubstr("used already (1 of 1 uses)"));
+  EXPECT_FALSE(nodes_->Check(PeerOf(other)).ok());
+}
+
+TEST_F(NodesTest, EachBadTokenHasItsWords) {
+  std::string token = Token({.ttl_seconds = 60});
+  now_ += 61;
+  EXPECT_THAT(Join(key_, token).ToString(), HasSubstr("expired 1 s ago"));
+  EXPECT_THAT(Join(key_, Token({.role = Role::kAdmin})).ToString(),
+              HasSubstr("is for the role admin, not worker"));
+  JoinToken wrong = *JoinToken::Decode(Token());
+  wrong.secret[0] = static_cast<char>(wrong.secret[0] ^ 1);
+  EXPECT_THAT(Join(key_, wrong.Encode()).ToString(), HasSubstr("not known here"));
+  EXPECT_THAT(Join(key_, JoinToken::Make(authority_.fingerprint())->Encode()).ToString(),
+              HasSubstr("not known here"));
+  token = Token();
+  ASSERT_TRUE(nodes_->RevokeToken(JoinToken::Decode(token)->id).ok());
+  EXPECT_THAT(Join(key_, token).ToString(), HasSubstr("not known here"));
+  EXPECT_TRUE(nodes_->List()->empty());
+}
+
+TEST_F(NodesTest, OfAThousandParallelRedemptionsOneSucceeds) {
+  const std::string token = Token();
+  std::vector<net::JoinRequest> requests;
+  for (int i = 0; i < 1000; ++i) {
+    requests.push_back(Request(*KeyPair::Generate(), token, "pc-" + std::to_string(i)));
+  }
+  std::atomic<int> good{0}, used{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = t; i < 1000; i += 8) {
+        const absl::Status status = nodes_->Enrol(requests[i]).status();
+        good += status.ok();
+        used += status.ToString().find("used already") != std::string::npos;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(good, 1);
+  EXPECT_EQ(used, 999);
+  EXPECT_EQ(nodes_->List()->size(), 1U);
+}
+
+TEST_F(NodesTest, NameOfAnotherNodeIsRefusedAndTheTokenStaysGood) {
+  ASSERT_TRUE(Join(key_, Token()).ok());
+  const KeyPair other = *KeyPair::Generate();
+  const std::string token = Token();
+  EXPECT_THAT(Join(other, token, "pc-1").ToString(), HasSubstr("belongs to node " + key_.node_id()));
+  EXPECT_TRUE(Join(other, token, "pc-2").ok());
+}
+
+TEST_F(NodesTest, MembersRenewWithoutATokenAndStrangersDoNot) {
+  ASSERT_TRUE(Join(key_, Token()).ok());
+  now_ += 23 * 3600;
+  ASSERT_TRUE(Renew(key_).ok());
+  now_ += 23 * 3600;
+  EXPECT_TRUE(nodes_->Check(PeerOf(key_)).ok());
+  now_ += 2 * 3600;
+  EXPECT_TRUE(absl::IsUnauthenticated(nodes_->Check(PeerOf(key_))));  // ran out
+  EXPECT_TRUE(Renew(key_).ok());                                      // the key is still a member's
+  EXPECT_TRUE(nodes_->Check(PeerOf(key_)).ok());
+  EXPECT_THAT(Renew(*KeyPair::Generate()).ToString(), HasSubstr("not a member"));
+}
+
+TEST_F(NodesTest, RevokedStaysRevokedAlsoAfterARestart) {
+  ASSERT_TRUE(Join(key_, Token()).ok());
+  ASSERT_TRUE(nodes_->Revoke("pc-1").ok());
+  for (int life = 0; life < 2; ++life) {
+    EXPECT_TRUE(absl::IsPermissionDenied(nodes_->Check(PeerOf(key_))));
+    EXPECT_THAT(Renew(key_).ToString(), HasSubstr("was revoked"));
+    EXPECT_THAT(Join(key_, Token()).ToString(), HasSubstr("was revoked"));
+    EXPECT_EQ(nodes_->RevokedIds(), std::vector<std::string>{key_.node_id()});
+    EXPECT_TRUE(absl::IsNotFound(nodes_->Revoke("pc-1").status()));
+    EXPECT_TRUE(absl::IsFailedPrecondition(nodes_->Revoke(key_.node_id()).status()));
+    Reopen();
+  }
+  EXPECT_TRUE(Join(*KeyPair::Generate(), Token(), "pc-1").ok());  // the name is free again
+  now_ += 25 * 3600;
+  EXPECT_TRUE(nodes_->RevokedIds().empty());  // no certificate of it is valid any more
+  EXPECT_THAT(Renew(key_).ToString(), HasSubstr("was revoked"));
+}
+
+TEST_F(NodesTest, TokensAreListedWhileTheyCanBeUsed) {
+  const std::string one = Token({.uses = 2});
+  Token({.ttl_seconds = 10});
+  EXPECT_EQ(nodes_->ListTokens()->size(), 2U);
+  now_ += 11;
+  ASSERT_EQ(nodes_->ListTokens()->size(), 1U);
+  ASSERT_TRUE(Join(key_, one).ok());
+  EXPECT_EQ(nodes_->ListTokens()->front().used, 1U);
+  ASSERT_TRUE(Join(*KeyPair::Generate(), one, "pc-2").ok());
+  EXPECT_TRUE(nodes_->ListTokens()->empty());
+  for (const TokenRequest& bad : {TokenRequest{.ttl_seconds = 0}, TokenRequest{.ttl_seconds = 8 * 24 * 3600},
+                                  TokenRequest{.uses = 0}, TokenRequest{.role = Role::kCoordinator}}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(nodes_->CreateToken(bad).status()));
+  }
+}
+
+TEST_F(NodesTest, SecretsAreNotInTheStore) {
+  const JoinToken token = *JoinToken::Decode(Token());
+  const std::string wal = folder_ + "/state.db-wal";
+  for (const std::string& file : {folder_ + "/state.db", wal}) {
+    std::string bytes;
+    if (FILE* in = std::fopen(file.c_str(), "rb")) {
+      char buffer[4096];
+      for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), in)) > 0;) bytes.append(buffer, n);
+      std::fclose(in);
+    }
+    EXPECT_EQ(bytes.find(token.secret), std::string::npos);
+  }
+}
+
+TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
+  const ClusterOptions options{folder_, "pc-0", {"lanyard.office"}, [this] { return now_.load(); }};
+  std::string cluster_id, node;
+  {
+    auto cluster = Cluster::Open(store_.get(), options);
+    ASSERT_TRUE(cluster.ok()) << cluster.status();
+    cluster_id = (*cluster)->authority().cluster();
+    const auto first = (*cluster)->credential()->Get();
+    node = first->self.node;
+    ASSERT_TRUE((*cluster)->MakeAdmin("https://pc-0:8470").ok());
+    const auto admin = *(*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load();
+    EXPECT_EQ(admin->coordinator, "https://pc-0:8470");
+    const auto peer = *identity::PeerOfPem(admin->certificate_pem);
+    EXPECT_EQ(peer.role, Role::kAdmin);
+    EXPECT_TRUE((*cluster)->nodes()->Check(peer).ok());
+    ASSERT_TRUE((*cluster)->RenewIfDue().ok());
+    EXPECT_EQ((*cluster)->credential()->Get(), first);  // not due
+    now_ += 17 * 3600;
+    ASSERT_TRUE((*cluster)->RenewIfDue().ok());
+    EXPECT_NE((*cluster)->credential()->Get(), first);
+    EXPECT_NE((*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load()->value().certificate_pem,
+              admin->certificate_pem);
+  }
+  auto again = Cluster::Open(store_.get(), options);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ((*again)->authority().cluster(), cluster_id);
+  EXPECT_EQ((*again)->credential()->Get()->self.node, node);
+  again->reset();
+  std::filesystem::remove(folder_ + "/ca/ca.crt");
+  EXPECT_TRUE(absl::IsDataLoss(Cluster::Open(store_.get(), options).status()));
+}
+
+}  // namespace
+}  // namespace lanyard::coordinator

@@ -1,0 +1,137 @@
+#include "net/enrolment.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "identity/join_token.h"
+
+namespace lanyard::net {
+namespace {
+
+using identity::Credential;
+using identity::IdentityFolder;
+using identity::JoinToken;
+
+constexpr int64_t kFirstRetrySeconds = 2;
+constexpr int64_t kLastRetrySeconds = 300;
+
+absl::StatusOr<std::string> FingerprintOfPem(const std::string& ca_pem) {
+  const identity::X509Ptr ca = identity::X509FromPem(ca_pem);
+  if (ca == nullptr) return InvalidArgument("the cluster's CA on this machine is not PEM");
+  return identity::FingerprintOf(ca.get());
+}
+
+// First membership.
+absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& options, const JoinToken& token,
+                                                     const identity::KeyPair& key) {
+  if (options.address.empty())
+    return InvalidArgument("a token needs the coordinator's address: --join ADDRESS --token T");
+  JoinOptions join;
+  join.address = options.address;
+  join.ca_fingerprint = token.ca_fingerprint;
+  join.request = {token.id, token.secret, options.role, options.name, "", ""};
+  ASSIGN_OR_RETURN(join.request.request_pem, key.MakeRequest());
+  join.timeout_ms = options.timeout_ms;
+  ASSIGN_OR_RETURN(Joined joined, Join(join));
+  return IdentityFolder::Joined{std::move(joined.reply.certificate_pem), std::move(joined.ca_pem), options.address};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Enrolment>> Enrolment::Open(const EnrolmentOptions& options) {
+  ASSIGN_OR_RETURN(IdentityFolder folder, IdentityFolder::Open(options.folder));
+  ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
+  ASSIGN_OR_RETURN(std::optional<IdentityFolder::Joined> member, folder.Load());
+  if (!options.token.empty()) {
+    ASSIGN_OR_RETURN(const JoinToken token, JoinToken::Decode(options.token));
+    if (member.has_value()) {
+      ASSIGN_OR_RETURN(const std::string known, FingerprintOfPem(member->ca_pem));
+      if (known != token.ca_fingerprint) {
+        return FailedPrecondition("this machine is a member of another cluster than the token's; to move it, remove ",
+                                  options.folder, " first");
+      }
+      LogInfo("this machine is a member already; the token is not used");
+    } else {
+      ASSIGN_OR_RETURN(member, JoinWithToken(options, token, key));
+      RETURN_IF_ERROR(folder.Save(*member));
+    }
+  }
+  if (!member.has_value()) {
+    return InvalidArgument(
+        "this machine has not joined a cluster: give --join ADDRESS --token T, as `lanyard token create` "
+        "on the coordinator prints them (identity is kept in ",
+        options.folder, ")");
+  }
+  if (!options.address.empty() && options.address != member->coordinator) {
+    member->coordinator = options.address;
+    RETURN_IF_ERROR(folder.Save(*member));
+  }
+  const std::string folder_path = folder.path();
+  auto out = std::unique_ptr<Enrolment>(new Enrolment(std::move(folder), member->coordinator, member->ca_pem));
+  auto credential = Credential::Make(key, member->certificate_pem, member->ca_pem, identity::WallNow());
+  if (!credential.ok()) {
+    LogInfo("asking for a new certificate: ", credential.status().message());
+    credential = out->Ask(key);
+    if (!credential.ok()) return Annotate(credential.status(), "no valid certificate (" + folder_path + ")");
+  }
+  out->Start(*std::move(credential));
+  return out;
+}
+
+Enrolment::~Enrolment() {
+  {
+    MutexLock lock(&mu_);
+    stop_ = true;
+    cv_.NotifyAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::StatusOr<std::shared_ptr<const Credential>> Enrolment::Ask(const identity::KeyPair& key) {
+  JoinOptions join;
+  join.address = address_;
+  ASSIGN_OR_RETURN(join.ca_fingerprint, FingerprintOfPem(ca_pem_));
+  ASSIGN_OR_RETURN(join.request.request_pem, key.MakeRequest());
+  ASSIGN_OR_RETURN(Joined joined, Join(join));
+  ASSIGN_OR_RETURN(auto credential,
+                   Credential::Make(key, std::move(joined.reply.certificate_pem), ca_pem_, identity::WallNow()));
+  RETURN_IF_ERROR(folder_.SaveCertificate(credential->certificate_pem));
+  return credential;
+}
+
+absl::Status Enrolment::Renew() {
+  ASSIGN_OR_RETURN(auto next, Ask(credential_->Get()->key));
+  return credential_->Replace(std::move(next));
+}
+
+void Enrolment::Start(std::shared_ptr<const Credential> first) {
+  credential_ = std::make_shared<identity::LiveCredential>(std::move(first));
+  thread_ = std::thread([this] { Loop(); });
+}
+
+bool Enrolment::Wait() {
+  MutexLock lock(&mu_);
+  if (!stop_) cv_.WaitFor(&mu_, std::chrono::seconds(1));
+  return !stop_;
+}
+
+// Looks at the clock now and then, since a machine that slept must not wait for the rest of a long timer.
+void Enrolment::Loop() {
+  int64_t retry_seconds = kFirstRetrySeconds;
+  identity::UnixTime not_before = 0;
+  while (Wait()) {
+    const identity::UnixTime now = identity::WallNow();
+    if (now < not_before || now < identity::RenewAt(credential_->Get()->self)) continue;
+    const absl::Status renewed = Renew();
+    if (renewed.ok()) {
+      LogDebug("the certificate was renewed");
+      retry_seconds = kFirstRetrySeconds;
+      continue;
+    }
+    LogWarning("the certificate could not be renewed: ", renewed.message(), "; trying again in ", retry_seconds, " s");
+    not_before = now + retry_seconds;
+    retry_seconds = std::min(2 * retry_seconds, kLastRetrySeconds);
+  }
+}
+
+}  // namespace lanyard::net

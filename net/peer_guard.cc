@@ -1,0 +1,53 @@
+#include "net/peer_guard.h"
+
+#include "net/tls_credentials.h"
+
+namespace lanyard::net {
+
+void PeerTable::Add(const std::string& node, const std::string& address) {
+  MutexLock lock(&mu_);
+  addresses_[node].insert(address);
+}
+
+void PeerTable::Remove(const std::string& node, const std::string& address) {
+  MutexLock lock(&mu_);
+  const auto it = addresses_.find(node);
+  if (it == addresses_.end()) return;
+  if (const auto one = it->second.find(address); one != it->second.end()) it->second.erase(one);
+  if (it->second.empty()) addresses_.erase(it);
+}
+
+std::vector<std::string> PeerTable::AddressesOf(const std::string& node) const {
+  MutexLock lock(&mu_);
+  const auto it = addresses_.find(node);
+  if (it == addresses_.end()) return {};
+  const std::set<std::string> once(it->second.begin(), it->second.end());
+  return {once.begin(), once.end()};
+}
+
+absl::StatusOr<std::unique_ptr<PeerGuard>> PeerGuard::Open(const Security& security,
+                                                           const grpc::ServerContextBase& context, PeerTable* table) {
+  auto guard = std::unique_ptr<PeerGuard>(new PeerGuard(security, PeerAddress(context), table));
+  if (security.credential == nullptr) return guard;
+  ASSIGN_OR_RETURN(guard->peer_, PeerOf(context));
+  table->Add(guard->peer_->node, guard->address_);
+  RETURN_IF_ERROR(guard->Check());
+  return guard;
+}
+
+PeerGuard::~PeerGuard() {
+  if (peer_.has_value()) table_->Remove(peer_->node, address_);
+}
+
+absl::Status PeerGuard::Check() const {
+  return peer_.has_value() && policy_ != nullptr ? policy_->Check(*peer_) : absl::OkStatus();
+}
+
+absl::Status PeerGuard::Expect(identity::Role role, const std::string& name) const {
+  if (!peer_.has_value() || (peer_->role == role && (name.empty() || peer_->name == name))) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat("the certificate is of ", identity::RoleName(peer_->role), " '",
+                                                  peer_->name, "', it may not speak as ", identity::RoleName(role),
+                                                  name.empty() ? "" : absl::StrCat(" '", name, "'")));
+}
+
+}  // namespace lanyard::net
