@@ -38,7 +38,7 @@ stage() {  # FOLDER
 }
 
 debs() {
-  local work=$out/work/debian p
+  local work=$out/parts/debian p
   stage "$work"
   cp -r "$here/debian" "$work/debian"
   for p in coordinator worker; do
@@ -48,9 +48,9 @@ debs() {
   printf 'lanyard (%s) unstable; urgency=medium\n\n  * Built from the tree of %s.\n\n -- %s  %s\n' "$version" \
     "$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo 'a tarball')" \
     'Lanyard developers <lanyard@example.org>' "$(date -uR -d "@$SOURCE_DATE_EPOCH")" >"$work/debian/changelog"
-  (cd "$work" && DH_QUIET=1 dpkg-buildpackage -b -us -uc -d >"$out/work/dpkg-buildpackage.log" 2>&1) ||
-    { tail -n 40 "$out/work/dpkg-buildpackage.log" >&2; return 1; }
-  mv "$out"/work/lanyard-*_"$version"_*.deb "$out/"
+  (cd "$work" && DH_QUIET=1 dpkg-buildpackage -b -us -uc -d >"$out/parts/dpkg-buildpackage.log" 2>&1) ||
+    { tail -n 40 "$out/parts/dpkg-buildpackage.log" >&2; return 1; }
+  mv "$out"/parts/lanyard-*_"$version"_*.deb "$out/"
   if command -v lintian >/dev/null; then
     lintian --fail-on error,warning --tag-display-limit 0 --allow-root "$out"/lanyard-*_"$version"_amd64.deb
     echo "lintian: no errors, no warnings"
@@ -73,7 +73,7 @@ libraries() {  # FOLDER PROGRAM...
 
 tarball() {
   local name=lanyard-$version-linux-x86_64 to p
-  to=$out/work/$name
+  to=$out/parts/$name
   stage "$to"
   mkdir -p "$to/lib" "$to/systemd" "$to/sysusers"
   libraries "$to/lib" "${PROGRAMS[@]/#/$to/bin/}"
@@ -86,13 +86,13 @@ tarball() {
   install -m 0644 "$here"/sysusers/*.conf "$to/sysusers/"
   install -m 0755 "$here/install.sh" "$to/"
   install -m 0644 "$here/debian/copyright" "$to/COPYRIGHT"
-  tar -C "$out/work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$name" |
+  tar -C "$out/parts" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$name" |
     xz -T0 -3 >"$out/$name.tar.xz"
 }
 
-mkdir -p "$out/work"
+mkdir -p "$out/parts"
 rm -f "$out"/*.deb "$out"/*.tar.xz "$out"/SHA256SUMS
 debs
 tarball
-rm -rf "${out:?}/work"
+rm -rf "${out:?}/parts"
 (cd "$out" && sha256sum -- *.deb *.tar.xz >SHA256SUMS && ls -l -- *.deb *.tar.xz)
