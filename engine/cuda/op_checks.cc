@@ -86,6 +86,15 @@ void Bench::Download(const void* from, void* to, size_t bytes) {
   Note(stream_->Synchronize());
 }
 
+void Bench::ExpectNear(const float* address, const std::vector<float>& want, float tolerance) {
+  const std::vector<float> got = Down(address, want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    check_.values += 1;
+    if (std::fabs(got[i] - want[i]) <= tolerance) continue;  // not so for NaN
+    if (check_.different++ == 0) check_.first = Difference(i, got[i], want[i]);
+  }
+}
+
 std::string Bench::Difference(size_t at, double got, double want) {
   return Str(absl::StrFormat("at %u: %a, not %a", at, got, want));
 }

@@ -20,6 +20,7 @@ struct OpCheck {
   uint64_t different = 0;
   std::string first;     // of the different ones: "at 17: 0x1.8p+3, not 0x1.9p+3"
   std::string error;     // of a launch or a copy
+  std::string skipped;   // why this card does not run it; nothing was compared
   double seconds = 0;    // on the card, by events
   bool ok() const { return different == 0 && error.empty(); }
 };

@@ -1,6 +1,8 @@
 // Rotation, the key/value pages and attention on the card against engine/ops, for every element type: single rows of long
 // sequences (decode) and runs of rows (prefill), with and without a window. The pages are filled by the CPU's RotateAndStore,
-// compared with the card's, and then read by both.
+// compared with the card's, and then read by both. Attention in the fast form (level 80) against the exact one, within what the
+// rounding to halves explains, and its single rows against its tiles in bits.
+#include <cmath>
 #include <numeric>
 
 #include "base/half.h"
@@ -92,7 +94,9 @@ absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages, ops::cuda::D
   return absl::OkStatus();
 }
 
-void Launch(Bench& bench, ops::cuda::AttentionPlan& plan, const Case& c, ops::cuda::AttendArgs args) {
+enum class Form { kExact, kFast };
+
+void Launch(Bench& bench, const ops::cuda::AttentionPlan& plan, const Case& c, Form form, ops::cuda::AttendArgs args) {
   args.page_table = bench.Upload(plan.page_table);
   if (!plan.decode.empty()) {
     args.tiles = bench.Upload(plan.decode);
@@ -102,44 +106,83 @@ void Launch(Bench& bench, ops::cuda::AttentionPlan& plan, const Case& c, ops::cu
     args.partials = bench.Alloc<float>(
         ops::cuda::PartialFloats({c.n_heads, c.n_kv_heads, c.head_dim}, args.max_tiles, args.max_spans));
     bench.StartClock();
-    bench.Run(ops::cuda::AttendDecode(bench.stream(), args));
+    const auto attend = form == Form::kFast ? ops::cuda::AttendFastDecode : ops::cuda::AttendDecode;
+    bench.Run(attend(bench.stream(), args));
   }
   if (!plan.prefill.empty()) {
     args.tiles = bench.Upload(plan.prefill);
     args.n_tiles = bench.Count(static_cast<uint32_t>(plan.prefill.size()));
     args.max_tiles = static_cast<uint32_t>(plan.prefill.size());
     bench.StartClock();
-    bench.Run(ops::cuda::AttendPrefill(bench.stream(), args));
+    const auto attend = form == Form::kFast ? ops::cuda::AttendFastPrefill : ops::cuda::AttendPrefill;
+    bench.Run(attend(bench.stream(), args));
   }
+}
+
+// A case on both sides: the CPU's rows, and all that the card needs to make its own.
+struct Problem {
+  Pages pages;
+  std::vector<ops::AttentionRun> runs;
+  ops::cuda::AttentionPlan plan;
+  ops::cuda::AttendArgs args;
+  std::vector<float> exact;
+};
+
+absl::Status Pose(Bench& bench, const Case& c, float q_scale, Problem* out) {
+  out->pages = MakePages(bench, c);
+  RETURN_IF_ERROR(CheckRotate(bench, c, out->pages, &out->args.kv));
+  const size_t width = size_t{c.n_heads} * c.head_dim;
+  const std::vector<float> q = bench.Floats(c.n_rows * width, q_scale);
+  out->runs = {{0, c.pos, c.n_rows, out->pages.table.data(), 0}};
+  const std::vector<uint32_t> counts = {static_cast<uint32_t>(out->pages.table.size())};
+  ops::cuda::PlanAttention(out->runs, counts, {c.n_heads, c.n_kv_heads, c.head_dim}, &out->plan);
+  out->args.q = bench.Upload(q);
+  out->args.q_stride = width;
+  out->args.out_stride = width;
+  out->args.n_heads = c.n_heads;
+  out->args.window = c.window;
+  out->exact.resize(q.size());
+  ops::AttentionScratch scratch(1, static_cast<int>(c.n_heads), out->pages.kv.n_kv_heads, out->pages.kv.head_dim, c.n_rows);
+  ops::Attend(Isa::kScalar, bench.pool(),
+              {out->pages.kv, static_cast<int>(c.n_heads), c.window, q.data(), static_cast<int64_t>(width), out->exact.data(),
+               static_cast<int64_t>(width), out->runs.data(), 1},
+              scratch);
+  return absl::OkStatus();
 }
 
 absl::Status CheckOne(Bench& bench, const Case& c) {
   bench.Begin(c.n_rows == 1 ? "rotate, attend (decode)" : "rotate, attend (prefill)", Describe(c));
-  Pages pages = MakePages(bench, c);
-  ops::cuda::DeviceKv device_kv;
-  RETURN_IF_ERROR(CheckRotate(bench, c, pages, &device_kv));
-  const size_t width = size_t{c.n_heads} * c.head_dim;
-  const std::vector<float> q = bench.Floats(c.n_rows * width, 2);
-  std::vector<float> out(q.size());
-  const std::vector<ops::AttentionRun> runs = {{0, c.pos, c.n_rows, pages.table.data(), 0}};
-  const std::vector<uint32_t> counts = {static_cast<uint32_t>(pages.table.size())};
-  ops::cuda::AttentionPlan plan;
-  ops::cuda::PlanAttention(runs, counts, {c.n_heads, c.n_kv_heads, c.head_dim}, &plan);
-  ops::cuda::AttendArgs args;
-  args.kv = device_kv;
-  args.q = bench.Upload(q);
-  args.q_stride = width;
-  args.out = bench.Alloc<float>(out.size());
-  args.out_stride = width;
-  args.n_heads = c.n_heads;
-  args.window = c.window;
-  Launch(bench, plan, c, args);
-  ops::AttentionScratch scratch(1, static_cast<int>(c.n_heads), pages.kv.n_kv_heads, pages.kv.head_dim, c.n_rows);
-  ops::Attend(Isa::kScalar, bench.pool(),
-              {pages.kv, static_cast<int>(c.n_heads), c.window, q.data(), static_cast<int64_t>(width), out.data(),
-               static_cast<int64_t>(width), runs.data(), 1},
-              scratch);
-  bench.Expect(args.out, out);
+  Problem problem;
+  RETURN_IF_ERROR(Pose(bench, c, 2, &problem));
+  problem.args.out = bench.Alloc<float>(problem.exact.size());
+  Launch(bench, problem.plan, c, Form::kExact, problem.args);
+  bench.Expect(problem.args.out, problem.exact);
+  return bench.End();
+}
+
+absl::Status CheckFast(Bench& bench, const Case& c) {
+  bench.Begin(c.n_rows == 1 ? "attend, fast form (decode)" : "attend, fast form (prefill)", Describe(c));
+  if (!ops::cuda::HasFastAttention({c.n_heads, c.n_kv_heads, c.head_dim}, c.element, bench.level())) {
+    bench.Skip(absl::StrCat("the fast form needs kernels of level ", ops::cuda::kFastAttentionLevel, ", this card's are of ",
+                            bench.level()));
+    return bench.End();
+  }
+  Problem problem;
+  // Scores up to about 30, as in tests/ptx, which has the same tolerance.
+  RETURN_IF_ERROR(Pose(bench, c, 24.0f / std::sqrt(static_cast<float>(c.head_dim)), &problem));
+  problem.args.out = bench.Alloc<float>(problem.exact.size());
+  Launch(bench, problem.plan, c, Form::kFast, problem.args);
+  constexpr float kTolerance = 0.04f;
+  bench.ExpectNear(problem.args.out, problem.exact, kTolerance);
+  // The same rows one by one.
+  const std::vector<float> tiles = bench.Down(problem.args.out, problem.exact.size());
+  ops::cuda::AttentionPlan singles = problem.plan;
+  singles.decode.clear();
+  singles.prefill.clear();
+  for (uint32_t i = 0; i < c.n_rows; ++i) singles.decode.push_back({i, 1, c.pos + i, 0, 0});
+  problem.args.out = bench.Alloc<float>(problem.exact.size());
+  Launch(bench, singles, c, Form::kFast, problem.args);
+  bench.Expect(problem.args.out, tiles);
   return bench.End();
 }
 
@@ -154,6 +197,15 @@ absl::Status CheckAttention(Bench& bench) {
     RETURN_IF_ERROR(CheckOne(bench, {element, 4, 1, 256, 512, 1500, 1}));
     RETURN_IF_ERROR(CheckOne(bench, {element, 32, 8, 128, 0, 200, 57}));
     RETURN_IF_ERROR(CheckOne(bench, {element, 8, 2, 80, 0, 40, 5}));
+  }
+  for (const KvElement element : {KvElement::kF16, KvElement::kI8}) {
+    RETURN_IF_ERROR(CheckFast(bench, {element, 6, 2, 64, 0, 70, 1}));
+    RETURN_IF_ERROR(CheckFast(bench, {element, 4, 2, 64, 20, 33, 21}));
+    if (bench.small()) continue;
+    RETURN_IF_ERROR(CheckFast(bench, {element, 32, 8, 128, 0, 1000, 1}));
+    RETURN_IF_ERROR(CheckFast(bench, {element, 32, 8, 128, 0, 200, 57}));
+    RETURN_IF_ERROR(CheckFast(bench, {element, 4, 1, 256, 512, 1500, 1}));
+    RETURN_IF_ERROR(CheckFast(bench, {element, 4, 1, 256, 512, 600, 40}));
   }
   return absl::OkStatus();
 }

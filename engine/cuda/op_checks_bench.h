@@ -30,6 +30,8 @@ class Bench {
   // A check between Begin and End: the first error of the calls between is the check's. End frees what was taken.
   void Begin(std::string op, std::string variant);
   absl::Status End();
+  // Instead of what a check would do.
+  void Skip(std::string why) { check_.skipped = std::move(why); }
   // A launch, timed.
   void Run(const absl::Status& launched);
   void StartClock();
@@ -66,6 +68,9 @@ class Bench {
     Download(address, got.data(), count * sizeof(T));
     return got;
   }
+
+  // The values on the card, none further off than `tolerance`. Where what is compared is another form of the operation.
+  void ExpectNear(const float* address, const std::vector<float>& want, float tolerance);
 
   uint64_t Below(uint64_t n) { return random_() % n; }
   float Uniform(float scale) { return (static_cast<float>(random_() % 2000001) - 1e6f) * 1e-6f * scale; }
