@@ -26,7 +26,6 @@ struct Flags {
   std::vector<std::string> model;
   int threads = 0;
   double speed = 0;
-  bool insecure_lan = false;
   bool log_json = false;
 };
 
@@ -38,7 +37,6 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   if (out.name.empty()) out.name = absl::StrCat("w", getpid());
   RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
   out.listen = flags.listen;
-  out.insecure_lan = flags.insecure_lan;
   out.threads = flags.threads > 0 ? flags.threads : worker::ProcessorCount();
   out.isa = ops::BestIsa();
   if (!flags.isa.empty()) {
@@ -54,6 +52,7 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   out.weights.local_dir = flags.models;
   out.factory = worker::EngineStages();
   ASSIGN_OR_RETURN(const engine::DeviceFlags devices, engine::ParseDevices(flags.devices, flags.vram));
+  worker::GiveDriverACache(out.weights.state_dir);
   ASSIGN_OR_RETURN(out.devices, engine::OpenDevices(devices));
   return out;
 }
@@ -64,6 +63,7 @@ absl::Status Run(const Flags& flags) {
   SetupLog({level, flags.log_json, options.name});
   RETURN_IF_ERROR(MakePrivateDir(options.weights.state_dir));
   ASSIGN_OR_RETURN(const worker::StateLock lock, worker::StateLock::Take(options.weights.state_dir));
+  options.rates = worker::RatesOf(options.devices, options.weights.state_dir);
   const sigset_t signals = apps::BlockEndingSignals();
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
@@ -97,7 +97,6 @@ int main(int argc, char** argv) {
   app.add_option("--vram", flags.vram, "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   app.add_option("--speed", flags.speed, "relative speed for the planner (default: threads x instruction set)")
       ->check(CLI::Range(0.001, 1e6));
-  app.add_flag("--insecure-lan", flags.insecure_lan, "listen beyond loopback without encryption");
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")->capture_default_str();
   app.add_flag("--log-json", flags.log_json, "one JSON object a line");
   apps::AddConfigFile(app, "LANYARD_WORKER");

@@ -117,6 +117,18 @@ ordered_json NodeJson(const NodeStatus& n) {
   out["fetched_bytes"] = n.fetched_bytes;
   out["load_done_bytes"] = n.load_done_bytes;
   out["load_total_bytes"] = n.load_total_bytes;
+  out["devices"] = ordered_json::array();
+  for (const coordinator::NodeDevice& d : n.devices) {
+    out["devices"].push_back({{"name", d.name},
+                              {"model", d.model},
+                              {"memory_bytes", d.memory_bytes},
+                              {"speed", d.speed},
+                              {"read_bytes_per_second", d.read_bytes_per_second},
+                              {"int8_ops_per_second", d.int8_ops_per_second},
+                              {"f16_ops_per_second", d.f16_ops_per_second},
+                              {"to_device_bytes_per_second", d.to_device_bytes_per_second},
+                              {"to_host_bytes_per_second", d.to_host_bytes_per_second}});
+  }
   return out;
 }
 

@@ -16,15 +16,22 @@ double RelativeSpeed(int threads, ops::Isa isa) {
   return threads * factor;
 }
 
-double CardSpeed(const cuda::DeviceInfo& card) {
-  constexpr double kShareReached = 0.75;
-  constexpr double kUntold = 20;                    // of a card whose driver does not say
+double PeakReadBytes(const cuda::DeviceInfo& card) {
   // Two transfers a clock, as the driver counts.
-  const double bytes_per_second = 2e3 * card.memory_clock_khz * (card.memory_bus_bits / 8.0);
-  return bytes_per_second > 0 ? std::max(1.0, kShareReached * bytes_per_second / stage::kBytesPerSecondAtSpeed1) : kUntold;
+  return 2e3 * card.memory_clock_khz * (card.memory_bus_bits / 8.0);
 }
 
-std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices) {
+double CardSpeed(const cuda::DeviceInfo& card, const net::DeviceRates& rates) {
+  constexpr double kShareOfMeasured = 0.8;  // that weights reach of what a kernel reaches that only reads
+  constexpr double kShareOfPeak = 0.75;
+  constexpr double kUntold = 20;            // of a card whose driver does not say
+  double bytes_per_second = kShareOfMeasured * rates.read_bytes_per_second;
+  if (bytes_per_second <= 0) bytes_per_second = kShareOfPeak * PeakReadBytes(card);
+  return bytes_per_second > 0 ? std::max(1.0, bytes_per_second / stage::kBytesPerSecondAtSpeed1) : kUntold;
+}
+
+std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices,
+                                      const std::map<std::string, net::DeviceRates>& rates) {
   // Partial sums of attention, padding, whole blocks.
   constexpr uint64_t kMarginBytes = uint64_t{40} << 20;
   constexpr size_t kMaxModelBytes = 60;
@@ -33,8 +40,12 @@ std::vector<net::DeviceHello> HelloOf(const std::vector<std::shared_ptr<engine::
     const uint64_t bytes = device->BudgetBytes();
     if (device->lost() || bytes <= kMarginBytes) continue;
     const cuda::DeviceInfo& info = device->info();
-    out.push_back({"cuda", device->name(), info.name.substr(0, kMaxModelBytes), bytes - kMarginBytes, CardSpeed(info),
-                   device->fast_attention()});
+    const auto measured = rates.find(device->name());
+    net::DeviceHello hello{"cuda", device->name(), info.name.substr(0, kMaxModelBytes), bytes - kMarginBytes, 1};
+    if (measured != rates.end()) hello.rates = measured->second;
+    hello.speed = CardSpeed(info, hello.rates);
+    hello.fast_attention = device->fast_attention();
+    out.push_back(std::move(hello));
   }
   return out;
 }

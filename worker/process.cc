@@ -76,6 +76,15 @@ int ProcessorCount() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+void GiveDriverACache(const std::string& state_dir) {
+  const auto set = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return value != nullptr && *value != '\0';
+  };
+  if (set("CUDA_CACHE_PATH") || set("HOME")) return;
+  setenv("CUDA_CACHE_PATH", (state_dir + "/cuda-cache").c_str(), 1);
+}
+
 absl::StatusOr<StateLock> StateLock::Take(const std::string& state_dir) {
   const std::string path = state_dir + "/lock";
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);

@@ -20,6 +20,10 @@ uint64_t AvailableBytes();     // MemAvailable of the machine
 std::string HostName();        // made of A-Z a-z 0-9 . _ -; "" when it has none that fits
 int ProcessorCount();          // that this process may use
 
+// A place for the kernels that the NVIDIA driver compiles, below `state_dir`, where it would find none by itself (a service
+// without HOME): else every start compiles them anew. Before the driver is opened, and before the first thread starts.
+void GiveDriverACache(const std::string& state_dir);
+
 // Held until destroyed or the process ends. AlreadyExists naming the holder when another process has it.
 class StateLock {
  public:

@@ -106,6 +106,10 @@ void Membership::OnHeartbeat(net::LinkId link, const net::Heartbeat& heartbeat) 
   member->heartbeat.busy = std::isfinite(busy) ? std::clamp(busy, 0.0, 1.0) : 0;
 }
 
+void Membership::OnDevices(net::LinkId link, const net::DevicesChanged& changed) {
+  if (Member* member = MutableFind(link); member != nullptr) member->hello.devices = changed.devices;
+}
+
 std::optional<Member> Membership::OnGone(net::LinkId link) {
   Member* member = MutableFind(link);
   if (member == nullptr) return std::nullopt;

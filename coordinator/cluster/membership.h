@@ -42,6 +42,7 @@ class Membership {
   // False when the link is no member's (a stale or refused one): the message is to be ignored.
   bool OnMessage(net::LinkId link, TimeNs now);
   void OnHeartbeat(net::LinkId link, const net::Heartbeat& heartbeat);
+  void OnDevices(net::LinkId link, const net::DevicesChanged& changed);
   // The member that left, if the link was one's.
   std::optional<Member> OnGone(net::LinkId link);
   // Members silent for too long: they are removed.

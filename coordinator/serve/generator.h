@@ -63,6 +63,19 @@ class TokenSink {
   virtual void OnError(const absl::Status& status, Usage usage) = 0;
 };
 
+// A card of a node; rates are measured, 0 where they are not known.
+struct NodeDevice {
+  std::string name;
+  std::string model;
+  uint64_t memory_bytes = 0;  // for stages
+  double speed = 0;
+  double read_bytes_per_second = 0;
+  double int8_ops_per_second = 0;
+  double f16_ops_per_second = 0;
+  double to_device_bytes_per_second = 0;
+  double to_host_bytes_per_second = 0;
+};
+
 struct NodeStatus {
   std::string name;
   std::string state;  // "joined" "loading" "ready" "lost"
@@ -87,6 +100,7 @@ struct NodeStatus {
   uint64_t fetched_bytes = 0;
   uint64_t load_done_bytes = 0;
   uint64_t load_total_bytes = 0;
+  std::vector<NodeDevice> devices = {};
 };
 
 struct RequestStatus {

@@ -16,6 +16,9 @@ using Result = int;               // CUresult
 using Device = int;               // CUdevice
 using Pointer = unsigned long long;  // CUdeviceptr
 using Handle = AbiHandle*;
+struct Uuid {  // CUuuid
+  unsigned char bytes[16];
+};
 
 // CUresult, those that are told apart. driver.cc has every name.
 inline constexpr Result kSuccess = 0;
@@ -114,6 +117,7 @@ inline void* const kLaunchParamBufferSize = reinterpret_cast<void*>(uintptr_t{2}
   X(DeviceTotalMem, "cuDeviceTotalMem_v2", (size_t * bytes, abi::Device device))                                       \
   X(DeviceGetAttribute, "cuDeviceGetAttribute", (int* value, int attribute, abi::Device device))                       \
   X(DeviceGetPciBusId, "cuDeviceGetPCIBusId", (char* id, int length, abi::Device device))                              \
+  X(DeviceGetUuid, "cuDeviceGetUuid_v2", (abi::Uuid * uuid, abi::Device device))                                       \
   X(DeviceCanAccessPeer, "cuDeviceCanAccessPeer", (int* can, abi::Device device, abi::Device peer))                    \
   X(PrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (abi::Handle * context, abi::Device device))                         \
   X(PrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (abi::Device device))                                           \

@@ -95,6 +95,11 @@ void CudaDevice::TakeFromStages(const Look& look) {
              FormatSize(report.budget_bytes), " are left to them");
 }
 
+std::string CudaDevice::driver_version() const {
+  const std::string told = nvml_->driver_version();
+  return told.empty() ? absl::StrCat("cuda-", context_->driver().version()) : told;
+}
+
 uint64_t CudaDevice::FreeBytes() const {
   if (context_->lost()) return 0;
   pool_->Trim();

@@ -33,6 +33,7 @@ class CudaDevice final : public Device {
   const std::shared_ptr<cuda::Module>& module() const { return module_; }
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
+  std::string driver_version() const;  // "580.65.06", or the CUDA version that it is for where NVML is absent
   double load_seconds() const { return load_seconds_; }  // that the driver took to make the kernels ready
 
   // Looks at the card again, to be called now and then by one thread: the driver may keep it waiting. While no stage is there
@@ -51,8 +52,8 @@ class CudaDevice final : public Device {
 
  private:
   CudaDevice() = default;
-
   absl::Status CheckFastAttention(const ops::cuda::AttentionShape& shape, stage::KvType kv) const;
+
   // The card and the pool's books of one moment.
   struct Look {
     cuda::CardMemory card;

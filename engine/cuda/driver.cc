@@ -185,6 +185,9 @@ absl::Status Driver::ListDevices() {
     if (api_->DeviceGetPciBusId(pci, sizeof(pci) - 1, device) == 0) info.pci_id = pci;
     std::transform(info.pci_id.begin(), info.pci_id.end(), info.pci_id.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (abi::Uuid uuid = {}; api_->DeviceGetUuid(&uuid, device) == 0) {
+      for (const unsigned char byte : uuid.bytes) info.uuid += absl::StrFormat("%02x", byte);
+    }
     size_t total = 0;
     if (api_->DeviceTotalMem(&total, device) != 0) continue;
     info.total_bytes = total;

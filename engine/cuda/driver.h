@@ -34,6 +34,7 @@ struct DeviceInfo {
   int ordinal = 0;
   std::string name;                // "NVIDIA GeForce RTX 3060"
   std::string pci_id;              // "0000:01:00.0", lower case, as NVML and lspci spell it
+  std::string uuid;                // of this very card, 32 hex digits; "" = not told
   int cc_major = 0;                // compute capability
   int cc_minor = 0;
   uint64_t total_bytes = 0;

@@ -70,11 +70,15 @@ class Prober {
     return std::max(best, 1e-9);
   }
 
-  absl::Status Memory(CardProbe& probe) {
+  absl::StatusOr<double> ReadBytesPerSecond() {
     ProbeArgs args = Arguments(0);
     args.vectors = data_->bytes() / 16;
     ASSIGN_OR_RETURN(const double read, Seconds([&] { return Run("lanyard_probe_read", blocks_, args); }));
-    probe.read_bytes_per_second = static_cast<double>(data_->bytes()) / read;
+    return static_cast<double>(data_->bytes()) / read;
+  }
+
+  absl::Status Memory(CardProbe& probe) {
+    ASSIGN_OR_RETURN(probe.read_bytes_per_second, ReadBytesPerSecond());
     const uint64_t half = data_->bytes() / 2;
     ASSIGN_OR_RETURN(const double copy, Seconds([&] {
                        return stream_->CopyOnDevice(data_->address() + half, data_->address(), half);
@@ -142,6 +146,14 @@ class Prober {
 }  // namespace
 
 absl::StatusOr<CardProbe> ProbeCard(std::shared_ptr<Module> module, const ProbeOptions& options) {
+  if (options.least_read_bytes_per_second > 0) {
+    Prober look(module, {1 << 20, 1, 1, 0});
+    RETURN_IF_ERROR(look.Prepare());
+    ASSIGN_OR_RETURN(const double read, look.ReadBytesPerSecond());
+    if (read < options.least_read_bytes_per_second) {
+      return FailedPrecondition("1 MiB of its memory at ", static_cast<int64_t>(read * 1e-6), " MB/s is no card's pace");
+    }
+  }
   const bool ampere = module->context()->device().cc() >= 80;
   Prober prober(std::move(module), options);
   RETURN_IF_ERROR(prober.Prepare());

@@ -25,6 +25,8 @@ struct ProbeOptions {
   uint64_t buffer_bytes = 256 << 20;  // taken from the card for the time of the probe; less when less is free
   int repeats = 5;                    // the best counts
   int loops = 4096;                   // of the arithmetic kernels
+  // What reads less, by a short look at its memory, is not measured (FailedPrecondition); 0: everything is.
+  double least_read_bytes_per_second = 0;
 };
 
 // Frees what it took. ResourceExhausted when not even 1 MiB is free.

@@ -120,6 +120,7 @@ SAME_CALL(DeviceGetName, ::cuDeviceGetName);
 SAME_CALL(DeviceTotalMem, ::cuDeviceTotalMem_v2);
 SAME_CALL(DeviceGetAttribute, ::cuDeviceGetAttribute);
 SAME_CALL(DeviceGetPciBusId, ::cuDeviceGetPCIBusId);
+SAME_CALL(DeviceGetUuid, ::cuDeviceGetUuid_v2);
 SAME_CALL(DeviceCanAccessPeer, ::cuDeviceCanAccessPeer);
 SAME_CALL(PrimaryCtxRetain, ::cuDevicePrimaryCtxRetain);
 SAME_CALL(PrimaryCtxRelease, ::cuDevicePrimaryCtxRelease_v2);

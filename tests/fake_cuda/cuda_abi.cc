@@ -155,6 +155,14 @@ int cuDeviceGetPCIBusId(char* id, int length, abi::Device device) {
   return 0;
 }
 
+int cuDeviceGetUuid_v2(abi::Uuid* uuid, abi::Device device) {
+  if (DeviceCard(device) == nullptr) return abi::kInvalidDevice;
+  *uuid = {};
+  uuid->bytes[0] = 0xfa;
+  uuid->bytes[15] = static_cast<unsigned char>(device);
+  return 0;
+}
+
 int cuDeviceCanAccessPeer(int* can, abi::Device device, abi::Device peer) {
   if (DeviceCard(device) == nullptr || DeviceCard(peer) == nullptr) return abi::kInvalidDevice;
   *can = World::Get().config.peer && device != peer ? 1 : 0;
