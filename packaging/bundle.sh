@@ -38,7 +38,10 @@ rm -rf "$out"
 mkdir -p "$to/repo" "$to/models"
 cp "$packages"/*.deb "$to/repo/"
 download "$to/repo" "$packages"/*.deb
-(cd "$to/repo" && dpkg-scanpackages --multiversion . /dev/null 2>/dev/null >Packages && gzip -9nk Packages)
+(cd "$to/repo" && dpkg-scanpackages --multiversion . /dev/null 2>/dev/null >Packages)
+count=$(find "$to/repo" -name '*.deb' | wc -l)
+tar -C "$to/repo" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$to/repo.tar" .
+rm -rf "$to/repo"
 cp -r "$root/ansible" "$to/"
 cp "$root/docs/install.md" "$to/"
 [[ -z $model ]] || cp "$model" "$to/models/"
@@ -46,4 +49,4 @@ sums=$(cd "$to" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256su
 echo "$sums" >"$to/SHA256SUMS"
 tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner -cf "$out/$name.tar" "$name"
 (cd "$out" && sha256sum "$name.tar" >"$name.tar.sha256")
-echo "$out/$name.tar: $(du -h "$out/$name.tar" | cut -f1), $(find "$to/repo" -name '*.deb' | wc -l) packages"
+echo "$out/$name.tar: $(du -h "$out/$name.tar" | cut -f1), $count packages"

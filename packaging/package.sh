@@ -90,9 +90,18 @@ tarball() {
     xz -T0 -3 >"$out/$name.tar.xz"
 }
 
+# The packages as a repository that apt takes, in one file (ansible/ brings it to machines).
+repository() {
+  mkdir -p "$out/parts/repo"
+  cp "$out"/*.deb "$out/parts/repo/"
+  (cd "$out/parts/repo" && dpkg-scanpackages --multiversion . /dev/null 2>/dev/null >Packages)
+  tar -C "$out/parts/repo" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf "$out/repo.tar" .
+}
+
 mkdir -p "$out/parts"
-rm -f "$out"/*.deb "$out"/*.tar.xz "$out"/SHA256SUMS
+rm -f "$out"/*.deb "$out"/*.tar.xz "$out"/repo.tar "$out"/SHA256SUMS
 debs
+repository
 tarball
 rm -rf "${out:?}/parts"
 (cd "$out" && sha256sum -- *.deb *.tar.xz >SHA256SUMS && ls -l -- *.deb *.tar.xz)

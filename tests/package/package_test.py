@@ -8,7 +8,9 @@ FOLDER of the bundle is build/bundle/lanyard-bundle-V as ./dev bundle leaves it.
 import argparse
 import json
 import pathlib
+import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -35,7 +37,8 @@ def ask(url, prompt, tokens=8):
 
 
 def install(machine, bundle, *packages):
-    machine.put(bundle / "repo", "/var/cache/lanyard/repo")
+    (machine.root / "var/cache/lanyard/repo").mkdir(parents=True)
+    subprocess.run(["tar", "-C", machine.root / "var/cache/lanyard/repo", "-xf", bundle / "repo.tar"], check=True)
     (machine.root / "etc/apt/sources.list.d/lanyard.list").write_text("deb [trusted=yes] file:/var/cache/lanyard/repo ./\n")
     (machine.root / "etc/apt/sources.list").write_text("")
     machine.run("apt-get", "-qq", "update")
@@ -97,7 +100,6 @@ def check_watchdog(machine):
 
 def check_drain(machine, url):
     """What runs when the service is stopped still gets its answer."""
-    import threading
     got = []
     thread = threading.Thread(target=lambda: got.append(ask(url, "one two three", 400)))
     thread.start()
