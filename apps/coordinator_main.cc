@@ -14,7 +14,9 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "cli/numerics_flags.h"
+#include "coordinator/access/key_ring.h"
 #include "coordinator/pool_runner.h"
+#include "coordinator/state/store.h"
 #include "web/http_server.h"
 
 namespace {
@@ -22,8 +24,9 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string model, http = "127.0.0.1:8080", ready_file, log_level = "info";
+  std::string model, ready_file, log_level = "info";
   coordinator::PoolRunnerOptions pool;
+  web::ServerOptions front;
   int ready_fd = -1;
   double drain_timeout_s = 0;
   bool log_json = false;
@@ -31,7 +34,7 @@ struct Flags {
 
 // One JSON line with the addresses, for whoever starts the workers.
 void TellReady(const Flags& flags, const std::string& http, const std::string& grpc) {
-  const nlohmann::json line = {{"http", "http://" + http}, {"grpc", grpc}, {"pid", getpid()}};
+  const nlohmann::json line = {{"http", http}, {"grpc", grpc}, {"pid", getpid()}};
   const std::string text = line.dump() + "\n";
   if (flags.ready_fd >= 0 && ::write(flags.ready_fd, text.data(), text.size()) < 0) {
     LogWarning("--ready-fd ", flags.ready_fd, " takes no line");
@@ -56,12 +59,13 @@ absl::Status Run(Flags flags) {
 
   ASSIGN_OR_RETURN(auto model,
                    coordinator::ServedModel::Load(flags.model, flags.pool.state_directory));
-  const bool insecure_lan = flags.pool.insecure_lan;
   ASSIGN_OR_RETURN(const auto pool, coordinator::PoolRunner::Start(flags.pool, std::move(model)));
-  ASSIGN_OR_RETURN(const auto http,
-                   web::HttpServer::Start({flags.http, insecure_lan, {}, {}}, pool.get()));
-  LogInfo("HTTP on http://", http->address(), ", workers join ", pool->grpc_address());
-  TellReady(flags, http->address(), pool->grpc_address());
+  ASSIGN_OR_RETURN(const auto store, coordinator::Store::Open(flags.pool.state_directory + "/lanyard.db"));
+  ASSIGN_OR_RETURN(const auto keys, coordinator::KeyRing::Open(store.get()));
+  flags.front.keys = keys.get();
+  ASSIGN_OR_RETURN(const auto http, web::HttpServer::Start(flags.front, pool.get()));
+  LogInfo("HTTP on ", http->url(), ", workers join ", pool->grpc_address());
+  TellReady(flags, http->url(), pool->grpc_address());
   const apps::ServiceWatch watch = {[&] { return Summary(pool->Status()); }, [&] { return pool->last_turn(); }};
   if (apps::WaitForEnd(signals, watch, &notifier) == SIGTERM) {
     pool->StopAdmitting();
@@ -83,7 +87,10 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", kVersion);
   app.add_option("--model", flags.model, "a GGUF file")->required();
   app.add_option("--listen", flags.pool.listen, "where workers join")->capture_default_str();
-  app.add_option("--http", flags.http, "where clients ask")->capture_default_str();
+  app.add_option("--http", flags.front.listen, "where clients ask")->capture_default_str();
+  app.add_flag("--http-open", flags.front.open, "without API keys, for every program of this machine; on loopback only");
+  app.add_option("--http-name", flags.front.host_names, "a name that clients use for this server, besides its address");
+  app.add_flag("--public", flags.front.public_address, "listen for HTTP also where the internet can reach it");
   app.add_option("--state", flags.pool.state_directory,
                  "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
   app.add_option("--workers", flags.pool.expect_workers,
@@ -98,8 +105,6 @@ int main(int argc, char** argv) {
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
-  app.add_flag("--insecure-lan", flags.pool.insecure_lan,
-               "listen beyond loopback without encryption");
   app.add_option("--ready-fd", flags.ready_fd,
                  "write one JSON line with the addresses there once both listen");
   app.add_option("--ready-file", flags.ready_file, "the same into a file");

@@ -39,6 +39,7 @@ void RegisterBench(CLI::App& app);      // cli/bench.cc
 void RegisterPlan(CLI::App& app);       // cli/plan.cc
 void RegisterRun(CLI::App& app);        // cli/run.cc: run (chat)
 void RegisterNode(CLI::App& app);       // cli/node.cc: list, ps, node status, stop
+void RegisterKey(CLI::App& app);        // cli/key.cc: key create, list, revoke
 void RegisterLoad(CLI::App& app);       // cli/load.cc
 void RegisterUp(CLI::App& app);         // cli/up.cc
 void RegisterGpuCheck(CLI::App& app);   // cli/gpu_check.cc

@@ -7,6 +7,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/api_key.h"
+#include "cli/duration.h"
 #include "cli/http_client.h"
 #include "cli/load_stats.h"
 #include "cli/progress.h"
@@ -57,7 +59,8 @@ TEST(HttpClientTest, Urls) {
   EXPECT_EQ(url("http://h:1/v1"), "http://h:1");
   EXPECT_EQ(url("h:1"), "http://h:1");
   EXPECT_EQ(url("http://[::1]:80"), "http://[::1]:80");
-  for (const char* bad : {"https://h", "ftp://h", "http://", "http://h:x", "http://h:1/path",
+  EXPECT_EQ(url("https://h:1/v1/"), "https://h:1");
+  for (const char* bad : {"https://", "ftp://h", "http://", "http://h:x", "http://h:1/path",
                           "http://h:1234567", "http://u@h"}) {
     EXPECT_EQ(url(bad).substr(0, 6), "error:") << bad;
   }
@@ -66,6 +69,39 @@ TEST(HttpClientTest, Urls) {
   EXPECT_EQ(url(""), "http://from-env:5");
   ::unsetenv("LANYARD_URL");
   EXPECT_EQ(url(""), "http://127.0.0.1:8080");
+}
+
+TEST(HttpClientTest, AMistypedKeyIsToldHere) {
+  const std::string key = ApiKeyText::Make()->Encode();
+  const auto words = [](const std::string& text) {
+    return Str(HttpClient::Create({.url = "http://h", .api_key = text}).status().message());
+  };
+  EXPECT_EQ(words(key), "");
+  EXPECT_EQ(words("sk-of-somebody-else"), "");
+  std::string altered = key;
+  altered[30] = altered[30] == 'a' ? 'b' : 'a';
+  EXPECT_NE(words(altered).find("altered"), std::string::npos);
+  EXPECT_NE(words(key.substr(0, 50)).find("cut short: 50 characters of 65"), std::string::npos);
+  EXPECT_EQ(words(altered).find(altered.substr(20, 10)), std::string::npos) << "the key stands in an error";
+}
+
+TEST(HttpClientTest, TlsFilesThatCannotBeUsed) {
+  const auto words = [](const TlsFiles& files) {
+    return Str(HttpClient::Create({.url = "https://h", .api_key = "", .tls = files}).status().message());
+  };
+  EXPECT_NE(words({.ca = "/nowhere/ca.pem", .cert = "", .key = ""}).find("/nowhere/ca.pem"), std::string::npos);
+  EXPECT_NE(words({.ca = "", .cert = "/nowhere/c.pem", .key = "/nowhere/k.pem"}).find("/nowhere/c.pem"), std::string::npos);
+  EXPECT_NE(words({.ca = "", .cert = "/nowhere/c.pem", .key = ""}).find("--cert FILE --key FILE"), std::string::npos);
+}
+
+TEST(DurationTest, Spans) {
+  EXPECT_EQ(*ParseSeconds("45s"), 45);
+  EXPECT_EQ(*ParseSeconds("30m"), 1800);
+  EXPECT_EQ(*ParseSeconds("90d"), 90 * 86400);
+  EXPECT_EQ(*ParseSeconds("2w"), 14 * 86400);
+  for (const char* bad : {"", "d", "90", "0d", "-1d", "1.5d", "9d9", "1y", "99999999999999999999d", "9999999999999w", "1 d"}) {
+    EXPECT_EQ(ParseSeconds(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
 }
 
 TEST(HttpClientTest, NobodyThere) {

@@ -1,27 +1,16 @@
 // The only file of this room with Beast in it: its parser alone, over plain sockets, which have simple time-outs.
 #include "cli/http_client.h"
 
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/http/basic_parser.hpp>
 #include <cctype>
-#include <cerrno>
-#include <chrono>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/api_key.h"
 #include "base/environment.h"
+#include "cli/admin_folder.h"
 
 namespace lanyard::cli {
 namespace {
@@ -30,7 +19,6 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 
 constexpr size_t kMaxBodyBytes = 64u << 20;  // of an answer that is kept whole
-constexpr int kPollMs = 100;                 // how often *stop is looked at
 
 // Hands headers and body bytes on as they come.
 class ReplyParser : public http::basic_parser<false> {
@@ -73,118 +61,71 @@ class ReplyParser : public http::basic_parser<false> {
   bool stopped_ = false;
 };
 
-// Closes at the end of a call; closing early is what tells the pool to cancel.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  int Release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
-
-// Waits until the socket is ready for `events`.
-absl::Status WaitFor(int fd, short events, int timeout_ms, const std::atomic<bool>* stop) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
-  while (true) {
-    if (stop != nullptr && stop->load()) return absl::CancelledError("interrupted");
-    pollfd p{.fd = fd, .events = events, .revents = 0};
-    const int n = ::poll(&p, 1, kPollMs);
-    if (n > 0) return absl::OkStatus();
-    if (n < 0 && errno != EINTR) return Internal("poll: ", std::strerror(errno));
-    if (std::chrono::steady_clock::now() >= end) {
-      return absl::DeadlineExceededError(absl::StrCat("no answer within ", timeout_ms / 1000, " s"));
+// A key of ours says by itself whether it was mistyped; others are the server's to judge.
+absl::Status CheckApiKey(const std::string& key) {
+  for (const char c : key) {
+    if (static_cast<unsigned char>(c) <= ' ' || c == 0x7f) {
+      return InvalidArgument("the API key holds spaces or control characters");
     }
   }
+  if (key.compare(0, kApiKeyPrefix.size(), kApiKeyPrefix) != 0) return absl::OkStatus();
+  return ApiKeyText::Parse(key).status();
 }
 
 }  // namespace
 
 absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
+  RETURN_IF_ERROR(UseAdminFolder(&options));
   if (options.url.empty()) options.url = EnvironmentOr("LANYARD_URL", "http://127.0.0.1:8080");
   if (options.api_key.empty()) options.api_key = EnvironmentOr("LANYARD_API_KEY", "");
+  if (options.tls.ca.empty()) options.tls.ca = EnvironmentOr("LANYARD_CA", "");
+  if (options.tls.cert.empty() && options.tls.key.empty()) {
+    options.tls.cert = EnvironmentOr("LANYARD_CERT", "");
+    options.tls.key = EnvironmentOr("LANYARD_CERT_KEY", "");
+  }
   while (!options.url.empty() && options.url.back() == '/') options.url.pop_back();
   // The base URL of OpenAI clients ends in /v1; both are understood.
   if (options.url.size() > 3 && options.url.compare(options.url.size() - 3, 3, "/v1") == 0) {
     options.url.resize(options.url.size() - 3);
   }
-  const std::string prefix = "http://";
-  if (options.url.rfind("https://", 0) == 0) {
-    return InvalidArgument("the URL ", options.url, " asks for TLS, which is not supported yet; use http://");
+  if (options.url.find("://") == std::string::npos) options.url = "http://" + options.url;
+  const bool secure = options.url.rfind("https://", 0) == 0;
+  const std::string prefix = secure ? "https://" : "http://";
+  if (options.url.rfind(prefix, 0) != 0) {
+    return InvalidArgument("the URL ", options.url, " does not start with http:// or https://");
   }
-  if (options.url.find("://") == std::string::npos) options.url = prefix + options.url;
-  if (options.url.rfind(prefix, 0) != 0) return InvalidArgument("the URL ", options.url, " does not start with http://");
-  std::string host = options.url.substr(prefix.size());
-  std::string port = "80";
-  const size_t bracket = host.find(']');
-  const size_t colon = host.find(':', bracket == std::string::npos ? 0 : bracket);
+  SocketOptions socket;
+  socket.host = options.url.substr(prefix.size());
+  socket.port = secure ? "443" : "80";
+  const size_t bracket = socket.host.find(']');
+  const size_t colon = socket.host.find(':', bracket == std::string::npos ? 0 : bracket);
   if (colon != std::string::npos) {
-    port = host.substr(colon + 1);
-    host.resize(colon);
+    socket.port = socket.host.substr(colon + 1);
+    socket.host.resize(colon);
   }
+  std::string& host = socket.host;
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  if (host.empty() || port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != std::string::npos ||
+  if (host.empty() || socket.port.empty() || socket.port.size() > 5 ||
+      socket.port.find_first_not_of("0123456789") != std::string::npos ||
       host.find_first_of("/?#@ \r\n") != std::string::npos) {
-    return InvalidArgument("the URL ", options.url, " is not of the form http://HOST:PORT");
+    return InvalidArgument("the URL ", options.url, " is not of the form ", prefix, "HOST:PORT");
   }
-  for (const char c : options.api_key) {
-    if (static_cast<unsigned char>(c) <= ' ' || c == 0x7f) {
-      return InvalidArgument("the API key holds spaces or control characters");
-    }
+  RETURN_IF_ERROR(CheckApiKey(options.api_key));
+  if (secure) {
+    ASSIGN_OR_RETURN(socket.tls, MakeTlsContext(options.tls));
   }
-  return HttpClient(std::move(options), std::move(host), std::move(port));
-}
-
-absl::StatusOr<int> HttpClient::Connect() const {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int rc = ::getaddrinfo(host_.c_str(), port_.c_str(), &hints, &found); rc != 0) {
-    return Unavailable("cannot reach the pool at ", options_.url, ": ", ::gai_strerror(rc),
-                       "\n  Check the host's name in --url or LANYARD_URL.");
-  }
-  std::string why = "no address";
-  absl::StatusOr<int> result = Unavailable("");
-  for (addrinfo* a = found; a != nullptr && !result.ok(); a = a->ai_next) {
-    Descriptor fd(::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
-    if (fd.get() < 0) continue;
-    int error = ::connect(fd.get(), a->ai_addr, a->ai_addrlen) == 0 ? 0 : errno;
-    if (error == EINPROGRESS || error == EINTR) {
-      if (const absl::Status ready = WaitFor(fd.get(), POLLOUT, options_.connect_timeout_ms, options_.stop); !ready.ok()) {
-        why = Str(ready.message());
-        if (absl::IsCancelled(ready)) result = ready;
-        continue;
-      }
-      socklen_t size = sizeof(error);
-      ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-    }
-    if (error != 0) {
-      why = std::strerror(error);
-      continue;
-    }
-    const int on = 1;
-    ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    result = fd.Release();
-  }
-  ::freeaddrinfo(found);
-  if (!result.ok() && absl::IsUnavailable(result.status())) {
-    return Unavailable("cannot reach the pool at ", options_.url, ": ", why,
-                       "\n  Start one with: lanyard up --model FILE.gguf --workers 3",
-                       "\n  or give the address of yours: --url http://HOST:PORT (or LANYARD_URL)");
-  }
-  return result;
+  socket.url = options.url;
+  socket.connect_timeout_ms = options.connect_timeout_ms;
+  socket.silence_timeout_ms = options.silence_timeout_ms;
+  socket.stop = options.stop;
+  socket.tls_name = options.tls_name;
+  socket.files = options.tls;
+  return HttpClient(std::move(options), std::move(socket));
 }
 
 absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::string& path, const std::string& body,
                                            const BodySink& sink) const {
-  ASSIGN_OR_RETURN(const int raw, Connect());
-  const Descriptor fd(raw);
+  ASSIGN_OR_RETURN(const auto socket, HttpSocket::Connect(socket_));
   std::string request = absl::StrCat(AbslView(method), " ", path, " HTTP/1.1\r\nHost: ",
                                      options_.url.substr(options_.url.find("://") + 3),
                                      "\r\nUser-Agent: lanyard\r\nConnection: close\r\n");
@@ -193,33 +134,21 @@ absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::s
     absl::StrAppend(&request, "Content-Type: application/json\r\nContent-Length: ", body.size(), "\r\n");
   }
   absl::StrAppend(&request, "\r\n", body);
-  size_t sent = 0;
-  while (sent < request.size()) {
-    const ssize_t n = ::send(fd.get(), request.data() + sent, request.size() - sent, MSG_NOSIGNAL);
-    if (n >= 0) {
-      sent += static_cast<size_t>(n);
-    } else if (errno == EAGAIN) {
-      RETURN_IF_ERROR(WaitFor(fd.get(), POLLOUT, options_.silence_timeout_ms, options_.stop));
-    } else if (errno != EINTR) {
-      break;  // the answer may already be here: 413
-    }
-  }
+  RETURN_IF_ERROR(socket->Send(request));
   HttpReply reply;
   ReplyParser parser(&reply, sink);
   std::string buffer;
   char piece[64 << 10];
   while (!parser.is_done()) {
-    RETURN_IF_ERROR(WaitFor(fd.get(), POLLIN, options_.silence_timeout_ms, options_.stop));
-    const ssize_t n = ::recv(fd.get(), piece, sizeof(piece), 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+    ASSIGN_OR_RETURN(const size_t n, socket->Receive(piece, sizeof(piece)));
     beast::error_code ec;
-    if (n <= 0) {
+    if (n == 0) {
       if (parser.got_some()) parser.put_eof(ec);
       if (parser.is_done() && !ec) break;
       return Unavailable("the pool at ", options_.url, " closed the connection in the middle of an answer",
                          "\n  Look at it with: lanyard node status");
     }
-    buffer.append(piece, static_cast<size_t>(n));
+    buffer.append(piece, n);
     while (!buffer.empty() && !parser.is_done()) {
       const size_t used = parser.put(boost::asio::buffer(buffer), ec);
       if (parser.stopped()) return reply;
@@ -234,24 +163,21 @@ absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::s
   return reply;
 }
 
-absl::StatusOr<HttpReply> HttpClient::Get(const std::string& path) const {
-  std::string body;
-  ASSIGN_OR_RETURN(HttpReply reply, Call("GET", path, "", [&](int, std::string_view bytes) {
-                     body += bytes;
-                     return body.size() <= kMaxBodyBytes;
+absl::StatusOr<HttpReply> HttpClient::Whole(std::string_view method, const std::string& path,
+                                            const std::string& body) const {
+  std::string answer;
+  ASSIGN_OR_RETURN(HttpReply reply, Call(method, path, body, [&](int, std::string_view bytes) {
+                     answer += bytes;
+                     return answer.size() <= kMaxBodyBytes;
                    }));
-  reply.body = std::move(body);
+  reply.body = std::move(answer);
   return reply;
 }
 
+absl::StatusOr<HttpReply> HttpClient::Get(const std::string& path) const { return Whole("GET", path, ""); }
+absl::StatusOr<HttpReply> HttpClient::Delete(const std::string& path) const { return Whole("DELETE", path, ""); }
 absl::StatusOr<HttpReply> HttpClient::Post(const std::string& path, const std::string& json_body) const {
-  std::string body;
-  ASSIGN_OR_RETURN(HttpReply reply, Call("POST", path, json_body, [&](int, std::string_view bytes) {
-                     body += bytes;
-                     return body.size() <= kMaxBodyBytes;
-                   }));
-  reply.body = std::move(body);
-  return reply;
+  return Whole("POST", path, json_body);
 }
 
 absl::Status HttpClient::Stream(const std::string& path, const std::string& json_body,
@@ -278,6 +204,7 @@ absl::Status StatusOfReply(const HttpReply& reply) {
   switch (reply.status) {
     case 400:
     case 413: return InvalidArgument(message);
+    case 409: return absl::AlreadyExistsError(message);
     case 401: return absl::UnauthenticatedError(message);
     case 403: return absl::PermissionDeniedError(message);
     case 404: return NotFound(message);

@@ -7,8 +7,10 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/status.h"
+#include "cli/http_socket.h"
 
 namespace lanyard::cli {
 
@@ -21,17 +23,22 @@ struct HttpReply {
 class HttpClient {
  public:
   struct Options {
-    std::string url;      // "http://HOST[:PORT]"; empty: LANYARD_URL, then http://127.0.0.1:8080
-    std::string api_key;  // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
+    std::string url;        // "http[s]://HOST[:PORT]"; empty: LANYARD_URL, then http://127.0.0.1:8080
+    std::string api_key;    // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
+    std::string admin = {};  // an administrator's folder (admin_folder.h)
+    TlsFiles tls = {};      // of https; empty: LANYARD_CA, LANYARD_CERT with LANYARD_CERT_KEY
+    std::string tls_name = {};  // what the server's certificate must be for; empty: the URL's host
     int connect_timeout_ms = 5'000;
     int silence_timeout_ms = 600'000;  // without a byte from the server (streams ping every 10 s)
     const std::atomic<bool>* stop = nullptr;
   };
-  // InvalidArgument for a malformed URL or https (not there yet).
+  // InvalidArgument for a malformed URL, a mistyped key of Lanyard's, or files that cannot be read.
   static absl::StatusOr<HttpClient> Create(Options options);
 
   // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do); DeadlineExceeded; Cancelled.
+  // Of TLS: see http_socket.h.
   absl::StatusOr<HttpReply> Get(const std::string& path) const;
+  absl::StatusOr<HttpReply> Delete(const std::string& path) const;
   absl::StatusOr<HttpReply> Post(const std::string& path, const std::string& json_body) const;
 
   // POSTs and calls on_data with the data of every event until it returns false or the stream ends. An answer that is not
@@ -42,16 +49,14 @@ class HttpClient {
   const std::string& url() const { return options_.url; }
 
  private:
-  HttpClient(Options options, std::string host, std::string port)
-      : options_(std::move(options)), host_(std::move(host)), port_(std::move(port)) {}
+  HttpClient(Options options, SocketOptions socket) : options_(std::move(options)), socket_(std::move(socket)) {}
   using BodySink = std::function<bool(int status, std::string_view bytes)>;
   absl::StatusOr<HttpReply> Call(std::string_view method, const std::string& path, const std::string& body,
                                  const BodySink& sink) const;
-  absl::StatusOr<int> Connect() const;
+  absl::StatusOr<HttpReply> Whole(std::string_view method, const std::string& path, const std::string& body) const;
 
   Options options_;
-  std::string host_;
-  std::string port_;
+  SocketOptions socket_;
 };
 
 // OK for 2xx; else the error's message with the code that gives the right exit code: 401 and 403 denied, 404 not found,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/cli.h"
+#include "cli/connection.h"
 #include "cli/http_client.h"
 #include "cli/interrupt.h"
 #include "cli/load_stats.h"
@@ -133,9 +134,7 @@ void RegisterLoad(CLI::App& app) {
                  "      tokens_per_s: generated tokens of all users; ttft_ms: to the first text; "
                  "between_ms: from text to text",
                  [o] { return Load(*o); });
-  load->add_option("--url", o->http.url,
-                   "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
-  load->add_option("--api-key", o->http.api_key, "Key for the pool (default: LANYARD_API_KEY)");
+  AddConnectionFlags(load, &o->http);
   load->add_option("--model", o->model, "Id of a model of the pool (default: its own)");
   load->add_option("--users", o->users, "Requests at a time")->check(CLI::Range(1, 1000));
   load->add_option("--requests", o->requests, "Requests in all")->check(CLI::Range(1, 1'000'000));

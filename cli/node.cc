@@ -7,7 +7,9 @@
 
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/connection.h"
 #include "cli/http_client.h"
+#include "cli/pool_json.h"
 #include "cli/table.h"
 
 namespace lanyard::cli {
@@ -22,35 +24,6 @@ struct Options {
   bool wait = true;
 };
 
-absl::StatusOr<ordered_json> GetJson(const HttpClient& client, const std::string& path) {
-  ASSIGN_OR_RETURN(const HttpReply reply, client.Get(path));
-  RETURN_IF_ERROR(StatusOfReply(reply));
-  ordered_json body = ordered_json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-  if (!body.is_object())
-    return Internal("what answers at ", client.url(), path,
-                    " is not a Lanyard pool (no JSON object)");
-  return body;
-}
-
-// Values of a type that was not expected become empty: a table must not fail on a newer server.
-std::string Text(const ordered_json& object, const char* key) {
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return "";
-  return it->is_string() ? it->get<std::string>() : it->dump();
-}
-uint64_t Count(const ordered_json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_number_unsigned() ? it->get<uint64_t>() : 0;
-}
-double Real(const ordered_json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_number() ? it->get<double>() : 0;
-}
-const ordered_json& List(const ordered_json& object, const char* key) {
-  static const ordered_json kEmpty = ordered_json::array();
-  const auto it = object.find(key);
-  return it != object.end() && it->is_array() ? *it : kEmpty;
-}
 std::string Bytes(const ordered_json& object, const char* key) {
   return FormatSize(Count(object, key));
 }
@@ -64,8 +37,6 @@ std::string Duty(const ordered_json& node) {
   if (node.value("samples", ordered_json(false)) == true) out += " +head";
   return out;
 }
-
-void Print(const ordered_json& value) { std::printf("%s\n", value.dump().c_str()); }
 
 int ListModels(const Options& o) {
   const auto client = HttpClient::Create(o.http);
@@ -186,12 +157,6 @@ int Stop(const Options& o) {
   return kOk;
 }
 
-void AddUrl(CLI::App* command, Options* o) {
-  command->add_option("--url", o->http.url,
-                      "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
-  command->add_option("--api-key", o->http.api_key, "Key for the pool (default: LANYARD_API_KEY)");
-}
-
 }  // namespace
 
 void RegisterNode(CLI::App& app) {
@@ -205,7 +170,7 @@ void RegisterNode(CLI::App& app) {
                  "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]}",
                  [options] { return ListModels(*options); });
   list->alias("ls");
-  AddUrl(list, options.get());
+  AddConnectionFlags(list, &options->http);
   list->add_flag("--json", options->json, kJson);
 
   CLI::App* ps = AddCommand(
@@ -214,7 +179,7 @@ void RegisterNode(CLI::App& app) {
       "      {\"requests\":[{\"request_id\",\"state\",\"prompt_tokens\",\"prefilled_tokens\","
       "\"completion_tokens\",\"age_s\"}]}",
       [options] { return ListRequests(*options); });
-  AddUrl(ps, options.get());
+  AddConnectionFlags(ps, &options->http);
   ps->add_flag("--json", options->json, kJson);
 
   CLI::App* node = AddCommand(app, "node", "Machines of a pool",
@@ -227,13 +192,13 @@ void RegisterNode(CLI::App& app) {
                  "{\"nodes\":[{\"name\",\"state\",\"layers\",\"weights_bytes\",...}]}",
                  [options] { return NodeStatus(*options); });
   status->add_option("NAME", options->name, "One machine only, with all that is known of it");
-  AddUrl(status, options.get());
+  AddConnectionFlags(status, &options->http);
   status->add_flag("--json", options->json, kJson);
 
   CLI::App* stop = AddCommand(app, "stop", "Stops a pool cleanly",
                               "  lanyard stop\n  lanyard stop --url http://127.0.0.1:8090",
                               [options] { return Stop(*options); });
-  AddUrl(stop, options.get());
+  AddConnectionFlags(stop, &options->http);
   stop->add_flag("!--no-wait", options->wait, "Do not wait until the pool has stopped");
   stop->add_flag("--json", options->json, kJson);
 }

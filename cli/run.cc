@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "cli/cli.h"
+#include "cli/connection.h"
 #include "cli/http_client.h"
 #include "cli/interrupt.h"
 
@@ -328,10 +329,7 @@ void RegisterRun(CLI::App& app) {
                  "  cat letter.txt | lanyard run --system 'Summarise this letter.'",
                  [options] { return Run(*options); });
   run->add_option("MODEL", options->model, "Id of a model of the pool (default: its first)");
-  run->add_option("--url", options->http.url,
-                  "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
-  run->add_option("--api-key", options->http.api_key,
-                  "Key for the pool (default: LANYARD_API_KEY)");
+  AddConnectionFlags(run, &options->http);
   run->add_option("--prompt", options->prompt,
                   "One question; without it text on standard input, or a conversation");
   run->add_option("--system", options->system, "What the model is told before the conversation");

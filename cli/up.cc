@@ -50,6 +50,7 @@ struct Options {
   uint32_t users = 0;
   uint32_t port = 8080;
   std::string state;
+  bool http_open = false;
   stage::NumericsChoice numerics;
   std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
   std::vector<std::string> vram;
@@ -179,6 +180,7 @@ absl::Status Pool::StartCoordinator() {
   if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
   if (o_.users > 0) spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
   for (std::string& word : NumericsArgs(o_.numerics)) spec.args.push_back(std::move(word));
+  if (o_.http_open) spec.args.emplace_back("--http-open");
   coordinator_ = std::make_unique<Process>(std::move(spec));
   return coordinator_->Start();
 }
@@ -401,6 +403,10 @@ int Up(const Options& o) {
   if (::access(o.model.c_str(), R_OK) != 0) {
     return Fail(NotFound("cannot read the model ", o.model, ": ", std::strerror(errno)));
   }
+  if (!o.http_open) {
+    return Fail(InvalidArgument("lanyard up serves this machine without API keys, and wants that to be said: give --http-open. ",
+                                "A pool with keys: lanyard-coordinator and lanyard-worker"));
+  }
   if (!o.memory.empty()) {
     if (const auto bytes = ParseSize(o.memory); !bytes.ok())
       return Fail(Annotate(bytes.status(), "--memory-per-worker"));
@@ -419,8 +425,8 @@ void RegisterUp(CLI::App& app) {
       app, "up",
       "Runs a whole pool on this machine: a coordinator and workers, each with its part of the "
       "model",
-      "  lanyard up --model smollm2.gguf --workers 3\n"
-      "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
+      "  lanyard up --model smollm2.gguf --workers 3 --http-open\n"
+      "  lanyard up --model smollm2.gguf --workers 3 --http-open --memory-per-worker 88MiB --port 0 --json\n"
       "      one line when ready: "
       "{\"url\",\"api_key\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{"
       "\"name\",\n"
@@ -446,6 +452,8 @@ void RegisterUp(CLI::App& app) {
       ->check(CLI::Range(1, 4096));
   up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")
       ->check(CLI::Range(0, 65535));
+  up->add_flag("--http-open", o->http_open,
+               "No API keys: every program of this machine may use the pool and stop it");
   up->add_option("--state", o->state,
                  "Directory for logs and caches (default: ~/.local/state/lanyard/up/MODEL)");
   AddNumericsFlags(*up, &o->numerics);

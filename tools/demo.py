@@ -37,7 +37,8 @@ def main():
     args = parser.parse_args()
     lanyard = args.bin / "lanyard"
     state = pathlib.Path(__file__).resolve().parents[1] / "build" / "demo-state"
-    command = [lanyard, "up", "--model", args.model, "--workers", args.workers, "--port", 0, "--state", state, "--json"]
+    command = [lanyard, "up", "--model", args.model, "--workers", args.workers, "--port", 0, "--state", state, "--json",
+               "--http-open"]
     print(f"\n$ {shell_words(command)}", flush=True)
     # Its own process group: Ctrl-C in the chat is the chat's.
     pool = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, start_new_session=True)

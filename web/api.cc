@@ -5,13 +5,16 @@
 
 #include "base/status.h"
 #include "base/version.h"
+#include "web/cluster_handler.h"
 #include "web/completion_handler.h"
 #include "web/errors.h"
+#include "web/key_handler.h"
 
 namespace lanyard::web {
 namespace {
 
 using coordinator::Generator;
+using coordinator::NodeDevice;
 using coordinator::NodeStatus;
 using coordinator::PoolStatus;
 using coordinator::RequestStatus;
@@ -63,18 +66,6 @@ std::string ProgressText(const PoolStatus& status) {
     separator = ", ";
   }
   return text;
-}
-
-// llama.cpp's shape, which its clients know; the code is a number here.
-void Health(const Generator& generator, ResponseWriter& writer) {
-  const PoolStatus status = generator.Status();
-  if (status.ready) return SendJson(writer, {{"status", "ok"}});
-  Response response;
-  response.status = 503;
-  response.headers.emplace_back("Retry-After", "2");
-  response.body = Dump(
-      {{"error", {{"code", 503}, {"message", ProgressText(status)}, {"type", "unavailable_error"}}}});
-  writer.Send(std::move(response));
 }
 
 void Ready(const Generator& generator, ResponseWriter& writer) {
@@ -164,30 +155,49 @@ std::string StatusJson(const PoolStatus& status) {
   return Dump(out);
 }
 
-Router MakeRouter(Generator* g) {
+Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::ClusterAdmin* cluster) {
   using Writer = std::shared_ptr<ResponseWriter>;
   const Access pub = Access::kPublic;
   const Access user = Access::kUser;
   const Access admin = Access::kAdmin;
   return Router({
-      {"GET", "/health", pub, [g](const Request&, Writer w) { Health(*g, *w); }},
-      {"GET", "/readyz", pub, [g](const Request&, Writer w) { Ready(*g, *w); }},
-      {"GET", "/livez", pub, [](const Request&, Writer w) { SendJson(*w, {{"status", "ok"}}); }},
-      {"GET", "/version", pub, [](const Request&, Writer w) { Version(*w); }},
-      {"GET", "/metrics", pub, [g](const Request&, Writer w) { Metrics(*g, *w); }},
-      {"GET", "/v1/models", user, [g](const Request&, Writer w) { ListModels(*g, *w); }},
-      {"GET", "/v1/models/*", user, [g](const Request& r, Writer w) { GetModel(*g, r, *w); }},
-      {"POST", "/v1/chat/completions", user,
+      {"GET", "/health", pub, "the constant `{\"status\":\"ok\"}`: the program runs",
+       [](const Request&, Writer w) { SendJson(*w, {{"status", "ok"}}); }},
+      {"GET", "/livez", user, "the same", [](const Request&, Writer w) { SendJson(*w, {{"status", "ok"}}); }},
+      {"GET", "/readyz", user, "200 when it answers, else 503 with how far loading is",
+       [g](const Request&, Writer w) { Ready(*g, *w); }},
+      {"GET", "/version", user, "version, protocol, numerics", [](const Request&, Writer w) { Version(*w); }},
+      {"GET", "/metrics", user, "Prometheus text; counts and times, no names and no texts",
+       [g](const Request&, Writer w) { Metrics(*g, *w); }},
+      {"GET", "/v1/models", user, "what is served", [g](const Request&, Writer w) { ListModels(*g, *w); }},
+      {"GET", "/v1/models/*", user, "one model", [g](const Request& r, Writer w) { GetModel(*g, r, *w); }},
+      {"POST", "/v1/chat/completions", user, "OpenAI's",
        [g](const Request& r, Writer w) { HandleChatCompletion(g, r, std::move(w)); }},
-      {"POST", "/v1/completions", user,
+      {"POST", "/v1/completions", user, "OpenAI's",
        [g](const Request& r, Writer w) { HandleTextCompletion(g, r, std::move(w)); }},
-      {"GET", "/admin/v1/status", admin,
+      {"GET", "/admin/v1/status", admin, "the pool: state, plan and its reasons, machines, requests, KV blocks",
        [g](const Request&, Writer w) {
          Response response;
          response.body = StatusJson(g->Status());
          w->Send(std::move(response));
        }},
-      {"POST", "/admin/v1/stop", admin, [g](const Request&, Writer w) { Stop(g, *w); }},
+      {"POST", "/admin/v1/stop", admin, "a clean stop", [g](const Request&, Writer w) { Stop(g, *w); }},
+      {"GET", "/admin/v1/keys", admin, "every API key, without its text",
+       [keys](const Request&, Writer w) { ListKeys(keys, *w); }},
+      {"POST", "/admin/v1/keys", admin, "a new API key; its text is in this answer and nowhere else",
+       [keys](const Request& r, Writer w) { CreateKey(keys, r, *w); }},
+      {"DELETE", "/admin/v1/keys/*", admin, "revokes a key, by name or id; what it is being answered ends within a second",
+       [keys](const Request& r, Writer w) { RevokeKey(keys, r, *w); }},
+      {"GET", "/admin/v1/tokens", admin, "join tokens that can still be used, without their text",
+       [cluster](const Request&, Writer w) { ListTokens(cluster, *w); }},
+      {"POST", "/admin/v1/tokens", admin, "a new join token; its text is in this answer and nowhere else",
+       [cluster](const Request& r, Writer w) { CreateToken(cluster, r, *w); }},
+      {"DELETE", "/admin/v1/tokens/*", admin, "withdraws a join token",
+       [cluster](const Request& r, Writer w) { RevokeToken(cluster, r, *w); }},
+      {"GET", "/admin/v1/members", admin, "who belongs to the cluster, and who was revoked",
+       [cluster](const Request&, Writer w) { ListMembers(cluster, *w); }},
+      {"DELETE", "/admin/v1/members/*", admin, "revokes a node, by name or id: within a second it sends and receives nothing",
+       [cluster](const Request& r, Writer w) { RevokeMember(cluster, r, *w); }},
   });
 }
 

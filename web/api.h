@@ -3,13 +3,17 @@
 
 #include <string>
 
+#include "coordinator/access/api_keys.h"
+#include "coordinator/access/cluster_admin.h"
 #include "coordinator/serve/generator.h"
 #include "web/router.h"
 
 namespace lanyard::web {
 
-// The generator must outlive the router.
-Router MakeRouter(coordinator::Generator* generator);
+// Every route that there is, with who may call it: what the server checks, tests try cell by cell, and docs/access.md shows.
+// All of them must outlive the router; without keys or cluster their routes are a 503.
+Router MakeRouter(coordinator::Generator* generator, coordinator::ApiKeys* keys,
+                  coordinator::ClusterAdmin* cluster = nullptr);
 
 // The body of GET /admin/v1/status. Its keys are stable; they are those of PoolStatus and NodeStatus (generator.h), except:
 // "layers" is [first, last], 0-based and inclusive, or null for a node without a stage or with the head only.

@@ -29,6 +29,7 @@ constexpr Mapping kTable[] = {
     {absl::StatusCode::kUnimplemented, 400, "invalid_request_error", "not_supported", nullptr},
     {absl::StatusCode::kUnauthenticated, 401, "authentication_error", "invalid_api_key", nullptr},
     {absl::StatusCode::kPermissionDenied, 403, "permission_error", "", nullptr},
+    {absl::StatusCode::kAlreadyExists, 409, "invalid_request_error", "already_exists", nullptr},
     {absl::StatusCode::kNotFound, 404, "invalid_request_error", "model_not_found", nullptr},
     {absl::StatusCode::kResourceExhausted, 429, "rate_limit_error", "queue_full", "1"},
     {absl::StatusCode::kUnavailable, 503, "unavailable_error", "unavailable", "2"},
@@ -95,12 +96,14 @@ Response ToResponse(const absl::Status& status) {
   response.status = m.http;
   response.body = ToErrorJson(status);
   if (m.retry_after_s != nullptr) response.headers.emplace_back("Retry-After", m.retry_after_s);
+  if (m.http == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
 }
 
 std::string_view ReasonPhrase(int http_status) {
   switch (http_status) {
     case 200: return "OK";
+    case 201: return "Created";
     case 202: return "Accepted";
     case 400: return "Bad Request";
     case 401: return "Unauthorized";
@@ -108,6 +111,7 @@ std::string_view ReasonPhrase(int http_status) {
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
     case 408: return "Request Timeout";
+    case 409: return "Conflict";
     case 413: return "Content Too Large";
     case 429: return "Too Many Requests";
     case 431: return "Request Header Fields Too Large";

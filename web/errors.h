@@ -20,8 +20,8 @@ std::string ErrorJson(std::string_view message, std::string_view type, std::stri
 Response ErrorResponse(int http_status, std::string_view message, std::string_view code = "");
 
 // By the table: InvalidArgument 400, OutOfRange 400 context_length_exceeded, NotFound 404 model_not_found, Unavailable 503
-// and ResourceExhausted 429 (both with Retry-After, which clients obey), DeadlineExceeded 504, Unauthenticated 401,
-// PermissionDenied 403, Unimplemented 400; everything else 500.
+// and ResourceExhausted 429 (both with Retry-After, which clients obey), DeadlineExceeded 504, Unauthenticated 401
+// (with WWW-Authenticate), PermissionDenied 403, AlreadyExists 409, Unimplemented 400; everything else 500.
 Response ToResponse(const absl::Status& status);
 // The same body, for the middle of a stream.
 std::string ToErrorJson(const absl::Status& status);

@@ -53,8 +53,8 @@ void Exchange::End() {
 void Exchange::OnGone(std::function<void()> callback) {
   {
     MutexLock lock(&mu_);
-    if (ended_) return;
-    if (!gone_) {
+    if (ended_ && !aborted_) return;
+    if (!gone_ && !aborted_) {
       on_gone_ = std::move(callback);
       return;
     }
@@ -89,6 +89,24 @@ void Exchange::ClientGone() {
     gone_ = true;
     callback = std::move(on_gone_);
     on_gone_ = nullptr;
+  }
+  if (callback) callback();
+}
+
+void Exchange::Abort(Response response, std::string event) {
+  std::function<void()> callback;
+  {
+    MutexLock lock(&mu_);
+    if (ended_ || gone_) return;
+    ended_ = aborted_ = true;
+    if (streaming_) {
+      events_ += event;
+    } else {
+      response_ = std::move(response);
+    }
+    callback = std::move(on_gone_);
+    on_gone_ = nullptr;
+    WakeLocked();
   }
   if (callback) callback();
 }

@@ -36,6 +36,9 @@ class Exchange : public ResponseWriter {
   bool overflowed();
   // The client left: the handler's callback runs in the caller's thread, unless the answer had ended.
   void ClientGone();
+  // The answer ends here although it was not complete: `response` goes out if nothing has, else `event` as the last of the
+  // stream. The handler hears what it hears when the client leaves. Nothing happens after the end.
+  void Abort(Response response, std::string event);
   // The connection goes away: `wake` is never called again.
   void Detach();
 
@@ -51,6 +54,7 @@ class Exchange : public ResponseWriter {
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   bool overflow_ ABSL_GUARDED_BY(mu_) = false;
   bool gone_ ABSL_GUARDED_BY(mu_) = false;
+  bool aborted_ ABSL_GUARDED_BY(mu_) = false;
   std::string events_ ABSL_GUARDED_BY(mu_);
   std::function<void()> on_gone_ ABSL_GUARDED_BY(mu_);
 };

@@ -8,13 +8,21 @@
 
 namespace lanyard::web {
 
+// Who asks, as the Gate found out.
+struct Caller {
+  enum class Kind { kNobody, kUser, kAdmin };
+  Kind kind = Kind::kNobody;
+  std::string key_id;  // of the API key
+  std::string admin;   // the administrator's name by the certificate
+};
+
 struct Request {
   std::string method;         // "GET"
   std::string path;           // percent-decoded, without the query
   std::string suffix;         // what a prefix route leaves: the model's id in /v1/models/{id}
   std::string body;
   std::string request_id;     // ours, or the client's X-Request-Id if it is well-formed
-  std::string authorization;  // the header as sent; empty when absent
+  Caller caller;
 };
 
 struct Response {

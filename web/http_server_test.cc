@@ -106,6 +106,7 @@ class HttpServerTest : public ::testing::Test {
   void StartServer(ServerLimits limits = {}) {
     ServerOptions options;
     options.listen = "127.0.0.1:0";
+    options.open = true;
     options.limits = limits;
     auto server = HttpServer::Start(options, &generator_);
     ASSERT_TRUE(server.ok()) << server.status();
@@ -162,6 +163,7 @@ TEST_F(HttpServerTest, ErrorsBeforeRoutingHaveOpenAisShape) {
                         {"GET /health HTTP/9.9\r\n" + host, 400}, {many + host, 431},
                         {"GET /health HTTP/1.1\r\nX: " + std::string(20000, 'x') + "\r\n" + host, 431},
                         {"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403},
+                        {"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400},
                         {"POST /v1/completions HTTP/1.1\r\nOrigin: http://evil.example\r\n" + host, 403},
                         {"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999\r\n" + host, 413},
                         {"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n" + host, 400},
@@ -283,15 +285,41 @@ TEST_F(HttpServerTest, TwoHundredIdleStreams) {
   EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == 200 && server_->connections() == 0; }));
 }
 
-TEST_F(HttpServerTest, ConnectionLimit) {
+TEST_F(HttpServerTest, WhoSaysNothingMakesRoom) {
   ServerLimits limits;
   limits.max_connections = 2;
   StartServer(limits);
-  Client a(server_->address());
-  Client b(server_->address());
-  ASSERT_TRUE(Eventually([&] { return server_->connections() == 2; }));
-  Client c(server_->address());
-  EXPECT_EQ(c.ReadAnswer().substr(0, 12), "HTTP/1.1 503");
+  Client silent(server_->address());
+  Client asking(server_->address());
+  asking.Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(asking.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+  Client late(server_->address());
+  late.Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(late.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+  EXPECT_TRUE(silent.ReadAll());
+  // Both that are left have asked: now there is no room.
+  Client one_more(server_->address());
+  const std::string refused = one_more.ReadAnswer();
+  EXPECT_EQ(refused.substr(0, 12), "HTTP/1.1 503");
+  EXPECT_NE(refused.find("Retry-After: 1"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, StrangersOfOneAddressAreFew) {
+  ServerLimits limits;
+  limits.max_strangers_per_client = 3;
+  StartServer(limits);
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 10; ++i) silent.push_back(std::make_unique<Client>(server_->address()));
+  EXPECT_TRUE(Eventually([&] { return server_->connections() == 3; }));
+  for (int i = 0; i < 7; ++i) EXPECT_TRUE(silent[static_cast<size_t>(i)]->ReadAll()) << i;
+  // Those that have asked do not count.
+  std::vector<std::unique_ptr<Client>> asking;
+  for (int i = 0; i < 10; ++i) {
+    asking.push_back(std::make_unique<Client>(server_->address()));
+    asking.back()->Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    EXPECT_EQ(asking.back()->ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+  }
+  EXPECT_GE(server_->connections(), 10u);
 }
 
 TEST_F(HttpServerTest, StoppingCancelsWhatRuns) {
@@ -311,6 +339,7 @@ TEST_F(HttpServerTest, StoppingCancelsWhatRuns) {
 TEST_F(HttpServerTest, BadAddresses) {
   StartServer();
   ServerOptions options;
+  options.open = true;
   options.listen = server_->address();
   const auto used = HttpServer::Start(options, &generator_);
   EXPECT_EQ(used.status().code(), absl::StatusCode::kUnavailable);
@@ -320,24 +349,6 @@ TEST_F(HttpServerTest, BadAddresses) {
     options.listen = bad;
     EXPECT_EQ(HttpServer::Start(options, &generator_).status().code(), absl::StatusCode::kInvalidArgument) << bad;
   }
-  options.listen = "0.0.0.0:0";
-  options.insecure_lan = true;
-  EXPECT_TRUE(HttpServer::Start(options, &generator_).ok());
-}
-
-TEST_F(HttpServerTest, AuthorizeSeam) {
-  ServerOptions options;
-  options.listen = "127.0.0.1:0";
-  options.authorize = [](const Request& request, Access access) {
-    if (access == Access::kPublic || request.authorization == "Bearer k") return absl::OkStatus();
-    return absl::UnauthenticatedError("no key");
-  };
-  auto server = HttpServer::Start(options, &generator_);
-  ASSERT_TRUE(server.ok());
-  server_ = std::move(*server);
-  EXPECT_EQ(Ask("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n").substr(0, 12), "HTTP/1.1 401");
-  EXPECT_EQ(Ask("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n").substr(0, 12), "HTTP/1.1 200");
-  EXPECT_EQ(Ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").substr(0, 12), "HTTP/1.1 200");
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "web/router.h"
 
-#include <algorithm>
-#include <cctype>
 #include <utility>
 
 #include "base/status.h"
@@ -25,26 +23,6 @@ int HexDigit(char c) {
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
   return -1;
-}
-
-// "[::1]:8080" -> "::1"; "LocalHost:80" -> "localhost".
-std::string HostName(std::string_view authority) {
-  if (!authority.empty() && authority.front() == '[') {
-    const size_t end = authority.find(']');
-    return std::string(authority.substr(1, end == std::string_view::npos ? end : end - 1));
-  }
-  std::string name(authority.substr(0, authority.find(':')));
-  if (!name.empty() && name.back() == '.') name.pop_back();
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return name;
-}
-
-bool IsLoopbackName(std::string_view authority) {
-  const std::string name = HostName(authority);
-  if (name == "localhost" || name == "::1") return true;
-  // A name such as 127.evil.example is none: digits and dots only.
-  return name.rfind("127.", 0) == 0 && name.find_first_not_of("0123456789.") == std::string::npos;
 }
 
 }  // namespace
@@ -95,21 +73,6 @@ bool DecodePath(std::string_view target, std::string* path) {
     path->push_back(c);
   }
   return true;
-}
-
-std::string CheckHostAndOrigin(std::string_view host, std::string_view origin, bool loopback_listener) {
-  if (loopback_listener && !host.empty() && !IsLoopbackName(host)) {
-    return absl::StrCat("This server listens on this machine only, but the request came for host '",
-                        AbslView(host.substr(0, 100)), "'. Use http://127.0.0.1 or http://localhost.");
-  }
-  if (origin.empty()) return "";
-  std::string_view authority = origin;
-  const size_t scheme = authority.find("://");
-  if (scheme != std::string_view::npos) authority.remove_prefix(scheme + 3);
-  const bool same = !host.empty() && authority == host;
-  if (same || (loopback_listener && IsLoopbackName(authority))) return "";
-  return absl::StrCat("Requests from web pages of another origin ('", AbslView(origin.substr(0, 100)),
-                      "') are not accepted.");
 }
 
 }  // namespace lanyard::web

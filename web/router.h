@@ -11,8 +11,12 @@
 
 namespace lanyard::web {
 
-// Who may call a route. Every route must say so; enforced by ServerOptions::authorize.
-enum class Access { kPublic, kUser, kAdmin };
+// Who may call a route; enforced by the Gate. There is no default.
+enum class Access {
+  kPublic,  // everybody
+  kUser,    // whoever has an API key, and administrators
+  kAdmin,   // whoever shows an administrator's certificate; no key will do
+};
 
 // Runs in a handler thread and may block for a short time. It answers through the writer, now or later.
 using Handler = std::function<void(const Request&, std::shared_ptr<ResponseWriter>)>;
@@ -21,6 +25,7 @@ struct Route {
   std::string method;   // HEAD is served by GET
   std::string path;     // a trailing "*" matches any non-empty rest, which becomes Request::suffix
   Access access;
+  std::string about;    // for docs/access.md
   Handler handler;
 };
 
@@ -34,6 +39,7 @@ class Router {
     Response error;     // when route is nullptr: 404 or 405 (with Allow)
   };
   Match Find(std::string_view method, std::string_view path) const;
+  const std::vector<Route>& routes() const { return routes_; }
 
  private:
   std::vector<Route> routes_;
@@ -42,10 +48,5 @@ class Router {
 // The path of a request target, percent-decoded, without query and fragment. False for bad escapes, an encoded NUL, or a
 // target that is not in origin form ("/...").
 bool DecodePath(std::string_view target, std::string* path);
-
-// The DNS-rebinding and cross-site guard. Empty when the request may go on, else the message of a 403.
-// host: the Host header; origin: the Origin header (empty: absent). On a loopback listener the host must be loopback too;
-// an origin must be the host itself, or loopback on a loopback listener.
-std::string CheckHostAndOrigin(std::string_view host, std::string_view origin, bool loopback_listener);
 
 }  // namespace lanyard::web

@@ -98,8 +98,9 @@ TEST_F(KeyRingTest, EveryRefusalSoundsTheSame) {
   other_secret.secret[31] = static_cast<char>(other_secret.secret[31] ^ 1);
   std::string mistyped = live.key;
   mistyped[30] = mistyped[30] == 'a' ? 'b' : 'a';
-  for (const std::string& bad : {expired.key, revoked.key, other_secret.Encode(), mistyped, ApiKeyText::Make()->Encode(),
-                                 std::string(), std::string("sk-1"), live.key.substr(1), live.key + "x", std::string(1000, 'x')}) {
+  for (const std::string& bad :
+       {expired.key, revoked.key, other_secret.Encode(), mistyped, ApiKeyText::Make()->Encode(), std::string(),
+        std::string("sk-1"), live.key.substr(1), live.key + "x", std::string(1000, 'x')}) {
     EXPECT_EQ(ring_->Check(bad).status(), absl::UnauthenticatedError("The API key is not valid."));
   }
   EXPECT_TRUE(ring_->Check(live.key).ok());

@@ -105,7 +105,7 @@ class Up(unittest.TestCase):
     def up(self, *args, workers=2, port=0):
         self.process = subprocess.Popen(
             [str(self.bin / "lanyard"), "up", "--model", str(self.model), "--workers", str(workers), "--port", str(port),
-             "--state", str(self.state), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+             "--state", str(self.state), "--http-open", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return self.process
 
     def ready(self, *args, **kwargs):

@@ -48,7 +48,8 @@ class Pool:
     def __init__(self, workers=1, model=MODEL, state=None, port=0, **flags):
         self.own_state = state is None
         self.state = state or tempfile.mkdtemp(prefix="lanyard-e2e-")
-        command = [LANYARD, "up", "--model", model, "--workers", workers, "--port", port, "--state", self.state, "--json"]
+        command = [LANYARD, "up", "--model", model, "--workers", workers, "--port", port, "--state", self.state, "--json",
+                   "--http-open"]
         for name, value in flags.items():
             command += ["--" + name.replace("_", "-"), *(value if isinstance(value, list) else [value])]
         self.errors = tempfile.TemporaryFile("w+")

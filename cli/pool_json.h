@@ -1,0 +1,31 @@
+// JSON of a pool's /admin routes, read without trust: values of a type that was not expected become empty, so that a table
+// does not fail on a newer server.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/status.h"
+#include "cli/http_client.h"
+
+namespace lanyard::cli {
+
+// The object that a call answered with; the error that it stands for.
+absl::StatusOr<nlohmann::ordered_json> ObjectOf(const HttpClient& client, const absl::StatusOr<HttpReply>& reply);
+absl::StatusOr<nlohmann::ordered_json> GetJson(const HttpClient& client, const std::string& path);
+
+std::string Text(const nlohmann::ordered_json& object, const char* key);
+uint64_t Count(const nlohmann::ordered_json& object, const char* key);
+double Real(const nlohmann::ordered_json& object, const char* key);
+const nlohmann::ordered_json& List(const nlohmann::ordered_json& object, const char* key);
+
+// "2026-11-25 14:05", in this machine's zone; `none` for null.
+std::string DateText(const nlohmann::ordered_json& object, const char* key, const char* none);
+// For a path: a name may be anything that was typed.
+std::string EscapeForPath(const std::string& text);
+
+// One line on stdout.
+void Print(const nlohmann::ordered_json& value);
+
+}  // namespace lanyard::cli

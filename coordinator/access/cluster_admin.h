@@ -1,0 +1,50 @@
+// What an administrator does with the cluster's members, as web/ needs it: join tokens, nodes, throwing one out.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace lanyard::coordinator {
+
+struct MemberInfo {
+  std::string id;    // of the node's key
+  std::string name;
+  std::string role;  // "worker" "admin"
+  int64_t joined_unix_s = 0;
+  int64_t certificate_ends_unix_s = 0;
+  std::optional<int64_t> revoked_unix_s;
+  std::string from;  // ip:port that asked for the latest certificate
+};
+
+struct JoinTokenInfo {
+  std::string id;
+  std::string role;
+  int64_t created_unix_s = 0;
+  int64_t expires_unix_s = 0;
+  uint32_t uses = 1;
+  uint32_t used = 0;
+};
+
+struct NewJoinToken {
+  JoinTokenInfo info;
+  std::string token;         // the text, seen here and never again
+  std::string join_address;  // host:port for --join
+};
+
+// Thread-safe. Errors as of coordinator::Nodes.
+class ClusterAdmin {
+ public:
+  virtual ~ClusterAdmin() = default;
+  virtual absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) = 0;
+  virtual absl::StatusOr<std::vector<JoinTokenInfo>> ListTokens() = 0;
+  virtual absl::Status RevokeToken(const std::string& id) = 0;
+  virtual absl::StatusOr<std::vector<MemberInfo>> Members() = 0;
+  // From its return on the node gets no certificate, and its connections are cut everywhere within a second.
+  virtual absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) = 0;
+};
+
+}  // namespace lanyard::coordinator

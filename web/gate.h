@@ -1,0 +1,82 @@
+// Who is asking, and may they? Deny by default: what the Gate does not let through, no handler sees. No sockets.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "coordinator/access/api_keys.h"
+#include "web/http.h"
+#include "web/router.h"
+
+namespace lanyard::web {
+
+// Wrong credentials: so many at once, so many a second, by whom they came from. Not thread-safe.
+class FailureLimiter {
+ public:
+  FailureLimiter(double burst, double per_second) : burst_(burst), per_second_(per_second) {}
+
+  bool IsBlocked(const std::string& who, TimeNs now);
+  void Failed(const std::string& who, TimeNs now);
+  size_t size() const { return buckets_.size(); }
+
+ private:
+  struct Bucket {
+    double left;
+    TimeNs at;
+  };
+  double Left(const Bucket& bucket, TimeNs now) const;
+
+  static constexpr size_t kMaxBuckets = 4096;  // beyond: all others share one
+  const double burst_;
+  const double per_second_;
+  std::map<std::string, Bucket> buckets_;
+  TimeNs swept_ = 0;  // when full buckets were last thrown away
+};
+
+struct GateOptions {
+  bool open = false;                     // everybody may do everything
+  coordinator::ApiKeys* keys = nullptr;  // null: no key is valid
+  // Whether a verified client certificate (PEM) is an administrator's: its name, or why not. Quick: it is asked at every
+  // request and, while an answer is being made, several times a second. Absent: nobody is.
+  std::function<absl::StatusOr<std::string>(const std::string& peer_certificate_pem)> admin_of;
+  double failure_burst = 10;
+  double failures_per_second = 10;
+};
+
+struct Credentials {
+  std::string_view authorization = {};  // the header; "Bearer KEY"
+  std::string_view x_api_key = {};      // the header; used when there is no authorization
+  std::string_view peer_certificate_pem = {};
+  std::string_view client = {};         // ClientGroup of its address
+};
+
+// Not thread-safe, but quick: the connections' thread has it.
+class Gate {
+ public:
+  explicit Gate(GateOptions options)
+      : options_(std::move(options)), failures_(options_.failure_burst, options_.failures_per_second) {}
+
+  struct Verdict {
+    Caller caller;
+    std::optional<Response> refused;  // 401, 403 or 429: the request ends here
+  };
+  // For a route's access, or nullopt for a path that is no route: to strangers that looks like any other.
+  Verdict Enter(const Credentials& credentials, std::optional<Access> access, TimeNs now);
+
+  // Whether who entered may still be answered: false once the key or the certificate was revoked or has expired.
+  bool StillMay(const Caller& caller, std::string_view peer_certificate_pem) const;
+
+ private:
+  Verdict CheckKey(std::string_view presented, std::string_view client, TimeNs now);
+
+  const GateOptions options_;
+  FailureLimiter failures_;
+};
+
+}  // namespace lanyard::web

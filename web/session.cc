@@ -1,0 +1,436 @@
+// The only file of this room with Beast's parser in it.
+#include "web/session.h"
+
+#include <poll.h>
+
+#include <boost/asio/post.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "web/errors.h"
+#include "web/openai_format.h"
+
+namespace lanyard::web {
+
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+
+namespace {
+
+using Parser = http::request_parser<http::string_body>;
+
+constexpr std::chrono::milliseconds kPollInterval{250};
+constexpr std::chrono::milliseconds kLingerTimeout{5'000};
+constexpr size_t kHandlerThreads = 4;
+constexpr size_t kHeadBytes = 4 << 10;   // of one read
+constexpr size_t kBodyBytes = 64 << 10;  // likewise
+constexpr size_t kMaxLingering = 64;
+
+std::string_view View(beast::string_view s) { return {s.data(), s.size()}; }
+
+Response ParseError(const beast::error_code& ec, const ServerLimits& limits) {
+  if (ec == http::error::body_limit) {
+    return ErrorResponse(413, absl::StrCat("The request body is larger than ", limits.max_body_bytes, " bytes."),
+                         "request_too_large");
+  }
+  if (ec == http::error::header_limit) {
+    return ErrorResponse(431, absl::StrCat("The request headers are larger than ", limits.max_header_bytes, " bytes."),
+                         "headers_too_large");
+  }
+  return ErrorResponse(400, absl::StrCat("This is not a well-formed HTTP/1.1 request (", ec.message(),
+                                         "). Is the URL's scheme http?"), "malformed_request");
+}
+
+}  // namespace
+
+struct Session::Head {
+  Parser parser;
+  Reply reply;
+  std::string path;
+  Router::Match match;
+  Caller caller;
+};
+
+Strangers::Place Strangers::Add(const std::string& client, Session* session) {
+  ++counts_[client];
+  return list_.emplace(list_.end(), client, session);
+}
+
+void Strangers::Remove(Place place) {
+  const auto count = counts_.find(place->first);
+  if (--count->second == 0) counts_.erase(count);
+  list_.erase(place);
+}
+
+size_t Strangers::CountOf(const std::string& client) const {
+  const auto count = counts_.find(client);
+  return count == counts_.end() ? 0 : count->second;
+}
+
+Session* Strangers::Oldest(const std::string& client) const {
+  for (const auto& [whose, session] : list_) {
+    if (client.empty() || whose == client) return session;
+  }
+  return nullptr;
+}
+
+ServerCore::ServerCore(const ServerOptions& o, Router r, HostPolicy h)
+    : options(o),
+      router(std::move(r)),
+      hosts(std::move(h)),
+      gate({.open = o.open,
+            .keys = o.keys,
+            .admin_of = o.admin_of,
+            .failure_burst = o.limits.failed_keys_per_second,
+            .failures_per_second = o.limits.failed_keys_per_second}),
+      handlers(kHandlerThreads) {}
+
+Session::Session(ServerCore* server, tcp::socket socket, const std::string& client)
+    : server_(*server),
+      limits_(server->options.limits),
+      client_(client),
+      transport_(std::move(socket)),
+      wake_(server->io) {
+  server_.sessions.insert(this);
+  server_.n_sessions.store(server_.sessions.size());
+  stranger_ = server_.strangers.Add(client_, this);
+}
+
+Session::~Session() {
+  if (exchange_ != nullptr) exchange_->Detach();
+  BecomeKnown();
+  server_.sessions.erase(this);
+  server_.n_sessions.store(server_.sessions.size());
+  if (server_.stopping && server_.sessions.empty()) server_.drained.set_value();
+}
+
+void Session::BecomeKnown() {
+  if (stranger_.has_value()) server_.strangers.Remove(*stranger_);
+  stranger_.reset();
+}
+
+asio::awaitable<void> Session::Run(bool refuse) {
+  auto self = shared_from_this();
+  if (refuse) {
+    BecomeKnown();  // counted as lingering, not as a stranger
+    if (server_.options.tls || server_.lingering >= kMaxLingering) co_return;
+    ++server_.lingering;
+    Response response = ErrorResponse(503, absl::StrCat("Too many connections (limit ", limits_.max_connections, ")."),
+                                      "too_many_connections");
+    response.headers.emplace_back("Retry-After", "1");
+    Reply reply;
+    reply.request_id = NewRequestId();
+    co_await Refuse(response, reply);
+    --server_.lingering;
+    co_return;
+  }
+  if (server_.options.tls) {
+    const bool secure = co_await StartTls();
+    if (!secure) co_return;
+  }
+  bool first = true;
+  while (!shut_) {
+    const bool more = co_await ServeOne(first);
+    if (!more) break;
+    first = false;
+  }
+  if (!shut_) co_await transport_.SayGoodbye();
+}
+
+asio::awaitable<bool> Session::StartTls() {
+  transport_.ExpireAfter(limits_.handshake_timeout);
+  const Transport::Greeting greeting = co_await transport_.StartTls(server_.options.tls());
+  if (greeting == Transport::Greeting::kPlaintext) {
+    const Response response = ErrorResponse(400, "This port speaks HTTPS; the URL starts with https://.", "https_required");
+    Reply reply;
+    reply.request_id = NewRequestId();
+    co_await Refuse(response, reply);
+  }
+  co_return greeting == Transport::Greeting::kTls && !shut_;
+}
+
+asio::awaitable<bool> Session::FillBuffer(size_t bytes) {
+  const size_t had = buffer_.size();
+  buffer_.resize(had + bytes);
+  auto [ec, n] = co_await transport_.Read(asio::buffer(buffer_.data() + had, bytes));
+  buffer_.resize(had + n);
+  co_return !ec;
+}
+
+asio::awaitable<bool> Session::ReadHead(bool first, Head* head) {
+  if (buffer_.empty()) {
+    transport_.ExpireAfter(first ? limits_.header_timeout : limits_.idle_timeout);
+    const bool some = co_await FillBuffer(kHeadBytes);
+    if (!some) co_return false;
+  }
+  Parser& parser = head->parser;
+  parser.header_limit(static_cast<uint32_t>(limits_.max_header_bytes));
+  parser.body_limit(limits_.max_body_bytes);
+  transport_.ExpireAfter(limits_.header_timeout);
+  beast::error_code ec;
+  while (!parser.is_header_done()) {
+    const size_t used = parser.put(asio::buffer(buffer_), ec);
+    buffer_.erase(0, used);
+    if (ec && ec != http::error::need_more) break;
+    if (parser.is_header_done()) break;
+    const bool more = co_await FillBuffer(kHeadBytes);
+    if (!more) co_return false;
+  }
+  if (ec && ec != http::error::need_more) {
+    const Response malformed = ParseError(ec, limits_);
+    co_await Refuse(malformed, head->reply);
+    co_return false;
+  }
+  const auto& message = parser.get();
+  Reply& reply = head->reply;
+  if (const std::string_view id = View(message["x-request-id"]); IsGoodRequestId(id)) reply.request_id = std::string(id);
+  reply.head = message.method() == http::verb::head;
+  reply.keep_alive = message.keep_alive() && !shut_;
+  reply.chunked = message.version() >= 11;
+  co_return true;
+}
+
+std::optional<Response> Session::Screen(Head* head) {
+  const auto& message = head->parser.get();
+  if (static_cast<size_t>(std::distance(message.begin(), message.end())) > limits_.max_headers) {
+    return ErrorResponse(431, absl::StrCat("More than ", limits_.max_headers, " request headers."), "headers_too_large");
+  }
+  if (!DecodePath(View(message.target()), &head->path)) {
+    return ErrorResponse(400, "The request's path is malformed.", "malformed_request");
+  }
+  if (message.version() >= 11 && message.count(http::field::host) != 1) {
+    return ErrorResponse(400, "The request has no Host header, or several.", "malformed_request");
+  }
+  const std::string guard =
+      CheckHostAndOrigin(View(message[http::field::host]), View(message[http::field::origin]), server_.hosts);
+  if (!guard.empty()) return ErrorResponse(403, guard, "misdirected_request");
+  head->match = server_.router.Find(View(message.method_string()), head->path);
+  const Route* const route = head->match.route;
+  Gate::Verdict verdict = server_.gate.Enter({.authorization = View(message[http::field::authorization]),
+                                              .x_api_key = View(message["x-api-key"]),
+                                              .peer_certificate_pem = transport_.peer_certificate_pem(),
+                                              .client = client_},
+                                             route != nullptr ? std::optional(route->access) : std::nullopt,
+                                             MonotonicNow());
+  head->caller = std::move(verdict.caller);
+  if (head->caller.kind != Caller::Kind::kNobody) BecomeKnown();
+  if (verdict.refused.has_value()) return std::move(verdict.refused);
+  if (route == nullptr) return std::move(head->match.error);
+  return std::nullopt;
+}
+
+asio::awaitable<bool> Session::ServeOne(bool first) {
+  Head head;
+  head.reply.request_id = NewRequestId();
+  const bool have_head = co_await ReadHead(first, &head);
+  if (!have_head) co_return false;
+  if (const std::optional<Response> refused = Screen(&head); refused.has_value()) {
+    // Its body, if any, is not read: the connection ends.
+    if (!head.parser.is_done() || !head.reply.keep_alive) {
+      co_await Refuse(*refused, head.reply);
+      co_return false;
+    }
+    const bool sent = co_await SendNow(*refused, head.reply);
+    co_return sent;
+  }
+  const bool have_body = co_await ReadBody(&head);
+  if (!have_body) co_return false;
+  exchange_ = Dispatch(&head);
+  const bool more = co_await Answer(exchange_, head.reply);
+  exchange_.reset();
+  co_return more && head.reply.keep_alive;
+}
+
+asio::awaitable<bool> Session::ReadBody(Head* head) {
+  Parser& parser = head->parser;
+  parser.eager(true);
+  bool asked = false;
+  transport_.ExpireAfter(limits_.body_timeout);
+  beast::error_code ec;
+  while (!parser.is_done()) {
+    size_t used = 0;
+    if (!buffer_.empty()) used = parser.put(asio::buffer(buffer_), ec);
+    buffer_.erase(0, used);
+    if (ec && ec != http::error::need_more) break;
+    if (parser.is_done() || (used > 0 && !buffer_.empty())) continue;
+    if (!asked && beast::iequals(parser.get()[http::field::expect], "100-continue")) {
+      asked = true;
+      static const std::string kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+      const bool sent = co_await WriteAll(kContinue);
+      if (!sent) co_return false;
+      transport_.ExpireAfter(limits_.body_timeout);
+    }
+    // After a time-out the socket is closed: there is nobody to tell.
+    const bool more = co_await FillBuffer(kBodyBytes);
+    if (!more) co_return false;
+  }
+  if (!ec || parser.is_done()) co_return true;
+  const Response malformed = ParseError(ec, limits_);
+  co_await Refuse(malformed, head->reply);
+  co_return false;
+}
+
+std::shared_ptr<Exchange> Session::Dispatch(Head* head) {
+  auto request = std::make_shared<Request>();
+  request->method = std::string(View(head->parser.get().method_string()));
+  request->path = std::move(head->path);
+  request->suffix = head->match.suffix;
+  request->request_id = head->reply.request_id;
+  request->body = std::move(head->parser.get().body());
+  request->caller = caller_ = head->caller;
+  auto weak = weak_from_this();
+  auto exchange = std::make_shared<Exchange>(limits_.max_queued_bytes, [&io = server_.io, weak] {
+    asio::post(io, [weak] {
+      if (auto self = weak.lock()) self->OnWake();
+    });
+  });
+  asio::post(server_.handlers, [request, exchange, route = head->match.route] {
+    try {
+      route->handler(*request, exchange);
+    } catch (const std::exception& e) {  // bad_alloc and the like: this request ends, the server does not
+      LogError("request ", request->request_id, ": ", e.what());
+      exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.", "internal_error"));
+    }
+  });
+  return exchange;
+}
+
+void Session::CheckCaller() {
+  if (exchange_ == nullptr || server_.gate.StillMay(caller_, transport_.peer_certificate_pem())) return;
+  const absl::Status gone = absl::UnauthenticatedError("The credentials of this request were revoked or have expired.");
+  exchange_->Abort(ToResponse(gone), SseEvent(ToErrorJson(gone)));
+}
+
+bool Session::PeerClosed() {
+  pollfd fd{};
+  fd.fd = transport_.socket().native_handle();
+  fd.events = POLLRDHUP;
+  return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
+}
+
+// There is something to take. A write that a slow client holds up must not hide that its queue is full.
+void Session::OnWake() {
+  wake_.cancel();
+  if (exchange_ != nullptr && exchange_->overflowed()) transport_.Close();
+}
+
+// Notices a client that leaves while its answer is being made.
+void Session::Watch(std::shared_ptr<Exchange> exchange) {
+  transport_.socket().async_wait(tcp::socket::wait_read, [self = shared_from_this(), exchange](beast::error_code ec) {
+    if (ec || self->exchange_ != exchange) return;
+    if (!self->PeerClosed()) {
+      self->poll_peer_ = true;  // the next request is already here
+    } else {
+      exchange->ClientGone();
+      self->shut_ = true;
+      self->transport_.Close();
+    }
+    self->wake_.cancel();
+  });
+}
+
+asio::awaitable<bool> Session::Answer(std::shared_ptr<Exchange> exchange, const Reply& reply) {
+  poll_peer_ = false;
+  Watch(exchange);
+  bool head_sent = false;
+  bool ok = true;
+  auto next_ping = std::chrono::steady_clock::now() + limits_.ping_interval;
+  while (true) {
+    Exchange::Taken taken = exchange->Take();
+    if (shut_ && !taken.ended) ok = false;
+    if (taken.overflow) {
+      LogWarning("request ", reply.request_id, ": the client reads too slowly; cancelled");
+      ok = false;
+    }
+    if (!ok) break;
+    std::string out;
+    if (taken.response.has_value()) {
+      out = Serialize(*taken.response, reply);
+    } else if (taken.streaming) {
+      if (!head_sent) out = StreamHead(reply);
+      head_sent = true;
+      AppendChunk(&out, taken.events, reply);
+      const auto now = std::chrono::steady_clock::now();
+      if (out.empty() && !taken.ended && now >= next_ping) AppendChunk(&out, ": ping\n\n", reply);
+      if (taken.ended && reply.chunked) out += "0\r\n\r\n";
+    }
+    if (!out.empty()) {
+      next_ping = std::chrono::steady_clock::now() + limits_.ping_interval;
+      ok = co_await WriteAll(out);
+    }
+    if (!ok || taken.ended) break;
+    if (!out.empty()) continue;  // more may have come meanwhile; its wake had nothing to cancel
+    auto until = taken.streaming ? next_ping : std::chrono::steady_clock::time_point::max();
+    if (poll_peer_) until = std::min(until, std::chrono::steady_clock::now() + kPollInterval);
+    wake_.expires_at(until);
+    co_await wake_.async_wait(kToken);
+    if (poll_peer_ && PeerClosed()) ok = false;
+  }
+  if (!ok) exchange->ClientGone();
+  exchange->Detach();
+  exchange_.reset();
+  beast::error_code ignored;
+  transport_.socket().cancel(ignored);  // the watch
+  if (!ok) transport_.Close();
+  co_return ok && (reply.chunked || !head_sent);
+}
+
+asio::awaitable<bool> Session::SendNow(const Response& response, const Reply& reply) {
+  const std::string bytes = Serialize(response, reply);
+  const bool ok = co_await WriteAll(bytes);
+  co_return ok;
+}
+
+asio::awaitable<void> Session::Refuse(const Response& response, Reply reply) {
+  reply.keep_alive = false;
+  const bool sent = co_await SendNow(response, reply);
+  if (sent) co_await Linger();
+}
+
+// A piece at a time, so that the time-out means no progress rather than a slow client.
+asio::awaitable<bool> Session::WriteAll(const std::string& bytes) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    transport_.ExpireAfter(limits_.write_timeout);
+    auto [ec, n] = co_await transport_.WriteSome(asio::buffer(bytes.data() + done, bytes.size() - done));
+    if (ec) co_return false;
+    done += n;
+  }
+  transport_.ExpireNever();
+  co_return true;
+}
+
+// Lets the client read an answer that was given before its request was read: closing with unread bytes would reset it.
+asio::awaitable<void> Session::Linger() {
+  beast::error_code ignored;
+  if (!transport_.is_tls()) transport_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+  transport_.ExpireAfter(kLingerTimeout);
+  size_t left = 64u << 20;
+  buffer_.resize(kBodyBytes);
+  while (left > 0 && !shut_) {
+    auto [ec, n] = co_await transport_.Read(asio::buffer(buffer_));
+    if (ec) break;
+    left -= std::min(left, n);
+  }
+}
+
+void Session::Drop() {
+  BecomeKnown();
+  shut_ = true;
+  transport_.Close();
+  wake_.cancel();
+}
+
+void Session::Shutdown() {
+  shut_ = true;
+  if (exchange_ == nullptr) {
+    transport_.Close();
+  } else {
+    wake_.cancel();
+  }
+}
+
+}  // namespace lanyard::web

@@ -1,0 +1,114 @@
+// One connection to the HTTP server: reads requests, asks the Gate, hands them to handlers, writes their answers.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <future>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_set>
+
+#include "web/address.h"
+#include "web/exchange.h"
+#include "web/gate.h"
+#include "web/http_server.h"
+#include "web/router.h"
+#include "web/transport.h"
+#include "web/wire.h"
+
+namespace lanyard::web {
+
+class Session;
+
+// Connections that have shown no right to be here yet, oldest first: when there are too many, of one client or of all, the
+// oldest goes. So whoever opens many and says nothing only pushes out others of their kind.
+class Strangers {
+ public:
+  using Place = std::list<std::pair<std::string, Session*>>::iterator;
+
+  Place Add(const std::string& client, Session* session);
+  void Remove(Place place);
+  size_t CountOf(const std::string& client) const;
+  // The oldest, of this client or (empty) of all; null when there is none.
+  Session* Oldest(const std::string& client) const;
+
+ private:
+  std::list<std::pair<std::string, Session*>> list_;
+  std::map<std::string, size_t> counts_;
+};
+
+// What all connections share. The I/O thread's, unless said otherwise. `io` is destroyed first and ends the sessions.
+struct ServerCore {
+  ServerCore(const ServerOptions& o, Router r, HostPolicy h);
+
+  const ServerOptions options;
+  const Router router;  // any thread
+  const HostPolicy hosts;
+  Gate gate;
+  std::unordered_set<Session*> sessions;
+  Strangers strangers;
+  size_t lingering = 0;  // refused connections that still read their refusal
+  std::atomic<size_t> n_sessions{0};
+  bool stopping = false;
+  std::promise<void> drained;  // set when stopping and the last session has gone
+  asio::io_context io{1};
+  asio::thread_pool handlers;
+};
+
+// Lives on the I/O thread; the coroutine Run holds it alive.
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  Session(ServerCore* server, tcp::socket socket, const std::string& client);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // refuse: there is no room; say so and go.
+  asio::awaitable<void> Run(bool refuse);
+  // Makes room for others; no answer is lost.
+  void Drop();
+  // Ends the answer that is being made if its caller may no longer have it.
+  void CheckCaller();
+  // The server stops: an answer that is complete may still go out, everything else ends now.
+  void Shutdown();
+
+ private:
+  struct Head;  // what was read of a request before its body
+
+  // False: the connection is to be closed.
+  asio::awaitable<bool> StartTls();
+  asio::awaitable<bool> ServeOne(bool first);
+  asio::awaitable<bool> ReadHead(bool first, Head* head);
+  asio::awaitable<bool> ReadBody(Head* head);
+  asio::awaitable<bool> Answer(std::shared_ptr<Exchange> exchange, const Reply& reply);
+  asio::awaitable<void> Refuse(const Response& response, Reply reply);
+  asio::awaitable<bool> SendNow(const Response& response, const Reply& reply);
+  asio::awaitable<bool> WriteAll(const std::string& bytes);
+  asio::awaitable<bool> FillBuffer(size_t bytes);
+  asio::awaitable<void> Linger();
+  // Empty, or why the request goes no further.
+  std::optional<Response> Screen(Head* head);
+  std::shared_ptr<Exchange> Dispatch(Head* head);
+  void BecomeKnown();
+  void OnWake();
+  void Watch(std::shared_ptr<Exchange> exchange);
+  bool PeerClosed();
+
+  ServerCore& server_;
+  const ServerLimits& limits_;
+  const std::string client_;  // ClientGroup
+  Transport transport_;
+  std::string buffer_;                  // read and not parsed
+  asio::steady_timer wake_;             // cancelled when there is something to do for Answer
+  std::shared_ptr<Exchange> exchange_;  // while an answer is being made
+  Caller caller_;                       // of that answer
+  std::optional<Strangers::Place> stranger_;
+  bool poll_peer_ = false;              // bytes that wait hide the peer's close from the reactor
+  bool shut_ = false;
+};
+
+}  // namespace lanyard::web

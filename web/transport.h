@@ -1,0 +1,55 @@
+// One connection's bytes, in plaintext or TLS, with time-outs. One coroutine at a time; the I/O thread only.
+#pragma once
+
+#include <openssl/ssl.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <tuple>
+
+namespace lanyard::web {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+inline constexpr auto kToken = asio::as_tuple(asio::use_awaitable);
+
+class Transport {
+ public:
+  using Result = std::tuple<boost::system::error_code, size_t>;
+
+  explicit Transport(tcp::socket socket) : tcp_(std::move(socket)) {}
+
+  enum class Greeting { kTls, kPlaintext, kFailed };
+  // The server's part of TLS. kPlaintext: the client's first bytes are none of TLS's; nothing was answered yet.
+  asio::awaitable<Greeting> StartTls(std::shared_ptr<SSL_CTX> context);
+  // PEM of the certificate that the client showed and the context verified; empty without one.
+  const std::string& peer_certificate_pem() const { return peer_certificate_pem_; }
+
+  asio::awaitable<Result> Read(asio::mutable_buffer to);
+  asio::awaitable<Result> WriteSome(asio::const_buffer from);
+  // TLS only: says goodbye, so that the client knows that nothing was cut off.
+  asio::awaitable<void> SayGoodbye();
+
+  // The next calls together may take so long; then the socket is closed, and they end with an error.
+  void ExpireAfter(std::chrono::milliseconds timeout) { tcp_.expires_after(timeout); }
+  void ExpireNever() { tcp_.expires_never(); }
+  void Close() { tcp_.close(); }
+  bool is_tls() const { return tls_ != nullptr; }
+  tcp::socket& socket() { return tcp_.socket(); }
+
+ private:
+  boost::beast::tcp_stream tcp_;
+  std::unique_ptr<asio::ssl::stream<boost::beast::tcp_stream&>> tls_;
+  std::string peer_certificate_pem_;
+};
+
+}  // namespace lanyard::web

@@ -1,0 +1,27 @@
+// Responses as HTTP/1.1 bytes. No sockets, no Beast.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "web/http.h"
+
+namespace lanyard::web {
+
+// What the connection needs to know of a request once the handler has the rest.
+struct Reply {
+  std::string request_id;
+  bool head = false;        // no body goes out
+  bool keep_alive = false;
+  bool chunked = true;      // false: HTTP/1.0, the end of the connection is the end of the stream
+};
+
+std::string NewRequestId();
+// Of a client's X-Request-Id: up to 64 letters, digits, - _ and .
+bool IsGoodRequestId(std::string_view id);
+
+std::string Serialize(const Response& response, const Reply& reply);
+std::string StreamHead(const Reply& reply);
+void AppendChunk(std::string* out, std::string_view bytes, const Reply& reply);
+
+}  // namespace lanyard::web
