@@ -2,18 +2,21 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
+#include <cctype>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "apps/daemon_config.h"
 #include "apps/service_loop.h"
 #include "base/environment.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "cli/numerics_flags.h"
+#include "coordinator/access/cluster.h"
 #include "coordinator/access/key_ring.h"
 #include "coordinator/pool_runner.h"
 #include "coordinator/state/store.h"
@@ -23,23 +26,45 @@ namespace {
 
 using namespace lanyard;  // NOLINT: a main
 
+constexpr int64_t kReadyTokenSeconds = 600;
+
 struct Flags {
   std::string model, ready_file, log_level = "info";
   coordinator::PoolRunnerOptions pool;
   web::ServerOptions front;
   int ready_fd = -1;
+  uint32_t ready_tokens = 0;
+  bool plaintext = false;
   double drain_timeout_s = 0;
   bool log_json = false;
 };
 
 // One JSON line with the addresses, for whoever starts the workers.
-void TellReady(const Flags& flags, const std::string& http, const std::string& grpc) {
-  const nlohmann::json line = {{"http", http}, {"grpc", grpc}, {"pid", getpid()}};
+void TellReady(const Flags& flags, nlohmann::json line) {
   const std::string text = line.dump() + "\n";
   if (flags.ready_fd >= 0 && ::write(flags.ready_fd, text.data(), text.size()) < 0) {
     LogWarning("--ready-fd ", flags.ready_fd, " takes no line");
   }
-  if (!flags.ready_file.empty()) std::ofstream(flags.ready_file) << text << std::flush;
+  if (flags.ready_file.empty()) return;
+  if (const absl::Status written = WriteSmallFile(flags.ready_file, text); !written.ok()) LogWarning(written.message());
+}
+
+// A name for this machine's certificates.
+std::string MachineName() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "coordinator";
+  std::string out;
+  for (const char* c = name.data(); *c != '\0' && out.size() < 64; ++c) {
+    if (std::isalnum(static_cast<unsigned char>(*c)) != 0 || *c == '-' || *c == '.') out += *c;
+  }
+  return out.empty() ? "coordinator" : out;
+}
+
+// Where machines join: an address that others can use, not the wildcard.
+std::string JoinAddress(const std::string& bound) {
+  const absl::StatusOr<std::string> routed = net::AdvertisedAddress(bound, "192.0.2.1:1");  // a documentation address
+  if (routed.ok()) return *routed;
+  return absl::StrCat(MachineName(), bound.substr(bound.rfind(':')));
 }
 
 // One line for `systemctl status`.
@@ -59,13 +84,36 @@ absl::Status Run(Flags flags) {
 
   ASSIGN_OR_RETURN(auto model,
                    coordinator::ServedModel::Load(flags.model, flags.pool.state_directory));
-  ASSIGN_OR_RETURN(const auto pool, coordinator::PoolRunner::Start(flags.pool, std::move(model)));
   ASSIGN_OR_RETURN(const auto store, coordinator::Store::Open(flags.pool.state_directory + "/lanyard.db"));
   ASSIGN_OR_RETURN(const auto keys, coordinator::KeyRing::Open(store.get()));
   flags.front.keys = keys.get();
+  std::unique_ptr<coordinator::Cluster> cluster;
+  if (!flags.plaintext) {
+    ASSIGN_OR_RETURN(cluster, coordinator::Cluster::Open(store.get(), {flags.pool.state_directory, MachineName(),
+                                                                       flags.front.host_names, {}}));
+    flags.pool.security = {cluster->credential(), cluster->nodes()};
+    flags.pool.join = [c = cluster.get()](const net::JoinRequest& request) { return c->Enrol(request); };
+    flags.front.cluster = cluster.get();
+    flags.front.admin_of = [c = cluster.get()](const std::string& pem) { return c->AdminOf(pem); };
+    if (!flags.front.open) flags.front.tls = [c = cluster.get()] { return c->HttpsContext(); };
+  }
+  ASSIGN_OR_RETURN(const auto pool, coordinator::PoolRunner::Start(flags.pool, std::move(model)));
+  if (cluster != nullptr) {
+    cluster->Serve([p = pool.get()](const std::string& node, const std::vector<std::string>& all) { p->CutOff(node, all); },
+                   JoinAddress(pool->grpc_address()));
+  }
   ASSIGN_OR_RETURN(const auto http, web::HttpServer::Start(flags.front, pool.get()));
+  nlohmann::json ready = {{"http", http->url()}, {"grpc", pool->grpc_address()}, {"pid", getpid()}};
+  if (cluster != nullptr) {
+    RETURN_IF_ERROR(cluster->MakeAdmin(http->url()));
+    ready["admin"] = cluster->admin_folder();
+    if (flags.ready_tokens > 0) {
+      ASSIGN_OR_RETURN(const auto token, cluster->CreateToken("worker", kReadyTokenSeconds, flags.ready_tokens));
+      ready["token"] = token.token;
+    }
+  }
   LogInfo("HTTP on ", http->url(), ", workers join ", pool->grpc_address());
-  TellReady(flags, http->url(), pool->grpc_address());
+  TellReady(flags, std::move(ready));
   const apps::ServiceWatch watch = {[&] { return Summary(pool->Status()); }, [&] { return pool->last_turn(); }};
   if (apps::WaitForEnd(signals, watch, &notifier) == SIGTERM) {
     pool->StopAdmitting();
@@ -105,6 +153,9 @@ int main(int argc, char** argv) {
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities between coordinator and workers; on loopback only");
+  app.add_option("--ready-token", flags.ready_tokens, "put a join token for so many workers into the ready line")
+      ->check(CLI::Range(1, 1000));
   app.add_option("--ready-fd", flags.ready_fd,
                  "write one JSON line with the addresses there once both listen");
   app.add_option("--ready-file", flags.ready_file, "the same into a file");

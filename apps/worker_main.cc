@@ -13,6 +13,7 @@
 #include "base/size.h"
 #include "engine/cuda/open_devices.h"
 #include "net/convert_control.h"
+#include "net/enrolment.h"
 #include "worker/daemon.h"
 #include "worker/probe.h"
 #include "worker/process.h"
@@ -22,17 +23,37 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string join, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info", models, devices = "auto", vram;
+  std::string join, token, token_file, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info", models, devices = "auto", vram;
   std::vector<std::string> model;
   int threads = 0;
   double speed = 0;
+  bool plaintext = false;
   bool log_json = false;
 };
+
+// The machine's membership, made with the token at the first start.
+absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker::DaemonOptions* options) {
+  net::EnrolmentOptions enrol{options->weights.state_dir + "/identity", flags.join, flags.token,
+                              identity::Role::kWorker, options->name};
+  if (enrol.token.empty() && !flags.token_file.empty()) {
+    ASSIGN_OR_RETURN(enrol.token, ReadSmallFile(flags.token_file));
+  }
+  ASSIGN_OR_RETURN(auto enrolment, net::Enrolment::Open(enrol));
+  options->join = enrolment->address();
+  options->credential = enrolment->credential();
+  if (!flags.name.empty() && flags.name != enrolment->name()) {
+    return FailedPrecondition("--name ", flags.name, ": this machine joined as '", enrolment->name(),
+                              "'; to rename it, revoke it on the coordinator, remove ", enrol.folder, " and join anew");
+  }
+  options->name = enrolment->name();
+  return enrolment;
+}
 
 absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   worker::DaemonOptions out;
   out.join = flags.join;
-  RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
+  if (flags.plaintext && flags.join.empty()) return InvalidArgument("--plaintext needs --join ADDRESS");
+  if (!flags.join.empty()) RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
   out.name = !flags.name.empty() ? flags.name : worker::HostName();
   if (out.name.empty()) out.name = absl::StrCat("w", getpid());
   RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
@@ -65,6 +86,10 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const worker::StateLock lock, worker::StateLock::Take(options.weights.state_dir));
   options.rates = worker::RatesOf(options.devices, options.weights.state_dir);
   const sigset_t signals = apps::BlockEndingSignals();
+  std::unique_ptr<net::Enrolment> enrolment;
+  if (!flags.plaintext) {
+    ASSIGN_OR_RETURN(enrolment, Enrol(flags, &options));
+  }
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
   const apps::ServiceWatch watch = {[&] { return daemon->Doing(); }, [&] { return daemon->last_turn(); },
@@ -83,7 +108,10 @@ int main(int argc, char** argv) {
   Flags flags;
   CLI::App app("Joins this machine to a Lanyard pool and runs the layers it is given.", "lanyard-worker");
   app.set_version_flag("--version", kVersion);
-  app.add_option("--join", flags.join, "the coordinator's host:port")->required();
+  app.add_option("--join", flags.join, "the coordinator's host:port (default: where this machine joined before)");
+  app.add_option("--token", flags.token, "that `lanyard token create` printed; needed once");
+  app.add_option("--token-file", flags.token_file, "a file with the token, so that nobody reads it in the process list");
+  app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities; on loopback only");
   app.add_option("--name", flags.name, "unique in the pool (default: the host's name)");
   app.add_option("--memory", flags.memory, "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");
   app.add_option("--threads", flags.threads, "that compute (default: every processor)")->check(CLI::Range(1, 1024));

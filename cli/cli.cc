@@ -42,7 +42,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 not found, 6 timed out, 130 interrupted.\n"
-      "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_CA, LANYARD_CERT, LANYARD_CERT_KEY, NO_COLOR.");
+      "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_ADMIN, LANYARD_CA, LANYARD_CERT, LANYARD_CERT_KEY, NO_COLOR.");
   // REGISTER: each room file adds its line here.
   RegisterEval(app);
   RegisterBench(app);
@@ -51,6 +51,7 @@ int Main(int argc, char** argv) {
   RegisterPlan(app);
   RegisterLoad(app);
   RegisterNode(app);
+  RegisterMember(app);
   RegisterKey(app);
   RegisterRun(app);
   RegisterUp(app);

@@ -40,6 +40,7 @@ void RegisterPlan(CLI::App& app);       // cli/plan.cc
 void RegisterRun(CLI::App& app);        // cli/run.cc: run (chat)
 void RegisterNode(CLI::App& app);       // cli/node.cc: list, ps, node status, stop
 void RegisterKey(CLI::App& app);        // cli/key.cc: key create, list, revoke
+void RegisterMember(CLI::App& app);     // cli/member.cc: token, node list, node revoke, join
 void RegisterLoad(CLI::App& app);       // cli/load.cc
 void RegisterUp(CLI::App& app);         // cli/up.cc
 void RegisterGpuCheck(CLI::App& app);   // cli/gpu_check.cc

@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/environment.h"
+#include "base/file.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/http_client.h"
@@ -39,6 +40,7 @@ using nlohmann::ordered_json;
 
 constexpr std::chrono::milliseconds kGrace{5'000};
 constexpr TimeNs kNoPlanPatience = 3 * kSecond;
+constexpr char kTokenFile[] = "join.token";
 constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
 
 struct Options {
@@ -54,6 +56,7 @@ struct Options {
   stage::NumericsChoice numerics;
   std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
   std::vector<std::string> vram;
+  bool plaintext = false;
   bool json = false;
 };
 
@@ -177,6 +180,11 @@ absl::Status Pool::StartCoordinator() {
                "--state",      (state_ / "coordinator").string(),
                "--workers",    absl::StrCat(o_.workers),
                "--ready-file", ready};
+  if (o_.plaintext) {
+    spec.args.emplace_back("--plaintext");
+  } else {
+    spec.args.insert(spec.args.end(), {"--ready-token", absl::StrCat(o_.workers)});
+  }
   if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
   if (o_.users > 0) spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
   for (std::string& word : NumericsArgs(o_.numerics)) spec.args.push_back(std::move(word));
@@ -206,7 +214,9 @@ absl::Status Pool::WaitForAddresses() {
           ready.contains("grpc") && ready["grpc"].is_string()) {
         url_ = ready["http"].get<std::string>();
         grpc_ = ready["grpc"].get<std::string>();
-        return absl::OkStatus();
+        if (o_.plaintext) return absl::OkStatus();
+        // By file: a token among the arguments would stand in the process list.
+        return WriteSmallFile((state_ / kTokenFile).string(), ready.value("token", ""));
       }
     }
     if (const auto how = coordinator_->Poll(); how.has_value()) return CoordinatorError(*how);
@@ -227,6 +237,11 @@ absl::Status Pool::StartWorkers() {
                  "--name",    spec.name,
                  "--threads", absl::StrCat(threads),
                  "--state",   (state_ / spec.name).string()};
+    if (o_.plaintext) {
+      spec.args.emplace_back("--plaintext");
+    } else {
+      spec.args.insert(spec.args.end(), {"--token-file", (state_ / kTokenFile).string()});
+    }
     if (!o_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", o_.memory});
     // Workers of one machine do not share a card unless told so.
     const std::string devices =
@@ -452,6 +467,7 @@ void RegisterUp(CLI::App& app) {
       ->check(CLI::Range(1, 4096));
   up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")
       ->check(CLI::Range(0, 65535));
+  up->add_flag("--plaintext", o->plaintext, "no encryption between coordinator and workers (they stay on loopback)");
   up->add_flag("--http-open", o->http_open,
                "No API keys: every program of this machine may use the pool and stop it");
   up->add_option("--state", o->state,

@@ -9,6 +9,11 @@ constexpr char kKeyFile[] = "/node.key";
 constexpr char kCertificateFile[] = "/node.crt";
 constexpr char kCaFile[] = "/ca.crt";
 constexpr char kCoordinatorFile[] = "/coordinator";
+constexpr char kHttpsFile[] = "/https";
+
+void CutNewlines(std::string* line) {
+  while (!line->empty() && line->back() == '\n') line->pop_back();
+}
 
 }  // namespace
 
@@ -63,13 +68,16 @@ absl::StatusOr<std::optional<IdentityFolder::Joined>> IdentityFolder::Load() con
     if (!read.ok()) return read.status();
     *text = *std::move(read);
   }
-  while (!out.coordinator.empty() && out.coordinator.back() == '\n') out.coordinator.pop_back();
+  CutNewlines(&out.coordinator);
+  out.https = ReadSmallFile(path_ + kHttpsFile).value_or("");
+  CutNewlines(&out.https);
   return std::optional(std::move(out));
 }
 
 absl::Status IdentityFolder::Save(const Joined& joined) const {
   RETURN_IF_ERROR(WriteSmallFile(path_ + kCaFile, joined.ca_pem));
   RETURN_IF_ERROR(WriteSmallFile(path_ + kCertificateFile, joined.certificate_pem));
+  if (!joined.https.empty()) RETURN_IF_ERROR(WriteSmallFile(path_ + kHttpsFile, joined.https + "\n"));
   return WriteSmallFile(path_ + kCoordinatorFile, joined.coordinator + "\n");
 }
 

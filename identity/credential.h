@@ -49,7 +49,7 @@ class LiveCredential {
 // Time to renew: a third of the certificate's life is left.
 UnixTime RenewAt(const Peer& self);
 
-// A node's identity on disk: node.key (0600), node.crt, ca.crt, coordinator (its address) in one private folder.
+// A node's identity on disk: node.key (0600), node.crt, ca.crt, coordinator (its address), https (its front) in one folder.
 class IdentityFolder {
  public:
   static absl::StatusOr<IdentityFolder> Open(const std::string& path);
@@ -61,6 +61,7 @@ class IdentityFolder {
     std::string certificate_pem;
     std::string ca_pem;
     std::string coordinator;  // host:port
+    std::string https = {};  // the HTTP front's URL; empty where it is not known
   };
   absl::StatusOr<std::optional<Joined>> Load() const;
   absl::Status Save(const Joined& joined) const;

@@ -163,6 +163,7 @@ class JoinServerImpl final : public JoinServer {
     if (reply.ok()) {
       out.set_certificate_pem(reply->certificate_pem);
       out.set_name(reply->name);
+      out.set_https(reply->https);
     }
     status = co_await WriteMessage(stream, out);
     if (!status.ok()) co_return status;
@@ -232,7 +233,7 @@ class Conversation {
     v1::JoinReply reply;
     if (status.ok()) status = co_await ReadMessage(*stream_, &reply);
     if (status.ok()) status = FromWireCode(reply.code(), reply.message());
-    joined_.reply = {reply.certificate_pem(), reply.name()};
+    joined_.reply = {reply.certificate_pem(), reply.name(), CleanText(reply.https())};
     co_return status;
   }
 

@@ -33,6 +33,7 @@ struct JoinRequest {
 struct JoinReply {
   std::string certificate_pem;
   std::string name;  // as the certificate says
+  std::string https = {};  // the HTTP front's URL; may be empty
 };
 
 // The coordinator's side. Called from the server's own thread, one at a time; may block for a disk's write.

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "identity/tls.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -68,6 +69,15 @@ std::vector<std::string> OwnAddresses() {
   return out;
 }
 
+JoinTokenInfo InfoOf(const TokenInfo& token) {
+  return {token.id, identity::RoleName(token.role), token.created_unix_s, token.expires_unix_s, token.uses, token.used};
+}
+
+MemberInfo InfoOf(const NodeInfo& node) {
+  return {node.id, node.name, identity::RoleName(node.role), node.joined_unix_s, node.certificate_ends_unix_s,
+          node.revoked_unix_s, node.from};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Cluster>> Cluster::Open(Store* store, const ClusterOptions& options) {
@@ -103,6 +113,77 @@ absl::StatusOr<std::shared_ptr<const Credential>> Cluster::IssueOwn(const identi
   return Credential::Make(key, std::move(pem), authority_.certificate_pem(), now);
 }
 
+std::shared_ptr<ssl_ctx_st> Cluster::HttpsContext() {
+  auto now = credential_->Get();
+  MutexLock lock(&mu_);
+  if (now == https_credential_) return https_context_;
+  auto made = identity::MakeServerContext(*now, identity::ClientCertificate::kOptional);
+  if (!made.ok()) {
+    LogError("HTTPS: ", made.status().message());
+    return https_context_;
+  }
+  https_credential_ = std::move(now);
+  https_context_ = *std::move(made);
+  return https_context_;
+}
+
+absl::StatusOr<std::string> Cluster::AdminOf(const std::string& certificate_pem) const {
+  ASSIGN_OR_RETURN(const identity::Peer peer, identity::PeerOfPem(certificate_pem));
+  if (peer.role != identity::Role::kAdmin) {
+    return absl::PermissionDeniedError(absl::StrCat("the certificate is a ", identity::RoleName(peer.role), "'s"));
+  }
+  RETURN_IF_ERROR(nodes_->Check(peer));
+  return peer.name;
+}
+
+absl::StatusOr<net::JoinReply> Cluster::Enrol(const net::JoinRequest& request) {
+  ASSIGN_OR_RETURN(net::JoinReply reply, nodes_->Enrol(request));
+  MutexLock lock(&mu_);
+  reply.https = https_;
+  return reply;
+}
+
+void Cluster::Serve(std::function<void(const std::string&, const std::vector<std::string>&)> cut_off,
+                    std::string join_address) {
+  MutexLock lock(&mu_);
+  cut_off_ = std::move(cut_off);
+  join_address_ = std::move(join_address);
+}
+
+absl::StatusOr<NewJoinToken> Cluster::CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) {
+  ASSIGN_OR_RETURN(const identity::Role parsed, identity::ParseRole(role));
+  ASSIGN_OR_RETURN(NewToken made, nodes_->CreateToken({parsed, ttl_seconds, uses}));
+  MutexLock lock(&mu_);
+  return NewJoinToken{InfoOf(made.info), std::move(made.token), join_address_};
+}
+
+absl::StatusOr<std::vector<JoinTokenInfo>> Cluster::ListTokens() {
+  ASSIGN_OR_RETURN(const std::vector<TokenInfo> tokens, nodes_->ListTokens());
+  std::vector<JoinTokenInfo> out;
+  for (const TokenInfo& token : tokens) out.push_back(InfoOf(token));
+  return out;
+}
+
+absl::Status Cluster::RevokeToken(const std::string& id) { return nodes_->RevokeToken(id); }
+
+absl::StatusOr<std::vector<MemberInfo>> Cluster::Members() {
+  ASSIGN_OR_RETURN(const std::vector<NodeInfo> nodes, nodes_->List());
+  std::vector<MemberInfo> out;
+  for (const NodeInfo& node : nodes) out.push_back(InfoOf(node));
+  return out;
+}
+
+absl::StatusOr<MemberInfo> Cluster::Revoke(const std::string& name_or_id) {
+  ASSIGN_OR_RETURN(const NodeInfo node, nodes_->Revoke(name_or_id));
+  std::function<void(const std::string&, const std::vector<std::string>&)> cut_off;
+  {
+    MutexLock lock(&mu_);
+    cut_off = cut_off_;
+  }
+  if (cut_off) cut_off(node.id, nodes_->RevokedIds());
+  return InfoOf(node);
+}
+
 absl::Status Cluster::MakeAdmin(const std::string& https) {
   {
     MutexLock lock(&mu_);
@@ -119,11 +200,12 @@ absl::Status Cluster::RenewIfDue() {
     ASSIGN_OR_RETURN(auto next, IssueOwn(own->key));
     RETURN_IF_ERROR(credential_->Replace(std::move(next)));
   }
-  std::string https;
+  std::string https, join_address;
   {
     MutexLock lock(&mu_);
     if (https_.empty() || now < renew_admin_at_) return absl::OkStatus();
     https = https_;
+    join_address = join_address_;
   }
   ASSIGN_OR_RETURN(const IdentityFolder folder, IdentityFolder::Open(admin_folder()));
   ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
@@ -133,7 +215,7 @@ absl::Status Cluster::RenewIfDue() {
   request.from = "this machine";
   ASSIGN_OR_RETURN(request.request_pem, key.MakeRequest());
   ASSIGN_OR_RETURN(net::JoinReply reply, nodes_->EnrolLocal(request));
-  RETURN_IF_ERROR(folder.Save({std::move(reply.certificate_pem), authority_.certificate_pem(), https}));
+  RETURN_IF_ERROR(folder.Save({std::move(reply.certificate_pem), authority_.certificate_pem(), join_address, https}));
   MutexLock lock(&mu_);
   renew_admin_at_ = now + identity::kNodeCertificateSeconds / 2;
   return absl::OkStatus();

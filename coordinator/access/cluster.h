@@ -4,16 +4,18 @@
 //
 //   ca/ca.key ca/ca.crt            the authority (mode 0600)
 //   identity/                      the coordinator as a node (identity::IdentityFolder)
-//   admin/                         an administrator on this machine, likewise; `coordinator` holds the HTTPS
+//   admin/                         an administrator on this machine, likewise; `https` holds the HTTPS
 //   address
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/mutex.h"
+#include "coordinator/access/cluster_admin.h"
 #include "coordinator/access/nodes.h"
 #include "coordinator/state/store.h"
 #include "identity/authority.h"
@@ -30,12 +32,12 @@ struct ClusterOptions {
 };
 
 // Thread-safe after Open.
-class Cluster {
+class Cluster final : public ClusterAdmin {
  public:
   // `store` outlives it. A CA whose key and certificate do not fit is an error: making a new one would shut
   // every node out.
   static absl::StatusOr<std::unique_ptr<Cluster>> Open(Store* store, const ClusterOptions& options);
-  ~Cluster();
+  ~Cluster() override;
 
   const std::shared_ptr<identity::LiveCredential>& credential() const { return credential_; }
   const std::shared_ptr<Nodes>& nodes() const { return nodes_; }
@@ -45,6 +47,24 @@ class Cluster {
   // Writes the administrator's folder; `https` is where `lanyard` finds this coordinator. Renewed like the
   // rest.
   absl::Status MakeAdmin(const std::string& https);
+  // net::JoinHandler: Nodes::Enrol, and where the HTTP front is.
+  absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
+
+  // For HTTPS: this machine's current certificate; clients may show one of the cluster.
+  std::shared_ptr<ssl_ctx_st> HttpsContext();
+  // The name of the administrator whose verified certificate this is; PermissionDenied for other roles and after revocation.
+  absl::StatusOr<std::string> AdminOf(const std::string& certificate_pem) const;
+
+  // Before the first call that needs them: what a revocation cuts, and what a token's line tells a machine to join.
+  void Serve(std::function<void(const std::string& node, const std::vector<std::string>& all_revoked)> cut_off,
+             std::string join_address);
+
+  absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) override;
+  absl::StatusOr<std::vector<JoinTokenInfo>> ListTokens() override;
+  absl::Status RevokeToken(const std::string& id) override;
+  absl::StatusOr<std::vector<MemberInfo>> Members() override;
+  absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) override;
+
   // New certificates for the coordinator and the administrator when theirs are due. Called by a thread of its
   // own.
   absl::Status RenewIfDue();
@@ -62,6 +82,10 @@ class Cluster {
   Mutex mu_;
   CondVar cv_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  std::function<void(const std::string&, const std::vector<std::string>&)> cut_off_ ABSL_GUARDED_BY(mu_);
+  std::string join_address_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const identity::Credential> https_credential_ ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
+  std::shared_ptr<ssl_ctx_st> https_context_ ABSL_GUARDED_BY(mu_);
   std::string https_ ABSL_GUARDED_BY(mu_);
   identity::UnixTime renew_admin_at_ ABSL_GUARDED_BY(mu_) = 0;
   std::thread thread_;

@@ -201,7 +201,7 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
     node = first->self.node;
     ASSERT_TRUE((*cluster)->MakeAdmin("https://pc-0:8470").ok());
     const auto admin = *(*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load();
-    EXPECT_EQ(admin->coordinator, "https://pc-0:8470");
+    EXPECT_EQ(admin->https, "https://pc-0:8470");
     const auto peer = *identity::PeerOfPem(admin->certificate_pem);
     EXPECT_EQ(peer.role, Role::kAdmin);
     EXPECT_TRUE((*cluster)->nodes()->Check(peer).ok());

@@ -1,0 +1,181 @@
+// Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|revoke`, `lanyard join`. All but the last
+// take an administrator's certificate.
+#include <cstdio>
+#include <ctime>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "cli/admin_folder.h"
+#include "cli/cli.h"
+#include "cli/connection.h"
+#include "cli/duration.h"
+#include "cli/http_client.h"
+#include "cli/pool_json.h"
+#include "cli/table.h"
+#include "net/enrolment.h"
+
+namespace lanyard::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr char kTokens[] = "/admin/v1/tokens";
+constexpr char kMembers[] = "/admin/v1/members";
+
+struct Options {
+  HttpClient::Options http;
+  std::string role = "worker";
+  std::string ttl = "1h";
+  uint32_t uses = 1;
+  std::string name;  // of a node, or id
+  std::string address;
+  std::string token;
+  std::string token_file;
+  std::string folder;
+  bool json = false;
+};
+
+// What one call answered, printed by `text` or as it is.
+template <typename F>
+int Show(const Options& o, const absl::StatusOr<ordered_json>& reply, const F& text) {
+  if (!reply.ok()) return Fail(reply.status());
+  if (o.json) {
+    Print(*reply);
+  } else {
+    text(*reply);
+  }
+  return kOk;
+}
+
+int CreateToken(const Options& o) {
+  const auto seconds = ParseSeconds(o.ttl);
+  if (!seconds.ok()) return Fail(Annotate(seconds.status(), "--ttl"));
+  const auto client = HttpClient::Create(o.http);
+  if (!client.ok()) return Fail(client.status());
+  const ordered_json body = {{"role", o.role}, {"ttl_seconds", *seconds}, {"uses", o.uses}};
+  return Show(o, ObjectOf(*client, client->Post(kTokens, body.dump())), [&](const ordered_json& token) {
+    std::printf("%s\n", Text(token, "line").c_str());
+    std::fflush(stdout);
+    std::fprintf(stderr, "Paste that on the machine that joins. Good for %u %s within %s; shown this once.\n", o.uses,
+                 o.uses == 1 ? "use" : "uses", o.ttl.c_str());
+  });
+}
+
+int ListTokens(const Options& o) {
+  const auto client = HttpClient::Create(o.http);
+  if (!client.ok()) return Fail(client.status());
+  return Show(o, GetJson(*client, kTokens), [](const ordered_json& reply) {
+    Table table({"ID", "ROLE", "USED", "EXPIRES"});
+    for (const auto& token : List(reply, "tokens")) {
+      table.AddRow({Text(token, "id"), Text(token, "role"), absl::StrCat(Count(token, "used"), " of ", Count(token, "uses")),
+                    DateText(token, "expires_unix_s", "-")});
+    }
+    std::fputs(table.ToString().c_str(), stdout);
+  });
+}
+
+int RevokeToken(const Options& o) {
+  const auto client = HttpClient::Create(o.http);
+  if (!client.ok()) return Fail(client.status());
+  return Show(o, ObjectOf(*client, client->Delete(absl::StrCat(kTokens, "/", EscapeForPath(o.name)))),
+              [&](const ordered_json&) { std::printf("The token %s lets nobody in any more.\n", o.name.c_str()); });
+}
+
+int ListMembers(const Options& o) {
+  const auto client = HttpClient::Create(o.http);
+  if (!client.ok()) return Fail(client.status());
+  return Show(o, GetJson(*client, kMembers), [](const ordered_json& reply) {
+    Table table({"NAME", "ROLE", "STATE", "JOINED", "CERTIFICATE UNTIL", "FROM", "ID"});
+    for (const auto& node : List(reply, "members")) {
+      const bool revoked = node.contains("revoked_unix_s") && node["revoked_unix_s"].is_number_integer();
+      const bool ran_out = static_cast<int64_t>(Count(node, "certificate_ends_unix_s")) < std::time(nullptr);
+      table.AddRow({Text(node, "name"), Text(node, "role"), revoked ? "revoked" : ran_out ? "away" : "member",
+                    DateText(node, "joined_unix_s", "-"), DateText(node, "certificate_ends_unix_s", "-"), Text(node, "from"),
+                    Text(node, "id")});
+    }
+    std::fputs(table.ToString().c_str(), stdout);
+  });
+}
+
+int RevokeNode(const Options& o) {
+  const auto client = HttpClient::Create(o.http);
+  if (!client.ok()) return Fail(client.status());
+  return Show(o, ObjectOf(*client, client->Delete(absl::StrCat(kMembers, "/", EscapeForPath(o.name)))),
+              [](const ordered_json& node) {
+                std::printf("The %s '%s' (node %s) is revoked: its connections are cut, and its key gets no certificate.\n",
+                            Text(node, "role").c_str(), Text(node, "name").c_str(), Text(node, "id").c_str());
+              });
+}
+
+int Join(const Options& o) {
+  net::EnrolmentOptions enrol{o.folder.empty() ? OwnAdminFolder() : o.folder, o.address, o.token, identity::Role::kAdmin,
+                              o.name};
+  if (enrol.token.empty() && !o.token_file.empty()) {
+    auto token = ReadSmallFile(o.token_file);
+    if (!token.ok()) return Fail(token.status());
+    enrol.token = *std::move(token);
+  }
+  const auto enrolment = net::Enrolment::Open(enrol);
+  if (!enrolment.ok()) return Fail(enrolment.status());
+  if (o.json) {
+    Print({{"name", (*enrolment)->name()}, {"folder", enrol.folder}});
+  } else {
+    std::printf("This machine administers the cluster as '%s' (%s). Try: lanyard node list\n", (*enrolment)->name().c_str(),
+                enrol.folder.c_str());
+  }
+  return kOk;
+}
+
+void RegisterTokens(CLI::App& app, const std::shared_ptr<Options>& options) {
+  CLI::App* token = AddCommand(app, "token", "Lines that let a machine join the cluster",
+                               "  lanyard token create\n  lanyard token create --ttl 30m --uses 30", nullptr);
+  token->require_subcommand(1);
+  CLI::App* create = AddCommand(*token, "create", "Prints the line to paste on the machine that joins",
+                                "  lanyard token create\n  lanyard token create --uses 30 --ttl 30m\n"
+                                "  lanyard token create --role admin\n"
+                                "      --json: {\"id\",\"role\",\"expires_unix_s\",\"uses\",\"token\",\"join\",\"line\"}",
+                                [options] { return CreateToken(*options); });
+  create->add_option("--role", options->role, "worker, or admin for a machine that administers")->capture_default_str();
+  create->add_option("--ttl", options->ttl, "How long it is good: 30m, 1h, 7d")->capture_default_str();
+  create->add_option("--uses", options->uses, "How many machines may use it")->capture_default_str();
+  CLI::App* list = AddCommand(*token, "list", "Tokens that can still be used", "  lanyard token list",
+                              [options] { return ListTokens(*options); });
+  CLI::App* revoke = AddCommand(*token, "revoke", "Withdraws a token", "  lanyard token revoke 8f3a…",
+                                [options] { return RevokeToken(*options); });
+  revoke->add_option("ID", options->name, "As lanyard token list shows it")->required();
+  for (CLI::App* command : {create, list, revoke}) {
+    AddConnectionFlags(command, &options->http);
+    command->add_flag("--json", options->json, "One line of JSON");
+  }
+}
+
+}  // namespace
+
+void RegisterMember(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  options->http.silence_timeout_ms = 10'000;
+  RegisterTokens(app, options);
+
+  CLI::App* node = app.get_subcommand("node");
+  CLI::App* list = AddCommand(*node, "list", "Who belongs to the cluster", "  lanyard node list\n  lanyard node list --json",
+                              [options] { return ListMembers(*options); });
+  CLI::App* revoke = AddCommand(*node, "revoke", "Throws a machine out: within a second it sends and receives nothing",
+                                "  lanyard node revoke pc-7", [options] { return RevokeNode(*options); });
+  revoke->add_option("NAME-or-ID", options->name, "As lanyard node list shows it")->required();
+  for (CLI::App* command : {list, revoke}) {
+    AddConnectionFlags(command, &options->http);
+    command->add_flag("--json", options->json, "One line of JSON");
+  }
+
+  CLI::App* join = AddCommand(app, "join", "Makes this machine one that administers a cluster",
+                              "  lanyard join 192.168.1.10:7470 --token lyt1…", [options] { return Join(*options); });
+  join->add_option("ADDRESS", options->address, "Where machines join, as `lanyard token create --role admin` prints it")->required();
+  join->add_option("--token", options->token, "That it prints");
+  join->add_option("--token-file", options->token_file, "A file that holds the token");
+  join->add_option("--name", options->name, "What the cluster calls this administrator")->required();
+  join->add_option("--folder", options->folder, "Where the certificate is kept (default: ~/.local/state/lanyard/admin)");
+  join->add_flag("--json", options->json, "One line of JSON");
+}
+
+}  // namespace lanyard::cli
