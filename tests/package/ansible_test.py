@@ -17,7 +17,7 @@ import threading
 import time
 
 from lab import Lab, cannot
-from package_test import ask, wait_for
+from package_test import Client, admin, wait_for
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -82,19 +82,12 @@ def version_of(machine, package):
 
 
 def nodes(first):
-    status = json.loads(first.run("sh", "-c", f"{ADMIN} node status --json").stdout)
+    status = json.loads(admin(first, "node", "status", "--json"))
     return {n["name"]: n["state"] for n in status["nodes"] if n["state"] != "lost"}
 
 
 def identity(machine):
     return machine.run("sha256sum", "/var/lib/lanyard/worker/identity/node.key").stdout
-
-
-def answer(first):
-    return ask(f"http://{first.address}:8470", "Hello")
-
-
-ADMIN = "lanyard --admin /var/lib/lanyard/coordinator/admin"
 
 
 def test(lab, a, folder):
@@ -111,7 +104,8 @@ def test(lab, a, folder):
     assert all(r["changed"] == 0 for r in again.values()), f"the second run changed something:\n{ansible.output}"
     serving = lambda: first.property("lanyard-coordinator", "StatusText").startswith("ready")
     wait_for(serving, 60, "the pool does not serve")
-    text = answer(first)
+    client = Client(first)
+    text = client.ask("Hello")
     print(f"answered: {text!r}")
 
     ansible.add("lanyard_worker", machines[3])
@@ -124,13 +118,13 @@ def test(lab, a, folder):
     for machine, package in [(first, "lanyard-coordinator"), *((m, "lanyard-worker") for m in machines[1:])]:
         assert version_of(machine, package) == version, f"{machine.name} has {version_of(machine, package)}"
     wait_for(serving, 60, "the pool does not serve after the upgrade")
-    assert answer(first) == text
+    assert client.ask("Hello") == text
 
     before = identity(machines[1])
     ansible.play("rotate", "--limit", "pc2")
     assert identity(machines[1]) != before, "the identity is the old one"
     wait_for(serving, 60, "the pool does not serve after the rotation")
-    assert answer(first) == text
+    assert client.ask("Hello") == text
 
     ansible.play("revoke", "-e", "lanyard_node=pc4")
     wait_for(lambda: "pc4" not in nodes(first), 10, "pc4 is still in the pool")

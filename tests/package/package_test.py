@@ -8,6 +8,7 @@ FOLDER of the bundle is build/bundle/lanyard-bundle-V as ./dev bundle leaves it.
 import argparse
 import json
 import pathlib
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +16,13 @@ import time
 import urllib.request
 
 from lab import Lab, cannot
+
+ADMIN_FOLDER = "/var/lib/lanyard/coordinator/admin"
+
+
+def admin(machine, *words):
+    """`lanyard` as an administrator on the coordinator's machine."""
+    return machine.run("env", f"LANYARD_ADMIN={ADMIN_FOLDER}", "lanyard", *words).stdout
 
 
 def wait_for(what, seconds, words):
@@ -27,13 +35,22 @@ def wait_for(what, seconds, words):
     raise AssertionError(f"{words}: not within {seconds} s")
 
 
-def ask(url, prompt, tokens=8):
-    body = json.dumps({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}).encode()
-    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        answer = json.load(reply)
-    assert answer["usage"]["completion_tokens"] == tokens, answer
-    return answer["choices"][0]["text"]
+class Client:
+    """An API user outside: the coordinator's address, the cluster's CA and a key."""
+
+    def __init__(self, coordinator):
+        self.url = f"https://{coordinator.address}:8470"
+        self.key = json.loads(admin(coordinator, "key", "create", "test", "--json"))["key"]
+        self.tls = ssl.create_default_context(cadata=(coordinator.root / ADMIN_FOLDER[1:] / "ca.crt").read_text())
+
+    def ask(self, prompt, tokens=8):
+        body = json.dumps({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}).encode()
+        request = urllib.request.Request(f"{self.url}/v1/completions", body, {
+            "Content-Type": "application/json", "Authorization": f"Bearer {self.key}"})
+        with urllib.request.urlopen(request, timeout=60, context=self.tls) as reply:
+            answer = json.load(reply)
+        assert answer["usage"]["completion_tokens"] == tokens, answer
+        return answer["choices"][0]["text"]
 
 
 def install(machine, bundle, *packages):
@@ -98,15 +115,23 @@ def check_watchdog(machine):
     machine.run("systemctl", "restart", unit)
 
 
-def check_drain(machine, url):
+def check_drain(machine, client):
     """What runs when the service is stopped still gets its answer."""
     got = []
-    thread = threading.Thread(target=lambda: got.append(ask(url, "one two three", 400)))
+    thread = threading.Thread(target=lambda: got.append(client.ask("one two three", 400)))
     thread.start()
-    wait_for(lambda: json.load(urllib.request.urlopen(f"{url}/admin/v1/status"))["requests"], 10, "no request runs")
+    wait_for(lambda: json.loads(admin(machine, "ps", "--json"))["requests"], 10, "no request runs")
     machine.run("systemctl", "stop", "lanyard-coordinator")
     thread.join(60)
     assert got, "the request that ran was cut off"
+
+
+def check_used_token(machine, line):
+    """The token is used up, and no trace of it is left on the machine."""
+    assert not (machine.root / "etc/lanyard/join-token").exists()
+    token = line[line.index("--token") + 1]
+    found = machine.run("grep", "-rl", token, "/etc/lanyard", "/var/lib/lanyard", check=False).stdout
+    assert not found, f"the token stands in {found}"
 
 
 def check_purge(machine, package, paths):
@@ -127,21 +152,24 @@ def test(lab, a):
     check_installed(second, "worker")
     first.put(a.model, "/var/lib/lanyard/models/model.gguf")
     configure(first, "coordinator", ['model = "/var/lib/lanyard/models/model.gguf"', f'listen = "{first.address}:7470"',
-                                     f'http = "{first.address}:8470"', "workers = 2", "insecure-lan = true"])
+                                     f'http = "{first.address}:8470"', "workers = 2"])
     check_wrong_config(first)
     first.run("systemctl", "enable", "--now", "lanyard-coordinator")
-    url = f"http://{first.address}:8470"
     for machine in (first, second):
-        configure(machine, "worker", [f'listen = "{machine.address}:7471"', "insecure-lan = true", 'memory = "600MiB"'])
-        print(machine.name, machine.run("lanyard-join", "--join", f"{first.address}:7470").stdout.strip())
+        configure(machine, "worker", [f'listen = "{machine.address}:7471"', 'memory = "600MiB"'])
+        line = admin(first, "token", "create").split()  # lanyard-worker --join A --token T
+        assert line[0] == "lanyard-worker", line
+        print(machine.name, machine.run("lanyard-join", *line[1:]).stdout.strip())
+    check_used_token(second, line)
     wait_for(lambda: first.property("lanyard-coordinator", "StatusText").startswith("ready"), 30, "the pool is not ready")
     print(f"status: {first.property('lanyard-coordinator', 'StatusText')} / {second.property('lanyard-worker', 'StatusText')}")
-    text = ask(url, "Hello")
+    client = Client(first)
+    text = client.ask("Hello")
     print(f"answered: {text!r}")
     check_watchdog(first)
     wait_for(lambda: first.property("lanyard-coordinator", "StatusText").startswith("ready"), 60, "not ready again")
-    assert ask(url, "Hello") == text
-    check_drain(first, url)
+    assert client.ask("Hello") == text
+    check_drain(first, client)
     for machine in (first, second):
         machine.run("systemctl", "stop", "lanyard-worker")
         assert machine.property("lanyard-worker", "Result") == "success", machine.property("lanyard-worker", "Result")
