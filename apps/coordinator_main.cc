@@ -153,7 +153,8 @@ int main(int argc, char** argv) {
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
-  app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities between coordinator and workers; on loopback only");
+  app.add_flag("--plaintext", flags.plaintext,
+               "no encryption and no identities between coordinator and workers; on loopback only");
   app.add_option("--ready-token", flags.ready_tokens, "put a join token for so many workers into the ready line")
       ->check(CLI::Range(1, 1000));
   app.add_option("--ready-fd", flags.ready_fd,

@@ -23,7 +23,8 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string join, token, token_file, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info", models, devices = "auto", vram;
+  std::string join, token, token_file, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info";
+  std::string models, devices = "auto", vram;
   std::vector<std::string> model;
   int threads = 0;
   double speed = 0;

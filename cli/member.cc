@@ -170,7 +170,8 @@ void RegisterMember(CLI::App& app) {
 
   CLI::App* join = AddCommand(app, "join", "Makes this machine one that administers a cluster",
                               "  lanyard join 192.168.1.10:7470 --token lyt1…", [options] { return Join(*options); });
-  join->add_option("ADDRESS", options->address, "Where machines join, as `lanyard token create --role admin` prints it")->required();
+  join->add_option("ADDRESS", options->address, "Where machines join, as `lanyard token create --role admin` prints it")
+      ->required();
   join->add_option("--token", options->token, "That it prints");
   join->add_option("--token-file", options->token_file, "A file that holds the token");
   join->add_option("--name", options->name, "What the cluster calls this administrator")->required();

@@ -33,7 +33,8 @@ absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& opt
   ASSIGN_OR_RETURN(join.request.request_pem, key.MakeRequest());
   join.timeout_ms = options.timeout_ms;
   ASSIGN_OR_RETURN(Joined joined, Join(join));
-  return IdentityFolder::Joined{std::move(joined.reply.certificate_pem), std::move(joined.ca_pem), options.address, std::move(joined.reply.https)};
+  return IdentityFolder::Joined{std::move(joined.reply.certificate_pem), std::move(joined.ca_pem), options.address,
+                                std::move(joined.reply.https)};
 }
 
 }  // namespace

@@ -66,17 +66,6 @@ asio::awaitable<absl::Status> WriteMessage(Stream& stream, const Message& messag
   co_return absl::OkStatus();
 }
 
-int ChooseAlpn(SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* in, unsigned int in_size,
-               void*) {
-  unsigned char* chosen = nullptr;
-  if (SSL_select_next_proto(&chosen, out_size, kAlpnWire, sizeof(kAlpnWire) - 1, in, in_size) !=
-      OPENSSL_NPN_NEGOTIATED) {
-    return SSL_TLSEXT_ERR_ALERT_FATAL;
-  }
-  *out = chosen;
-  return SSL_TLSEXT_ERR_OK;
-}
-
 // Asio's context takes the reference over.
 asio::ssl::context AsioContext(const identity::SslContext& context) {
   SSL_CTX_up_ref(context.get());
@@ -131,7 +120,15 @@ class JoinServerImpl final : public JoinServer {
       LogError("joining: ", context.status().message());
       co_return;
     }
-    SSL_CTX_set_alpn_select_cb(context->get(), ChooseAlpn, nullptr);
+    SSL_CTX_set_alpn_select_cb(
+        context->get(),
+        [](SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* in, unsigned in_size, void*) {
+          unsigned char* chosen = nullptr;
+          const int found = SSL_select_next_proto(&chosen, out_size, kAlpnWire, sizeof(kAlpnWire) - 1, in, in_size);
+          *out = chosen;
+          return found == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
+        },
+        nullptr);
     asio::ssl::context asio_context = AsioContext(*context);
     Stream stream(std::move(socket), asio_context);
     asio::steady_timer timer(io_, kConversationTimeout);

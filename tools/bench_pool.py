@@ -70,9 +70,10 @@ def main():
         print(f"| {name} | {spread(engine)} | {spread(over_http)} | {ratio} |", flush=True)
     print("\nmessage between two workers (loopback, one way = half a ping-pong)\n", flush=True)
     result = subprocess.run([args.bin / "net_bench", "--json"], capture_output=True, text=True, check=True).stdout
-    print("| bytes | p50 us | p99 us |\n|-|-|-|")
+    print("| bytes | TLS p50 us | TLS p99 us | plaintext p50 us | plaintext p99 us |\n|-|-|-|-|-|")
     for row in json.loads(result):
-        print(f"| {row['bytes']} | {row['p50_us']:.1f} | {row['p99_us']:.1f} |")
+        print(f"| {row['bytes']} | {row['p50_us']:.1f} | {row['p99_us']:.1f} | {row['plaintext_p50_us']:.1f} "
+              f"| {row['plaintext_p99_us']:.1f} |")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include "base/environment.h"
 
 namespace lanyard::worker {
 namespace {
@@ -77,11 +78,7 @@ int ProcessorCount() {
 }
 
 void GiveDriverACache(const std::string& state_dir) {
-  const auto set = [](const char* name) {
-    const char* const value = std::getenv(name);
-    return value != nullptr && *value != '\0';
-  };
-  if (set("CUDA_CACHE_PATH") || set("HOME")) return;
+  if (!EnvironmentOr("CUDA_CACHE_PATH", "").empty() || !EnvironmentOr("HOME", "").empty()) return;
   setenv("CUDA_CACHE_PATH", (state_dir + "/cuda-cache").c_str(), 1);
 }
 

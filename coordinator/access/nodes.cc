@@ -47,7 +47,8 @@ absl::Status UseToken(SQLite::Database& db, const net::JoinRequest& request, Uni
                                kNewTokenHint));
   }
   if (token.role != request.role) {
-    return Denied(absl::StrCat("the join token is for the role ", RoleName(token.role), ", not ", RoleName(request.role), kNewTokenHint));
+    return Denied(absl::StrCat("the join token is for the role ", RoleName(token.role), ", not ",
+                               RoleName(request.role), kNewTokenHint));
   }
   SQLite::Statement use(db, "UPDATE join_tokens SET used = used + 1 WHERE id = ?");
   use.bind(1, request.token_id);
