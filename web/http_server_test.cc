@@ -271,6 +271,38 @@ TEST_F(HttpServerTest, TimeOuts) {
   EXPECT_TRUE(Eventually([&] { return server_->connections() == 1; }));
 }
 
+// However it dribbles, a header and a body have their time as a whole.
+TEST_F(HttpServerTest, DribblingDoesNotGainTime) {
+  ServerLimits limits;
+  limits.header_timeout = limits.body_timeout = milliseconds(200);
+  StartServer(limits);
+  const std::string head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n";
+  for (const std::string& start : {std::string("GET /livez HTTP/1.1\r\nX: "), head}) {
+    Client client(server_->address());
+    client.Send(start);
+    ASSERT_TRUE(Eventually([&] { return server_->connections() == 1; }));
+    const auto from = std::chrono::steady_clock::now();
+    for (int i = 0; i < 100 && server_->connections() > 0; ++i) {
+      client.Send("x");
+      std::this_thread::sleep_for(milliseconds(20));
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - from, milliseconds(1500)) << start;
+    EXPECT_TRUE(Eventually([&] { return server_->connections() == 0; }));
+  }
+}
+
+TEST_F(HttpServerTest, JsonThatIsTooDeepOrTooMany) {
+  StartServer();
+  const auto code = [&](const std::string& body) {
+    const std::string answer = Ask(Post("/v1/completions", body));
+    return answer.substr(9, 3) + " " + BodyOf(answer)["error"]["code"].get<std::string>();
+  };
+  EXPECT_EQ(code("{\"prompt\":" + std::string(100'000, '[') + "}"), "400 invalid_json");
+  std::string many = "{\"prompt\":[1";
+  for (int i = 0; i < 1'000'001; ++i) many += ",1";
+  EXPECT_EQ(code(many + "]}"), "400 invalid_json");
+}
+
 TEST_F(HttpServerTest, TwoHundredIdleStreams) {
   StartServer();
   std::vector<std::unique_ptr<Client>> clients;
