@@ -31,6 +31,7 @@ constexpr int64_t kReadyTokenSeconds = 600;
 struct Flags {
   std::string model, ready_file, log_level = "info";
   coordinator::PoolRunnerOptions pool;
+  std::vector<std::string> networks;
   web::ServerOptions front;
   int ready_fd = -1;
   uint32_t ready_tokens = 0;
@@ -76,6 +77,7 @@ std::string Summary(const coordinator::PoolStatus& pool) {
 absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
+  ASSIGN_OR_RETURN(flags.pool.limits.networks, net::ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   std::signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = apps::BlockEndingSignals();
@@ -135,6 +137,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", kVersion);
   app.add_option("--model", flags.model, "a GGUF file")->required();
   app.add_option("--listen", flags.pool.listen, "where workers join")->capture_default_str();
+  app.add_option("--network", flags.networks,
+                 "that machines may join from, like 10.1.0.0/16; again for more (default: loopback and private ones)");
   app.add_option("--http", flags.front.listen, "where clients ask")->capture_default_str();
   app.add_flag("--http-open", flags.front.open, "without API keys, for every program of this machine; on loopback only");
   app.add_option("--http-name", flags.front.host_names, "a name that clients use for this server, besides its address");

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "engine/cuda/open_devices.h"
+#include "net/channel.h"
 #include "net/convert_control.h"
 #include "net/enrolment.h"
 #include "worker/daemon.h"
@@ -23,14 +24,21 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string join, token, token_file, name, memory, state, listen = "127.0.0.1:0", isa, log_level = "info";
+  std::string join, token, token_file, name, memory, state, listen, isa, log_level = "info";
   std::string models, devices = "auto", vram;
-  std::vector<std::string> model;
+  std::vector<std::string> model, networks;
   int threads = 0;
   double speed = 0;
   bool plaintext = false;
   bool log_json = false;
 };
+
+// Where the stage before reaches this worker, when nobody said: loopback for a coordinator there, else every address.
+std::string ListenFor(const std::string& join) {
+  const std::string host = join.substr(0, join.rfind(':'));
+  if (net::IsLoopbackHost(host)) return host.find(':') == std::string::npos ? "127.0.0.1:0" : "[::1]:0";
+  return host.find(':') == std::string::npos ? "0.0.0.0:0" : "[::]:0";
+}
 
 // The machine's membership, made with the token at the first start.
 absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker::DaemonOptions* options) {
@@ -59,6 +67,7 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   if (out.name.empty()) out.name = absl::StrCat("w", getpid());
   RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
   out.listen = flags.listen;
+  ASSIGN_OR_RETURN(out.limits.networks, net::ParseNetworks(flags.networks));
   out.threads = flags.threads > 0 ? flags.threads : worker::ProcessorCount();
   out.isa = ops::BestIsa();
   if (!flags.isa.empty()) {
@@ -91,6 +100,7 @@ absl::Status Run(const Flags& flags) {
   if (!flags.plaintext) {
     ASSIGN_OR_RETURN(enrolment, Enrol(flags, &options));
   }
+  if (options.listen.empty()) options.listen = ListenFor(options.join);
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
   const apps::ServiceWatch watch = {[&] { return daemon->Doing(); }, [&] { return daemon->last_turn(); },
@@ -119,7 +129,11 @@ int main(int argc, char** argv) {
   app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
   app.add_option("--model", flags.model, "a local copy of the model, used instead of fetching it");
   app.add_option("--models", flags.models, "a folder of GGUF files to look into");
-  app.add_option("--listen", flags.listen, "where the stage before reaches this worker")->capture_default_str();
+  app.add_option("--listen", flags.listen,
+                 "where the stage before reaches this worker (default: any port of any address; of loopback for a "
+                 "coordinator there)");
+  app.add_option("--network", flags.networks,
+                 "that others may connect from, like 10.1.0.0/16; again for more (default: loopback and private ones)");
   app.add_option("--isa", flags.isa, "scalar, avx2 or avx512 (default: the best of this processor)");
   app.add_option("--devices", flags.devices, "auto (every card), cpu, or cards as cuda:0,cuda:1; the CPU takes the rest")
       ->capture_default_str();

@@ -316,6 +316,15 @@ absl::StatusOr<Network> Network::Parse(const std::string& text) {
   return Network{Bytes(address), address.is_v4() ? bits + 96 : bits};
 }
 
+absl::StatusOr<std::vector<Network>> ParseNetworks(const std::vector<std::string>& texts) {
+  std::vector<Network> out;
+  for (const std::string& text : texts) {
+    ASSIGN_OR_RETURN(Network network, Network::Parse(text));
+    out.push_back(std::move(network));
+  }
+  return out;
+}
+
 bool Network::Contains(const std::string& address_bytes) const {
   if (address_bytes.size() != address.size()) return false;
   for (int bit = 0; bit < prefix_bits; bit += 8) {

@@ -20,6 +20,7 @@ struct Network {
   static absl::StatusOr<Network> Parse(const std::string& text);
   bool Contains(const std::string& address_bytes) const;
 };
+absl::StatusOr<std::vector<Network>> ParseNetworks(const std::vector<std::string>& texts);
 
 struct AcceptLimits {
   int max_connections = 1024;  // open at once, handed on and not yet closed included

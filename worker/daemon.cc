@@ -191,6 +191,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     net::ServerOptions server;
     server.listen = options_.listen;
     server.security = {options_.credential, revoked_};
+    server.limits = options_.limits;
     ASSIGN_OR_RETURN(server_, net::StageServer::Start(server, &gate_));
     ASSIGN_OR_RETURN(advertised_, net::AdvertisedAddress(server_->address(), options_.join));
     base_bytes_ = PeakResidentBytes() + kBaseMarginBytes;

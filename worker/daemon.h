@@ -23,6 +23,7 @@ struct DaemonOptions {
   std::string name;                      // unique in the pool
   std::string listen = "127.0.0.1:0";    // of the stage port
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext, on loopback only
+  net::AcceptLimits limits = {};         // of the stage port
   uint64_t memory_bytes = 0;             // limit of the whole process
   int threads = 1;
   ops::Isa isa = ops::Isa::kScalar;
