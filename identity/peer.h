@@ -35,6 +35,8 @@ class PeerPolicy {
   virtual ~PeerPolicy() = default;
   // PermissionDenied: revoked. Unauthenticated: its certificate ran out and was not renewed.
   virtual absl::Status Check(const Peer& peer) const = 0;
+  // The peer sent what no program of its version sends.
+  virtual void OnViolation(const Peer& peer, const absl::Status& what) const { (void)peer, (void)what; }
 };
 
 }  // namespace lanyard::identity

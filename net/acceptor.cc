@@ -124,10 +124,11 @@ class AcceptorImpl final : public Acceptor {
 
   uint16_t port() const override { return port_; }
   AcceptCounts counts() const override { return {taken_, refused_network_, refused_limit_, refused_hello_}; }
-  void Cut(const std::string& peer) override {
-    asio::post(io_, [this, peer] {
-      const auto it = handed_.find(peer);
-      if (it != handed_.end() && InodeOf(it->second.fd) == it->second.inode) shutdown(it->second.fd, SHUT_RDWR);
+  void CutAllBut(std::set<std::string> peers) override {
+    asio::post(io_, [this, peers = std::move(peers)] {
+      for (const auto& [peer, handed] : handed_) {
+        if (handed.grpc && peers.count(peer) == 0) Shut(handed);
+      }
     });
   }
 
@@ -142,7 +143,11 @@ class AcceptorImpl final : public Acceptor {
     int fd;
     ino_t inode;  // gRPC closes the descriptor; another file may have its number then
     std::string address;
+    bool grpc;  // else a join's
   };
+  static void Shut(const Handed& handed) {
+    if (InodeOf(handed.fd) == handed.inode) shutdown(handed.fd, SHUT_RDWR);
+  }
   struct OfAddress {
     int greeting = 0;
     int handed = 0;
@@ -278,7 +283,7 @@ class AcceptorImpl final : public Acceptor {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUserTimeoutMs, sizeof(kUserTimeoutMs));
-    handed_[greeting.peer] = {fd, InodeOf(fd), greeting.address};
+    handed_[greeting.peer] = {fd, InodeOf(fd), greeting.address, &take == &options_.grpc};
     ++addresses_[greeting.address].handed;
     ++taken_;
     take(fd, greeting.peer);

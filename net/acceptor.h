@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,8 +60,9 @@ class Acceptor {
 
   virtual uint16_t port() const = 0;
   virtual AcceptCounts counts() const = 0;
-  // Closes both directions of a connection that was handed on ("ip:port" as `Take` got it), if it is still open.
-  virtual void Cut(const std::string& peer) = 0;
+  // Closes both directions of every open connection that was handed to `grpc`, but for those of `peers` ("ip:port" as
+  // `Take` got them).
+  virtual void CutAllBut(std::set<std::string> peers) = 0;
 };
 
 }  // namespace lanyard::net

@@ -162,7 +162,8 @@ void BoundServer::Shutdown() {
 }
 
 void BoundServer::CutOff(const std::string& node) {
-  for (const std::string& address : peers_.AddressesOf(node)) acceptor_->Cut(address);
+  // Those without a stream too, which may be the node's: another node's is made anew with its next call.
+  acceptor_->CutAllBut(peers_.AddressesOfOthers(node));
 }
 
 }  // namespace lanyard::net

@@ -43,7 +43,7 @@ class BoundServer {
   absl::StatusOr<std::unique_ptr<PeerGuard>> Guard(const grpc::ServerContextBase& context) {
     return PeerGuard::Open(security_, context, &peers_);
   }
-  // Cuts every connection of a node.
+  // Cuts every connection of a node, and those that no stream says the owner of.
   void CutOff(const std::string& node);
   AcceptCounts counts() const { return acceptor_->counts(); }
 

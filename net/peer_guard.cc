@@ -17,12 +17,13 @@ void PeerTable::Remove(const std::string& node, const std::string& address) {
   if (it->second.empty()) addresses_.erase(it);
 }
 
-std::vector<std::string> PeerTable::AddressesOf(const std::string& node) const {
+std::set<std::string> PeerTable::AddressesOfOthers(const std::string& node) const {
   MutexLock lock(&mu_);
-  const auto it = addresses_.find(node);
-  if (it == addresses_.end()) return {};
-  const std::set<std::string> once(it->second.begin(), it->second.end());
-  return {once.begin(), once.end()};
+  std::set<std::string> out;
+  for (const auto& [other, addresses] : addresses_) {
+    if (other != node) out.insert(addresses.begin(), addresses.end());
+  }
+  return out;
 }
 
 absl::StatusOr<std::unique_ptr<PeerGuard>> PeerGuard::Open(const Security& security,
@@ -41,6 +42,10 @@ PeerGuard::~PeerGuard() {
 
 absl::Status PeerGuard::Check() const {
   return peer_.has_value() && policy_ != nullptr ? policy_->Check(*peer_) : absl::OkStatus();
+}
+
+void PeerGuard::Report(const absl::Status& what) const {
+  if (peer_.has_value() && policy_ != nullptr) policy_->OnViolation(*peer_, what);
 }
 
 absl::Status PeerGuard::Expect(identity::Role role, const std::string& name) const {

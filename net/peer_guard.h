@@ -7,7 +7,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <vector>
 
 #include <grpcpp/server_context.h>
 
@@ -23,7 +22,8 @@ class PeerTable {
  public:
   void Add(const std::string& node, const std::string& address);
   void Remove(const std::string& node, const std::string& address);
-  std::vector<std::string> AddressesOf(const std::string& node) const;
+  // Of every node but that.
+  std::set<std::string> AddressesOfOthers(const std::string& node) const;
 
  private:
   mutable Mutex mu_;
@@ -41,6 +41,8 @@ class PeerGuard {
 
   // With every message, from one thread at a time.
   absl::Status Check() const;
+  // The peer sent what no program of its version sends; the policy may refuse it from now on.
+  void Report(const absl::Status& what) const;
   // PermissionDenied unless the peer has this role (and, where `name` is not empty, this name).
   absl::Status Expect(identity::Role role, const std::string& name) const;
   // nullopt: plaintext.

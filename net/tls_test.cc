@@ -2,10 +2,13 @@
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <cstring>
 
 #include "identity/join_token.h"
 #include "identity/key_pair.h"
@@ -174,6 +177,35 @@ TEST_F(TlsTest, CutOffAloneClosesAnIdleConnection) {
   EXPECT_EQ(closed_.times(), 0);
   server_->CutOff(NodeOf(sender_));
   EXPECT_TRUE(WaitFor([&] { return closed_.times() == 1; }, 1000));
+}
+
+// A connection on which a node opened no stream, or none is open any more.
+TEST_F(TlsTest, CutOffClosesConnectionsWithoutStreams) {
+  const auto stage = RemoteStage::Connect(Options(cluster_.Worker("w2")));
+  ASSERT_TRUE(stage->WaitReady(5000).ok());
+  const int fd = ConnectTo(server_->address());
+  ASSERT_GE(fd, 0);
+  const auto own = sender_->Get();
+  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+  const std::unique_ptr<BIO, decltype(&BIO_free)> key_text(
+      BIO_new_mem_buf(own->key_pem.data(), static_cast<int>(own->key_pem.size())), BIO_free);
+  const identity::PkeyPtr key(PEM_read_bio_PrivateKey(key_text.get(), nullptr, nullptr, nullptr));
+  ASSERT_EQ(SSL_CTX_use_certificate(context.get(), identity::X509FromPem(own->certificate_pem).get()), 1);
+  ASSERT_EQ(SSL_CTX_use_PrivateKey(context.get(), key.get()), 1);
+  const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(context.get()), SSL_free);
+  const unsigned char alpn[] = "\x02h2";
+  SSL_set_alpn_protos(ssl.get(), alpn, 3);
+  SSL_set_fd(ssl.get(), fd);
+  ASSERT_EQ(SSL_connect(ssl.get()), 1);
+  const timeval patience{2, 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  server_->CutOff(NodeOf(sender_));
+  char bytes[4096];
+  ssize_t got = 1;
+  while (got > 0) got = read(fd, bytes, sizeof(bytes));
+  EXPECT_TRUE(got == 0 || errno == ECONNRESET) << std::strerror(errno);
+  EXPECT_EQ(closed_.times(), 0);  // the other node's stream goes on
+  close(fd);
 }
 
 // Connections before TLS: silent ones, garbage, and more than there are descriptors, beside a stream that goes on.
