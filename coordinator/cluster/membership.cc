@@ -44,6 +44,21 @@ absl::Status CheckHello(const net::WorkerHello& hello) {
   return absl::OkStatus();
 }
 
+// Why a newcomer may not have the name that `there` has.
+absl::Status NameInUse(const net::WorkerHello& there, const net::WorkerHello& hello) {
+  const bool same_program = there.pid == hello.pid && there.stage_address == hello.stage_address;
+  if (!hello.node.empty() && hello.node == there.node && !same_program) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "two machines show the identity of worker '", hello.name, "' (node ", hello.node, "): one is in the pool from ",
+        there.from, " (stage ", there.stage_address, ", pid ", there.pid, "), this one came from ", hello.from,
+        " (pid ", hello.pid, "). If a disk was copied: on the copy remove the folder `identity` of its state and join ",
+        "with a new token (`lanyard token create`) and another --name; if it was stolen: `lanyard node revoke ",
+        hello.name, "`"));
+  }
+  return absl::AlreadyExistsError(absl::StrCat("a worker named '", hello.name, "' (pid ", there.pid, ", ",
+                                               there.stage_address, ") is in the pool; give this one another --name"));
+}
+
 }  // namespace
 
 Member* Membership::MutableFind(net::LinkId link) {
@@ -74,9 +89,7 @@ Membership::Admission Membership::OnHello(net::LinkId link, const net::WorkerHel
   const auto it = members_.find(hello.name);
   if (it != members_.end()) {
     if (now - it->second.heard < options_.silent_after) {
-      admission.status = absl::AlreadyExistsError(absl::StrCat(
-          "a worker named '", hello.name, "' (pid ", it->second.hello.pid, ", ",
-          it->second.hello.stage_address, ") is in the pool; give this one another --name"));
+      admission.status = NameInUse(it->second.hello, hello);
       return admission;
     }
     admission.replaced = it->second;

@@ -63,6 +63,34 @@ TEST(Membership, ATwinIsRefusedUnlessTheFirstIsSilent) {
   EXPECT_FALSE(m.OnMessage(net::LinkId(1), kSecond));
 }
 
+TEST(Membership, ACopiedDiskIsRefusedByName) {
+  Membership m({});
+  net::WorkerHello first = Hello("w1");
+  first.node = "f00d";
+  first.from = "10.0.0.3:41000";
+  first.pid = 7;
+  net::WorkerHello copy = first;
+  copy.from = "10.0.0.4:52000";
+  copy.stage_address = "10.0.0.4:7000";
+  ASSERT_TRUE(m.OnHello(net::LinkId(1), first, 0).status.ok());
+  const auto refused = m.OnHello(net::LinkId(2), copy, 300 * kMillisecond);
+  EXPECT_TRUE(absl::IsAlreadyExists(refused.status));
+  for (const char* words : {"two machines", "'w1'", "node f00d", "10.0.0.3:41000", "10.0.0.4:52000", "token create",
+                            "lanyard node revoke w1"}) {
+    EXPECT_THAT(std::string(refused.status.message()), HasSubstr(words));
+  }
+  // The same program that comes again before its earlier link was given up, and another node of the name: no copies.
+  net::WorkerHello again = first;
+  again.from = "10.0.0.3:41001";
+  net::WorkerHello other = copy;
+  other.node = "beef";
+  for (const net::WorkerHello& hello : {again, other}) {
+    const absl::Status status = m.OnHello(net::LinkId(3), hello, 300 * kMillisecond).status;
+    EXPECT_THAT(std::string(status.message()), ::testing::Not(HasSubstr("two machines")));
+    EXPECT_TRUE(absl::IsAlreadyExists(status));
+  }
+}
+
 TEST(Membership, NonsenseIsRefused) {
   Membership m({});
   const auto refused = [&](auto change) {
