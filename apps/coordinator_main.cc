@@ -18,6 +18,7 @@
 #include "cli/numerics_flags.h"
 #include "coordinator/access/cluster.h"
 #include "coordinator/access/key_ring.h"
+#include "coordinator/access/quarantine.h"
 #include "coordinator/pool_runner.h"
 #include "coordinator/state/store.h"
 #include "web/http_server.h"
@@ -93,7 +94,7 @@ absl::Status Run(Flags flags) {
   if (!flags.plaintext) {
     ASSIGN_OR_RETURN(cluster, coordinator::Cluster::Open(store.get(), {flags.pool.state_directory, MachineName(),
                                                                        flags.front.host_names, {}}));
-    flags.pool.security = {cluster->credential(), cluster->nodes()};
+    flags.pool.security = {cluster->credential(), std::make_shared<coordinator::Quarantine>(cluster->nodes())};
     flags.pool.join = [c = cluster.get()](const net::JoinRequest& request) { return c->Enrol(request); };
     flags.front.cluster = cluster.get();
     flags.front.admin_of = [c = cluster.get()](const std::string& pem) { return c->AdminOf(pem); };

@@ -309,6 +309,7 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
   const absl::Status allowed = guard_->Check();
   absl::StatusOr<WorkerEvent> event = allowed.ok() ? FromProto(message) : absl::StatusOr<WorkerEvent>(allowed);
   if (!event.ok()) {
+    if (allowed.ok() && absl::IsInvalidArgument(event.status())) guard_->Report(event.status());
     ended_ = true;
     TellGone(event.status());
     Refuse(event.status(), false);
@@ -338,7 +339,9 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
 bool JoinLink::Greet(WorkerEvent* event) {
   WorkerHello* hello = std::get_if<WorkerHello>(event);
   if (hello == nullptr) {
-    Refuse(InvalidArgument("the first message of a control stream must be the worker's hello"), true);
+    const absl::Status why = InvalidArgument("the first message of a control stream must be the worker's hello");
+    guard_->Report(why);
+    Refuse(why, true);
     return false;
   }
   const absl::Status versions = CheckVersions(hello->protocol, hello->version);
@@ -352,6 +355,7 @@ bool JoinLink::Greet(WorkerEvent* event) {
     return false;
   }
   if (const absl::Status own = guard_->Expect(identity::Role::kWorker, hello->name); !own.ok()) {
+    guard_->Report(own);
     Refuse(own, true);
     return false;
   }
@@ -404,6 +408,7 @@ void ResultLink::OnMessage(v1::ResultMessage& message) {
   }
   if (status.ok()) return;
   LogWarning("results of worker '", worker_, "': ", status.message());
+  if (absl::IsInvalidArgument(status)) guard_->Report(status);
   ended_ = true;
   End(status);
 }
