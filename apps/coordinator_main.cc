@@ -21,6 +21,7 @@
 #include "coordinator/access/quarantine.h"
 #include "coordinator/pool_runner.h"
 #include "coordinator/state/store.h"
+#include "net/discovery.h"
 #include "web/http_server.h"
 
 namespace {
@@ -37,6 +38,8 @@ struct Flags {
   int ready_fd = -1;
   uint32_t ready_tokens = 0;
   bool plaintext = false;
+  bool discovery = true;
+  uint16_t discovery_port = net::kDiscoveryPort;
   double drain_timeout_s = 0;
   bool log_json = false;
 };
@@ -115,6 +118,10 @@ absl::Status Run(Flags flags) {
       ready["token"] = token.token;
     }
   }
+  std::unique_ptr<net::DiscoveryResponder> discovery;
+  if (cluster != nullptr && flags.discovery) {
+    discovery = net::Announce({cluster->authority().cluster(), pool->grpc_address(), flags.discovery_port});
+  }
   LogInfo("HTTP on ", http->url(), ", workers join ", pool->grpc_address());
   TellReady(flags, std::move(ready));
   const apps::ServiceWatch watch = {[&] { return Summary(pool->Status()); }, [&] { return pool->last_turn(); }};
@@ -160,6 +167,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--plaintext", flags.plaintext,
                "no encryption and no identities between coordinator and workers; on loopback only");
+  app.add_flag("!--no-discovery", flags.discovery, "do not answer machines that look for a coordinator (UDP)");
+  app.add_option("--discovery-port", flags.discovery_port, "where it answers them")->capture_default_str();
   app.add_option("--ready-token", flags.ready_tokens, "put a join token for so many workers into the ready line")
       ->check(CLI::Range(1, 1000));
   app.add_option("--ready-fd", flags.ready_fd,

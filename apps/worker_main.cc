@@ -14,6 +14,7 @@
 #include "engine/cuda/open_devices.h"
 #include "net/channel.h"
 #include "net/convert_control.h"
+#include "net/discovery.h"
 #include "net/enrolment.h"
 #include "worker/daemon.h"
 #include "worker/probe.h"
@@ -47,6 +48,7 @@ absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker
   if (enrol.token.empty() && !flags.token_file.empty()) {
     ASSIGN_OR_RETURN(enrol.token, ReadSmallFile(flags.token_file));
   }
+  ASSIGN_OR_RETURN(enrol.address, net::AddressToJoin(flags.join, enrol.token, enrol.folder));
   ASSIGN_OR_RETURN(auto enrolment, net::Enrolment::Open(enrol));
   options->join = enrolment->address();
   options->credential = enrolment->credential();
@@ -62,7 +64,8 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   worker::DaemonOptions out;
   out.join = flags.join;
   if (flags.plaintext && flags.join.empty()) return InvalidArgument("--plaintext needs --join ADDRESS");
-  if (!flags.join.empty()) RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
+  const bool address = !flags.join.empty() && (flags.join != "auto" || flags.plaintext);
+  if (address) RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
   out.name = !flags.name.empty() ? flags.name : worker::HostName();
   if (out.name.empty()) out.name = absl::StrCat("w", getpid());
   RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
@@ -119,7 +122,7 @@ int main(int argc, char** argv) {
   Flags flags;
   CLI::App app("Joins this machine to a Lanyard pool and runs the layers it is given.", "lanyard-worker");
   app.set_version_flag("--version", kVersion);
-  app.add_option("--join", flags.join, "the coordinator's host:port (default: where this machine joined before)");
+  app.add_option("--join", flags.join, "the coordinator's host:port; auto: looks for it here (default: where it was before)");
   app.add_option("--token", flags.token, "that `lanyard token create` printed; needed once");
   app.add_option("--token-file", flags.token_file, "a file with the token, so that nobody reads it in the process list");
   app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities; on loopback only");

@@ -56,6 +56,8 @@ int Main(int argc, char** argv) {
   RegisterRun(app);
   RegisterUp(app);
   RegisterGpuCheck(app);
+  RegisterDiscover(app);
+  RegisterDoctor(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -44,5 +44,7 @@ void RegisterMember(CLI::App& app);     // cli/member.cc: token, node list, node
 void RegisterLoad(CLI::App& app);       // cli/load.cc
 void RegisterUp(CLI::App& app);         // cli/up.cc
 void RegisterGpuCheck(CLI::App& app);   // cli/gpu_check.cc
+void RegisterDiscover(CLI::App& app);   // cli/discover.cc
+void RegisterDoctor(CLI::App& app);     // cli/doctor.cc
 
 }  // namespace lanyard::cli

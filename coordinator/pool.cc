@@ -37,6 +37,7 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
   if (!membership_.OnMessage(link, now)) return;
   std::visit(Overloaded{
                  [](const net::WorkerHello&) {},
+                 [](const net::Diagnosis&) {},  // the runner's (cluster/diagnoser.h)
                  [&](const net::Heartbeat& m) { membership_.OnHeartbeat(link, m); },
                  [&](const net::DevicesChanged& m) {
                    membership_.OnDevices(link, m);

@@ -1,6 +1,7 @@
 #include "coordinator/pool_runner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/log.h"
@@ -13,6 +14,10 @@ namespace {
 constexpr TimeNs kTick = 50 * kMillisecond;
 constexpr int kPortWaitMs = 1000;
 constexpr uint32_t kDefaultContext = 4096;
+
+int64_t UnixMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model,
                         Epoch last_epoch) {
@@ -77,12 +82,17 @@ void PoolRunner::CutOff(const std::string& node, const std::vector<std::string>&
 void PoolRunner::OnWorkerEvent(net::LinkId link, net::WorkerEvent event) {
   Push([this, link, event = std::move(event)](TimeNs now) {
     WithMachine([&](PoolMachine& m) { m.OnWorkerEvent(link, event, now); });
+    if (const auto* diagnosis = std::get_if<net::Diagnosis>(&event)) {
+      diagnoser_.OnDiagnosis(link, *diagnosis, UnixMs());
+      GoOnDiagnosing(now);
+    }
   });
 }
 
 void PoolRunner::OnWorkerGone(net::LinkId link, const absl::Status& why) {
   Push([this, link, why](TimeNs now) {
     WithMachine([&](PoolMachine& m) { m.OnWorkerGone(link, why, now); });
+    diagnoser_.OnGone(link);
   });
 }
 
@@ -139,13 +149,34 @@ void PoolRunner::Loop() {
     if (const TimeNs now = MonotonicNow(); now >= next_tick) {
       next_tick = now + kTick;
       WithMachine([now](PoolMachine& m) { m.OnTick(now); });
+      GoOnDiagnosing(now);
     }
     WithMachine([](PoolMachine& m) { m.Pump(MonotonicNow()); });
   }
   EndAll();
 }
 
+void PoolRunner::Diagnose(const std::string& node, std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
+  const bool heard = Push([this, node, done](TimeNs now) {
+    std::map<std::string, Member> members;
+    {
+      MutexLock lock(&mu_);
+      members = machine_.membership().members();
+    }
+    diagnoser_.Start(members, node, done, now);
+    GoOnDiagnosing(now);
+  });
+  if (!heard) done(Unavailable("the coordinator is stopping"));
+}
+
+void PoolRunner::GoOnDiagnosing(TimeNs now) {
+  if (!diagnoser_.busy()) return;
+  if (const auto ask = diagnoser_.Next(now, UnixMs())) server_->Diagnose(ask->link, ask->request);
+  diagnoser_.OnTick(now, UnixMs());
+}
+
 void PoolRunner::EndAll() {
+  diagnoser_.Abort(Unavailable("the coordinator is stopping"));
   for (auto& [id, open] : open_) open.answer->OnError(Unavailable("the coordinator is stopping"));
   open_.clear();
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "coordinator/cluster/diagnoser.h"
 #include "coordinator/cluster/weights.h"
 #include "coordinator/pool.h"
 #include "coordinator/pool_metrics.h"
@@ -63,6 +64,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void Cancel(SeqId id) override;
   PoolStatus Status() const override;
   std::string MetricsText() const override;
+  void Diagnose(const std::string& node, std::function<void(absl::StatusOr<PoolDiagnosis>)> done) override;
   void RequestShutdown() override;
 
  private:
@@ -105,6 +107,8 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   std::unique_ptr<Answer> End(SeqId id, const std::string& reason);
   void EndWithError(SeqId id, const absl::Status& status);
   void EndAll();
+  // Asks the next machine, where a diagnosis runs.
+  void GoOnDiagnosing(TimeNs now);
 
   const PoolRunnerOptions options_;
   const std::shared_ptr<const ServedModel> model_;
@@ -130,6 +134,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   std::unordered_map<SeqId, Open> open_;
   std::unique_ptr<net::RemoteStage> port_;
   Epoch port_epoch_;
+  Diagnoser diagnoser_;
 
   std::unique_ptr<net::CoordinatorServer> server_;
   std::thread thread_;

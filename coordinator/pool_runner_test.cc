@@ -117,6 +117,14 @@ class InProcessPool : public net::CoordinatorServer {
   }
   void Release(net::LinkId, PlanId) override {}
   void Close(net::LinkId) override {}
+  void Diagnose(net::LinkId link, const net::DiagnoseRequest& request) override {
+    thread_.Do([this, link, id = request.id] {
+      net::Diagnosis diagnosis;
+      diagnosis.id = id;
+      diagnosis.available_bytes = 12345;
+      events_->OnWorkerEvent(link, diagnosis);
+    });
+  }
   void CutOff(const std::string&, const std::vector<std::string>&) override {}
 
  private:

@@ -15,6 +15,7 @@
 #include "identity/peer.h"
 #include "model/manifest.h"
 #include "net/acceptor.h"
+#include "net/diagnosis.h"
 #include "net/join.h"
 #include "stage/types.h"
 
@@ -107,7 +108,7 @@ struct Leaving {
 };
 
 using WorkerEvent =
-    std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed, Leaving, DevicesChanged>;
+    std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed, Leaving, DevicesChanged, Diagnosis>;
 
 // A stage to hold. The worker makes it ready (weights, connection to the next stage) and answers StageReady or
 // StageFailed. A new assignment replaces the old one; what both need (same model digest and parts) is not loaded again.
@@ -162,6 +163,8 @@ class CoordinatorServer {
   virtual void Release(LinkId link, PlanId plan) = 0;
   // Drops the stream without a word (a silent worker).
   virtual void Close(LinkId link) = 0;
+  // The answer is a Diagnosis among the worker's events.
+  virtual void Diagnose(LinkId link, const DiagnoseRequest& request) = 0;
   // The node was revoked: its connections are cut, and the workers hear that these nodes may not speak with them.
   virtual void CutOff(const std::string& node, const std::vector<std::string>& all_revoked) = 0;
 };
@@ -186,6 +189,7 @@ struct RemoteStageOptions {
   std::function<void(const absl::Status& why)> on_closed;
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
   std::string node = {};       // whose certificate must be at the address
+  bool probe = false;          // pings alone, which any member of the cluster may send (kMaxProbePings and the like)
 };
 
 // Frames over one long-lived bidi stream to a worker's stage port. Send queues (bounded in bytes) and never blocks.

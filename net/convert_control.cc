@@ -229,6 +229,7 @@ struct EventToProto {
   void operator()(const DevicesChanged& in) const {
     DevicesToProto(in.devices, out->mutable_devices()->mutable_devices());
   }
+  void operator()(const Diagnosis& in) const { ToProto(in, out->mutable_diagnosis()); }
   void operator()(const Leaving& in) const { out->mutable_leaving()->set_reason(CleanText(in.reason)); }
 };
 
@@ -375,6 +376,10 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
     case v1::WorkerMessage::kDevices: {
       ASSIGN_OR_RETURN(std::vector<DeviceHello> devices, DevicesFromProto(in.devices().devices()));
       return WorkerEvent(DevicesChanged{std::move(devices)});
+    }
+    case v1::WorkerMessage::kDiagnosis: {
+      ASSIGN_OR_RETURN(Diagnosis diagnosis, FromProto(in.diagnosis()));
+      return WorkerEvent(std::move(diagnosis));
     }
     case v1::WorkerMessage::kLeaving: return WorkerEvent(Leaving{CleanText(in.leaving().reason())});
     case v1::WorkerMessage::BODY_NOT_SET: break;

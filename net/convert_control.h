@@ -30,6 +30,11 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in);
 void ToProto(const Assignment& in, v1::Assign* out);
 absl::StatusOr<Assignment> FromProto(const v1::Assign& in);
 
+void ToProto(const DiagnoseRequest& in, v1::Diagnose* out);
+absl::StatusOr<DiagnoseRequest> FromProto(const v1::Diagnose& in);
+void ToProto(const Diagnosis& in, v1::Diagnosis* out);
+absl::StatusOr<Diagnosis> FromProto(const v1::Diagnosis& in);
+
 // Names both versions when the other side speaks another protocol, or is of another major version.
 absl::Status CheckVersions(uint32_t protocol, std::string_view version);
 

@@ -85,6 +85,11 @@ class ControlClientImpl final : public ControlClient {
         sink_->OnRevoked({nodes.begin(), nodes.end()});
         break;
       }
+      case v1::CoordinatorMessage::kDiagnose: {
+        absl::StatusOr<DiagnoseRequest> request = FromProto(message.diagnose());
+        if (request.ok()) sink_->OnDiagnose(*std::move(request));  // a bad one stays without an answer
+        break;
+      }
       case v1::CoordinatorMessage::kHeartbeat:
       case v1::CoordinatorMessage::BODY_NOT_SET: break;  // alive, or a message of a later version
     }

@@ -26,6 +26,8 @@ class ControlSink {
   virtual void OnRelease(PlanId plan) = 0;
   // These nodes are no members any more; the whole list.
   virtual void OnRevoked(std::vector<std::string> nodes) = 0;
+  // To be answered with a Diagnosis.
+  virtual void OnDiagnose(DiagnoseRequest request) { (void)request; }
   // Once, last: the stream ended or could not be opened.
   virtual void OnControlClosed(const absl::Status& why) = 0;
 };

@@ -160,6 +160,13 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     message->mutable_release()->set_plan(plan.value);
     SendOrDrop(link, std::move(message));
   }
+  void Diagnose(LinkId id, const DiagnoseRequest& request) override {
+    const std::shared_ptr<JoinLink> link = Find(id);
+    if (link == nullptr) return;
+    auto message = std::make_unique<v1::CoordinatorMessage>();
+    ToProto(request, message->mutable_diagnose());
+    SendOrDrop(link, std::move(message));
+  }
   void Close(LinkId id) override {
     const std::shared_ptr<JoinLink> link = Find(id);
     if (link == nullptr) return;

@@ -73,7 +73,11 @@ asio::ssl::context AsioContext(const identity::SslContext& context) {
 }
 
 absl::StatusOr<JoinRequest> FromProto(const v1::JoinRequest& in) {
-  RETURN_IF_ERROR(CheckVersions(in.protocol(), in.version()));
+  if (!CheckVersions(in.protocol(), in.version()).ok()) {  // said from the node's point of view
+    return FailedPrecondition("this machine has Lanyard ", CleanText(in.version()), " (protocol ", in.protocol(),
+                              "), the coordinator has ", kVersion, " (protocol ", kProtocolVersion,
+                              "); install the same version on both");
+  }
   JoinRequest out;
   const bool token = !in.token_id().empty() || !in.token_secret().empty();
   if (token && (in.token_id().size() != 16 || in.token_secret().size() != 32))
@@ -225,6 +229,7 @@ class Conversation {
     const absl::StatusOr<identity::Peer> peer = identity::CheckCoordinatorChain(
         stream_->native_handle(), options_.ca_fingerprint, identity::WallNow(), &joined_.ca_pem);
     if (!peer.ok()) co_return Annotate(peer.status(), options_.address);
+    if (options_.greet_only) co_return absl::OkStatus();
     step_ = "its answer";
     absl::Status status = co_await WriteMessage(*stream_, Message());
     v1::JoinReply reply;

@@ -52,6 +52,7 @@ struct JoinOptions {
   std::string ca_fingerprint;  // 32 raw bytes: of the token, or of the CA known already
   JoinRequest request;
   int timeout_ms = 10'000;  // of the whole
+  bool greet_only = false;  // checks the CA and says nothing; the reply stays empty
 };
 
 struct Joined {

@@ -32,5 +32,10 @@ inline constexpr size_t kMaxAddressBytes = 256;
 inline constexpr size_t kMaxTextBytes = 4096;     // of an error's text
 inline constexpr int kMaxLinks = 4096;
 inline constexpr int kMaxStreams = 64;            // of frames, into one worker
+inline constexpr int kMaxDiagnoseTargets = 64;    // that a worker measures for one request
+inline constexpr int kMaxProbes = 4;              // streams of pings alone, into one worker at once
+inline constexpr int kMaxProbePings = 64;         // of one such stream
+inline constexpr size_t kMaxProbePingBytes = size_t{1} << 20;
+inline constexpr size_t kMaxProbeBytes = size_t{8} << 20;  // of all of them
 
 }  // namespace lanyard::net

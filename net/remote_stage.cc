@@ -44,6 +44,7 @@ class RemoteStageImpl final : public RemoteStage {
     hello->set_plan(options_.plan.value);
     hello->set_epoch(options_.epoch.value);
     hello->set_stage(options_.stage);
+    hello->set_probe(options_.probe);
     link_.Send(std::move(message)).IgnoreError();  // a stream that closed already says so by on_closed
   }
 

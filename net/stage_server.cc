@@ -9,6 +9,7 @@
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
 #include "net/frame_scan.h"
+#include "net/limits.h"
 #include "net/stream.h"
 
 namespace lanyard::net {
@@ -24,9 +25,12 @@ class RefusedFrames final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
 // Takes bytes and not messages: they are looked over before protobuf allocates for them.
 class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  FrameLink(FrameSink* sink, LiveCount* live, std::unique_ptr<PeerGuard> guard)
-      : sink_(sink), live_(live), guard_(std::move(guard)) {}
-  ~FrameLink() override { live_->Remove(); }
+  FrameLink(FrameSink* sink, LiveCount* live, LiveCount* probes, std::unique_ptr<PeerGuard> guard)
+      : sink_(sink), live_(live), probes_(probes), guard_(std::move(guard)) {}
+  ~FrameLink() override {
+    if (probe_) probes_->Remove();
+    live_->Remove();
+  }
 
  protected:
   void OnMessage(grpc::ByteBuffer& bytes) override {
@@ -37,12 +41,14 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
     }
     const absl::Status parsed = Parse(&bytes);
     if (!parsed.ok()) {
-      if (greeted_) sink_->OnBadFrame(from_, StepId(), 0, parsed);
+      if (greeted_ && !probe_) sink_->OnBadFrame(from_, StepId(), 0, parsed);
       Stop(parsed);
     } else if (!greeted_) {
       Greet(message_);
-    } else if (message_.has_frame()) {
+    } else if (message_.has_frame() && !probe_) {
       TakeFrame(message_.frame());
+    } else if (message_.has_ping() && !MayPing(message_.ping().payload().size())) {
+      Stop(ResourceExhausted("more pings, or larger ones, than a probe may send"));
     } else if (message_.has_ping()) {
       v1::FrameReply reply;
       reply.mutable_pong()->Swap(message_.mutable_ping());
@@ -62,6 +68,21 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
     return FromGrpc(grpc::SerializationTraits<v1::FrameMessage>::Deserialize(bytes, &message_));
   }
 
+  // The coordinator or a worker, whatever stage is held here: it sees nothing but its own bytes again.
+  absl::Status AcceptProbe() {
+    if (guard_->peer().has_value() && guard_->peer()->role == identity::Role::kAdmin) {
+      return absl::PermissionDeniedError("an administrator's machine has nothing to measure here");
+    }
+    probe_ = probes_->Add(kMaxProbes);
+    return probe_ ? absl::OkStatus() : ResourceExhausted(kMaxProbes, " measurements of this worker run already");
+  }
+
+  bool MayPing(size_t bytes) {
+    if (!probe_) return true;
+    pinged_bytes_ += bytes;
+    return ++pings_ <= kMaxProbePings && bytes <= kMaxProbePingBytes && pinged_bytes_ <= kMaxProbeBytes;
+  }
+
   absl::Status SendReply(const v1::FrameReply& reply) {
     auto bytes = std::make_unique<grpc::ByteBuffer>();
     bool own = false;
@@ -76,7 +97,7 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
     if (status.ok()) status = CheckWorkerName(hello.from());
     if (status.ok()) {
       from_ = {hello.from(), PlanId(hello.plan()), Epoch(hello.epoch()), hello.stage(), guard_->peer()};
-      status = sink_->AcceptStream(from_);
+      status = hello.probe() ? AcceptProbe() : sink_->AcceptStream(from_);
     }
     v1::FrameReply reply;
     reply.mutable_welcome()->set_code(ToWireCode(status));
@@ -108,10 +129,14 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
 
   FrameSink* const sink_;
   LiveCount* const live_;
+  LiveCount* const probes_;
   const std::unique_ptr<PeerGuard> guard_;
   v1::FrameMessage message_;  // only OnMessage touches these: gRPC calls it one message at a time
   StreamFrom from_;
   bool greeted_ = false;
+  bool probe_ = false;
+  int pings_ = 0;  // of a probe
+  size_t pinged_bytes_ = 0;
   bool ended_ = false;
 };
 
@@ -134,7 +159,7 @@ class StageServerImpl final : public StageServer,
     if (!live_.Add(kMaxStreams)) {
       return new RefusedFrames(ResourceExhausted("this worker has ", kMaxStreams, " streams open already"));
     }
-    auto link = std::make_shared<FrameLink>(sink_, &live_, *std::move(guard));
+    auto link = std::make_shared<FrameLink>(sink_, &live_, &probes_, *std::move(guard));
     link->Begin(context);
     return link.get();
   }
@@ -145,6 +170,7 @@ class StageServerImpl final : public StageServer,
  private:
   FrameSink* const sink_;
   LiveCount live_;
+  LiveCount probes_;
   BoundServer bound_;
 };
 

@@ -62,6 +62,51 @@ TEST_F(StreamTest, PingsComeBack) {
   }
 }
 
+TEST_F(StreamTest, ProbesArePingsAloneAndBounded) {
+  sink_.Refuse(absl::FailedPreconditionError("no stage here"));  // which does not concern a probe
+  RemoteStageOptions options = Options();
+  options.probe = true;
+  const std::vector<uint8_t> small(64, 1), large(kMaxProbePingBytes, 1), too_large(kMaxProbePingBytes + 1, 1);
+  {
+    const auto stage = RemoteStage::Connect(options);
+    ASSERT_TRUE(stage->WaitReady(5000).ok());
+    for (int i = 0; i < kMaxProbePings; ++i) ASSERT_TRUE(stage->PingNs(small, 2000).ok()) << i;
+    EXPECT_FALSE(stage->PingNs(small, 2000).ok());  // one too many
+  }
+  {
+    const auto stage = RemoteStage::Connect(options);
+    ASSERT_TRUE(stage->WaitReady(5000).ok());
+    for (size_t i = 0; i < kMaxProbeBytes / large.size(); ++i) ASSERT_TRUE(stage->PingNs(large, 5000).ok()) << i;
+    EXPECT_FALSE(stage->PingNs(small, 2000).ok());  // all bytes are used
+  }
+  {
+    const auto stage = RemoteStage::Connect(options);
+    ASSERT_TRUE(stage->WaitReady(5000).ok());
+    EXPECT_FALSE(stage->PingNs(too_large, 5000).ok());
+  }
+  {
+    const auto stage = RemoteStage::Connect(options);
+    ASSERT_TRUE(stage->WaitReady(5000).ok());
+    stage->Send(testing::SampleFrame()).IgnoreError();
+    EXPECT_TRUE(testing::WaitFor([&] { return !stage->ready(); }));  // a frame ends it
+  }
+  EXPECT_TRUE(sink_.frames().empty());
+}
+
+TEST_F(StreamTest, FewProbesAtOnce) {
+  RemoteStageOptions options = Options();
+  options.probe = true;
+  std::vector<std::unique_ptr<RemoteStage>> open;
+  for (int i = 0; i < kMaxProbes; ++i) {
+    open.push_back(RemoteStage::Connect(options));
+    ASSERT_TRUE(open.back()->WaitReady(5000).ok());
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(RemoteStage::Connect(options)->WaitReady(5000)));
+  EXPECT_TRUE(RemoteStage::Connect(Options())->WaitReady(5000).ok());  // those with frames have their own count
+  open.pop_back();
+  EXPECT_TRUE(testing::WaitFor([&] { return RemoteStage::Connect(options)->WaitReady(5000).ok(); }));
+}
+
 TEST_F(StreamTest, RefusedStreamSaysWhy) {
   sink_.Refuse(absl::FailedPreconditionError("epoch 9 is over, this worker is at 10"));
   const auto stage = RemoteStage::Connect(Options());

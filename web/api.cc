@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "web/cluster_handler.h"
 #include "web/completion_handler.h"
+#include "web/doctor_handler.h"
 #include "web/errors.h"
 #include "web/key_handler.h"
 
@@ -181,6 +182,10 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
          response.body = StatusJson(g->Status());
          w->Send(std::move(response));
        }},
+      {"GET", "/admin/v1/doctor", admin, "asks every machine how it is and measures the ways between them; up to a minute",
+       [g](const Request& r, Writer w) { Diagnose(g, r, std::move(w)); }},
+      {"GET", "/admin/v1/doctor/*", admin, "the same of one machine, and the ways to and from it",
+       [g](const Request& r, Writer w) { Diagnose(g, r, std::move(w)); }},
       {"POST", "/admin/v1/stop", admin, "a clean stop", [g](const Request&, Writer w) { Stop(g, *w); }},
       {"GET", "/admin/v1/keys", admin, "every API key, without its text",
        [keys](const Request&, Writer w) { ListKeys(keys, *w); }},

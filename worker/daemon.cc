@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <optional>
 #include <thread>
@@ -12,12 +13,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mutex.h"
-#include "identity/revoked_nodes.h"
 #include "base/size.h"
+#include "identity/credential.h"
+#include "identity/revoked_nodes.h"
 #include "net/coordinator_client.h"
 #include "net/stage_server.h"
 #include "worker/card_watch.h"
 #include "worker/frame_gate.h"
+#include "worker/link_probe.h"
 #include "worker/loader.h"
 #include "worker/probe.h"
 #include "worker/process.h"
@@ -77,11 +80,20 @@ struct StageLost {
 struct Revoked {
   std::vector<std::string> nodes;
 };
+struct DiagnoseAsked {
+  net::DiagnoseRequest request;
+  int64_t received_unix_ms = 0;
+};
+struct Measured {
+  uint64_t id = 0;
+  std::vector<net::LinkDiagnosis> links;
+};
 struct LeaveAsked {
   std::string reason;
 };
 using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone, ResultsGone, NextGone,
-                           Progress, LoadOutcome, StageLost, Revoked, LeaveAsked>;
+                           Progress, LoadOutcome, StageLost, Revoked, DiagnoseAsked, Measured,
+                           LeaveAsked>;
 
 class EventQueue {
  public:
@@ -110,6 +122,10 @@ class EventQueue {
   std::deque<std::pair<Event, uint64_t>> events_ ABSL_GUARDED_BY(mu_);
 };
 
+int64_t UnixMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 std::string LayersText(const stage::StageSpec& spec) {
   if (spec.layers.begin >= spec.layers.end) return spec.samples ? "the head" : "the embedding";
   return absl::StrCat("layers ", spec.layers.begin, "-", spec.layers.end - 1);
@@ -134,6 +150,7 @@ class Session final : public net::ControlSink {
   }
   void OnRelease(PlanId plan) override { queue_->Push(Released{plan}, id_); }
   void OnRevoked(std::vector<std::string> nodes) override { queue_->Push(Revoked{std::move(nodes)}, id_); }
+  void OnDiagnose(net::DiagnoseRequest request) override { queue_->Push(DiagnoseAsked{std::move(request), UnixMs()}, id_); }
   void OnControlClosed(const absl::Status& why) override { queue_->Push(ControlGone{why}, id_); }
 
  private:
@@ -180,6 +197,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     queue_.Push(LeaveAsked{});
     if (thread_.joinable()) thread_.join();
     // Frames may still come: the port closes before what it feeds.
+    prober_.reset();
     server_.reset();
     loader_.reset();
     // What the loader had ready holds streams that report here: they end while there is a queue.
@@ -208,6 +226,10 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
       return weight_client_.Fetch(sha256, offset, stop, take);
     };
     loader_ = std::make_unique<Loader>(std::move(loader), this);
+    prober_ = std::make_unique<LinkProber>(
+        LinkProbeOptions{options_.name, options_.credential}, [this](net::DiagnoseRequest request, auto links) {
+          queue_.Push(Measured{request.id, std::move(links)});
+        });
     for (const auto& device : options_.devices) {
       watched_.push_back({device->name(), std::make_unique<CardWatch>([device] { device->Watch(); }, kWatchEvery)});
     }
@@ -269,6 +291,8 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void Handle(LoadOutcome event);
   void Handle(StageLost event);
   void Handle(Revoked event);
+  void Handle(DiagnoseAsked event);
+  void Handle(Measured event);
   void Handle(LeaveAsked event);
 
   net::Endpoint Coordinator() const { return {options_.join, options_.credential}; }
@@ -284,6 +308,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   uint64_t base_bytes_ = 0;
   std::unique_ptr<net::StageServer> server_;
   std::unique_ptr<Loader> loader_;
+  std::unique_ptr<LinkProber> prober_;
   std::atomic<bool> ended_{false};
   mutable Mutex status_mu_;
   absl::Status status_ ABSL_GUARDED_BY(status_mu_);
@@ -306,6 +331,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   std::vector<Watched> watched_;
   std::vector<net::DeviceHello> told_;  // what the coordinator knows of the cards
   int64_t last_busy_ns_ = 0;
+  std::pair<uint64_t, int64_t> diagnose_{0, 0};  // the request being measured: its id, and when it came (UnixMs)
   bool stop_ = false;
 
   std::thread thread_;
@@ -517,6 +543,27 @@ void DaemonImpl::Handle(Revoked event) {
     StopStage();
     Fail(plan, epoch, Unavailable("worker '", next, "' was revoked"));
   }
+}
+
+void DaemonImpl::Handle(DiagnoseAsked event) {
+  diagnose_ = {event.request.id, event.received_unix_ms};
+  prober_->Start(std::move(event.request));
+}
+
+void DaemonImpl::Handle(Measured event) {
+  if (event.id != diagnose_.first) return;  // a later one is being measured
+  net::Diagnosis out;
+  out.id = event.id;
+  out.received_unix_ms = diagnose_.second;
+  out.available_bytes = AvailableBytes();
+  out.disk_free_bytes = FreeDiskBytes(options_.weights.state_dir);
+  if (options_.credential != nullptr) {
+    out.certificate_ends_unix_s = options_.credential->Get()->self.not_after;
+    out.key_mode = FileMode(options_.weights.state_dir + "/identity/node.key");
+  }
+  out.links = std::move(event.links);
+  out.sent_unix_ms = UnixMs();
+  Send(out);
 }
 
 void DaemonImpl::Handle(ControlGone event) { DropSession(event.why); }

@@ -4,6 +4,8 @@
 #include <malloc.h>
 #include <sched.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -58,6 +60,16 @@ void TrimMalloc() {
 uint64_t ResidentBytes() { return ProcField("/proc/self/status", "VmRSS"); }
 uint64_t PeakResidentBytes() { return ProcField("/proc/self/status", "VmHWM"); }
 uint64_t AvailableBytes() { return ProcField("/proc/meminfo", "MemAvailable"); }
+
+uint64_t FreeDiskBytes(const std::string& folder) {
+  struct statvfs fs {};
+  return statvfs(folder.c_str(), &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
+}
+
+uint32_t FileMode(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0 ? info.st_mode & 07777U : 0;
+}
 
 std::string HostName() {
   char buffer[256] = {};

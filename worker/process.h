@@ -16,6 +16,8 @@ void TrimMalloc();
 uint64_t ResidentBytes();      // VmRSS
 uint64_t PeakResidentBytes();  // VmHWM (ru_maxrss would inherit the parent's peak)
 uint64_t AvailableBytes();     // MemAvailable of the machine
+uint64_t FreeDiskBytes(const std::string& folder);  // that this user may fill; 0 when the folder is not there
+uint32_t FileMode(const std::string& path);         // permission bits; 0 when it is not there
 
 std::string HostName();        // made of A-Z a-z 0-9 . _ -; "" when it has none that fits
 int ProcessorCount();          // that this process may use

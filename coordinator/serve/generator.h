@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -130,6 +131,37 @@ struct PoolStatus {
   uint32_t kv_blocks_used = 0;
 };
 
+// What a machine of the pool found out about itself, asked by the coordinator (`lanyard doctor`).
+struct NodeDiagnosis {
+  std::string name;
+  std::string error;          // why it gave no answer; then nothing below is known
+  double clock_skew_s = 0;    // its clock, less the coordinator's
+  double clock_error_s = 0;   // the figure may be wrong by so much (half the time of the messages)
+  uint64_t available_bytes = 0;  // memory of the machine
+  uint64_t disk_free_bytes = 0;  // where weights are kept
+  int64_t certificate_ends_unix_s = 0;  // 0: plaintext
+  uint32_t key_mode = 0;         // permission bits of its key; 0: not known
+};
+
+// The way from one machine to another, as the first measured it; see net/diagnosis.h.
+struct LinkReport {
+  std::string from;
+  std::string to;
+  absl::Status status;
+  double connect_ms = 0;
+  double rtt_min_ms = 0;
+  double rtt_median_ms = 0;
+  double bytes_per_second = 0;
+  uint32_t mtu_bytes = 0;
+  bool large_lost = false;
+};
+
+struct PoolDiagnosis {
+  int64_t unix_ms = 0;  // the coordinator's clock, when this was complete
+  std::vector<NodeDiagnosis> nodes;
+  std::vector<LinkReport> links;
+};
+
 // Thread-safe.
 class Generator {
  public:
@@ -146,6 +178,13 @@ class Generator {
   virtual PoolStatus Status() const = 0;
   // Prometheus text.
   virtual std::string MetricsText() const = 0;
+  // Every machine says how it is and measures its ways to the others, one machine after another (up to a minute); with a
+  // `node`, that machine alone and the ways to and from it. `done` comes once, from any thread. NotFound for an unknown node,
+  // ResourceExhausted while another diagnosis runs, Unimplemented where there are no machines to ask.
+  virtual void Diagnose(const std::string& node, std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
+    (void)node;
+    done(absl::UnimplementedError("this pool has no machines that can be asked"));
+  }
   // Asks the process to stop cleanly (lanyard stop).
   virtual void RequestShutdown() = 0;
 };

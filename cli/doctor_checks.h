@@ -1,0 +1,36 @@
+// From what `lanyard doctor` saw to what is wrong. No I/O, no clock.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/doctor_facts.h"
+
+namespace lanyard::cli {
+
+struct Finding {
+  std::string where;  // "this machine", "coordinator", "pc-7", "pc-7 -> pc-8"
+  std::string check;  // one word, stable: "memory" "disk" "isa" "card" "key" "certificate"
+                      // "weights" "name" "port" "tls" "rights" "join" "version" "clock" "pool"
+                      // "lost" "silent" "link" "mtu" "speed"
+  std::string what;
+  std::string cause;
+  std::string next;  // a command, or what to do
+};
+
+struct Good {
+  std::string where;
+  std::string check;
+  std::string text;
+};
+
+struct Report {
+  std::vector<Finding> findings;
+  std::vector<Good> good;
+};
+
+void CheckMachine(const MachineFacts& facts, Report* out);
+void CheckCoordinator(const CoordinatorFacts& facts, Report* out);
+void CheckPool(const PoolFacts& facts, Report* out);
+
+}  // namespace lanyard::cli

@@ -1,0 +1,258 @@
+// Facts in, findings out: each check speaks when its fact is bad, and is silent when it is good.
+#include "cli/doctor_checks.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/version.h"
+
+namespace lanyard::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr identity::UnixTime kNow = 1'800'000'000;
+
+IdentityFacts GoodIdentity() {
+  IdentityFacts out;
+  out.folder = "/state/identity";
+  out.key_mode = 0600;
+  out.self =
+      identity::Peer{"c", identity::Role::kWorker, "n", "pc-1", kNow - 3600, kNow + 20 * 3600, "1"};
+  return out;
+}
+
+MachineFacts GoodMachine() {
+  MachineFacts out;
+  out.now = kNow;
+  out.total_bytes = uint64_t{16} << 30;
+  out.available_bytes = uint64_t{8} << 30;
+  out.state_dir = "/state";
+  out.disk_free_bytes = uint64_t{50} << 30;
+  out.isa = "avx2";
+  out.processors = 8;
+  out.driver = NotFound("no NVIDIA driver");
+  out.identities = {GoodIdentity()};
+  return out;
+}
+
+CoordinatorFacts GoodCoordinator() {
+  CoordinatorFacts out;
+  out.url = "https://pc1:8080";
+  out.join_address = "pc1:7300";
+  return out;
+}
+
+PoolFacts GoodPool() {
+  PoolFacts out;
+  const auto node = [](const char* name) {
+    return ordered_json{{"name", name},
+                        {"state", "ready"},
+                        {"address", "10.0.0.1:1"},
+                        {"version", kVersion},
+                        {"memory_bytes", uint64_t{4} << 30},
+                        {"resident_bytes", uint64_t{1} << 30},
+                        {"heartbeat_age_s", 0.1},
+                        {"error", ""},
+                        {"clock_skew_s", 0.2},
+                        {"clock_error_s", 0.1},
+                        {"available_bytes", uint64_t{4} << 30},
+                        {"disk_free_bytes", uint64_t{40} << 30},
+                        {"certificate_ends_unix_s", kNow + 80'000},
+                        {"key_mode", 0600}};
+  };
+  const auto link = [](const char* from, const char* to) {
+    return ordered_json{{"from", from},         {"to", to},
+                        {"error", ""},          {"code", "OK"},
+                        {"connect_ms", 0.3},    {"rtt_min_ms", 0.3},
+                        {"rtt_median_ms", 0.4}, {"bytes_per_second", 110e6},
+                        {"mtu_bytes", 1500},    {"large_lost", false}};
+  };
+  out.answer = {{"version", kVersion},
+                {"protocol", 1},
+                {"unix_ms", kNow * 1000},
+                {"state", "ready"},
+                {"why", ""}};
+  out.answer["nodes"] = ordered_json::array({node("a"), node("b"), node("c")});
+  out.answer["links"] = ordered_json::array({link("a", "b"), link("a", "c"), link("b", "a"),
+                                             link("b", "c"), link("c", "a"), link("c", "b")});
+  out.received_unix_ms = kNow * 1000 + 40;
+  return out;
+}
+
+// "where/check" of every finding; each has a cause and a next step.
+std::vector<std::string> Names(const Report& report) {
+  std::vector<std::string> out;
+  for (const Finding& f : report.findings) {
+    EXPECT_FALSE(f.what.empty() || f.cause.empty() || f.next.empty()) << f.where << " " << f.check;
+    out.push_back(f.where + "/" + f.check);
+  }
+  return out;
+}
+
+using Expected = std::vector<std::string>;
+
+Expected OfMachine(const MachineFacts& facts) {
+  Report report;
+  CheckMachine(facts, &report);
+  return Names(report);
+}
+
+Expected OfCoordinator(const CoordinatorFacts& facts) {
+  Report report;
+  CheckCoordinator(facts, &report);
+  return Names(report);
+}
+
+Expected OfPool(PoolFacts facts) {
+  facts.answer = ordered_json::parse(facts.answer.dump());  // as it comes from the wire
+  Report report;
+  CheckPool(facts, &report);
+  return Names(report);
+}
+
+TEST(DoctorTest, HealthyHasNoFindings) {
+  EXPECT_EQ(OfMachine(GoodMachine()), Expected{});
+  EXPECT_EQ(OfCoordinator(GoodCoordinator()), Expected{});
+  EXPECT_EQ(OfPool(GoodPool()), Expected{});
+}
+
+TEST(DoctorTest, Machine) {
+  MachineFacts facts = GoodMachine();
+  facts.available_bytes = 100 << 20;
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/memory"});
+  facts = GoodMachine();
+  facts.disk_free_bytes = 1 << 20;
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/disk"});
+  facts = GoodMachine();
+  facts.isa = "scalar";
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/isa"});
+  facts = GoodMachine();
+  facts.has_nvidia_card = true;  // and the driver is not there
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/card"});
+  facts.driver = absl::OkStatus();
+  facts.cards = {{"cuda:0 RTX", uint64_t{4} << 30, uint64_t{8} << 30}};
+  EXPECT_EQ(OfMachine(facts), Expected{});
+  facts.cards[0].free_bytes = 1 << 20;
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/card"});
+}
+
+TEST(DoctorTest, Weights) {
+  MachineFacts facts = GoodMachine();
+  facts.weights.parts = 3;
+  facts.weights.damaged = {"/state/weights/ab"};
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/weights"});
+  facts.weights = {};
+  facts.weights.status = NotFound("none");
+  EXPECT_EQ(OfMachine(facts), Expected{});
+  facts.weights.status = Unavailable("Input/output error");
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/weights"});
+}
+
+TEST(DoctorTest, Identity) {
+  MachineFacts facts = GoodMachine();
+  facts.identities[0].key_mode = 0644;
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/key"});
+  facts = GoodMachine();
+  facts.now = facts.identities[0].self->not_after + 10;
+  facts.identities[0].status = absl::UnauthenticatedError("expired");
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/certificate"});
+  facts.now = facts.identities[0].self->not_after - 3600;  // renewal is long due
+  facts.identities[0].status = absl::OkStatus();
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/certificate"});
+  facts.now = facts.identities[0].self->not_before - 600;  // made in this machine's future
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/clock"});
+  facts = GoodMachine();
+  facts.identities[0].status = absl::UnauthenticatedError("key and certificate do not fit");
+  EXPECT_EQ(OfMachine(facts), Expected{"this machine/certificate"});
+  facts.identities[0].status =
+      absl::PermissionDeniedError("Permission denied");  // a service's, asked by a user
+  EXPECT_EQ(OfMachine(facts), Expected{});
+}
+
+TEST(DoctorTest, Coordinator) {
+  CoordinatorFacts facts = GoodCoordinator();
+  facts.name = NotFound("the name 'pc1' is not known");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/name"});
+  facts = GoodCoordinator();
+  facts.port = absl::DeadlineExceededError("does not answer");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/port"});
+  facts.port = Unavailable("Connection refused");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/port"});
+  facts = GoodCoordinator();
+  facts.https = absl::UnauthenticatedError("not signed by the CA");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/tls"});
+  facts = GoodCoordinator();
+  facts.admin = absl::PermissionDeniedError("an administrator's certificate is needed");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/rights"});
+  facts = GoodCoordinator();
+  facts.join_port = Unavailable("Connection refused");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/join"});
+  facts.join_port = absl::OkStatus();
+  facts.join_tls = absl::PermissionDeniedError("another cluster");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/join"});
+  EXPECT_EQ(OfCoordinator({}), Expected{});  // nothing is known, nothing is wrong
+}
+
+TEST(DoctorTest, PoolAndItsMachines) {
+  PoolFacts facts = GoodPool();
+  facts.answer["version"] = "9.0.0";
+  EXPECT_EQ(OfPool(facts), Expected{"coordinator/version"});
+  facts = GoodPool();
+  facts.received_unix_ms += 90'000;
+  EXPECT_EQ(OfPool(facts), Expected{"this machine/clock"});
+  facts = GoodPool();
+  facts.answer["state"] = "no plan fits";
+  EXPECT_EQ(OfPool(facts), Expected{"coordinator/pool"});
+  const std::vector<std::pair<const char*, ordered_json>> bad = {
+      {"version", {{"version", "0.0.9"}}},
+      {"clock", {{"clock_skew_s", -90.0}}},
+      {"memory", {{"available_bytes", 1000}}},
+      {"disk", {{"disk_free_bytes", 5}}},
+      {"key", {{"key_mode", 0640}}},
+      {"certificate", {{"certificate_ends_unix_s", kNow + 60}}},
+      {"lost", {{"state", "lost"}}},
+      {"silent", {{"error", "no answer"}}},
+      {"silent", {{"heartbeat_age_s", 1.2}}},
+      {"memory", {{"resident_bytes", uint64_t{5} << 30}}}};
+  for (const auto& [check, change] : bad) {
+    facts = GoodPool();
+    facts.answer["nodes"][1].update(change);
+    EXPECT_EQ(OfPool(facts), Expected{absl::StrCat("b/", check)});
+  }
+  facts = GoodPool();
+  facts.answer["nodes"][1].update(
+      {{"clock_skew_s", 40.0}, {"clock_error_s", 20.0}});  // it may be 20
+  EXPECT_EQ(OfPool(facts), Expected{});
+}
+
+TEST(DoctorTest, Links) {
+  const auto with = [](std::vector<size_t> links, const ordered_json& change) {
+    PoolFacts facts = GoodPool();
+    for (const size_t i : links) facts.answer["links"][i].update(change);
+    return OfPool(facts);
+  };
+  const ordered_json dropped = {{"code", "DEADLINE_EXCEEDED"},
+                                {"error", "10.0.0.1:1 does not answer"}};
+  EXPECT_EQ(with({0}, dropped), Expected{"a -> b/port"});  // c still reaches b
+  EXPECT_EQ(with({0, 5}, dropped), Expected{"b/port"});    // nobody does: one finding, b's
+  EXPECT_EQ(with({0, 5, 1}, dropped), (Expected{"b/port", "a -> c/port"}));
+  EXPECT_EQ(with({0}, {{"code", "UNAUTHENTICATED"}, {"error", "x"}}), Expected{"a -> b/tls"});
+  EXPECT_EQ(with({0}, {{"code", "CANCELLED"}, {"error", "not measured"}}), Expected{});
+  EXPECT_EQ(with({3}, {{"large_lost", true}}), Expected{"b -> c/mtu"});
+  EXPECT_EQ(with({3}, {{"rtt_median_ms", 35.0}}), Expected{"b -> c/link"});
+  EXPECT_EQ(with({3}, {{"bytes_per_second", 4e6}}), Expected{"b -> c/speed"});
+}
+
+TEST(DoctorTest, AnAnswerOfOtherTypesDoesNoHarm) {
+  PoolFacts facts;
+  facts.answer = ordered_json::parse(
+      R"({"nodes":[{"name":7},3,null],"links":[{"code":[]},"x"],"unix_ms":"no"})");
+  Report report;
+  CheckPool(facts, &report);
+  EXPECT_FALSE(report.findings.empty());
+}
+
+}  // namespace
+}  // namespace lanyard::cli
