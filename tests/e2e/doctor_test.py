@@ -22,7 +22,8 @@ def can_make_namespaces():
 
 
 class Cluster:
-    def __init__(self, far=None):
+    def __init__(self, far=None, memory="300MiB"):
+        self.memory = memory
         self.state = pathlib.Path(tempfile.mkdtemp(prefix="lanyard-doctor-"))
         self.processes = []
         ready = self.state / "ready.json"
@@ -45,7 +46,7 @@ class Cluster:
 
     def worker(self, name, listen):
         return self.start("lanyard-worker", "--join", self.join, "--token", self.ready["token"], "--name", name, "--listen", listen, "--state",
-                          self.state / name, "--memory", "300MiB", "--threads", 1, "--devices", "cpu")
+                          self.state / name, "--memory", self.memory, "--threads", 1, "--devices", "cpu")
 
     def close(self):
         for process in self.processes:
@@ -168,6 +169,18 @@ class Lost(unittest.TestCase):
             cluster.workers["pc-2"].send_signal(signal.SIGSTOP)
             time.sleep(3)
             self.assertIn(("pc-2", "lost"), cluster.doctor()[1])
+        finally:
+            cluster.close()
+
+
+class TooSmall(unittest.TestCase):
+    def test_machines_with_too_little_memory(self):
+        cluster = Cluster(memory="40MiB")
+        try:
+            end = time.time() + 30
+            while ("coordinator", "pool") not in (found := cluster.doctor())[1] or "no plan fits" not in str(found[0]["findings"]):
+                self.assertLess(time.time(), end, found)
+                time.sleep(0.3)
         finally:
             cluster.close()
 
