@@ -22,6 +22,7 @@
 #include "coordinator/pool_runner.h"
 #include "coordinator/state/store.h"
 #include "net/discovery.h"
+#include "net/channel.h"
 #include "web/http_server.h"
 
 namespace {
@@ -78,6 +79,20 @@ std::string Summary(const coordinator::PoolStatus& pool) {
                       " requests", pool.why.empty() ? "" : "; ", pool.why);
 }
 
+std::string Scheme(const web::HttpServer& http) { return http.url().substr(0, http.url().find("//") + 2); }
+
+// For programs of this machine: the wildcard is no address to connect to.
+std::string LocalUrl(const web::HttpServer& http) {
+  const std::string address = http.address();
+  const bool wildcard = address.rfind("0.0.0.0:", 0) == 0 || address.rfind("[::]:", 0) == 0;
+  return wildcard ? absl::StrCat(Scheme(http), "localhost", address.substr(address.rfind(':'))) : http.url();
+}
+
+std::string UrlForOthers(const web::HttpServer& http) {
+  const std::string address = http.address();
+  return net::IsLoopbackHost(address.substr(0, address.rfind(':'))) ? "" : Scheme(http) + JoinAddress(address);
+}
+
 absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
@@ -111,7 +126,9 @@ absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const auto http, web::HttpServer::Start(flags.front, pool.get()));
   nlohmann::json ready = {{"http", http->url()}, {"grpc", pool->grpc_address()}, {"pid", getpid()}};
   if (cluster != nullptr) {
-    RETURN_IF_ERROR(cluster->MakeAdmin(http->url()));
+    if (const absl::Status made = cluster->MakeAdmin(LocalUrl(*http), UrlForOthers(*http)); !made.ok()) {
+      LogError("no administrator's folder on this machine: ", made.message());
+    }
     ready["admin"] = cluster->admin_folder();
     if (flags.ready_tokens > 0) {
       ASSIGN_OR_RETURN(const auto token, cluster->CreateToken("worker", kReadyTokenSeconds, flags.ready_tokens));

@@ -1,6 +1,7 @@
 // lanyard-worker: one machine's share of a pool.
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 
 #include <CLI/CLI.hpp>
@@ -115,6 +116,14 @@ absl::Status Run(const Flags& flags) {
   return absl::OkStatus();
 }
 
+// Other users of this machine see the arguments of every process.
+void HideToken(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    char* at = std::strstr(argv[i], "lyt1.");
+    if (at != nullptr) std::memset(at, '*', std::strlen(at));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -147,6 +156,7 @@ int main(int argc, char** argv) {
   app.add_flag("--log-json", flags.log_json, "one JSON object a line");
   apps::AddConfigFile(app, "LANYARD_WORKER");
   CLI11_PARSE(app, argc, argv);
+  HideToken(argc, argv);
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "lanyard-worker: %s\n", std::string(status.message()).c_str());

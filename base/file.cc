@@ -79,7 +79,9 @@ absl::Status WriteSmallFile(const std::string& path, std::string_view text) {
   const std::string temporary = path + ".tmp";
   absl::Status written;
   {
-    const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    // Not through a link, and not into a file that somebody else prepared.
+    ::unlink(temporary.c_str());
+    const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd.get() < 0) return Errno("write", temporary);
     written = WriteAll(fd.get(), text, temporary);
   }

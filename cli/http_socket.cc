@@ -206,12 +206,11 @@ absl::Status HttpSocket::Handshake() {
   ssl_ = SSL_new(options_.tls.get());
   if (ssl_ == nullptr) return Internal("cannot use TLS: ", OpenSslWords());
   const std::string& name = options_.tls_name.empty() ? options_.host : options_.tls_name;
-  if (IsAddress(name)) {
-    X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), name.c_str());
-  } else {
-    SSL_set1_host(ssl_, name.c_str());
-    SSL_set_tlsext_host_name(ssl_, name.c_str());
-  }
+  const bool address = IsAddress(name);
+  const int named = address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), name.c_str())
+                            : SSL_set1_host(ssl_, name.c_str());
+  if (named != 1) return Internal("cannot use TLS: ", OpenSslWords());  // else any name would do
+  if (!address) SSL_set_tlsext_host_name(ssl_, name.c_str());
   SSL_set_app_data(ssl_, verdict_.get());
   // Keeps what was wrong and with which certificate; the answer stays OpenSSL's.
   SSL_set_verify(ssl_, SSL_VERIFY_PEER, [](int good, X509_STORE_CTX* context) {

@@ -10,6 +10,7 @@ namespace lanyard::identity {
 namespace {
 
 constexpr size_t kMaxNameBytes = 64;
+constexpr UnixTime kAuthorityFrom = 1'577'836'800;  // 2020-01-01
 
 absl::Status CheckName(std::string_view what, std::string_view name, std::string_view extra) {
   bool good = !name.empty() && name.size() <= 253;
@@ -88,7 +89,8 @@ absl::StatusOr<Authority> Authority::Create(UnixTime now) {
   X509* const x = certificate.get();
   X509_set_version(x, X509_VERSION_3);
   RETURN_IF_ERROR(SetSerial(x));
-  SetTimes(x, now - kClockToleranceSeconds, now + kAuthorityDays * 24 * 3600);
+  // From long ago: a clock that was ahead at the first start must not make the CA one of the future.
+  SetTimes(x, kAuthorityFrom, now + kAuthorityDays * 24 * 3600);
   SetName(X509_get_subject_name(x), "O", "Lanyard");
   // The key's id tells two clusters' authorities apart by name already.
   SetName(X509_get_subject_name(x), "CN", "Lanyard cluster " + key.node_id());

@@ -1,5 +1,9 @@
 #include "identity/credential.h"
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
 #include "base/file.h"
 
 namespace lanyard::identity {
@@ -57,6 +61,12 @@ absl::StatusOr<KeyPair> IdentityFolder::Key() const {
   ASSIGN_OR_RETURN(KeyPair key, KeyPair::Generate());
   RETURN_IF_ERROR(WriteSmallFile(path_ + kKeyFile, key.ToPem()));
   return key;
+}
+
+absl::Status IdentityFolder::ForgetKey() const {
+  const std::string path = path_ + kKeyFile;
+  if (std::remove(path.c_str()) == 0) return absl::OkStatus();
+  return Unavailable("cannot remove ", path, ": ", std::strerror(errno));
 }
 
 absl::StatusOr<std::optional<IdentityFolder::Joined>> IdentityFolder::Load() const {

@@ -56,6 +56,8 @@ class IdentityFolder {
 
   // The node's key; made and written the first time.
   absl::StatusOr<KeyPair> Key() const;
+  // The next Key() is another node's.
+  absl::Status ForgetKey() const;
   // nullopt before the node joined. The certificate may have expired: Credential::Make tells.
   struct Joined {
     std::string certificate_pem;

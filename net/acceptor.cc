@@ -49,6 +49,17 @@ std::string Bytes(const asio::ip::address& address) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+// What limits count by: an IPv4 address, or the first half of an IPv6 one (one machine may have the rest).
+std::string GroupOf(std::string address) {
+  const asio::ip::address_v6 v6 = [&] {
+    asio::ip::address_v6::bytes_type bytes{};
+    std::copy(address.begin(), address.end(), bytes.begin());
+    return asio::ip::address_v6(bytes);
+  }();
+  if (!v6.is_v4_mapped() && !v6.is_loopback()) std::fill(address.begin() + 8, address.end(), '\0');
+  return address;
+}
+
 std::string PeerText(const tcp::endpoint& from) {
   asio::ip::address address = from.address();
   if (address.is_v6() && address.to_v6().is_v4_mapped()) {
@@ -212,18 +223,18 @@ class AcceptorImpl final : public Acceptor {
     boost::system::error_code ec;
     const tcp::endpoint from = socket.remote_endpoint(ec);
     if (ec) return;
-    const std::string address = Bytes(from.address());
     const AcceptLimits& limits = options_.limits;
+    const std::string numeric = Bytes(from.address());
     if (std::none_of(limits.networks.begin(), limits.networks.end(),
-                     [&](const Network& network) { return network.Contains(address); })) {
+                     [&](const Network& network) { return network.Contains(numeric); })) {
       ++refused_network_;
       return;
     }
+    const std::string address = GroupOf(numeric);
     OfAddress& of = addresses_[address];
     if (static_cast<int>(handed_.size()) >= limits.max_connections) Prune();
     if (static_cast<int>(handed_.size() + greetings_.size()) >= limits.max_connections ||
-        of.handed + of.greeting >= limits.max_per_address ||
-        static_cast<int>(greetings_.size()) >= limits.max_greeting || of.greeting >= limits.max_greeting_per_address ||
+        of.handed + of.greeting >= limits.max_per_address || of.greeting >= limits.max_greeting_per_address ||
         ++of.new_this_second > limits.max_new_per_second) {
       ++refused_limit_;
       return;  // closed
@@ -234,9 +245,23 @@ class AcceptorImpl final : public Acceptor {
       HandOn(greeting, options_.grpc);
       return;
     }
+    if (static_cast<int>(greetings_.size()) >= limits.max_greeting) DropSlowest();
     ++of.greeting;
     greetings_.push_back(std::move(greeting));
     asio::co_spawn(io_, Greet(std::prev(greetings_.end())), asio::detached);
+  }
+
+  // Too many greet at once: the oldest of the address that has most of them makes room.
+  void DropSlowest() {
+    int most = 0;
+    for (const Greeting& greeting : greetings_) most = std::max(most, addresses_[greeting.address].greeting);
+    for (Greeting& greeting : greetings_) {
+      if (greeting.deadline == 0 || addresses_[greeting.address].greeting < most) continue;
+      boost::system::error_code ignored;
+      greeting.deadline = 0;
+      greeting.socket.cancel(ignored);  // its coroutine ends it
+      return;
+    }
   }
 
   asio::awaitable<void> Greet(std::list<Greeting>::iterator at) {
@@ -283,6 +308,9 @@ class AcceptorImpl final : public Acceptor {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUserTimeoutMs, sizeof(kUserTimeoutMs));
+    if (const auto old = handed_.find(greeting.peer); old != handed_.end()) {
+      --addresses_[old->second.address].handed;  // closed since, and not seen yet
+    }
     handed_[greeting.peer] = {fd, InodeOf(fd), greeting.address, &take == &options_.grpc};
     ++addresses_[greeting.address].handed;
     ++taken_;

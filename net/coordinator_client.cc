@@ -214,14 +214,11 @@ std::unique_ptr<ResultClient> ResultClient::Connect(const Endpoint& coordinator,
 }
 
 struct WeightClient::Impl {
-  std::string address;
-  std::unique_ptr<v1::WeightService::Stub> stub;
+  Endpoint coordinator;
 };
 
 WeightClient::WeightClient(const Endpoint& coordinator) : impl_(std::make_unique<Impl>()) {
-  impl_->address = coordinator.address;
-  // A connection of its own: weights never queue before steps.
-  impl_->stub = v1::WeightService::NewStub(MakeChannel(ToCoordinator(coordinator), 4 * kWeightChunkBytes));
+  impl_->coordinator = coordinator;
 }
 
 WeightClient::~WeightClient() = default;
@@ -233,7 +230,9 @@ absl::Status WeightClient::Fetch(const std::string& sha256, uint64_t offset, std
   request.set_offset(offset);
   grpc::ClientContext context;
   std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
-  const auto reader = impl_->stub->FetchPart(&context, request);
+  // A connection of its own: weights never queue before steps. Made for each part, with the certificate of now.
+  const auto stub = v1::WeightService::NewStub(MakeChannel(ToCoordinator(impl_->coordinator), 4 * kWeightChunkBytes));
+  const auto reader = stub->FetchPart(&context, request);
   v1::PartChunk chunk;
   absl::Status status = absl::OkStatus();
   while (status.ok() && reader->Read(&chunk)) {
@@ -250,7 +249,7 @@ absl::Status WeightClient::Fetch(const std::string& sha256, uint64_t offset, std
   const grpc::Status end = reader->Finish();
   RETURN_IF_ERROR(status);
   if (stop.stop_requested()) return absl::CancelledError("fetching weights was stopped");
-  return Annotate(FromGrpc(end), absl::StrCat("weights from ", impl_->address));
+  return Annotate(FromGrpc(end), absl::StrCat("weights from ", impl_->coordinator.address));
 }
 
 }  // namespace lanyard::net

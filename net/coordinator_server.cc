@@ -66,7 +66,7 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
   CoordinatorServerImpl* const server_;
   const LinkId id_;
   CoordinatorEvents* const events_;
-  const std::unique_ptr<PeerGuard> guard_;
+  std::unique_ptr<PeerGuard> guard_;
   std::atomic<TimeNs> last_heard_;
   std::atomic<bool> welcomed_{false};
   Mutex event_mu_;  // held while an event is told, so that gone is the last one
@@ -91,7 +91,7 @@ class ResultLink final : public ServerLink<v1::ResultMessage, v1::FrameReply> {
 
   CoordinatorServerImpl* const server_;
   CoordinatorEvents* const events_;
-  const std::unique_ptr<PeerGuard> guard_;
+  std::unique_ptr<PeerGuard> guard_;
   std::string worker_;
   bool ended_ = false;
 };
@@ -303,12 +303,15 @@ class CoordinatorServerImpl final : public CoordinatorServer,
   std::map<LinkId, std::shared_ptr<JoinLink>> links_ ABSL_GUARDED_BY(mu_);
   uint64_t next_link_ ABSL_GUARDED_BY(mu_) = 1;
   std::vector<std::string> revoked_ ABSL_GUARDED_BY(mu_);
-  WeightServiceImpl weights_;
   BoundServer bound_;
+  WeightServiceImpl weights_;  // after bound_, whose table its fetches use to the last
   std::jthread watcher_;
 };
 
-JoinLink::~JoinLink() { server_->live()->Remove(); }
+JoinLink::~JoinLink() {
+  guard_.reset();  // its table goes with the server, which waits for live() alone
+  server_->live()->Remove();
+}
 
 void JoinLink::OnMessage(v1::WorkerMessage& message) {
   last_heard_.store(MonotonicNow(), std::memory_order_relaxed);
@@ -385,7 +388,10 @@ void JoinLink::OnClosed() {
   server_->Forget(id_);
 }
 
-ResultLink::~ResultLink() { server_->live()->Remove(); }
+ResultLink::~ResultLink() {
+  guard_.reset();  // likewise
+  server_->live()->Remove();
+}
 
 void ResultLink::OnMessage(v1::ResultMessage& message) {
   if (ended_) return;

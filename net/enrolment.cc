@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "identity/join_token.h"
 
@@ -119,10 +120,14 @@ bool Enrolment::Wait() {
 // Looks at the clock now and then, since a machine that slept must not wait for the rest of a long timer.
 void Enrolment::Loop() {
   int64_t retry_seconds = kFirstRetrySeconds;
-  identity::UnixTime not_before = 0;
+  TimeNs not_before = 0;
   while (Wait()) {
-    const identity::UnixTime now = identity::WallNow();
-    if (now < not_before || now < identity::RenewAt(credential_->Get()->self)) continue;
+    const identity::UnixTime wall = identity::WallNow();
+    const TimeNs now = MonotonicNow();
+    const identity::Peer self = credential_->Get()->self;
+    // Before its time: a clock was ahead when it was given.
+    const bool due = wall >= identity::RenewAt(self) || wall < self.not_before;
+    if (now < not_before || !due) continue;
     const absl::Status renewed = Renew();
     if (renewed.ok()) {
       LogDebug("the certificate was renewed");
@@ -130,7 +135,7 @@ void Enrolment::Loop() {
       continue;
     }
     LogWarning("the certificate could not be renewed: ", renewed.message(), "; trying again in ", retry_seconds, " s");
-    not_before = now + retry_seconds;
+    not_before = now + retry_seconds * kSecond;
     retry_seconds = std::min(2 * retry_seconds, kLastRetrySeconds);
   }
 }

@@ -1,12 +1,16 @@
 #include "net/peer_guard.h"
 
+#include "net/limits.h"
 #include "net/tls_credentials.h"
 
 namespace lanyard::net {
 
-void PeerTable::Add(const std::string& node, const std::string& address) {
+bool PeerTable::Add(const std::string& node, const std::string& address) {
   MutexLock lock(&mu_);
-  addresses_[node].insert(address);
+  std::multiset<std::string>& of_node = addresses_[node];
+  if (of_node.size() >= kMaxStreamsOfNode) return false;
+  of_node.insert(address);
+  return true;
 }
 
 void PeerTable::Remove(const std::string& node, const std::string& address) {
@@ -31,7 +35,11 @@ absl::StatusOr<std::unique_ptr<PeerGuard>> PeerGuard::Open(const Security& secur
   auto guard = std::unique_ptr<PeerGuard>(new PeerGuard(security, PeerAddress(context), table));
   if (security.credential == nullptr) return guard;
   ASSIGN_OR_RETURN(guard->peer_, PeerOf(context));
-  table->Add(guard->peer_->node, guard->address_);
+  if (!table->Add(guard->peer_->node, guard->address_)) {
+    const std::string name = guard->peer_->name;
+    guard->peer_.reset();  // was not added
+    return ResourceExhausted("'", name, "' has ", kMaxStreamsOfNode, " streams open here already");
+  }
   RETURN_IF_ERROR(guard->Check());
   return guard;
 }

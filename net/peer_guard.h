@@ -20,7 +20,8 @@ namespace lanyard::net {
 // Which connections a server has from which node, so that a node can be cut off. Thread-safe.
 class PeerTable {
  public:
-  void Add(const std::string& node, const std::string& address);
+  // A stream. False when the node has too many.
+  bool Add(const std::string& node, const std::string& address);
   void Remove(const std::string& node, const std::string& address);
   // Of every node but that.
   std::set<std::string> AddressesOfOthers(const std::string& node) const;

@@ -28,6 +28,7 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
   FrameLink(FrameSink* sink, LiveCount* live, LiveCount* probes, std::unique_ptr<PeerGuard> guard)
       : sink_(sink), live_(live), probes_(probes), guard_(std::move(guard)) {}
   ~FrameLink() override {
+    guard_.reset();  // its table goes with the server, which waits for live_ alone
     if (probe_) probes_->Remove();
     live_->Remove();
   }
@@ -130,7 +131,7 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
   FrameSink* const sink_;
   LiveCount* const live_;
   LiveCount* const probes_;
-  const std::unique_ptr<PeerGuard> guard_;
+  std::unique_ptr<PeerGuard> guard_;
   v1::FrameMessage message_;  // only OnMessage touches these: gRPC calls it one message at a time
   StreamFrom from_;
   bool greeted_ = false;
@@ -156,6 +157,9 @@ class StageServerImpl final : public StageServer,
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Frames(grpc::CallbackServerContext* context) override {
     absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
     if (!guard.ok()) return new RefusedFrames(guard.status());
+    if ((*guard)->peer().has_value() && (*guard)->peer()->role == identity::Role::kAdmin) {
+      return new RefusedFrames(absl::PermissionDeniedError("an administrator has no frames for a worker"));
+    }
     if (!live_.Add(kMaxStreams)) {
       return new RefusedFrames(ResourceExhausted("this worker has ", kMaxStreams, " streams open already"));
     }

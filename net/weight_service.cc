@@ -19,7 +19,12 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
     service_->Enqueue(self_);
   }
 
-  // On the reader thread, never beside a write of this fetch.
+  ~PartWriter() override {
+    guard_.reset();  // its table goes with the server, which waits for live_ alone
+    service_->live_.Remove();
+  }
+
+  // On the reader thread, never beside a write of this fetch; the fetch may have ended meanwhile.
   void ReadNext(PartProvider* parts) {
     absl::Status status = guard_->Check();
     if (status.ok()) status = OpenOnce(parts);
@@ -71,11 +76,7 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
   }
   void OnCancel() override { EndOnce(absl::CancelledError("the worker stopped fetching")); }
   void OnDone() override {
-    WeightServiceImpl* service = service_;
-    std::shared_ptr<PartWriter> self = std::move(self_);
-    guard_.reset();  // its table goes with the server, which waits for live_ alone
-    self.reset();
-    service->live_.Remove();
+    std::shared_ptr<PartWriter> self = std::move(self_);  // the queue may hold another
   }
 
   WeightServiceImpl* const service_;

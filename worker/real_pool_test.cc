@@ -40,7 +40,7 @@ class WorkerProcess {
  public:
   WorkerProcess(const std::string& join, const std::string& name, const std::string& state) {
     std::vector<std::string> args = {std::string(LANYARD_BIN_DIR) + "/lanyard-worker", "--join", join, "--name", name,
-                                     "--state", state, "--memory", "88MiB", "--threads", "1"};
+                                     "--state", state, "--memory", "88MiB", "--threads", "1", "--plaintext"};
     std::vector<char*> argv;
     for (std::string& arg : args) argv.push_back(arg.data());
     argv.push_back(nullptr);

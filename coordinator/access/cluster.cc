@@ -34,9 +34,9 @@ absl::StatusOr<Authority> LoadOrMake(const std::string& folder, identity::UnixTi
                      "machine must join again"));
   }
   if (!absl::IsNotFound(certificate.status()) || !absl::IsNotFound(key.status())) {
-    return absl::DataLossError(absl::StrCat(
-        "the cluster's CA in ", folder,
-        " is incomplete: ", certificate.ok() ? key.status().message() : certificate.status().message()));
+    return absl::DataLossError(
+        absl::StrCat("the cluster's CA in ", folder,
+                     " is incomplete: ", certificate.ok() ? key.status().message() : certificate.status().message()));
   }
   ASSIGN_OR_RETURN(Authority made, Authority::Create(now));
   // The key first: without the certificate the next start says that the CA is incomplete, and no node trusts
@@ -56,12 +56,9 @@ std::vector<std::string> OwnAddresses() {
     if (at->ifa_addr == nullptr || (at->ifa_flags & IFF_UP) == 0) continue;
     std::array<char, INET6_ADDRSTRLEN> text{};
     const void* address = nullptr;
-    if (at->ifa_addr->sa_family == AF_INET)
-      address = &reinterpret_cast<const sockaddr_in*>(at->ifa_addr)->sin_addr;
-    if (at->ifa_addr->sa_family == AF_INET6)
-      address = &reinterpret_cast<const sockaddr_in6*>(at->ifa_addr)->sin6_addr;
-    if (address == nullptr ||
-        inet_ntop(at->ifa_addr->sa_family, address, text.data(), text.size()) == nullptr)
+    if (at->ifa_addr->sa_family == AF_INET) address = &reinterpret_cast<const sockaddr_in*>(at->ifa_addr)->sin_addr;
+    if (at->ifa_addr->sa_family == AF_INET6) address = &reinterpret_cast<const sockaddr_in6*>(at->ifa_addr)->sin6_addr;
+    if (address == nullptr || inet_ntop(at->ifa_addr->sa_family, address, text.data(), text.size()) == nullptr)
       continue;
     if (std::find(out.begin(), out.end(), text.data()) == out.end()) out.emplace_back(text.data());
   }
@@ -74,8 +71,13 @@ JoinTokenInfo InfoOf(const TokenInfo& token) {
 }
 
 MemberInfo InfoOf(const NodeInfo& node) {
-  return {node.id, node.name, identity::RoleName(node.role), node.joined_unix_s, node.certificate_ends_unix_s,
-          node.revoked_unix_s, node.from};
+  return {node.id,
+          node.name,
+          identity::RoleName(node.role),
+          node.joined_unix_s,
+          node.certificate_ends_unix_s,
+          node.revoked_unix_s,
+          node.from};
 }
 
 }  // namespace
@@ -139,12 +141,14 @@ absl::StatusOr<std::string> Cluster::AdminOf(const std::string& certificate_pem)
 absl::StatusOr<net::JoinReply> Cluster::Enrol(const net::JoinRequest& request) {
   ASSIGN_OR_RETURN(net::JoinReply reply, nodes_->Enrol(request));
   MutexLock lock(&mu_);
-  reply.https = https_;
+  reply.https = https_for_others_;
   return reply;
 }
 
 void Cluster::Serve(std::function<void(const std::string&, const std::vector<std::string>&)> cut_off,
                     std::string join_address) {
+  // Workers hear of revocations of this coordinator's earlier lives too.
+  if (const std::vector<std::string> revoked = nodes_->RevokedIds(); !revoked.empty() && cut_off) cut_off("", revoked);
   MutexLock lock(&mu_);
   cut_off_ = std::move(cut_off);
   join_address_ = std::move(join_address);
@@ -174,6 +178,7 @@ absl::StatusOr<std::vector<MemberInfo>> Cluster::Members() {
 }
 
 absl::StatusOr<MemberInfo> Cluster::Revoke(const std::string& name_or_id) {
+  MutexLock revoking(&revoke_mu_);  // the list that workers hear last is the longest
   ASSIGN_OR_RETURN(const NodeInfo node, nodes_->Revoke(name_or_id));
   std::function<void(const std::string&, const std::vector<std::string>&)> cut_off;
   {
@@ -184,41 +189,55 @@ absl::StatusOr<MemberInfo> Cluster::Revoke(const std::string& name_or_id) {
   return InfoOf(node);
 }
 
-absl::Status Cluster::MakeAdmin(const std::string& https) {
+absl::Status Cluster::MakeAdmin(const std::string& https, const std::string& https_for_others) {
   {
     MutexLock lock(&mu_);
     https_ = https;
+    https_for_others_ = https_for_others;
     renew_admin_at_ = 0;
   }
   return RenewIfDue();
 }
 
 absl::Status Cluster::RenewIfDue() {
+  MutexLock renewing(&renew_mu_);  // MakeAdmin and the loop write the same files
   const identity::UnixTime now = options_.clock();
   const auto own = credential_->Get();
-  if (now >= identity::RenewAt(own->self)) {
+  // Before its time: the clock was ahead when it was given.
+  if (now >= identity::RenewAt(own->self) || now < own->self.not_before) {
     ASSIGN_OR_RETURN(auto next, IssueOwn(own->key));
     RETURN_IF_ERROR(credential_->Replace(std::move(next)));
   }
   std::string https, join_address;
   {
     MutexLock lock(&mu_);
-    if (https_.empty() || now < renew_admin_at_) return absl::OkStatus();
+    const identity::UnixTime far = identity::kNodeCertificateSeconds;
+    if (https_.empty() || (now < renew_admin_at_ && now > renew_admin_at_ - far)) return absl::OkStatus();
     https = https_;
     join_address = join_address_;
   }
   ASSIGN_OR_RETURN(const IdentityFolder folder, IdentityFolder::Open(admin_folder()));
-  ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
   net::JoinRequest request;
   request.role = identity::Role::kAdmin;
-  request.name = options_.name;
+  request.name = options_.name.substr(0, 50) + "-admin";  // a worker on this machine has the machine's name
   request.from = "this machine";
-  ASSIGN_OR_RETURN(request.request_pem, key.MakeRequest());
-  ASSIGN_OR_RETURN(net::JoinReply reply, nodes_->EnrolLocal(request));
+  ASSIGN_OR_RETURN(net::JoinReply reply, EnrolAdmin(folder, request));
   RETURN_IF_ERROR(folder.Save({std::move(reply.certificate_pem), authority_.certificate_pem(), join_address, https}));
   MutexLock lock(&mu_);
   renew_admin_at_ = now + identity::kNodeCertificateSeconds / 2;
   return absl::OkStatus();
+}
+
+absl::StatusOr<net::JoinReply> Cluster::EnrolAdmin(const IdentityFolder& folder, net::JoinRequest request) {
+  ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
+  ASSIGN_OR_RETURN(request.request_pem, key.MakeRequest());
+  absl::StatusOr<net::JoinReply> reply = nodes_->EnrolLocal(request);
+  if (!absl::IsPermissionDenied(reply.status())) return reply;
+  // Its key was revoked. Who has this machine has the CA: a new one gives nothing away.
+  RETURN_IF_ERROR(folder.ForgetKey());
+  ASSIGN_OR_RETURN(const identity::KeyPair next, folder.Key());
+  ASSIGN_OR_RETURN(request.request_pem, next.MakeRequest());
+  return nodes_->EnrolLocal(request);
 }
 
 void Cluster::Loop() {

@@ -46,7 +46,8 @@ class Cluster final : public ClusterAdmin {
 
   // Writes the administrator's folder; `https` is where `lanyard` finds this coordinator. Renewed like the
   // rest.
-  absl::Status MakeAdmin(const std::string& https);
+  // `https_for_others`: where machines that join as administrators find it; empty: nowhere (loopback).
+  absl::Status MakeAdmin(const std::string& https, const std::string& https_for_others);
   // net::JoinHandler: Nodes::Enrol, and where the HTTP front is.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
 
@@ -73,12 +74,15 @@ class Cluster final : public ClusterAdmin {
   Cluster(const ClusterOptions& options, identity::Authority authority)
       : options_(options), authority_(std::move(authority)) {}
   absl::StatusOr<std::shared_ptr<const identity::Credential>> IssueOwn(const identity::KeyPair& key);
+  absl::StatusOr<net::JoinReply> EnrolAdmin(const identity::IdentityFolder& folder, net::JoinRequest request);
   void Loop();
 
   const ClusterOptions options_;
   const identity::Authority authority_;
   std::shared_ptr<Nodes> nodes_;
   std::shared_ptr<identity::LiveCredential> credential_;
+  Mutex renew_mu_;   // taken before mu_
+  Mutex revoke_mu_;  // likewise
   Mutex mu_;
   CondVar cv_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
@@ -87,6 +91,7 @@ class Cluster final : public ClusterAdmin {
   std::shared_ptr<const identity::Credential> https_credential_ ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
   std::shared_ptr<ssl_ctx_st> https_context_ ABSL_GUARDED_BY(mu_);
   std::string https_ ABSL_GUARDED_BY(mu_);
+  std::string https_for_others_ ABSL_GUARDED_BY(mu_);
   identity::UnixTime renew_admin_at_ ABSL_GUARDED_BY(mu_) = 0;
   std::thread thread_;
 };

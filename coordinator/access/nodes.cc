@@ -27,29 +27,32 @@ TokenInfo ReadToken(SQLite::Statement& row) {
   return out;
 }
 
-// Uses the token once, in the transaction that makes the node.
-absl::Status UseToken(SQLite::Database& db, const net::JoinRequest& request, UnixTime now) {
+absl::Status CheckToken(SQLite::Database& db, const net::JoinRequest& request, UnixTime now) {
   SQLite::Statement find(db, "SELECT * FROM join_tokens WHERE id = ?");
   find.bind(1, request.token_id);
   const bool known = find.executeStep();
   const std::string hash = known ? find.getColumn("secret_sha256").getString() : std::string(64, '0');
   if (!identity::EqualSecretHash(hash, identity::SecretHash(request.token_secret)) || !known) {
-    return Denied(
-        absl::StrCat("the join token is not known here: it was withdrawn, or altered", kNewTokenHint));
+    return Denied(absl::StrCat("the join token is not known here: it was withdrawn, or altered", kNewTokenHint));
   }
   const TokenInfo token = ReadToken(find);
   if (now >= token.expires_unix_s) {
-    return Denied(
-        absl::StrCat("the join token expired ", now - token.expires_unix_s, " s ago", kNewTokenHint));
+    return Denied(absl::StrCat("the join token expired ", now - token.expires_unix_s, " s ago", kNewTokenHint));
   }
   if (token.used >= token.uses) {
-    return Denied(absl::StrCat("the join token was used already (", token.used, " of ", token.uses, " uses)",
-                               kNewTokenHint));
+    return Denied(
+        absl::StrCat("the join token was used already (", token.used, " of ", token.uses, " uses)", kNewTokenHint));
   }
   if (token.role != request.role) {
     return Denied(absl::StrCat("the join token is for the role ", RoleName(token.role), ", not ",
                                RoleName(request.role), kNewTokenHint));
   }
+  return absl::OkStatus();
+}
+
+// Once, in the transaction that makes the node.
+absl::Status UseToken(SQLite::Database& db, const net::JoinRequest& request, UnixTime now) {
+  RETURN_IF_ERROR(CheckToken(db, request, now));
   SQLite::Statement use(db, "UPDATE join_tokens SET used = used + 1 WHERE id = ?");
   use.bind(1, request.token_id);
   use.exec();
@@ -72,8 +75,7 @@ void WriteNode(SQLite::Database& db, const NodeInfo& node) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store, const identity::Authority* authority,
-                                                   Clock clock) {
+absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store, const identity::Authority* authority, Clock clock) {
   if (!clock) clock = identity::WallNow;
   auto nodes = std::unique_ptr<Nodes>(new Nodes(store, authority, std::move(clock)));
   std::map<std::string, NodeInfo> read;
@@ -102,16 +104,15 @@ absl::Status Nodes::Check(const identity::Peer& peer) const {
   MutexLock lock(&mu_);
   const auto it = nodes_.find(peer.node);
   if (it == nodes_.end() || it->second.role != peer.role) {
-    return Denied(absl::StrCat(
-        RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") is not in this cluster's list: ",
-        "was the coordinator's state restored from an older copy? Let it join again with a token"));
+    return Denied(
+        absl::StrCat(RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") is not in this cluster's list: ",
+                     "was the coordinator's state restored from an older copy? Let it join again with a token"));
   }
   if (it->second.revoked_unix_s.has_value()) {
     return Denied(absl::StrCat(RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") was revoked"));
   }
   if (clock_() > it->second.certificate_ends_unix_s) {
-    return absl::UnauthenticatedError(
-        absl::StrCat("the certificate of '", peer.name, "' ran out and was not renewed"));
+    return absl::UnauthenticatedError(absl::StrCat("the certificate of '", peer.name, "' ran out and was not renewed"));
   }
   return absl::OkStatus();
 }
@@ -133,10 +134,9 @@ absl::StatusOr<NewToken> Nodes::CreateToken(const TokenRequest& request) {
     SQLite::Statement old(db, "DELETE FROM join_tokens WHERE expires_unix_s < ?");
     old.bind(1, now - kMaxTokenSeconds);  // so long "expired" is said instead of "unknown"
     old.exec();
-    SQLite::Statement add(
-        db,
-        "INSERT INTO join_tokens (id, secret_sha256, role, created_unix_s, expires_unix_s, uses) "
-        "VALUES (?, ?, ?, ?, ?, ?)");
+    SQLite::Statement add(db,
+                          "INSERT INTO join_tokens (id, secret_sha256, role, created_unix_s, expires_unix_s, uses) "
+                          "VALUES (?, ?, ?, ?, ?, ?)");
     add.bind(1, token.id);
     add.bind(2, identity::SecretHash(token.secret));
     add.bind(3, static_cast<int>(request.role));
@@ -169,8 +169,26 @@ absl::Status Nodes::RevokeToken(const std::string& id) {
 }
 
 absl::StatusOr<net::JoinReply> Nodes::Enrol(const net::JoinRequest& request) { return Admit(request, true); }
+
 absl::StatusOr<net::JoinReply> Nodes::EnrolLocal(const net::JoinRequest& request) {
+  ASSIGN_OR_RETURN(const identity::PkeyPtr key, identity::PublicKeyOfRequest(request.request_pem));
+  const std::string id = identity::NodeIdOf(key.get());
+  std::string before;  // whose folder is gone: nobody has its key
+  {
+    MutexLock lock(&mu_);
+    for (const auto& [other, node] : nodes_) {
+      const bool same = node.role == request.role && node.name == request.name && !node.revoked_unix_s.has_value();
+      if (same && other != id) before = other;
+    }
+  }
+  if (!before.empty()) RETURN_IF_ERROR(Revoke(before));
   return Admit(request, false);
+}
+
+bool Nodes::IsMember(const std::string& id) const {
+  MutexLock lock(&mu_);
+  const auto it = nodes_.find(id);
+  return it != nodes_.end() && !it->second.revoked_unix_s.has_value();
 }
 
 // What the node is, or would be; whether its token is good is asked later.
@@ -179,21 +197,24 @@ absl::StatusOr<NodeInfo> Nodes::Decide(const net::JoinRequest& request, const st
   const auto it = nodes_.find(id);
   if (it != nodes_.end()) {
     if (it->second.revoked_unix_s.has_value()) {
-      return Denied(absl::StrCat(
-          "this machine ('", it->second.name, "', node ", id, ") was revoked; its key gets no certificate. ",
-          "If it may come back, remove its identity folder and join with a new token"));
+      return Denied(absl::StrCat("this machine ('", it->second.name, "', node ", id,
+                                 ") was revoked; its key gets no certificate. ",
+                                 "If it may come back, remove its identity folder and join with a new token"));
     }
     return it->second;
   }
   if (request.name.empty()) {
-    return Denied(absl::StrCat(
-        "node ", id, " is not a member of this cluster; join with a token (`lanyard token create`)"));
+    return Denied(
+        absl::StrCat("node ", id, " is not a member of this cluster; join with a token (`lanyard token create`)"));
+  }
+  if (identity::IsNodeId(request.name)) {
+    return InvalidArgument("the name '", request.name, "' looks like a node's id; give another --name");
   }
   for (const auto& [other, node] : nodes_) {
     if (node.role == request.role && node.name == request.name && !node.revoked_unix_s.has_value()) {
-      return absl::AlreadyExistsError(
-          absl::StrCat("the name '", request.name, "' belongs to node ", other, " (joined from ", node.from,
-                       "): give this machine another --name, or revoke that node first"));
+      return absl::AlreadyExistsError(absl::StrCat("the name '", request.name, "' belongs to node ", other,
+                                                   " (joined from ", node.from,
+                                                   "): give this machine another --name, or revoke that node first"));
     }
   }
   NodeInfo node;
@@ -207,24 +228,28 @@ absl::StatusOr<NodeInfo> Nodes::Decide(const net::JoinRequest& request, const st
 absl::StatusOr<net::JoinReply> Nodes::Admit(const net::JoinRequest& request, bool needs_token) {
   ASSIGN_OR_RETURN(const identity::PkeyPtr key, identity::PublicKeyOfRequest(request.request_pem));
   MutexLock change(&change_mu_);
-  const bool joins = needs_token && !request.token_id.empty();
+  const std::string id = identity::NodeIdOf(key.get());
+  const UnixTime now = clock_();
+  // A member's key renews whatever it shows: the reply to its token may have been lost on the way.
+  const bool joins = needs_token && !request.token_id.empty() && !IsMember(id);
+  if (joins) {
+    // First of all: without a token nobody learns which names are taken.
+    RETURN_IF_ERROR(store_.Read([&](SQLite::Database& db) { return CheckToken(db, request, now); }));
+  }
   net::JoinRequest asked = request;
   if (needs_token && !joins) asked.name.clear();
-  ASSIGN_OR_RETURN(NodeInfo node, Decide(asked, identity::NodeIdOf(key.get())));
-  const UnixTime now = clock_();
+  ASSIGN_OR_RETURN(NodeInfo node, Decide(asked, id));
   node.certificate_ends_unix_s = now + identity::kNodeCertificateSeconds;
   node.from = request.from;
   net::JoinReply reply;
   reply.name = node.name;
-  ASSIGN_OR_RETURN(reply.certificate_pem,
-                   authority_.Issue(key.get(), {.role = node.role, .name = node.name}, now));
+  ASSIGN_OR_RETURN(reply.certificate_pem, authority_.Issue(key.get(), {.role = node.role, .name = node.name}, now));
   RETURN_IF_ERROR(store_.Write([&](SQLite::Database& db) -> absl::Status {
     if (joins) RETURN_IF_ERROR(UseToken(db, request, now));
     WriteNode(db, node);
     return absl::OkStatus();
   }));
-  if (joins)
-    LogInfo(RoleName(node.role), " '", node.name, "' joined from ", request.from, " as node ", node.id);
+  if (joins) LogInfo(RoleName(node.role), " '", node.name, "' joined from ", request.from, " as node ", node.id);
   MutexLock lock(&mu_);
   nodes_[node.id] = std::move(node);
   return reply;
@@ -243,11 +268,17 @@ absl::StatusOr<NodeInfo> Nodes::Revoke(const std::string& name_or_id) {
   {
     MutexLock lock(&mu_);
     auto it = nodes_.find(name_or_id);
-    for (auto other = nodes_.begin(); it == nodes_.end() && other != nodes_.end(); ++other) {
-      if (other->second.name == name_or_id && !other->second.revoked_unix_s.has_value()) it = other;
+    const bool by_id = it != nodes_.end();
+    for (auto other = nodes_.begin(); !by_id && other != nodes_.end(); ++other) {
+      if (other->second.name != name_or_id || other->second.revoked_unix_s.has_value()) continue;
+      if (it != nodes_.end()) {
+        return FailedPrecondition("two nodes are called '", name_or_id, "': ", RoleName(it->second.role), " ",
+                                  it->first, " and ", RoleName(other->second.role), " ", other->first,
+                                  "; name one by its id");
+      }
+      it = other;
     }
-    if (it == nodes_.end())
-      return NotFound("there is no node '", name_or_id, "'; `lanyard node list` shows them");
+    if (it == nodes_.end()) return NotFound("there is no node '", name_or_id, "'; `lanyard node list` shows them");
     node = it->second;
   }
   if (node.revoked_unix_s.has_value())
@@ -271,8 +302,7 @@ std::vector<std::string> Nodes::RevokedIds() const {
   const UnixTime now = clock_();
   MutexLock lock(&mu_);
   for (const auto& [id, node] : nodes_) {
-    if (node.revoked_unix_s.has_value() &&
-        node.certificate_ends_unix_s + identity::kClockToleranceSeconds > now)
+    if (node.revoked_unix_s.has_value() && node.certificate_ends_unix_s + identity::kClockToleranceSeconds > now)
       out.push_back(id);
   }
   return out;

@@ -73,7 +73,8 @@ class Nodes final : public identity::PeerPolicy {
   // in words: unknown token, expired, used up, for another role; node revoked or unknown. AlreadyExists: the
   // name is another's. A token is used up only together with the certificate that it gave.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
-  // A node of this machine itself (the coordinator's administrator), without a token.
+  // A node of this machine itself (the coordinator's administrator), without a token. Another node of its role and name, whose
+  // folder is gone, is revoked.
   absl::StatusOr<net::JoinReply> EnrolLocal(const net::JoinRequest& request);
 
   absl::StatusOr<std::vector<NodeInfo>> List() const;
@@ -86,6 +87,7 @@ class Nodes final : public identity::PeerPolicy {
  private:
   Nodes(Store* store, const identity::Authority* authority, Clock clock)
       : store_(*store), authority_(*authority), clock_(std::move(clock)) {}
+  bool IsMember(const std::string& id) const;
   absl::StatusOr<net::JoinReply> Admit(const net::JoinRequest& request, bool needs_token);
   absl::StatusOr<NodeInfo> Decide(const net::JoinRequest& request, const std::string& id) const;
 

@@ -160,6 +160,38 @@ TEST_F(NodesTest, RevokedStaysRevokedAlsoAfterARestart) {
   EXPECT_THAT(Renew(key_).ToString(), HasSubstr("was revoked"));
 }
 
+TEST_F(NodesTest, LostReplyDoesNotStrandTheMachine) {
+  const std::string token = Token({.uses = 2});
+  ASSERT_TRUE(Join(key_, token).ok());
+  ASSERT_TRUE(Join(key_, token).ok());  // the first reply never arrived: its key is a member's
+  EXPECT_EQ(nodes_->ListTokens()->front().used, 1U);
+}
+
+TEST_F(NodesTest, WithoutATokenNobodyLearnsNames) {
+  ASSERT_TRUE(Join(key_, Token()).ok());
+  const std::string guess = JoinToken::Make(authority_.fingerprint())->Encode();
+  EXPECT_THAT(Join(*KeyPair::Generate(), guess, "pc-1").ToString(), HasSubstr("not known here"));
+}
+
+TEST_F(NodesTest, NameOfTwoRolesMustBeSaidByItsId) {
+  ASSERT_TRUE(Join(key_, Token()).ok());
+  const KeyPair admin = *KeyPair::Generate();
+  ASSERT_TRUE(nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-1", *admin.MakeRequest(), "here"}).ok());
+  EXPECT_THAT(nodes_->Revoke("pc-1").status().ToString(), HasSubstr("name one by its id"));
+  EXPECT_TRUE(nodes_->Check(PeerOf(key_)).ok());
+  EXPECT_TRUE(nodes_->Revoke(key_.node_id()).ok());
+  EXPECT_TRUE(nodes_->Revoke("pc-1").ok());  // the other is alone with it now
+  EXPECT_TRUE(absl::IsInvalidArgument(Join(*KeyPair::Generate(), Token(), key_.node_id())));
+}
+
+TEST_F(NodesTest, LocalAdministratorWhoseFolderIsGoneIsReplaced) {
+  const KeyPair first = *KeyPair::Generate();
+  const KeyPair second = *KeyPair::Generate();
+  ASSERT_TRUE(nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-0-admin", *first.MakeRequest(), "here"}).ok());
+  ASSERT_TRUE(nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-0-admin", *second.MakeRequest(), "here"}).ok());
+  EXPECT_EQ(nodes_->RevokedIds(), std::vector<std::string>{first.node_id()});
+}
+
 TEST_F(NodesTest, TokensAreListedWhileTheyCanBeUsed) {
   const std::string one = Token({.uses = 2});
   Token({.ttl_seconds = 10});
@@ -199,9 +231,9 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
     cluster_id = (*cluster)->authority().cluster();
     const auto first = (*cluster)->credential()->Get();
     node = first->self.node;
-    ASSERT_TRUE((*cluster)->MakeAdmin("https://pc-0:8470").ok());
+    ASSERT_TRUE((*cluster)->MakeAdmin("https://localhost:8470", "https://pc-0:8470").ok());
     const auto admin = *(*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load();
-    EXPECT_EQ(admin->https, "https://pc-0:8470");
+    EXPECT_EQ(admin->https, "https://localhost:8470");
     const auto peer = *identity::PeerOfPem(admin->certificate_pem);
     EXPECT_EQ(peer.role, Role::kAdmin);
     EXPECT_TRUE((*cluster)->nodes()->Check(peer).ok());
@@ -212,6 +244,15 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
     EXPECT_NE((*cluster)->credential()->Get(), first);
     EXPECT_NE((*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load()->value().certificate_pem,
               admin->certificate_pem);
+  }
+  {
+    // Its own administrator was revoked: it starts all the same, with a new key.
+    auto cluster = Cluster::Open(store_.get(), options);
+    ASSERT_TRUE(cluster.ok());
+    ASSERT_TRUE((*cluster)->Revoke("pc-0-admin").ok());
+    ASSERT_TRUE((*cluster)->MakeAdmin("https://localhost:8470", "").ok());
+    const auto admin = *(*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load();
+    EXPECT_TRUE((*cluster)->AdminOf(admin->certificate_pem).ok());
   }
   auto again = Cluster::Open(store_.get(), options);
   ASSERT_TRUE(again.ok()) << again.status();
