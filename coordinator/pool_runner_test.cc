@@ -4,11 +4,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
 #include <unistd.h>
 
 #include <atomic>
 #include <deque>
 #include <filesystem>
+#include <future>
 
 #include "base/version.h"
 
@@ -438,6 +440,23 @@ TEST_F(PoolRunnerTest, ALostWorkerEndsItsAnswersByNameAndThePoolComesBack) {
   sink = std::make_shared<Sink>();
   ASSERT_TRUE(runner_->Start(Request(4, 5), sink).ok());
   EXPECT_EQ(*sink->Wait(), Expected(4, 5));
+}
+
+TEST_F(PoolRunnerTest, AsksItsMachinesHowTheyAre) {
+  Join();
+  const auto ask = [&](const std::string& node) {
+    auto answer = std::make_shared<std::promise<absl::StatusOr<PoolDiagnosis>>>();
+    auto future = answer->get_future();
+    runner_->Diagnose(node, [answer](absl::StatusOr<PoolDiagnosis> d) { answer->set_value(std::move(d)); });
+    return future.get();
+  };
+  const auto all = ask("");
+  ASSERT_TRUE(all.ok()) << all.status();
+  ASSERT_EQ(all->nodes.size(), 1u);
+  EXPECT_EQ(all->nodes[0].name, "w1");
+  EXPECT_EQ(all->nodes[0].error, "");
+  EXPECT_EQ(all->nodes[0].available_bytes, 12345u);
+  EXPECT_TRUE(absl::IsNotFound(ask("w9").status()));
 }
 
 TEST_F(PoolRunnerTest, StoppingEndsWhatIsOpen) {
