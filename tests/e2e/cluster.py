@@ -19,7 +19,7 @@ import pool
 
 COORDINATOR = pool.BIN / "lanyard-coordinator"
 WORKER = pool.BIN / "lanyard-worker"
-# The long form of every test that has one: ./dev soak
+# The long form of every test that has one
 LONG = os.environ.get("LANYARD_SOAK") == "1"
 ESTABLISHED, CLOSE_WAIT, LISTEN = "01", "08", "0A"
 
