@@ -14,6 +14,7 @@ namespace lanyard::net::testing {
 
 class TestCluster {
  public:
+  TestCluster() {}  // user-provided, so that clang takes const objects of it
   const identity::Authority& authority() const { return authority_; }
 
   std::shared_ptr<const identity::Credential> Issue(const identity::KeyPair& key, identity::Role role,
