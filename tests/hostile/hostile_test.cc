@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include <atomic>
 #include <cstdlib>
 
@@ -232,6 +234,12 @@ uint64_t HostileTest::AttackResults(uint64_t count) {
   Silent joined;
   const auto control = net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("evil"), &joined);
   EXPECT_TRUE(WaitFor([&] { return joined.welcomed.load(); }));
+  // A silent worker would be given up, and its results refused at their hello.
+  const std::jthread beats([&control](const std::stop_token& stop) {
+    for (; !stop.stop_requested(); std::this_thread::sleep_for(std::chrono::milliseconds(200))) {
+      control->Send(net::Heartbeat{}).IgnoreError();
+    }
+  });
   const auto stub = v1::ResultService::NewStub(ToCoordinator());
   v1::ResultMessage result;
   stage::StepResult step;
