@@ -10,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "base/mutex.h"
 
 namespace lanyard::cuda {
 namespace {
@@ -31,6 +32,7 @@ struct FakeCard {
   bool lost = false;
   std::map<DeviceAddress, uint64_t> live;
   std::function<void()> called;  // within every call of the driver
+  Mutex mu;                      // as a driver has one of its own: the pool calls from several threads
 };
 
 class FakeBlocks : public BlockSource {
@@ -38,6 +40,7 @@ class FakeBlocks : public BlockSource {
   explicit FakeBlocks(FakeCard* card) : card_(card) {}
   absl::StatusOr<DeviceAddress> Allocate(uint64_t bytes) override {
     if (card_->called) card_->called();
+    MutexLock lock(&card_->mu);
     if (card_->lost) return Unavailable("lost");
     if (card_->allocations++ == card_->fail_at || card_->used + card_->others + bytes > card_->total) {
       return ResourceExhausted("CUDA_ERROR_OUT_OF_MEMORY");
@@ -50,12 +53,14 @@ class FakeBlocks : public BlockSource {
   }
   void Free(DeviceAddress address) override {
     if (card_->called) card_->called();
+    MutexLock lock(&card_->mu);
     ASSERT_EQ(card_->live.count(address), 1u);
     card_->used -= card_->live[address];
     card_->live.erase(address);
   }
   absl::StatusOr<CardMemory> Memory() override {
     if (card_->called) card_->called();
+    MutexLock lock(&card_->mu);
     if (card_->lost) return Unavailable("lost");
     return CardMemory{card_->total - card_->used - card_->others, card_->total};
   }
