@@ -25,8 +25,6 @@ struct Credential {
   // Unauthenticated when the certificate is not the key's, or not the CA's, or not valid at `now`.
   static absl::StatusOr<std::shared_ptr<const Credential>> Make(const KeyPair& key, std::string certificate_pem,
                                                                 std::string ca_pem, UnixTime now);
-  // Certificate and CA: what the TLS server sends, so that a joining machine can compare the CA's hash.
-  std::string chain_pem() const { return certificate_pem + ca_pem; }
 };
 
 // The current credential of this process. Thread-safe; lives as long as any channel or server made with it.

@@ -66,6 +66,4 @@ absl::StatusOr<Peer> CheckCoordinatorChain(SSL* ssl, std::string_view ca_fingerp
   return peer;
 }
 
-X509Ptr PeerCertificate(SSL* ssl) { return X509Ptr(SSL_get1_peer_certificate(ssl)); }
-
 }  // namespace lanyard::identity

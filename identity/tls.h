@@ -27,7 +27,4 @@ absl::StatusOr<SslContext> MakeJoinContext();
 absl::StatusOr<Peer> CheckCoordinatorChain(SSL* ssl, std::string_view ca_fingerprint, UnixTime now,
                                            std::string* ca_pem);
 
-// The certificate that the other side proved, null when it has none.
-X509Ptr PeerCertificate(SSL* ssl);
-
 }  // namespace lanyard::identity

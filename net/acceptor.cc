@@ -19,7 +19,6 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -134,7 +133,6 @@ class AcceptorImpl final : public Acceptor {
   }
 
   uint16_t port() const override { return port_; }
-  AcceptCounts counts() const override { return {taken_, refused_network_, refused_limit_, refused_hello_}; }
   void CutAllBut(std::set<std::string> peers) override {
     asio::post(io_, [this, peers = std::move(peers)] {
       for (const auto& [peer, handed] : handed_) {
@@ -214,8 +212,8 @@ class AcceptorImpl final : public Acceptor {
     const uint64_t refused = refused_network_ + refused_limit_ + refused_hello_;
     if (refused == told_refused_) return;
     LogWarning("refused ", refused - told_refused_, " connections in the last second on port ", port_,
-               " (of all: ", refused_network_.load(), " from other networks, ", refused_limit_.load(),
-               " beyond limits, ", refused_hello_.load(), " that do not speak TLS 1.3)");
+               " (of all: ", refused_network_, " from other networks, ", refused_limit_,
+               " beyond limits, ", refused_hello_, " that do not speak TLS 1.3)");
     told_refused_ = refused;
   }
 
@@ -313,7 +311,6 @@ class AcceptorImpl final : public Acceptor {
     }
     handed_[greeting.peer] = {fd, InodeOf(fd), greeting.address, &take == &options_.grpc};
     ++addresses_[greeting.address].handed;
-    ++taken_;
     take(fd, greeting.peer);
   }
 
@@ -322,12 +319,13 @@ class AcceptorImpl final : public Acceptor {
   tcp::acceptor listener_;
   asio::steady_timer tick_;
   uint16_t port_ = 0;
-  std::atomic<uint64_t> taken_{0}, refused_network_{0}, refused_limit_{0}, refused_hello_{0};
-
   // Only the thread.
   std::list<Greeting> greetings_;
   std::map<std::string, Handed> handed_;  // by peer
   std::map<std::string, OfAddress> addresses_;
+  uint64_t refused_network_ = 0;
+  uint64_t refused_limit_ = 0;
+  uint64_t refused_hello_ = 0;  // not TLS 1.3, malformed, or too late
   uint64_t told_refused_ = 0;
   std::thread thread_;
 };

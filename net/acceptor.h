@@ -34,13 +34,6 @@ struct AcceptLimits {
   std::vector<Network> networks = {};
 };
 
-struct AcceptCounts {
-  uint64_t taken = 0;
-  uint64_t refused_network = 0;
-  uint64_t refused_limit = 0;
-  uint64_t refused_hello = 0;  // not TLS 1.3, malformed, or too late
-};
-
 class Acceptor {
  public:
   // Owns the socket (non-blocking, no delay). Called from the acceptor's thread; must not block.
@@ -59,7 +52,6 @@ class Acceptor {
   virtual ~Acceptor() = default;  // no call after it; connections that were handed on stay open
 
   virtual uint16_t port() const = 0;
-  virtual AcceptCounts counts() const = 0;
   // Closes both directions of every open connection that was handed to `grpc`, but for those of `peers` ("ip:port" as
   // `Take` got them).
   virtual void CutAllBut(std::set<std::string> peers) = 0;

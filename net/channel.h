@@ -45,7 +45,6 @@ class BoundServer {
   }
   // Cuts every connection of a node, and those that no stream says the owner of.
   void CutOff(const std::string& node);
-  AcceptCounts counts() const { return acceptor_->counts(); }
 
  private:
   Security security_;

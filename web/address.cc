@@ -47,6 +47,7 @@ Net V4(uint8_t a, uint8_t b, uint8_t c, int bits) {
   return {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, 0}, 96 + bits};
 }
 
+// Neither loopback, private (RFC 1918, 4193), shared (6598), link-local, documentation nor multicast.
 bool IsPublic(const Bytes& a) {
   if (!IsV4(a)) {
     static const Net kGlobal = {{0x20}, 3};
@@ -147,11 +148,6 @@ absl::StatusOr<ListenAddress> ParseListen(const std::string& listen) {
                  (IsV4(*bytes) || std::all_of(bytes->begin(), bytes->end(), [](uint8_t b) { return b == 0; }));
   out.is_public = out.wildcard ? AnyInterfaceIsPublic() : IsPublic(*bytes);
   return out;
-}
-
-bool IsPublicAddress(const std::string& numeric) {
-  const auto bytes = ToBytes(numeric);
-  return bytes.has_value() && IsPublic(*bytes);
 }
 
 std::string ClientGroup(const std::string& numeric) {

@@ -21,10 +21,6 @@ struct ListenAddress {
 // "ADDRESS:PORT", "localhost:PORT" or "[ADDRESS]:PORT". InvalidArgument otherwise.
 absl::StatusOr<ListenAddress> ParseListen(const std::string& listen);
 
-// Neither loopback, private (RFC 1918, 4193), shared (6598), link-local, documentation nor multicast. False for what is no
-// address.
-bool IsPublicAddress(const std::string& numeric);
-
 // What limits per client count by: an IPv4 address, or the first 64 bits of an IPv6 one (one machine may have them all).
 std::string ClientGroup(const std::string& numeric);
 

@@ -9,6 +9,7 @@
 #include "web/completion_handler.h"
 #include "web/doctor_handler.h"
 #include "web/errors.h"
+#include "web/json_answer.h"
 #include "web/key_handler.h"
 
 namespace lanyard::web {
@@ -20,17 +21,6 @@ using coordinator::NodeStatus;
 using coordinator::PoolStatus;
 using coordinator::RequestStatus;
 using nlohmann::ordered_json;
-
-std::string Dump(const ordered_json& value) {
-  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
-
-void SendJson(ResponseWriter& writer, const ordered_json& value, int http_status = 200) {
-  Response response;
-  response.status = http_status;
-  response.body = Dump(value);
-  writer.Send(std::move(response));
-}
 
 ordered_json ModelJson(const PoolStatus& status) {
   return {{"id", status.model},

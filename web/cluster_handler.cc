@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "web/errors.h"
+#include "web/json_answer.h"
 #include "web/json_body.h"
 
 namespace lanyard::web {
@@ -13,6 +13,7 @@ namespace {
 using coordinator::ClusterAdmin;
 using nlohmann::ordered_json;
 
+constexpr char kNotFoundCode[] = "not_found";
 constexpr int64_t kDefaultTtlSeconds = 3600;
 
 ordered_json InfoJson(const coordinator::JoinTokenInfo& info) {
@@ -34,22 +35,8 @@ ordered_json InfoJson(const coordinator::MemberInfo& info) {
           {"from", info.from}};
 }
 
-void SendJson(ResponseWriter& writer, const ordered_json& value, int http_status = 200) {
-  Response response;
-  response.status = http_status;
-  response.body = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  response.headers.emplace_back("Cache-Control", "no-store");
-  writer.Send(std::move(response));
-}
-
-void SendError(ResponseWriter& writer, const absl::Status& status) {
-  // Of a 404 here the code is not the table's: no model is meant.
-  if (absl::IsNotFound(status)) return writer.Send(ErrorResponse(404, StdView(status.message()), "not_found"));
-  writer.Send(ToResponse(status));
-}
-
 bool HasCluster(const ClusterAdmin* cluster, ResponseWriter& writer) {
-  if (cluster == nullptr) SendError(writer, Unavailable("This pool runs in plaintext: nobody joins it."));
+  if (cluster == nullptr) SendAdminError(writer, Unavailable("This pool runs in plaintext: nobody joins it."), kNotFoundCode);
   return cluster != nullptr;
 }
 
@@ -68,45 +55,45 @@ absl::StatusOr<coordinator::NewJoinToken> Create(ClusterAdmin* cluster, const st
 void CreateToken(ClusterAdmin* cluster, const Request& request, ResponseWriter& writer) {
   if (!HasCluster(cluster, writer)) return;
   const auto made = Create(cluster, request.body);
-  if (!made.ok()) return SendError(writer, made.status());
+  if (!made.ok()) return SendAdminError(writer, made.status(), kNotFoundCode);
   ordered_json out = InfoJson(made->info);
   out["token"] = made->token;
   out["join"] = made->join_address;
   out["line"] = (made->info.role == "admin" ? "lanyard join " : "lanyard-worker --join ") + made->join_address + " --token " +
                 made->token;
-  SendJson(writer, out, 201);
+  SendAdminJson(writer, out, 201);
 }
 
 void ListTokens(ClusterAdmin* cluster, ResponseWriter& writer) {
   if (!HasCluster(cluster, writer)) return;
   const auto list = cluster->ListTokens();
-  if (!list.ok()) return SendError(writer, list.status());
+  if (!list.ok()) return SendAdminError(writer, list.status(), kNotFoundCode);
   ordered_json out = ordered_json::array();
   for (const auto& info : *list) out.push_back(InfoJson(info));
-  SendJson(writer, {{"tokens", std::move(out)}});
+  SendAdminJson(writer, {{"tokens", std::move(out)}});
 }
 
 void RevokeToken(ClusterAdmin* cluster, const Request& request, ResponseWriter& writer) {
   if (!HasCluster(cluster, writer)) return;
   const absl::Status status = cluster->RevokeToken(request.suffix);
-  if (!status.ok()) return SendError(writer, status);
-  SendJson(writer, {{"id", request.suffix}});
+  if (!status.ok()) return SendAdminError(writer, status, kNotFoundCode);
+  SendAdminJson(writer, {{"id", request.suffix}});
 }
 
 void ListMembers(ClusterAdmin* cluster, ResponseWriter& writer) {
   if (!HasCluster(cluster, writer)) return;
   const auto list = cluster->Members();
-  if (!list.ok()) return SendError(writer, list.status());
+  if (!list.ok()) return SendAdminError(writer, list.status(), kNotFoundCode);
   ordered_json out = ordered_json::array();
   for (const auto& info : *list) out.push_back(InfoJson(info));
-  SendJson(writer, {{"members", std::move(out)}});
+  SendAdminJson(writer, {{"members", std::move(out)}});
 }
 
 void RevokeMember(ClusterAdmin* cluster, const Request& request, ResponseWriter& writer) {
   if (!HasCluster(cluster, writer)) return;
   const auto info = cluster->Revoke(request.suffix);
-  if (!info.ok()) return SendError(writer, info.status());
-  SendJson(writer, InfoJson(*info));
+  if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);
+  SendAdminJson(writer, InfoJson(*info));
 }
 
 }  // namespace lanyard::web

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/version.h"
-#include "web/errors.h"
+#include "web/json_answer.h"
 
 namespace lanyard::web {
 namespace {
@@ -75,17 +75,8 @@ void Diagnose(coordinator::Generator* generator, const Request& request,
   generator->Diagnose(request.suffix, [generator, writer = std::move(writer),
                                        node = request.suffix](
                                           absl::StatusOr<PoolDiagnosis> diagnosis) {
-    if (!diagnosis.ok()) {
-      if (absl::IsNotFound(diagnosis.status())) {
-        return writer->Send(ErrorResponse(404, StdView(diagnosis.status().message()), "not_found"));
-      }
-      return writer->Send(ToResponse(diagnosis.status()));
-    }
-    Response response;
-    response.body = ReportJson(generator->Status(), *diagnosis, node)
-                        .dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-    response.headers.emplace_back("Cache-Control", "no-store");
-    writer->Send(std::move(response));
+    if (!diagnosis.ok()) return SendAdminError(*writer, diagnosis.status(), "not_found");
+    SendAdminJson(*writer, ReportJson(generator->Status(), *diagnosis, node));
   });
 }
 

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "web/errors.h"
+#include "web/json_answer.h"
 #include "web/json_body.h"
 
 namespace lanyard::web {
@@ -12,6 +12,8 @@ namespace {
 using coordinator::ApiKeyInfo;
 using coordinator::ApiKeys;
 using nlohmann::ordered_json;
+
+constexpr char kNotFoundCode[] = "key_not_found";
 
 ordered_json Time(const std::optional<int64_t>& time) { return time.has_value() ? ordered_json(*time) : ordered_json(nullptr); }
 
@@ -24,22 +26,8 @@ ordered_json InfoJson(const ApiKeyInfo& info) {
           {"revoked_unix_s", Time(info.revoked_unix_s)}};
 }
 
-void SendJson(ResponseWriter& writer, const ordered_json& value, int http_status = 200) {
-  Response response;
-  response.status = http_status;
-  response.body = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  response.headers.emplace_back("Cache-Control", "no-store");
-  writer.Send(std::move(response));
-}
-
-void SendError(ResponseWriter& writer, absl::Status status) {
-  // Of a 404 here the code is not the table's: no model is meant.
-  if (absl::IsNotFound(status)) return writer.Send(ErrorResponse(404, StdView(status.message()), "key_not_found"));
-  writer.Send(ToResponse(status));
-}
-
 bool HasKeys(const ApiKeys* keys, ResponseWriter& writer) {
-  if (keys == nullptr) SendError(writer, Unavailable("This server keeps no API keys."));
+  if (keys == nullptr) SendAdminError(writer, Unavailable("This server keeps no API keys."), kNotFoundCode);
   return keys != nullptr;
 }
 
@@ -54,26 +42,26 @@ void CreateKey(ApiKeys* keys, const Request& request, ResponseWriter& writer) {
     ASSIGN_OR_RETURN(const auto ttl, fields.Integer("ttl_seconds", INT64_MIN, INT64_MAX));
     return keys->Create(name, ttl);
   }();
-  if (!created.ok()) return SendError(writer, created.status());
+  if (!created.ok()) return SendAdminError(writer, created.status(), kNotFoundCode);
   ordered_json out = InfoJson(created->info);
   out["key"] = created->key;
-  SendJson(writer, out, 201);
+  SendAdminJson(writer, out, 201);
 }
 
 void ListKeys(ApiKeys* keys, ResponseWriter& writer) {
   if (!HasKeys(keys, writer)) return;
   const auto list = keys->List();
-  if (!list.ok()) return SendError(writer, list.status());
+  if (!list.ok()) return SendAdminError(writer, list.status(), kNotFoundCode);
   ordered_json out = ordered_json::array();
   for (const ApiKeyInfo& info : *list) out.push_back(InfoJson(info));
-  SendJson(writer, {{"keys", std::move(out)}});
+  SendAdminJson(writer, {{"keys", std::move(out)}});
 }
 
 void RevokeKey(ApiKeys* keys, const Request& request, ResponseWriter& writer) {
   if (!HasKeys(keys, writer)) return;
   const auto info = keys->Revoke(request.suffix);
-  if (!info.ok()) return SendError(writer, info.status());
-  SendJson(writer, InfoJson(*info));
+  if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);
+  SendAdminJson(writer, InfoJson(*info));
 }
 
 }  // namespace lanyard::web

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/cuda/cuda_device.h"
+#include "engine/device_view.h"
 #include "engine/evaluate.h"
 #include "engine/placement.h"
 #include "engine/testing/random_model.h"
@@ -19,26 +20,13 @@ namespace lanyard::engine {
 using testing::RandomModel;
 
 // A card with less memory to give than it has: steers what goes where.
-class LimitedDevice final : public Device {
+class LimitedDevice final : public DeviceView {
  public:
-  LimitedDevice(std::shared_ptr<Device> device, uint64_t bytes) : device_(std::move(device)), bytes_(bytes) {}
-  const std::string& name() const override { return device_->name(); }
-  bool lost() const override { return device_->lost(); }
+  LimitedDevice(std::shared_ptr<Device> device, uint64_t bytes) : DeviceView(std::move(device)), bytes_(bytes) {}
   uint64_t FreeBytes() const override { return bytes_; }
   uint64_t BudgetBytes() const override { return bytes_; }
-  uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const override {
-    return device_->MatrixBytes(type, n_out, k);
-  }
-  uint64_t VectorBytes(int64_t n) const override { return device_->VectorBytes(n); }
-  uint64_t BufferBytes(const StepSizes& sizes, InputForms forms) const override {
-    return device_->BufferBytes(sizes, forms);
-  }
-  uint64_t HostBytes(const StepSizes& sizes) const override { return device_->HostBytes(sizes); }
-  absl::Status CheckShape(const StepSizes& sizes) const override { return device_->CheckShape(sizes); }
-  absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() override { return device_->MakeBackend(); }
 
  private:
-  const std::shared_ptr<Device> device_;
   const uint64_t bytes_;
 };
 

@@ -1,0 +1,36 @@
+#include "web/json_answer.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "web/errors.h"
+
+namespace lanyard::web {
+
+using nlohmann::ordered_json;
+
+std::string Dump(const ordered_json& value) {
+  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+void SendJson(ResponseWriter& writer, const ordered_json& value, int http_status) {
+  Response response;
+  response.status = http_status;
+  response.body = Dump(value);
+  writer.Send(std::move(response));
+}
+
+void SendAdminJson(ResponseWriter& writer, const ordered_json& value, int http_status) {
+  Response response;
+  response.status = http_status;
+  response.body = Dump(value);
+  response.headers.emplace_back("Cache-Control", "no-store");
+  writer.Send(std::move(response));
+}
+
+void SendAdminError(ResponseWriter& writer, const absl::Status& status, std::string_view not_found_code) {
+  if (absl::IsNotFound(status)) return writer.Send(ErrorResponse(404, StdView(status.message()), not_found_code));
+  writer.Send(ToResponse(status));
+}
+
+}  // namespace lanyard::web

@@ -1,0 +1,23 @@
+// Whole answers in JSON.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "web/http.h"
+
+namespace lanyard::web {
+
+// On one line; bytes that are no UTF-8 are replaced.
+std::string Dump(const nlohmann::ordered_json& value);
+
+void SendJson(ResponseWriter& writer, const nlohmann::ordered_json& value, int http_status = 200);
+
+// Of the administrators' routes: no cache keeps them, and a 404 has the code `not_found_code` instead of the table's (no
+// model is meant).
+void SendAdminJson(ResponseWriter& writer, const nlohmann::ordered_json& value, int http_status = 200);
+void SendAdminError(ResponseWriter& writer, const absl::Status& status, std::string_view not_found_code);
+
+}  // namespace lanyard::web
