@@ -104,15 +104,15 @@ class JoinServerImpl final : public JoinServer {
   }
 
   void Take(int fd, const std::string& peer) override {
-    asio::post(io_, [this, fd, peer] {
-      tcp::socket socket(io_);
-      boost::system::error_code ec;
-      // The family does not matter to a connected socket.
-      socket.assign(tcp::v4(), fd, ec);
-      if (ec) {
-        ::close(fd);
-        return;
-      }
+    // A socket at once, so that whatever becomes of this server closes it. The family does not matter to a connected one.
+    tcp::socket socket(io_);
+    boost::system::error_code ec;
+    socket.assign(tcp::v4(), fd, ec);
+    if (ec) {
+      ::close(fd);
+      return;
+    }
+    asio::post(io_, [this, socket = std::move(socket), peer]() mutable {
       asio::co_spawn(io_, Converse(std::move(socket), peer), asio::detached);
     });
   }

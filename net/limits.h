@@ -32,6 +32,7 @@ inline constexpr size_t kMaxAddressBytes = 256;
 inline constexpr size_t kMaxTextBytes = 4096;     // of an error's text
 inline constexpr int kMaxLinks = 4096;
 inline constexpr size_t kMaxStreamsOfNode = 24;   // of every kind, into one server
+inline constexpr int kFirstMessageMs = 3000;      // of a stream, from its opening
 inline constexpr int kMaxStreams = 64;            // of frames, into one worker
 inline constexpr int kMaxDiagnoseTargets = 64;    // that a worker measures for one request
 inline constexpr int kMaxProbes = 4;              // streams of pings alone, into one worker at once

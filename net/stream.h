@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <google/protobuf/message_lite.h>
+#include <grpcpp/alarm.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/client_callback.h>
@@ -206,7 +207,8 @@ class LiveCount {
 };
 
 // The server's end: keeps itself alive until gRPC's last callback. Others may hold a shared_ptr and call Send, End and
-// Abort at any time.
+// Abort at any time. A stream whose first message does not come within kFirstMessageMs is ended: a member that opens
+// streams and says nothing holds none of the server's.
 template <typename In, typename Out>
 class ServerLink : public grpc::ServerBidiReactor<In, Out>,
                    public std::enable_shared_from_this<ServerLink<In, Out>> {
@@ -218,6 +220,11 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
       MutexLock lock(&mu_);
       context_ = context;
     }
+    const auto due = std::chrono::system_clock::now() + std::chrono::milliseconds(kFirstMessageMs);
+    first_message_.Set(due, [weak = this->weak_from_this()](bool is_due) {
+      const auto self = is_due ? weak.lock() : nullptr;
+      if (self != nullptr) self->Abort(absl::DeadlineExceededError("the stream's first message did not come in time"));
+    });
     this->StartRead(&in_);
   }
 
@@ -254,6 +261,7 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
       End(absl::OkStatus());
       return;
     }
+    first_message_.Cancel();
     OnMessage(in_);
     MutexLock lock(&mu_);
     if (!finished_) this->StartRead(&in_);
@@ -305,6 +313,7 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
 
   In in_;
   std::shared_ptr<ServerLink> self_;
+  grpc::Alarm first_message_;
   Mutex mu_;
   grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mu_) = nullptr;
   WriteQueue<Out> queue_ ABSL_GUARDED_BY(mu_);

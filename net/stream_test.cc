@@ -1,6 +1,7 @@
 // RemoteStage against StageServer over loopback.
 #include <gtest/gtest.h>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/version.h"
 #include "lanyard/v1/stage.grpc.pb.h"
@@ -213,6 +214,25 @@ TEST_F(StreamTest, HostileSendersOnlyEndTheirOwnStream) {
   EXPECT_TRUE(sink_.frames().empty());
   ASSERT_TRUE(good->Send(testing::SampleFrame()).ok());
   EXPECT_TRUE(testing::WaitFor([&] { return sink_.frames().size() == 1; }));
+}
+
+TEST_F(StreamTest, AStreamWithoutAFirstMessageIsEndedAndAQuietOneIsNot) {
+  const auto greeted = RemoteStage::Connect(Options());
+  ASSERT_TRUE(greeted->WaitReady(5000).ok());
+  const auto channel = MakeChannel({server_->address()}, 1 << 20);
+  auto stub = v1::StageService::NewStub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(4 * kFirstMessageMs));
+  const auto stream = stub->Frames(&context);
+  const TimeNs begin = MonotonicNow();
+  v1::FrameReply reply;
+  EXPECT_FALSE(stream->Read(&reply));
+  const TimeNs waited = MonotonicNow() - begin;
+  stream->Finish().ok();
+  EXPECT_GE(waited, (kFirstMessageMs - 100) * kMillisecond);
+  EXPECT_LT(waited, 3 * kFirstMessageMs * kMillisecond);
+  ASSERT_TRUE(greeted->PingNs(std::vector<uint8_t>(64, 1), 2000).ok());  // silent as long, after its hello
+  EXPECT_EQ(closed_.times(), 0);
 }
 
 TEST_F(StreamTest, PortInUseNamesAddressAndErrno) {
