@@ -42,6 +42,8 @@ struct Flags {
   bool discovery = true;
   uint16_t discovery_port = net::kDiscoveryPort;
   double drain_timeout_s = 0;
+  int64_t certificate_life_s = identity::kNodeCertificateSeconds;
+  double renew_every_s = 0;
   bool log_json = false;
 };
 
@@ -96,7 +98,7 @@ std::string UrlForOthers(const web::HttpServer& http) {
 absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
-  ASSIGN_OR_RETURN(flags.pool.limits.networks, net::ParseNetworks(flags.networks));
+  ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   std::signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = apps::BlockEndingSignals();
@@ -110,8 +112,10 @@ absl::Status Run(Flags flags) {
   flags.front.keys = keys.get();
   std::unique_ptr<coordinator::Cluster> cluster;
   if (!flags.plaintext) {
-    ASSIGN_OR_RETURN(cluster, coordinator::Cluster::Open(store.get(), {flags.pool.state_directory, MachineName(),
-                                                                       flags.front.host_names, {}}));
+    coordinator::ClusterOptions options{flags.pool.state_directory, MachineName(), flags.front.host_names};
+    options.certificate_seconds = flags.certificate_life_s;
+    options.renew_every = static_cast<TimeNs>(flags.renew_every_s * kSecond);
+    ASSIGN_OR_RETURN(cluster, coordinator::Cluster::Open(store.get(), options));
     flags.pool.security = {cluster->credential(), std::make_shared<coordinator::Quarantine>(cluster->nodes())};
     flags.pool.join = [c = cluster.get()](const net::JoinRequest& request) { return c->Enrol(request); };
     flags.front.cluster = cluster.get();
@@ -182,6 +186,13 @@ int main(int argc, char** argv) {
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app.add_option("--certificate-life", flags.certificate_life_s,
+                 "seconds that every certificate of the cluster is given for; clocks that differ by more shut machines out")
+      ->check(CLI::Range(identity::kLeastCertificateSeconds, identity::kNodeCertificateSeconds))
+      ->capture_default_str();
+  app.add_option("--renew-every", flags.renew_every_s,
+                 "seconds between this machine's certificates (default: when a third of their life is left)")
+      ->check(CLI::Range(0.1, 86400.0));
   app.add_flag("--plaintext", flags.plaintext,
                "no encryption and no identities between coordinator and workers; on loopback only");
   app.add_flag("!--no-discovery", flags.discovery, "do not answer machines that look for a coordinator (UDP)");

@@ -31,6 +31,7 @@ struct Flags {
   std::vector<std::string> model, networks;
   int threads = 0;
   double speed = 0;
+  double renew_every_s = 0;
   bool plaintext = false;
   bool log_json = false;
 };
@@ -46,6 +47,7 @@ std::string ListenFor(const std::string& join) {
 absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker::DaemonOptions* options) {
   net::EnrolmentOptions enrol{options->weights.state_dir + "/identity", flags.join, flags.token,
                               identity::Role::kWorker, options->name};
+  enrol.renew_every = static_cast<TimeNs>(flags.renew_every_s * kSecond);
   if (enrol.token.empty() && !flags.token_file.empty()) {
     ASSIGN_OR_RETURN(enrol.token, ReadSmallFile(flags.token_file));
   }
@@ -71,7 +73,7 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   if (out.name.empty()) out.name = absl::StrCat("w", getpid());
   RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
   out.listen = flags.listen;
-  ASSIGN_OR_RETURN(out.limits.networks, net::ParseNetworks(flags.networks));
+  ASSIGN_OR_RETURN(out.limits.networks, ParseNetworks(flags.networks));
   out.threads = flags.threads > 0 ? flags.threads : worker::ProcessorCount();
   out.isa = ops::BestIsa();
   if (!flags.isa.empty()) {
@@ -134,6 +136,9 @@ int main(int argc, char** argv) {
   app.add_option("--join", flags.join, "the coordinator's host:port; auto: looks for it here (default: where it was before)");
   app.add_option("--token", flags.token, "that `lanyard token create` printed; needed once");
   app.add_option("--token-file", flags.token_file, "a file with the token, so that nobody reads it in the process list");
+  app.add_option("--renew-every", flags.renew_every_s,
+                 "seconds between certificates (default: when a third of a certificate's life is left)")
+      ->check(CLI::Range(0.1, 86400.0));
   app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities; on loopback only");
   app.add_option("--name", flags.name, "unique in the pool (default: the host's name)");
   app.add_option("--memory", flags.memory, "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");

@@ -20,7 +20,6 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <list>
 #include <map>
@@ -41,22 +40,11 @@ constexpr TimeNs kTick = 100 * kMillisecond;
 constexpr int kBacklog = 512;
 constexpr int kUserTimeoutMs = 1000;  // as gRPC sets it on listeners of its own (keepalive time-out)
 
-std::string Bytes(const asio::ip::address& address) {
-  const asio::ip::address_v6 v6 =
-      address.is_v4() ? asio::ip::make_address_v6(asio::ip::v4_mapped, address.to_v4()) : address.to_v6();
-  const auto bytes = v6.to_bytes();
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-// What limits count by: an IPv4 address, or the first half of an IPv6 one (one machine may have the rest).
-std::string GroupOf(std::string address) {
-  const asio::ip::address_v6 v6 = [&] {
-    asio::ip::address_v6::bytes_type bytes{};
-    std::copy(address.begin(), address.end(), bytes.begin());
-    return asio::ip::address_v6(bytes);
-  }();
-  if (!v6.is_v4_mapped() && !v6.is_loopback()) std::fill(address.begin() + 8, address.end(), '\0');
-  return address;
+IpAddress AddressOf(const tcp::endpoint& from) {
+  const asio::ip::address address = from.address();
+  if (address.is_v6()) return IpAddress(address.to_v6().to_bytes());
+  const auto v4 = address.to_v4().to_bytes();
+  return IpAddress::V4(v4[0], v4[1], v4[2], v4[3]);
 }
 
 std::string PeerText(const tcp::endpoint& from) {
@@ -66,15 +54,6 @@ std::string PeerText(const tcp::endpoint& from) {
   }
   const std::string text = address.to_string();
   return absl::StrCat(address.is_v4() ? text : "[" + text + "]", ":", from.port());
-}
-
-std::vector<Network> OfficeNetworks() {
-  std::vector<Network> out;
-  for (const char* text : {"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
-                           "100.64.0.0/10", "::1", "fc00::/7", "fe80::/10"}) {
-    out.push_back(*Network::Parse(text));
-  }
-  return out;
 }
 
 ino_t InodeOf(int fd) {
@@ -144,14 +123,14 @@ class AcceptorImpl final : public Acceptor {
  private:
   struct Greeting {
     tcp::socket socket;
-    std::string address;  // 16 bytes
+    IpAddress address;  // of the client
     std::string peer;
     TimeNs deadline;
   };
   struct Handed {
     int fd;
     ino_t inode;  // gRPC closes the descriptor; another file may have its number then
-    std::string address;
+    IpAddress address;
     bool grpc;  // else a join's
   };
   static void Shut(const Handed& handed) {
@@ -222,13 +201,13 @@ class AcceptorImpl final : public Acceptor {
     const tcp::endpoint from = socket.remote_endpoint(ec);
     if (ec) return;
     const AcceptLimits& limits = options_.limits;
-    const std::string numeric = Bytes(from.address());
+    const IpAddress numeric = AddressOf(from);
     if (std::none_of(limits.networks.begin(), limits.networks.end(),
                      [&](const Network& network) { return network.Contains(numeric); })) {
       ++refused_network_;
       return;
     }
-    const std::string address = GroupOf(numeric);
+    const IpAddress address = numeric.Client();
     OfAddress& of = addresses_[address];
     if (static_cast<int>(handed_.size()) >= limits.max_connections) Prune();
     if (static_cast<int>(handed_.size() + greetings_.size()) >= limits.max_connections ||
@@ -322,7 +301,7 @@ class AcceptorImpl final : public Acceptor {
   // Only the thread.
   std::list<Greeting> greetings_;
   std::map<std::string, Handed> handed_;  // by peer
-  std::map<std::string, OfAddress> addresses_;
+  std::map<IpAddress, OfAddress> addresses_;
   uint64_t refused_network_ = 0;
   uint64_t refused_limit_ = 0;
   uint64_t refused_hello_ = 0;  // not TLS 1.3, malformed, or too late
@@ -331,40 +310,6 @@ class AcceptorImpl final : public Acceptor {
 };
 
 }  // namespace
-
-absl::StatusOr<Network> Network::Parse(const std::string& text) {
-  const size_t slash = text.find('/');
-  boost::system::error_code ec;
-  const asio::ip::address address = asio::ip::make_address(text.substr(0, slash), ec);
-  int bits = address.is_v4() ? 32 : 128;
-  const int most = bits;
-  if (!ec && slash != std::string::npos) {
-    const char* end = text.data() + text.size();
-    const auto [stopped, error] = std::from_chars(text.data() + slash + 1, end, bits);
-    if (error != std::errc() || stopped != end || bits < 0 || bits > most) ec = asio::error::invalid_argument;
-  }
-  if (ec) return InvalidArgument("'", text, "' is not a network like 192.168.1.0/24 or fd00::/8");
-  return Network{Bytes(address), address.is_v4() ? bits + 96 : bits};
-}
-
-absl::StatusOr<std::vector<Network>> ParseNetworks(const std::vector<std::string>& texts) {
-  std::vector<Network> out;
-  for (const std::string& text : texts) {
-    ASSIGN_OR_RETURN(Network network, Network::Parse(text));
-    out.push_back(std::move(network));
-  }
-  return out;
-}
-
-bool Network::Contains(const std::string& address_bytes) const {
-  if (address_bytes.size() != address.size()) return false;
-  for (int bit = 0; bit < prefix_bits; bit += 8) {
-    const int n = std::min(8, prefix_bits - bit);
-    const int mask = 0xff << (8 - n);
-    if (((address[bit / 8] ^ address_bytes[bit / 8]) & mask & 0xff) != 0) return false;
-  }
-  return true;
-}
 
 absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Start(Options options) {
   auto acceptor = std::make_unique<AcceptorImpl>(std::move(options));

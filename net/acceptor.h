@@ -9,19 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "base/ip.h"
 #include "base/status.h"
 
 namespace lanyard::net {
-
-// "10.0.0.0/8", "fd00::/8", "192.168.1.7".
-struct Network {
-  std::string address;  // 16 bytes; IPv4 mapped into IPv6
-  int prefix_bits = 128;
-
-  static absl::StatusOr<Network> Parse(const std::string& text);
-  bool Contains(const std::string& address_bytes) const;
-};
-absl::StatusOr<std::vector<Network>> ParseNetworks(const std::vector<std::string>& texts);
 
 struct AcceptLimits {
   int max_connections = 1024;  // open at once, handed on and not yet closed included
@@ -30,7 +21,7 @@ struct AcceptLimits {
   int max_greeting_per_address = 32;
   int max_new_per_second = 64;  // of one address
   int hello_timeout_ms = 3000;
-  // Empty: loopback, link-local and private addresses (RFC 1918, 6598, 4193), which an office's are.
+  // Empty: OfficeNetworks().
   std::vector<Network> networks = {};
 };
 

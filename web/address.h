@@ -21,7 +21,7 @@ struct ListenAddress {
 // "ADDRESS:PORT", "localhost:PORT" or "[ADDRESS]:PORT". InvalidArgument otherwise.
 absl::StatusOr<ListenAddress> ParseListen(const std::string& listen);
 
-// What limits per client count by: an IPv4 address, or the first 64 bits of an IPv6 one (one machine may have them all).
+// What limits per client count by (IpAddress::Client), as a key.
 std::string ClientGroup(const std::string& numeric);
 
 struct HostPolicy {
