@@ -26,7 +26,7 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string join, token, token_file, name, memory, state, listen, isa, log_level = "info";
+  std::string join, token, token_file, name, memory, cache_limit, state, listen, isa, log_level = "info";
   std::string models, devices = "auto", vram;
   std::vector<std::string> model, networks;
   int threads = 0;
@@ -87,6 +87,9 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   out.weights.state_dir = !flags.state.empty() ? flags.state : StateHome();
   out.weights.local_files = flags.model;
   out.weights.local_dir = flags.models;
+  if (!flags.cache_limit.empty()) {
+    ASSIGN_OR_RETURN(out.weights.cache_limit_bytes, ParseSize(flags.cache_limit));
+  }
   out.factory = worker::EngineStages();
   ASSIGN_OR_RETURN(const engine::DeviceFlags devices, engine::ParseDevices(flags.devices, flags.vram));
   worker::GiveDriverACache(out.weights.state_dir);
@@ -144,6 +147,8 @@ int main(int argc, char** argv) {
   app.add_option("--memory", flags.memory, "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");
   app.add_option("--threads", flags.threads, "that compute (default: every processor)")->check(CLI::Range(1, 1024));
   app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
+  app.add_option("--cache-limit", flags.cache_limit,
+                 "of cached weights, e.g. 40GiB: the longest unused go first, layers in use never (default: the disk)");
   app.add_option("--model", flags.model, "a local copy of the model, used instead of fetching it");
   app.add_option("--models", flags.models, "a folder of GGUF files to look into");
   app.add_option("--listen", flags.listen,

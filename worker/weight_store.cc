@@ -19,6 +19,7 @@
 #include "model/part_source.h"
 #include "worker/local_file.h"
 #include "worker/process.h"
+#include "worker/weight_cache.h"
 
 namespace lanyard::worker {
 namespace {
@@ -127,6 +128,7 @@ absl::StatusOr<Weights> WeightStore::Prepare(const model::Manifest& manifest, co
     job.done_bytes = 0;
   }
   RETURN_IF_ERROR(MakePrivateDir(WeightsDir()));
+  MakeRoom(manifest, parts);
   for (const std::string& name : parts) {
     const model::Part& part = *manifest.Find(name);
     ASSIGN_OR_RETURN(const bool cached, UseCached(job, part));
@@ -140,6 +142,18 @@ absl::StatusOr<Weights> WeightStore::Prepare(const model::Manifest& manifest, co
   return Weights{std::move(source), job.fetched_bytes, job.fetched_bytes == 0 ? "cache" : "coordinator"};
 }
 
+void WeightStore::MakeRoom(const model::Manifest& manifest, const std::vector<std::string>& parts) const {
+  CacheRoom room;
+  room.limit_bytes = options_.cache_limit_bytes;
+  for (const std::string& name : parts) {
+    const model::Part& part = *manifest.Find(name);
+    if (!room.keep.insert(part.sha256).second) continue;
+    room.keep_bytes += part.bytes;
+    if (access(absl::StrCat(WeightsDir(), "/", part.sha256).c_str(), F_OK) != 0) room.fetch_bytes += part.bytes;
+  }
+  MakeRoomInCache(WeightsDir(), room);
+}
+
 // True when the cache has the part and its bytes match; a file that does not is removed.
 absl::StatusOr<bool> WeightStore::UseCached(const Job& job, const model::Part& part) {
   const std::string path = absl::StrCat(WeightsDir(), "/", part.sha256);
@@ -150,6 +164,7 @@ absl::StatusOr<bool> WeightStore::UseCached(const Job& job, const model::Part& p
     Sha256 hash;
     if (fd.get() >= 0 && fstat(fd.get(), &info) == 0 && static_cast<uint64_t>(info.st_size) == part.bytes &&
         HashFile(fd.get(), part.bytes, &hash, job.stop, nullptr) == part.bytes && hash.FinishHex() == part.sha256) {
+      futimens(fd.get(), nullptr);  // its last use; on a failure it only looks older than it is
       return true;
     }
     if (job.stop.stop_requested()) return absl::CancelledError("verifying weights was stopped");

@@ -20,6 +20,7 @@ struct WeightStoreOptions {
   std::string state_dir;                  // parts go to <state_dir>/weights/<sha256>
   std::vector<std::string> local_files;   // GGUF files to look into
   std::string local_dir;                  // and every *.gguf in it; may be empty
+  uint64_t cache_limit_bytes = 0;         // of the cache of parts (weight_cache.h); 0: the disk's
 };
 
 // Streams a part from `offset` to its end (net::WeightClient::Fetch).
@@ -46,6 +47,7 @@ class WeightStore {
  private:
   struct Job;
   absl::StatusOr<bool> UseCached(const Job& job, const model::Part& part);
+  void MakeRoom(const model::Manifest& manifest, const std::vector<std::string>& parts) const;
   absl::Status FetchOne(Job* job, const model::Part& part);
   absl::Status FetchOnce(Job* job, const model::Part& part, const std::string& temp);
   std::vector<std::string> LocalFiles() const;

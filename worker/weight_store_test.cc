@@ -3,6 +3,10 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+
 #include <gtest/gtest.h>
 
 #include "base/file.h"
@@ -182,6 +186,83 @@ TEST_F(WeightStoreTest, LocalFileOfOtherContentIsNotUsed) {
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->origin, "coordinator");
   ExpectRight(*weights);
+}
+
+// Parts of models that are served no more.
+std::vector<std::string> OldParts(const std::string& state, int n, size_t bytes) {
+  std::vector<std::string> out;
+  std::filesystem::create_directories(state + "/weights");
+  for (int i = 0; i < n; ++i) {
+    out.push_back(absl::StrCat(state, "/weights/", std::string(63, 'a'), i, i == 1 ? ".part" : ""));
+    std::ofstream(out.back()) << std::string(bytes, 'x');
+    const auto used = std::filesystem::file_time_type::clock::now() - std::chrono::hours(10 * (n - i));
+    std::filesystem::last_write_time(out.back(), used);
+  }
+  return out;
+}
+
+// Otherwise parts go whatever the limit says.
+bool DiskHasRoom(const std::string& path) {
+  const auto disk = std::filesystem::space(path);
+  return disk.available > disk.capacity / 10;
+}
+
+TEST_F(WeightStoreTest, TheLongestUnusedPartsMakeRoomForWhatIsNeeded) {
+  if (!DiskHasRoom(dir_.path())) GTEST_SKIP() << "the disk of the temporary folder is nearly full";
+  const std::vector<std::string> old = OldParts(dir_.path(), 4, 1000);
+  const std::string foreign = dir_.path() + "/weights/notes.txt";
+  std::ofstream(foreign) << std::string(5000, 'n');
+  // The limit of what is needed and two of the old ones.
+  WeightStoreOptions options{dir_.path(), {}, "", total_bytes_ + 2500};
+  auto weights = Prepare(options);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_FALSE(std::filesystem::exists(old[0]));
+  EXPECT_FALSE(std::filesystem::exists(old[1]));
+  EXPECT_TRUE(std::filesystem::exists(old[2]));
+  EXPECT_TRUE(std::filesystem::exists(old[3]));
+  EXPECT_TRUE(std::filesystem::exists(foreign));
+  ExpectRight(*weights);
+
+  // Below what is needed: everything else goes, the layers come nevertheless, and stay cached.
+  options.cache_limit_bytes = 1;
+  fetches_ = 0;
+  weights = Prepare(options);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(fetches_, 0);
+  EXPECT_FALSE(std::filesystem::exists(old[3]));
+  ExpectRight(*weights);
+}
+
+TEST_F(WeightStoreTest, WithoutALimitNothingGoesWhileTheDiskHasRoom) {
+  if (!DiskHasRoom(dir_.path())) GTEST_SKIP() << "the disk of the temporary folder is nearly full";
+  const std::vector<std::string> old = OldParts(dir_.path(), 3, 1000);
+  ASSERT_TRUE(Prepare({dir_.path(), {}, ""}).ok());
+  for (const std::string& path : old) EXPECT_TRUE(std::filesystem::exists(path)) << path;
+}
+
+TEST_F(WeightStoreTest, UseKeepsAPartYoung) {
+  ASSERT_TRUE(Prepare({dir_.path(), {}, ""}).ok());
+  const auto long_ago = std::filesystem::file_time_type::clock::now() - std::chrono::hours(1000);
+  for (const std::string& name : parts_) std::filesystem::last_write_time(PathOf(name), long_ago);
+  ASSERT_TRUE(Prepare({dir_.path(), {}, ""}).ok());
+  for (const std::string& name : parts_) {
+    EXPECT_GT(std::filesystem::last_write_time(PathOf(name)), long_ago + std::chrono::hours(900)) << name;
+  }
+}
+
+TEST_F(WeightStoreTest, AFullDiskGivesUpItsOldParts) {
+  const std::string mount_point = dir_.path() + "/small";
+  std::filesystem::create_directory(mount_point);
+  const std::string size = absl::StrCat("size=", (total_bytes_ / 4096 + parts_.size() + 8) * 4096 * 10 / 9);
+  if (mount("tmpfs", mount_point.c_str(), "tmpfs", 0, size.c_str()) != 0) {
+    GTEST_SKIP() << "mounting a small tmpfs needs root";
+  }
+  const std::vector<std::string> old = OldParts(mount_point, 4, total_bytes_ / 4);
+  const auto weights = Prepare({mount_point, {}, ""});
+  const bool oldest = std::filesystem::exists(old[0]);
+  umount(mount_point.c_str());
+  EXPECT_TRUE(weights.ok()) << weights.status();
+  EXPECT_FALSE(oldest);
 }
 
 TEST_F(WeightStoreTest, FullDiskIsNamedAndLeavesNothing) {
