@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "cli/pool_json.h"
 #include "cli/table.h"
+#include "identity/credential.h"
 
 namespace lanyard::cli {
 namespace {
@@ -17,7 +18,7 @@ constexpr uint64_t kLeastMemory = uint64_t{512} << 20;
 constexpr uint64_t kLeastDisk = uint64_t{1} << 30;
 constexpr uint64_t kLeastCardMemory = uint64_t{512} << 20;
 constexpr double kMostSkewSeconds = 30;  // certificates bear 300 (identity::kClockToleranceSeconds)
-constexpr int64_t kRenewalOverdueSeconds = 4 * 3600;  // of 24 h; renewal begins when 8 are left
+constexpr int64_t kRenewalOverdueShare = 6;  // of a certificate's life is left; renewal begins with a third
 constexpr double kMostRttMs = 20;
 constexpr double kLeastBytesPerSecond = 12e6;  // what 100 Mbit give
 constexpr double kOldHeartbeatSeconds = 1;
@@ -73,8 +74,8 @@ void CheckKeyMode(Place& place, uint32_t mode, const std::string& file) {
                 "; if others may have read it, lanyard node revoke this machine and join it anew"));
 }
 
-// Seconds that a certificate is still good for.
-void CheckEnd(Place& place, int64_t left, const std::string& whose) {
+// Seconds that a certificate is still good for, of those that it was given for.
+void CheckEnd(Place& place, int64_t left, int64_t life, const std::string& whose) {
   const std::string next =
       "systemctl status lanyard-worker there: a running daemon renews it by itself when it reaches "
       "the coordinator";
@@ -82,7 +83,7 @@ void CheckEnd(Place& place, int64_t left, const std::string& whose) {
     place.Bad("certificate",
               absl::StrCat(whose, " expired ", FormatSeconds(static_cast<double>(-left)), " ago"),
               "nothing renewed it: the daemon was off, or it did not reach the coordinator", next);
-  } else if (left < kRenewalOverdueSeconds) {
+  } else if (left < life / kRenewalOverdueShare) {
     place.Bad("certificate",
               absl::StrCat(whose, " ends in ", FormatSeconds(static_cast<double>(left)),
                            ", its renewal is overdue"),
@@ -111,9 +112,9 @@ void CheckIdentity(Place& place, const IdentityFacts& facts, identity::UnixTime 
                      "this machine's clock is behind the coordinator's",
                      "timedatectl set-ntp true");
   }
-  if (facts.self && facts.status.ok()) return CheckEnd(place, facts.self->not_after - now, whose);
-  if (facts.self && now >= facts.self->not_after)
-    return CheckEnd(place, facts.self->not_after - now, whose);
+  if (facts.self && (facts.status.ok() || now >= facts.self->not_after)) {
+    return CheckEnd(place, facts.self->not_after - now, identity::LifeSeconds(*facts.self), whose);
+  }
   if (!facts.status.ok()) {
     place.Bad("certificate", absl::StrCat(facts.folder, ": ", Says(facts.status)),
               "key, certificate and CA in the folder do not belong together, or joining was never "
@@ -238,7 +239,7 @@ void CheckNode(const ordered_json& node, const PoolFacts& facts, Report* out) {
     CheckEnd(
         place,
         static_cast<int64_t>(ends) - static_cast<int64_t>(Count(facts.answer, "unix_ms")) / 1000,
-        "its certificate");
+        facts.certificate_life_s, "its certificate");
   }
   if (Count(node, "resident_bytes") > Count(node, "memory_bytes")) {
     place.Bad("memory",

@@ -222,6 +222,10 @@ TEST(DoctorTest, PoolAndItsMachines) {
     EXPECT_EQ(OfPool(facts), Expected{absl::StrCat("b/", check)});
   }
   facts = GoodPool();
+  facts.certificate_life_s = 120;  // a cluster whose certificates are short: a minute is half of that
+  facts.answer["nodes"][1].update({{"certificate_ends_unix_s", kNow + 60}});
+  EXPECT_EQ(OfPool(facts), Expected{});
+  facts = GoodPool();
   facts.answer["nodes"][1].update(
       {{"clock_skew_s", 40.0}, {"clock_error_s", 20.0}});  // it may be 20
   EXPECT_EQ(OfPool(facts), Expected{});

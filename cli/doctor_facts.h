@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "identity/authority.h"
 #include "identity/peer.h"
 
 namespace lanyard::cli {
@@ -71,6 +72,7 @@ struct CoordinatorFacts {
 struct PoolFacts {
   nlohmann::ordered_json answer;
   int64_t received_unix_ms = 0;
+  int64_t certificate_life_s = identity::kNodeCertificateSeconds;  // the same for every node of a cluster
 };
 
 }  // namespace lanyard::cli

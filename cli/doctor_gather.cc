@@ -204,7 +204,7 @@ std::string HostPortOf(const std::string& url) {
   return out;
 }
 
-void AskPool(const HttpClient& client, const std::string& node, CoordinatorFacts* out,
+void AskPool(const HttpClient& client, const std::string& node, const MachineFacts& machine, CoordinatorFacts* out,
              std::optional<PoolFacts>* pool) {
   const std::string path =
       node.empty() ? "/admin/v1/doctor" : "/admin/v1/doctor/" + EscapeForPath(node);
@@ -215,6 +215,9 @@ void AskPool(const HttpClient& client, const std::string& node, CoordinatorFacts
   PoolFacts& facts = pool->emplace();
   facts.answer = *answer;
   facts.received_unix_ms = received;
+  for (const IdentityFacts& own : machine.identities) {
+    if (own.self) facts.certificate_life_s = identity::LifeSeconds(*own.self);
+  }
 }
 
 }  // namespace
@@ -278,7 +281,7 @@ CoordinatorFacts GatherCoordinator(const HttpClient::Options& http, const Machin
   out.connect_ms = static_cast<double>(reached->connect_ns) / 1e6;
   const auto health = client->Get("/health");
   out.https = health.ok() ? StatusOfReply(*health) : health.status();
-  if (out.https.ok()) AskPool(*client, node, &out, pool);
+  if (out.https.ok()) AskPool(*client, node, machine, &out, pool);
   return out;
 }
 

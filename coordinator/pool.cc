@@ -95,16 +95,16 @@ void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs
     std::string_view text = why.ok() ? "its link closed" : StdView(why.message());
     const std::string name = absl::StrCat("worker '", member->hello.name, "': ");
     if (text.starts_with(name)) text.remove_prefix(name.size());  // it is named already
-    Gone(*member, text, now);
+    Gone(*member, text, now, !absl::IsPermissionDenied(why));
   }
   Apply(placement_.Poll(membership_, now), now);
 }
 
-void PoolMachine::Gone(const Member& member, std::string_view why, TimeNs now) {
+void PoolMachine::Gone(const Member& member, std::string_view why, TimeNs now, bool may_return) {
   lost_[member.hello.name] = {member, now};
   Do(PoolAction::Log{true,
                      absl::StrCat("worker '", member.hello.name, "' is gone: ", AbslView(why))});
-  Apply(placement_.OnGone(member, why, now), now);
+  Apply(placement_.OnGone(member, why, now, may_return), now);
 }
 
 void PoolMachine::OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now) {

@@ -87,6 +87,7 @@ class PoolMachine {
   explicit PoolMachine(PoolOptions options);
 
   void OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event, TimeNs now);
+  // PermissionDenied: it was thrown out, and nobody waits for it.
   void OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs now);
   void OnResult(stage::StepResult result, TimeNs now);
   // The stream to the first stage ended, or would not take a frame.
@@ -119,7 +120,7 @@ class PoolMachine {
 
   void OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
   void OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
-  void Gone(const Member& member, std::string_view why, TimeNs now);
+  void Gone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
   void Apply(PlacementActions actions, TimeNs now);
   void Apply(PipelineOutcome outcome, TimeNs now);
   void Serve();

@@ -130,6 +130,15 @@ TEST_F(PoolTest, TheOneThatDiedIsNamedAlthoughItsNeighbourSpokeFirst) {
   EXPECT_FALSE(pool_->serving());
 }
 
+TEST_F(PoolTest, ForARevokedWorkerNobodyWaits) {
+  Serve();
+  SubmitOne();
+  pool_->TakeActions();
+  pool_->OnWorkerGone(net::LinkId(2), absl::PermissionDeniedError("this machine was revoked"), now_);
+  EXPECT_EQ(pool_->placement().state(), PlacementState::kNoFit);  // planned at once, and one machine is too few
+  EXPECT_EQ(Take<PoolAction::Fail>().size(), 1u);
+}
+
 TEST_F(PoolTest, AFaultWithoutADeathEndsItsRequestsAndTriesAgain) {
   Serve();
   SubmitOne();

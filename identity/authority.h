@@ -14,7 +14,8 @@
 namespace lanyard::identity {
 
 inline constexpr int64_t kAuthorityDays = 3650;
-inline constexpr int64_t kNodeCertificateSeconds = 24 * 3600;
+inline constexpr int64_t kNodeCertificateSeconds = 24 * 3600;  // at most; how long a cluster's live is its own to say
+inline constexpr int64_t kLeastCertificateSeconds = 5;
 // Clocks of office machines differ: certificates are valid from so long before their issue.
 inline constexpr int64_t kClockToleranceSeconds = 300;
 

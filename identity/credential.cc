@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/file.h"
+#include "identity/authority.h"
 
 namespace lanyard::identity {
 namespace {
@@ -43,7 +44,9 @@ absl::Status LiveCredential::Replace(std::shared_ptr<const Credential> next) {
   return absl::OkStatus();
 }
 
-UnixTime RenewAt(const Peer& self) { return self.not_after - (self.not_after - self.not_before) / 3; }
+int64_t LifeSeconds(const Peer& self) { return self.not_after - self.not_before - kClockToleranceSeconds; }
+
+UnixTime RenewAt(const Peer& self) { return self.not_after - LifeSeconds(self) / 3; }
 
 absl::StatusOr<IdentityFolder> IdentityFolder::Open(const std::string& path) {
   RETURN_IF_ERROR(MakePrivateDir(path));

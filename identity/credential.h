@@ -44,6 +44,8 @@ class LiveCredential {
   std::shared_ptr<const Credential> current_ ABSL_GUARDED_BY(mu_);
 };
 
+// Seconds from the certificate's issue to its end.
+int64_t LifeSeconds(const Peer& self);
 // Time to renew: a third of the certificate's life is left.
 UnixTime RenewAt(const Peer& self);
 

@@ -15,6 +15,7 @@ using identity::JoinToken;
 
 constexpr int64_t kFirstRetrySeconds = 2;
 constexpr int64_t kLastRetrySeconds = 300;
+constexpr int64_t kRetriesInALife = 100;
 
 absl::StatusOr<std::string> FingerprintOfPem(const std::string& ca_pem) {
   const identity::X509Ptr ca = identity::X509FromPem(ca_pem);
@@ -76,7 +77,7 @@ absl::StatusOr<std::unique_ptr<Enrolment>> Enrolment::Open(const EnrolmentOption
     credential = out->Ask(key);
     if (!credential.ok()) return Annotate(credential.status(), "no valid certificate (" + folder_path + ")");
   }
-  out->Start(*std::move(credential));
+  out->Start(*std::move(credential), options.renew_every);
   return out;
 }
 
@@ -106,14 +107,16 @@ absl::Status Enrolment::Renew() {
   return credential_->Replace(std::move(next));
 }
 
-void Enrolment::Start(std::shared_ptr<const Credential> first) {
+void Enrolment::Start(std::shared_ptr<const Credential> first, TimeNs renew_every) {
+  renew_every_ = renew_every;
   credential_ = std::make_shared<identity::LiveCredential>(std::move(first));
   thread_ = std::thread([this] { Loop(); });
 }
 
 bool Enrolment::Wait() {
   MutexLock lock(&mu_);
-  if (!stop_) cv_.WaitFor(&mu_, std::chrono::seconds(1));
+  const TimeNs look = renew_every_ > 0 ? std::min(renew_every_, kSecond) : kSecond;
+  if (!stop_) cv_.WaitFor(&mu_, std::chrono::nanoseconds(look));
   return !stop_;
 }
 
@@ -121,22 +124,28 @@ bool Enrolment::Wait() {
 void Enrolment::Loop() {
   int64_t retry_seconds = kFirstRetrySeconds;
   TimeNs not_before = 0;
+  TimeNs renewed_at = MonotonicNow();
   while (Wait()) {
     const identity::UnixTime wall = identity::WallNow();
     const TimeNs now = MonotonicNow();
     const identity::Peer self = credential_->Get()->self;
     // Before its time: a clock was ahead when it was given.
-    const bool due = wall >= identity::RenewAt(self) || wall < self.not_before;
+    const bool wanted = renew_every_ > 0 && now - renewed_at >= renew_every_;
+    const bool due = wanted || wall >= identity::RenewAt(self) || wall < self.not_before;
     if (now < not_before || !due) continue;
     const absl::Status renewed = Renew();
     if (renewed.ok()) {
       LogDebug("the certificate was renewed");
       retry_seconds = kFirstRetrySeconds;
+      renewed_at = now;
       continue;
     }
+    // Never so long that a short life ends meanwhile.
+    const int64_t longest = std::clamp<int64_t>(identity::LifeSeconds(self) / kRetriesInALife, 1, kLastRetrySeconds);
+    retry_seconds = std::min(retry_seconds, longest);
     LogWarning("the certificate could not be renewed: ", renewed.message(), "; trying again in ", retry_seconds, " s");
     not_before = now + retry_seconds * kSecond;
-    retry_seconds = std::min(2 * retry_seconds, kLastRetrySeconds);
+    retry_seconds *= 2;
   }
 }
 

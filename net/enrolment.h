@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "identity/credential.h"
@@ -20,6 +21,7 @@ struct EnrolmentOptions {
   identity::Role role = identity::Role::kWorker;
   std::string name;  // wished for; ignored when the node joined before
   int timeout_ms = 10'000;
+  TimeNs renew_every = 0;  // 0: when a third of the certificate's life is left
 };
 
 // Thread-safe.
@@ -42,7 +44,7 @@ class Enrolment {
   Enrolment(identity::IdentityFolder folder, std::string address, std::string ca_pem)
       : folder_(std::move(folder)), address_(std::move(address)), ca_pem_(std::move(ca_pem)) {}
   absl::StatusOr<std::shared_ptr<const identity::Credential>> Ask(const identity::KeyPair& key);
-  void Start(std::shared_ptr<const identity::Credential> first);
+  void Start(std::shared_ptr<const identity::Credential> first, TimeNs renew_every);
   void Loop();
   bool Wait();
 
@@ -50,6 +52,7 @@ class Enrolment {
   const std::string address_;
   const std::string ca_pem_;
   std::shared_ptr<identity::LiveCredential> credential_;
+  TimeNs renew_every_ = 0;
   Mutex mu_;
   CondVar cv_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;

@@ -87,7 +87,7 @@ absl::StatusOr<std::unique_ptr<Cluster>> Cluster::Open(Store* store, const Clust
   if (!with_clock.clock) with_clock.clock = identity::WallNow;
   ASSIGN_OR_RETURN(Authority authority, LoadOrMake(options.folder + "/ca", with_clock.clock()));
   auto cluster = std::unique_ptr<Cluster>(new Cluster(with_clock, std::move(authority)));
-  ASSIGN_OR_RETURN(cluster->nodes_, Nodes::Open(store, &cluster->authority_, with_clock.clock));
+  ASSIGN_OR_RETURN(cluster->nodes_, Nodes::Open(store, &cluster->authority_, with_clock.clock, options.certificate_seconds));
   ASSIGN_OR_RETURN(const IdentityFolder folder, IdentityFolder::Open(options.folder + "/identity"));
   ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
   ASSIGN_OR_RETURN(auto own, cluster->IssueOwn(key));
@@ -110,6 +110,7 @@ absl::StatusOr<std::shared_ptr<const Credential>> Cluster::IssueOwn(const identi
   request.dns_names = {options_.name, "localhost"};
   request.dns_names.insert(request.dns_names.end(), options_.dns_names.begin(), options_.dns_names.end());
   request.addresses = OwnAddresses();
+  request.lifetime_seconds = options_.certificate_seconds;
   const identity::UnixTime now = options_.clock();
   ASSIGN_OR_RETURN(std::string pem, authority_.Issue(key.get(), request, now));
   return Credential::Make(key, std::move(pem), authority_.certificate_pem(), now);
@@ -199,20 +200,21 @@ absl::Status Cluster::MakeAdmin(const std::string& https, const std::string& htt
   return RenewIfDue();
 }
 
-absl::Status Cluster::RenewIfDue() {
+absl::Status Cluster::RenewIfDue(bool at_once) {
   MutexLock renewing(&renew_mu_);  // MakeAdmin and the loop write the same files
   const identity::UnixTime now = options_.clock();
   const auto own = credential_->Get();
   // Before its time: the clock was ahead when it was given.
-  if (now >= identity::RenewAt(own->self) || now < own->self.not_before) {
+  if (at_once || now >= identity::RenewAt(own->self) || now < own->self.not_before) {
     ASSIGN_OR_RETURN(auto next, IssueOwn(own->key));
     RETURN_IF_ERROR(credential_->Replace(std::move(next)));
+    LogDebug("the coordinator's certificate was renewed");
   }
   std::string https, join_address;
   {
     MutexLock lock(&mu_);
-    const identity::UnixTime far = identity::kNodeCertificateSeconds;
-    if (https_.empty() || (now < renew_admin_at_ && now > renew_admin_at_ - far)) return absl::OkStatus();
+    const bool due = at_once || now >= renew_admin_at_ || now <= renew_admin_at_ - options_.certificate_seconds;
+    if (https_.empty() || !due) return absl::OkStatus();
     https = https_;
     join_address = join_address_;
   }
@@ -224,7 +226,7 @@ absl::Status Cluster::RenewIfDue() {
   ASSIGN_OR_RETURN(net::JoinReply reply, EnrolAdmin(folder, request));
   RETURN_IF_ERROR(folder.Save({std::move(reply.certificate_pem), authority_.certificate_pem(), join_address, https}));
   MutexLock lock(&mu_);
-  renew_admin_at_ = now + identity::kNodeCertificateSeconds / 2;
+  renew_admin_at_ = now + options_.certificate_seconds / 2;
   return absl::OkStatus();
 }
 
@@ -240,17 +242,28 @@ absl::StatusOr<net::JoinReply> Cluster::EnrolAdmin(const IdentityFolder& folder,
   return nodes_->EnrolLocal(request);
 }
 
+void Cluster::Wait(TimeNs time) {
+  MutexLock lock(&mu_);
+  if (!stop_) cv_.WaitFor(&mu_, std::chrono::nanoseconds(time));
+}
+
 void Cluster::Loop() {
+  const TimeNs every = options_.renew_every;
+  const TimeNs look = every > 0 ? std::min(every, kSecond) : kSecond;
+  const TimeNs after_failure = std::clamp(options_.certificate_seconds * kSecond / 20, kSecond, 30 * kSecond);
+  TimeNs renewed_at = MonotonicNow();
   while (true) {
+    Wait(look);
     {
       MutexLock lock(&mu_);
-      if (!stop_) cv_.WaitFor(&mu_, std::chrono::seconds(1));
       if (stop_) return;
     }
-    if (const absl::Status status = RenewIfDue(); !status.ok()) {
+    const TimeNs now = MonotonicNow();
+    const bool wanted = every > 0 && now - renewed_at >= every;
+    if (wanted) renewed_at = now;
+    if (const absl::Status status = RenewIfDue(wanted); !status.ok()) {
       LogError("certificates of this machine could not be renewed: ", status.message());
-      MutexLock lock(&mu_);
-      if (!stop_) cv_.WaitFor(&mu_, std::chrono::seconds(30));
+      Wait(after_failure);
     }
   }
 }

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "coordinator/access/cluster_admin.h"
 #include "coordinator/access/nodes.h"
@@ -29,6 +30,9 @@ struct ClusterOptions {
   std::vector<std::string> dns_names =
       {};                   // that HTTPS clients may use beside the machine's name and addresses
   Nodes::Clock clock = {};  // empty: the wall's
+  // That every certificate of the cluster is given for: kLeastCertificateSeconds to kNodeCertificateSeconds.
+  int64_t certificate_seconds = identity::kNodeCertificateSeconds;
+  TimeNs renew_every = 0;  // this machine's own; 0: when a third of their life is left
 };
 
 // Thread-safe after Open.
@@ -66,9 +70,9 @@ class Cluster final : public ClusterAdmin {
   absl::StatusOr<std::vector<MemberInfo>> Members() override;
   absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) override;
 
-  // New certificates for the coordinator and the administrator when theirs are due. Called by a thread of its
-  // own.
-  absl::Status RenewIfDue();
+  // New certificates for the coordinator and the administrator when theirs are due, or all the same `at_once`. Called
+  // by a thread of its own.
+  absl::Status RenewIfDue(bool at_once = false);
 
  private:
   Cluster(const ClusterOptions& options, identity::Authority authority)
@@ -76,6 +80,7 @@ class Cluster final : public ClusterAdmin {
   absl::StatusOr<std::shared_ptr<const identity::Credential>> IssueOwn(const identity::KeyPair& key);
   absl::StatusOr<net::JoinReply> EnrolAdmin(const identity::IdentityFolder& folder, net::JoinRequest request);
   void Loop();
+  void Wait(TimeNs time);  // or until the end
 
   const ClusterOptions options_;
   const identity::Authority authority_;

@@ -75,9 +75,10 @@ void WriteNode(SQLite::Database& db, const NodeInfo& node) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store, const identity::Authority* authority, Clock clock) {
+absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store, const identity::Authority* authority, Clock clock,
+                                                   int64_t life_seconds) {
   if (!clock) clock = identity::WallNow;
-  auto nodes = std::unique_ptr<Nodes>(new Nodes(store, authority, std::move(clock)));
+  auto nodes = std::unique_ptr<Nodes>(new Nodes(store, authority, std::move(clock), life_seconds));
   std::map<std::string, NodeInfo> read;
   RETURN_IF_ERROR(store->Read([&](SQLite::Database& db) {
     SQLite::Statement row(db, "SELECT * FROM nodes");
@@ -239,11 +240,13 @@ absl::StatusOr<net::JoinReply> Nodes::Admit(const net::JoinRequest& request, boo
   net::JoinRequest asked = request;
   if (needs_token && !joins) asked.name.clear();
   ASSIGN_OR_RETURN(NodeInfo node, Decide(asked, id));
-  node.certificate_ends_unix_s = now + identity::kNodeCertificateSeconds;
+  node.certificate_ends_unix_s = now + life_seconds_;
   node.from = request.from;
   net::JoinReply reply;
   reply.name = node.name;
-  ASSIGN_OR_RETURN(reply.certificate_pem, authority_.Issue(key.get(), {.role = node.role, .name = node.name}, now));
+  identity::IssueRequest issue{.role = node.role, .name = node.name};
+  issue.lifetime_seconds = life_seconds_;
+  ASSIGN_OR_RETURN(reply.certificate_pem, authority_.Issue(key.get(), issue, now));
   RETURN_IF_ERROR(store_.Write([&](SQLite::Database& db) -> absl::Status {
     if (joins) RETURN_IF_ERROR(UseToken(db, request, now));
     WriteNode(db, node);

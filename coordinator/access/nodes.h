@@ -56,9 +56,10 @@ class Nodes final : public identity::PeerPolicy {
  public:
   using Clock = std::function<identity::UnixTime()>;
 
-  // Reads every node. `store` and `authority` outlive it; an empty clock is the wall's.
-  static absl::StatusOr<std::unique_ptr<Nodes>> Open(Store* store, const identity::Authority* authority,
-                                                     Clock clock = {});
+  // Reads every node. `store` and `authority` outlive it; an empty clock is the wall's. Certificates are given for
+  // `life_seconds`.
+  static absl::StatusOr<std::unique_ptr<Nodes>> Open(Store* store, const identity::Authority* authority, Clock clock = {},
+                                                     int64_t life_seconds = identity::kNodeCertificateSeconds);
 
   // identity::PeerPolicy: a member that is not revoked and whose latest certificate has not run out.
   absl::Status Check(const identity::Peer& peer) const override;
@@ -85,8 +86,8 @@ class Nodes final : public identity::PeerPolicy {
   std::vector<std::string> RevokedIds() const;
 
  private:
-  Nodes(Store* store, const identity::Authority* authority, Clock clock)
-      : store_(*store), authority_(*authority), clock_(std::move(clock)) {}
+  Nodes(Store* store, const identity::Authority* authority, Clock clock, int64_t life_seconds)
+      : store_(*store), authority_(*authority), clock_(std::move(clock)), life_seconds_(life_seconds) {}
   bool IsMember(const std::string& id) const;
   absl::StatusOr<net::JoinReply> Admit(const net::JoinRequest& request, bool needs_token);
   absl::StatusOr<NodeInfo> Decide(const net::JoinRequest& request, const std::string& id) const;
@@ -94,6 +95,7 @@ class Nodes final : public identity::PeerPolicy {
   Store& store_;
   const identity::Authority& authority_;
   const Clock clock_;
+  const int64_t life_seconds_;
   Mutex change_mu_;  // Admit and Revoke: one at a time, over store and memory; taken before mu_
   mutable Mutex mu_;
   std::map<std::string, NodeInfo> nodes_ ABSL_GUARDED_BY(mu_);  // by id

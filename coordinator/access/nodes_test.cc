@@ -254,6 +254,27 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
     const auto admin = *(*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load();
     EXPECT_TRUE((*cluster)->AdminOf(admin->certificate_pem).ok());
   }
+  {
+    // Certificates as short as an administrator may have them, of everybody.
+    ClusterOptions brief = options;
+    brief.certificate_seconds = 60;
+    auto cluster = Cluster::Open(store_.get(), brief);
+    ASSERT_TRUE(cluster.ok());
+    ASSERT_TRUE((*cluster)->MakeAdmin("https://localhost:8470", "").ok());
+    const auto first = (*cluster)->credential()->Get();
+    EXPECT_EQ(identity::LifeSeconds(first->self), 60);
+    const auto admin = *(*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load();
+    EXPECT_EQ(identity::PeerOfPem(admin->certificate_pem)->not_after, now_ + 60);
+    now_ += 39;
+    ASSERT_TRUE((*cluster)->RenewIfDue().ok());
+    EXPECT_EQ((*cluster)->credential()->Get(), first);
+    now_ += 2;
+    ASSERT_TRUE((*cluster)->RenewIfDue().ok());
+    const auto second = (*cluster)->credential()->Get();
+    EXPECT_NE(second, first);
+    ASSERT_TRUE((*cluster)->RenewIfDue(true).ok());
+    EXPECT_NE((*cluster)->credential()->Get(), second);
+  }
   auto again = Cluster::Open(store_.get(), options);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ((*again)->authority().cluster(), cluster_id);

@@ -38,7 +38,7 @@ void Placement::OnJoined(const std::string& name, TimeNs now) {
   if (!planned_once_) not_before_ = now + options_.settle;
 }
 
-PlacementActions Placement::OnGone(const Member& member, std::string_view why, TimeNs now) {
+PlacementActions Placement::OnGone(const Member& member, std::string_view why, TimeNs now, bool may_return) {
   members_changed_ = true;
   holding_.erase(member.hello.name);
   AssignedStage* stage = StageOf(member.link);
@@ -46,7 +46,7 @@ PlacementActions Placement::OnGone(const Member& member, std::string_view why, T
       planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(),
                                    [&](const auto& s) { return s.machine == member.hello.name; });
   // Also when its neighbour noticed first and the stages are gone already.
-  if (in_last_plan && (stage != nullptr || stages_.empty())) {
+  if (may_return && in_last_plan && (stage != nullptr || stages_.empty())) {
     awaited_.insert(member.hello.name);
     awaited_until_ = now + options_.return_wait;
   }

@@ -82,7 +82,8 @@ class Placement {
   explicit Placement(PlacementOptions options);
 
   void OnJoined(const std::string& name, TimeNs now);
-  PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now);
+  // `may_return`: the others wait for it first (return_wait); not for one that was thrown out.
+  PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
   void OnDevices() { members_changed_ = true; }  // a worker's cards have more or less for stages than they had
   void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now);
   PlacementActions OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now);

@@ -218,6 +218,17 @@ TEST_F(PlacementTest, WithoutTheLostOneTheOthersGoOn) {
   EXPECT_EQ(placement_->stages()[1].planned.machine, "w3");
 }
 
+TEST_F(PlacementTest, NobodyWaitsForOneThatWasThrownOut) {
+  Make(3);
+  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+  Poll(0);
+  ASSERT_TRUE(AllReady(1));
+  const Member thrown_out = *members_.OnGone(members_.FindByName("w2")->link);
+  ASSERT_TRUE(placement_->OnGone(thrown_out, "revoked", kSecond, false).lost);
+  EXPECT_EQ(Poll(kSecond).assign.size(), 2u);
+  ASSERT_TRUE(AllReady(kSecond));
+}
+
 TEST_F(PlacementTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
   Make(3);
   for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);

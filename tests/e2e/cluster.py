@@ -19,7 +19,7 @@ import pool
 
 COORDINATOR = pool.BIN / "lanyard-coordinator"
 WORKER = pool.BIN / "lanyard-worker"
-# The long form of every test that has one
+# The long form of every test that has one: ./dev soak
 LONG = os.environ.get("LANYARD_SOAK") == "1"
 ESTABLISHED, CLOSE_WAIT, LISTEN = "01", "08", "0A"
 
@@ -55,11 +55,12 @@ class Process:
 
 
 class Cluster:
-    def __init__(self, workers=0, plaintext=False, model=pool.MODEL, **flags):
+    def __init__(self, workers=0, plaintext=False, model=pool.MODEL, worker_flags=(), **flags):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lanyard-cluster-"))
         self.plaintext = plaintext
         self.workers = {}
         self.model = model
+        self.worker_flags = worker_flags
         self.flags = {"context": 512, "users": 2} | flags
         self.listen = self.http = "127.0.0.1:0"
         self.coordinator = None
@@ -119,7 +120,8 @@ class Cluster:
     def worker(self, name, state, *args):
         """Starts a worker on a folder; `args` are its flags beside those."""
         return Process(self.folder / f"{name}.log", [
-            WORKER, "--state", self.folder / state, "--threads", 1, "--memory", "600MiB", "--devices", "cpu", *args])
+            WORKER, "--state", self.folder / state, "--threads", 1, "--memory", "600MiB", "--devices", "cpu",
+            *self.worker_flags, *args])
 
     def join(self, name, *args):
         credentials = ["--plaintext"] if self.plaintext else ["--token", self.token()]
@@ -249,3 +251,8 @@ def is_open(host, port):
     with socket.socket() as s:
         s.settimeout(2)
         return s.connect_ex((host, port)) == 0
+
+
+def load():
+    """What else ran: a figure without it says little."""
+    return f"load of the machine {' '.join(f'{x:.1f}' for x in os.getloadavg())} on {os.cpu_count()} processors"

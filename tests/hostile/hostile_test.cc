@@ -1,6 +1,6 @@
 // A worker with a valid certificate sends altered hellos, control messages, results and frames to a coordinator's port and
 // to a neighbour's, beside an honest worker. What the honest one sends must arrive unaltered; under ASan nothing may be
-// touched that is not there. LANYARD_SOAK=1: 10^6 messages.
+// touched that is not there. Long form, 10^6 messages: ./dev soak hostile.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
