@@ -2,8 +2,6 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <array>
-#include <cctype>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -57,15 +55,10 @@ void TellReady(const Flags& flags, nlohmann::json line) {
   if (const absl::Status written = WriteSmallFile(flags.ready_file, text); !written.ok()) LogWarning(written.message());
 }
 
-// A name for this machine's certificates.
+// For this machine's certificates.
 std::string MachineName() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "coordinator";
-  std::string out;
-  for (const char* c = name.data(); *c != '\0' && out.size() < 64; ++c) {
-    if (std::isalnum(static_cast<unsigned char>(*c)) != 0 || *c == '-' || *c == '.') out += *c;
-  }
-  return out.empty() ? "coordinator" : out;
+  const std::string name = HostName();
+  return name.empty() ? "coordinator" : name;
 }
 
 // Where machines join: an address that others can use, not the wildcard.

@@ -69,7 +69,7 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   if (flags.plaintext && flags.join.empty()) return InvalidArgument("--plaintext needs --join ADDRESS");
   const bool address = !flags.join.empty() && (flags.join != "auto" || flags.plaintext);
   if (address) RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
-  out.name = !flags.name.empty() ? flags.name : worker::HostName();
+  out.name = !flags.name.empty() ? flags.name : HostName();
   if (out.name.empty()) out.name = absl::StrCat("w", getpid());
   RETURN_IF_ERROR(Annotate(net::CheckWorkerName(out.name), "--name"));
   out.listen = flags.listen;

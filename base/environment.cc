@@ -1,5 +1,7 @@
 #include "base/environment.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 
 namespace lanyard {
@@ -13,6 +15,17 @@ std::string StateHome() {
   if (const std::string xdg = EnvironmentOr("XDG_STATE_HOME", ""); xdg.starts_with('/')) return xdg + "/lanyard";
   if (const std::string home = EnvironmentOr("HOME", ""); !home.empty()) return home + "/.local/state/lanyard";
   return "/var/lib/lanyard";
+}
+
+std::string HostName() {
+  char buffer[256] = {};
+  if (gethostname(buffer, sizeof(buffer) - 1) != 0) return "";
+  std::string out;
+  for (const char* p = buffer; *p != '\0' && out.size() < 64; ++p) {
+    const bool good = (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') || (*p >= 'a' && *p <= 'z');
+    if (good || (!out.empty() && (*p == '.' || *p == '_' || *p == '-'))) out.push_back(*p);
+  }
+  return out;
 }
 
 }  // namespace lanyard

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cstdlib>
 
 namespace lanyard {
@@ -45,6 +46,13 @@ TEST(Environment, StateHomeIsXdgThenHomeThenVarLib) {
   EXPECT_EQ(StateHome(), "/ada/.local/state/lanyard");
   const Variable none("HOME", nullptr);
   EXPECT_EQ(StateHome(), "/var/lib/lanyard");
+}
+
+TEST(HostName, IsWhatNodesMayBeCalled) {
+  const std::string name = HostName();
+  EXPECT_LE(name.size(), 64u);
+  EXPECT_EQ(name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"), std::string::npos);
+  EXPECT_TRUE(name.empty() || std::isalnum(static_cast<unsigned char>(name.front())) != 0) << name;
 }
 
 }  // namespace

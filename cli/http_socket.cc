@@ -18,6 +18,8 @@
 #include <cstring>
 #include <utility>
 
+#include "identity/openssl.h"
+
 namespace lanyard::cli {
 namespace {
 
@@ -36,12 +38,6 @@ absl::Status WaitFor(int fd, short events, int timeout_ms, const std::atomic<boo
       return absl::DeadlineExceededError(absl::StrCat("no answer within ", timeout_ms / 1000, " s"));
     }
   }
-}
-
-std::string OpenSslWords() {
-  const char* reason = ERR_reason_error_string(ERR_peek_error());
-  ERR_clear_error();
-  return reason != nullptr ? reason : "no reason given";
 }
 
 std::string TimeText(const ASN1_TIME* time) {
@@ -164,25 +160,25 @@ struct HttpSocket::Verdict {
 
 absl::StatusOr<std::shared_ptr<SSL_CTX>> MakeTlsContext(const TlsFiles& files) {
   std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
-  if (context == nullptr) return Internal("cannot use TLS: ", OpenSslWords());
+  if (context == nullptr) return Internal("cannot use TLS: ", identity::OpenSslError());
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   ERR_clear_error();
   if (files.ca.empty()) {
     SSL_CTX_set_default_verify_paths(context.get());
   } else if (SSL_CTX_load_verify_file(context.get(), files.ca.c_str()) != 1) {
-    return InvalidArgument("cannot read a CA's certificate from ", files.ca, ": ", OpenSslWords());
+    return InvalidArgument("cannot read a CA's certificate from ", files.ca, ": ", identity::OpenSslError());
   }
   if (files.cert.empty() != files.key.empty()) {
     return InvalidArgument("a client's certificate and its key are given together: --cert FILE --key FILE");
   }
   if (!files.cert.empty()) {
     if (SSL_CTX_use_certificate_chain_file(context.get(), files.cert.c_str()) != 1) {
-      return InvalidArgument("cannot read a certificate from ", files.cert, ": ", OpenSslWords());
+      return InvalidArgument("cannot read a certificate from ", files.cert, ": ", identity::OpenSslError());
     }
     // Nobody is asked for a password at the terminal.
     SSL_CTX_set_default_passwd_cb(context.get(), [](char*, int, int, void*) { return -1; });
     if (SSL_CTX_use_PrivateKey_file(context.get(), files.key.c_str(), SSL_FILETYPE_PEM) != 1) {
-      return InvalidArgument("cannot use the key in ", files.key, " with ", files.cert, ": ", OpenSslWords());
+      return InvalidArgument("cannot use the key in ", files.key, " with ", files.cert, ": ", identity::OpenSslError());
     }
   }
   return context;
@@ -204,12 +200,12 @@ absl::StatusOr<std::unique_ptr<HttpSocket>> HttpSocket::Connect(const SocketOpti
 
 absl::Status HttpSocket::Handshake() {
   ssl_ = SSL_new(options_.tls.get());
-  if (ssl_ == nullptr) return Internal("cannot use TLS: ", OpenSslWords());
+  if (ssl_ == nullptr) return Internal("cannot use TLS: ", identity::OpenSslError());
   const std::string& name = options_.tls_name.empty() ? options_.host : options_.tls_name;
   const bool address = IsAddress(name);
   const int named = address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), name.c_str())
                             : SSL_set1_host(ssl_, name.c_str());
-  if (named != 1) return Internal("cannot use TLS: ", OpenSslWords());  // else any name would do
+  if (named != 1) return Internal("cannot use TLS: ", identity::OpenSslError());  // else any name would do
   if (!address) SSL_set_tlsext_host_name(ssl_, name.c_str());
   SSL_set_app_data(ssl_, verdict_.get());
   // Keeps what was wrong and with which certificate; the answer stays OpenSSL's.
@@ -247,7 +243,7 @@ absl::Status HttpSocket::TlsError() const {
   const std::string pool = absl::StrCat("the pool at ", options_.url);
   const Verdict& v = *verdict_;
   const int reason = ERR_GET_REASON(ERR_peek_error());
-  const std::string words = OpenSslWords();
+  const std::string words = identity::OpenSslError();
   switch (v.error) {
     case X509_V_OK: break;
     case X509_V_ERR_CERT_HAS_EXPIRED:

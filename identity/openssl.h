@@ -1,4 +1,4 @@
-// Owners for OpenSSL's objects, and its error queue as text. Only this room and the TLS ends of net/ and web/ see them.
+// Owners for OpenSSL's objects, and its error queue as text. Only this room and the TLS ends of net/, web/ and cli/ see them.
 #pragma once
 
 #include <openssl/bio.h>

@@ -71,17 +71,6 @@ uint32_t FileMode(const std::string& path) {
   return stat(path.c_str(), &info) == 0 ? info.st_mode & 07777U : 0;
 }
 
-std::string HostName() {
-  char buffer[256] = {};
-  if (gethostname(buffer, sizeof(buffer) - 1) != 0) return "";
-  std::string out;
-  for (const char* p = buffer; *p != '\0' && out.size() < 64; ++p) {
-    const bool good = (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') || (*p >= 'a' && *p <= 'z');
-    if (good || (!out.empty() && (*p == '.' || *p == '_' || *p == '-'))) out.push_back(*p);
-  }
-  return out;
-}
-
 int ProcessorCount() {
   cpu_set_t set;
   CPU_ZERO(&set);

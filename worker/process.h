@@ -19,7 +19,6 @@ uint64_t AvailableBytes();     // MemAvailable of the machine
 uint64_t FreeDiskBytes(const std::string& folder);  // that this user may fill; 0 when the folder is not there
 uint32_t FileMode(const std::string& path);         // permission bits; 0 when it is not there
 
-std::string HostName();        // made of A-Z a-z 0-9 . _ -; "" when it has none that fits
 int ProcessorCount();          // that this process may use
 
 // A place for the kernels that the NVIDIA driver compiles, below `state_dir`, where it would find none by itself (a service
