@@ -104,12 +104,15 @@ absl::Status Run(Flags flags) {
   ASSIGN_OR_RETURN(const auto keys, coordinator::KeyRing::Open(store.get()));
   flags.front.keys = keys.get();
   std::unique_ptr<coordinator::Cluster> cluster;
+  std::shared_ptr<coordinator::Quarantine> quarantine;
   if (!flags.plaintext) {
     coordinator::ClusterOptions options{flags.pool.state_directory, MachineName(), flags.front.host_names};
     options.certificate_seconds = flags.certificate_life_s;
     options.renew_every = static_cast<TimeNs>(flags.renew_every_s * kSecond);
     ASSIGN_OR_RETURN(cluster, coordinator::Cluster::Open(store.get(), options));
-    flags.pool.security = {cluster->credential(), std::make_shared<coordinator::Quarantine>(cluster->nodes())};
+    quarantine = std::make_shared<coordinator::Quarantine>(cluster->nodes());
+    flags.pool.security = {cluster->credential(), quarantine};
+    flags.pool.drained = cluster->nodes()->DrainedWorkers();
     flags.pool.join = [c = cluster.get()](const net::JoinRequest& request) { return c->Enrol(request); };
     flags.front.cluster = cluster.get();
     flags.front.admin_of = [c = cluster.get()](const std::string& pem) { return c->AdminOf(pem); };
@@ -117,8 +120,11 @@ absl::Status Run(Flags flags) {
   }
   ASSIGN_OR_RETURN(const auto pool, coordinator::PoolRunner::Start(flags.pool, std::move(model)));
   if (cluster != nullptr) {
-    cluster->Serve([p = pool.get()](const std::string& node, const std::vector<std::string>& all) { p->CutOff(node, all); },
-                   JoinAddress(pool->grpc_address()));
+    coordinator::ClusterHooks hooks;
+    hooks.cut_off = [p = pool.get()](const std::string& node, const std::vector<std::string>& all) { p->CutOff(node, all); };
+    hooks.set_drained = [p = pool.get()](const std::string& worker, bool on) { return p->SetDrained(worker, on); };
+    hooks.quarantine = [quarantine](const std::string& node) { return quarantine->Why(node); };
+    cluster->Serve(std::move(hooks), JoinAddress(pool->grpc_address()));
   }
   ASSIGN_OR_RETURN(const auto http, web::HttpServer::Start(flags.front, pool.get()));
   nlohmann::json ready = {{"http", http->url()}, {"grpc", pool->grpc_address()}, {"pid", getpid()}};

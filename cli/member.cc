@@ -1,16 +1,19 @@
-// Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|revoke`, `lanyard join`. All but the last
-// take an administrator's certificate.
+// Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|drain|revoke`, `lanyard join`. All but the
+// last take an administrator's certificate.
 #include <cstdio>
 #include <ctime>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "cli/admin_folder.h"
 #include "cli/cli.h"
 #include "cli/connection.h"
 #include "cli/duration.h"
 #include "cli/http_client.h"
+#include "cli/interrupt.h"
 #include "cli/pool_json.h"
 #include "cli/table.h"
 #include "net/enrolment.h"
@@ -22,6 +25,7 @@ using nlohmann::ordered_json;
 
 constexpr char kTokens[] = "/admin/v1/tokens";
 constexpr char kMembers[] = "/admin/v1/members";
+constexpr char kDrains[] = "/admin/v1/drains";
 
 struct Options {
   HttpClient::Options http;
@@ -33,6 +37,8 @@ struct Options {
   std::string token;
   std::string token_file;
   std::string folder;
+  bool disable = false;
+  uint32_t wait_s = 60;
   bool json = false;
 };
 
@@ -90,11 +96,78 @@ int ListMembers(const Options& o) {
     for (const auto& node : List(reply, "members")) {
       const bool revoked = node.contains("revoked_unix_s") && node["revoked_unix_s"].is_number_integer();
       const bool ran_out = static_cast<int64_t>(Count(node, "certificate_ends_unix_s")) < std::time(nullptr);
-      table.AddRow({Text(node, "name"), Text(node, "role"), revoked ? "revoked" : ran_out ? "away" : "member",
+      const bool drained = node.contains("drained_unix_s") && node["drained_unix_s"].is_number_integer();
+      const char* state = revoked                              ? "revoked"
+                          : !Text(node, "quarantine").empty() ? "quarantine"
+                          : drained                           ? "drained"
+                          : ran_out                           ? "away"
+                                                              : "member";
+      table.AddRow({Text(node, "name"), Text(node, "role"), state,
                     DateText(node, "joined_unix_s", "-"), DateText(node, "certificate_ends_unix_s", "-"), Text(node, "from"),
                     Text(node, "id")});
     }
     std::fputs(table.ToString().c_str(), stdout);
+    for (const auto& node : List(reply, "members")) {
+      if (const std::string why = Text(node, "quarantine"); !why.empty()) {
+        std::printf("'%s' is in quarantine for %s\n", Text(node, "name").c_str(), why.c_str());
+      }
+    }
+  });
+}
+
+// What a drained node still does; empty when it has no layers.
+absl::StatusOr<std::string> StillDoes(const HttpClient& client, const std::string& name) {
+  ASSIGN_OR_RETURN(const ordered_json status, GetJson(client, "/admin/v1/status"));
+  for (const auto& node : List(status, "nodes")) {
+    if (Text(node, "name") != name || !node.value("has_stage", ordered_json(false)).is_boolean() ||
+        !node.value("has_stage", ordered_json(false)).get<bool>()) {
+      continue;
+    }
+    size_t running = 0;
+    for (const auto& request : List(status, "requests")) running += Text(request, "state") != "queued";
+    return absl::StrCat("'", name, "' still computes its layers; ", running, running == 1 ? " request runs" : " requests run");
+  }
+  if (Text(status, "state") == "loading") return std::string("the others load its layers");
+  return std::string();
+}
+
+absl::Status WaitUntilDrained(const HttpClient& client, const std::string& name, uint32_t seconds) {
+  CatchInterrupts();
+  const TimeNs end = MonotonicNow() + static_cast<TimeNs>(seconds) * kSecond;
+  std::string said;
+  while (true) {
+    ASSIGN_OR_RETURN(const std::string still, StillDoes(client, name));
+    if (still.empty()) return absl::OkStatus();
+    if (still != said) std::fprintf(stderr, "%s\n", still.c_str());
+    said = still;
+    if (Interrupted()) return absl::CancelledError("interrupted; the drain goes on");
+    if (MonotonicNow() >= end) {
+      return absl::DeadlineExceededError(absl::StrCat("not drained after ", seconds, " s: ", still,
+                                                      "\n  It goes on; `lanyard node drain ", name,
+                                                      "` waits again, with --disable it is called off"));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+int DrainNode(const Options& o) {
+  const auto client = HttpClient::Create(o.http);
+  if (!client.ok()) return Fail(client.status());
+  const std::string path = absl::StrCat(kDrains, "/", EscapeForPath(o.name));
+  const auto node = ObjectOf(*client, o.disable ? client->Delete(path) : client->Post(path, "{}"));
+  if (!node.ok()) return Fail(node.status());
+  const std::string name = Text(*node, "name");
+  if (!o.disable && o.wait_s > 0) {
+    if (const absl::Status waited = WaitUntilDrained(*client, name, o.wait_s); !waited.ok()) return Fail(waited);
+  }
+  return Show(o, node, [&](const ordered_json&) {
+    if (o.disable) {
+      std::printf("The worker '%s' may be used again: at the next quiet moment, if the pool gets better by it.\n", name.c_str());
+    } else if (o.wait_s > 0) {
+      std::printf("The worker '%s' has no layers: it can be stopped.\n", name.c_str());
+    } else {
+      std::printf("The layers of worker '%s' go to others.\n", name.c_str());
+    }
   });
 }
 
@@ -163,7 +236,14 @@ void RegisterMember(CLI::App& app) {
   CLI::App* revoke = AddCommand(*node, "revoke", "Throws a machine out: within a second it sends and receives nothing",
                                 "  lanyard node revoke pc-7", [options] { return RevokeNode(*options); });
   revoke->add_option("NAME-or-ID", options->name, "As lanyard node list shows it")->required();
-  for (CLI::App* command : {list, revoke}) {
+  CLI::App* drain = AddCommand(*node, "drain", "Gives a worker's layers to the others, so that it can be stopped; no answer ends",
+                               "  lanyard node drain pc-7\n  lanyard node drain pc-7 --wait 300\n"
+                               "  lanyard node drain --disable pc-7",
+                               [options] { return DrainNode(*options); });
+  drain->add_option("NAME-or-ID", options->name, "As lanyard node list shows it")->required();
+  drain->add_flag("--disable", options->disable, "Takes it back");
+  drain->add_option("--wait", options->wait_s, "Seconds to wait until it has no layers; 0: not at all")->capture_default_str();
+  for (CLI::App* command : {list, drain, revoke}) {
     AddConnectionFlags(command, &options->http);
     command->add_flag("--json", options->json, "One line of JSON");
   }

@@ -138,11 +138,44 @@ void PoolMachine::OnTick(TimeNs now) {
   }
   if (!scheduler_.idle()) busy_at_ = now;
   const bool quiet = !fault_ && scheduler_.idle() && now - busy_at_ >= options_.quiet_after;
+  MoveFromDrained(now);
   Apply(placement_.Poll(membership_, now, quiet), now);
   const TimeNs lost_since = placement_.lost_since();
-  if (lost_since != 0 && now - lost_since >= options_.queue_timeout) {
+  if (!placement_.moving() && lost_since != 0 && now - lost_since >= options_.queue_timeout) {
     for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing()});
   }
+}
+
+absl::Status PoolMachine::Drain(const std::string& worker) {
+  if (placement_.drained().contains(worker)) return absl::OkStatus();
+  const absl::Status status = placement_.Drain(worker, membership_);
+  Do(PoolAction::Log{!status.ok(), status.ok() ? absl::StrCat("worker '", worker, "' is drained: no plan uses it any more")
+                                               : Str(status.message())});
+  return status;
+}
+
+void PoolMachine::Undrain(const std::string& worker, TimeNs now) {
+  if (!placement_.drained().contains(worker)) return;
+  placement_.Undrain(worker, now);
+  Do(PoolAction::Log{false, absl::StrCat("worker '", worker, "' is not drained any more")});
+}
+
+void PoolMachine::MoveFromDrained(TimeNs now) {
+  if (!placement_.wants_move() || fault_) {
+    scheduler_.Hold(false);
+    move_since_ = 0;
+    return;
+  }
+  if (move_since_ == 0) {
+    move_since_ = now;
+    scheduler_.Hold(true);
+    if (scheduler_.n_running() > 0) {
+      Do(PoolAction::Log{false, absl::StrCat("before layers move, ", scheduler_.n_running(), " requests have ",
+                                             options_.drain_patience / kSecond, " s to end")});
+    }
+  }
+  const bool idle = scheduler_.n_running() == 0 && scheduler_.steps_in_flight() == 0;
+  if (idle || now - move_since_ >= options_.drain_patience) Apply(placement_.Move(membership_, now, idle), now);
 }
 
 void PoolMachine::Apply(PipelineOutcome outcome, TimeNs now) {
@@ -175,7 +208,7 @@ void PoolMachine::Apply(PlacementActions actions, TimeNs now) {
       pipeline_.Close();
       Do(PoolAction::ClosePort{});
     }
-    for (const SeqId id : scheduler_.OnPipelineLost()) Do(PoolAction::Fail{id, *actions.lost});
+    for (const SeqId id : scheduler_.OnPipelineLost(actions.carry)) Do(PoolAction::Fail{id, *actions.lost});
   }
   if (actions.new_epoch) Do(PoolAction::UseEpoch{*actions.new_epoch});
   for (auto& assign : actions.assign) {
@@ -214,7 +247,11 @@ void PoolMachine::Serve() {
 }
 
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
-  if (!serving()) return NotServing();
+  if (!admits()) return NotServing();
+  if (spec.prompt.size() + 1 > context()) {
+    return absl::OutOfRangeError(absl::StrCat("the prompt of ", spec.prompt.size(), " tokens does not fit the context of ",
+                                              context(), " tokens"));
+  }
   busy_at_ = now;
   return scheduler_.Submit(std::move(spec), now);
 }
@@ -262,6 +299,8 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
     node->load_done_bytes = stage.progress.done_bytes;
     node->load_total_bytes = stage.progress.total_bytes;
   }
+  node->drained = placement_.drained().contains(node->name);
+  if (node->drained) node->state = node->has_stage ? "draining" : "drained";
 }
 
 PoolStatus PoolMachine::Status(TimeNs now) const {

@@ -31,6 +31,9 @@ struct PoolOptions {
   TimeNs fault_patience = kSecond / 4;
   // So long without a request counts as quiet: a serving plan may be given up for a better one (Placement::Poll).
   TimeNs quiet_after = 3 * kSecond;
+  // When a worker is drained: so long what runs may end where it runs, while what comes waits. What then still runs is
+  // carried over.
+  TimeNs drain_patience = 10 * kSecond;
 };
 
 struct PoolAction {
@@ -92,7 +95,10 @@ class PoolMachine {
   void OnResult(stage::StepResult result, TimeNs now);
   // The stream to the first stage ended, or would not take a frame.
   void OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now);
-  // Unavailable while nothing serves; else as Scheduler::Submit.
+  // Placement::Drain and Undrain; a log line says what happens.
+  absl::Status Drain(const std::string& worker);
+  void Undrain(const std::string& worker, TimeNs now);
+  // Unavailable while nothing serves (and no drained worker's layers are moving); else as Scheduler::Submit.
   absl::Status Submit(SequenceSpec spec, TimeNs now);
   void Cancel(SeqId id) { scheduler_.Cancel(id); }
   // At least every 100 ms.
@@ -103,6 +109,9 @@ class PoolMachine {
   std::vector<PoolAction::Any> TakeActions();
 
   bool serving() const { return placement_.state() == PlacementState::kServing; }
+  bool admits() const { return serving() || placement_.moving(); }
+  // Tokens of one sequence: of what serves, or will when the layers have moved.
+  uint32_t context() const { return serving() ? scheduler_.context() : placement_.plan().context; }
   absl::Status NotServing() const;  // Unavailable with the reason
   const Scheduler& scheduler() const { return scheduler_; }
   const Pipeline& pipeline() const { return pipeline_; }
@@ -123,6 +132,7 @@ class PoolMachine {
   void Gone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
   void Apply(PlacementActions actions, TimeNs now);
   void Apply(PipelineOutcome outcome, TimeNs now);
+  void MoveFromDrained(TimeNs now);
   void Serve();
   void Fault(absl::Status why, TimeNs now);
   void FillNode(const Member& member, TimeNs now, NodeStatus* node) const;
@@ -138,6 +148,7 @@ class PoolMachine {
   Pipeline pipeline_;
   std::optional<absl::Status> fault_;  // seen, not yet acted on
   TimeNs fault_at_ = 0;
+  TimeNs move_since_ = 0;  // that what runs is waited for
   TimeNs busy_at_ = 0;  // when a request was last here
   std::map<std::string, LostMember> lost_;
   uint64_t ignored_results_ = 0;

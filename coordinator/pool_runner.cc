@@ -32,6 +32,7 @@ PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& mod
   pool.placement.max_rows = pool.scheduler.frame_rows;
   pool.placement.expect_workers = options.expect_workers;
   pool.placement.last_epoch = last_epoch;
+  pool.placement.drained = {options.drained.begin(), options.drained.end()};
   if (options.security.credential != nullptr) pool.placement.coordinator_node = options.security.credential->Get()->self.node;
   return pool;
 }
@@ -77,6 +78,13 @@ PoolRunner::~PoolRunner() {
 
 void PoolRunner::CutOff(const std::string& node, const std::vector<std::string>& all_revoked) {
   server_->CutOff(node, all_revoked);
+}
+
+absl::Status PoolRunner::SetDrained(const std::string& worker, bool drained) {
+  MutexLock lock(&mu_);
+  if (drained) return machine_.Drain(worker);
+  machine_.Undrain(worker, MonotonicNow());
+  return absl::OkStatus();
 }
 
 void PoolRunner::OnWorkerEvent(net::LinkId link, net::WorkerEvent event) {
@@ -257,8 +265,8 @@ void PoolRunner::SendFrame(stage::StepFrame frame) {
 
 absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   MutexLock lock(&mu_);
-  if (!machine_.serving()) return machine_.NotServing();
-  const uint32_t context = machine_.scheduler().context();
+  if (!machine_.admits()) return machine_.NotServing();
+  const uint32_t context = machine_.context();
   if (prompt_tokens + 1 > context) {
     return absl::OutOfRangeError(
         absl::StrCat("This model's maximum context length is ", context,
@@ -282,7 +290,7 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
   if (!admitting_.load()) return Unavailable("the coordinator is stopping; ask again when it is back");
   {
     MutexLock lock(&mu_);
-    if (!machine_.serving()) return machine_.NotServing();
+    if (!machine_.admits()) return machine_.NotServing();
   }
   SequenceSpec spec;
   ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request));

@@ -33,6 +33,7 @@ struct PoolRunnerOptions {
   uint32_t expect_workers = 0;  // 0: plan once nobody joined for a second
   uint32_t context = 0;         // 0: the model's, at most 4096
   uint32_t users = 4;
+  std::vector<std::string> drained = {};  // workers, from an earlier life
   stage::NumericsChoice numerics;
   std::function<void()> on_shutdown;  // asked by RequestShutdown; any thread
   // The network; tests put a pool of their own in its place.
@@ -58,6 +59,9 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   std::string grpc_address() const { return server_->address(); }
   // A node was revoked: its connections end, its stages go to others, the other workers hear of it. Any thread.
   void CutOff(const std::string& node, const std::vector<std::string>& all_revoked);
+
+  // A worker leaves the plans, or may be planned again (Placement::Drain). Any thread.
+  absl::Status SetDrained(const std::string& worker, bool drained);
 
   absl::StatusOr<SeqId> Start(const GenerateRequest& request,
                               std::shared_ptr<TokenSink> sink) override;

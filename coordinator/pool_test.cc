@@ -236,6 +236,170 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
   EXPECT_EQ(pool_->scheduler().context(), 256u);
 }
 
+// Three workers of which any two do; w1 and w2 serve.
+class DrainTest : public PoolTest {
+ protected:
+  DrainTest() {
+    options_.placement.expect_workers = 0;
+    options_.placement.improve_every = 0;
+    options_.placement.make_plan = [this](const sharding::PlanRequest& request) {
+      sharding::Plan plan;
+      plan.context = context_;
+      plan.group_blocks = {16};
+      plan.fits = request.machines.size() >= 2;
+      if (!plan.fits) plan.why = {"4 layers of 10 MiB need 2 machines, 1 is there"};
+      for (uint32_t i = 0; i < 2 && plan.fits; ++i) {
+        plan.stages.push_back({.machine = request.machines[i].name,
+                               .device = "cpu",
+                               .layers = {2 * i, 2 * i + 2},
+                               .embeds = i == 0,
+                               .samples = i == 1});
+      }
+      return absl::StatusOr<sharding::Plan>(plan);
+    };
+    options_.pipeline.step_timeout = 1000 * kSecond;
+    pool_ = std::make_unique<PoolMachine>(options_);
+  }
+  void Pass(TimeNs time, std::initializer_list<uint64_t> links = {1, 2, 3}) {
+    for (const TimeNs end = now_ + time; now_ < end;) {
+      now_ += 50 * kMillisecond;
+      Beat(links);
+      pool_->OnTick(now_);
+      pool_->Pump(now_);
+    }
+  }
+  void ServeWithSpare() {
+    for (uint64_t link : {1, 2, 3}) Join(link, absl::StrCat("w", link));
+    Pass(2 * kSecond);
+    Ready(1);
+    Ready(2);
+    ASSERT_TRUE(pool_->serving());
+  }
+  std::string StateOf(size_t node) { return pool_->Status(now_).nodes[node].state; }
+
+  uint32_t context_ = 256;
+};
+
+TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
+  ServeWithSpare();
+  const Epoch epoch = pool_->placement().epoch();
+  pool_->TakeActions();
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  EXPECT_EQ(StateOf(1), "draining");
+  Pass(50 * kMillisecond);
+  EXPECT_EQ(StateOf(1), "drained");
+  EXPECT_GT(pool_->placement().epoch(), epoch);
+  bool released = false;
+  for (const PoolAction::Any& action : pool_->TakeActions()) {
+    if (const auto* assign = std::get_if<PoolAction::Assign>(&action)) {
+      EXPECT_NE(assign->link, net::LinkId(2));
+    }
+    const auto* release = std::get_if<PoolAction::Release>(&action);
+    released = released || (release != nullptr && release->link == net::LinkId(2));
+  }
+  EXPECT_TRUE(released);
+  Ready(1);
+  Ready(3);
+  ASSERT_TRUE(pool_->serving());
+  // Nothing hangs on it, and it stays out when it comes again.
+  pool_->OnWorkerGone(net::LinkId(2), Unavailable("reset"), now_);
+  EXPECT_TRUE(pool_->serving());
+  EXPECT_EQ(pool_->Status(now_).nodes.back().state, "lost");
+  EXPECT_TRUE(pool_->Status(now_).nodes.back().drained);
+  Join(4, "w2");
+  Pass(10 * kSecond, {1, 3, 4});
+  EXPECT_EQ(StateOf(1), "drained");
+  // The others alone are too few for another drain; the arithmetic is the planner's.
+  const absl::Status refused = pool_->Drain("w3");
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("4 layers of 10 MiB need 2 machines, 1 is there"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("node drain --disable w2"));
+  EXPECT_TRUE(pool_->serving());
+  EXPECT_EQ(StateOf(2), "ready");
+  pool_->Undrain("w2", now_);
+  EXPECT_EQ(StateOf(1), "joined");
+  EXPECT_TRUE(pool_->Drain("w3").ok());
+}
+
+TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
+  ServeWithSpare();
+  SubmitOne();
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  Pass(kSecond);
+  EXPECT_TRUE(pool_->serving());
+  SequenceSpec second;
+  second.id = SeqId(2);
+  second.prompt = {1, 2};
+  second.max_tokens = 5;
+  ASSERT_TRUE(pool_->Submit(second, now_).ok());
+  Pass(kSecond);
+  EXPECT_EQ(pool_->scheduler().n_waiting(), 1u);
+  stage::StepResult result;
+  result.plan = pool_->placement().plan_id();
+  result.epoch = pool_->placement().epoch();
+  result.step = StepId(1);
+  result.stage = 1;
+  result.worker = "w2";
+  result.tokens.push_back({SeqId(1), 2, 5, 0, 0, {}, {}});
+  pool_->Cancel(SeqId(1));
+  pool_->OnResult(result, now_);
+  Pass(50 * kMillisecond);
+  EXPECT_FALSE(pool_->serving());
+  SequenceSpec third = second;
+  third.id = SeqId(3);
+  EXPECT_TRUE(pool_->Submit(third, now_).ok());  // also while the layers move
+  Pass(2 * PoolOptions().queue_timeout);         // a slow load ends nobody
+  Ready(1);
+  Ready(3);
+  ASSERT_TRUE(pool_->serving());
+  Pass(100 * kMillisecond);
+  EXPECT_EQ(pool_->scheduler().n_running(), 2u);
+  EXPECT_TRUE(Take<PoolAction::Fail>().empty());
+}
+
+TEST_F(DrainTest, WhatRunsOnIsCarriedOver) {
+  ServeWithSpare();
+  SubmitOne();
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  Pass(PoolOptions().drain_patience - 100 * kMillisecond);
+  EXPECT_TRUE(pool_->serving());
+  Pass(200 * kMillisecond);
+  EXPECT_FALSE(pool_->serving());
+  pool_->TakeActions();
+  Ready(1);
+  Ready(3);
+  Pass(100 * kMillisecond);
+  const auto actions = Take<PoolAction::Send>();
+  ASSERT_EQ(actions.size(), 1u);  // its tokens again, from the first
+  EXPECT_EQ(actions[0].frame.batch.TotalRows(), 3u);
+  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
+}
+
+TEST_F(DrainTest, NobodyIsCarriedIntoAShorterContext) {
+  ServeWithSpare();
+  SubmitOne();
+  context_ = 128;
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  Pass(20 * PoolOptions().drain_patience);
+  EXPECT_TRUE(pool_->serving());
+  EXPECT_EQ(StateOf(1), "draining");
+  pool_->Undrain("w2", now_);
+  EXPECT_EQ(StateOf(1), "ready");
+}
+
+TEST_F(DrainTest, WhoWasDrainedInAnEarlierLifeIsNotWaitedFor) {
+  options_.placement.expect_workers = 3;
+  options_.placement.drained = {"w1"};
+  pool_ = std::make_unique<PoolMachine>(options_);
+  for (uint64_t link : {1, 2}) Join(link, absl::StrCat("w", link));
+  Pass(2 * kSecond, {1, 2});
+  EXPECT_EQ(pool_->placement().why(), "1 of 2 workers have joined");
+  Join(3, "w3");
+  EXPECT_EQ(pool_->placement().state(), PlacementState::kLoading);
+  EXPECT_EQ(StateOf(0), "drained");
+}
+
 TEST_F(PoolTest, AQueueThatNothingServesIsGivenUp) {
   Serve();
   SequenceSpec spec;

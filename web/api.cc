@@ -85,7 +85,7 @@ ordered_json NodeJson(const NodeStatus& n) {
   ordered_json out = {{"name", n.name},       {"state", n.state},     {"address", n.address}, {"version", n.version},
                       {"isa", n.isa},         {"pid", n.pid},         {"threads", n.threads}, {"speed", n.speed},
                       {"memory_bytes", n.memory_bytes}, {"resident_bytes", n.resident_bytes}, {"busy", n.busy},
-                      {"heartbeat_age_s", n.heartbeat_age_s}, {"has_stage", n.has_stage}};
+                      {"heartbeat_age_s", n.heartbeat_age_s}, {"drained", n.drained}, {"has_stage", n.has_stage}};
   out["layers"] = nullptr;
   if (n.has_stage && n.layers.end > n.layers.begin) {
     out["layers"] = ordered_json::array({n.layers.begin, n.layers.end - 1});
@@ -193,6 +193,10 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
        [cluster](const Request&, Writer w) { ListMembers(cluster, *w); }},
       {"DELETE", "/admin/v1/members/*", admin, "revokes a node, by name or id: within a second it sends and receives nothing",
        [cluster](const Request& r, Writer w) { RevokeMember(cluster, r, *w); }},
+      {"POST", "/admin/v1/drains/*", admin, "drains a worker, by name or id: its layers go to others, and no plan uses it",
+       [cluster](const Request& r, Writer w) { SetDrained(cluster, r, true, *w); }},
+      {"DELETE", "/admin/v1/drains/*", admin, "takes a drained worker back",
+       [cluster](const Request& r, Writer w) { SetDrained(cluster, r, false, *w); }},
   });
 }
 

@@ -32,7 +32,9 @@ ordered_json InfoJson(const coordinator::MemberInfo& info) {
           {"joined_unix_s", info.joined_unix_s},
           {"certificate_ends_unix_s", info.certificate_ends_unix_s},
           {"revoked_unix_s", info.revoked_unix_s.has_value() ? ordered_json(*info.revoked_unix_s) : ordered_json(nullptr)},
-          {"from", info.from}};
+          {"from", info.from},
+          {"drained_unix_s", info.drained_unix_s.has_value() ? ordered_json(*info.drained_unix_s) : ordered_json(nullptr)},
+          {"quarantine", info.quarantine}};
 }
 
 bool HasCluster(const ClusterAdmin* cluster, ResponseWriter& writer) {
@@ -87,6 +89,13 @@ void ListMembers(ClusterAdmin* cluster, ResponseWriter& writer) {
   ordered_json out = ordered_json::array();
   for (const auto& info : *list) out.push_back(InfoJson(info));
   SendAdminJson(writer, {{"members", std::move(out)}});
+}
+
+void SetDrained(ClusterAdmin* cluster, const Request& request, bool drained, ResponseWriter& writer) {
+  if (!HasCluster(cluster, writer)) return;
+  const auto info = cluster->SetDrained(request.suffix, drained);
+  if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);
+  SendAdminJson(writer, InfoJson(*info));
 }
 
 void RevokeMember(ClusterAdmin* cluster, const Request& request, ResponseWriter& writer) {

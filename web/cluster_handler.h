@@ -14,9 +14,13 @@ void CreateToken(coordinator::ClusterAdmin* cluster, const Request& request, Res
 void ListTokens(coordinator::ClusterAdmin* cluster, ResponseWriter& writer);
 // DELETE .../{id}
 void RevokeToken(coordinator::ClusterAdmin* cluster, const Request& request, ResponseWriter& writer);
-// GET: {"members": [{"id", "name", "role", "joined_unix_s", "certificate_ends_unix_s", "revoked_unix_s", "from"}]}
+// GET: {"members": [{"id", "name", "role", "joined_unix_s", "certificate_ends_unix_s", "revoked_unix_s", "from",
+// "drained_unix_s", "quarantine"}]} (null: never, empty: no)
 void ListMembers(coordinator::ClusterAdmin* cluster, ResponseWriter& writer);
 // DELETE .../{name or id}: the member's info.
 void RevokeMember(coordinator::ClusterAdmin* cluster, const Request& request, ResponseWriter& writer);
+// POST (`drained`) or DELETE /admin/v1/drains/{name or id}: the member's info; an error with the planner's
+// arithmetic when it is needed.
+void SetDrained(coordinator::ClusterAdmin* cluster, const Request& request, bool drained, ResponseWriter& writer);
 
 }  // namespace lanyard::web

@@ -77,7 +77,8 @@ MemberInfo InfoOf(const NodeInfo& node) {
           node.joined_unix_s,
           node.certificate_ends_unix_s,
           node.revoked_unix_s,
-          node.from};
+          node.from,
+          node.drained_unix_s};
 }
 
 }  // namespace
@@ -146,12 +147,17 @@ absl::StatusOr<net::JoinReply> Cluster::Enrol(const net::JoinRequest& request) {
   return reply;
 }
 
-void Cluster::Serve(std::function<void(const std::string&, const std::vector<std::string>&)> cut_off,
-                    std::string join_address) {
-  // Workers hear of revocations of this coordinator's earlier lives too.
-  if (const std::vector<std::string> revoked = nodes_->RevokedIds(); !revoked.empty() && cut_off) cut_off("", revoked);
+ClusterHooks Cluster::Hooks() {
   MutexLock lock(&mu_);
-  cut_off_ = std::move(cut_off);
+  return hooks_;
+}
+
+void Cluster::Serve(ClusterHooks hooks, std::string join_address) {
+  // Workers hear of revocations of this coordinator's earlier lives too.
+  const std::vector<std::string> revoked = nodes_->RevokedIds();
+  if (!revoked.empty() && hooks.cut_off) hooks.cut_off("", revoked);
+  MutexLock lock(&mu_);
+  hooks_ = std::move(hooks);
   join_address_ = std::move(join_address);
 }
 
@@ -174,20 +180,38 @@ absl::Status Cluster::RevokeToken(const std::string& id) { return nodes_->Revoke
 absl::StatusOr<std::vector<MemberInfo>> Cluster::Members() {
   ASSIGN_OR_RETURN(const std::vector<NodeInfo> nodes, nodes_->List());
   std::vector<MemberInfo> out;
-  for (const NodeInfo& node : nodes) out.push_back(InfoOf(node));
+  const ClusterHooks hooks = Hooks();
+  for (const NodeInfo& node : nodes) {
+    out.push_back(InfoOf(node));
+    if (hooks.quarantine) out.back().quarantine = hooks.quarantine(node.id);
+  }
   return out;
 }
 
 absl::StatusOr<MemberInfo> Cluster::Revoke(const std::string& name_or_id) {
   MutexLock revoking(&revoke_mu_);  // the list that workers hear last is the longest
   ASSIGN_OR_RETURN(const NodeInfo node, nodes_->Revoke(name_or_id));
-  std::function<void(const std::string&, const std::vector<std::string>&)> cut_off;
-  {
-    MutexLock lock(&mu_);
-    cut_off = cut_off_;
-  }
-  if (cut_off) cut_off(node.id, nodes_->RevokedIds());
+  const ClusterHooks hooks = Hooks();
+  if (hooks.cut_off) hooks.cut_off(node.id, nodes_->RevokedIds());
+  // Who comes with its name is another.
+  if (node.drained_unix_s.has_value() && hooks.set_drained) RETURN_IF_ERROR(hooks.set_drained(node.name, false));
   return InfoOf(node);
+}
+
+absl::StatusOr<MemberInfo> Cluster::SetDrained(const std::string& name_or_id, bool drained) {
+  MutexLock changing(&revoke_mu_);
+  ASSIGN_OR_RETURN(const NodeInfo before, nodes_->Find(name_or_id));
+  const ClusterHooks hooks = Hooks();
+  if (!hooks.set_drained) return Unavailable("the coordinator is starting; ask again");
+  const bool is_worker = before.role == identity::Role::kWorker && !before.revoked_unix_s.has_value();
+  if (is_worker && drained) RETURN_IF_ERROR(hooks.set_drained(before.name, true));  // it may refuse
+  const absl::StatusOr<NodeInfo> node = nodes_->SetDrained(before.id, drained);
+  if (!node.ok()) {
+    if (is_worker && drained && !before.drained_unix_s.has_value()) (void)hooks.set_drained(before.name, false);
+    return node.status();
+  }
+  if (!drained) RETURN_IF_ERROR(hooks.set_drained(node->name, false));
+  return InfoOf(*node);
 }
 
 absl::Status Cluster::MakeAdmin(const std::string& https, const std::string& https_for_others) {

@@ -35,6 +35,13 @@ struct ClusterOptions {
   TimeNs renew_every = 0;  // this machine's own; 0: when a third of their life is left
 };
 
+// What the pool does for the cluster.
+struct ClusterHooks {
+  std::function<void(const std::string& node, const std::vector<std::string>& all_revoked)> cut_off;
+  std::function<absl::Status(const std::string& worker, bool drained)> set_drained;
+  std::function<std::string(const std::string& node)> quarantine;  // why; empty: it is not in it
+};
+
 // Thread-safe after Open.
 class Cluster final : public ClusterAdmin {
  public:
@@ -60,15 +67,15 @@ class Cluster final : public ClusterAdmin {
   // The name of the administrator whose verified certificate this is; PermissionDenied for other roles and after revocation.
   absl::StatusOr<std::string> AdminOf(const std::string& certificate_pem) const;
 
-  // Before the first call that needs them: what a revocation cuts, and what a token's line tells a machine to join.
-  void Serve(std::function<void(const std::string& node, const std::vector<std::string>& all_revoked)> cut_off,
-             std::string join_address);
+  // Before the first call that needs them; `join_address` is what a token's line tells a machine to join.
+  void Serve(ClusterHooks hooks, std::string join_address);
 
   absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) override;
   absl::StatusOr<std::vector<JoinTokenInfo>> ListTokens() override;
   absl::Status RevokeToken(const std::string& id) override;
   absl::StatusOr<std::vector<MemberInfo>> Members() override;
   absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) override;
+  absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) override;
 
   // New certificates for the coordinator and the administrator when theirs are due, or all the same `at_once`. Called
   // by a thread of its own.
@@ -79,6 +86,7 @@ class Cluster final : public ClusterAdmin {
       : options_(options), authority_(std::move(authority)) {}
   absl::StatusOr<std::shared_ptr<const identity::Credential>> IssueOwn(const identity::KeyPair& key);
   absl::StatusOr<net::JoinReply> EnrolAdmin(const identity::IdentityFolder& folder, net::JoinRequest request);
+  ClusterHooks Hooks();
   void Loop();
   void Wait(TimeNs time);  // or until the end
 
@@ -87,11 +95,11 @@ class Cluster final : public ClusterAdmin {
   std::shared_ptr<Nodes> nodes_;
   std::shared_ptr<identity::LiveCredential> credential_;
   Mutex renew_mu_;   // taken before mu_
-  Mutex revoke_mu_;  // likewise
+  Mutex revoke_mu_;  // likewise; revocations and drains, one at a time
   Mutex mu_;
   CondVar cv_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
-  std::function<void(const std::string&, const std::vector<std::string>&)> cut_off_ ABSL_GUARDED_BY(mu_);
+  ClusterHooks hooks_ ABSL_GUARDED_BY(mu_);
   std::string join_address_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const identity::Credential> https_credential_ ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
   std::shared_ptr<ssl_ctx_st> https_context_ ABSL_GUARDED_BY(mu_);

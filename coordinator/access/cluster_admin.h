@@ -18,6 +18,8 @@ struct MemberInfo {
   int64_t certificate_ends_unix_s = 0;
   std::optional<int64_t> revoked_unix_s;
   std::string from;  // ip:port that asked for the latest certificate
+  std::optional<int64_t> drained_unix_s = {};
+  std::string quarantine = {};  // why, and how long yet; empty: it is not in it
 };
 
 struct JoinTokenInfo {
@@ -45,6 +47,9 @@ class ClusterAdmin {
   virtual absl::StatusOr<std::vector<MemberInfo>> Members() = 0;
   // From its return on the node gets no certificate, and its connections are cut everywhere within a second.
   virtual absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) = 0;
+  // Plans leave the worker out from now on, or may use it again; kept over restarts. Its layers move when what runs has
+  // ended, or after some seconds. FailedPrecondition with the planner's arithmetic when the others cannot hold the model.
+  virtual absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) = 0;
 };
 
 }  // namespace lanyard::coordinator

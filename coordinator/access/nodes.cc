@@ -92,6 +92,8 @@ absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store, const identity:
       node.from = row.getColumn("from_address").getString();
       const SQLite::Column revoked = row.getColumn("revoked_unix_s");
       if (!revoked.isNull()) node.revoked_unix_s = revoked.getInt64();
+      const SQLite::Column drained = row.getColumn("drained_unix_s");
+      if (!drained.isNull()) node.drained_unix_s = drained.getInt64();
       read[node.id] = std::move(node);
     }
     return absl::OkStatus();
@@ -265,25 +267,53 @@ absl::StatusOr<std::vector<NodeInfo>> Nodes::List() const {
   return out;
 }
 
+absl::StatusOr<NodeInfo> Nodes::Find(const std::string& name_or_id) const {
+  MutexLock lock(&mu_);
+  auto it = nodes_.find(name_or_id);
+  const bool by_id = it != nodes_.end();
+  for (auto other = nodes_.begin(); !by_id && other != nodes_.end(); ++other) {
+    if (other->second.name != name_or_id || other->second.revoked_unix_s.has_value()) continue;
+    if (it != nodes_.end()) {
+      return FailedPrecondition("two nodes are called '", name_or_id, "': ", RoleName(it->second.role), " ", it->first,
+                                " and ", RoleName(other->second.role), " ", other->first, "; name one by its id");
+    }
+    it = other;
+  }
+  if (it == nodes_.end()) return NotFound("there is no node '", name_or_id, "'; `lanyard node list` shows them");
+  return it->second;
+}
+
+absl::StatusOr<NodeInfo> Nodes::SetDrained(const std::string& name_or_id, bool drained) {
+  MutexLock change(&change_mu_);
+  ASSIGN_OR_RETURN(NodeInfo node, Find(name_or_id));
+  if (node.role != Role::kWorker) return InvalidArgument("'", node.name, "' is no worker: there is nothing to drain");
+  if (node.revoked_unix_s.has_value()) return FailedPrecondition("node ", node.id, " ('", node.name, "') was revoked");
+  if (node.drained_unix_s.has_value() == drained) return node;
+  node.drained_unix_s = drained ? std::optional<int64_t>(clock_()) : std::nullopt;
+  RETURN_IF_ERROR(store_.Write([&](SQLite::Database& db) {
+    SQLite::Statement write(db, "UPDATE nodes SET drained_unix_s = ? WHERE id = ?");
+    if (drained) write.bind(1, *node.drained_unix_s);
+    write.bind(2, node.id);
+    write.exec();
+    return absl::OkStatus();
+  }));
+  MutexLock lock(&mu_);
+  nodes_[node.id] = node;
+  return node;
+}
+
+std::vector<std::string> Nodes::DrainedWorkers() const {
+  std::vector<std::string> out;
+  MutexLock lock(&mu_);
+  for (const auto& [id, node] : nodes_) {
+    if (node.drained_unix_s.has_value() && !node.revoked_unix_s.has_value()) out.push_back(node.name);
+  }
+  return out;
+}
+
 absl::StatusOr<NodeInfo> Nodes::Revoke(const std::string& name_or_id) {
   MutexLock change(&change_mu_);
-  NodeInfo node;
-  {
-    MutexLock lock(&mu_);
-    auto it = nodes_.find(name_or_id);
-    const bool by_id = it != nodes_.end();
-    for (auto other = nodes_.begin(); !by_id && other != nodes_.end(); ++other) {
-      if (other->second.name != name_or_id || other->second.revoked_unix_s.has_value()) continue;
-      if (it != nodes_.end()) {
-        return FailedPrecondition("two nodes are called '", name_or_id, "': ", RoleName(it->second.role), " ",
-                                  it->first, " and ", RoleName(other->second.role), " ", other->first,
-                                  "; name one by its id");
-      }
-      it = other;
-    }
-    if (it == nodes_.end()) return NotFound("there is no node '", name_or_id, "'; `lanyard node list` shows them");
-    node = it->second;
-  }
+  ASSIGN_OR_RETURN(NodeInfo node, Find(name_or_id));
   if (node.revoked_unix_s.has_value())
     return FailedPrecondition("node ", node.id, " ('", node.name, "') was revoked already");
   node.revoked_unix_s = clock_();

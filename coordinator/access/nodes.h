@@ -29,6 +29,7 @@ struct NodeInfo {
   int64_t certificate_ends_unix_s = 0;  // of the latest one given
   std::optional<int64_t> revoked_unix_s;
   std::string from;  // ip:port that asked for that certificate
+  std::optional<int64_t> drained_unix_s = {};
 };
 
 struct TokenRequest {
@@ -82,6 +83,12 @@ class Nodes final : public identity::PeerPolicy {
   // By id, or by the name of a node that is not revoked. From its return on Check refuses the node, and
   // nothing gives its key a certificate again. NotFound; FailedPrecondition when it is revoked already.
   absl::StatusOr<NodeInfo> Revoke(const std::string& name_or_id);
+  // By the same words, a worker's: whether plans leave it out. FailedPrecondition when it is revoked, InvalidArgument for a node
+  // of another role.
+  absl::StatusOr<NodeInfo> SetDrained(const std::string& name_or_id, bool drained);
+  absl::StatusOr<NodeInfo> Find(const std::string& name_or_id) const;  // NotFound, FailedPrecondition: two of the name
+  // Names of the drained workers that are not revoked.
+  std::vector<std::string> DrainedWorkers() const;
   // Ids of revoked nodes whose certificates may still be valid.
   std::vector<std::string> RevokedIds() const;
 

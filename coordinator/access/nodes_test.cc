@@ -284,5 +284,48 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
   EXPECT_TRUE(absl::IsDataLoss(Cluster::Open(store_.get(), options).status()));
 }
 
+TEST_F(NodesTest, DrainsAreKept) {
+  const KeyPair key = *KeyPair::Generate();
+  ASSERT_TRUE(Join(key, Token()).ok());
+  EXPECT_FALSE(nodes_->SetDrained("pc-1", false)->drained_unix_s.has_value());
+  EXPECT_EQ(nodes_->SetDrained("pc-1", true)->drained_unix_s, now_.load());
+  EXPECT_TRUE(absl::IsNotFound(nodes_->SetDrained("pc-9", true).status()));
+  Reopen();
+  EXPECT_EQ(nodes_->DrainedWorkers(), std::vector<std::string>{"pc-1"});
+  ASSERT_TRUE(Renew(key).ok());  // a new certificate changes nothing of it
+  Reopen();
+  EXPECT_EQ(nodes_->DrainedWorkers(), std::vector<std::string>{"pc-1"});
+  ASSERT_TRUE(nodes_->SetDrained(key.node_id(), false).ok());
+  EXPECT_TRUE(nodes_->DrainedWorkers().empty());
+  ASSERT_TRUE(nodes_->SetDrained("pc-1", true).ok());
+  ASSERT_TRUE(nodes_->Revoke("pc-1").ok());
+  EXPECT_TRUE(nodes_->DrainedWorkers().empty());
+  EXPECT_TRUE(absl::IsFailedPrecondition(nodes_->SetDrained(key.node_id(), true).status()));
+}
+
+TEST_F(NodesTest, ARefusedDrainIsNotKept) {
+  ClusterOptions options{folder_, "this-machine", {}, [this] { return now_.load(); }};
+  auto cluster = Cluster::Open(store_.get(), options);
+  ASSERT_TRUE(cluster.ok());
+  std::vector<std::string> asked;
+  ClusterHooks hooks;
+  hooks.set_drained = [&](const std::string& worker, bool drained) {
+    asked.push_back(absl::StrCat(worker, drained ? " drained" : " back"));
+    return worker == "pc-1" ? FailedPrecondition("needed") : absl::OkStatus();
+  };
+  hooks.quarantine = [](const std::string&) { return std::string("9 s more"); };
+  (*cluster)->Serve(std::move(hooks), "here:1");
+  for (const char* name : {"pc-1", "pc-2"}) {
+    const KeyPair key = *KeyPair::Generate();
+    ASSERT_TRUE((*cluster)->Enrol(Request(key, (*cluster)->CreateToken("worker", 60, 1)->token, name)).ok());
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition((*cluster)->SetDrained("pc-1", true).status()));
+  EXPECT_TRUE((*cluster)->SetDrained("pc-2", true).ok());
+  EXPECT_EQ((*cluster)->nodes()->DrainedWorkers(), std::vector<std::string>{"pc-2"});
+  EXPECT_EQ((*(*cluster)->Members())[0].quarantine, "9 s more");
+  ASSERT_TRUE((*cluster)->Revoke("pc-2").ok());
+  EXPECT_EQ(asked, (std::vector<std::string>{"pc-1 drained", "pc-2 drained", "pc-2 back"}));
+}
+
 }  // namespace
 }  // namespace lanyard::coordinator

@@ -6,14 +6,21 @@ namespace lanyard::coordinator {
 
 absl::Status Quarantine::Check(const identity::Peer& peer) const {
   RETURN_IF_ERROR(next_->Check(peer));
+  const std::string why = Why(peer.node);
+  if (why.empty()) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat(identity::RoleName(peer.role), " '", peer.name, "' (node ", peer.node,
+                                                  ") is in quarantine for ", why,
+                                                  ". Install it anew, or throw it out with `lanyard node revoke ",
+                                                  peer.name, "`"));
+}
+
+std::string Quarantine::Why(const std::string& node) const {
   const TimeNs now = clock_();
   MutexLock lock(&mu_);
-  const auto it = records_.find(peer.node);
-  if (it == records_.end() || now >= it->second.until) return absl::OkStatus();
-  return absl::PermissionDeniedError(absl::StrCat(
-      identity::RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") is in quarantine for ",
-      (it->second.until - now + kSecond - 1) / kSecond, " s more: it sent messages that no worker of this version sends (",
-      it->second.what, "). Install it anew, or throw it out with `lanyard node revoke ", peer.name, "`"));
+  const auto it = records_.find(node);
+  if (it == records_.end() || now >= it->second.until) return "";
+  return absl::StrCat((it->second.until - now + kSecond - 1) / kSecond,
+                      " s more: it sent messages that no worker of this version sends (", it->second.what, ")");
 }
 
 void Quarantine::OnViolation(const identity::Peer& peer, const absl::Status& what) const {

@@ -30,6 +30,8 @@ class Quarantine final : public identity::PeerPolicy {
 
   // What `next` says; else PermissionDenied while the node is in quarantine, with the reason and the time that is left.
   absl::Status Check(const identity::Peer& peer) const override;
+  // Why the node is in quarantine, and for how long yet; empty when it is not.
+  std::string Why(const std::string& node) const;
   void OnViolation(const identity::Peer& peer, const absl::Status& what) const override;
 
  private:

@@ -21,7 +21,7 @@ std::string Join(const std::vector<std::string>& parts) {
 }  // namespace
 
 Placement::Placement(PlacementOptions options)
-    : options_(std::move(options)), epoch_(options_.last_epoch) {}
+    : options_(std::move(options)), epoch_(options_.last_epoch), drained_(options_.drained) {}
 
 AssignedStage* Placement::StageOf(net::LinkId link) {
   for (AssignedStage& stage : stages_) {
@@ -30,8 +30,14 @@ AssignedStage* Placement::StageOf(net::LinkId link) {
   return nullptr;
 }
 
-void Placement::OnJoined(const std::string& name, TimeNs now) {
+void Placement::OnChange() {
   members_changed_ = true;
+  move_plan_.reset();
+  move_blocked_ = false;
+}
+
+void Placement::OnJoined(const std::string& name, TimeNs now) {
+  OnChange();
   joined_at_ = now;
   holding_.erase(name);
   awaited_.erase(name);
@@ -39,14 +45,14 @@ void Placement::OnJoined(const std::string& name, TimeNs now) {
 }
 
 PlacementActions Placement::OnGone(const Member& member, std::string_view why, TimeNs now, bool may_return) {
-  members_changed_ = true;
+  OnChange();
   holding_.erase(member.hello.name);
   AssignedStage* stage = StageOf(member.link);
   const bool in_last_plan =
       planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(),
                                    [&](const auto& s) { return s.machine == member.hello.name; });
   // Also when its neighbour noticed first and the stages are gone already.
-  if (may_return && in_last_plan && (stage != nullptr || stages_.empty())) {
+  if (may_return && in_last_plan && !drained_.contains(member.hello.name) && (stage != nullptr || stages_.empty())) {
     awaited_.insert(member.hello.name);
     awaited_until_ = now + options_.return_wait;
   }
@@ -67,6 +73,7 @@ PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
     });
   }
   better_.reset();
+  moving_ = false;
   stages_.clear();
   state_ = PlacementState::kWaiting;
   why_ = Str(why.message());
@@ -110,6 +117,7 @@ PlacementActions Placement::OnReady(net::LinkId link, const net::StageReady& rea
   why_.clear();
   last_failure_.clear();
   fallback_.reset();
+  moving_ = false;
   lost_since_ = 0;
   actions.serve = true;
   return actions;
@@ -131,12 +139,15 @@ PlacementActions Placement::OnFault(const absl::Status& why, TimeNs now) {
 }
 
 std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
-  const size_t n = members.members().size();
+  const size_t n = CountUsable(members);
+  if (n == 0 && !members.members().empty()) return "every worker that is here is drained";
   if (n == 0) return last_failure_.empty() ? "no worker has joined yet" : last_failure_;
   if (!planned_once_) {
     if (options_.expect_workers > 0) {
-      if (n >= options_.expect_workers) return "";
-      return absl::StrCat(n, " of ", options_.expect_workers, " workers have joined");
+      // Of those that are asked for, the drained do not take part.
+      const size_t expect = options_.expect_workers - std::min<size_t>(drained_.size(), options_.expect_workers - 1);
+      if (n >= expect) return "";
+      return absl::StrCat(n, " of ", expect, " workers have joined");
     }
     if (now < not_before_) return absl::StrCat(n, " workers have joined; waiting for more");
     return "";
@@ -153,7 +164,7 @@ std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
 }
 
 PlacementActions Placement::Poll(const Membership& members, TimeNs now, bool quiet) {
-  if (state_ == PlacementState::kServing) return Improve(members, now, quiet);
+  if (state_ == PlacementState::kServing) return wants_move() ? PlacementActions() : Improve(members, now, quiet);
   if (state_ == PlacementState::kLoading) {
     if (now < last_progress_ + options_.load_stall) return {};
     for (const AssignedStage& stage : stages_) {
@@ -207,7 +218,7 @@ bool Placement::OldPlanStillFits(const Membership& members) const {
   }
   for (const auto& [name, bytes] : planned_bytes) {
     const Member* member = members.FindByName(name);
-    if (member == nullptr) return false;
+    if (member == nullptr || drained_.contains(name)) return false;
     // A restarted worker's own code takes a little more or less than last time.
     uint64_t limit = member->hello.memory_bytes;
     for (const net::DeviceHello& device : member->hello.devices) limit += device.memory_bytes;
@@ -228,6 +239,7 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
   request.require_all =
       options_.expect_workers > 0;  // who counts workers wants each of them to take part
   for (const auto& [name, member] : members.members()) {
+    if (drained_.contains(name)) continue;
     sharding::MachineProfile machine;
     machine.name = name;
     machine.memory_bytes = member.hello.memory_bytes;
@@ -287,7 +299,7 @@ PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool 
     better_.reset();
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
     if (!made.ok()) return actions;
-    std::string why = WhyBetter(*made, members.members().size());
+    std::string why = WhyBetter(*made, CountUsable(members));
     if (why.empty()) return actions;
     actions.note = absl::StrCat("a better plan waits for a quiet moment: ", why);
     better_ = Better{*std::move(made), std::move(why)};
@@ -307,6 +319,84 @@ PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool 
   return actions;
 }
 
+size_t Placement::CountUsable(const Membership& members) const {
+  return static_cast<size_t>(std::count_if(members.members().begin(), members.members().end(),
+                                           [this](const auto& m) { return !drained_.contains(m.first); }));
+}
+
+bool Placement::HasStage(const std::string& name) const {
+  return std::any_of(stages_.begin(), stages_.end(), [&](const auto& s) { return s.planned.machine == name; });
+}
+
+std::string Placement::WhyNoPlan(const absl::StatusOr<sharding::Plan>& made) const {
+  std::string out = made.ok() ? Join(made->why) : Str(made.status().message());
+  for (const std::string& name : drained_) {
+    absl::StrAppend(&out, "; '", name, "' is drained (`lanyard node drain --disable ", name, "` takes it back)");
+  }
+  return out;
+}
+
+absl::Status Placement::Drain(const std::string& name, const Membership& members) {
+  if (drained_.contains(name)) return absl::OkStatus();
+  drained_.insert(name);
+  std::optional<sharding::Plan> without;
+  if (HasStage(name)) {
+    absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
+    if (!made.ok() || !made->fits) {
+      drained_.erase(name);
+      return FailedPrecondition("'", name, "' is needed and goes on serving; the others cannot hold the model: ",
+                                WhyNoPlan(made));
+    }
+    without = *std::move(made);
+  }
+  OnChange();
+  better_.reset();
+  awaited_.erase(name);
+  move_plan_ = std::move(without);
+  return absl::OkStatus();
+}
+
+void Placement::Undrain(const std::string& name, TimeNs now) {
+  if (drained_.erase(name) == 0) return;
+  OnChange();
+  joined_at_ = now;
+}
+
+bool Placement::wants_move() const {
+  return state_ == PlacementState::kServing && !move_blocked_ &&
+         std::any_of(drained_.begin(), drained_.end(), [this](const std::string& name) { return HasStage(name); });
+}
+
+PlacementActions Placement::Move(const Membership& members, TimeNs now, bool idle) {
+  PlacementActions actions;
+  if (!wants_move()) return actions;
+  if (!move_plan_) {
+    absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
+    if (!made.ok() || !made->fits) {
+      move_blocked_ = true;
+      actions.note = absl::StrCat("drained workers go on serving until the others can hold the model: ", WhyNoPlan(made));
+      return actions;
+    }
+    move_plan_ = *std::move(made);
+  }
+  if (!idle && move_plan_->context < plan_.context) return actions;
+  std::string why = "the layers of drained workers go to others:";
+  for (const AssignedStage& stage : stages_) {
+    if (drained_.contains(stage.planned.machine)) absl::StrAppend(&why, " ", Describe(stage.planned));
+  }
+  const sharding::Plan plan = *std::exchange(move_plan_, std::nullopt);
+  Lose(absl::UnavailableError(why), now);
+  plan_ = plan;
+  RememberDevices(members);
+  ++moves_;
+  actions = Assign(members, now);
+  moving_ = true;
+  actions.lost = absl::UnavailableError(why);
+  actions.by_choice = true;
+  actions.carry = true;
+  return actions;
+}
+
 PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
   PlacementActions actions;
   members_changed_ = false;
@@ -314,7 +404,7 @@ PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
   if (!OldPlanStillFits(members)) {
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
     if (!made.ok() || !made->fits) {
-      why_ = made.ok() ? Join(made->why) : Str(made.status().message());
+      why_ = WhyNoPlan(made);
       state_ = PlacementState::kNoFit;
       return actions;
     }

@@ -33,6 +33,7 @@ struct PlacementOptions {
   uint32_t max_rows = stage::kStepFrameRows;  // of one frame: sizes every stage's buffers
   uint32_t expect_workers =
       0;             // the first plan waits for so many; 0: until nobody joined for `settle`
+  std::set<std::string> drained;  // workers that were drained in an earlier life
   Epoch last_epoch;  // highest one ever used; the first assignment gets the next
   std::string coordinator_node;  // of its certificate; empty: plaintext
   TimeNs settle = kSecond;
@@ -72,7 +73,8 @@ struct PlacementActions {
   std::vector<Release> release;
   bool serve = false;                // every stage is ready
   std::optional<absl::Status> lost;  // what was serving (or loading) is not any more
-  bool by_choice = false;            // ... for a better plan, not for a fault
+  bool by_choice = false;            // ... for a better plan or a drain, not for a fault
+  bool carry = false;                // ... and what it carried goes on under the next plan
   std::string note;                  // for the log
 };
 
@@ -84,7 +86,7 @@ class Placement {
   void OnJoined(const std::string& name, TimeNs now);
   // `may_return`: the others wait for it first (return_wait); not for one that was thrown out.
   PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
-  void OnDevices() { members_changed_ = true; }  // a worker's cards have more or less for stages than they had
+  void OnDevices() { OnChange(); }  // a worker's cards have more or less for stages than they had
   void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now);
   PlacementActions OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now);
   PlacementActions OnFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
@@ -93,6 +95,19 @@ class Placement {
   // Plans when it is time. To be called after every event and on every tick. `quiet`: no request would notice if the
   // pool stopped serving while it loads another plan; only then is a plan that serves given up for a better one.
   PlacementActions Poll(const Membership& members, TimeNs now, bool quiet = false);
+
+  // From now on no plan has layers on `name`, also when it comes back, until Undrain. FailedPrecondition with the planner's
+  // arithmetic when it has some and the others cannot hold the model: then nothing changes. OK when it was drained already.
+  absl::Status Drain(const std::string& name, const Membership& members);
+  void Undrain(const std::string& name, TimeNs now);
+  const std::set<std::string>& drained() const { return drained_; }
+  // The plan that serves has layers on a drained worker, and there may be one without.
+  bool wants_move() const;
+  // Then: changes to the plan without the drained ones. `idle`: nothing runs; otherwise what runs is carried over, which
+  // takes a plan of no shorter context (without it nothing happens).
+  PlacementActions Move(const Membership& members, TimeNs now, bool idle);
+  bool moving() const { return moving_; }  // the plan that Move made is loading
+  uint64_t moves() const { return moves_; }
 
   PlacementState state() const { return state_; }
   const std::string& why() const { return why_; }       // one sentence when not serving
@@ -113,6 +128,10 @@ class Placement {
   // The one thing that planning still waits for; empty: plan now.
   std::string WaitsFor(const Membership& members, TimeNs now);
   bool OldPlanStillFits(const Membership& members) const;
+  void OnChange();  // of who is here and may be planned
+  size_t CountUsable(const Membership& members) const;  // not drained
+  bool HasStage(const std::string& name) const;
+  std::string WhyNoPlan(const absl::StatusOr<sharding::Plan>& made) const;
   bool DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const;
   void RememberDevices(const Membership& members);
   sharding::PlanRequest RequestFor(const Membership& members) const;
@@ -149,6 +168,11 @@ class Placement {
   std::optional<Better> better_;            // waits for a quiet moment
   std::optional<sharding::Plan> fallback_;  // served before the better one that is loading
   uint64_t improvements_ = 0;
+  std::set<std::string> drained_;
+  std::optional<sharding::Plan> move_plan_;  // without the drained; null: not made yet
+  bool move_blocked_ = false;                // there is none, until something changes
+  bool moving_ = false;
+  uint64_t moves_ = 0;
 };
 
 }  // namespace lanyard::coordinator

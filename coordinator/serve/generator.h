@@ -79,7 +79,7 @@ struct NodeDevice {
 
 struct NodeStatus {
   std::string name;
-  std::string state;  // "joined" "loading" "ready" "lost"
+  std::string state;  // "joined" "loading" "ready" "draining" (drained, but has layers yet) "drained" "lost"
   std::string address;
   std::string version;
   std::string isa;
@@ -90,6 +90,7 @@ struct NodeStatus {
   uint64_t resident_bytes = 0;
   double busy = 0;
   double heartbeat_age_s = 0;
+  bool drained = false;  // also when lost
   bool has_stage = false;
   stage::LayerRange layers;
   bool embeds = false;

@@ -63,7 +63,7 @@ std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& sha
   return failures;
 }
 
-std::vector<SeqId> Scheduler::OnPipelineLost() {
+std::vector<SeqId> Scheduler::OnPipelineLost(bool carry) {
   ready_ = false;
   steps_.clear();
   draining_.clear();
@@ -76,7 +76,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost() {
     if (sequence->state == State::kGone) {
       leaving.push_back(id);
     } else if (sequence->state != State::kWaiting) {
-      if (options_.replay_lost) {
+      if (options_.replay_lost || carry) {
         running_.erase(sequence->order);
         sequence->state = State::kWaiting;
         waiting_[sequence->order] = sequence.get();
@@ -121,7 +121,7 @@ bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
 }
 
 void Scheduler::Admit(TimeNs now) {
-  while (!waiting_.empty() && running_.size() < options_.max_running) {
+  while (!hold_ && !waiting_.empty() && running_.size() < options_.max_running) {
     Sequence* sequence = waiting_.begin()->second;  // strictly in order: nobody is overtaken
     if (!FitsBesideRunning(*sequence)) return;
     waiting_.erase(waiting_.begin());

@@ -103,8 +103,10 @@ class Scheduler {
   // A pipeline with empty KV serves from now on. Returns sequences that do not fit its context.
   std::vector<SequenceFailure> OnPipelineReady(const PipelineShape& shape);
   // KV and steps in flight are gone. Returns the ids that the pipeline carried: they have ended
-  // (none with replay_lost).
-  std::vector<SeqId> OnPipelineLost();
+  // (none with replay_lost or `carry`: they run again from their tokens, before all that wait).
+  std::vector<SeqId> OnPipelineLost(bool carry = false);
+  // While `hold`, nothing that waits begins to run.
+  void Hold(bool hold) { hold_ = hold; }
 
   // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages (one more behind one that
   // only decodes, where one stage is all: it need not wait for this side between two tokens).
@@ -196,6 +198,7 @@ class Scheduler {
 
   const SchedulerOptions options_;
   bool ready_ = false;
+  bool hold_ = false;
   PipelineShape shape_;
   std::unique_ptr<KvPool> pool_;
   std::map<SeqId, std::unique_ptr<Sequence>> sequences_;

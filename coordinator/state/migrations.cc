@@ -40,6 +40,10 @@ constexpr const char* kMigrations[] = {
         used INTEGER NOT NULL DEFAULT 0 CHECK (used <= uses)
       ) STRICT, WITHOUT ROWID;
     )sql",
+    // 3: since when a worker is drained (access/nodes.h).
+    R"sql(
+      ALTER TABLE nodes ADD COLUMN drained_unix_s INTEGER;
+    )sql",
 };
 
 }  // namespace

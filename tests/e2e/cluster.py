@@ -55,12 +55,13 @@ class Process:
 
 
 class Cluster:
-    def __init__(self, workers=0, plaintext=False, model=pool.MODEL, worker_flags=(), **flags):
+    def __init__(self, workers=0, plaintext=False, model=pool.MODEL, worker_flags=(), memory="600MiB", **flags):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lanyard-cluster-"))
         self.plaintext = plaintext
         self.workers = {}
         self.model = model
         self.worker_flags = worker_flags
+        self.memory = memory  # of each worker
         self.flags = {"context": 512, "users": 2} | flags
         self.listen = self.http = "127.0.0.1:0"
         self.coordinator = None
@@ -120,7 +121,7 @@ class Cluster:
     def worker(self, name, state, *args):
         """Starts a worker on a folder; `args` are its flags beside those."""
         return Process(self.folder / f"{name}.log", [
-            WORKER, "--state", self.folder / state, "--threads", 1, "--memory", "600MiB", "--devices", "cpu",
+            WORKER, "--state", self.folder / state, "--threads", 1, "--memory", self.memory, "--devices", "cpu",
             *self.worker_flags, *args])
 
     def join(self, name, *args):

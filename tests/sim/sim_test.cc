@@ -35,6 +35,7 @@ void Add(const Report& report, Report* sum) {
   sum->preemptions += report.preemptions;
   sum->epochs += report.epochs;
   sum->improvements += report.improvements;
+  sum->moves += report.moves;
   sum->ignored_results += report.ignored_results;
 }
 
@@ -54,15 +55,16 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
   }
   std::printf(
       "%lu lives: %lu requests, %lu finished, %lu failed, %lu cancelled, %lu refused; %lu tokens, "
-      "%lu preemptions, %lu epochs, %lu better plans, %lu results ignored\n",
+      "%lu preemptions, %lu epochs, %lu better plans, %lu drains, %lu results ignored\n",
       n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens,
-      sum.preemptions, sum.epochs, sum.improvements, sum.ignored_results);
+      sum.preemptions, sum.epochs, sum.improvements, sum.moves, sum.ignored_results);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);
     EXPECT_GT(sum.preemptions, n / 10);
     EXPECT_GT(sum.epochs, n + n / 4);
     EXPECT_GT(sum.improvements, n / 100);
+    EXPECT_GT(sum.moves, n / 10);
     EXPECT_GT(sum.ignored_results, n / 100);
   }
 }

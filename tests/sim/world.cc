@@ -15,7 +15,7 @@ constexpr TimeNs kLossLimit = 2 * kSecond;  // a lost worker's requests end with
 
 }  // namespace
 
-World::World(const WorldOptions& options) : options_(options), rng_(Mix(options.seed, 77)) {}
+World::World(const WorldOptions& options) : options_(options), rng_(Mix(options.seed, 77)), drain_rng_(Mix(options.seed, 78)) {}
 
 void World::Violation(const std::string& text) {
   if (report_.violations.size() < 5) {
@@ -79,6 +79,8 @@ void World::Setup() {
   pool.placement.return_wait = 3 * kSecond;
   pool.placement.improve_every = Ms(0, 20000);
   pool.quiet_after = Ms(0, 3000);
+  drain_patience_ = static_cast<TimeNs>(drain_rng_() % 4000) * kMillisecond;
+  pool.drain_patience = drain_patience_;
   pool.placement.make_plan = [this](const sharding::PlanRequest& r) { return MakePlan(r); };
   pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
 }
@@ -138,6 +140,30 @@ void World::PlanWeather() {
       nodes_[i].slowness = 1;
       StartNode(i);
     }
+  });
+}
+
+// Half of the lives drain workers, also in the middle of everything else; at last nobody is drained.
+void World::PlanDrains() {
+  const auto random = [this](uint64_t below) { return drain_rng_() % below; };
+  if (random(2) == 0) return;
+  const uint64_t n = 1 + random(4);
+  for (uint64_t e = 0; e < n; ++e) {
+    const size_t i = random(nodes_.size());
+    const TimeNs when = 2 * kSecond + static_cast<TimeNs>(random(2) == 0 ? random(4000) : random(30000)) * kMillisecond;
+    At(when, [this, i] { Drain(i); });
+    if (random(3) > 0) {
+      At(when + static_cast<TimeNs>(random(8000)) * kMillisecond, [this, name = absl::StrCat("w", i)] {
+        drained_.erase(name);
+        pool_->Undrain(name, now_);
+        Pump();
+      });
+    }
+  }
+  At(kStormEnds, [this] {
+    for (const std::string& name : drained_) pool_->Undrain(name, now_);
+    drained_.clear();
+    Pump();
   });
 }
 
@@ -300,7 +326,8 @@ void World::CheckRequestsEndSoon(const std::string& worker) {
   for (const auto& view : pool_->scheduler().View()) {
     if (view.state != "queued") carried.push_back(view.id);
   }
-  After(kLossLimit, [this, carried, worker] {
+  After(kLossLimit, [this, carried, worker, moves = pool_->placement().moves()] {
+    if (pool_->placement().moves() != moves) return;  // they were carried over just then
     for (const SeqId id : carried) {
       if (!requests_[id].ended && !options_.replay_lost) {
         Violation(absl::StrCat("request ", id.value, " hangs although ", worker, " was lost"));
@@ -329,6 +356,7 @@ Report World::Run() {
   Setup();
   PlanWeather();
   PlanClients();
+  PlanDrains();
   for (TimeNs t = now_; t < kEnd; t += 100 * kMillisecond) {
     At(t, [this] {
       pool_->OnTick(now_);
@@ -345,6 +373,7 @@ Report World::Run() {
   if (report_.violations.empty()) CheckRest();
   report_.preemptions = pool_->scheduler().preemptions();
   report_.improvements = pool_->placement().improvements();
+  report_.moves = pool_->placement().moves();
   report_.ignored_results = pool_->ignored_results();
   return std::move(report_);
 }

@@ -47,6 +47,7 @@ struct Report {
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
   uint64_t improvements = 0;  // plans given up for a better one
+  uint64_t moves = 0;         // ... because a worker was drained
   uint64_t ignored_results = 0;
 };
 
@@ -88,9 +89,11 @@ class World {
   absl::StatusOr<sharding::Plan> MakePlan(const sharding::PlanRequest& request) const;
   void PlanWeather();
   void PlanClients();
+  void PlanDrains();
 
   // Nodes.
   void StartNode(size_t index);
+  void Drain(size_t index);
   void KillNode(size_t index, bool silently);
   void HangNode(size_t index, TimeNs how_long);
   void CutControl(size_t index);
@@ -127,6 +130,7 @@ class World {
 
   const WorldOptions options_;
   std::mt19937_64 rng_;
+  std::mt19937_64 drain_rng_;
   TimeNs now_ = kSecond;
   uint64_t next_event_ = 0;
   std::priority_queue<Event> events_;
@@ -135,6 +139,8 @@ class World {
   std::vector<uint32_t> group_blocks_;
   size_t min_nodes_ = 1;
   std::vector<Node> nodes_;
+  std::set<std::string> drained_;  // as the pool agreed
+  TimeNs drain_patience_ = 0;
   std::unique_ptr<coordinator::PoolMachine> pool_;
   std::map<SeqId, Request> requests_;
   std::map<std::string, TimeNs> link_time_;

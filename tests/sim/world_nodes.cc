@@ -70,6 +70,27 @@ void World::Heartbeat(size_t index, uint64_t link) {
   After(net::kHeartbeatMs * kMillisecond, [this, index, link] { Heartbeat(index, link); });
 }
 
+void World::Drain(size_t index) {
+  const std::string name = absl::StrCat("w", index);
+  const bool served = pool_->serving();
+  const absl::Status status = pool_->Drain(name);
+  if (!status.ok()) {
+    if (!absl::IsFailedPrecondition(status)) Violation(absl::StrCat("Drain said ", status.ToString()));
+    if (served != pool_->serving()) Violation("a refused drain stopped the pool");
+    return Pump();
+  }
+  drained_.insert(name);
+  Pump();
+  if (options_.weather == Weather::kStormy) return;
+  // Without faults its layers are gone soon.
+  After(drain_patience_ + 3 * kSecond, [this, name] {
+    if (!drained_.contains(name)) return;
+    for (const auto& stage : pool_->placement().stages()) {
+      if (stage.planned.machine == name) Violation(absl::StrCat(name, " was drained and still has layers"));
+    }
+  });
+}
+
 void World::KillNode(size_t index, bool silently) {
   Node& node = nodes_[index];
   if (!node.up) return;
@@ -107,6 +128,7 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   const Epoch epoch = assign.assignment.spec.epoch;
   Epoch& highest = assigned_epoch_[assign.link.value];
   if (epoch <= highest) Violation("an epoch was assigned twice");
+  if (node != nullptr && drained_.contains(node->worker->name())) Violation("a drained worker was planned in");
   highest = epoch;
   if (node == nullptr) return;  // died, and the coordinator does not know yet
   const size_t index = static_cast<size_t>(node - nodes_.data());
