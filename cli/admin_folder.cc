@@ -1,11 +1,18 @@
 #include "cli/admin_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <vector>
 
 #include "base/environment.h"
+#include "base/file.h"
 #include "identity/certificate.h"
 #include "net/enrolment.h"
 
@@ -16,9 +23,40 @@ constexpr char kServiceFolder[] = "/var/lib/lanyard/coordinator/admin";
 
 bool IsFolder(const std::string& folder) { return ::access((folder + "/https").c_str(), R_OK) == 0; }
 
+bool IsLocked(const std::string& file) {
+  const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool locked = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(fd);
+  return locked;
+}
+
+// Of the pools of `lanyard up` that run now: its lock says that one does, ready.json where its folder is.
+std::vector<std::string> FoldersOfUp() {
+  std::vector<std::string> out;
+  std::error_code ec;
+  for (const auto& pool : std::filesystem::directory_iterator(StateHome() + "/up", ec)) {
+    const absl::StatusOr<std::string> text = ReadSmallFile((pool.path() / "ready.json").string());
+    if (!text.ok() || !IsLocked((pool.path() / "lock").string())) continue;
+    const auto ready = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    if (!ready.is_object() || !ready.contains("admin") || !ready["admin"].is_string()) continue;
+    if (IsFolder(ready["admin"].get<std::string>())) out.push_back(ready["admin"].get<std::string>());
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
 // "" when there is none.
-std::string DefaultFolder() {
-  for (const std::string& folder : {OwnAdminFolder(), StateHome() + "/coordinator/admin", std::string(kServiceFolder)}) {
+absl::StatusOr<std::string> DefaultFolder() {
+  if (IsFolder(OwnAdminFolder())) return OwnAdminFolder();
+  if (const std::vector<std::string> up = FoldersOfUp(); up.size() == 1) {
+    return up.front();
+  } else if (up.size() > 1) {
+    std::string names;
+    for (const std::string& folder : up) names += "\n  --admin " + folder;
+    return InvalidArgument(up.size(), " pools of lanyard up run on this machine; say which one is meant:", names);
+  }
+  for (const std::string& folder : {StateHome() + "/coordinator/admin", std::string(kServiceFolder)}) {
     if (IsFolder(folder)) return folder;
   }
   return "";
@@ -43,10 +81,12 @@ absl::Status RenewIfDue(const std::string& folder, const identity::IdentityFolde
 std::string OwnAdminFolder() { return StateHome() + "/admin"; }
 
 absl::Status UseAdminFolder(HttpClient::Options* options) {
-  std::string folder = !options->admin.empty() ? options->admin : EnvironmentOr("LANYARD_ADMIN", "");
+  std::string folder = options->admin;
+  if (folder.empty() && options->look_around) folder = EnvironmentOr("LANYARD_ADMIN", "");
   if (folder.empty()) {
+    if (!options->look_around) return absl::OkStatus();
     if (!options->url.empty() || !EnvironmentOr("LANYARD_URL", "").empty()) return absl::OkStatus();
-    folder = DefaultFolder();
+    ASSIGN_OR_RETURN(folder, DefaultFolder());
     if (folder.empty()) return absl::OkStatus();
   } else if (!IsFolder(folder)) {
     const std::string why = std::strerror(errno);

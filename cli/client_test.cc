@@ -197,18 +197,35 @@ TEST(UpStatusTest, JsonLine) {
   const auto view = ParsePoolView(kStatus);
   ASSERT_TRUE(view.has_value());
   EXPECT_EQ(view->plan_why, "  a\n  b");
-  const std::string line = UpJson(*view, "http://127.0.0.1:8080", 10, {{"w1", 111}});
+  const std::string line = UpJson(*view, {"http://127.0.0.1:8080"}, 10, {{"w1", 111}});
   EXPECT_EQ(line.find('\n'), std::string::npos);
   const json want =
-      json::parse(R"({"url":"http://127.0.0.1:8080","api_key":null,"model":"m","context":64,
+      json::parse(R"({"url":"http://127.0.0.1:8080","api_key":null,"ca":null,"admin":null,"model":"m","context":64,
     "pids":{"coordinator":10},"workers":[
     {"name":"w1","pid":111,"layers":[0,4],"embeds":true,"samples":false,"bytes":1},
     {"name":"w2","pid":12,"layers":[5,9],"embeds":false,"samples":false,"bytes":2},
     {"name":"w3","pid":13,"layers":null,"embeds":false,"samples":true,"bytes":3}]})");
   EXPECT_EQ(json::parse(line), want);
-  const std::string text = UpText(*view, "http://127.0.0.1:8080", "/logs");
+  const std::string text = UpText(*view, {"http://127.0.0.1:8080"}, "/logs");
   EXPECT_NE(text.find("embedding, 0-4"), std::string::npos);
   EXPECT_NE(text.find("curl http://127.0.0.1:8080/v1/chat/completions"), std::string::npos);
+}
+
+TEST(UpStatusTest, TheKeyIsInJsonAndNotOnTheTerminal) {
+  const auto view = ParsePoolView(kStatus);
+  ASSERT_TRUE(view.has_value());
+  const PoolAccess access{"https://h", "lyk_x", "/it's/api.key", "/s/admin/ca.crt", "/s/admin"};
+  const json line = json::parse(UpJson(*view, access, 10, {}));
+  EXPECT_EQ(line["api_key"], "lyk_x");
+  EXPECT_EQ(line["ca"], "/s/admin/ca.crt");
+  EXPECT_EQ(line["admin"], "/s/admin");
+  const std::string text = UpText(*view, access, "/l");
+  EXPECT_EQ(text.find("lyk_x"), std::string::npos);
+  for (const char* words : {R"(' '/it'\''s/api.key' | curl --cacert /s/admin/ca.crt -H @- https://h/v1/chat/completions -d)",
+                            R"~(OPENAI_API_KEY="$(cat '/it'\''s/api.key')" SSL_CERT_FILE=/s/admin/ca.crt)~",
+                            "lanyard run --admin /s/admin"}) {
+    EXPECT_NE(text.find(words), std::string::npos) << words << " in\n" << text;
+  }
 }
 
 TEST(UpStatusTest, SurvivesNonsense) {

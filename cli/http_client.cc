@@ -76,12 +76,15 @@ absl::Status CheckApiKey(const std::string& key) {
 
 absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
   RETURN_IF_ERROR(UseAdminFolder(&options));
-  if (options.url.empty()) options.url = EnvironmentOr("LANYARD_URL", "http://127.0.0.1:8080");
-  if (options.api_key.empty()) options.api_key = EnvironmentOr("LANYARD_API_KEY", "");
-  if (options.tls.ca.empty()) options.tls.ca = EnvironmentOr("LANYARD_CA", "");
+  const auto environment_or = [&](const char* name, const char* fallback) {
+    return options.look_around ? EnvironmentOr(name, fallback) : std::string(fallback);
+  };
+  if (options.url.empty()) options.url = environment_or("LANYARD_URL", "http://127.0.0.1:8080");
+  if (options.api_key.empty()) options.api_key = environment_or("LANYARD_API_KEY", "");
+  if (options.tls.ca.empty()) options.tls.ca = environment_or("LANYARD_CA", "");
   if (options.tls.cert.empty() && options.tls.key.empty()) {
-    options.tls.cert = EnvironmentOr("LANYARD_CERT", "");
-    options.tls.key = EnvironmentOr("LANYARD_CERT_KEY", "");
+    options.tls.cert = environment_or("LANYARD_CERT", "");
+    options.tls.key = environment_or("LANYARD_CERT_KEY", "");
   }
   while (!options.url.empty() && options.url.back() == '/') options.url.pop_back();
   // The base URL of OpenAI clients ends in /v1; both are understood.

@@ -31,6 +31,7 @@ class HttpClient {
     int connect_timeout_ms = 5'000;
     int silence_timeout_ms = 600'000;  // without a byte from the server (streams ping every 10 s)
     const std::atomic<bool>* stop = nullptr;
+    bool look_around = true;  // false: what is empty stays so, whatever the environment and the default folders hold
   };
   // InvalidArgument for a malformed URL, a mistyped key of Lanyard's, or files that cannot be read.
   static absl::StatusOr<HttpClient> Create(Options options);

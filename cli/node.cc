@@ -38,23 +38,45 @@ std::string Duty(const ordered_json& node) {
   return out;
 }
 
+// With an API key there is less to see than for an administrator: what is null then.
+absl::StatusOr<ordered_json> ModelsOf(const HttpClient& client) {
+  ASSIGN_OR_RETURN(const HttpReply reply, client.Get("/admin/v1/status"));
+  ordered_json models = ordered_json::array();
+  if (reply.status != 403) {
+    ASSIGN_OR_RETURN(const ordered_json status, ObjectOf(client, reply));
+    models.push_back({{"id", Text(status, "model")},
+                      {"bytes", Count(status, "model_bytes")},
+                      {"context", Count(status, "context")},
+                      {"state", Text(status, "state")},
+                      {"digest", Text(status, "model_digest")}});
+    return models;
+  }
+  ASSIGN_OR_RETURN(const ordered_json served, GetJson(client, "/v1/models"));
+  for (const ordered_json& model : List(served, "data")) {
+    if (!model.is_object()) continue;
+    models.push_back({{"id", Text(model, "id")},
+                      {"bytes", nullptr},
+                      {"context", Count(model, "max_model_len")},
+                      {"state", nullptr},
+                      {"digest", nullptr}});
+  }
+  return models;
+}
+
 int ListModels(const Options& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
-  const auto status = GetJson(*client, "/admin/v1/status");
-  if (!status.ok()) return Fail(status.status());
-  ordered_json model = {{"id", Text(*status, "model")},
-                        {"bytes", Count(*status, "model_bytes")},
-                        {"context", Count(*status, "context")},
-                        {"state", Text(*status, "state")},
-                        {"digest", Text(*status, "model_digest")}};
+  const auto models = ModelsOf(*client);
+  if (!models.ok()) return Fail(models.status());
   if (o.json) {
-    Print({{"models", ordered_json::array({model})}});
+    Print({{"models", *models}});
     return kOk;
   }
   Table table({"MODEL", ">SIZE", ">CONTEXT", "STATE"});
-  table.AddRow(
-      {Text(model, "id"), Bytes(model, "bytes"), Text(model, "context"), Text(model, "state")});
+  for (const ordered_json& model : *models) {
+    table.AddRow({Text(model, "id"), model["bytes"].is_null() ? "-" : Bytes(model, "bytes"), Text(model, "context"),
+                  model["state"].is_null() ? "-" : Text(model, "state")});
+  }
   std::fputs(table.ToString().c_str(), stdout);
   return kOk;
 }
@@ -167,7 +189,8 @@ void RegisterNode(CLI::App& app) {
   CLI::App* list =
       AddCommand(app, "list", "Lists the models that a pool serves",
                  "  lanyard list\n  lanyard list --json\n"
-                 "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]}",
+                 "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]} (with an API key instead of an "
+                 "administrator's\n      certificate bytes, state and digest are null)",
                  [options] { return ListModels(*options); });
   list->alias("ls");
   AddConnectionFlags(list, &options->http);

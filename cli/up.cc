@@ -20,6 +20,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "base/clock.h"
 #include "base/environment.h"
 #include "base/file.h"
@@ -27,6 +28,7 @@
 #include "cli/cli.h"
 #include "cli/http_client.h"
 #include "cli/numerics_flags.h"
+#include "cli/pool_json.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/up_process.h"
@@ -41,6 +43,9 @@ using nlohmann::ordered_json;
 constexpr std::chrono::milliseconds kGrace{5'000};
 constexpr TimeNs kNoPlanPatience = 3 * kSecond;
 constexpr char kTokenFile[] = "join.token";
+constexpr char kKeyFile[] = "api.key";
+constexpr char kKeyName[] = "up";                 // as lanyard key list shows it
+constexpr TimeNs kRefusedPatience = 10 * kSecond;  // of a coordinator that runs and does not take its administrator
 constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
 
 struct Options {
@@ -113,7 +118,10 @@ class Pool {
   absl::Status WaitUntilReady();
   absl::Status Supervise();  // looks after the workers once
   absl::Status CoordinatorError(const std::string& how) const;
-  std::optional<PoolView> Look() const;
+  HttpClient::Options Client(const std::string& key) const;  // "": as administrator
+  // The API key that is given out: that of the last time while it is good, else a new one.
+  absl::Status ChooseKey();
+  absl::StatusOr<PoolView> Look() const;
   void ShowLoading(const PoolView& view);
   void Announce(const PoolView& view) const;
   void Stop();
@@ -124,7 +132,7 @@ class Pool {
   Progress progress_;
   std::unique_ptr<Process> coordinator_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  std::string url_;
+  PoolAccess access_;
   std::string grpc_;
   bool was_ready_ = false;
 };
@@ -212,7 +220,12 @@ absl::Status Pool::WaitForAddresses() {
       // Anything else is a file that is not written to its end yet.
       if (ready.is_object() && ready.contains("http") && ready["http"].is_string() &&
           ready.contains("grpc") && ready["grpc"].is_string()) {
-        url_ = ready["http"].get<std::string>();
+        access_.url = ready["http"].get<std::string>();
+        if (!o_.http_open) {
+          access_.admin = ready.value("admin", "");
+          access_.ca = access_.admin + "/ca.crt";
+          access_.key_file = (state_ / kKeyFile).string();
+        }
         grpc_ = ready["grpc"].get<std::string>();
         if (o_.plaintext) return absl::OkStatus();
         // By file: a token among the arguments would stand in the process list.
@@ -284,16 +297,57 @@ absl::Status Pool::Supervise() {
   return absl::OkStatus();
 }
 
-std::optional<PoolView> Pool::Look() const {
+HttpClient::Options Pool::Client(const std::string& key) const {
   HttpClient::Options options;
-  options.url = url_;
+  options.url = access_.url;
+  options.api_key = key;
+  if (key.empty()) options.admin = access_.admin;
+  options.tls.ca = access_.ca;
+  options.look_around = false;  // this pool, not the one that the user's environment speaks of
+  return options;
+}
+
+absl::Status Pool::ChooseKey() {
+  if (o_.http_open) return absl::OkStatus();
+  std::string key;
+  if (const auto last = ReadSmallFile(access_.key_file); last.ok()) key = Str(absl::StripAsciiWhitespace(*last));
+  if (const auto client = HttpClient::Create(Client(key)); !key.empty() && client.ok()) {
+    ASSIGN_OR_RETURN(const HttpReply models, client->Get("/v1/models"));
+    if (models.status == 200) access_.api_key = key;
+  }
+  if (access_.api_key.empty()) {
+    ASSIGN_OR_RETURN(const HttpClient client, HttpClient::Create(Client("")));
+    // One whose file was lost or thrown away.
+    ASSIGN_OR_RETURN(const HttpReply gone, client.Delete(absl::StrCat("/admin/v1/keys/", kKeyName)));
+    if (gone.status != 404) RETURN_IF_ERROR(StatusOfReply(gone));
+    const std::string body = ordered_json({{"name", kKeyName}}).dump();
+    ASSIGN_OR_RETURN(const ordered_json made, ObjectOf(client, client.Post("/admin/v1/keys", body)));
+    access_.api_key = Text(made, "key");
+  }
+  return WriteSmallFile(access_.key_file, access_.api_key);  // also closes a file that others may read
+}
+
+absl::StatusOr<PoolView> Pool::Look() const {
+  HttpClient::Options options = Client("");
   options.connect_timeout_ms = 1'000;
   options.silence_timeout_ms = 2'000;
-  const auto client = HttpClient::Create(options);
-  if (!client.ok()) return std::nullopt;
-  const auto reply = client->Get("/admin/v1/status");
-  if (!reply.ok() || reply->status != 200) return std::nullopt;
-  return ParsePoolView(reply->body);
+  ASSIGN_OR_RETURN(const HttpClient client, HttpClient::Create(options));
+  ASSIGN_OR_RETURN(const HttpReply reply, client.Get("/admin/v1/status"));
+  RETURN_IF_ERROR(StatusOfReply(reply));
+  std::optional<PoolView> view = ParsePoolView(reply.body);
+  if (!view.has_value()) return Internal("what answers at ", access_.url, " is not a Lanyard pool (no JSON object)");
+  return *std::move(view);
+}
+
+// True when the coordinator, whose process runs, has given the same kind of "no" for long. Slowness is none.
+bool IsRefused(const absl::Status& status, TimeNs* since) {
+  if (status.ok() || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
+    *since = 0;
+    return false;
+  }
+  const TimeNs now = MonotonicNow();
+  if (*since == 0) *since = now;
+  return now - *since > kRefusedPatience;
 }
 
 void Pool::ShowLoading(const PoolView& view) {
@@ -325,20 +379,25 @@ bool IsFinal(const PoolView& view, uint32_t workers, TimeNs* since) {
 
 absl::Status Pool::WaitUntilReady() {
   TimeNs no_plan_since = 0;
+  TimeNs refused_since = 0;
   while (true) {
     RETURN_IF_ERROR(Supervise());
-    const std::optional<PoolView> view = Look();
-    if (view.has_value() && view->ready) {
+    const absl::StatusOr<PoolView> view = Look();
+    if (IsRefused(view.status(), &refused_since)) {
+      return Annotate(view.status(), absl::StrCat("the coordinator does not let lanyard up in (its log: ",
+                                                  coordinator_->spec().log_path, ")"));
+    }
+    if (view.ok() && view->ready) {
       progress_.Clear();
       was_ready_ = true;
       Announce(*view);
       return absl::OkStatus();
     }
-    if (view.has_value() && IsFinal(*view, o_.workers, &no_plan_since)) {
+    if (view.ok() && IsFinal(*view, o_.workers, &no_plan_since)) {
       return FailedPrecondition(view->why.empty() ? view->state : view->why,
                                 view->plan_why.empty() ? "" : "\n", view->plan_why);
     }
-    if (view.has_value()) ShowLoading(*view);
+    if (view.ok()) ShowLoading(*view);
     if (signals_.StopWithin(50)) return Stopped();
   }
 }
@@ -348,9 +407,9 @@ void Pool::Announce(const PoolView& view) const {
   for (const auto& worker : workers_)
     pids.emplace_back(worker->process.spec().name, worker->process.pid());
   if (o_.json) {
-    std::printf("%s\n", UpJson(view, url_, coordinator_->pid(), pids).c_str());
+    std::printf("%s\n", UpJson(view, access_, coordinator_->pid(), pids).c_str());
   } else {
-    std::fputs(UpText(view, url_, (state_ / "logs").string()).c_str(), stdout);
+    std::fputs(UpText(view, access_, (state_ / "logs").string()).c_str(), stdout);
   }
   std::fflush(stdout);
 }
@@ -366,6 +425,7 @@ int Pool::Run() {
   const auto run = [&]() -> absl::Status {
     RETURN_IF_ERROR(StartCoordinator());
     RETURN_IF_ERROR(WaitForAddresses());
+    RETURN_IF_ERROR(ChooseKey());
     RETURN_IF_ERROR(StartWorkers());
     RETURN_IF_ERROR(WaitUntilReady());
     while (!signals_.StopWithin(100)) RETURN_IF_ERROR(Supervise());
@@ -394,7 +454,13 @@ absl::StatusOr<fs::path> LockState(const fs::path& dir) {
   if (fd < 0)
     return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ",
                               std::strerror(errno), "; name another with --state");
-  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+  bool locked = false;
+  // A `lanyard` that looks for running pools holds it for an instant.
+  for (int i = 0; i < 5 && !locked; ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    locked = ::flock(fd, LOCK_EX | LOCK_NB) == 0;
+  }
+  if (!locked) {
     ::close(fd);
     return absl::AlreadyExistsError(
         absl::StrCat("another pool uses the state directory ", dir.string(),
@@ -418,9 +484,9 @@ int Up(const Options& o) {
   if (::access(o.model.c_str(), R_OK) != 0) {
     return Fail(NotFound("cannot read the model ", o.model, ": ", std::strerror(errno)));
   }
-  if (!o.http_open) {
-    return Fail(InvalidArgument("lanyard up serves this machine without API keys, and wants that to be said: give --http-open. ",
-                                "A pool with keys: lanyard-coordinator and lanyard-worker"));
+  if (o.plaintext && !o.http_open) {
+    return Fail(InvalidArgument("--plaintext leaves out the identities that HTTPS is made of; leave --plaintext out, or give ",
+                                "--http-open with it: plain HTTP without API keys, for every program of this machine"));
   }
   if (!o.memory.empty()) {
     if (const auto bytes = ParseSize(o.memory); !bytes.ok())
@@ -440,10 +506,12 @@ void RegisterUp(CLI::App& app) {
       app, "up",
       "Runs a whole pool on this machine: a coordinator and workers, each with its part of the "
       "model",
-      "  lanyard up --model smollm2.gguf --workers 3 --http-open\n"
-      "  lanyard up --model smollm2.gguf --workers 3 --http-open --memory-per-worker 88MiB --port 0 --json\n"
+      "  lanyard up --model smollm2.gguf --workers 3\n"
+      "      HTTPS on loopback; the API key is in STATE/api.key, the CA certificate in STATE/coordinator/admin/ca.crt.\n"
+      "      `lanyard run`, `list`, `node status`, `stop` find a pool with a default STATE by themselves.\n"
+      "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
       "      one line when ready: "
-      "{\"url\",\"api_key\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{"
+      "{\"url\",\"api_key\",\"ca\",\"admin\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{"
       "\"name\",\n"
       "      \"pid\",\"layers\":[first,last],\"embeds\",\"samples\",\"bytes\"}]} (layers 0-based; "
       "null: no layers)\n"
@@ -469,9 +537,9 @@ void RegisterUp(CLI::App& app) {
       ->check(CLI::Range(0, 65535));
   up->add_flag("--plaintext", o->plaintext, "no encryption between coordinator and workers (they stay on loopback)");
   up->add_flag("--http-open", o->http_open,
-               "No API keys: every program of this machine may use the pool and stop it");
+               "Plain HTTP without API keys: every program of this machine may use the pool and stop it");
   up->add_option("--state", o->state,
-                 "Directory for logs and caches (default: ~/.local/state/lanyard/up/MODEL)");
+                 "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");
   AddNumericsFlags(*up, &o->numerics);
   up->add_flag("--json", o->json, "One line of JSON when the pool is ready");
 }

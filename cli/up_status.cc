@@ -1,6 +1,8 @@
 #include "cli/up_status.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/size.h"
@@ -69,6 +71,28 @@ std::string LayerText(const NodeView& n) {
   return out;
 }
 
+// As one word of a shell.
+std::string ShellWord(const std::string& text) {
+  const auto plain = [](unsigned char c) { return std::isalnum(c) != 0 || std::strchr("/._-+:,@%=", c) != nullptr; };
+  if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return text;
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+constexpr char kQuestion[] = R"(/v1/chat/completions -d '{"messages":[{"role":"user","content":"Hello!"}]}')";
+
+std::string HowToAsk(const PoolAccess& access) {
+  if (access.key_file.empty()) return absl::StrCat("  curl ", access.url, kQuestion, "\n  lanyard run --url ", access.url, "\n");
+  const std::string key = ShellWord(access.key_file);
+  const std::string ca = ShellWord(access.ca);
+  // By file: a key among curl's arguments would stand in the process list.
+  return absl::StrCat("The API key is in ", access.key_file, ", the CA certificate in ", access.ca,
+                      "\n  sed 's/^/Authorization: Bearer /' ", key, " | curl --cacert ", ca, " -H @- ", access.url, kQuestion,
+                      "\n  OPENAI_BASE_URL=", access.url, "/v1 OPENAI_API_KEY=\"$(cat ", key, ")\" SSL_CERT_FILE=", ca,
+                      " python3 YOUR_PROGRAM.py", "\n  lanyard run --admin ", ShellWord(access.admin), "\n");
+}
+
 }  // namespace
 
 std::optional<PoolView> ParsePoolView(std::string_view text) {
@@ -93,9 +117,15 @@ std::optional<PoolView> ParsePoolView(std::string_view text) {
   return out;
 }
 
-std::string UpJson(const PoolView& view, const std::string& url, pid_t coordinator,
+std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordinator,
                    const std::vector<std::pair<std::string, pid_t>>& workers) {
-  ordered_json out = {{"url", url}, {"api_key", nullptr}, {"model", view.model}, {"context", view.context}};
+  const auto or_null = [](const std::string& text) { return text.empty() ? ordered_json(nullptr) : ordered_json(text); };
+  ordered_json out = {{"url", access.url}};
+  out["api_key"] = or_null(access.api_key);
+  out["ca"] = or_null(access.ca);
+  out["admin"] = or_null(access.admin);
+  out["model"] = view.model;
+  out["context"] = view.context;
   out["pids"] = {{"coordinator", coordinator}};
   out["workers"] = ordered_json::array();
   for (const NodeView& n : InStageOrder(view.nodes)) {
@@ -113,16 +143,14 @@ std::string UpJson(const PoolView& view, const std::string& url, pid_t coordinat
   return out.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
-std::string UpText(const PoolView& view, const std::string& url, const std::string& logs) {
+std::string UpText(const PoolView& view, const PoolAccess& access, const std::string& logs) {
   Table table({"WORKER", "LAYERS", ">MODEL BYTES", ">WEIGHTS", ">KV", ">BUFFERS", ">LIMIT"});
   for (const NodeView& n : InStageOrder(view.nodes)) {
     table.AddRow({n.name, LayerText(n), FormatSize(n.gguf_bytes), FormatSize(n.weights_bytes), FormatSize(n.kv_bytes),
                   FormatSize(n.buffer_bytes), n.memory_bytes > 0 ? FormatSize(n.memory_bytes) : "-"});
   }
-  return absl::StrCat("Model ", view.model, ", context ", view.context, " tokens\n", table.ToString(), "\nReady at ", url,
-                      " (logs in ", logs, ")\n  curl ", url,
-                      "/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}'\n"
-                      "  lanyard run --url ", url, "\n");
+  return absl::StrCat("Model ", view.model, ", context ", view.context, " tokens\n", table.ToString(), "\nReady at ",
+                      access.url, " (logs in ", logs, ")\n", HowToAsk(access));
 }
 
 }  // namespace lanyard::cli

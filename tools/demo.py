@@ -37,8 +37,7 @@ def main():
     args = parser.parse_args()
     lanyard = args.bin / "lanyard"
     state = pathlib.Path(__file__).resolve().parents[1] / "build" / "demo-state"
-    command = [lanyard, "up", "--model", args.model, "--workers", args.workers, "--port", 0, "--state", state, "--json",
-               "--http-open"]
+    command = [lanyard, "up", "--model", args.model, "--workers", args.workers, "--port", 0, "--state", state, "--json"]
     print(f"\n$ {shell_words(command)}", flush=True)
     # Its own process group: Ctrl-C in the chat is the chat's.
     pool = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -54,9 +53,10 @@ def main():
             duties = ["embeds"] * w["embeds"] + ["samples"] * w["samples"]
             print(f"  {w['name']} (pid {w['pid']}): {layers}{' (' + ', '.join(duties) + ')' if duties else ''}, "
                   f"{w['bytes'] / 2**20:.1f} MiB of the file")
-        print(f"\n$ {lanyard} node status --url {url}", flush=True)
-        subprocess.run([lanyard, "node", "status", "--url", url], check=True)
-        chat = [lanyard, "run", "--url", url]
+        status = [lanyard, "node", "status", "--admin", ready["admin"]]
+        print(f"\n$ {shell_words(status)}", flush=True)
+        subprocess.run(status, check=True)
+        chat = [lanyard, "run", "--admin", ready["admin"]]
         if not sys.stdin.isatty() or not sys.stdout.isatty():
             chat += ["--temperature", "0", "--max-tokens", "120", "--prompt", QUESTION]
         print(f"\n$ {shell_words(chat)}", flush=True)

@@ -111,6 +111,13 @@ class Secure(unittest.TestCase):
         # A key is no administrator; without anything one is nobody.
         self.assertIn("administrator", self.cli("key", "list", admin=None, key=key, code=4))
         self.assertIn("API key", self.cli("run", "--prompt", "hi", admin=None, code=4))
+        # Both see what is served; of what only an administrator may know the rest stays empty.
+        whole, part = (json.loads(self.cli("list", "--json", **who))["models"] for who in ({}, {"admin": None, "key": key}))
+        self.assertEqual(part, [whole[0] | {"bytes": None, "state": None, "digest": None}])
+        self.assertIsNotNone(whole[0]["digest"])
+        self.assertIn(part[0]["id"], self.cli("list", admin=None, key=key))
+        self.cli("list", admin=None, code=4)
+        self.cli("ps", admin=None, key=key, code=4)
         listed = self.cli("key", "list")
         self.assertIn("laptop", listed)
         self.assertNotIn(key[17:], listed)

@@ -118,8 +118,8 @@ class Up(unittest.TestCase):
 
     def test_json_line_and_ctrl_c(self):
         line = self.ready("--memory-per-worker", "88MiB")
-        self.assertEqual(list(line), ["url", "api_key", "model", "context", "pids", "workers"])
-        self.assertEqual((line["api_key"], line["model"], line["context"]), (None, "m", 77))
+        self.assertEqual(list(line), ["url", "api_key", "ca", "admin", "model", "context", "pids", "workers"])
+        self.assertEqual((line["api_key"], line["ca"], line["model"], line["context"]), (None, None, "m", 77))
         self.assertEqual([list(w) for w in line["workers"]], [["name", "pid", "layers", "embeds", "samples", "bytes"]] * 2)
         self.assertEqual([w["layers"] for w in line["workers"]], [[0, 9], [10, 19]])
         self.assertTrue(all(alive(p) for p in self.pids(line)))
@@ -215,6 +215,13 @@ class Up(unittest.TestCase):
         first.send_signal(signal.SIGTERM)
         self.assertEqual(first.wait(10), 0)
         self.process = first
+
+    def test_plaintext_leaves_nothing_to_make_https_of(self):
+        done = subprocess.run([str(self.bin / "lanyard"), "up", "--model", str(self.model), "--state", str(self.state), "--plaintext"],
+                              capture_output=True, text=True, timeout=20, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--http-open", done.stderr)
+        self.assertFalse(self.state.exists())
 
     def test_missing_model(self):
         self.model.unlink()

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -45,11 +46,11 @@ class HttpError(Exception):
 
 
 class Pool:
-    def __init__(self, workers=1, model=MODEL, state=None, port=0, **flags):
+    def __init__(self, workers=1, model=MODEL, state=None, port=0, http_open=True, **flags):
         self.own_state = state is None
         self.state = state or tempfile.mkdtemp(prefix="lanyard-e2e-")
-        command = [LANYARD, "up", "--model", model, "--workers", workers, "--port", port, "--state", self.state, "--json",
-                   "--http-open"]
+        command = [LANYARD, "up", "--model", model, "--workers", workers, "--port", port, "--state", self.state, "--json"]
+        command += ["--http-open"] if http_open else []
         for name, value in flags.items():
             command += ["--" + name.replace("_", "-"), *(value if isinstance(value, list) else [value])]
         self.errors = tempfile.TemporaryFile("w+")
@@ -96,9 +97,15 @@ class Pool:
         raise KeyError(worker)
 
     def request(self, method, path, body=None, timeout=120):
-        connection = http.client.HTTPConnection(*self.address, timeout=timeout)
+        headers = {}
+        if self.ready["ca"]:
+            context = ssl.create_default_context(cafile=self.ready["ca"])
+            connection = http.client.HTTPSConnection(*self.address, timeout=timeout, context=context)
+            headers["Authorization"] = "Bearer " + self.ready["api_key"]
+        else:
+            connection = http.client.HTTPConnection(*self.address, timeout=timeout)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+        connection.request(method, path, data, headers | ({"Content-Type": "application/json"} if data else {}))
         return connection, connection.getresponse()
 
     def call(self, method, path, body=None):
@@ -160,5 +167,5 @@ def high_water_bytes(pid):
     raise KeyError("VmHWM")
 
 
-def lanyard(*args, stdin=b"", timeout=60):
-    return subprocess.run([str(LANYARD), *map(str, args)], input=stdin, capture_output=True, timeout=timeout, check=False)
+def lanyard(*args, stdin=b"", timeout=60, env=None):
+    return subprocess.run([str(LANYARD), *map(str, args)], input=stdin, capture_output=True, timeout=timeout, check=False, env=env)
