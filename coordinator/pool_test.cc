@@ -376,6 +376,31 @@ TEST_F(DrainTest, WhatRunsOnIsCarriedOver) {
   EXPECT_EQ(pool_->scheduler().n_running(), 1u);
 }
 
+TEST_F(DrainTest, WhatDoesNotLoadElsewhereStays) {
+  ServeWithSpare();
+  SubmitOne();
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  Pass(PoolOptions().drain_patience + 100 * kMillisecond);
+  ASSERT_FALSE(pool_->serving());
+  pool_->OnWorkerEvent(net::LinkId(3),
+                       net::StageFailed{pool_->placement().plan_id(), pool_->placement().epoch(),
+                                        absl::DataLossError("bad disk")},
+                       now_);
+  Pass(kSecond);
+  Ready(1);
+  Ready(2);
+  ASSERT_TRUE(pool_->serving());
+  Pass(20 * kSecond);
+  EXPECT_TRUE(pool_->serving());  // not tried again and again
+  EXPECT_EQ(StateOf(1), "draining");
+  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
+  EXPECT_TRUE(Take<PoolAction::Fail>().empty());
+  Join(4, "w4");  // it may be able to
+  Pass(PoolOptions().drain_patience + 100 * kMillisecond, {1, 2, 3, 4});
+  EXPECT_FALSE(pool_->serving());
+  EXPECT_EQ(StateOf(1), "drained");
+}
+
 TEST_F(DrainTest, NobodyIsCarriedIntoAShorterContext) {
   ServeWithSpare();
   SubmitOne();

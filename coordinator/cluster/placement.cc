@@ -34,6 +34,7 @@ void Placement::OnChange() {
   members_changed_ = true;
   move_plan_.reset();
   move_blocked_ = false;
+  kept_.clear();
 }
 
 void Placement::OnJoined(const std::string& name, TimeNs now) {
@@ -64,8 +65,13 @@ PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
   PlacementActions actions;
   for (const AssignedStage& stage : stages_) holding_[stage.planned.machine] = plan_id();
   for (const std::string& name : awaited_) holding_.erase(name);
+  if (moving_) {
+    kept_ = drained_;
+    move_blocked_ = true;
+    actions.note = "the plan without the drained workers did not come to serve; they keep their layers until something changes";
+  }
   if (fallback_) {
-    // The better plan did not come to serve: back to the one that did, without waiting for whom it does not need.
+    // The plan that was chosen did not come to serve: back to the one that did, without waiting for whom it does not need.
     plan_ = *std::exchange(fallback_, std::nullopt);
     std::erase_if(awaited_, [this](const std::string& name) {
       return std::none_of(plan_.stages.begin(), plan_.stages.end(),
@@ -218,7 +224,7 @@ bool Placement::OldPlanStillFits(const Membership& members) const {
   }
   for (const auto& [name, bytes] : planned_bytes) {
     const Member* member = members.FindByName(name);
-    if (member == nullptr || drained_.contains(name)) return false;
+    if (member == nullptr || (drained_.contains(name) && !kept(name))) return false;
     // A restarted worker's own code takes a little more or less than last time.
     uint64_t limit = member->hello.memory_bytes;
     for (const net::DeviceHello& device : member->hello.devices) limit += device.memory_bytes;
@@ -384,13 +390,14 @@ PlacementActions Placement::Move(const Membership& members, TimeNs now, bool idl
   for (const AssignedStage& stage : stages_) {
     if (drained_.contains(stage.planned.machine)) absl::StrAppend(&why, " ", Describe(stage.planned));
   }
-  const sharding::Plan plan = *std::exchange(move_plan_, std::nullopt);
+  const sharding::Plan plan = *std::exchange(move_plan_, std::nullopt), before = plan_;
   Lose(absl::UnavailableError(why), now);
   plan_ = plan;
   RememberDevices(members);
   ++moves_;
   actions = Assign(members, now);
   moving_ = true;
+  fallback_ = before;
   actions.lost = absl::UnavailableError(why);
   actions.by_choice = true;
   actions.carry = true;

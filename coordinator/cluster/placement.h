@@ -106,6 +106,9 @@ class Placement {
   // Then: changes to the plan without the drained ones. `idle`: nothing runs; otherwise what runs is carried over, which
   // takes a plan of no shorter context (without it nothing happens).
   PlacementActions Move(const Membership& members, TimeNs now, bool idle);
+  // Drained, and in the plan all the same: the one without it did not load, so what served before serves again until
+  // something changes.
+  bool kept(const std::string& name) const { return kept_.contains(name); }
   bool moving() const { return moving_; }  // the plan that Move made is loading
   uint64_t moves() const { return moves_; }
 
@@ -166,11 +169,12 @@ class Placement {
   TimeNs serving_since_ = 0;
   TimeNs joined_at_ = 0;                    // the latest
   std::optional<Better> better_;            // waits for a quiet moment
-  std::optional<sharding::Plan> fallback_;  // served before the better one that is loading
+  std::optional<sharding::Plan> fallback_;  // served before the one that is loading
   uint64_t improvements_ = 0;
   std::set<std::string> drained_;
   std::optional<sharding::Plan> move_plan_;  // without the drained; null: not made yet
   bool move_blocked_ = false;                // there is none, until something changes
+  std::set<std::string> kept_;
   bool moving_ = false;
   uint64_t moves_ = 0;
 };

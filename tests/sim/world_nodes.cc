@@ -128,7 +128,9 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   const Epoch epoch = assign.assignment.spec.epoch;
   Epoch& highest = assigned_epoch_[assign.link.value];
   if (epoch <= highest) Violation("an epoch was assigned twice");
-  if (node != nullptr && drained_.contains(node->worker->name())) Violation("a drained worker was planned in");
+  if (node != nullptr && drained_.contains(node->worker->name()) && !pool_->placement().kept(node->worker->name())) {
+    Violation("a drained worker was planned in");
+  }
   highest = epoch;
   if (node == nullptr) return;  // died, and the coordinator does not know yet
   const size_t index = static_cast<size_t>(node - nodes_.data());
