@@ -208,13 +208,19 @@ class Rotation(unittest.TestCase):
                 self.assertNotIn("could not be renewed", process.text())
 
     def links(self, c, name):
-        """The connections between a worker and the coordinator or the other worker."""
-        others = {row[0] for pid in [c.coordinator.pid, *(p.pid for n, p in c.workers.items() if n != name)]
-                  for row in cluster.sockets_of(pid)}
-        out = {row[:2] for row in cluster.sockets_of(c.workers[name].pid)
-               if row[2] == cluster.ESTABLISHED and row[1] in others}
+        """The connections between a worker and the coordinator or the other worker that are no renewal's: those are gone
+        soon."""
+        before = self.open_links(c, name)
+        time.sleep(2)
+        out = before & self.open_links(c, name)
         self.assertGreaterEqual(len(out), 2)
         return out
+
+    def open_links(self, c, name):
+        others = {row[0] for pid in [c.coordinator.pid, *(p.pid for n, p in c.workers.items() if n != name)]
+                  for row in cluster.sockets_of(pid)}
+        return {row[:2] for row in cluster.sockets_of(c.workers[name].pid)
+                if row[2] == cluster.ESTABLISHED and row[1] in others}
 
     def wait(self, files, https, everybody, start):
         """Until there were enough rotations, or something failed."""
