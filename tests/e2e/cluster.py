@@ -187,22 +187,25 @@ class Cluster:
 
 
 class Stream(threading.Thread):
-    """A long answer that is being read; `tokens` so far, `error` that ended it."""
+    """A long answer that is being read; `tokens` and `text` so far, `error` that ended it, `longest_gap` in seconds."""
 
     def __init__(self, cluster, key, prompt="Tell me a very long story.", max_tokens=400):
         super().__init__(daemon=True)
         self.cluster, self.key, self.prompt, self.max_tokens = cluster, key, prompt, max_tokens
-        self.tokens, self.error, self.done = 0, None, False
+        self.tokens, self.text, self.error, self.done, self.longest_gap = 0, "", None, False, 0.0
         self.start()
 
     def run(self):
         body = {"model": pathlib.Path(self.cluster.model).stem, "prompt": self.prompt, "temperature": 0, "stream": True,
                 "max_tokens": self.max_tokens, "ignore_eos": True}
         connection, response = self.cluster.request("POST", "/v1/completions", body, key=self.key)
+        before = time.monotonic()
         with connection:
             for line in response:
                 if not line.startswith(b"data: "):
                     continue
+                self.longest_gap = max(self.longest_gap, time.monotonic() - before)
+                before = time.monotonic()
                 if line.strip() == b"data: [DONE]":
                     self.done = True
                     return
@@ -211,6 +214,8 @@ class Stream(threading.Thread):
                     self.error = event["error"]["message"]
                     return
                 self.tokens += 1
+                for choice in event["choices"]:
+                    self.text += choice["text"]
 
     def wait_tokens(self, count, seconds=30):
         end = time.monotonic() + seconds

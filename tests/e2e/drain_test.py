@@ -2,7 +2,6 @@
 """Draining a worker in the middle of an answer: the answer is whole and right, the worker has no layers and can be killed,
 comes back when it may, stays out over restarts, and a worker that is needed is refused with the arithmetic."""
 import json
-import pathlib
 import signal
 import threading
 import time
@@ -10,49 +9,9 @@ import unittest
 
 import cluster
 import pool
-from cluster import Cluster
+from cluster import Cluster, Stream
 
 PROMPT = "Tell me a very long story."
-
-
-class Answer(threading.Thread):
-    """A streamed completion: its text, or the error that ended it."""
-
-    def __init__(self, c, key, max_tokens):
-        super().__init__(daemon=True)
-        self.c, self.key, self.max_tokens = c, key, max_tokens
-        self.text, self.events, self.error, self.longest_gap = "", 0, None, 0.0
-        self.done = False
-        self.start()
-
-    def run(self):
-        body = {"model": pathlib.Path(self.c.model).stem, "prompt": PROMPT, "temperature": 0, "stream": True,
-                "max_tokens": self.max_tokens, "ignore_eos": True}
-        connection, response = self.c.request("POST", "/v1/completions", body, key=self.key)
-        before = time.monotonic()
-        with connection:
-            for line in response:
-                if not line.startswith(b"data: "):
-                    continue
-                self.longest_gap = max(self.longest_gap, time.monotonic() - before)
-                before = time.monotonic()
-                if line.strip() == b"data: [DONE]":
-                    self.done = True
-                    return
-                event = json.loads(line[6:])
-                if "error" in event:
-                    self.error = event["error"]["message"]
-                    return
-                self.events += 1
-                for choice in event["choices"]:
-                    self.text += choice["text"]
-
-    def wait_events(self, count, seconds=30):
-        end = time.monotonic() + seconds
-        while self.events < count:
-            if self.error or time.monotonic() > end:
-                raise TimeoutError(f"{self.events} events of {count}: {self.error}")
-            time.sleep(0.005)
 
 
 def node(c, name):
@@ -62,23 +21,23 @@ def node(c, name):
 class Draining(unittest.TestCase):
     def drain_amid_an_answer(self, c, key, max_tokens, name):
         """Drains `name` while an answer runs and another waits; returns the first one, ended."""
-        right = Answer(c, key, max_tokens)
+        right = Stream(c, key, PROMPT, max_tokens)
         right.join(120)
         self.assertTrue(right.done, right.error)
-        answer = Answer(c, key, max_tokens)
-        answer.wait_events(10)
+        answer = Stream(c, key, PROMPT, max_tokens)
+        answer.wait_tokens(10)
         start = time.monotonic()
         drained = threading.Thread(target=lambda: c.cli("node", "drain", name, "--wait", 90))
         drained.start()
         time.sleep(0.2)
-        later = Answer(c, key, 24)  # comes while it is draining
+        later = Stream(c, key, PROMPT, 24)  # comes while it is draining
         drained.join(100)
         took = time.monotonic() - start
         self.assertFalse(node(c, name)["has_stage"])
         self.assertEqual(node(c, name)["state"], "drained")
         answer.join(120)
         later.join(120)
-        print(f"drained in {took:.1f} s; longest pause of the answer {answer.longest_gap:.1f} s of {answer.events} tokens; "
+        print(f"drained in {took:.1f} s; longest pause of the answer {answer.longest_gap:.1f} s of {answer.tokens} tokens; "
               f"{cluster.load()}", flush=True)
         self.assertTrue(answer.done and later.done, (answer.error, later.error))
         self.assertEqual(answer.text, right.text)
@@ -96,8 +55,8 @@ class Draining(unittest.TestCase):
             self.assertIn("drained", next(line for line in c.cli("node", "list").splitlines() if line.startswith("w2 ")))
             # Killing it disturbs nobody.
             epoch = c.status()["epoch"]
-            answer = Answer(c, key, 60)
-            answer.wait_events(5)
+            answer = Stream(c, key, PROMPT, 60)
+            answer.wait_tokens(5)
             c.workers["w2"].stop(signal.SIGKILL)
             answer.join(60)
             self.assertTrue(answer.done, answer.error)
