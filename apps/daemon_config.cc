@@ -18,11 +18,14 @@ constexpr size_t kMaxTextBytes = 1 << 20;
 
 std::string EnvironmentName(const std::string& prefix, const std::string& option) {
   std::string out = prefix + "_" + option;
-  for (char& c : out) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (char& c : out)
+    c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return out;
 }
 
-std::string Where(const toml::node& node) { return absl::StrCat("line ", node.source().begin.line, ": "); }
+std::string Where(const toml::node& node) {
+  return absl::StrCat("line ", node.source().begin.line, ": ");
+}
 
 // CLI11 asks the file before the environment; here a key gives way to a variable that is set.
 class TomlConfig final : public CLI::Config {
@@ -56,7 +59,8 @@ class TomlConfig final : public CLI::Config {
 
  private:
   CLI::ConfigError Error(const std::string& what) const {
-    return {absl::StrCat("--config ", app_["--config"]->as<std::string>(), " ", what), CLI::ExitCodes::ConfigError};
+    return {absl::StrCat("--config ", app_["--config"]->as<std::string>(), " ", what),
+            CLI::ExitCodes::ConfigError};
   }
 
   // One value as the command line would have it.
@@ -72,19 +76,21 @@ class TomlConfig final : public CLI::Config {
     try {
       return toml::parse(text);
     } catch (const toml::parse_error& e) {
-      throw Error(absl::StrCat("line ", e.source().begin.line, ": ", Str(absl::string_view(e.description().data(),
-                                                                                         e.description().size()))));
+      throw Error(
+          absl::StrCat("line ", e.source().begin.line, ": ",
+                       Str(absl::string_view(e.description().data(), e.description().size()))));
     }
   }
 
   void CheckKnown(const std::string& name, const toml::node& value) const {
     std::vector<std::string> known;
     for (const CLI::Option* option : app_.get_options()) {
-      if (!option->get_lnames().empty() && option->get_configurable()) known.push_back(option->get_lnames().front());
+      if (!option->get_lnames().empty() && option->get_configurable())
+        known.push_back(option->get_lnames().front());
     }
     if (std::find(known.begin(), known.end(), name) != known.end()) return;
-    throw Error(absl::StrCat(Where(value), "there is no option '", name, "'; did you mean '", Nearest(name, known),
-                             "'? (", app_.get_name(), " --help lists them)"));
+    throw Error(absl::StrCat(Where(value), "there is no option '", name, "'; did you mean '",
+                             Nearest(name, known), "'? (", app_.get_name(), " --help lists them)"));
   }
 
   const CLI::App& app_;
@@ -103,10 +109,12 @@ void AddConfigFile(CLI::App& app, const std::string& prefix) {
       option->envname(EnvironmentName(prefix, name));
     }
   }
-  app.set_config("--config", "", "a TOML file whose keys are these options, e.g. log-level = \"debug\"")
+  app.set_config("--config", "",
+                 "a TOML file whose keys are these options, e.g. log-level = \"debug\"")
       ->configurable(false);
   app.config_formatter(std::make_shared<TomlConfig>(app, prefix));
-  app.footer("Each option also comes from the environment (" + EnvironmentName(prefix, "log-level") +
+  app.footer("Each option also comes from the environment (" +
+             EnvironmentName(prefix, "log-level") +
              " for --log-level) and from the --config file: flag > environment > file > default.");
 }
 

@@ -29,7 +29,8 @@ class DaemonConfig : public ::testing::Test {
   }
   void TearDown() override {
     std::filesystem::remove(path_);
-    for (const char* name : {"LANYARD_TEST_NAME", "LANYARD_TEST_THREADS", "LANYARD_TEST_LOG_LEVEL"}) ::unsetenv(name);
+    for (const char* name : {"LANYARD_TEST_NAME", "LANYARD_TEST_THREADS", "LANYARD_TEST_LOG_LEVEL"})
+      ::unsetenv(name);
   }
   // The error's text, or "".
   std::string Parse(const std::string& file, std::vector<std::string> args = {}) {
@@ -54,7 +55,8 @@ class DaemonConfig : public ::testing::Test {
 };
 
 TEST_F(DaemonConfig, AFileGivesEveryKindOfValue) {
-  EXPECT_EQ(Parse("# of this machine\nname = 'pc \"1\" # no comment'\nthreads = 3\nspeed = 1.5\nlog-json = true\n"
+  EXPECT_EQ(Parse("# of this machine\nname = 'pc \"1\" # no comment'\nthreads = 3\nspeed = "
+                  "1.5\nlog-json = true\n"
                   "model = ['a.gguf', 'b.gguf']\nlog-level = \"debug\"\n"),
             "");
   EXPECT_EQ(name_, "pc \"1\" # no comment");
@@ -69,7 +71,9 @@ TEST_F(DaemonConfig, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
   ::setenv("LANYARD_TEST_THREADS", "5", 1);
   ::setenv("LANYARD_TEST_NAME", "environment", 1);
   ::setenv("LANYARD_TEST_LOG_LEVEL", "", 1);  // set to nothing: not set
-  EXPECT_EQ(Parse("name = 'file'\nthreads = 3\nlog-level = 'error'\nlog-json = false\n", {"--name=flag"}), "");
+  EXPECT_EQ(
+      Parse("name = 'file'\nthreads = 3\nlog-level = 'error'\nlog-json = false\n", {"--name=flag"}),
+      "");
   EXPECT_EQ(name_, "flag");
   EXPECT_EQ(threads_, 5);
   EXPECT_EQ(log_level_, "error");
@@ -78,12 +82,15 @@ TEST_F(DaemonConfig, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
 
 TEST_F(DaemonConfig, AnUnknownKeyNamesTheNearest) {
   EXPECT_THAT(Parse("name = 'a'\nthread = 3\n"),
-              AllOf(HasSubstr(path_), HasSubstr("line 2"), HasSubstr("no option 'thread'"), HasSubstr("'threads'")));
+              AllOf(HasSubstr(path_), HasSubstr("line 2"), HasSubstr("no option 'thread'"),
+                    HasSubstr("'threads'")));
 }
 
 TEST_F(DaemonConfig, WhatIsNoOptionOfAFileIsUnknownToo) {
   for (const char* key : {"help", "config"}) {
-    EXPECT_THAT(Parse("name = 'a'\n" + std::string(key) + " = true\n"), HasSubstr("there is no option")) << key;
+    EXPECT_THAT(Parse("name = 'a'\n" + std::string(key) + " = true\n"),
+                HasSubstr("there is no option"))
+        << key;
   }
 }
 
@@ -91,13 +98,17 @@ TEST_F(DaemonConfig, WrongTomlNamesTheLine) {
   EXPECT_THAT(Parse("name = 'a'\nthreads = = 3\n"), AllOf(HasSubstr(path_), HasSubstr("line 2")));
 }
 
-TEST_F(DaemonConfig, ATableIsNoValue) { EXPECT_THAT(Parse("[name]\nx = 1\n"), HasSubstr("name must be a text")); }
+TEST_F(DaemonConfig, ATableIsNoValue) {
+  EXPECT_THAT(Parse("[name]\nx = 1\n"), HasSubstr("name must be a text"));
+}
 
 TEST_F(DaemonConfig, AValueIsCheckedAsAFlagsIs) {
   EXPECT_THAT(Parse("name = 'a'\nthreads = 99\n"), HasSubstr("threads"));
 }
 
-TEST_F(DaemonConfig, WhatIsRequiredMayComeFromTheFile) { EXPECT_THAT(Parse("threads = 1\n"), HasSubstr("--name")); }
+TEST_F(DaemonConfig, WhatIsRequiredMayComeFromTheFile) {
+  EXPECT_THAT(Parse("threads = 1\n"), HasSubstr("--name"));
+}
 
 TEST_F(DaemonConfig, ANamedFileThatIsNotThereIsAnError) {
   std::vector<std::string> args = {"--config=/nonexistent/x.toml", "--name=a"};

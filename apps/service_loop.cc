@@ -21,7 +21,8 @@ int SignalWithin(const sigset_t& signals, TimeNs wait) {
 // Status and signs of life, at most once a second (or a quarter of a short watchdog).
 class Teller {
  public:
-  Teller(const ServiceWatch& watch, ServiceNotifier* notifier) : watch_(watch), notifier_(*notifier) {
+  Teller(const ServiceWatch& watch, ServiceNotifier* notifier)
+      : watch_(watch), notifier_(*notifier) {
     if (notifier_.watchdog() > 0) every_ = std::min(every_, notifier_.watchdog() / 4);
   }
   TimeNs every() const { return every_; }
@@ -55,7 +56,8 @@ sigset_t BlockEndingSignals() {
 
 int WaitForEnd(const sigset_t& signals, const ServiceWatch& watch, ServiceNotifier* notifier) {
   if (notifier->supervised()) notifier->Ready(watch.status());
-  if (!notifier->supervised() && watch.ended == nullptr) {  // nothing to look after: no thread wakes for it
+  if (!notifier->supervised() &&
+      watch.ended == nullptr) {  // nothing to look after: no thread wakes for it
     int signal = 0;
     sigwait(&signals, &signal);
     return signal;
@@ -69,8 +71,8 @@ int WaitForEnd(const sigset_t& signals, const ServiceWatch& watch, ServiceNotifi
   return 0;
 }
 
-bool Drain(const sigset_t& signals, const ServiceWatch& watch, TimeNs timeout, const std::function<bool()>& idle,
-           ServiceNotifier* notifier) {
+bool Drain(const sigset_t& signals, const ServiceWatch& watch, TimeNs timeout,
+           const std::function<bool()>& idle, ServiceNotifier* notifier) {
   Teller teller(watch, notifier);
   const TimeNs end = MonotonicNow() + timeout;
   while (!idle()) {

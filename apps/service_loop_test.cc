@@ -38,11 +38,13 @@ class ServiceLoop : public ::testing::Test {
   std::vector<std::string> Heard() {
     std::vector<std::string> out;
     char buffer[512];
-    for (ssize_t n; (n = ::recv(fd_, buffer, sizeof(buffer), 0)) >= 0;) out.emplace_back(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::recv(fd_, buffer, sizeof(buffer), 0)) >= 0;)
+      out.emplace_back(buffer, static_cast<size_t>(n));
     return out;
   }
   ServiceWatch Watch(std::function<TimeNs()> last_turn) {
-    return {[] { return "serving"; }, std::move(last_turn), [this] { return MonotonicNow() > end_; }};
+    return {[] { return "serving"; }, std::move(last_turn),
+            [this] { return MonotonicNow() > end_; }};
   }
 
   const std::string path_ = ::testing::TempDir() + "loop_" + std::to_string(getpid());
@@ -83,11 +85,14 @@ TEST_F(ServiceLoop, DrainingEndsWhenIdleOrInTimeOrAtASecondSignal) {
   ServiceNotifier notifier("", 0);
   const ServiceWatch watch = Watch(MonotonicNow);
   int looks = 0;
-  EXPECT_TRUE(Drain(signals_, watch, kSecond, [&] { return ++looks == 3; }, &notifier));
-  EXPECT_FALSE(Drain(signals_, watch, 150 * kMillisecond, [] { return false; }, &notifier));
+  EXPECT_TRUE(Drain(
+      signals_, watch, kSecond, [&] { return ++looks == 3; }, &notifier));
+  EXPECT_FALSE(Drain(
+      signals_, watch, 150 * kMillisecond, [] { return false; }, &notifier));
   pthread_kill(pthread_self(), SIGUSR1);
   const TimeNs before = MonotonicNow();
-  EXPECT_FALSE(Drain(signals_, watch, 60 * kSecond, [] { return false; }, &notifier));
+  EXPECT_FALSE(Drain(
+      signals_, watch, 60 * kSecond, [] { return false; }, &notifier));
   EXPECT_LT(MonotonicNow() - before, 10 * kSecond);
 }
 

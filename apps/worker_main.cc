@@ -1,10 +1,9 @@
 // lanyard-worker: one machine's share of a pool.
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
-
-#include <CLI/CLI.hpp>
 
 #include "apps/daemon_config.h"
 #include "apps/service_loop.h"
@@ -26,7 +25,8 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 struct Flags {
-  std::string join, token, token_file, name, memory, cache_limit, state, listen, isa, log_level = "info";
+  std::string join, token, token_file, name, memory, cache_limit, state, listen, isa,
+      log_level = "info";
   std::string models, devices = "auto", vram;
   std::vector<std::string> model, networks;
   int threads = 0;
@@ -36,15 +36,18 @@ struct Flags {
   bool log_json = false;
 };
 
-// Where the stage before reaches this worker, when nobody said: loopback for a coordinator there, else every address.
+// Where the stage before reaches this worker, when nobody said: loopback for a coordinator there,
+// else every address.
 std::string ListenFor(const std::string& join) {
   const std::string host = join.substr(0, join.rfind(':'));
-  if (net::IsLoopbackHost(host)) return host.find(':') == std::string::npos ? "127.0.0.1:0" : "[::1]:0";
+  if (net::IsLoopbackHost(host))
+    return host.find(':') == std::string::npos ? "127.0.0.1:0" : "[::1]:0";
   return host.find(':') == std::string::npos ? "0.0.0.0:0" : "[::]:0";
 }
 
 // The machine's membership, made with the token at the first start.
-absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker::DaemonOptions* options) {
+absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags,
+                                                      worker::DaemonOptions* options) {
   net::EnrolmentOptions enrol{options->weights.state_dir + "/identity", flags.join, flags.token,
                               identity::Role::kWorker, options->name};
   enrol.renew_every = static_cast<TimeNs>(flags.renew_every_s * kSecond);
@@ -56,8 +59,9 @@ absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker
   options->join = enrolment->address();
   options->credential = enrolment->credential();
   if (!flags.name.empty() && flags.name != enrolment->name()) {
-    return FailedPrecondition("--name ", flags.name, ": this machine joined as '", enrolment->name(),
-                              "'; to rename it, revoke it on the coordinator, remove ", enrol.folder, " and join anew");
+    return FailedPrecondition(
+        "--name ", flags.name, ": this machine joined as '", enrolment->name(),
+        "'; to rename it, revoke it on the coordinator, remove ", enrol.folder, " and join anew");
   }
   options->name = enrolment->name();
   return enrolment;
@@ -66,7 +70,8 @@ absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags, worker
 absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   worker::DaemonOptions out;
   out.join = flags.join;
-  if (flags.plaintext && flags.join.empty()) return InvalidArgument("--plaintext needs --join ADDRESS");
+  if (flags.plaintext && flags.join.empty())
+    return InvalidArgument("--plaintext needs --join ADDRESS");
   const bool address = !flags.join.empty() && (flags.join != "auto" || flags.plaintext);
   if (address) RETURN_IF_ERROR(Annotate(net::CheckAddress(out.join), "--join"));
   out.name = !flags.name.empty() ? flags.name : HostName();
@@ -91,7 +96,8 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
     ASSIGN_OR_RETURN(out.weights.cache_limit_bytes, ParseSize(flags.cache_limit));
   }
   out.factory = worker::EngineStages();
-  ASSIGN_OR_RETURN(const engine::DeviceFlags devices, engine::ParseDevices(flags.devices, flags.vram));
+  ASSIGN_OR_RETURN(const engine::DeviceFlags devices,
+                   engine::ParseDevices(flags.devices, flags.vram));
   worker::GiveDriverACache(out.weights.state_dir);
   ASSIGN_OR_RETURN(out.devices, engine::OpenDevices(devices));
   return out;
@@ -102,7 +108,8 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(worker::DaemonOptions options, ToOptions(flags));
   SetupLog({level, flags.log_json, options.name});
   RETURN_IF_ERROR(MakePrivateDir(options.weights.state_dir));
-  ASSIGN_OR_RETURN(const worker::StateLock lock, worker::StateLock::Take(options.weights.state_dir));
+  ASSIGN_OR_RETURN(const worker::StateLock lock,
+                   worker::StateLock::Take(options.weights.state_dir));
   options.rates = worker::RatesOf(options.devices, options.weights.state_dir);
   const sigset_t signals = apps::BlockEndingSignals();
   std::unique_ptr<net::Enrolment> enrolment;
@@ -112,7 +119,8 @@ absl::Status Run(const Flags& flags) {
   if (options.listen.empty()) options.listen = ListenFor(options.join);
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
-  const apps::ServiceWatch watch = {[&] { return daemon->Doing(); }, [&] { return daemon->last_turn(); },
+  const apps::ServiceWatch watch = {[&] { return daemon->Doing(); },
+                                    [&] { return daemon->last_turn(); },
                                     [&] { return daemon->ended(); }};
   const int signal = apps::WaitForEnd(signals, watch, &notifier);
   if (signal == 0) return daemon->status();
@@ -134,35 +142,50 @@ void HideToken(int argc, char** argv) {
 int main(int argc, char** argv) {
   worker::TuneMalloc();
   Flags flags;
-  CLI::App app("Joins this machine to a Lanyard pool and runs the layers it is given.", "lanyard-worker");
+  CLI::App app("Joins this machine to a Lanyard pool and runs the layers it is given.",
+               "lanyard-worker");
   app.set_version_flag("--version", kVersion);
-  app.add_option("--join", flags.join, "the coordinator's host:port; auto: looks for it here (default: where it was before)");
+  app.add_option(
+      "--join", flags.join,
+      "the coordinator's host:port; auto: looks for it here (default: where it was before)");
   app.add_option("--token", flags.token, "that `lanyard token create` printed; needed once");
-  app.add_option("--token-file", flags.token_file, "a file with the token, so that nobody reads it in the process list");
-  app.add_option("--renew-every", flags.renew_every_s,
-                 "seconds between certificates (default: when a third of a certificate's life is left)")
+  app.add_option("--token-file", flags.token_file,
+                 "a file with the token, so that nobody reads it in the process list");
+  app.add_option(
+         "--renew-every", flags.renew_every_s,
+         "seconds between certificates (default: when a third of a certificate's life is left)")
       ->check(CLI::Range(0.1, 86400.0));
   app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities; on loopback only");
   app.add_option("--name", flags.name, "unique in the pool (default: the host's name)");
-  app.add_option("--memory", flags.memory, "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");
-  app.add_option("--threads", flags.threads, "that compute (default: every processor)")->check(CLI::Range(1, 1024));
+  app.add_option("--memory", flags.memory,
+                 "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");
+  app.add_option("--threads", flags.threads, "that compute (default: every processor)")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
   app.add_option("--cache-limit", flags.cache_limit,
-                 "of cached weights, e.g. 40GiB: the longest unused go first, layers in use never (default: the disk)");
+                 "of cached weights, e.g. 40GiB: the longest unused go first, layers in use never "
+                 "(default: the disk)");
   app.add_option("--model", flags.model, "a local copy of the model, used instead of fetching it");
   app.add_option("--models", flags.models, "a folder of GGUF files to look into");
   app.add_option("--listen", flags.listen,
-                 "where the stage before reaches this worker (default: any port of any address; of loopback for a "
+                 "where the stage before reaches this worker (default: any port of any address; of "
+                 "loopback for a "
                  "coordinator there)");
   app.add_option("--network", flags.networks,
-                 "that others may connect from, like 10.1.0.0/16; again for more (default: loopback and private ones)");
-  app.add_option("--isa", flags.isa, "scalar, avx2 or avx512 (default: the best of this processor)");
-  app.add_option("--devices", flags.devices, "auto (every card), cpu, or cards as cuda:0,cuda:1; the CPU takes the rest")
+                 "that others may connect from, like 10.1.0.0/16; again for more (default: "
+                 "loopback and private ones)");
+  app.add_option("--isa", flags.isa,
+                 "scalar, avx2 or avx512 (default: the best of this processor)");
+  app.add_option("--devices", flags.devices,
+                 "auto (every card), cpu, or cards as cuda:0,cuda:1; the CPU takes the rest")
       ->capture_default_str();
-  app.add_option("--vram", flags.vram, "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
-  app.add_option("--speed", flags.speed, "relative speed for the planner (default: threads x instruction set)")
+  app.add_option("--vram", flags.vram,
+                 "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
+  app.add_option("--speed", flags.speed,
+                 "relative speed for the planner (default: threads x instruction set)")
       ->check(CLI::Range(0.001, 1e6));
-  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
+      ->capture_default_str();
   app.add_flag("--log-json", flags.log_json, "one JSON object a line");
   apps::AddConfigFile(app, "LANYARD_WORKER");
   CLI11_PARSE(app, argc, argv);

@@ -25,28 +25,33 @@ std::string Check(std::string_view id, std::string_view secret) {
 }  // namespace
 
 bool IsApiKeyId(std::string_view s) {
-  return s.size() == 2 * kApiKeyIdBytes && s.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  return s.size() == 2 * kApiKeyIdBytes &&
+         s.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 absl::StatusOr<ApiKeyText> ApiKeyText::Make() {
   std::array<unsigned char, kApiKeyIdBytes + kApiKeySecretBytes> random{};
-  if (RAND_bytes(random.data(), random.size()) != 1) return Internal("the system gives no random bytes for a key");
+  if (RAND_bytes(random.data(), random.size()) != 1)
+    return Internal("the system gives no random bytes for a key");
   const std::string_view bytes(reinterpret_cast<const char*>(random.data()), random.size());
   return ApiKeyText{absl::BytesToHexString(AbslView(bytes.substr(0, kApiKeyIdBytes))),
                     std::string(bytes.substr(kApiKeyIdBytes))};
 }
 
 std::string ApiKeyText::Encode() const {
-  return absl::StrCat(AbslView(kApiKeyPrefix), id, "_", absl::WebSafeBase64Escape(absl::StrCat(secret, Check(id, secret))));
+  return absl::StrCat(AbslView(kApiKeyPrefix), id, "_",
+                      absl::WebSafeBase64Escape(absl::StrCat(secret, Check(id, secret))));
 }
 
 absl::StatusOr<ApiKeyText> ApiKeyText::Parse(std::string_view text) {
   if (text.substr(0, kApiKeyPrefix.size()) != kApiKeyPrefix) {
-    return InvalidArgument("this is not an API key of Lanyard (one starts with '", AbslView(kApiKeyPrefix), "')");
+    return InvalidArgument("this is not an API key of Lanyard (one starts with '",
+                           AbslView(kApiKeyPrefix), "')");
   }
   if (text.size() != kTextChars) {
-    return InvalidArgument("the API key is ", text.size() < kTextChars ? "cut short" : "too long", ": ", text.size(),
-                           " characters of ", kTextChars, "; copy the whole line that `lanyard key create` printed");
+    return InvalidArgument("the API key is ", text.size() < kTextChars ? "cut short" : "too long",
+                           ": ", text.size(), " characters of ", kTextChars,
+                           "; copy the whole line that `lanyard key create` printed");
   }
   const std::string_view id = text.substr(kApiKeyPrefix.size(), 2 * kApiKeyIdBytes);
   const std::string_view tail = text.substr(text.size() - kTailChars);
@@ -56,8 +61,10 @@ absl::StatusOr<ApiKeyText> ApiKeyText::Parse(std::string_view text) {
                      bytes.size() == kApiKeySecretBytes + kCheckBytes;
   ApiKeyText key{std::string(id), whole ? bytes.substr(0, kApiKeySecretBytes) : ""};
   if (!whole || bytes.substr(kApiKeySecretBytes) != Check(key.id, key.secret)) {
-    return InvalidArgument("the API key was altered (a character is wrong); copy the whole line that `lanyard key create` "
-                           "printed");
+    return InvalidArgument(
+        "the API key was altered (a character is wrong); copy the whole line that `lanyard key "
+        "create` "
+        "printed");
   }
   return key;
 }

@@ -1,5 +1,6 @@
-// The text of an API key: "lyk_<id>_<base64url(secret | check)>", 65 characters. The check lets a client tell a mistyped key
-// from an unknown one without asking anybody; the server says the same of both.
+// The text of an API key: "lyk_<id>_<base64url(secret | check)>", 65 characters. The check lets a
+// client tell a mistyped key from an unknown one without asking anybody; the server says the same
+// of both.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,8 @@ struct ApiKeyText {
 
   // With a new id and secret. Internal when the system gives no random bytes.
   static absl::StatusOr<ApiKeyText> Make();
-  // InvalidArgument in different words, none of which holds the text: no key at all, cut short, altered.
+  // InvalidArgument in different words, none of which holds the text: no key at all, cut short,
+  // altered.
   static absl::StatusOr<ApiKeyText> Parse(std::string_view text);
 
   std::string Encode() const;

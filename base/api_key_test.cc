@@ -16,7 +16,9 @@ TEST(ApiKeyTextTest, MakesWhatItReads) {
     EXPECT_EQ(key->secret.size(), kApiKeySecretBytes);
     const std::string text = key->Encode();
     EXPECT_EQ(text.size(), 65u);
-    EXPECT_EQ(text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"), text.npos);
+    EXPECT_EQ(
+        text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"),
+        text.npos);
     const auto again = ApiKeyText::Parse(text);
     ASSERT_TRUE(again.ok()) << again.status();
     EXPECT_EQ(again->id, key->id);
@@ -35,14 +37,17 @@ TEST(ApiKeyTextTest, EveryCharacterCounts) {
       const auto key = ApiKeyText::Parse(wrong);
       ASSERT_FALSE(key.ok()) << i << " " << c;
       EXPECT_NE(key.status().message().find("altered"), absl::string_view::npos);
-      EXPECT_EQ(key.status().message().find(text.substr(20, 20)), absl::string_view::npos) << "the key stands in an error";
+      EXPECT_EQ(key.status().message().find(text.substr(20, 20)), absl::string_view::npos)
+          << "the key stands in an error";
     }
   }
 }
 
 TEST(ApiKeyTextTest, SaysWhatIsWrong) {
   const std::string text = ApiKeyText::Make()->Encode();
-  const auto words = [](std::string_view s) { return Str(ApiKeyText::Parse(s).status().message()); };
+  const auto words = [](std::string_view s) {
+    return Str(ApiKeyText::Parse(s).status().message());
+  };
   for (size_t n = kApiKeyPrefix.size(); n < text.size(); ++n) {
     EXPECT_NE(words(text.substr(0, n)).find("cut short"), std::string::npos) << n;
   }

@@ -1,4 +1,5 @@
-// Monotonic time. State machines take `now` as an argument; only what sits around them asks a Clock.
+// Monotonic time. State machines take `now` as an argument; only what sits around them asks a
+// Clock.
 #pragma once
 
 #include <chrono>

@@ -12,8 +12,10 @@ std::string EnvironmentOr(const char* name, const std::string& fallback) {
 }
 
 std::string StateHome() {
-  if (const std::string xdg = EnvironmentOr("XDG_STATE_HOME", ""); xdg.starts_with('/')) return xdg + "/lanyard";
-  if (const std::string home = EnvironmentOr("HOME", ""); !home.empty()) return home + "/.local/state/lanyard";
+  if (const std::string xdg = EnvironmentOr("XDG_STATE_HOME", ""); xdg.starts_with('/'))
+    return xdg + "/lanyard";
+  if (const std::string home = EnvironmentOr("HOME", ""); !home.empty())
+    return home + "/.local/state/lanyard";
   return "/var/lib/lanyard";
 }
 
@@ -22,7 +24,8 @@ std::string HostName() {
   if (gethostname(buffer, sizeof(buffer) - 1) != 0) return "";
   std::string out;
   for (const char* p = buffer; *p != '\0' && out.size() < 64; ++p) {
-    const bool good = (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') || (*p >= 'a' && *p <= 'z');
+    const bool good =
+        (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') || (*p >= 'a' && *p <= 'z');
     if (good || (!out.empty() && (*p == '.' || *p == '_' || *p == '-'))) out.push_back(*p);
   }
   return out;

@@ -51,7 +51,9 @@ TEST(Environment, StateHomeIsXdgThenHomeThenVarLib) {
 TEST(HostName, IsWhatNodesMayBeCalled) {
   const std::string name = HostName();
   EXPECT_LE(name.size(), 64u);
-  EXPECT_EQ(name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"), std::string::npos);
+  EXPECT_EQ(
+      name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"),
+      std::string::npos);
   EXPECT_TRUE(name.empty() || std::isalnum(static_cast<unsigned char>(name.front())) != 0) << name;
 }
 

@@ -71,7 +71,8 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
     if (n < 0) return Errno("read", path);
     if (n == 0) return out;
     out.append(buffer, static_cast<size_t>(n));
-    if (out.size() > max_bytes) return ResourceExhausted(path, " has more than ", max_bytes, " bytes");
+    if (out.size() > max_bytes)
+      return ResourceExhausted(path, " has more than ", max_bytes, " bytes");
   }
 }
 
@@ -81,18 +82,20 @@ absl::Status WriteSmallFile(const std::string& path, std::string_view text) {
   {
     // Not through a link, and not into a file that somebody else prepared.
     ::unlink(temporary.c_str());
-    const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    const Fd fd(
+        ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd.get() < 0) return Errno("write", temporary);
     written = WriteAll(fd.get(), text, temporary);
   }
-  if (written.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) written = Errno("write", path);
+  if (written.ok() && ::rename(temporary.c_str(), path.c_str()) != 0)
+    written = Errno("write", path);
   if (!written.ok()) {
     ::unlink(temporary.c_str());
     return written;
   }
   const size_t slash = path.rfind('/');
-  const Fd folder(
-      ::open(slash == std::string::npos ? "." : path.substr(0, slash).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const Fd folder(::open(slash == std::string::npos ? "." : path.substr(0, slash).c_str(),
+                         O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder.get() >= 0) ::fsync(folder.get());
   return absl::OkStatus();
 }

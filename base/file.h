@@ -8,14 +8,16 @@
 
 namespace lanyard {
 
-// A folder that only its owner reads, with the parents it lacks. FailedPrecondition names path and errno.
+// A folder that only its owner reads, with the parents it lacks. FailedPrecondition names path and
+// errno.
 absl::Status MakePrivateDir(const std::string& path);
 
 // NotFound when there is none; ResourceExhausted beyond `max_bytes`.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes = size_t{1} << 20);
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
+                                          size_t max_bytes = size_t{1} << 20);
 
-// The whole text or the file as it was, also through a loss of power: a temporary file beside it (mode 0600), fsync,
-// rename. Unavailable names path and errno.
+// The whole text or the file as it was, also through a loss of power: a temporary file beside it
+// (mode 0600), fsync, rename. Unavailable names path and errno.
 absl::Status WriteSmallFile(const std::string& path, std::string_view text);
 
 }  // namespace lanyard

@@ -1,5 +1,5 @@
-// IEEE binary16, and rows of it that share a power of two: what crosses the wire between stages and what every layer's
-// end is rounded to (docs/numerics.md "Hidden states").
+// IEEE binary16, and rows of it that share a power of two: what crosses the wire between stages and
+// what every layer's end is rounded to (docs/numerics.md "Hidden states").
 #pragma once
 
 #include <cstdint>
@@ -49,9 +49,9 @@ namespace lanyard {
 inline constexpr int kHalfRowExponentMin = -110;
 inline constexpr int kHalfRowExponentMax = 113;
 
-// The power of two that a row with this largest magnitude is divided by before it is rounded to half: amax, itself rounded
-// to half's 11 significant bits, comes to lie in [2^14, 2^15). A function of the rounded amax, so that rounding a row
-// twice changes nothing.
+// The power of two that a row with this largest magnitude is divided by before it is rounded to
+// half: amax, itself rounded to half's 11 significant bits, comes to lie in [2^14, 2^15). A
+// function of the rounded amax, so that rounding a row twice changes nothing.
 [[gnu::always_inline]] inline int HalfRowExponent(float amax) {
   uint32_t bits;
   std::memcpy(&bits, &amax, sizeof(bits));

@@ -9,7 +9,8 @@ namespace lanyard {
 namespace {
 
 bool IsIn(const std::vector<Network>& networks, const IpAddress& address) {
-  return std::any_of(networks.begin(), networks.end(), [&](const Network& n) { return n.Contains(address); });
+  return std::any_of(networks.begin(), networks.end(),
+                     [&](const Network& n) { return n.Contains(address); });
 }
 
 std::vector<Network> Constant(std::initializer_list<const char*> texts) {
@@ -26,7 +27,8 @@ IpAddress IpAddress::V4(uint8_t a, uint8_t b, uint8_t c, uint8_t d) {
 
 std::optional<IpAddress> IpAddress::Parse(std::string numeric) {
   Bytes bytes{};
-  if (inet_pton(AF_INET, numeric.c_str(), bytes.data()) == 1) return V4(bytes[0], bytes[1], bytes[2], bytes[3]);
+  if (inet_pton(AF_INET, numeric.c_str(), bytes.data()) == 1)
+    return V4(bytes[0], bytes[1], bytes[2], bytes[3]);
   numeric.resize(std::min(numeric.find('%'), numeric.size()));
   if (inet_pton(AF_INET6, numeric.c_str(), bytes.data()) == 1) return IpAddress(bytes);
   return std::nullopt;
@@ -47,10 +49,10 @@ bool IpAddress::is_unspecified() const { return *this == IpAddress() || *this ==
 bool IpAddress::is_public() const {
   // https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry
   static const auto kGlobal6 = Constant({"2000::/3"});
-  static const auto kOthers = Constant({"2001:db8::/32", "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",
-                                        "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
-                                        "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
-                                        "224.0.0.0/4", "240.0.0.0/4"});
+  static const auto kOthers = Constant(
+      {"2001:db8::/32", "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+       "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15",
+       "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"});
   return (is_v4() || IsIn(kGlobal6, *this)) && !IsIn(kOthers, *this);
 }
 
@@ -73,7 +75,8 @@ absl::StatusOr<Network> Network::Parse(const std::string& text) {
     const auto [stopped, error] = std::from_chars(text.data() + slash + 1, end, bits);
     good = error == std::errc() && stopped == end && bits >= 0 && bits <= most;
   }
-  if (!good) return InvalidArgument("'", text, "' is not a network like 192.168.1.0/24 or fd00::/8");
+  if (!good)
+    return InvalidArgument("'", text, "' is not a network like 192.168.1.0/24 or fd00::/8");
   return Network{*address, dotted ? bits + 96 : bits};
 }
 
@@ -96,8 +99,9 @@ absl::StatusOr<std::vector<Network>> ParseNetworks(const std::vector<std::string
 }
 
 const std::vector<Network>& OfficeNetworks() {
-  static const auto kOffice = Constant({"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",
-                                        "169.254.0.0/16", "100.64.0.0/10", "::1", "fc00::/7", "fe80::/10"});
+  static const auto kOffice =
+      Constant({"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+                "100.64.0.0/10", "::1", "fc00::/7", "fe80::/10"});
   return kOffice;
 }
 

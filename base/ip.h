@@ -1,4 +1,5 @@
-// IP addresses as numbers: networks, what counts as one client, and what the internet can reach. No sockets, no names.
+// IP addresses as numbers: networks, what counts as one client, and what the internet can reach. No
+// sockets, no names.
 #pragma once
 
 #include <array>
@@ -26,10 +27,11 @@ class IpAddress {
   bool is_v4() const;
   bool is_loopback() const;
   bool is_unspecified() const;  // 0.0.0.0 and ::
-  // By the special registries of IANA: neither loopback, private (RFC 1918, 4193), shared (6598), link-local,
-  // documentation nor multicast.
+  // By the special registries of IANA: neither loopback, private (RFC 1918, 4193), shared (6598),
+  // link-local, documentation nor multicast.
   bool is_public() const;
-  // What limits per client count by: the address, or the first 64 bits of an IPv6 one (one machine may have the rest).
+  // What limits per client count by: the address, or the first 64 bits of an IPv6 one (one machine
+  // may have the rest).
   IpAddress Client() const;
 
   const Bytes& bytes() const { return bytes_; }

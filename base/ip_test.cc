@@ -1,8 +1,8 @@
 #include "base/ip.h"
 
-#include <algorithm>
-
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 namespace lanyard {
 namespace {
@@ -14,7 +14,8 @@ TEST(IpAddress, ReadsNumbersAlone) {
   EXPECT_TRUE(IpAddress::Parse("::")->is_unspecified());
   EXPECT_TRUE(IpAddress::Parse("0.0.0.0")->is_unspecified());
   EXPECT_FALSE(IpAddress::Parse("10.0.0.0")->is_unspecified());
-  for (const char* bad : {"", "localhost", "10.0.0", "10.0.0.256", "[::1]", "10.0.0.1%eth0", "1::2::3", "10.0.0.1 "}) {
+  for (const char* bad : {"", "localhost", "10.0.0", "10.0.0.256", "[::1]", "10.0.0.1%eth0",
+                          "1::2::3", "10.0.0.1 "}) {
     EXPECT_FALSE(IpAddress::Parse(bad).has_value()) << bad;
   }
 }
@@ -31,10 +32,11 @@ TEST(IpAddress, OneClientIsAnIpv4AddressOrAnIpv6Network) {
 TEST(OfficeNetworks, HoldNoPublicAddress) {
   const auto office = [](const char* text) {
     const auto& all = OfficeNetworks();
-    return std::any_of(all.begin(), all.end(), [&](const Network& n) { return n.Contains(*IpAddress::Parse(text)); });
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Network& n) { return n.Contains(*IpAddress::Parse(text)); });
   };
-  for (const char* near : {"127.0.0.1", "::1", "10.255.0.1", "172.31.0.1", "192.168.9.9", "169.254.1.1", "100.127.0.1",
-                           "fd12::1", "fe80::7"}) {
+  for (const char* near : {"127.0.0.1", "::1", "10.255.0.1", "172.31.0.1", "192.168.9.9",
+                           "169.254.1.1", "100.127.0.1", "fd12::1", "fe80::7"}) {
     EXPECT_TRUE(office(near)) << near;
     EXPECT_FALSE(IpAddress::Parse(near)->is_public()) << near;
   }
@@ -57,7 +59,8 @@ TEST(Network, ContainsWhatItSays) {
   EXPECT_TRUE(in("0.0.0.0/0", "8.8.8.8"));
   EXPECT_FALSE(in("0.0.0.0/0", "2001::1"));
   EXPECT_TRUE(in("127.0.0.1", "127.0.0.1"));
-  for (const char* bad : {"", "10.0.0.0/33", "10.0.0/8", "x", "10.0.0.0/", "10.0.0.0/8x", "::/129"}) {
+  for (const char* bad :
+       {"", "10.0.0.0/33", "10.0.0/8", "x", "10.0.0.0/", "10.0.0.0/8x", "::/129"}) {
     EXPECT_FALSE(Network::Parse(bad).ok()) << bad;
   }
 }

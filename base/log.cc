@@ -17,11 +17,16 @@ std::shared_ptr<spdlog::logger> g_logger ABSL_GUARDED_BY(g_mutex);
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
-    case LogLevel::kOff: break;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kOff:
+      break;
   }
   return spdlog::level::off;
 }
@@ -32,9 +37,11 @@ std::shared_ptr<spdlog::logger> MakeLogger(const LogOptions& options) {
   logger->set_level(spdlog::level::trace);
   logger->flush_on(spdlog::level::trace);
   if (options.json) {
-    logger->set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","program":"%n","message":"%v"})");
+    logger->set_pattern(
+        R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","program":"%n","message":"%v"})");
   } else {
-    logger->set_pattern(options.program.empty() ? "%H:%M:%S.%e %^%l%$ %v" : "%H:%M:%S.%e %n %^%l%$ %v");
+    logger->set_pattern(options.program.empty() ? "%H:%M:%S.%e %^%l%$ %v"
+                                                : "%H:%M:%S.%e %n %^%l%$ %v");
   }
   return logger;
 }
@@ -63,7 +70,8 @@ absl::StatusOr<LogLevel> ParseLogLevel(std::string_view text) {
   if (text == "warning" || text == "warn") return LogLevel::kWarning;
   if (text == "error") return LogLevel::kError;
   if (text == "off") return LogLevel::kOff;
-  return InvalidArgument("log level '", AbslView(text), "' is not one of debug, info, warning, error, off");
+  return InvalidArgument("log level '", AbslView(text),
+                         "' is not one of debug, info, warning, error, off");
 }
 
 void SetupLog(const LogOptions& options) {
@@ -73,7 +81,9 @@ void SetupLog(const LogOptions& options) {
   g_logger = MakeLogger(options);
 }
 
-bool LogEnabled(LogLevel level) { return static_cast<int>(level) >= g_level.load(std::memory_order_relaxed); }
+bool LogEnabled(LogLevel level) {
+  return static_cast<int>(level) >= g_level.load(std::memory_order_relaxed);
+}
 
 void WriteLog(LogLevel level, std::string_view line) {
   std::shared_ptr<spdlog::logger> logger;

@@ -1,5 +1,6 @@
-// Logging to stderr over spdlog, which stays out of this header. Text on a terminal, one JSON object a line otherwise when
-// asked. Prompts, answers, keys and activations never go into a log line.
+// Logging to stderr over spdlog, which stays out of this header. Text on a terminal, one JSON
+// object a line otherwise when asked. Prompts, answers, keys and activations never go into a log
+// line.
 #pragma once
 
 #include <string>

@@ -1,5 +1,6 @@
-// A mutex over std::mutex that clang's -Wthread-safety understands. (absl::Mutex is reported as a race by TSan, because
-// Debian's library is not instrumented.) Every shared field names its lock with ABSL_GUARDED_BY.
+// A mutex over std::mutex that clang's -Wthread-safety understands. (absl::Mutex is reported as a
+// race by TSan, because Debian's library is not instrumented.) Every shared field names its lock
+// with ABSL_GUARDED_BY.
 #pragma once
 
 #include <chrono>
@@ -47,8 +48,8 @@ class CondVar {
   // False when the time-out passed first.
   bool WaitFor(Mutex* mu, std::chrono::nanoseconds timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     std::unique_lock<std::mutex> lock(mu->mu_, std::adopt_lock);
-    const bool signalled =
-        cv_.wait_until(lock, std::chrono::steady_clock::now() + timeout) == std::cv_status::no_timeout;
+    const bool signalled = cv_.wait_until(lock, std::chrono::steady_clock::now() + timeout) ==
+                           std::cv_status::no_timeout;
     lock.release();
     return signalled;
   }

@@ -17,7 +17,8 @@ namespace lanyard {
 namespace {
 
 std::string OneLine(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, ' ');
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, ' ');
   return text;
 }
 
@@ -72,7 +73,8 @@ void ServiceNotifier::Send(const std::string& text) {
     if (fd >= 0) ::close(fd);
     if (sent) return;
   }
-  if (!complained_) LogWarning("the supervisor's socket NOTIFY_SOCKET=", socket_, " takes nothing: ", why);
+  if (!complained_)
+    LogWarning("the supervisor's socket NOTIFY_SOCKET=", socket_, " takes nothing: ", why);
   complained_ = true;
 }
 

@@ -1,5 +1,6 @@
-// How a service tells its supervisor how it is: the datagrams of sd_notify(3), which systemd reads for Type=notify and
-// WatchdogSec. By hand and not by libsystemd: it is one sendto, and libsystemd would bring five more libraries along.
+// How a service tells its supervisor how it is: the datagrams of sd_notify(3), which systemd reads
+// for Type=notify and WatchdogSec. By hand and not by libsystemd: it is one sendto, and libsystemd
+// would bring five more libraries along.
 #pragma once
 
 #include <string>
@@ -12,9 +13,10 @@ namespace lanyard {
 // Does nothing where nobody listens. Not thread-safe: the main thread's.
 class ServiceNotifier {
  public:
-  // `socket`: a path, or "@name" for an abstract one; empty: nobody listens. `watchdog`: how long the supervisor waits for a
-  // sign of life, 0: it does not.
-  ServiceNotifier(std::string socket, TimeNs watchdog) : socket_(std::move(socket)), watchdog_(watchdog) {}
+  // `socket`: a path, or "@name" for an abstract one; empty: nobody listens. `watchdog`: how long
+  // the supervisor waits for a sign of life, 0: it does not.
+  ServiceNotifier(std::string socket, TimeNs watchdog)
+      : socket_(std::move(socket)), watchdog_(watchdog) {}
   // NOTIFY_SOCKET and WATCHDOG_USEC, the latter when WATCHDOG_PID is this process or not set.
   static ServiceNotifier FromEnvironment();
 

@@ -34,7 +34,8 @@ class Supervisor {
   std::vector<std::string> Heard() {
     std::vector<std::string> out;
     char buffer[4096];
-    for (ssize_t n; (n = ::recv(fd_, buffer, sizeof(buffer), 0)) >= 0;) out.emplace_back(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::recv(fd_, buffer, sizeof(buffer), 0)) >= 0;)
+      out.emplace_back(buffer, static_cast<size_t>(n));
     return out;
   }
 
@@ -54,8 +55,8 @@ TEST(ServiceNotify, SaysReadyOnceThenOnlyWhatChanges) {
   notifier.Status("ready");
   notifier.Alive();
   notifier.Stopping("stopping");
-  EXPECT_THAT(supervisor.Heard(), ElementsAre("READY=1\nSTATUS=waiting for workers", "STATUS=ready", "WATCHDOG=1",
-                                              "STOPPING=1\nSTATUS=stopping"));
+  EXPECT_THAT(supervisor.Heard(), ElementsAre("READY=1\nSTATUS=waiting for workers", "STATUS=ready",
+                                              "WATCHDOG=1", "STOPPING=1\nSTATUS=stopping"));
 }
 
 TEST(ServiceNotify, ReachesAnAbstractSocket) {

@@ -10,7 +10,8 @@ namespace {
 // 0 for an unknown unit.
 double UnitOf(std::string_view unit) {
   std::string u;
-  for (const char c : unit) u.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+  for (const char c : unit)
+    u.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
   if (u.empty() || u == "b") return 1;
   constexpr std::string_view kLetters = "kmgt";
   const size_t at = kLetters.find(u[0]);
@@ -34,11 +35,14 @@ absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
   while (!s.empty() && std::isspace(static_cast<unsigned char>(s.front()))) s.remove_prefix(1);
   while (!s.empty() && std::isspace(static_cast<unsigned char>(s.back()))) s.remove_suffix(1);
   size_t digits = 0;
-  while (digits < s.size() && (std::isdigit(static_cast<unsigned char>(s[digits])) || s[digits] == '.')) ++digits;
+  while (digits < s.size() &&
+         (std::isdigit(static_cast<unsigned char>(s[digits])) || s[digits] == '.'))
+    ++digits;
   if (digits == 0) return BadSize(text, "no number");
   double value = 0;
   const auto parsed = std::from_chars(s.data(), s.data() + digits, value, std::chars_format::fixed);
-  if (parsed.ec != std::errc() || parsed.ptr != s.data() + digits) return BadSize(text, "bad number");
+  if (parsed.ec != std::errc() || parsed.ptr != s.data() + digits)
+    return BadSize(text, "bad number");
   std::string_view unit = s.substr(digits);
   while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
   const double scale = UnitOf(unit);

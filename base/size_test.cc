@@ -16,7 +16,8 @@ TEST(SizeTest, ParsesUnits) {
 }
 
 TEST(SizeTest, RefusesWithTheText) {
-  for (const char* bad : {"", "MiB", "-5", "1.2.3", "5 parsecs", "0", "0.1", "99999999999TiB", "nan", "1e5"}) {
+  for (const char* bad :
+       {"", "MiB", "-5", "1.2.3", "5 parsecs", "0", "0.1", "99999999999TiB", "nan", "1e5"}) {
     const auto got = ParseSize(bad);
     ASSERT_FALSE(got.ok()) << bad << " = " << *got;
     EXPECT_NE(Str(got.status().message()).find(bad), std::string::npos);

@@ -1,5 +1,5 @@
-// Status helpers. Errors inside Lanyard are absl::Status; text says what failed, the value seen and what to do next.
-// They become gRPC codes in net/ and HTTP codes in web/, each by one table.
+// Status helpers. Errors inside Lanyard are absl::Status; text says what failed, the value seen and
+// what to do next. They become gRPC codes in net/ and HTTP codes in web/, each by one table.
 #pragma once
 
 #include <string>
@@ -14,7 +14,8 @@
 
 namespace lanyard {
 
-// Debian's absl is built without std::string_view: absl::StrCat(std::string_view) does not compile as it is.
+// Debian's absl is built without std::string_view: absl::StrCat(std::string_view) does not compile
+// as it is.
 inline absl::string_view AbslView(std::string_view s) { return {s.data(), s.size()}; }
 inline std::string_view StdView(absl::string_view s) { return {s.data(), s.size()}; }
 inline std::string Str(absl::string_view s) { return {s.data(), s.size()}; }

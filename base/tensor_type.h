@@ -1,4 +1,5 @@
-// Element types of GGUF tensors (numbers as in the format; https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+// Element types of GGUF tensors (numbers as in the format;
+// https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 #pragma once
 
 #include <cstdint>
@@ -34,19 +35,32 @@ struct TypeTraits {
 // nullopt for a number that GGUF has and we do not know, or never had.
 constexpr std::optional<TypeTraits> TraitsOf(TensorType type) {
   switch (type) {
-    case TensorType::kF32: return TypeTraits{"F32", 1, 4, true};
-    case TensorType::kF16: return TypeTraits{"F16", 1, 2, true};
-    case TensorType::kQ4_0: return TypeTraits{"Q4_0", 32, 18, true};
-    case TensorType::kQ4_1: return TypeTraits{"Q4_1", 32, 20, true};
-    case TensorType::kQ5_0: return TypeTraits{"Q5_0", 32, 22, true};
-    case TensorType::kQ5_1: return TypeTraits{"Q5_1", 32, 24, false};
-    case TensorType::kQ8_0: return TypeTraits{"Q8_0", 32, 34, true};
-    case TensorType::kQ2_K: return TypeTraits{"Q2_K", 256, 84, false};
-    case TensorType::kQ3_K: return TypeTraits{"Q3_K", 256, 110, false};
-    case TensorType::kQ4_K: return TypeTraits{"Q4_K", 256, 144, true};
-    case TensorType::kQ5_K: return TypeTraits{"Q5_K", 256, 176, false};
-    case TensorType::kQ6_K: return TypeTraits{"Q6_K", 256, 210, true};
-    case TensorType::kBF16: return TypeTraits{"BF16", 1, 2, false};
+    case TensorType::kF32:
+      return TypeTraits{"F32", 1, 4, true};
+    case TensorType::kF16:
+      return TypeTraits{"F16", 1, 2, true};
+    case TensorType::kQ4_0:
+      return TypeTraits{"Q4_0", 32, 18, true};
+    case TensorType::kQ4_1:
+      return TypeTraits{"Q4_1", 32, 20, true};
+    case TensorType::kQ5_0:
+      return TypeTraits{"Q5_0", 32, 22, true};
+    case TensorType::kQ5_1:
+      return TypeTraits{"Q5_1", 32, 24, false};
+    case TensorType::kQ8_0:
+      return TypeTraits{"Q8_0", 32, 34, true};
+    case TensorType::kQ2_K:
+      return TypeTraits{"Q2_K", 256, 84, false};
+    case TensorType::kQ3_K:
+      return TypeTraits{"Q3_K", 256, 110, false};
+    case TensorType::kQ4_K:
+      return TypeTraits{"Q4_K", 256, 144, true};
+    case TensorType::kQ5_K:
+      return TypeTraits{"Q5_K", 256, 176, false};
+    case TensorType::kQ6_K:
+      return TypeTraits{"Q6_K", 256, 210, true};
+    case TensorType::kBF16:
+      return TypeTraits{"BF16", 1, 2, false};
   }
   return std::nullopt;
 }

@@ -70,9 +70,10 @@ double MemoryLimit(int threads) {
 
 // Twelve accumulators: enough to hide the latency. In assembly, because compilers keep an array of
 // them in memory.
-#define LANYARD_TWELVE(op)                                                                        \
-  op("0") op("1") op("2") op("3") op("4") op("5") op("6") op("7") op("8") op("9") op("10") op("1" \
-                                                                                              "1")
+#define LANYARD_TWELVE(op)                                                                 \
+  op("0") op("1") op("2") op("3") op("4") op("5") op("6") op("7") op("8") op("9") op("10") \
+      op("1"                                                                               \
+         "1")
 
 void VnniLoop(int64_t rounds) {
 #define LANYARD_OP(n) "vpdpbusd %%zmm12, %%zmm12, %%zmm" n "\n"

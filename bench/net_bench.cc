@@ -1,6 +1,6 @@
-// What a message between two workers costs: one way = half a ping-pong over RemoteStage and StageServer, the route of a
-// frame (same stream, writer and reader), between two processes on loopback, with mutual TLS and in plaintext, interleaved.
-// `net_bench [--json] [--rounds N]`.
+// What a message between two workers costs: one way = half a ping-pong over RemoteStage and
+// StageServer, the route of a frame (same stream, writer and reader), between two processes on
+// loopback, with mutual TLS and in plaintext, interleaved. `net_bench [--json] [--rounds N]`.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,7 +25,8 @@ class NullSink : public lanyard::net::FrameSink {
  public:
   absl::Status AcceptStream(const lanyard::net::StreamFrom&) override { return absl::OkStatus(); }
   void OnFrame(lanyard::stage::StepFrame) override {}
-  void OnBadFrame(const lanyard::net::StreamFrom&, lanyard::StepId, uint32_t, const absl::Status&) override {}
+  void OnBadFrame(const lanyard::net::StreamFrom&, lanyard::StepId, uint32_t,
+                  const absl::Status&) override {}
 };
 
 using Live = std::shared_ptr<lanyard::identity::LiveCredential>;
@@ -38,13 +39,17 @@ struct Pair {
 absl::StatusOr<Live> MakeWorker(const lanyard::identity::Authority& ca, const std::string& name) {
   ASSIGN_OR_RETURN(const auto key, lanyard::identity::KeyPair::Generate());
   const auto now = lanyard::identity::WallNow();
-  ASSIGN_OR_RETURN(std::string pem, ca.Issue(key.get(), {.role = lanyard::identity::Role::kWorker, .name = name}, now));
-  ASSIGN_OR_RETURN(auto made, lanyard::identity::Credential::Make(key, std::move(pem), ca.certificate_pem(), now));
+  ASSIGN_OR_RETURN(
+      std::string pem,
+      ca.Issue(key.get(), {.role = lanyard::identity::Role::kWorker, .name = name}, now));
+  ASSIGN_OR_RETURN(auto made, lanyard::identity::Credential::Make(key, std::move(pem),
+                                                                  ca.certificate_pem(), now));
   return std::make_shared<lanyard::identity::LiveCredential>(std::move(made));
 }
 
 absl::StatusOr<Pair> MakePair() {
-  ASSIGN_OR_RETURN(const auto ca, lanyard::identity::Authority::Create(lanyard::identity::WallNow()));
+  ASSIGN_OR_RETURN(const auto ca,
+                   lanyard::identity::Authority::Create(lanyard::identity::WallNow()));
   Pair pair;
   ASSIGN_OR_RETURN(pair.sender, MakeWorker(ca, "w0"));
   ASSIGN_OR_RETURN(pair.receiver, MakeWorker(ca, "w1"));
@@ -70,7 +75,8 @@ int Serve(const Pair& pair, int address_fd, int stop_fd) {
 
 double Percentile(std::vector<int64_t>* ns, double p) {
   std::sort(ns->begin(), ns->end());
-  return static_cast<double>((*ns)[static_cast<size_t>(p * static_cast<double>(ns->size() - 1))]) / 2000.0;
+  return static_cast<double>((*ns)[static_cast<size_t>(p * static_cast<double>(ns->size() - 1))]) /
+         2000.0;
 }
 
 using Stage = std::unique_ptr<lanyard::net::RemoteStage>;
@@ -109,12 +115,15 @@ absl::Status Measure(const Stage& tls, const Stage& plain, int rounds, bool json
     const double p50 = Percentile(&ns[0], 0.5), p99 = Percentile(&ns[0], 0.99);
     const double plain_p50 = Percentile(&ns[1], 0.5), plain_p99 = Percentile(&ns[1], 0.99);
     if (json) {
-      out += absl::StrFormat("%s{\"bytes\":%d,\"p50_us\":%.1f,\"p99_us\":%.1f,\"plaintext_p50_us\":%.1f,"
-                             "\"plaintext_p99_us\":%.1f,\"rounds\":%d}",
-                             out.empty() ? "" : ",", bytes, p50, p99, plain_p50, plain_p99, n);
+      out += absl::StrFormat(
+          "%s{\"bytes\":%d,\"p50_us\":%.1f,\"p99_us\":%.1f,\"plaintext_p50_us\":%.1f,"
+          "\"plaintext_p99_us\":%.1f,\"rounds\":%d}",
+          out.empty() ? "" : ",", bytes, p50, p99, plain_p50, plain_p99, n);
     } else {
-      std::printf("%8zu bytes   one way TLS p50 %7.1f us p99 %7.1f us   plaintext p50 %7.1f us p99 %7.1f us (%d ping-pongs)\n",
-                  bytes, p50, p99, plain_p50, plain_p99, n);
+      std::printf(
+          "%8zu bytes   one way TLS p50 %7.1f us p99 %7.1f us   plaintext p50 %7.1f us p99 %7.1f "
+          "us (%d ping-pongs)\n",
+          bytes, p50, p99, plain_p50, plain_p99, n);
     }
   }
   if (json) std::printf("[%s]\n", out.c_str());
@@ -152,15 +161,18 @@ int main(int argc, char** argv) {
   close(stop_pipe[0]);
   char buffer[256];
   std::string address;
-  for (ssize_t n; (n = read(address_pipe[0], buffer, sizeof(buffer))) > 0;) address.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = read(address_pipe[0], buffer, sizeof(buffer))) > 0;)
+    address.append(buffer, static_cast<size_t>(n));
   const absl::Status measured = [&]() -> absl::Status {
     const size_t space = address.find(' ');
     if (space == std::string::npos) return lanyard::Unavailable("the other process did not start");
-    ASSIGN_OR_RETURN(const Stage tls, Connect(address.substr(0, space), pair->sender, pair->receiver));
+    ASSIGN_OR_RETURN(const Stage tls,
+                     Connect(address.substr(0, space), pair->sender, pair->receiver));
     ASSIGN_OR_RETURN(const Stage plain, Connect(address.substr(space + 1), nullptr, nullptr));
     return Measure(tls, plain, rounds, json);
   }();
-  if (!measured.ok()) std::fprintf(stderr, "net_bench: %s\n", std::string(measured.message()).c_str());
+  if (!measured.ok())
+    std::fprintf(stderr, "net_bench: %s\n", std::string(measured.message()).c_str());
   close(stop_pipe[1]);
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);

@@ -21,7 +21,9 @@ namespace {
 
 constexpr char kServiceFolder[] = "/var/lib/lanyard/coordinator/admin";
 
-bool IsFolder(const std::string& folder) { return ::access((folder + "/https").c_str(), R_OK) == 0; }
+bool IsFolder(const std::string& folder) {
+  return ::access((folder + "/https").c_str(), R_OK) == 0;
+}
 
 bool IsLocked(const std::string& file) {
   const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
@@ -31,7 +33,8 @@ bool IsLocked(const std::string& file) {
   return locked;
 }
 
-// Of the pools of `lanyard up` that run now: its lock says that one does, ready.json where its folder is.
+// Of the pools of `lanyard up` that run now: its lock says that one does, ready.json where its
+// folder is.
 std::vector<std::string> FoldersOfUp() {
   std::vector<std::string> out;
   std::error_code ec;
@@ -40,7 +43,8 @@ std::vector<std::string> FoldersOfUp() {
     if (!text.ok() || !IsLocked((pool.path() / "lock").string())) continue;
     const auto ready = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
     if (!ready.is_object() || !ready.contains("admin") || !ready["admin"].is_string()) continue;
-    if (IsFolder(ready["admin"].get<std::string>())) out.push_back(ready["admin"].get<std::string>());
+    if (IsFolder(ready["admin"].get<std::string>()))
+      out.push_back(ready["admin"].get<std::string>());
   }
   std::sort(out.begin(), out.end());
   return out;
@@ -54,9 +58,11 @@ absl::StatusOr<std::string> DefaultFolder() {
   } else if (up.size() > 1) {
     std::string names;
     for (const std::string& folder : up) names += "\n  --admin " + folder;
-    return InvalidArgument(up.size(), " pools of lanyard up run on this machine; say which one is meant:", names);
+    return InvalidArgument(
+        up.size(), " pools of lanyard up run on this machine; say which one is meant:", names);
   }
-  for (const std::string& folder : {StateHome() + "/coordinator/admin", std::string(kServiceFolder)}) {
+  for (const std::string& folder :
+       {StateHome() + "/coordinator/admin", std::string(kServiceFolder)}) {
     if (IsFolder(folder)) return folder;
   }
   return "";
@@ -68,7 +74,8 @@ absl::Status RenewIfDue(const std::string& folder, const identity::IdentityFolde
   const identity::UnixTime now = identity::WallNow();
   if (self.ok() && now < identity::RenewAt(*self)) return absl::OkStatus();
   absl::Status renewed;
-  if (auto enrolment = net::Enrolment::Open({folder, "", "", identity::Role::kAdmin, ""}); enrolment.ok()) {
+  if (auto enrolment = net::Enrolment::Open({folder, "", "", identity::Role::kAdmin, ""});
+      enrolment.ok()) {
     renewed = (*enrolment)->Renew();
   } else {
     renewed = enrolment.status();
@@ -90,13 +97,16 @@ absl::Status UseAdminFolder(HttpClient::Options* options) {
     if (folder.empty()) return absl::OkStatus();
   } else if (!IsFolder(folder)) {
     const std::string why = std::strerror(errno);
-    return errno == EACCES ? absl::PermissionDeniedError(absl::StrCat("the administrator's folder ", folder, ": ", why,
-                                                                      "; its owner or root may read it"))
-                           : NotFound("the administrator's folder ", folder, " has no file `https`: ", why);
+    return errno == EACCES
+               ? absl::PermissionDeniedError(absl::StrCat("the administrator's folder ", folder,
+                                                          ": ", why,
+                                                          "; its owner or root may read it"))
+               : NotFound("the administrator's folder ", folder, " has no file `https`: ", why);
   }
   ASSIGN_OR_RETURN(const identity::IdentityFolder identity, identity::IdentityFolder::Open(folder));
   ASSIGN_OR_RETURN(const auto joined, identity.Load());
-  if (!joined.has_value()) return NotFound("the administrator's folder ", folder, " holds no certificate");
+  if (!joined.has_value())
+    return NotFound("the administrator's folder ", folder, " holds no certificate");
   RETURN_IF_ERROR(RenewIfDue(folder, *joined));
   if (options->url.empty()) options->url = joined->https;
   if (options->tls.ca.empty()) {

@@ -87,7 +87,9 @@ class Bench {
     return out;
   }
   // Spread over the vocabulary, so that embedding rows are not all in cache.
-  int32_t Token(uint32_t i) const { return static_cast<int32_t>((i * 2654435761ull + 12345) % n_vocab_); }
+  int32_t Token(uint32_t i) const {
+    return static_cast<int32_t>((i * 2654435761ull + 12345) % n_vocab_);
+  }
 
   engine::Chain& chain_;
   const uint32_t n_vocab_;
@@ -96,7 +98,8 @@ class Bench {
 
 // One run that does not count, then `repeat` that do.
 template <typename Fn>
-absl::StatusOr<Figure> Measure(const std::string& test, uint32_t repeat, double tokens, const Fn& fn) {
+absl::StatusOr<Figure> Measure(const std::string& test, uint32_t repeat, double tokens,
+                               const Fn& fn) {
   Figure figure{test, {}};
   for (uint32_t i = 0; i <= repeat; ++i) {
     ASSIGN_OR_RETURN(const double seconds, fn());
@@ -116,7 +119,8 @@ absl::StatusOr<std::vector<Figure>> RunAll(const Args& args) {
   ASSIGN_OR_RETURN(const engine::DeviceFlags flags, engine::ParseDevices(args.devices, args.vram));
   ASSIGN_OR_RETURN(const auto devices, engine::OpenDevices(flags));
   options.stage.devices.assign(devices.begin(), devices.end());
-  options.stage.threads = args.threads > 0 ? args.threads : std::max(1u, std::thread::hardware_concurrency());
+  options.stage.threads =
+      args.threads > 0 ? args.threads : std::max(1u, std::thread::hardware_concurrency());
   options.max_context = std::max(args.generate + 1, 1u);
   for (const uint32_t n : args.prompt) options.max_context = std::max(options.max_context, n);
   for (const uint32_t n : args.users) options.sequences = std::max(options.sequences, n);
@@ -124,7 +128,8 @@ absl::StatusOr<std::vector<Figure>> RunAll(const Args& args) {
   Bench bench(*chain, shape.n_vocab);
   std::vector<Figure> out;
   for (const uint32_t n : args.prompt) {
-    ASSIGN_OR_RETURN(Figure f, Measure(absl::StrCat("pp", n), args.repeat, n, [&] { return bench.Prefill(n); }));
+    ASSIGN_OR_RETURN(
+        Figure f, Measure(absl::StrCat("pp", n), args.repeat, n, [&] { return bench.Prefill(n); }));
     out.push_back(std::move(f));
   }
   if (args.generate == 0) return out;
@@ -142,7 +147,8 @@ void Print(const std::vector<Figure>& figures, bool json) {
   if (json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Figure& f : figures) {
-      list.push_back({{"test", f.test}, {"min", f.min()}, {"median", f.median()}, {"max", f.max()}});
+      list.push_back(
+          {{"test", f.test}, {"min", f.min()}, {"median", f.median()}, {"max", f.max()}});
     }
     std::printf("%s\n", list.dump().c_str());
     return;
@@ -157,30 +163,38 @@ void Print(const std::vector<Figure>& figures, bool json) {
 
 void RegisterBench(CLI::App& app) {
   const auto args = std::make_shared<Args>();
-  CLI::App* command = AddCommand(
-      app, "bench", "Speed of the engine alone, tokens per second",
-      "  lanyard bench --model smollm2.gguf --threads 2\n"
-      "  lanyard bench --model smollm2.gguf --prompt 128,512 --generate 64 --users 1,8 --repeat 5 --json\n"
-      "pp128: prefill of 128 tokens. tg64: 64 tokens, one after another. tg64x8: the same for 8 users at once, total.",
-      [args] {
-        const auto figures = RunAll(*args);
-        if (!figures.ok()) return static_cast<ExitCode>(Fail(figures.status()));
-        Print(*figures, args->json);
-        return kOk;
-      });
+  CLI::App* command = AddCommand(app, "bench", "Speed of the engine alone, tokens per second",
+                                 "  lanyard bench --model smollm2.gguf --threads 2\n"
+                                 "  lanyard bench --model smollm2.gguf --prompt 128,512 --generate "
+                                 "64 --users 1,8 --repeat 5 --json\n"
+                                 "pp128: prefill of 128 tokens. tg64: 64 tokens, one after "
+                                 "another. tg64x8: the same for 8 users at once, total.",
+                                 [args] {
+                                   const auto figures = RunAll(*args);
+                                   if (!figures.ok())
+                                     return static_cast<ExitCode>(Fail(figures.status()));
+                                   Print(*figures, args->json);
+                                   return kOk;
+                                 });
   command->add_option("--model", args->model, "GGUF file")->required();
   command->add_option("--threads", args->threads, "threads (default: all processors)");
-  command->add_option("--prompt", args->prompt, "prompt lengths")->delimiter(',')->check(CLI::Range(1u, 1u << 20));
+  command->add_option("--prompt", args->prompt, "prompt lengths")
+      ->delimiter(',')
+      ->check(CLI::Range(1u, 1u << 20));
   command->add_option("--generate", args->generate, "tokens to generate; 0: no decode tests")
       ->check(CLI::Range(0u, 1u << 20));
   command->add_option("--users", args->users, "sequences at once")
       ->delimiter(',')
       ->check(CLI::Range(1u, stage::kMaxFrameRows));
-  command->add_option("--repeat", args->repeat, "runs of each test that count")->check(CLI::Range(1u, 1000u));
+  command->add_option("--repeat", args->repeat, "runs of each test that count")
+      ->check(CLI::Range(1u, 1000u));
   command->add_option("--isa", args->isa, "scalar, avx2 or avx512 (default: the best)");
-  command->add_option("--devices", args->devices, "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
+  command
+      ->add_option("--devices", args->devices,
+                   "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
       ->capture_default_str();
-  command->add_option("--vram", args->vram, "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
+  command->add_option("--vram", args->vram,
+                      "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   AddNumericsFlags(*command, &args->numerics);
   command->add_flag("--json", args->json, "a JSON list");
 }

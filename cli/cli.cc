@@ -26,13 +26,19 @@ CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::strin
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "error: %s\n", Str(status.message()).c_str());
   switch (status.code()) {
-    case absl::StatusCode::kUnavailable: return kUnreachable;
+    case absl::StatusCode::kUnavailable:
+      return kUnreachable;
     case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated: return kDenied;
-    case absl::StatusCode::kNotFound: return kNotFound;
-    case absl::StatusCode::kDeadlineExceeded: return kTimedOut;
-    case absl::StatusCode::kCancelled: return kInterrupted;
-    default: return kFailed;
+    case absl::StatusCode::kUnauthenticated:
+      return kDenied;
+    case absl::StatusCode::kNotFound:
+      return kNotFound;
+    case absl::StatusCode::kDeadlineExceeded:
+      return kTimedOut;
+    case absl::StatusCode::kCancelled:
+      return kInterrupted;
+    default:
+      return kFailed;
   }
 }
 
@@ -41,8 +47,10 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("lanyard ") + kVersion);
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 not found, 6 timed out, 130 interrupted.\n"
-      "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_ADMIN, LANYARD_CA, LANYARD_CERT, LANYARD_CERT_KEY, NO_COLOR.");
+      "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 not found, 6 timed out, 130 "
+      "interrupted.\n"
+      "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_ADMIN, LANYARD_CA, LANYARD_CERT, "
+      "LANYARD_CERT_KEY, NO_COLOR.");
   // REGISTER: each room file adds its line here.
   RegisterEval(app);
   RegisterBench(app);

@@ -1,4 +1,5 @@
-// The `lanyard` command: one file a noun, each registers its verbs on the CLI11 tree. A verb's runner returns an exit code.
+// The `lanyard` command: one file a noun, each registers its verbs on the CLI11 tree. A verb's
+// runner returns an exit code.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -21,30 +22,31 @@ enum ExitCode {
   kInterrupted = 130,
 };
 
-// Adds a subcommand whose help ends with `examples`; when it is chosen, `run` is called after parsing and its result is the
-// process's exit code. Returns it so that options can be added.
+// Adds a subcommand whose help ends with `examples`; when it is chosen, `run` is called after
+// parsing and its result is the process's exit code. Returns it so that options can be added.
 CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::string& description,
                      const std::string& examples, std::function<int()> run);
 
-// Prints "error: ..." on stderr (one line, then hints) and gives the exit code that fits the status.
+// Prints "error: ..." on stderr (one line, then hints) and gives the exit code that fits the
+// status.
 int Fail(const absl::Status& status);
 
 // Parses and runs. Every Register* of this room is called here and nowhere else.
 int Main(int argc, char** argv);
 
-void RegisterInspect(CLI::App& app);    // cli/inspect.cc
-void RegisterTokenize(CLI::App& app);   // cli/tokenize.cc: tokenize, detokenize, template
-void RegisterEval(CLI::App& app);       // cli/eval.cc
-void RegisterBench(CLI::App& app);      // cli/bench.cc
-void RegisterPlan(CLI::App& app);       // cli/plan.cc
-void RegisterRun(CLI::App& app);        // cli/run.cc: run (chat)
-void RegisterNode(CLI::App& app);       // cli/node.cc: list, ps, node status, stop
-void RegisterKey(CLI::App& app);        // cli/key.cc: key create, list, revoke
-void RegisterMember(CLI::App& app);     // cli/member.cc: token, node list, node revoke, join
-void RegisterLoad(CLI::App& app);       // cli/load.cc
-void RegisterUp(CLI::App& app);         // cli/up.cc
-void RegisterGpuCheck(CLI::App& app);   // cli/gpu_check.cc
-void RegisterDiscover(CLI::App& app);   // cli/discover.cc
-void RegisterDoctor(CLI::App& app);     // cli/doctor.cc
+void RegisterInspect(CLI::App& app);   // cli/inspect.cc
+void RegisterTokenize(CLI::App& app);  // cli/tokenize.cc: tokenize, detokenize, template
+void RegisterEval(CLI::App& app);      // cli/eval.cc
+void RegisterBench(CLI::App& app);     // cli/bench.cc
+void RegisterPlan(CLI::App& app);      // cli/plan.cc
+void RegisterRun(CLI::App& app);       // cli/run.cc: run (chat)
+void RegisterNode(CLI::App& app);      // cli/node.cc: list, ps, node status, stop
+void RegisterKey(CLI::App& app);       // cli/key.cc: key create, list, revoke
+void RegisterMember(CLI::App& app);    // cli/member.cc: token, node list, node revoke, join
+void RegisterLoad(CLI::App& app);      // cli/load.cc
+void RegisterUp(CLI::App& app);        // cli/up.cc
+void RegisterGpuCheck(CLI::App& app);  // cli/gpu_check.cc
+void RegisterDiscover(CLI::App& app);  // cli/discover.cc
+void RegisterDoctor(CLI::App& app);    // cli/doctor.cc
 
 }  // namespace lanyard::cli

@@ -82,16 +82,22 @@ TEST(HttpClientTest, AMistypedKeyIsToldHere) {
   altered[30] = altered[30] == 'a' ? 'b' : 'a';
   EXPECT_NE(words(altered).find("altered"), std::string::npos);
   EXPECT_NE(words(key.substr(0, 50)).find("cut short: 50 characters of 65"), std::string::npos);
-  EXPECT_EQ(words(altered).find(altered.substr(20, 10)), std::string::npos) << "the key stands in an error";
+  EXPECT_EQ(words(altered).find(altered.substr(20, 10)), std::string::npos)
+      << "the key stands in an error";
 }
 
 TEST(HttpClientTest, TlsFilesThatCannotBeUsed) {
   const auto words = [](const TlsFiles& files) {
-    return Str(HttpClient::Create({.url = "https://h", .api_key = "", .tls = files}).status().message());
+    return Str(
+        HttpClient::Create({.url = "https://h", .api_key = "", .tls = files}).status().message());
   };
-  EXPECT_NE(words({.ca = "/nowhere/ca.pem", .cert = "", .key = ""}).find("/nowhere/ca.pem"), std::string::npos);
-  EXPECT_NE(words({.ca = "", .cert = "/nowhere/c.pem", .key = "/nowhere/k.pem"}).find("/nowhere/c.pem"), std::string::npos);
-  EXPECT_NE(words({.ca = "", .cert = "/nowhere/c.pem", .key = ""}).find("--cert FILE --key FILE"), std::string::npos);
+  EXPECT_NE(words({.ca = "/nowhere/ca.pem", .cert = "", .key = ""}).find("/nowhere/ca.pem"),
+            std::string::npos);
+  EXPECT_NE(
+      words({.ca = "", .cert = "/nowhere/c.pem", .key = "/nowhere/k.pem"}).find("/nowhere/c.pem"),
+      std::string::npos);
+  EXPECT_NE(words({.ca = "", .cert = "/nowhere/c.pem", .key = ""}).find("--cert FILE --key FILE"),
+            std::string::npos);
 }
 
 TEST(DurationTest, Spans) {
@@ -99,7 +105,8 @@ TEST(DurationTest, Spans) {
   EXPECT_EQ(*ParseSeconds("30m"), 1800);
   EXPECT_EQ(*ParseSeconds("90d"), 90 * 86400);
   EXPECT_EQ(*ParseSeconds("2w"), 14 * 86400);
-  for (const char* bad : {"", "d", "90", "0d", "-1d", "1.5d", "9d9", "1y", "99999999999999999999d", "9999999999999w", "1 d"}) {
+  for (const char* bad : {"", "d", "90", "0d", "-1d", "1.5d", "9d9", "1y", "99999999999999999999d",
+                          "9999999999999w", "1 d"}) {
     EXPECT_EQ(ParseSeconds(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
   }
 }
@@ -189,9 +196,12 @@ TEST(ProgressTest, RendersAndThrottles) {
 
 constexpr char kStatus[] =
     R"({"ready":true,"state":"ready","model":"m","context":64,"plan_why":["a","b"],"nodes":[
-  {"name":"w3","pid":13,"has_stage":true,"layers":null,"embeds":false,"samples":true,"gguf_bytes":3},
-  {"name":"w2","pid":12,"has_stage":true,"layers":[5,9],"embeds":false,"samples":false,"gguf_bytes":2},
-  {"name":"w1","pid":11,"has_stage":true,"layers":[0,4],"embeds":true,"samples":false,"gguf_bytes":1}]})";
+  {"name":"w3","pid":13,"has_stage":true,"layers":null,"embeds":false,"samples":true,
+   "gguf_bytes":3},
+  {"name":"w2","pid":12,"has_stage":true,"layers":[5,9],"embeds":false,"samples":false,
+   "gguf_bytes":2},
+  {"name":"w1","pid":11,"has_stage":true,"layers":[0,4],"embeds":true,"samples":false,
+   "gguf_bytes":1}]})";
 
 TEST(UpStatusTest, JsonLine) {
   const auto view = ParsePoolView(kStatus);
@@ -199,8 +209,9 @@ TEST(UpStatusTest, JsonLine) {
   EXPECT_EQ(view->plan_why, "  a\n  b");
   const std::string line = UpJson(*view, {"http://127.0.0.1:8080"}, 10, {{"w1", 111}});
   EXPECT_EQ(line.find('\n'), std::string::npos);
-  const json want =
-      json::parse(R"({"url":"http://127.0.0.1:8080","api_key":null,"ca":null,"admin":null,"model":"m","context":64,
+  const json want = json::parse(
+      R"({"url":"http://127.0.0.1:8080","api_key":null,"ca":null,"admin":null,
+    "model":"m","context":64,
     "pids":{"coordinator":10},"workers":[
     {"name":"w1","pid":111,"layers":[0,4],"embeds":true,"samples":false,"bytes":1},
     {"name":"w2","pid":12,"layers":[5,9],"embeds":false,"samples":false,"bytes":2},
@@ -221,9 +232,11 @@ TEST(UpStatusTest, TheKeyIsInJsonAndNotOnTheTerminal) {
   EXPECT_EQ(line["admin"], "/s/admin");
   const std::string text = UpText(*view, access, "/l");
   EXPECT_EQ(text.find("lyk_x"), std::string::npos);
-  for (const char* words : {R"(' '/it'\''s/api.key' | curl --cacert /s/admin/ca.crt -H @- https://h/v1/chat/completions -d)",
-                            R"~(OPENAI_API_KEY="$(cat '/it'\''s/api.key')" SSL_CERT_FILE=/s/admin/ca.crt)~",
-                            "lanyard run --admin /s/admin"}) {
+  for (const char* words :
+       {R"(' '/it'\''s/api.key' | curl --cacert /s/admin/ca.crt -H @- https://h/v1/chat/completio)"
+        "ns -d",
+        R"~(OPENAI_API_KEY="$(cat '/it'\''s/api.key')" SSL_CERT_FILE=/s/admin/ca.crt)~",
+        "lanyard run --admin /s/admin"}) {
     EXPECT_NE(text.find(words), std::string::npos) << words << " in\n" << text;
   }
 }

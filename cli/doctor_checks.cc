@@ -18,7 +18,8 @@ constexpr uint64_t kLeastMemory = uint64_t{512} << 20;
 constexpr uint64_t kLeastDisk = uint64_t{1} << 30;
 constexpr uint64_t kLeastCardMemory = uint64_t{512} << 20;
 constexpr double kMostSkewSeconds = 30;  // certificates bear 300 (identity::kClockToleranceSeconds)
-constexpr int64_t kRenewalOverdueShare = 6;  // of a certificate's life is left; renewal begins with a third
+constexpr int64_t kRenewalOverdueShare =
+    6;  // of a certificate's life is left; renewal begins with a third
 constexpr double kMostRttMs = 20;
 constexpr double kLeastBytesPerSecond = 12e6;  // what 100 Mbit give
 constexpr double kOldHeartbeatSeconds = 1;

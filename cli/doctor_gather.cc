@@ -204,8 +204,8 @@ std::string HostPortOf(const std::string& url) {
   return out;
 }
 
-void AskPool(const HttpClient& client, const std::string& node, const MachineFacts& machine, CoordinatorFacts* out,
-             std::optional<PoolFacts>* pool) {
+void AskPool(const HttpClient& client, const std::string& node, const MachineFacts& machine,
+             CoordinatorFacts* out, std::optional<PoolFacts>* pool) {
   const std::string path =
       node.empty() ? "/admin/v1/doctor" : "/admin/v1/doctor/" + EscapeForPath(node);
   const auto answer = GetJson(client, path);

@@ -1,5 +1,5 @@
-// lanyard eval: log-sum-exp, top logits and greedy text of prompts, with the engine alone, in the schema of the
-// conformance data.
+// lanyard eval: log-sum-exp, top logits and greedy text of prompts, with the engine alone, in the
+// schema of the conformance data.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -34,7 +34,8 @@ struct Args {
   std::string vram;
 };
 
-// Prompts between lines `----`; neither the newline before such a line nor the file's last is part of a prompt.
+// Prompts between lines `----`; neither the newline before such a line nor the file's last is part
+// of a prompt.
 absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return NotFound("cannot read prompts from ", path);
@@ -69,7 +70,8 @@ absl::StatusOr<stage::StepFrame> OverTheWire(stage::StepFrame frame) {
   v1::StepFrame message;
   RETURN_IF_ERROR(net::ToProto(frame, &message));
   v1::StepFrame parsed;
-  if (!parsed.ParseFromString(message.SerializeAsString())) return Internal("a frame does not parse again");
+  if (!parsed.ParseFromString(message.SerializeAsString()))
+    return Internal("a frame does not parse again");
   return net::FromProto(parsed);
 }
 
@@ -90,7 +92,8 @@ std::string List(const std::vector<T>& items, const Fn& fn) {
   return out + "]";
 }
 
-std::string ToJson(const std::string& prompt, const engine::EvalResult& result, const model::Tokenizer& tokenizer) {
+std::string ToJson(const std::string& prompt, const engine::EvalResult& result,
+                   const model::Tokenizer& tokenizer) {
   const auto id = [](int32_t x) { return std::to_string(x); };
   std::string greedy_text;
   for (const int32_t token : result.greedy) {
@@ -103,8 +106,9 @@ std::string ToJson(const std::string& prompt, const engine::EvalResult& result, 
     return "{\"lse\":" + Float(p.lse) + ",\"top\":" + List(p.top, logit) + "}";
   };
   return "{\"prompt\":" + Quoted(prompt) + ",\"tokens\":" + List(result.tokens, id) +
-         ",\"positions\":" + List(result.positions, position) + ",\"mean_nll\":" + Float(result.mean_nll) +
-         ",\"greedy\":" + List(result.greedy, id) + ",\"greedy_text\":" + Quoted(greedy_text) + "}";
+         ",\"positions\":" + List(result.positions, position) +
+         ",\"mean_nll\":" + Float(result.mean_nll) + ",\"greedy\":" + List(result.greedy, id) +
+         ",\"greedy_text\":" + Quoted(greedy_text) + "}";
 }
 
 absl::StatusOr<engine::ChainOptions> MakeOptions(const Args& args, const model::ModelShape& shape) {
@@ -117,7 +121,8 @@ absl::StatusOr<engine::ChainOptions> MakeOptions(const Args& args, const model::
   ASSIGN_OR_RETURN(const engine::DeviceFlags flags, engine::ParseDevices(args.devices, args.vram));
   ASSIGN_OR_RETURN(const auto devices, engine::OpenDevices(flags));
   options.stage.devices.assign(devices.begin(), devices.end());
-  options.stage.threads = args.threads > 0 ? args.threads : std::max(1u, std::thread::hardware_concurrency());
+  options.stage.threads =
+      args.threads > 0 ? args.threads : std::max(1u, std::thread::hardware_concurrency());
   if (args.chunk == 0) return InvalidArgument("--chunk 0: at least one token");
   options.wire = OverTheWire;
   return options;
@@ -131,7 +136,8 @@ absl::Status Eval(const Args& args) {
   std::vector<std::vector<int32_t>> prompts;
   size_t longest = 0;
   for (const std::string& text : texts) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> tokens, tokenizer->Encode(text, {.add_special = true, .parse_special = true}));
+    ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
+                     tokenizer->Encode(text, {.add_special = true, .parse_special = true}));
     longest = std::max(longest, tokens.size());
     prompts.push_back(std::move(tokens));
   }
@@ -145,7 +151,8 @@ absl::Status Eval(const Args& args) {
   eval.chunk = args.chunk;
   eval.batch = args.batch;
   eval.is_end = [&](int32_t id) { return tokenizer->IsEog(id); };
-  ASSIGN_OR_RETURN(const std::vector<engine::EvalResult> results, engine::Evaluate(*chain, prompts, eval));
+  ASSIGN_OR_RETURN(const std::vector<engine::EvalResult> results,
+                   engine::Evaluate(*chain, prompts, eval));
   std::printf("[");
   for (size_t i = 0; i < results.size(); ++i) {
     std::printf("%s%s", i == 0 ? "" : ",", ToJson(texts[i], results[i], *tokenizer).c_str());
@@ -158,28 +165,36 @@ absl::Status Eval(const Args& args) {
 
 void RegisterEval(CLI::App& app) {
   const auto args = std::make_shared<Args>();
-  CLI::App* command = AddCommand(
-      app, "eval", "Logits, likelihood and greedy text of prompts, by the engine alone",
-      "  lanyard eval --model smollm2.gguf --prompts prompts.txt --generate 48\n"
-      "  lanyard eval --model smollm2.gguf --prompts prompts.txt --stages 3 --chunk 16 --batch --isa avx2\n"
-      "Prompts are separated by a line `----`. The output is JSON: for every prompt its tokens, lse and top logits of every\n"
-      "position, mean_nll (nats per predicted token), greedy continuation.",
-      [args] {
-        const absl::Status status = Eval(*args);
-        return status.ok() ? kOk : Fail(status);
-      });
+  CLI::App* command =
+      AddCommand(app, "eval", "Logits, likelihood and greedy text of prompts, by the engine alone",
+                 "  lanyard eval --model smollm2.gguf --prompts prompts.txt --generate 48\n"
+                 "  lanyard eval --model smollm2.gguf --prompts prompts.txt --stages 3 --chunk 16 "
+                 "--batch --isa avx2\n"
+                 "Prompts are separated by a line `----`. The output is JSON: for every prompt its "
+                 "tokens, lse and top logits of every\n"
+                 "position, mean_nll (nats per predicted token), greedy continuation.",
+                 [args] {
+                   const absl::Status status = Eval(*args);
+                   return status.ok() ? kOk : Fail(status);
+                 });
   command->add_option("--model", args->model, "GGUF file")->required();
   command->add_option("--prompts", args->prompts, "file of prompts")->required();
   command->add_option("--generate", args->generate, "tokens to continue with, at most");
-  command->add_option("--top", args->top, "logits listed for each position")->check(CLI::Range(0u, 1024u));
+  command->add_option("--top", args->top, "logits listed for each position")
+      ->check(CLI::Range(0u, 1024u));
   command->add_option("--threads", args->threads, "threads (default: all processors)");
-  command->add_option("--chunk", args->chunk, "prompt tokens of one step")->check(CLI::Range(1u, stage::kMaxFrameRows));
-  command->add_option("--stages", args->stages, "cut the model into so many stages, with framing between them");
+  command->add_option("--chunk", args->chunk, "prompt tokens of one step")
+      ->check(CLI::Range(1u, stage::kMaxFrameRows));
+  command->add_option("--stages", args->stages,
+                      "cut the model into so many stages, with framing between them");
   command->add_flag("--batch", args->batch, "all prompts at once");
   command->add_option("--isa", args->isa, "scalar, avx2 or avx512 (default: the best)");
-  command->add_option("--devices", args->devices, "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
+  command
+      ->add_option("--devices", args->devices,
+                   "cpu, auto (every card), or cards as cuda:0,cuda:1; the CPU takes the rest")
       ->capture_default_str();
-  command->add_option("--vram", args->vram, "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
+  command->add_option("--vram", args->vram,
+                      "of cards: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   AddNumericsFlags(*command, &args->numerics);
 }
 

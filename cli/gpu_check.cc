@@ -1,5 +1,6 @@
-// `lanyard gpu-check`: what this machine's NVIDIA cards are, whether the kernels compile for them and give the CPU's bits, and
-// how fast they are. One report file for whoever has a card; nothing of the machine or its user in it.
+// `lanyard gpu-check`: what this machine's NVIDIA cards are, whether the kernels compile for them
+// and give the CPU's bits, and how fast they are. One report file for whoever has a card; nothing
+// of the machine or its user in it.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -15,8 +16,8 @@
 #include "cli/table.h"
 #include "engine/cuda/driver.h"
 #include "engine/cuda/nvml.h"
-#include "engine/cuda/probe.h"
 #include "engine/cuda/op_checks.h"
+#include "engine/cuda/probe.h"
 #include "engine/ops/cuda/ptx_image.h"
 
 namespace lanyard::cli {
@@ -65,20 +66,13 @@ json NvmlJson(const std::optional<cuda::CardNumbers>& n) {
     process_bytes += process.bytes.value_or(0);
     graphics += process.graphics ? 1 : 0;
   }
-  return {{"total_bytes", Maybe(n->total_bytes)},
-          {"used_bytes", Maybe(n->used_bytes)},
-          {"gpu_percent", Maybe(n->gpu_percent)},
-          {"memory_percent", Maybe(n->memory_percent)},
-          {"celsius", Maybe(n->celsius)},
-          {"watts", Maybe(n->watts)},
-          {"watts_limit", Maybe(n->watts_limit)},
-          {"sm_mhz", Maybe(n->sm_mhz)},
-          {"memory_mhz", Maybe(n->memory_mhz)},
-          {"pcie_generation", Maybe(n->pcie_generation)},
-          {"pcie_lanes", Maybe(n->pcie_lanes)},
-          {"processes", n->processes.size()},
-          {"graphics_processes", graphics},
-          {"process_bytes", process_bytes}};
+  return {{"total_bytes", Maybe(n->total_bytes)}, {"used_bytes", Maybe(n->used_bytes)},
+          {"gpu_percent", Maybe(n->gpu_percent)}, {"memory_percent", Maybe(n->memory_percent)},
+          {"celsius", Maybe(n->celsius)},         {"watts", Maybe(n->watts)},
+          {"watts_limit", Maybe(n->watts_limit)}, {"sm_mhz", Maybe(n->sm_mhz)},
+          {"memory_mhz", Maybe(n->memory_mhz)},   {"pcie_generation", Maybe(n->pcie_generation)},
+          {"pcie_lanes", Maybe(n->pcie_lanes)},   {"processes", n->processes.size()},
+          {"graphics_processes", graphics},       {"process_bytes", process_bytes}};
 }
 
 // The kernels that a level's PTX defines.
@@ -86,7 +80,8 @@ std::vector<std::string> KernelNames(int level) {
   std::vector<std::string> names;
   for (const ops::cuda::PtxFile& file : ops::cuda::PtxImages(level)) {
     constexpr std::string_view kEntry = ".entry ";
-    for (size_t at = file.text.find(kEntry); at != std::string_view::npos; at = file.text.find(kEntry, at + 1)) {
+    for (size_t at = file.text.find(kEntry); at != std::string_view::npos;
+         at = file.text.find(kEntry, at + 1)) {
       const size_t begin = at + kEntry.size();
       names.emplace_back(file.text.substr(begin, file.text.find_first_of("( \n", begin) - begin));
     }
@@ -115,8 +110,8 @@ json KernelsJson(cuda::Module& module) {
 json ChecksJson(const std::vector<cuda::OpCheck>& checks) {
   json out = json::array();
   for (const cuda::OpCheck& c : checks) {
-    json line = {{"op", c.op},           {"variant", c.variant},     {"ok", c.ok()},
-                 {"values", c.values},   {"different", c.different}, {"seconds", c.seconds}};
+    json line = {{"op", c.op},         {"variant", c.variant},     {"ok", c.ok()},
+                 {"values", c.values}, {"different", c.different}, {"seconds", c.seconds}};
     if (!c.first.empty()) line["first"] = c.first;
     if (!c.error.empty()) line["error"] = c.error;
     if (!c.skipped.empty()) line["skipped"] = c.skipped;
@@ -144,9 +139,10 @@ json ProbeJson(const cuda::CardProbe& p, const cuda::DeviceInfo& d) {
   return out;
 }
 
-// What is found out about one card that these kernels are for. `failed` is set when it does not do what it should.
-json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::DeviceInfo& device, const Options& o,
-               bool* failed) {
+// What is found out about one card that these kernels are for. `failed` is set when it does not do
+// what it should.
+json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::DeviceInfo& device,
+               const Options& o, bool* failed) {
   json report = {{"device", DeviceJson(device)}};
   const auto fail = [&](const char* what, const absl::Status& status) {
     report["error"] = absl::StrCat(what, ": ", status.message());
@@ -155,7 +151,8 @@ json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::De
   };
   const auto context = cuda::Context::Create(driver, device.ordinal);
   if (!context.ok()) return fail("context", context.status());
-  if (const auto memory = (*context)->Memory(); memory.ok()) report["free_bytes"] = memory->free_bytes;
+  if (const auto memory = (*context)->Memory(); memory.ok())
+    report["free_bytes"] = memory->free_bytes;
   const TimeNs begin = MonotonicNow();
   const auto module = cuda::Module::LoadShipped(*context);
   if (!module.ok()) return fail("kernels", module.status());
@@ -170,7 +167,8 @@ json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::De
     wrong += check.ok() ? 0 : 1;
     done.push_back(check);
     if (check.ok() || o.json) return;
-    std::fprintf(stderr, "cuda:%d %s (%s): %s\n", device.ordinal, check.op.c_str(), check.variant.c_str(),
+    std::fprintf(stderr, "cuda:%d %s (%s): %s\n", device.ordinal, check.op.c_str(),
+                 check.variant.c_str(),
                  check.error.empty() ? check.first.c_str() : check.error.c_str());
   };
   const auto checks = cuda::RunOpChecks(*module, test);
@@ -201,15 +199,19 @@ void PrintChecks(const json& card) {
       ++run;
     }
   }
-  std::printf("  checks   %zu of %zu equal to the CPU, bit for bit%s\n", run - card["checks_failed"].get<size_t>(), run,
+  std::printf("  checks   %zu of %zu equal to the CPU, bit for bit%s\n",
+              run - card["checks_failed"].get<size_t>(), run,
               skipped.empty() ? " (attention's fast form: near it)" : "");
-  if (!skipped.empty()) std::printf("  skipped  %zu checks: %s\n", card["checks"].size() - run, skipped.c_str());
+  if (!skipped.empty())
+    std::printf("  skipped  %zu checks: %s\n", card["checks"].size() - run, skipped.c_str());
 }
 
 void PrintCard(const json& card) {
   const json& d = card["device"];
-  std::printf("cuda:%d  %s, compute capability %s, %s\n", d["ordinal"].get<int>(), d["name"].get<std::string>().c_str(),
-              d["compute_capability"].get<std::string>().c_str(), FormatSize(d["total_bytes"].get<uint64_t>()).c_str());
+  std::printf("cuda:%d  %s, compute capability %s, %s\n", d["ordinal"].get<int>(),
+              d["name"].get<std::string>().c_str(),
+              d["compute_capability"].get<std::string>().c_str(),
+              FormatSize(d["total_bytes"].get<uint64_t>()).c_str());
   if (card.contains("skipped")) {
     std::printf("  skipped  %s\n", card["skipped"].get<std::string>().c_str());
     return;
@@ -218,25 +220,31 @@ void PrintCard(const json& card) {
     std::printf("  failed   %s\n", card["error"].get<std::string>().c_str());
     return;
   }
-  std::printf("  kernels  %zu of level %d, ready in %.1f s\n", card["kernels"].size(), card["kernels_level"].get<int>(),
-              card["kernels_load_seconds"].get<double>());
+  std::printf("  kernels  %zu of level %d, ready in %.1f s\n", card["kernels"].size(),
+              card["kernels_level"].get<int>(), card["kernels_load_seconds"].get<double>());
   PrintChecks(card);
   if (!card.contains("probe")) return;
   const json& p = card["probe"];
   const auto giga = [&](const char* key) { return p[key].get<double>() * 1e-9; };
-  std::printf("  memory   %.0f GB/s read, %.0f GB/s copied; PCIe %.1f GB/s there, %.1f GB/s back; a launch %.1f us\n",
-              giga("read_bytes_per_second"), giga("copy_bytes_per_second"), giga("to_device_bytes_per_second"),
-              giga("to_host_bytes_per_second"), p["launch_seconds"].get<double>() * 1e6);
-  std::printf("  rates    int8 %.1f T/s (dp4a), %.1f T/s (tensor cores); f16 %.1f T/s; f32 %.1f T/s\n",
-              giga("int8_dp4a_ops_per_second") * 1e-3, giga("int8_mma_ops_per_second") * 1e-3,
-              giga("f16_mma_ops_per_second") * 1e-3, giga("f32_fma_ops_per_second") * 1e-3);
+  std::printf(
+      "  memory   %.0f GB/s read, %.0f GB/s copied; PCIe %.1f GB/s there, %.1f GB/s back; a launch "
+      "%.1f us\n",
+      giga("read_bytes_per_second"), giga("copy_bytes_per_second"),
+      giga("to_device_bytes_per_second"), giga("to_host_bytes_per_second"),
+      p["launch_seconds"].get<double>() * 1e6);
+  std::printf(
+      "  rates    int8 %.1f T/s (dp4a), %.1f T/s (tensor cores); f16 %.1f T/s; f32 %.1f T/s\n",
+      giga("int8_dp4a_ops_per_second") * 1e-3, giga("int8_mma_ops_per_second") * 1e-3,
+      giga("f16_mma_ops_per_second") * 1e-3, giga("f32_fma_ops_per_second") * 1e-3);
 }
 
 absl::Status WriteReport(const std::string& path, const json& report) {
   std::ofstream file(path, std::ios::trunc);
   file << report.dump(2) << "\n";
   file.flush();
-  if (!file) return absl::InternalError(absl::StrCat("cannot write ", path, "; choose another file with --out"));
+  if (!file)
+    return absl::InternalError(
+        absl::StrCat("cannot write ", path, "; choose another file with --out"));
   return absl::OkStatus();
 }
 
@@ -274,7 +282,9 @@ int Run(const Options& o) {
     report["cards"].push_back(std::move(card));
     if (Interrupted()) return kInterrupted;
   }
-  if (!found) return Fail(NotFound("no card cuda:", o.card, "; the driver sees ", (*driver)->devices().size()));
+  if (!found)
+    return Fail(
+        NotFound("no card cuda:", o.card, "; the driver sees ", (*driver)->devices().size()));
   failed = failed || checked == 0;
   report["ok"] = !failed;
   if (const absl::Status written = WriteReport(o.out, report); !written.ok()) return Fail(written);
@@ -290,16 +300,18 @@ int Run(const Options& o) {
 
 void RegisterGpuCheck(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = AddCommand(app, "gpu-check", "Check this machine's NVIDIA cards: facts, kernels, bits, rates",
-                                 "  lanyard gpu-check\n  lanyard gpu-check --card 0 --json\n"
-                                 "JSON: report version driver driver_cuda nvml kernels_levels ok "
-                                 "cards[device free_bytes kernels[] checks[] checks_failed probe nvml error skipped].\n"
-                                 "Cards that are too old for the kernels are skipped.\n"
-                                 "Exit codes: 0 all well, 1 a check failed, a card was lost or none is new enough, "
-                                 "5 no driver or no card.",
-                                 [o] { return Run(*o); });
+  CLI::App* command = AddCommand(
+      app, "gpu-check", "Check this machine's NVIDIA cards: facts, kernels, bits, rates",
+      "  lanyard gpu-check\n  lanyard gpu-check --card 0 --json\n"
+      "JSON: report version driver driver_cuda nvml kernels_levels ok "
+      "cards[device free_bytes kernels[] checks[] checks_failed probe nvml error skipped].\n"
+      "Cards that are too old for the kernels are skipped.\n"
+      "Exit codes: 0 all well, 1 a check failed, a card was lost or none is new enough, "
+      "5 no driver or no card.",
+      [o] { return Run(*o); });
   command->add_option("--out", o->out, "File for the report")->capture_default_str();
-  command->add_option("--card", o->card, "Only this card, as the driver numbers them")->check(CLI::NonNegativeNumber);
+  command->add_option("--card", o->card, "Only this card, as the driver numbers them")
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("--small", o->small, "Few and small shapes");
   command->add_flag("--no-probe", o->no_probe, "Do not measure rates");
   command->add_flag("--json", o->json, "Print the report instead of a summary");

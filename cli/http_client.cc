@@ -1,4 +1,5 @@
-// The only file of this room with Beast in it: its parser alone, over plain sockets, which have simple time-outs.
+// The only file of this room with Beast in it: its parser alone, over plain sockets, which have
+// simple time-outs.
 #include "cli/http_client.h"
 
 #include <algorithm>
@@ -32,18 +33,26 @@ class ReplyParser : public http::basic_parser<false> {
   bool stopped() const { return stopped_; }
 
  private:
-  void on_request_impl(http::verb, beast::string_view, beast::string_view, int, beast::error_code&) override {}
-  void on_response_impl(int code, beast::string_view, int, beast::error_code&) override { reply_->status = code; }
-  void on_field_impl(http::field, beast::string_view name, beast::string_view value, beast::error_code&) override {
+  void on_request_impl(http::verb, beast::string_view, beast::string_view, int,
+                       beast::error_code&) override {}
+  void on_response_impl(int code, beast::string_view, int, beast::error_code&) override {
+    reply_->status = code;
+  }
+  void on_field_impl(http::field, beast::string_view name, beast::string_view value,
+                     beast::error_code&) override {
     std::string key(name.data(), name.size());
-    std::transform(key.begin(), key.end(), key.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::transform(key.begin(), key.end(), key.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     reply_->headers[key] = std::string(value.data(), value.size());
   }
   void on_header_impl(beast::error_code&) override {}
   void on_body_init_impl(const boost::optional<std::uint64_t>&, beast::error_code&) override {}
-  std::size_t on_body_impl(beast::string_view bytes, beast::error_code& ec) override { return Body(bytes, ec); }
+  std::size_t on_body_impl(beast::string_view bytes, beast::error_code& ec) override {
+    return Body(bytes, ec);
+  }
   void on_chunk_header_impl(std::uint64_t, beast::string_view, beast::error_code&) override {}
-  std::size_t on_chunk_body_impl(std::uint64_t, beast::string_view bytes, beast::error_code& ec) override {
+  std::size_t on_chunk_body_impl(std::uint64_t, beast::string_view bytes,
+                                 beast::error_code& ec) override {
     return Body(bytes, ec);
   }
   void on_finish_impl(beast::error_code&) override {}
@@ -107,7 +116,8 @@ absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
     socket.host.resize(colon);
   }
   std::string& host = socket.host;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
   if (host.empty() || socket.port.empty() || socket.port.size() > 5 ||
       socket.port.find_first_not_of("0123456789") != std::string::npos ||
       host.find_first_of("/?#@ \r\n") != std::string::npos) {
@@ -126,15 +136,18 @@ absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
   return HttpClient(std::move(options), std::move(socket));
 }
 
-absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::string& path, const std::string& body,
-                                           const BodySink& sink) const {
+absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::string& path,
+                                           const std::string& body, const BodySink& sink) const {
   ASSIGN_OR_RETURN(const auto socket, HttpSocket::Connect(socket_));
-  std::string request = absl::StrCat(AbslView(method), " ", path, " HTTP/1.1\r\nHost: ",
-                                     options_.url.substr(options_.url.find("://") + 3),
-                                     "\r\nUser-Agent: lanyard\r\nConnection: close\r\n");
-  if (!options_.api_key.empty()) absl::StrAppend(&request, "Authorization: Bearer ", options_.api_key, "\r\n");
+  std::string request =
+      absl::StrCat(AbslView(method), " ", path,
+                   " HTTP/1.1\r\nHost: ", options_.url.substr(options_.url.find("://") + 3),
+                   "\r\nUser-Agent: lanyard\r\nConnection: close\r\n");
+  if (!options_.api_key.empty())
+    absl::StrAppend(&request, "Authorization: Bearer ", options_.api_key, "\r\n");
   if (method == "POST") {
-    absl::StrAppend(&request, "Content-Type: application/json\r\nContent-Length: ", body.size(), "\r\n");
+    absl::StrAppend(&request, "Content-Type: application/json\r\nContent-Length: ", body.size(),
+                    "\r\n");
   }
   absl::StrAppend(&request, "\r\n", body);
   RETURN_IF_ERROR(socket->Send(request));
@@ -148,7 +161,8 @@ absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::s
     if (n == 0) {
       if (parser.got_some()) parser.put_eof(ec);
       if (parser.is_done() && !ec) break;
-      return Unavailable("the pool at ", options_.url, " closed the connection in the middle of an answer",
+      return Unavailable("the pool at ", options_.url,
+                         " closed the connection in the middle of an answer",
                          "\n  Look at it with: lanyard node status");
     }
     buffer.append(piece, n);
@@ -160,7 +174,8 @@ absl::StatusOr<HttpReply> HttpClient::Call(std::string_view method, const std::s
       if (ec) break;
     }
     if (ec && ec != http::error::need_more) {
-      return Internal("what answers at ", options_.url, " does not speak HTTP/1.1 (", ec.message(), ")");
+      return Internal("what answers at ", options_.url, " does not speak HTTP/1.1 (", ec.message(),
+                      ")");
     }
   }
   return reply;
@@ -177,9 +192,14 @@ absl::StatusOr<HttpReply> HttpClient::Whole(std::string_view method, const std::
   return reply;
 }
 
-absl::StatusOr<HttpReply> HttpClient::Get(const std::string& path) const { return Whole("GET", path, ""); }
-absl::StatusOr<HttpReply> HttpClient::Delete(const std::string& path) const { return Whole("DELETE", path, ""); }
-absl::StatusOr<HttpReply> HttpClient::Post(const std::string& path, const std::string& json_body) const {
+absl::StatusOr<HttpReply> HttpClient::Get(const std::string& path) const {
+  return Whole("GET", path, "");
+}
+absl::StatusOr<HttpReply> HttpClient::Delete(const std::string& path) const {
+  return Whole("DELETE", path, "");
+}
+absl::StatusOr<HttpReply> HttpClient::Post(const std::string& path,
+                                           const std::string& json_body) const {
   return Whole("POST", path, json_body);
 }
 
@@ -187,7 +207,8 @@ absl::Status HttpClient::Stream(const std::string& path, const std::string& json
                                 const std::function<bool(std::string_view)>& on_data) const {
   SseReader reader;
   std::string error_body;
-  ASSIGN_OR_RETURN(HttpReply reply, Call("POST", path, json_body, [&](int status, std::string_view bytes) {
+  ASSIGN_OR_RETURN(HttpReply reply,
+                   Call("POST", path, json_body, [&](int status, std::string_view bytes) {
                      if (status == 200) return reader.Feed(bytes, on_data);
                      error_body += bytes;
                      return error_body.size() <= kMaxBodyBytes;
@@ -199,22 +220,32 @@ absl::Status HttpClient::Stream(const std::string& path, const std::string& json
 absl::Status StatusOfReply(const HttpReply& reply) {
   if (reply.status >= 200 && reply.status < 300) return absl::OkStatus();
   std::string message = absl::StrCat("the pool answered with HTTP status ", reply.status);
-  const nlohmann::json body = nlohmann::json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-  if (body.is_object() && body.contains("error") && body["error"].is_object() && body["error"].contains("message") &&
-      body["error"]["message"].is_string()) {
+  const nlohmann::json body =
+      nlohmann::json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
+  if (body.is_object() && body.contains("error") && body["error"].is_object() &&
+      body["error"].contains("message") && body["error"]["message"].is_string()) {
     message = body["error"]["message"].get<std::string>();
   }
   switch (reply.status) {
     case 400:
-    case 413: return InvalidArgument(message);
-    case 409: return absl::AlreadyExistsError(message);
-    case 401: return absl::UnauthenticatedError(message);
-    case 403: return absl::PermissionDeniedError(message);
-    case 404: return NotFound(message);
-    case 429: return ResourceExhausted(message);
-    case 503: return FailedPrecondition(message);  // it was reached, so not Unavailable
-    case 504: return absl::DeadlineExceededError(message);
-    default: return Internal(message);
+    case 413:
+      return InvalidArgument(message);
+    case 409:
+      return absl::AlreadyExistsError(message);
+    case 401:
+      return absl::UnauthenticatedError(message);
+    case 403:
+      return absl::PermissionDeniedError(message);
+    case 404:
+      return NotFound(message);
+    case 429:
+      return ResourceExhausted(message);
+    case 503:
+      return FailedPrecondition(message);  // it was reached, so not Unavailable
+    case 504:
+      return absl::DeadlineExceededError(message);
+    default:
+      return Internal(message);
   }
 }
 

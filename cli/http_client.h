@@ -1,5 +1,6 @@
-// A small HTTP/1.1 client for the pool's API: whole answers and server-sent events, one connection a call. Blocking, with
-// time-outs; a call ends early when *stop becomes true (Ctrl-C sets it). An instance may be used by one thread at a time.
+// A small HTTP/1.1 client for the pool's API: whole answers and server-sent events, one connection
+// a call. Blocking, with time-outs; a call ends early when *stop becomes true (Ctrl-C sets it). An
+// instance may be used by one thread at a time.
 #pragma once
 
 #include <atomic>
@@ -23,49 +24,53 @@ struct HttpReply {
 class HttpClient {
  public:
   struct Options {
-    std::string url;        // "http[s]://HOST[:PORT]"; empty: LANYARD_URL, then http://127.0.0.1:8080
-    std::string api_key;    // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
-    std::string admin = {};  // an administrator's folder (admin_folder.h)
-    TlsFiles tls = {};      // of https; empty: LANYARD_CA, LANYARD_CERT with LANYARD_CERT_KEY
+    std::string url;      // "http[s]://HOST[:PORT]"; empty: LANYARD_URL, then http://127.0.0.1:8080
+    std::string api_key;  // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
+    std::string admin = {};     // an administrator's folder (admin_folder.h)
+    TlsFiles tls = {};          // of https; empty: LANYARD_CA, LANYARD_CERT with LANYARD_CERT_KEY
     std::string tls_name = {};  // what the server's certificate must be for; empty: the URL's host
     int connect_timeout_ms = 5'000;
     int silence_timeout_ms = 600'000;  // without a byte from the server (streams ping every 10 s)
     const std::atomic<bool>* stop = nullptr;
-    bool look_around = true;  // false: what is empty stays so, whatever the environment and the default folders hold
+    bool look_around = true;  // false: what is empty stays so, whatever the environment and the
+                              // default folders hold
   };
   // InvalidArgument for a malformed URL, a mistyped key of Lanyard's, or files that cannot be read.
   static absl::StatusOr<HttpClient> Create(Options options);
 
-  // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do); DeadlineExceeded; Cancelled.
-  // Of TLS: see http_socket.h.
+  // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do);
+  // DeadlineExceeded; Cancelled. Of TLS: see http_socket.h.
   absl::StatusOr<HttpReply> Get(const std::string& path) const;
   absl::StatusOr<HttpReply> Delete(const std::string& path) const;
   absl::StatusOr<HttpReply> Post(const std::string& path, const std::string& json_body) const;
 
-  // POSTs and calls on_data with the data of every event until it returns false or the stream ends. An answer that is not
-  // 200 becomes the status that fits (StatusOfReply).
+  // POSTs and calls on_data with the data of every event until it returns false or the stream ends.
+  // An answer that is not 200 becomes the status that fits (StatusOfReply).
   absl::Status Stream(const std::string& path, const std::string& json_body,
                       const std::function<bool(std::string_view data)>& on_data) const;
 
   const std::string& url() const { return options_.url; }
 
  private:
-  HttpClient(Options options, SocketOptions socket) : options_(std::move(options)), socket_(std::move(socket)) {}
+  HttpClient(Options options, SocketOptions socket)
+      : options_(std::move(options)), socket_(std::move(socket)) {}
   using BodySink = std::function<bool(int status, std::string_view bytes)>;
-  absl::StatusOr<HttpReply> Call(std::string_view method, const std::string& path, const std::string& body,
-                                 const BodySink& sink) const;
-  absl::StatusOr<HttpReply> Whole(std::string_view method, const std::string& path, const std::string& body) const;
+  absl::StatusOr<HttpReply> Call(std::string_view method, const std::string& path,
+                                 const std::string& body, const BodySink& sink) const;
+  absl::StatusOr<HttpReply> Whole(std::string_view method, const std::string& path,
+                                  const std::string& body) const;
 
   Options options_;
   SocketOptions socket_;
 };
 
-// OK for 2xx; else the error's message with the code that gives the right exit code: 401 and 403 denied, 404 not found,
-// 504 timed out, everything else failed.
+// OK for 2xx; else the error's message with the code that gives the right exit code: 401 and 403
+// denied, 404 not found, 504 timed out, everything else failed.
 absl::Status StatusOfReply(const HttpReply& reply);
 
-// Splits a stream of bytes into the data of server-sent events (https://html.spec.whatwg.org/#event-stream-interpretation):
-// comments and other fields are dropped, several data lines are joined by a newline.
+// Splits a stream of bytes into the data of server-sent events
+// (https://html.spec.whatwg.org/#event-stream-interpretation): comments and other fields are
+// dropped, several data lines are joined by a newline.
 class SseReader {
  public:
   // False as soon as on_data returns false.

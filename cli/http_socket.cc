@@ -35,7 +35,8 @@ absl::Status WaitFor(int fd, short events, int timeout_ms, const std::atomic<boo
     if (n > 0) return absl::OkStatus();
     if (n < 0 && errno != EINTR) return Internal("poll: ", std::strerror(errno));
     if (std::chrono::steady_clock::now() >= end) {
-      return absl::DeadlineExceededError(absl::StrCat("no answer within ", timeout_ms / 1000, " s"));
+      return absl::DeadlineExceededError(
+          absl::StrCat("no answer within ", timeout_ms / 1000, " s"));
     }
   }
 }
@@ -48,10 +49,12 @@ std::string TimeText(const ASN1_TIME* time) {
   return {data, static_cast<size_t>(n > 0 ? n : 0)};
 }
 
-// "pc1, 192.168.1.10": whom a certificate is for, without anything that could move a terminal's cursor.
+// "pc1, 192.168.1.10": whom a certificate is for, without anything that could move a terminal's
+// cursor.
 std::string NamesOf(X509* certificate) {
   std::string out;
-  auto* names = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
+  auto* names = static_cast<GENERAL_NAMES*>(
+      X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
   for (int i = 0; i < sk_GENERAL_NAME_num(names); ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(names, i);
     std::string text;
@@ -62,11 +65,13 @@ std::string NamesOf(X509* certificate) {
       char address[INET6_ADDRSTRLEN] = "";
       const int length = ASN1_STRING_length(name->d.iPAddress);
       if (length == 4 || length == 16) {
-        inet_ntop(length == 4 ? AF_INET : AF_INET6, ASN1_STRING_get0_data(name->d.iPAddress), address, sizeof(address));
+        inet_ntop(length == 4 ? AF_INET : AF_INET6, ASN1_STRING_get0_data(name->d.iPAddress),
+                  address, sizeof(address));
       }
       text = address;
     }
-    for (char& c : text) c = static_cast<unsigned char>(c) > ' ' && static_cast<unsigned char>(c) < 0x7f ? c : '?';
+    for (char& c : text)
+      c = static_cast<unsigned char>(c) > ' ' && static_cast<unsigned char>(c) < 0x7f ? c : '?';
     if (!text.empty()) absl::StrAppend(&out, out.empty() ? "" : ", ", text.substr(0, 100));
   }
   GENERAL_NAMES_free(names);
@@ -75,7 +80,8 @@ std::string NamesOf(X509* certificate) {
 
 bool IsAddress(const std::string& host) {
   unsigned char bytes[16];
-  return inet_pton(AF_INET, host.c_str(), bytes) == 1 || inet_pton(AF_INET6, host.c_str(), bytes) == 1;
+  return inet_pton(AF_INET, host.c_str(), bytes) == 1 ||
+         inet_pton(AF_INET6, host.c_str(), bytes) == 1;
 }
 
 // OpenSSL writes without MSG_NOSIGNAL: a peer that is gone must not end the program.
@@ -139,7 +145,8 @@ absl::StatusOr<int> ConnectAny(const SocketOptions& o) {
                        "\n  Check the host's name in --url or LANYARD_URL.");
   }
   absl::StatusOr<int> fd = Unavailable("no address");
-  for (const addrinfo* a = found; a != nullptr && !fd.ok() && !absl::IsCancelled(fd.status()); a = a->ai_next) {
+  for (const addrinfo* a = found; a != nullptr && !fd.ok() && !absl::IsCancelled(fd.status());
+       a = a->ai_next) {
     fd = ConnectOne(*a, o);
   }
   ::freeaddrinfo(found);
@@ -166,25 +173,30 @@ absl::StatusOr<std::shared_ptr<SSL_CTX>> MakeTlsContext(const TlsFiles& files) {
   if (files.ca.empty()) {
     SSL_CTX_set_default_verify_paths(context.get());
   } else if (SSL_CTX_load_verify_file(context.get(), files.ca.c_str()) != 1) {
-    return InvalidArgument("cannot read a CA's certificate from ", files.ca, ": ", identity::OpenSslError());
+    return InvalidArgument("cannot read a CA's certificate from ", files.ca, ": ",
+                           identity::OpenSslError());
   }
   if (files.cert.empty() != files.key.empty()) {
-    return InvalidArgument("a client's certificate and its key are given together: --cert FILE --key FILE");
+    return InvalidArgument(
+        "a client's certificate and its key are given together: --cert FILE --key FILE");
   }
   if (!files.cert.empty()) {
     if (SSL_CTX_use_certificate_chain_file(context.get(), files.cert.c_str()) != 1) {
-      return InvalidArgument("cannot read a certificate from ", files.cert, ": ", identity::OpenSslError());
+      return InvalidArgument("cannot read a certificate from ", files.cert, ": ",
+                             identity::OpenSslError());
     }
     // Nobody is asked for a password at the terminal.
     SSL_CTX_set_default_passwd_cb(context.get(), [](char*, int, int, void*) { return -1; });
     if (SSL_CTX_use_PrivateKey_file(context.get(), files.key.c_str(), SSL_FILETYPE_PEM) != 1) {
-      return InvalidArgument("cannot use the key in ", files.key, " with ", files.cert, ": ", identity::OpenSslError());
+      return InvalidArgument("cannot use the key in ", files.key, " with ", files.cert, ": ",
+                             identity::OpenSslError());
     }
   }
   return context;
 }
 
-HttpSocket::HttpSocket(const SocketOptions& options, int fd) : options_(options), fd_(fd), verdict_(new Verdict) {}
+HttpSocket::HttpSocket(const SocketOptions& options, int fd)
+    : options_(options), fd_(fd), verdict_(new Verdict) {}
 
 HttpSocket::~HttpSocket() {
   SSL_free(ssl_);
@@ -205,12 +217,14 @@ absl::Status HttpSocket::Handshake() {
   const bool address = IsAddress(name);
   const int named = address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), name.c_str())
                             : SSL_set1_host(ssl_, name.c_str());
-  if (named != 1) return Internal("cannot use TLS: ", identity::OpenSslError());  // else any name would do
+  if (named != 1)
+    return Internal("cannot use TLS: ", identity::OpenSslError());  // else any name would do
   if (!address) SSL_set_tlsext_host_name(ssl_, name.c_str());
   SSL_set_app_data(ssl_, verdict_.get());
   // Keeps what was wrong and with which certificate; the answer stays OpenSSL's.
   SSL_set_verify(ssl_, SSL_VERIFY_PEER, [](int good, X509_STORE_CTX* context) {
-    const auto* ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx()));
+    const auto* ssl = static_cast<SSL*>(
+        X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx()));
     auto* verdict = static_cast<Verdict*>(SSL_get_app_data(ssl));
     X509* const certificate = X509_STORE_CTX_get_current_cert(context);
     if (good == 0 && verdict->error == X509_V_OK && certificate != nullptr) {
@@ -233,9 +247,12 @@ absl::Status HttpSocket::Handshake() {
 
 absl::Status HttpSocket::WaitForTls(int result, int timeout_ms) {
   switch (SSL_get_error(ssl_, result)) {
-    case SSL_ERROR_WANT_READ: return WaitFor(fd_, POLLIN, timeout_ms, options_.stop);
-    case SSL_ERROR_WANT_WRITE: return WaitFor(fd_, POLLOUT, timeout_ms, options_.stop);
-    default: return TlsError();
+    case SSL_ERROR_WANT_READ:
+      return WaitFor(fd_, POLLIN, timeout_ms, options_.stop);
+    case SSL_ERROR_WANT_WRITE:
+      return WaitFor(fd_, POLLOUT, timeout_ms, options_.stop);
+    default:
+      return TlsError();
   }
 }
 
@@ -245,18 +262,22 @@ absl::Status HttpSocket::TlsError() const {
   const int reason = ERR_GET_REASON(ERR_peek_error());
   const std::string words = identity::OpenSslError();
   switch (v.error) {
-    case X509_V_OK: break;
+    case X509_V_OK:
+      break;
     case X509_V_ERR_CERT_HAS_EXPIRED:
-      return absl::UnauthenticatedError(absl::StrCat("the certificate of ", pool, " has expired (", v.not_after,
-                                                     ")\n  Compare the clocks of both machines with: date"));
+      return absl::UnauthenticatedError(
+          absl::StrCat("the certificate of ", pool, " has expired (", v.not_after,
+                       ")\n  Compare the clocks of both machines with: date"));
     case X509_V_ERR_CERT_NOT_YET_VALID:
-      return absl::UnauthenticatedError(absl::StrCat("the certificate of ", pool, " is not valid yet (from ", v.not_before,
-                                                     ")\n  Compare the clocks of both machines with: date"));
+      return absl::UnauthenticatedError(
+          absl::StrCat("the certificate of ", pool, " is not valid yet (from ", v.not_before,
+                       ")\n  Compare the clocks of both machines with: date"));
     case X509_V_ERR_HOSTNAME_MISMATCH:
     case X509_V_ERR_IP_ADDRESS_MISMATCH:
-      return absl::UnauthenticatedError(absl::StrCat("the certificate of ", pool, " is for ", v.names, ", not for ",
-                                                     options_.tls_name.empty() ? options_.host : options_.tls_name,
-                                                     "\n  Use one of those names in --url."));
+      return absl::UnauthenticatedError(
+          absl::StrCat("the certificate of ", pool, " is for ", v.names, ", not for ",
+                       options_.tls_name.empty() ? options_.host : options_.tls_name,
+                       "\n  Use one of those names in --url."));
     case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
     case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
     case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
@@ -265,19 +286,24 @@ absl::Status HttpSocket::TlsError() const {
     case X509_V_ERR_CERT_SIGNATURE_FAILURE:
       return absl::UnauthenticatedError(absl::StrCat(
           "the certificate of ", pool, " is not signed by ",
-          options_.files.ca.empty() ? std::string("a CA that this machine knows") : "the CA in " + options_.files.ca,
-          options_.files.ca.empty() ? "\n  Give the cluster's CA: --ca FILE (or LANYARD_CA)."
-                                    : "\n  Is it the CA of another cluster, or somebody else at that address?"));
+          options_.files.ca.empty() ? std::string("a CA that this machine knows")
+                                    : "the CA in " + options_.files.ca,
+          options_.files.ca.empty()
+              ? "\n  Give the cluster's CA: --ca FILE (or LANYARD_CA)."
+              : "\n  Is it the CA of another cluster, or somebody else at that address?"));
     default:
-      return absl::UnauthenticatedError(
-          absl::StrCat("the certificate of ", pool, " is not valid: ", X509_verify_cert_error_string(v.error)));
+      return absl::UnauthenticatedError(absl::StrCat(
+          "the certificate of ", pool, " is not valid: ", X509_verify_cert_error_string(v.error)));
   }
-  if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST || reason == SSL_R_PACKET_LENGTH_TOO_LONG) {
-    return FailedPrecondition(pool, " does not speak TLS\n  Is its URL http:// instead of https://?");
+  if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST ||
+      reason == SSL_R_PACKET_LENGTH_TOO_LONG) {
+    return FailedPrecondition(pool,
+                              " does not speak TLS\n  Is its URL http:// instead of https://?");
   }
   if (reason >= SSL_AD_REASON_OFFSET && reason != SSL_AD_REASON_OFFSET + SSL_AD_PROTOCOL_VERSION) {
     return absl::UnauthenticatedError(absl::StrCat(
-        pool, " refused this client", options_.files.cert.empty() ? "" : "'s certificate (" + options_.files.cert + ")", ": ",
+        pool, " refused this client",
+        options_.files.cert.empty() ? "" : "'s certificate (" + options_.files.cert + ")", ": ",
         words));
   }
   return Unavailable("cannot speak TLS with ", pool, ": ", words, "\n  Look at its log.");
@@ -288,7 +314,8 @@ absl::Status HttpSocket::Send(std::string_view bytes) {
     if (ssl_ != nullptr) {
       const NoSigpipe guard;
       ERR_clear_error();
-      const int n = SSL_write(ssl_, bytes.data(), static_cast<int>(std::min<size_t>(bytes.size(), 1 << 20)));
+      const int n =
+          SSL_write(ssl_, bytes.data(), static_cast<int>(std::min<size_t>(bytes.size(), 1 << 20)));
       if (n > 0) {
         bytes.remove_prefix(static_cast<size_t>(n));
         continue;
@@ -325,7 +352,8 @@ absl::StatusOr<size_t> HttpSocket::Receive(char* to, size_t bytes) {
     if (n > 0) return static_cast<size_t>(n);
     const int error = SSL_get_error(ssl_, n);
     if (error == SSL_ERROR_ZERO_RETURN || error == SSL_ERROR_SYSCALL) return size_t{0};
-    if (error == SSL_ERROR_SSL && ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+    if (error == SSL_ERROR_SSL &&
+        ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
       ERR_clear_error();
       return size_t{0};
     }

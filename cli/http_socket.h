@@ -1,4 +1,5 @@
-// A connection for HttpClient: a socket with time-outs, in plaintext or TLS. Errors are in words that say what to do next.
+// A connection for HttpClient: a socket with time-outs, in plaintext or TLS. Errors are in words
+// that say what to do next.
 #pragma once
 
 #include <atomic>
@@ -22,7 +23,7 @@ struct TlsFiles {
 absl::StatusOr<std::shared_ptr<ssl_ctx_st>> MakeTlsContext(const TlsFiles& files);
 
 struct SocketOptions {
-  std::string url;   // for errors
+  std::string url;  // for errors
   std::string host;
   std::string port;
   int connect_timeout_ms = 5'000;  // TLS included
@@ -35,8 +36,8 @@ struct SocketOptions {
 
 class HttpSocket {
  public:
-  // Unavailable: nobody answers. Unauthenticated: it is not who it should be (unknown CA, expired, another name).
-  // FailedPrecondition: it does not speak TLS.
+  // Unavailable: nobody answers. Unauthenticated: it is not who it should be (unknown CA, expired,
+  // another name). FailedPrecondition: it does not speak TLS.
   static absl::StatusOr<std::unique_ptr<HttpSocket>> Connect(const SocketOptions& options);
   // Closing early is what tells the pool to cancel.
   ~HttpSocket();

@@ -1,4 +1,5 @@
-// `lanyard inspect`: what stands in a GGUF file: header, shape, parts, metadata, tensors. Reads the header only.
+// `lanyard inspect`: what stands in a GGUF file: header, shape, parts, metadata, tensors. Reads the
+// header only.
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -60,9 +61,13 @@ std::vector<PartLine> PartsByName(const model::GgufFile& file) {
   std::map<std::pair<uint64_t, std::string>, PartLine> parts;
   for (const TensorInfo& t : file.tensors()) {
     const std::string name = PartOf(t.name);
-    uint64_t rank = name == "embed" ? 0 : name == "common" ? 1 : name == "norm" ? UINT64_MAX - 1 : UINT64_MAX;
+    uint64_t rank = name == "embed"    ? 0
+                    : name == "common" ? 1
+                    : name == "norm"   ? UINT64_MAX - 1
+                                       : UINT64_MAX;
     uint32_t layer = 0;
-    if (name.substr(0, 6) == "layer." && absl::SimpleAtoi(name.substr(6), &layer)) rank = uint64_t{2} + layer;
+    if (name.substr(0, 6) == "layer." && absl::SimpleAtoi(name.substr(6), &layer))
+      rank = uint64_t{2} + layer;
     PartLine& part = parts[{rank, name}];
     part.name = name;
     part.bytes += t.bytes;
@@ -76,7 +81,8 @@ std::vector<PartLine> PartsByName(const model::GgufFile& file) {
 absl::StatusOr<Report> Inspect(const Options& o) {
   Report out;
   ASSIGN_OR_RETURN(out.file, model::GgufFile::Open(o.model));
-  if (const auto v = out.file->String("general.architecture"); v.ok()) out.architecture = std::string(*v);
+  if (const auto v = out.file->String("general.architecture"); v.ok())
+    out.architecture = std::string(*v);
   if (const auto v = out.file->String("general.name"); v.ok()) out.name = std::string(*v);
   out.manifest = model::BuildManifest(*out.file, o.hash);
   if (!out.manifest.ok()) {
@@ -94,35 +100,59 @@ std::string KindName(const model::StateGroup& group) {
 }
 
 json ShapeJson(const model::ModelShape& s) {
-  return {{"family", model::FamilyName(s.family)}, {"n_layers", s.n_layers}, {"d_model", s.d_model},
-          {"n_heads", s.n_heads}, {"n_kv_heads", s.n_kv_heads}, {"head_dim", s.head_dim}, {"d_ff", s.d_ff},
-          {"n_vocab", s.n_vocab}, {"context_length", s.context_length}, {"norm_eps", s.norm_eps},
-          {"attention_scale", s.attention_scale}, {"n_rot", s.n_rot}, {"rope_base", s.rope_base},
-          {"rope_base_local", s.rope_base_local}, {"rope_scale", s.rope_scale}, {"rope_factors", s.rope_factors},
-          {"tied_output", s.tied_output}, {"float_weights", s.float_weights}};
+  return {{"family", model::FamilyName(s.family)},
+          {"n_layers", s.n_layers},
+          {"d_model", s.d_model},
+          {"n_heads", s.n_heads},
+          {"n_kv_heads", s.n_kv_heads},
+          {"head_dim", s.head_dim},
+          {"d_ff", s.d_ff},
+          {"n_vocab", s.n_vocab},
+          {"context_length", s.context_length},
+          {"norm_eps", s.norm_eps},
+          {"attention_scale", s.attention_scale},
+          {"n_rot", s.n_rot},
+          {"rope_base", s.rope_base},
+          {"rope_base_local", s.rope_base_local},
+          {"rope_scale", s.rope_scale},
+          {"rope_factors", s.rope_factors},
+          {"tied_output", s.tied_output},
+          {"float_weights", s.float_weights}};
 }
 
 json ToJson(const Report& r) {
-  json out = {{"version", r.file->version()}, {"architecture", nullptr}, {"name", r.name},
-              {"file_bytes", r.file->file_bytes()}, {"alignment", r.file->alignment()},
-              {"data_offset", r.file->data_offset()}, {"shape", nullptr}, {"groups", json::array()},
-              {"metadata", json::array()}, {"tensors", json::array()}, {"parts", json::array()}};
+  json out = {{"version", r.file->version()},
+              {"architecture", nullptr},
+              {"name", r.name},
+              {"file_bytes", r.file->file_bytes()},
+              {"alignment", r.file->alignment()},
+              {"data_offset", r.file->data_offset()},
+              {"shape", nullptr},
+              {"groups", json::array()},
+              {"metadata", json::array()},
+              {"tensors", json::array()},
+              {"parts", json::array()}};
   if (!r.architecture.empty()) out["architecture"] = r.architecture;
   if (r.manifest.ok()) {
     out["shape"] = ShapeJson(r.manifest->shape);
     for (const auto& group : r.manifest->shape.groups) {
-      out["groups"].push_back({{"kind", KindName(group)}, {"window", group.window}, {"layers", group.layers}});
+      out["groups"].push_back(
+          {{"kind", KindName(group)}, {"window", group.window}, {"layers", group.layers}});
     }
     if (!r.manifest->digest.empty()) out["digest"] = r.manifest->digest;
   } else {
     out["shape_error"] = Str(r.manifest.status().message());
   }
   for (const auto& entry : r.file->Entries()) {
-    out["metadata"].push_back({{"key", entry.key}, {"type", entry.type}, {"preview", entry.preview}});
+    out["metadata"].push_back(
+        {{"key", entry.key}, {"type", entry.type}, {"preview", entry.preview}});
   }
   for (const TensorInfo& t : r.file->tensors()) {
-    out["tensors"].push_back({{"name", t.name}, {"type", TraitsOf(t.type)->name}, {"dims", t.dims},
-                              {"bytes", t.bytes}, {"offset", r.file->OffsetOf(t.name).value_or(0)}});
+    out["tensors"].push_back({{"name", t.name},
+                              {"type", TraitsOf(t.type)->name},
+                              {"dims", t.dims},
+                              {"bytes", t.bytes},
+                              {"offset", r.file->OffsetOf(t.name).value_or(0)}});
   }
   for (const PartLine& part : r.parts) {
     json line = {{"name", part.name}, {"bytes", part.bytes}, {"tensors", part.tensors}};
@@ -142,18 +172,20 @@ void PrintShape(const model::ModelShape& s) {
   std::printf("\nShape\n");
   std::printf("  %-16s %u, %u wide, feed-forward %u%s\n", "layers", s.n_layers, s.d_model, s.d_ff,
               s.float_weights ? ", every matrix F32" : "");
-  std::printf("  %-16s %u heads of %u, %u for keys and values, scale %.9g\n", "attention", s.n_heads, s.head_dim,
-              s.n_kv_heads, s.attention_scale);
+  std::printf("  %-16s %u heads of %u, %u for keys and values, scale %.9g\n", "attention",
+              s.n_heads, s.head_dim, s.n_kv_heads, s.attention_scale);
   std::printf("  %-16s %u tokens, context %u%s\n", "vocabulary", s.n_vocab, s.context_length,
               s.tied_output ? ", head tied to the embedding" : "");
-  std::printf("  %-16s %u of a head, base %.9g (sliding layers %.9g), scale %.9g%s\n", "rope", s.n_rot, s.rope_base,
-              s.rope_base_local, s.rope_scale, s.rope_factors ? ", with factors" : "");
+  std::printf("  %-16s %u of a head, base %.9g (sliding layers %.9g), scale %.9g%s\n", "rope",
+              s.n_rot, s.rope_base, s.rope_base_local, s.rope_scale,
+              s.rope_factors ? ", with factors" : "");
   std::printf("  %-16s %.9g\n", "norm epsilon", s.norm_eps);
   for (const model::StateGroup& group : s.groups) {
     std::string layers;
     for (const uint32_t l : group.layers) absl::StrAppend(&layers, layers.empty() ? "" : " ", l);
     const std::string window = group.window > 0 ? absl::StrCat(", window ", group.window) : "";
-    std::printf("  %-16s %s%s: layers %s\n", "state group", KindName(group).c_str(), window.c_str(), layers.c_str());
+    std::printf("  %-16s %s%s: layers %s\n", "state group", KindName(group).c_str(), window.c_str(),
+                layers.c_str());
   }
 }
 
@@ -163,7 +195,8 @@ void PrintText(const Report& r) {
   };
   line("file", r.file->path());
   line("format", absl::StrCat("GGUF ", r.file->version(), ", alignment ", r.file->alignment()));
-  line("size", absl::StrCat(FormatSize(r.file->file_bytes()), " (", r.file->file_bytes(), " bytes)"));
+  line("size",
+       absl::StrCat(FormatSize(r.file->file_bytes()), " (", r.file->file_bytes(), " bytes)"));
   line("architecture", r.architecture.empty() ? "not named" : model::QuoteName(r.architecture));
   if (!r.name.empty()) line("name", model::QuoteName(r.name));
   if (r.manifest.ok()) {
@@ -174,14 +207,16 @@ void PrintText(const Report& r) {
   }
   if (!r.parts.empty()) std::printf("\nParts (%zu)\n", r.parts.size());
   for (const PartLine& part : r.parts) {
-    const std::string tensors = absl::StrCat(part.tensors, part.tensors == 1 ? " tensor" : " tensors");
-    std::printf("  %-16s %12s  %-10s  %s\n", part.name.c_str(), FormatSize(part.bytes).c_str(), tensors.c_str(),
-                part.sha256.c_str());
+    const std::string tensors =
+        absl::StrCat(part.tensors, part.tensors == 1 ? " tensor" : " tensors");
+    std::printf("  %-16s %12s  %-10s  %s\n", part.name.c_str(), FormatSize(part.bytes).c_str(),
+                tensors.c_str(), part.sha256.c_str());
   }
   const auto entries = r.file->Entries();
   if (!entries.empty()) std::printf("\nMetadata (%zu)\n", entries.size());
   for (const auto& entry : entries) {
-    std::printf("  %-44s %-9s %s\n", std::string(entry.key).c_str(), entry.type.c_str(), entry.preview.c_str());
+    std::printf("  %-44s %-9s %s\n", std::string(entry.key).c_str(), entry.type.c_str(),
+                entry.preview.c_str());
   }
   if (!r.file->tensors().empty()) std::printf("\nTensors (%zu)\n", r.file->tensors().size());
   for (const TensorInfo& t : r.file->tensors()) {
@@ -197,7 +232,8 @@ int Run(const Options& o) {
   if (!report.ok()) return Fail(report.status());
   if (o.json) {
     // Names in a file need not be UTF-8, JSON must be.
-    std::printf("%s\n", ToJson(*report).dump(-1, ' ', false, json::error_handler_t::replace).c_str());
+    std::printf("%s\n",
+                ToJson(*report).dump(-1, ' ', false, json::error_handler_t::replace).c_str());
   } else {
     PrintText(*report);
   }
@@ -208,14 +244,17 @@ int Run(const Options& o) {
 
 void RegisterInspect(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  CLI::App* c = AddCommand(app, "inspect", "Show a GGUF file: header, shape, bytes of each layer, metadata, tensors",
-                           "  lanyard inspect --model smollm2.gguf\n"
-                           "  lanyard inspect --model smollm2.gguf --hash\n"
-                           "  lanyard inspect --model smollm2.gguf --json | jq .parts",
-                           [o] { return Run(*o); });
-  c->add_option("--model", o->model, "GGUF file; an unsupported architecture and a vocabulary alone are shown too")
+  CLI::App* c = AddCommand(
+      app, "inspect", "Show a GGUF file: header, shape, bytes of each layer, metadata, tensors",
+      "  lanyard inspect --model smollm2.gguf\n"
+      "  lanyard inspect --model smollm2.gguf --hash\n"
+      "  lanyard inspect --model smollm2.gguf --json | jq .parts",
+      [o] { return Run(*o); });
+  c->add_option("--model", o->model,
+                "GGUF file; an unsupported architecture and a vocabulary alone are shown too")
       ->required();
-  c->add_flag("--hash", o->hash, "read every byte and show the SHA-256 of each part and of the model");
+  c->add_flag("--hash", o->hash,
+              "read every byte and show the SHA-256 of each part and of the model");
   c->add_flag("--json", o->json, "one JSON object on stdout");
 }
 

@@ -33,7 +33,9 @@ Result Inspect(const std::string& model, const std::vector<std::string>& options
   return {code, out, ::testing::internal::GetCapturedStderr()};
 }
 
-std::string Seed(const std::string& name) { return LANYARD_SOURCE_DIR "/tests/fuzz/corpus/gguf/" + name + ".gguf"; }
+std::string Seed(const std::string& name) {
+  return LANYARD_SOURCE_DIR "/tests/fuzz/corpus/gguf/" + name + ".gguf";
+}
 
 TEST(Inspect, JsonOfAModel) {
   const Result r = Inspect(Seed("gemma3"), {"--json"});
@@ -46,7 +48,8 @@ TEST(Inspect, JsonOfAModel) {
   EXPECT_EQ(j["shape"]["head_dim"], 4);
   EXPECT_EQ(j["groups"], json::parse(R"([{"kind":"sliding","window":16,"layers":[0,1]}])"));
   EXPECT_FALSE(j.contains("shape_error"));
-  EXPECT_EQ(j["metadata"][0], json::parse(R"({"key":"general.architecture","type":"str","preview":"gemma3"})"));
+  EXPECT_EQ(j["metadata"][0],
+            json::parse(R"({"key":"general.architecture","type":"str","preview":"gemma3"})"));
   EXPECT_EQ(j["tensors"].size(), 28u);
   const json& first = j["tensors"][0];
   EXPECT_EQ(first["name"], "token_embd.weight");
@@ -89,8 +92,8 @@ TEST(Inspect, FilesThatCannotRunAreShown) {
 TEST(Inspect, TextOfAModel) {
   const Result r = Inspect(Seed("llama-q8"), {});
   ASSERT_EQ(r.code, kOk) << r.err;
-  for (const char* part : {"GGUF 3", "\"llama\"", "Shape", "layer.0", "Metadata (15)", "Tensors (11)",
-                           "blk.0.ffn_down.weight", "Q8_0", "32 x 32"}) {
+  for (const char* part : {"GGUF 3", "\"llama\"", "Shape", "layer.0", "Metadata (15)",
+                           "Tensors (11)", "blk.0.ffn_down.weight", "Q8_0", "32 x 32"}) {
     EXPECT_THAT(r.out, HasSubstr(part));
   }
 }

@@ -1,4 +1,5 @@
-// `lanyard key create`, `list` and `revoke`: the API keys of a pool. They take an administrator's certificate.
+// `lanyard key create`, `list` and `revoke`: the API keys of a pool. They take an administrator's
+// certificate.
 #include <cstdio>
 #include <ctime>
 #include <memory>
@@ -28,7 +29,8 @@ struct Options {
 std::string State(const ordered_json& key) {
   if (key.contains("revoked_unix_s") && !key["revoked_unix_s"].is_null()) return "revoked";
   const auto expires = key.find("expires_unix_s");
-  const bool expired = expires != key.end() && expires->is_number_integer() && expires->get<int64_t>() <= std::time(nullptr);
+  const bool expired = expires != key.end() && expires->is_number_integer() &&
+                       expires->get<int64_t>() <= std::time(nullptr);
   return expired ? "expired" : "valid";
 }
 
@@ -51,7 +53,8 @@ int Create(const Options& o) {
   // The key alone on stdout, for KEY=$(lanyard key create NAME).
   std::printf("%s\n", Text(*key, "key").c_str());
   std::fflush(stdout);
-  std::fprintf(stderr, "This is the only time that the key of '%s' is shown. Valid until: %s.\n", Text(*key, "name").c_str(),
+  std::fprintf(stderr, "This is the only time that the key of '%s' is shown. Valid until: %s.\n",
+               Text(*key, "name").c_str(),
                DateText(*key, "expires_unix_s", "it is revoked").c_str());
   return kOk;
 }
@@ -68,8 +71,9 @@ int ListKeys(const Options& o) {
   Table table({"NAME", "ID", "STATE", "CREATED", "EXPIRES", "LAST USED"});
   for (const auto& key : List(*reply, "keys")) {
     if (!key.is_object()) continue;
-    table.AddRow({Text(key, "name"), Text(key, "id"), State(key), DateText(key, "created_unix_s", "-"),
-                  DateText(key, "expires_unix_s", "never"), DateText(key, "last_used_unix_s", "never")});
+    table.AddRow({Text(key, "name"), Text(key, "id"), State(key),
+                  DateText(key, "created_unix_s", "-"), DateText(key, "expires_unix_s", "never"),
+                  DateText(key, "last_used_unix_s", "never")});
   }
   std::fputs(table.ToString().c_str(), stdout);
   return kOk;
@@ -79,13 +83,14 @@ int Revoke(const Options& o) {
   if (o.name.empty()) return Fail(InvalidArgument("which key? lanyard key list shows them"));
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
-  const auto key = ObjectOf(*client, client->Delete(absl::StrCat(kPath, "/", EscapeForPath(o.name))));
+  const auto key =
+      ObjectOf(*client, client->Delete(absl::StrCat(kPath, "/", EscapeForPath(o.name))));
   if (!key.ok()) return Fail(key.status());
   if (o.json) {
     Print(*key);
   } else {
-    std::printf("The key '%s' (%s) is revoked; what it was being answered ends within a second.\n", Text(*key, "name").c_str(),
-                Text(*key, "id").c_str());
+    std::printf("The key '%s' (%s) is revoked; what it was being answered ends within a second.\n",
+                Text(*key, "name").c_str(), Text(*key, "id").c_str());
   }
   return kOk;
 }
@@ -95,22 +100,30 @@ int Revoke(const Options& o) {
 void RegisterKey(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   options->http.silence_timeout_ms = 10'000;
-  const char* kInfo = "{\"id\",\"name\",\"created_unix_s\",\"expires_unix_s\",\"last_used_unix_s\",\"revoked_unix_s\"}";
-  CLI::App* key = AddCommand(app, "key", "API keys of a pool",
-                             "  lanyard key create laptop --ttl 90d\n  lanyard key list\n  lanyard key revoke laptop", nullptr);
+  const char* kInfo =
+      "{\"id\",\"name\",\"created_unix_s\",\"expires_unix_s\",\"last_used_unix_s\",\"revoked_unix_"
+      "s\"}";
+  CLI::App* key = AddCommand(
+      app, "key", "API keys of a pool",
+      "  lanyard key create laptop --ttl 90d\n  lanyard key list\n  lanyard key revoke laptop",
+      nullptr);
   key->require_subcommand(1);
 
-  CLI::App* create = AddCommand(
-      *key, "create", "Makes a key and prints it, this once",
-      absl::StrCat("  lanyard key create laptop --ttl 90d\n  export LANYARD_API_KEY=$(lanyard key create script)\n",
-                   "  lanyard key create laptop --json\n      ", kInfo, " and \"key\""),
-      [options] { return Create(*options); });
-  create->add_option("NAME", options->name, "Whose it is: letters, digits and . _ - @ +")->required();
-  create->add_option("--ttl", options->ttl, "How long it is valid: 12h, 90d, 52w (default: until it is revoked)");
+  CLI::App* create =
+      AddCommand(*key, "create", "Makes a key and prints it, this once",
+                 absl::StrCat("  lanyard key create laptop --ttl 90d\n  export "
+                              "LANYARD_API_KEY=$(lanyard key create script)\n",
+                              "  lanyard key create laptop --json\n      ", kInfo, " and \"key\""),
+                 [options] { return Create(*options); });
+  create->add_option("NAME", options->name, "Whose it is: letters, digits and . _ - @ +")
+      ->required();
+  create->add_option("--ttl", options->ttl,
+                     "How long it is valid: 12h, 90d, 52w (default: until it is revoked)");
 
-  CLI::App* list = AddCommand(*key, "list", "Lists every key, without its text",
-                              absl::StrCat("  lanyard key list\n  lanyard key list --json\n      {\"keys\":[", kInfo, "]}"),
-                              [options] { return ListKeys(*options); });
+  CLI::App* list = AddCommand(
+      *key, "list", "Lists every key, without its text",
+      absl::StrCat("  lanyard key list\n  lanyard key list --json\n      {\"keys\":[", kInfo, "]}"),
+      [options] { return ListKeys(*options); });
   list->alias("ls");
 
   CLI::App* revoke = AddCommand(*key, "revoke", "Ends a key, and what it is being answered",

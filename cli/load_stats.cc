@@ -11,7 +11,8 @@ namespace lanyard::cli {
 double Percentile(std::vector<double>& values, double percent) {
   if (values.empty()) return 0;
   const double rank = std::ceil(percent / 100 * static_cast<double>(values.size()));
-  const size_t index = static_cast<size_t>(std::clamp(rank, 1.0, static_cast<double>(values.size()))) - 1;
+  const size_t index =
+      static_cast<size_t>(std::clamp(rank, 1.0, static_cast<double>(values.size()))) - 1;
   std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(index), values.end());
   return values[index];
 }
@@ -38,8 +39,10 @@ std::string LoadStats::ToJson() {
       {"requests", requests},
       {"errors", errors},
       {"tokens_per_s", Round(rate)},
-      {"ttft_ms", {{"p50", Round(Percentile(ttft_ms, 50))}, {"p99", Round(Percentile(ttft_ms, 99))}}},
-      {"between_ms", {{"p50", Round(Percentile(between_ms, 50))}, {"p99", Round(Percentile(between_ms, 99))}}},
+      {"ttft_ms",
+       {{"p50", Round(Percentile(ttft_ms, 50))}, {"p99", Round(Percentile(ttft_ms, 99))}}},
+      {"between_ms",
+       {{"p50", Round(Percentile(between_ms, 50))}, {"p99", Round(Percentile(between_ms, 99))}}},
       {"prompt_tokens", prompt_tokens},
       {"completion_tokens", completion_tokens},
       {"seconds", Round(seconds)}};
@@ -53,8 +56,8 @@ std::string LoadStats::ToText() {
       "tokens       %d of prompts, %d generated, %.1f generated a second\n"
       "first text   p50 %.1f ms, p99 %.1f ms\n"
       "between      p50 %.2f ms, p99 %.2f ms\n",
-      requests, errors, seconds, prompt_tokens, completion_tokens, rate, Percentile(ttft_ms, 50), Percentile(ttft_ms, 99),
-      Percentile(between_ms, 50), Percentile(between_ms, 99));
+      requests, errors, seconds, prompt_tokens, completion_tokens, rate, Percentile(ttft_ms, 50),
+      Percentile(ttft_ms, 99), Percentile(between_ms, 50), Percentile(between_ms, 99));
 }
 
 }  // namespace lanyard::cli

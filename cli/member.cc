@@ -1,5 +1,5 @@
-// Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|drain|revoke`, `lanyard join`. All but the
-// last take an administrator's certificate.
+// Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|drain|revoke`,
+// `lanyard join`. All but the last take an administrator's certificate.
 #include <cstdio>
 #include <ctime>
 #include <memory>
@@ -60,12 +60,15 @@ int CreateToken(const Options& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const ordered_json body = {{"role", o.role}, {"ttl_seconds", *seconds}, {"uses", o.uses}};
-  return Show(o, ObjectOf(*client, client->Post(kTokens, body.dump())), [&](const ordered_json& token) {
-    std::printf("%s\n", Text(token, "line").c_str());
-    std::fflush(stdout);
-    std::fprintf(stderr, "Paste that on the machine that joins. Good for %u %s within %s; shown this once.\n", o.uses,
-                 o.uses == 1 ? "use" : "uses", o.ttl.c_str());
-  });
+  return Show(
+      o, ObjectOf(*client, client->Post(kTokens, body.dump())), [&](const ordered_json& token) {
+        std::printf("%s\n", Text(token, "line").c_str());
+        std::fflush(stdout);
+        std::fprintf(
+            stderr,
+            "Paste that on the machine that joins. Good for %u %s within %s; shown this once.\n",
+            o.uses, o.uses == 1 ? "use" : "uses", o.ttl.c_str());
+      });
 }
 
 int ListTokens(const Options& o) {
@@ -74,7 +77,8 @@ int ListTokens(const Options& o) {
   return Show(o, GetJson(*client, kTokens), [](const ordered_json& reply) {
     Table table({"ID", "ROLE", "USED", "EXPIRES"});
     for (const auto& token : List(reply, "tokens")) {
-      table.AddRow({Text(token, "id"), Text(token, "role"), absl::StrCat(Count(token, "used"), " of ", Count(token, "uses")),
+      table.AddRow({Text(token, "id"), Text(token, "role"),
+                    absl::StrCat(Count(token, "used"), " of ", Count(token, "uses")),
                     DateText(token, "expires_unix_s", "-")});
     }
     std::fputs(table.ToString().c_str(), stdout);
@@ -84,8 +88,11 @@ int ListTokens(const Options& o) {
 int RevokeToken(const Options& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
-  return Show(o, ObjectOf(*client, client->Delete(absl::StrCat(kTokens, "/", EscapeForPath(o.name)))),
-              [&](const ordered_json&) { std::printf("The token %s lets nobody in any more.\n", o.name.c_str()); });
+  return Show(o,
+              ObjectOf(*client, client->Delete(absl::StrCat(kTokens, "/", EscapeForPath(o.name)))),
+              [&](const ordered_json&) {
+                std::printf("The token %s lets nobody in any more.\n", o.name.c_str());
+              });
 }
 
 int ListMembers(const Options& o) {
@@ -94,17 +101,20 @@ int ListMembers(const Options& o) {
   return Show(o, GetJson(*client, kMembers), [](const ordered_json& reply) {
     Table table({"NAME", "ROLE", "STATE", "JOINED", "CERTIFICATE UNTIL", "FROM", "ID"});
     for (const auto& node : List(reply, "members")) {
-      const bool revoked = node.contains("revoked_unix_s") && node["revoked_unix_s"].is_number_integer();
-      const bool ran_out = static_cast<int64_t>(Count(node, "certificate_ends_unix_s")) < std::time(nullptr);
-      const bool drained = node.contains("drained_unix_s") && node["drained_unix_s"].is_number_integer();
-      const char* state = revoked                              ? "revoked"
+      const bool revoked =
+          node.contains("revoked_unix_s") && node["revoked_unix_s"].is_number_integer();
+      const bool ran_out =
+          static_cast<int64_t>(Count(node, "certificate_ends_unix_s")) < std::time(nullptr);
+      const bool drained =
+          node.contains("drained_unix_s") && node["drained_unix_s"].is_number_integer();
+      const char* state = revoked                             ? "revoked"
                           : !Text(node, "quarantine").empty() ? "quarantine"
                           : drained                           ? "drained"
                           : ran_out                           ? "away"
                                                               : "member";
-      table.AddRow({Text(node, "name"), Text(node, "role"), state,
-                    DateText(node, "joined_unix_s", "-"), DateText(node, "certificate_ends_unix_s", "-"), Text(node, "from"),
-                    Text(node, "id")});
+      table.AddRow(
+          {Text(node, "name"), Text(node, "role"), state, DateText(node, "joined_unix_s", "-"),
+           DateText(node, "certificate_ends_unix_s", "-"), Text(node, "from"), Text(node, "id")});
     }
     std::fputs(table.ToString().c_str(), stdout);
     for (const auto& node : List(reply, "members")) {
@@ -124,8 +134,10 @@ absl::StatusOr<std::string> StillDoes(const HttpClient& client, const std::strin
       continue;
     }
     size_t running = 0;
-    for (const auto& request : List(status, "requests")) running += Text(request, "state") != "queued";
-    return absl::StrCat("'", name, "' still computes its layers; ", running, running == 1 ? " request runs" : " requests run");
+    for (const auto& request : List(status, "requests"))
+      running += Text(request, "state") != "queued";
+    return absl::StrCat("'", name, "' still computes its layers; ", running,
+                        running == 1 ? " request runs" : " requests run");
   }
   if (Text(status, "state") == "loading") return std::string("the others load its layers");
   return std::string();
@@ -142,9 +154,9 @@ absl::Status WaitUntilDrained(const HttpClient& client, const std::string& name,
     said = still;
     if (Interrupted()) return absl::CancelledError("interrupted; the drain goes on");
     if (MonotonicNow() >= end) {
-      return absl::DeadlineExceededError(absl::StrCat("not drained after ", seconds, " s: ", still,
-                                                      "\n  It goes on; `lanyard node drain ", name,
-                                                      "` waits again, with --disable it is called off"));
+      return absl::DeadlineExceededError(absl::StrCat(
+          "not drained after ", seconds, " s: ", still, "\n  It goes on; `lanyard node drain ",
+          name, "` waits again, with --disable it is called off"));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
@@ -158,11 +170,15 @@ int DrainNode(const Options& o) {
   if (!node.ok()) return Fail(node.status());
   const std::string name = Text(*node, "name");
   if (!o.disable && o.wait_s > 0) {
-    if (const absl::Status waited = WaitUntilDrained(*client, name, o.wait_s); !waited.ok()) return Fail(waited);
+    if (const absl::Status waited = WaitUntilDrained(*client, name, o.wait_s); !waited.ok())
+      return Fail(waited);
   }
   return Show(o, node, [&](const ordered_json&) {
     if (o.disable) {
-      std::printf("The worker '%s' may be used again: at the next quiet moment, if the pool gets better by it.\n", name.c_str());
+      std::printf(
+          "The worker '%s' may be used again: at the next quiet moment, if the pool gets better by "
+          "it.\n",
+          name.c_str());
     } else if (o.wait_s > 0) {
       std::printf("The worker '%s' has no layers: it can be stopped.\n", name.c_str());
     } else {
@@ -174,16 +190,19 @@ int DrainNode(const Options& o) {
 int RevokeNode(const Options& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
-  return Show(o, ObjectOf(*client, client->Delete(absl::StrCat(kMembers, "/", EscapeForPath(o.name)))),
-              [](const ordered_json& node) {
-                std::printf("The %s '%s' (node %s) is revoked: its connections are cut, and its key gets no certificate.\n",
-                            Text(node, "role").c_str(), Text(node, "name").c_str(), Text(node, "id").c_str());
-              });
+  return Show(
+      o, ObjectOf(*client, client->Delete(absl::StrCat(kMembers, "/", EscapeForPath(o.name)))),
+      [](const ordered_json& node) {
+        std::printf(
+            "The %s '%s' (node %s) is revoked: its connections are cut, and its key gets no "
+            "certificate.\n",
+            Text(node, "role").c_str(), Text(node, "name").c_str(), Text(node, "id").c_str());
+      });
 }
 
 int Join(const Options& o) {
-  net::EnrolmentOptions enrol{o.folder.empty() ? OwnAdminFolder() : o.folder, o.address, o.token, identity::Role::kAdmin,
-                              o.name};
+  net::EnrolmentOptions enrol{o.folder.empty() ? OwnAdminFolder() : o.folder, o.address, o.token,
+                              identity::Role::kAdmin, o.name};
   if (enrol.token.empty() && !o.token_file.empty()) {
     auto token = ReadSmallFile(o.token_file);
     if (!token.ok()) return Fail(token.status());
@@ -194,28 +213,34 @@ int Join(const Options& o) {
   if (o.json) {
     Print({{"name", (*enrolment)->name()}, {"folder", enrol.folder}});
   } else {
-    std::printf("This machine administers the cluster as '%s' (%s). Try: lanyard node list\n", (*enrolment)->name().c_str(),
-                enrol.folder.c_str());
+    std::printf("This machine administers the cluster as '%s' (%s). Try: lanyard node list\n",
+                (*enrolment)->name().c_str(), enrol.folder.c_str());
   }
   return kOk;
 }
 
 void RegisterTokens(CLI::App& app, const std::shared_ptr<Options>& options) {
-  CLI::App* token = AddCommand(app, "token", "Lines that let a machine join the cluster",
-                               "  lanyard token create\n  lanyard token create --ttl 30m --uses 30", nullptr);
+  CLI::App* token =
+      AddCommand(app, "token", "Lines that let a machine join the cluster",
+                 "  lanyard token create\n  lanyard token create --ttl 30m --uses 30", nullptr);
   token->require_subcommand(1);
-  CLI::App* create = AddCommand(*token, "create", "Prints the line to paste on the machine that joins",
-                                "  lanyard token create\n  lanyard token create --uses 30 --ttl 30m\n"
-                                "  lanyard token create --role admin\n"
-                                "      --json: {\"id\",\"role\",\"expires_unix_s\",\"uses\",\"token\",\"join\",\"line\"}",
-                                [options] { return CreateToken(*options); });
-  create->add_option("--role", options->role, "worker, or admin for a machine that administers")->capture_default_str();
-  create->add_option("--ttl", options->ttl, "How long it is good: 30m, 1h, 7d")->capture_default_str();
-  create->add_option("--uses", options->uses, "How many machines may use it")->capture_default_str();
-  CLI::App* list = AddCommand(*token, "list", "Tokens that can still be used", "  lanyard token list",
-                              [options] { return ListTokens(*options); });
-  CLI::App* revoke = AddCommand(*token, "revoke", "Withdraws a token", "  lanyard token revoke 8f3a…",
-                                [options] { return RevokeToken(*options); });
+  CLI::App* create = AddCommand(
+      *token, "create", "Prints the line to paste on the machine that joins",
+      "  lanyard token create\n  lanyard token create --uses 30 --ttl 30m\n"
+      "  lanyard token create --role admin\n"
+      "      --json: {\"id\",\"role\",\"expires_unix_s\",\"uses\",\"token\",\"join\",\"line\"}",
+      [options] { return CreateToken(*options); });
+  create->add_option("--role", options->role, "worker, or admin for a machine that administers")
+      ->capture_default_str();
+  create->add_option("--ttl", options->ttl, "How long it is good: 30m, 1h, 7d")
+      ->capture_default_str();
+  create->add_option("--uses", options->uses, "How many machines may use it")
+      ->capture_default_str();
+  CLI::App* list = AddCommand(*token, "list", "Tokens that can still be used",
+                              "  lanyard token list", [options] { return ListTokens(*options); });
+  CLI::App* revoke =
+      AddCommand(*token, "revoke", "Withdraws a token", "  lanyard token revoke 8f3a…",
+                 [options] { return RevokeToken(*options); });
   revoke->add_option("ID", options->name, "As lanyard token list shows it")->required();
   for (CLI::App* command : {create, list, revoke}) {
     AddConnectionFlags(command, &options->http);
@@ -231,31 +256,42 @@ void RegisterMember(CLI::App& app) {
   RegisterTokens(app, options);
 
   CLI::App* node = app.get_subcommand("node");
-  CLI::App* list = AddCommand(*node, "list", "Who belongs to the cluster", "  lanyard node list\n  lanyard node list --json",
+  CLI::App* list = AddCommand(*node, "list", "Who belongs to the cluster",
+                              "  lanyard node list\n  lanyard node list --json",
                               [options] { return ListMembers(*options); });
-  CLI::App* revoke = AddCommand(*node, "revoke", "Throws a machine out: within a second it sends and receives nothing",
-                                "  lanyard node revoke pc-7", [options] { return RevokeNode(*options); });
+  CLI::App* revoke = AddCommand(
+      *node, "revoke", "Throws a machine out: within a second it sends and receives nothing",
+      "  lanyard node revoke pc-7", [options] { return RevokeNode(*options); });
   revoke->add_option("NAME-or-ID", options->name, "As lanyard node list shows it")->required();
-  CLI::App* drain = AddCommand(*node, "drain", "Gives a worker's layers to the others, so that it can be stopped; no answer ends",
-                               "  lanyard node drain pc-7\n  lanyard node drain pc-7 --wait 300\n"
-                               "  lanyard node drain --disable pc-7",
-                               [options] { return DrainNode(*options); });
+  CLI::App* drain =
+      AddCommand(*node, "drain",
+                 "Gives a worker's layers to the others, so that it can be stopped; no answer ends",
+                 "  lanyard node drain pc-7\n  lanyard node drain pc-7 --wait 300\n"
+                 "  lanyard node drain --disable pc-7",
+                 [options] { return DrainNode(*options); });
   drain->add_option("NAME-or-ID", options->name, "As lanyard node list shows it")->required();
   drain->add_flag("--disable", options->disable, "Takes it back");
-  drain->add_option("--wait", options->wait_s, "Seconds to wait until it has no layers; 0: not at all")->capture_default_str();
+  drain
+      ->add_option("--wait", options->wait_s,
+                   "Seconds to wait until it has no layers; 0: not at all")
+      ->capture_default_str();
   for (CLI::App* command : {list, drain, revoke}) {
     AddConnectionFlags(command, &options->http);
     command->add_flag("--json", options->json, "One line of JSON");
   }
 
   CLI::App* join = AddCommand(app, "join", "Makes this machine one that administers a cluster",
-                              "  lanyard join 192.168.1.10:7470 --token lyt1…", [options] { return Join(*options); });
-  join->add_option("ADDRESS", options->address, "Where machines join, as `lanyard token create --role admin` prints it")
+                              "  lanyard join 192.168.1.10:7470 --token lyt1…",
+                              [options] { return Join(*options); });
+  join->add_option("ADDRESS", options->address,
+                   "Where machines join, as `lanyard token create --role admin` prints it")
       ->required();
   join->add_option("--token", options->token, "That it prints");
   join->add_option("--token-file", options->token_file, "A file that holds the token");
-  join->add_option("--name", options->name, "What the cluster calls this administrator")->required();
-  join->add_option("--folder", options->folder, "Where the certificate is kept (default: ~/.local/state/lanyard/admin)");
+  join->add_option("--name", options->name, "What the cluster calls this administrator")
+      ->required();
+  join->add_option("--folder", options->folder,
+                   "Where the certificate is kept (default: ~/.local/state/lanyard/admin)");
   join->add_flag("--json", options->json, "One line of JSON");
 }
 

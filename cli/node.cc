@@ -74,8 +74,8 @@ int ListModels(const Options& o) {
   }
   Table table({"MODEL", ">SIZE", ">CONTEXT", "STATE"});
   for (const ordered_json& model : *models) {
-    table.AddRow({Text(model, "id"), model["bytes"].is_null() ? "-" : Bytes(model, "bytes"), Text(model, "context"),
-                  model["state"].is_null() ? "-" : Text(model, "state")});
+    table.AddRow({Text(model, "id"), model["bytes"].is_null() ? "-" : Bytes(model, "bytes"),
+                  Text(model, "context"), model["state"].is_null() ? "-" : Text(model, "state")});
   }
   std::fputs(table.ToString().c_str(), stdout);
   return kOk;
@@ -189,7 +189,8 @@ void RegisterNode(CLI::App& app) {
   CLI::App* list =
       AddCommand(app, "list", "Lists the models that a pool serves",
                  "  lanyard list\n  lanyard list --json\n"
-                 "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]} (with an API key instead of an "
+                 "      {\"models\":[{\"id\",\"bytes\",\"context\",\"state\",\"digest\"}]} (with "
+                 "an API key instead of an "
                  "administrator's\n      certificate bytes, state and digest are null)",
                  [options] { return ListModels(*options); });
   list->alias("ls");

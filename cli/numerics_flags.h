@@ -1,5 +1,5 @@
-// The flags that choose a numerics id, the same words wherever a pool, a plan or an evaluation is asked for. Header only, so
-// that a program needs no more than it links.
+// The flags that choose a numerics id, the same words wherever a pool, a plan or an evaluation is
+// asked for. Header only, so that a program needs no more than it links.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -14,17 +14,20 @@ namespace lanyard::cli {
 // --kv, --wire and --attention; a value that is none is a usage error. `out` outlives the parsing.
 inline void AddNumericsFlags(CLI::App& app, stage::NumericsChoice* out) {
   const auto add = [&app](const char* name, auto parse, auto* to, const char* help) {
-    app.add_option_function<std::string>(name, [=](const std::string& s) { *to = *parse(s); }, help)
+    app.add_option_function<std::string>(
+           name, [=](const std::string& s) { *to = *parse(s); }, help)
         ->check([=](const std::string& s) {
           const auto value = parse(s);
           return value.ok() ? std::string() : Str(value.status().message());
         });
   };
-  add("--kv", stage::ParseKvType, &out->kv, "Type of the KV cache: f32, f16 or q8 (default: f16; f32 for float models)");
+  add("--kv", stage::ParseKvType, &out->kv,
+      "Type of the KV cache: f32, f16 or q8 (default: f16; f32 for float models)");
   add("--wire", stage::ParseWireType, &out->wire,
       "Type of hidden states between machines: f32 or f16 (default: f16; f32 for float models)");
   add("--attention", stage::ParseAttentionForm, &out->attention,
-      "exact: the same bits on every machine; fast: on the tensor cores of cards of level 80 (RTX 30 series and later), in "
+      "exact: the same bits on every machine; fast: on the tensor cores of cards of level 80 (RTX "
+      "30 series and later), in "
       "bits of their own (default: exact)");
 }
 

@@ -1,14 +1,15 @@
 #include "cli/pool_json.h"
 
 #include <cctype>
-#include <ctime>
 #include <cstdio>
+#include <ctime>
 
 namespace lanyard::cli {
 
 using nlohmann::ordered_json;
 
-absl::StatusOr<ordered_json> ObjectOf(const HttpClient& client, const absl::StatusOr<HttpReply>& reply) {
+absl::StatusOr<ordered_json> ObjectOf(const HttpClient& client,
+                                      const absl::StatusOr<HttpReply>& reply) {
   RETURN_IF_ERROR(reply.status());
   RETURN_IF_ERROR(StatusOfReply(*reply));
   ordered_json body = ordered_json::parse(reply->body, nullptr, /*allow_exceptions=*/false);

@@ -1,5 +1,5 @@
-// JSON of a pool's /admin routes, read without trust: values of a type that was not expected become empty, so that a table
-// does not fail on a newer server.
+// JSON of a pool's /admin routes, read without trust: values of a type that was not expected become
+// empty, so that a table does not fail on a newer server.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@
 namespace lanyard::cli {
 
 // The object that a call answered with; the error that it stands for.
-absl::StatusOr<nlohmann::ordered_json> ObjectOf(const HttpClient& client, const absl::StatusOr<HttpReply>& reply);
+absl::StatusOr<nlohmann::ordered_json> ObjectOf(const HttpClient& client,
+                                                const absl::StatusOr<HttpReply>& reply);
 absl::StatusOr<nlohmann::ordered_json> GetJson(const HttpClient& client, const std::string& path);
 
 std::string Text(const nlohmann::ordered_json& object, const char* key);

@@ -26,7 +26,8 @@ bool TerminalUnderstands(std::FILE* out) {
 }  // namespace
 
 Progress::Progress(std::FILE* out, Style style)
-    : out_(out), bar_(style == Style::kBar || (style == Style::kAuto && TerminalUnderstands(out))) {}
+    : out_(out),
+      bar_(style == Style::kBar || (style == Style::kAuto && TerminalUnderstands(out))) {}
 
 Progress::~Progress() { Clear(); }
 
@@ -38,8 +39,8 @@ void Progress::Clear() {
   drawn_ = false;
 }
 
-std::string Progress::Render(const std::string& label, uint64_t done, uint64_t total, double bytes_per_s,
-                             int bar_width) {
+std::string Progress::Render(const std::string& label, uint64_t done, uint64_t total,
+                             double bytes_per_s, int bar_width) {
   done = std::min(done, total);
   const double part = total == 0 ? 1 : static_cast<double>(done) / static_cast<double>(total);
   const int full = static_cast<int>(part * bar_width);
@@ -48,7 +49,8 @@ std::string Progress::Render(const std::string& label, uint64_t done, uint64_t t
     absl::StrAppend(&out, "[", std::string(static_cast<size_t>(full), '#'),
                     std::string(static_cast<size_t>(bar_width - full), '-'), "]  ");
   }
-  absl::StrAppend(&out, static_cast<int>(part * 100), "%  ", FormatSize(done), " of ", FormatSize(total));
+  absl::StrAppend(&out, static_cast<int>(part * 100), "%  ", FormatSize(done), " of ",
+                  FormatSize(total));
   if (bytes_per_s > 0) {
     absl::StrAppend(&out, "  ", FormatSize(static_cast<uint64_t>(bytes_per_s)), "/s  ",
                     FormatSeconds(static_cast<double>(total - done) / bytes_per_s), " left");

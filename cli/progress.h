@@ -1,5 +1,5 @@
-// A progress bar on stderr with rate and time left: redrawn in place on a terminal, a plain line every few seconds otherwise.
-// Honours NO_COLOR and TERM=dumb (no control sequences then).
+// A progress bar on stderr with rate and time left: redrawn in place on a terminal, a plain line
+// every few seconds otherwise. Honours NO_COLOR and TERM=dumb (no control sequences then).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ class Progress {
   explicit Progress(std::FILE* out, Style style = Style::kAuto);
   ~Progress();
 
-  // Shows `label: done of total`. Cheap to call often; `now` is monotonic. A change of label starts the rate again.
+  // Shows `label: done of total`. Cheap to call often; `now` is monotonic. A change of label starts
+  // the rate again.
   void Update(const std::string& label, uint64_t done_bytes, uint64_t total_bytes, TimeNs now);
   // A state without a figure ("waiting for 3 workers").
   void Message(const std::string& text, TimeNs now);
@@ -24,7 +25,8 @@ class Progress {
   void Clear();
 
   // "loading  [######------]  50%  44.0 MiB of 88.0 MiB  120.0 MiB/s  0.4 s left"
-  static std::string Render(const std::string& label, uint64_t done, uint64_t total, double bytes_per_s, int bar_width);
+  static std::string Render(const std::string& label, uint64_t done, uint64_t total,
+                            double bytes_per_s, int bar_width);
 
  private:
   void Show(const std::string& line, TimeNs now, bool changed);

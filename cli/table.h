@@ -10,7 +10,8 @@ class Table {
  public:
   // A header that starts with '>' (not printed) is aligned to the right.
   explicit Table(std::vector<std::string> headers);
-  // As many cells as there are headers; missing ones are empty. Control characters are replaced by '?'.
+  // As many cells as there are headers; missing ones are empty. Control characters are replaced by
+  // '?'.
   void AddRow(std::vector<std::string> cells);
   std::string ToString() const;
 

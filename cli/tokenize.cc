@@ -1,4 +1,5 @@
-// lanyard tokenize, detokenize and template: what a model's vocabulary and chat template make of text.
+// lanyard tokenize, detokenize and template: what a model's vocabulary and chat template make of
+// text.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -47,19 +48,22 @@ std::string ReadStdin() {
 }
 
 absl::StatusOr<nlohmann::ordered_json> ReadJson(const char* what) {
-  nlohmann::ordered_json out = nlohmann::ordered_json::parse(ReadStdin(), nullptr, /*allow_exceptions=*/false);
+  nlohmann::ordered_json out =
+      nlohmann::ordered_json::parse(ReadStdin(), nullptr, /*allow_exceptions=*/false);
   if (out.is_discarded() || !out.is_array()) return InvalidArgument("stdin is not ", what);
   return out;
 }
 
 absl::Status WriteStdout(const std::string& bytes) {
-  if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() || std::fflush(stdout) != 0) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() ||
+      std::fflush(stdout) != 0) {
     return Internal("cannot write to stdout");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view text, const Options& options) {
+absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view text,
+                                    const Options& options) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                    tokenizer.Encode(text, {options.add_special, options.parse_special}));
   return nlohmann::json(ids).dump() + "\n";
@@ -75,7 +79,8 @@ absl::Status Tokenize(const Options& options) {
   std::string_view rest = input;
   while (!rest.empty()) {
     const size_t end = std::min(rest.find('\0'), rest.size());
-    ASSIGN_OR_RETURN(const std::string line, IdsLine(*loaded.tokenizer, rest.substr(0, end), options));
+    ASSIGN_OR_RETURN(const std::string line,
+                     IdsLine(*loaded.tokenizer, rest.substr(0, end), options));
     RETURN_IF_ERROR(WriteStdout(line));
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
@@ -112,7 +117,8 @@ CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, cons
     const absl::Status status = run(*options);
     return status.ok() ? static_cast<int>(kOk) : Fail(status);
   });
-  command->add_option("--model", options->model, "a GGUF file; one with a vocabulary alone will do")->required();
+  command->add_option("--model", options->model, "a GGUF file; one with a vocabulary alone will do")
+      ->required();
   return command;
 }
 
@@ -120,21 +126,23 @@ CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, cons
 
 void RegisterTokenize(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  CLI::App* tokenize =
-      AddVerb(app, "tokenize", "Token ids of the text on stdin, as a JSON array",
-              "  printf 'Hello world' | lanyard tokenize --model smollm2.gguf\n"
-              "  printf 'one\\0two\\0' | lanyard tokenize -0 --model smollm2.gguf",
-              options, Tokenize);
+  CLI::App* tokenize = AddVerb(app, "tokenize", "Token ids of the text on stdin, as a JSON array",
+                               "  printf 'Hello world' | lanyard tokenize --model smollm2.gguf\n"
+                               "  printf 'one\\0two\\0' | lanyard tokenize -0 --model smollm2.gguf",
+                               options, Tokenize);
   tokenize->add_flag("--add-special", options->add_special, "add BOS and EOS as the model asks");
-  tokenize->add_flag("--parse-special", options->parse_special, "texts of control tokens become those tokens");
+  tokenize->add_flag("--parse-special", options->parse_special,
+                     "texts of control tokens become those tokens");
   tokenize->add_flag("-0", options->nul, "texts that each end with a NUL; one array a line");
-  CLI::App* detokenize =
-      AddVerb(app, "detokenize", "Text of the JSON array of token ids on stdin",
-              "  echo '[19556, 905]' | lanyard detokenize --model smollm2.gguf", options, Detokenize);
+  CLI::App* detokenize = AddVerb(app, "detokenize", "Text of the JSON array of token ids on stdin",
+                                 "  echo '[19556, 905]' | lanyard detokenize --model smollm2.gguf",
+                                 options, Detokenize);
   detokenize->add_flag("--skip-special", options->skip_special, "leave control tokens out");
-  AddVerb(app, "template", "The prompt of the JSON list of messages on stdin, with the generation prompt",
-          "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | lanyard template --model smollm2.gguf", options,
-          Template);
+  AddVerb(
+      app, "template",
+      "The prompt of the JSON list of messages on stdin, with the generation prompt",
+      "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | lanyard template --model smollm2.gguf",
+      options, Template);
 }
 
 }  // namespace lanyard::cli

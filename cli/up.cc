@@ -44,8 +44,9 @@ constexpr std::chrono::milliseconds kGrace{5'000};
 constexpr TimeNs kNoPlanPatience = 3 * kSecond;
 constexpr char kTokenFile[] = "join.token";
 constexpr char kKeyFile[] = "api.key";
-constexpr char kKeyName[] = "up";                 // as lanyard key list shows it
-constexpr TimeNs kRefusedPatience = 10 * kSecond;  // of a coordinator that runs and does not take its administrator
+constexpr char kKeyName[] = "up";  // as lanyard key list shows it
+constexpr TimeNs kRefusedPatience =
+    10 * kSecond;                  // of a coordinator that runs and does not take its administrator
 constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
 
 struct Options {
@@ -310,7 +311,8 @@ HttpClient::Options Pool::Client(const std::string& key) const {
 absl::Status Pool::ChooseKey() {
   if (o_.http_open) return absl::OkStatus();
   std::string key;
-  if (const auto last = ReadSmallFile(access_.key_file); last.ok()) key = Str(absl::StripAsciiWhitespace(*last));
+  if (const auto last = ReadSmallFile(access_.key_file); last.ok())
+    key = Str(absl::StripAsciiWhitespace(*last));
   if (const auto client = HttpClient::Create(Client(key)); !key.empty() && client.ok()) {
     ASSIGN_OR_RETURN(const HttpReply models, client->Get("/v1/models"));
     if (models.status == 200) access_.api_key = key;
@@ -318,13 +320,16 @@ absl::Status Pool::ChooseKey() {
   if (access_.api_key.empty()) {
     ASSIGN_OR_RETURN(const HttpClient client, HttpClient::Create(Client("")));
     // One whose file was lost or thrown away.
-    ASSIGN_OR_RETURN(const HttpReply gone, client.Delete(absl::StrCat("/admin/v1/keys/", kKeyName)));
+    ASSIGN_OR_RETURN(const HttpReply gone,
+                     client.Delete(absl::StrCat("/admin/v1/keys/", kKeyName)));
     if (gone.status != 404) RETURN_IF_ERROR(StatusOfReply(gone));
     const std::string body = ordered_json({{"name", kKeyName}}).dump();
-    ASSIGN_OR_RETURN(const ordered_json made, ObjectOf(client, client.Post("/admin/v1/keys", body)));
+    ASSIGN_OR_RETURN(const ordered_json made,
+                     ObjectOf(client, client.Post("/admin/v1/keys", body)));
     access_.api_key = Text(made, "key");
   }
-  return WriteSmallFile(access_.key_file, access_.api_key);  // also closes a file that others may read
+  return WriteSmallFile(access_.key_file,
+                        access_.api_key);  // also closes a file that others may read
 }
 
 absl::StatusOr<PoolView> Pool::Look() const {
@@ -335,11 +340,13 @@ absl::StatusOr<PoolView> Pool::Look() const {
   ASSIGN_OR_RETURN(const HttpReply reply, client.Get("/admin/v1/status"));
   RETURN_IF_ERROR(StatusOfReply(reply));
   std::optional<PoolView> view = ParsePoolView(reply.body);
-  if (!view.has_value()) return Internal("what answers at ", access_.url, " is not a Lanyard pool (no JSON object)");
+  if (!view.has_value())
+    return Internal("what answers at ", access_.url, " is not a Lanyard pool (no JSON object)");
   return *std::move(view);
 }
 
-// True when the coordinator, whose process runs, has given the same kind of "no" for long. Slowness is none.
+// True when the coordinator, whose process runs, has given the same kind of "no" for long. Slowness
+// is none.
 bool IsRefused(const absl::Status& status, TimeNs* since) {
   if (status.ok() || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
     *since = 0;
@@ -384,8 +391,9 @@ absl::Status Pool::WaitUntilReady() {
     RETURN_IF_ERROR(Supervise());
     const absl::StatusOr<PoolView> view = Look();
     if (IsRefused(view.status(), &refused_since)) {
-      return Annotate(view.status(), absl::StrCat("the coordinator does not let lanyard up in (its log: ",
-                                                  coordinator_->spec().log_path, ")"));
+      return Annotate(view.status(),
+                      absl::StrCat("the coordinator does not let lanyard up in (its log: ",
+                                   coordinator_->spec().log_path, ")"));
     }
     if (view.ok() && view->ready) {
       progress_.Clear();
@@ -485,8 +493,10 @@ int Up(const Options& o) {
     return Fail(NotFound("cannot read the model ", o.model, ": ", std::strerror(errno)));
   }
   if (o.plaintext && !o.http_open) {
-    return Fail(InvalidArgument("--plaintext leaves out the identities that HTTPS is made of; leave --plaintext out, or give ",
-                                "--http-open with it: plain HTTP without API keys, for every program of this machine"));
+    return Fail(InvalidArgument(
+        "--plaintext leaves out the identities that HTTPS is made of; leave --plaintext out, or "
+        "give ",
+        "--http-open with it: plain HTTP without API keys, for every program of this machine"));
   }
   if (!o.memory.empty()) {
     if (const auto bytes = ParseSize(o.memory); !bytes.ok())
@@ -507,11 +517,14 @@ void RegisterUp(CLI::App& app) {
       "Runs a whole pool on this machine: a coordinator and workers, each with its part of the "
       "model",
       "  lanyard up --model smollm2.gguf --workers 3\n"
-      "      HTTPS on loopback; the API key is in STATE/api.key, the CA certificate in STATE/coordinator/admin/ca.crt.\n"
-      "      `lanyard run`, `list`, `node status`, `stop` find a pool with a default STATE by themselves.\n"
+      "      HTTPS on loopback; the API key is in STATE/api.key, the CA certificate in "
+      "STATE/coordinator/admin/ca.crt.\n"
+      "      `lanyard run`, `list`, `node status`, `stop` find a pool with a default STATE by "
+      "themselves.\n"
       "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
       "      one line when ready: "
-      "{\"url\",\"api_key\",\"ca\",\"admin\",\"model\",\"context\",\"pids\":{\"coordinator\"},\"workers\":[{"
+      "{\"url\",\"api_key\",\"ca\",\"admin\",\"model\",\"context\",\"pids\":{\"coordinator\"},"
+      "\"workers\":[{"
       "\"name\",\n"
       "      \"pid\",\"layers\":[first,last],\"embeds\",\"samples\",\"bytes\"}]} (layers 0-based; "
       "null: no layers)\n"
@@ -535,11 +548,14 @@ void RegisterUp(CLI::App& app) {
       ->check(CLI::Range(1, 4096));
   up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")
       ->check(CLI::Range(0, 65535));
-  up->add_flag("--plaintext", o->plaintext, "no encryption between coordinator and workers (they stay on loopback)");
-  up->add_flag("--http-open", o->http_open,
-               "Plain HTTP without API keys: every program of this machine may use the pool and stop it");
-  up->add_option("--state", o->state,
-                 "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");
+  up->add_flag("--plaintext", o->plaintext,
+               "no encryption between coordinator and workers (they stay on loopback)");
+  up->add_flag(
+      "--http-open", o->http_open,
+      "Plain HTTP without API keys: every program of this machine may use the pool and stop it");
+  up->add_option(
+      "--state", o->state,
+      "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");
   AddNumericsFlags(*up, &o->numerics);
   up->add_flag("--json", o->json, "One line of JSON when the pool is ready");
 }

@@ -42,8 +42,10 @@ absl::Status Process::Start() {
     return NotFound("cannot run ", spec_.program, ": ", std::strerror(errno),
                     "; lanyard, lanyard-coordinator and lanyard-worker must lie in one directory");
   }
-  const int log_fd = ::open(spec_.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-  if (log_fd < 0) return Internal("cannot write the log ", spec_.log_path, ": ", std::strerror(errno));
+  const int log_fd =
+      ::open(spec_.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (log_fd < 0)
+    return Internal("cannot write the log ", spec_.log_path, ": ", std::strerror(errno));
   std::vector<char*> argv;
   argv.push_back(spec_.program.data());
   for (std::string& arg : spec_.args) argv.push_back(arg.data());
@@ -101,7 +103,8 @@ std::string LastLines(const std::string& path, int lines) {
   text.resize(static_cast<size_t>(in.gcount()));
   while (!text.empty() && text.back() == '\n') text.pop_back();
   size_t at = text.size();
-  for (int i = 0; i < lines && at != std::string::npos && at > 0; ++i) at = text.rfind('\n', at - 1);
+  for (int i = 0; i < lines && at != std::string::npos && at > 0; ++i)
+    at = text.rfind('\n', at - 1);
   return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
 }
 

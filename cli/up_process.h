@@ -1,5 +1,5 @@
-// Child processes of `lanyard up`: start in a process group of their own with output to a log file, notice their end, stop
-// them. The parent has one thread, so fork is safe.
+// Child processes of `lanyard up`: start in a process group of their own with output to a log file,
+// notice their end, stop them. The parent has one thread, so fork is safe.
 #pragma once
 
 #include <sys/types.h>
@@ -15,17 +15,18 @@
 namespace lanyard::cli {
 
 struct ProcessSpec {
-  std::string name;                // "coordinator", "w1"
-  std::string program;             // path
-  std::vector<std::string> args;   // without argv[0]
-  std::string log_path;            // stdout and stderr are appended to it
+  std::string name;               // "coordinator", "w1"
+  std::string program;            // path
+  std::vector<std::string> args;  // without argv[0]
+  std::string log_path;           // stdout and stderr are appended to it
 };
 
 class Process {
  public:
   explicit Process(ProcessSpec spec) : spec_(std::move(spec)) {}
 
-  // Forks and executes; the child gets SIGTERM when the parent dies. NotFound: the program is missing.
+  // Forks and executes; the child gets SIGTERM when the parent dies. NotFound: the program is
+  // missing.
   absl::Status Start();
   // How it ended ("exit code 1", "signal 9 (Killed)"), once; nullopt while it runs.
   std::optional<std::string> Poll();
@@ -47,7 +48,8 @@ void StopAll(const std::vector<Process*>& processes, std::chrono::milliseconds g
 // The last `lines` lines of a file; empty when it cannot be read.
 std::string LastLines(const std::string& path, int lines);
 
-// When to start a process that died again: 0.25 s, 0.5 s, ... at most 10 s; a life of a minute starts from the front.
+// When to start a process that died again: 0.25 s, 0.5 s, ... at most 10 s; a life of a minute
+// starts from the front.
 class BackOff {
  public:
   // Called when the process ended; the time at which it may start again.

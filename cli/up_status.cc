@@ -34,8 +34,9 @@ NodeView ParseNode(const ordered_json& n) {
   out.state = Get(n, "state", std::string());
   out.pid = Get(n, "pid", uint64_t{0});
   out.has_stage = Get(n, "has_stage", false);
-  if (const auto layers = n.find("layers"); layers != n.end() && layers->is_array() && layers->size() == 2 &&
-                                            (*layers)[0].is_number_unsigned() && (*layers)[1].is_number_unsigned()) {
+  if (const auto layers = n.find("layers");
+      layers != n.end() && layers->is_array() && layers->size() == 2 &&
+      (*layers)[0].is_number_unsigned() && (*layers)[1].is_number_unsigned()) {
     out.layers.emplace((*layers)[0].get<uint32_t>(), (*layers)[1].get<uint32_t>());
   }
   out.embeds = Get(n, "embeds", false);
@@ -57,7 +58,8 @@ std::vector<NodeView> InStageOrder(std::vector<NodeView> nodes) {
     if (n.layers.has_value()) return uint64_t{n.layers->first} + 1;
     return n.embeds ? 0 : UINT64_MAX - 1;
   };
-  std::stable_sort(nodes.begin(), nodes.end(), [&](const NodeView& a, const NodeView& b) { return rank(a) < rank(b); });
+  std::stable_sort(nodes.begin(), nodes.end(),
+                   [&](const NodeView& a, const NodeView& b) { return rank(a) < rank(b); });
   return nodes;
 }
 
@@ -73,30 +75,38 @@ std::string LayerText(const NodeView& n) {
 
 // As one word of a shell.
 std::string ShellWord(const std::string& text) {
-  const auto plain = [](unsigned char c) { return std::isalnum(c) != 0 || std::strchr("/._-+:,@%=", c) != nullptr; };
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 || std::strchr("/._-+:,@%=", c) != nullptr;
+  };
   if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return text;
   std::string out = "'";
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
 }
 
-constexpr char kQuestion[] = R"(/v1/chat/completions -d '{"messages":[{"role":"user","content":"Hello!"}]}')";
+constexpr char kQuestion[] =
+    R"(/v1/chat/completions -d '{"messages":[{"role":"user","content":"Hello!"}]}')";
 
 std::string HowToAsk(const PoolAccess& access) {
-  if (access.key_file.empty()) return absl::StrCat("  curl ", access.url, kQuestion, "\n  lanyard run --url ", access.url, "\n");
+  if (access.key_file.empty())
+    return absl::StrCat("  curl ", access.url, kQuestion, "\n  lanyard run --url ", access.url,
+                        "\n");
   const std::string key = ShellWord(access.key_file);
   const std::string ca = ShellWord(access.ca);
   // By file: a key among curl's arguments would stand in the process list.
   return absl::StrCat("The API key is in ", access.key_file, ", the CA certificate in ", access.ca,
-                      "\n  sed 's/^/Authorization: Bearer /' ", key, " | curl --cacert ", ca, " -H @- ", access.url, kQuestion,
-                      "\n  OPENAI_BASE_URL=", access.url, "/v1 OPENAI_API_KEY=\"$(cat ", key, ")\" SSL_CERT_FILE=", ca,
-                      " python3 YOUR_PROGRAM.py", "\n  lanyard run --admin ", ShellWord(access.admin), "\n");
+                      "\n  sed 's/^/Authorization: Bearer /' ", key, " | curl --cacert ", ca,
+                      " -H @- ", access.url, kQuestion, "\n  OPENAI_BASE_URL=", access.url,
+                      "/v1 OPENAI_API_KEY=\"$(cat ", key, ")\" SSL_CERT_FILE=", ca,
+                      " python3 YOUR_PROGRAM.py", "\n  lanyard run --admin ",
+                      ShellWord(access.admin), "\n");
 }
 
 }  // namespace
 
 std::optional<PoolView> ParsePoolView(std::string_view text) {
-  const ordered_json s = ordered_json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  const ordered_json s =
+      ordered_json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (!s.is_object()) return std::nullopt;
   PoolView out;
   out.ready = Get(s, "ready", false);
@@ -106,7 +116,8 @@ std::optional<PoolView> ParsePoolView(std::string_view text) {
   out.context = Get(s, "context", 0u);
   if (const auto lines = s.find("plan_why"); lines != s.end() && lines->is_array()) {
     for (const auto& line : *lines) {
-      if (line.is_string()) out.plan_why += (out.plan_why.empty() ? "  " : "\n  ") + line.get<std::string>();
+      if (line.is_string())
+        out.plan_why += (out.plan_why.empty() ? "  " : "\n  ") + line.get<std::string>();
     }
   }
   if (const auto nodes = s.find("nodes"); nodes != s.end() && nodes->is_array()) {
@@ -119,7 +130,9 @@ std::optional<PoolView> ParsePoolView(std::string_view text) {
 
 std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordinator,
                    const std::vector<std::pair<std::string, pid_t>>& workers) {
-  const auto or_null = [](const std::string& text) { return text.empty() ? ordered_json(nullptr) : ordered_json(text); };
+  const auto or_null = [](const std::string& text) {
+    return text.empty() ? ordered_json(nullptr) : ordered_json(text);
+  };
   ordered_json out = {{"url", access.url}};
   out["api_key"] = or_null(access.api_key);
   out["ca"] = or_null(access.ca);
@@ -134,7 +147,8 @@ std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordin
       if (name == n.name) pid = started;
     }
     ordered_json worker = {{"name", n.name}, {"pid", pid}, {"layers", nullptr}};
-    if (n.layers.has_value()) worker["layers"] = ordered_json::array({n.layers->first, n.layers->second});
+    if (n.layers.has_value())
+      worker["layers"] = ordered_json::array({n.layers->first, n.layers->second});
     worker["embeds"] = n.embeds;
     worker["samples"] = n.samples;
     worker["bytes"] = n.gguf_bytes;
@@ -146,11 +160,13 @@ std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordin
 std::string UpText(const PoolView& view, const PoolAccess& access, const std::string& logs) {
   Table table({"WORKER", "LAYERS", ">MODEL BYTES", ">WEIGHTS", ">KV", ">BUFFERS", ">LIMIT"});
   for (const NodeView& n : InStageOrder(view.nodes)) {
-    table.AddRow({n.name, LayerText(n), FormatSize(n.gguf_bytes), FormatSize(n.weights_bytes), FormatSize(n.kv_bytes),
-                  FormatSize(n.buffer_bytes), n.memory_bytes > 0 ? FormatSize(n.memory_bytes) : "-"});
+    table.AddRow({n.name, LayerText(n), FormatSize(n.gguf_bytes), FormatSize(n.weights_bytes),
+                  FormatSize(n.kv_bytes), FormatSize(n.buffer_bytes),
+                  n.memory_bytes > 0 ? FormatSize(n.memory_bytes) : "-"});
   }
-  return absl::StrCat("Model ", view.model, ", context ", view.context, " tokens\n", table.ToString(), "\nReady at ",
-                      access.url, " (logs in ", logs, ")\n", HowToAsk(access));
+  return absl::StrCat("Model ", view.model, ", context ", view.context, " tokens\n",
+                      table.ToString(), "\nReady at ", access.url, " (logs in ", logs, ")\n",
+                      HowToAsk(access));
 }
 
 }  // namespace lanyard::cli

@@ -54,7 +54,8 @@ struct PoolAccess {
 // One line without its newline; keys as in `lanyard up --help`. Workers in the order of the stages.
 std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordinator,
                    const std::vector<std::pair<std::string, pid_t>>& workers);
-// The plan as a table, the URL, where key and CA lie, and commands that work as they stand. The key itself is not in it.
+// The plan as a table, the URL, where key and CA lie, and commands that work as they stand. The key
+// itself is not in it.
 std::string UpText(const PoolView& view, const PoolAccess& access, const std::string& logs);
 
 }  // namespace lanyard::cli

@@ -149,8 +149,10 @@ void PoolMachine::OnTick(TimeNs now) {
 absl::Status PoolMachine::Drain(const std::string& worker) {
   if (placement_.drained().contains(worker)) return absl::OkStatus();
   const absl::Status status = placement_.Drain(worker, membership_);
-  Do(PoolAction::Log{!status.ok(), status.ok() ? absl::StrCat("worker '", worker, "' is drained: no plan uses it any more")
-                                               : Str(status.message())});
+  Do(PoolAction::Log{
+      !status.ok(), status.ok()
+                        ? absl::StrCat("worker '", worker, "' is drained: no plan uses it any more")
+                        : Str(status.message())});
   return status;
 }
 
@@ -170,12 +172,14 @@ void PoolMachine::MoveFromDrained(TimeNs now) {
     move_since_ = now;
     scheduler_.Hold(true);
     if (scheduler_.n_running() > 0) {
-      Do(PoolAction::Log{false, absl::StrCat("before layers move, ", scheduler_.n_running(), " requests have ",
-                                             options_.drain_patience / kSecond, " s to end")});
+      Do(PoolAction::Log{
+          false, absl::StrCat("before layers move, ", scheduler_.n_running(), " requests have ",
+                              options_.drain_patience / kSecond, " s to end")});
     }
   }
   const bool idle = scheduler_.n_running() == 0 && scheduler_.steps_in_flight() == 0;
-  if (idle || now - move_since_ >= options_.drain_patience) Apply(placement_.Move(membership_, now, idle), now);
+  if (idle || now - move_since_ >= options_.drain_patience)
+    Apply(placement_.Move(membership_, now, idle), now);
 }
 
 void PoolMachine::Apply(PipelineOutcome outcome, TimeNs now) {
@@ -203,12 +207,14 @@ void PoolMachine::Apply(PlacementActions actions, TimeNs now) {
   if (!actions.note.empty()) Do(PoolAction::Log{false, std::move(actions.note)});
   if (actions.lost) {
     fault_.reset();
-    Do(PoolAction::Log{!actions.by_choice, absl::StrCat("the pipeline stopped: ", actions.lost->message())});
+    Do(PoolAction::Log{!actions.by_choice,
+                       absl::StrCat("the pipeline stopped: ", actions.lost->message())});
     if (pipeline_.open()) {
       pipeline_.Close();
       Do(PoolAction::ClosePort{});
     }
-    for (const SeqId id : scheduler_.OnPipelineLost(actions.carry)) Do(PoolAction::Fail{id, *actions.lost});
+    for (const SeqId id : scheduler_.OnPipelineLost(actions.carry))
+      Do(PoolAction::Fail{id, *actions.lost});
   }
   if (actions.new_epoch) Do(PoolAction::UseEpoch{*actions.new_epoch});
   for (auto& assign : actions.assign) {
@@ -228,7 +234,8 @@ void PoolMachine::Serve() {
     plan.stages.push_back({stage.planned.machine, stage.planned.layers});
   }
   const Member* first = membership_.FindByName(plan.stages.front().worker);
-  Do(PoolAction::OpenPort{first->hello.name, first->hello.stage_address, first->hello.node, plan.plan, plan.epoch});
+  Do(PoolAction::OpenPort{first->hello.name, first->hello.stage_address, first->hello.node,
+                          plan.plan, plan.epoch});
 
   PipelineShape shape;
   shape.n_stages = static_cast<uint32_t>(plan.stages.size());
@@ -249,8 +256,9 @@ void PoolMachine::Serve() {
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
   if (!admits()) return NotServing();
   if (spec.prompt.size() + 1 > context()) {
-    return absl::OutOfRangeError(absl::StrCat("the prompt of ", spec.prompt.size(), " tokens does not fit the context of ",
-                                              context(), " tokens"));
+    return absl::OutOfRangeError(absl::StrCat("the prompt of ", spec.prompt.size(),
+                                              " tokens does not fit the context of ", context(),
+                                              " tokens"));
   }
   busy_at_ = now;
   return scheduler_.Submit(std::move(spec), now);
@@ -280,8 +288,9 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
   node->heartbeat_age_s = static_cast<double>(now - member.heard) / kSecond;
   for (const net::DeviceHello& device : member.hello.devices) {
     const net::DeviceRates& rates = device.rates;
-    node->devices.push_back({device.name, device.model, device.memory_bytes, device.speed, rates.read_bytes_per_second,
-                             rates.int8_ops_per_second, rates.f16_ops_per_second, rates.to_device_bytes_per_second,
+    node->devices.push_back({device.name, device.model, device.memory_bytes, device.speed,
+                             rates.read_bytes_per_second, rates.int8_ops_per_second,
+                             rates.f16_ops_per_second, rates.to_device_bytes_per_second,
                              rates.to_host_bytes_per_second});
   }
   for (const AssignedStage& stage : placement_.stages()) {

@@ -29,10 +29,11 @@ struct PoolOptions {
   // After a link or a stage failed: how long the pool waits for news of who was lost, so that the
   // error names the right one.
   TimeNs fault_patience = kSecond / 4;
-  // So long without a request counts as quiet: a serving plan may be given up for a better one (Placement::Poll).
+  // So long without a request counts as quiet: a serving plan may be given up for a better one
+  // (Placement::Poll).
   TimeNs quiet_after = 3 * kSecond;
-  // When a worker is drained: so long what runs may end where it runs, while what comes waits. What then still runs is
-  // carried over.
+  // When a worker is drained: so long what runs may end where it runs, while what comes waits. What
+  // then still runs is carried over.
   TimeNs drain_patience = 10 * kSecond;
 };
 
@@ -98,7 +99,8 @@ class PoolMachine {
   // Placement::Drain and Undrain; a log line says what happens.
   absl::Status Drain(const std::string& worker);
   void Undrain(const std::string& worker, TimeNs now);
-  // Unavailable while nothing serves (and no drained worker's layers are moving); else as Scheduler::Submit.
+  // Unavailable while nothing serves (and no drained worker's layers are moving); else as
+  // Scheduler::Submit.
   absl::Status Submit(SequenceSpec spec, TimeNs now);
   void Cancel(SeqId id) { scheduler_.Cancel(id); }
   // At least every 100 ms.
@@ -149,7 +151,7 @@ class PoolMachine {
   std::optional<absl::Status> fault_;  // seen, not yet acted on
   TimeNs fault_at_ = 0;
   TimeNs move_since_ = 0;  // that what runs is waited for
-  TimeNs busy_at_ = 0;  // when a request was last here
+  TimeNs busy_at_ = 0;     // when a request was last here
   std::map<std::string, LostMember> lost_;
   uint64_t ignored_results_ = 0;
   std::vector<PoolAction::Any> actions_;

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "base/log.h"
-#include "identity/credential.h"
 #include "coordinator/serve/request_check.h"
+#include "identity/credential.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -16,7 +16,9 @@ constexpr int kPortWaitMs = 1000;
 constexpr uint32_t kDefaultContext = 4096;
 
 int64_t UnixMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model,
@@ -33,7 +35,8 @@ PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& mod
   pool.placement.expect_workers = options.expect_workers;
   pool.placement.last_epoch = last_epoch;
   pool.placement.drained = {options.drained.begin(), options.drained.end()};
-  if (options.security.credential != nullptr) pool.placement.coordinator_node = options.security.credential->Get()->self.node;
+  if (options.security.credential != nullptr)
+    pool.placement.coordinator_node = options.security.credential->Get()->self.node;
   return pool;
 }
 
@@ -57,8 +60,7 @@ absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(
       new PoolRunner(std::move(options), std::move(model), std::move(pool), std::move(state)));
   // Events may come at once; they wait in the queue.
   ASSIGN_OR_RETURN(runner->server_,
-                   runner->options_.serve(
-                                          {runner->options_.listen, runner->options_.security,
+                   runner->options_.serve({runner->options_.listen, runner->options_.security,
                                            runner->options_.limits, runner->options_.join},
                                           runner.get(), &runner->parts_));
   runner->thread_ = std::thread([r = runner.get()] { r->Loop(); });
@@ -164,7 +166,8 @@ void PoolRunner::Loop() {
   EndAll();
 }
 
-void PoolRunner::Diagnose(const std::string& node, std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
+void PoolRunner::Diagnose(const std::string& node,
+                          std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
   const bool heard = Push([this, node, done](TimeNs now) {
     std::map<std::string, Member> members;
     {
@@ -287,7 +290,8 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
                     model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
-  if (!admitting_.load()) return Unavailable("the coordinator is stopping; ask again when it is back");
+  if (!admitting_.load())
+    return Unavailable("the coordinator is stopping; ask again when it is back");
   {
     MutexLock lock(&mu_);
     if (!machine_.admits()) return machine_.NotServing();

@@ -26,7 +26,7 @@ namespace lanyard::coordinator {
 
 struct PoolRunnerOptions {
   std::string listen = "127.0.0.1:7300";  // gRPC
-  net::Security security = {};  // plaintext on loopback only
+  net::Security security = {};            // plaintext on loopback only
   net::AcceptLimits limits = {};
   net::JoinHandler join = {};
   std::string state_directory;  // epochs are kept here
@@ -57,7 +57,8 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void StopAdmitting() { admitting_.store(false); }
 
   std::string grpc_address() const { return server_->address(); }
-  // A node was revoked: its connections end, its stages go to others, the other workers hear of it. Any thread.
+  // A node was revoked: its connections end, its stages go to others, the other workers hear of it.
+  // Any thread.
   void CutOff(const std::string& node, const std::vector<std::string>& all_revoked);
 
   // A worker leaves the plans, or may be planned again (Placement::Drain). Any thread.
@@ -68,7 +69,8 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void Cancel(SeqId id) override;
   PoolStatus Status() const override;
   std::string MetricsText() const override;
-  void Diagnose(const std::string& node, std::function<void(absl::StatusOr<PoolDiagnosis>)> done) override;
+  void Diagnose(const std::string& node,
+                std::function<void(absl::StatusOr<PoolDiagnosis>)> done) override;
   void RequestShutdown() override;
 
  private:

@@ -4,7 +4,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <atomic>
@@ -447,7 +446,8 @@ TEST_F(PoolRunnerTest, AsksItsMachinesHowTheyAre) {
   const auto ask = [&](const std::string& node) {
     auto answer = std::make_shared<std::promise<absl::StatusOr<PoolDiagnosis>>>();
     auto future = answer->get_future();
-    runner_->Diagnose(node, [answer](absl::StatusOr<PoolDiagnosis> d) { answer->set_value(std::move(d)); });
+    runner_->Diagnose(
+        node, [answer](absl::StatusOr<PoolDiagnosis> d) { answer->set_value(std::move(d)); });
     return future.get();
   };
   const auto all = ask("");

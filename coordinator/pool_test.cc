@@ -134,8 +134,10 @@ TEST_F(PoolTest, ForARevokedWorkerNobodyWaits) {
   Serve();
   SubmitOne();
   pool_->TakeActions();
-  pool_->OnWorkerGone(net::LinkId(2), absl::PermissionDeniedError("this machine was revoked"), now_);
-  EXPECT_EQ(pool_->placement().state(), PlacementState::kNoFit);  // planned at once, and one machine is too few
+  pool_->OnWorkerGone(net::LinkId(2), absl::PermissionDeniedError("this machine was revoked"),
+                      now_);
+  EXPECT_EQ(pool_->placement().state(),
+            PlacementState::kNoFit);  // planned at once, and one machine is too few
   EXPECT_EQ(Take<PoolAction::Fail>().size(), 1u);
 }
 
@@ -227,9 +229,12 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
   std::string said;
   for (const PoolAction::Any& action : pool_->TakeActions()) {
     EXPECT_FALSE(std::holds_alternative<PoolAction::Fail>(action));
-    if (const auto* log = std::get_if<PoolAction::Log>(&action)) absl::StrAppend(&said, log->text, "\n");
+    if (const auto* log = std::get_if<PoolAction::Log>(&action))
+      absl::StrAppend(&said, log->text, "\n");
   }
-  EXPECT_THAT(said, HasSubstr("a better plan waits for a quiet moment: a context of 256 tokens instead of 128"));
+  EXPECT_THAT(
+      said,
+      HasSubstr("a better plan waits for a quiet moment: a context of 256 tokens instead of 128"));
   EXPECT_THAT(said, HasSubstr("planning again while no request runs: a context of 256"));
   Ready(1);
   ASSERT_TRUE(pool_->serving());
@@ -313,7 +318,8 @@ TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
   // The others alone are too few for another drain; the arithmetic is the planner's.
   const absl::Status refused = pool_->Drain("w3");
   EXPECT_TRUE(absl::IsFailedPrecondition(refused));
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("4 layers of 10 MiB need 2 machines, 1 is there"));
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("4 layers of 10 MiB need 2 machines, 1 is there"));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("node drain --disable w2"));
   EXPECT_TRUE(pool_->serving());
   EXPECT_EQ(StateOf(2), "ready");

@@ -15,8 +15,9 @@ uint64_t Linear::bytes() const {
 }
 
 absl::Status HiddenNotFinite() {
-  return InvalidArgument("hidden states hold a value that is not a finite number; the stage before has failed or "
-                         "its frame was damaged");
+  return InvalidArgument(
+      "hidden states hold a value that is not a finite number; the stage before has failed or "
+      "its frame was damaged");
 }
 
 absl::Status LogitsNotFinite() {

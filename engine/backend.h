@@ -1,10 +1,12 @@
-// Where layers are computed: the seam between the decoder layer, written once (layers.cc), and a device. A backend holds
-// weights in the form its kernels take, the KV pages of its layers and the buffers of a step, and runs the operations of
-// engine/ops/*.h on them, whose definitions and bits it keeps (docs/numerics.md).
+// Where layers are computed: the seam between the decoder layer, written once (layers.cc), and a
+// device. A backend holds weights in the form its kernels take, the KV pages of its layers and the
+// buffers of a step, and runs the operations of engine/ops/*.h on them, whose definitions and bits
+// it keeps (docs/numerics.md).
 //
-// Pointers in Buffers, Vector and KvLayer are addresses of the device: only a backend follows them. Adding to them is fine.
-// Operations run in the order of the calls; where they end is the backend's business until a call that gives bytes to the
-// host returns. One caller at a time. Unavailable: the device is lost, and this backend with it.
+// Pointers in Buffers, Vector and KvLayer are addresses of the device: only a backend follows them.
+// Adding to them is fine. Operations run in the order of the calls; where they end is the backend's
+// business until a call that gives bytes to the host returns. One caller at a time. Unavailable:
+// the device is lost, and this backend with it.
 #pragma once
 
 #include <cstdint>
@@ -125,24 +127,27 @@ class Backend {
   // --- Loading, before the first step. ResourceExhausted when memory is refused.
   // Asks for what was planned at once, so that a refusal comes before the first byte is read.
   virtual absl::Status Reserve(const BackendMemory& planned) = 0;
-  virtual absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
-                                                             const ops::PackedMatrix::Reader& read) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(
+      TensorType type, int64_t n_out, int64_t k, const ops::PackedMatrix::Reader& read) = 0;
   virtual absl::StatusOr<Vector> PutVector(std::vector<float> values) = 0;
   virtual absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) = 0;
   // After the weights. The step's buffers.
   virtual absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) = 0;
   virtual BackendMemory memory() const = 0;
-  // Thread-safe. False for ever once the device is lost, or has given this backend's memory to others.
+  // Thread-safe. False for ever once the device is lost, or has given this backend's memory to
+  // others.
   virtual bool usable() const { return true; }
 
   // --- A step: Begin, operations, End. The frame that `step` holds outlives it.
   virtual absl::Status Begin(const Step& step) = 0;
-  // Waits for what the step still does, and gives its error. Always follows a Begin, also of a step that failed.
+  // Waits for what the step still does, and gives its error. Always follows a Begin, also of a step
+  // that failed.
   virtual absl::Status End() = 0;
   const Buffers& buffers() const { return buffers_; }
   int64_t rows() const { return rows_; }
-  // Runs the operations that `body` calls, in order. Equal keys run the same operations with the same arguments in every step of
-  // so many rows(), so that a backend may have recorded them and not call `body` at all.
+  // Runs the operations that `body` calls, in order. Equal keys run the same operations with the
+  // same arguments in every step of so many rows(), so that a backend may have recorded them and
+  // not call `body` at all.
   struct RunKey {
     uint32_t part = 0;
     uint32_t rows = 0;  // that `body` works on, if not rows()
@@ -156,23 +161,26 @@ class Backend {
   virtual absl::Status RotateAndStore(ops::QkvRows args, int rope_kind, uint32_t group) = 0;
   virtual absl::Status Attend(ops::AttentionArgs args, uint32_t group) = 0;
   virtual absl::Status GateMul(const ops::GateRows& args) = 0;
-  // The head, of at most kHeadRows rows: SetHeadRows names them, outside of Run; then the named rows of x are
-  // normalised side by side into h, and rows of logits summarised for ReadLogits.
+  // The head, of at most kHeadRows rows: SetHeadRows names them, outside of Run; then the named
+  // rows of x are normalised side by side into h, and rows of logits summarised for ReadLogits.
   virtual absl::Status SetHeadRows(std::span<const int64_t> rows) = 0;
   virtual absl::Status NormHeadRows(const Vector& norm, float eps) = 0;
   virtual absl::Status SummariseLogits() = 0;
 
-  // --- Borders. Host memory of rows() x d_model floats for rows that come from the host; then TakeRows moves them to x.
+  // --- Borders. Host memory of rows() x d_model floats for rows that come from the host; then
+  // TakeRows moves them to x.
   virtual float* HostRows() = 0;
   virtual absl::Status TakeRows() = 0;
-  // Wire format to x. InvalidArgument when a value is not finite, now or with a later call of this step.
+  // Wire format to x. InvalidArgument when a value is not finite, now or with a later call of this
+  // step.
   virtual absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) = 0;
-  // x from another backend's x of the same rows, without a way round by the host; false where that cannot be.
+  // x from another backend's x of the same rows, without a way round by the host; false where that
+  // cannot be.
   virtual absl::StatusOr<bool> TakeFrom(Backend&) { return false; }
   // x to wire format; the bytes are there on return.
   virtual absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) = 0;
-  // Of every head row (whole.size() of them) the statistics, and the logits themselves where whole[i] is not 0. Internal when
-  // a logit is not finite. Valid until the next SetHeadRows.
+  // Of every head row (whole.size() of them) the statistics, and the logits themselves where
+  // whole[i] is not 0. Internal when a logit is not finite. Valid until the next SetHeadRows.
   virtual absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) = 0;
 
  protected:

@@ -5,7 +5,9 @@
 namespace lanyard::engine {
 namespace {
 
-uint32_t BlocksFor(uint32_t tokens) { return (tokens + stage::kKvBlockTokens - 1) / stage::kKvBlockTokens; }
+uint32_t BlocksFor(uint32_t tokens) {
+  return (tokens + stage::kKvBlockTokens - 1) / stage::kKvBlockTokens;
+}
 
 // Blocks that one sequence holds at most.
 uint32_t BlocksOfSequence(uint32_t window, const ChainOptions& options) {
@@ -20,8 +22,8 @@ absl::StatusOr<std::vector<stage::StageSpec>> CutEvenly(const model::ModelShape&
                                                         const ChainOptions& options) {
   const uint32_t n = options.stages;
   if (n == 0 || n > shape.n_layers + 2) {
-    return InvalidArgument("stages ", n, " is not in [1, ", shape.n_layers + 2, "] for a model of ", shape.n_layers,
-                           " layers");
+    return InvalidArgument("stages ", n, " is not in [1, ", shape.n_layers + 2, "] for a model of ",
+                           shape.n_layers, " layers");
   }
   // Stages without layers: a head alone first, then an embedding alone.
   const uint32_t head_alone = n > shape.n_layers ? 1 : 0;
@@ -61,7 +63,8 @@ absl::StatusOr<std::unique_ptr<Chain>> Chain::Create(const model::ModelShape& sh
     chain->stages_.push_back(std::move(stage));
   }
   for (const uint32_t blocks : chain->specs_[0].group_blocks) {
-    // Odd blocks on top of even ones: neighbours in a sequence are not neighbours in memory, as in a pool that is in use.
+    // Odd blocks on top of even ones: neighbours in a sequence are not neighbours in memory, as in
+    // a pool that is in use.
     std::vector<uint32_t> free;
     for (uint32_t b = 0; b < blocks; b += 2) free.push_back(b);
     for (uint32_t b = 1; b < blocks; b += 2) free.push_back(b);
@@ -74,8 +77,10 @@ absl::Status Chain::Reserve(Sequence& sequence, uint32_t n_rows) {
   sequence.tables.resize(free_.size());
   for (size_t g = 0; g < free_.size(); ++g) {
     stage::BlockTable& table = sequence.tables[g];
-    const stage::BlockRange needed = stage::NeededBlocks(sequence.pos, n_rows, model_.group_windows[g]);
-    const uint32_t gone = std::min<uint32_t>(needed.first - table.first, static_cast<uint32_t>(table.blocks.size()));
+    const stage::BlockRange needed =
+        stage::NeededBlocks(sequence.pos, n_rows, model_.group_windows[g]);
+    const uint32_t gone =
+        std::min<uint32_t>(needed.first - table.first, static_cast<uint32_t>(table.blocks.size()));
     free_[g].insert(free_[g].end(), table.blocks.begin(), table.blocks.begin() + gone);
     table.blocks.erase(table.blocks.begin(), table.blocks.begin() + gone);
     table.first = needed.first;

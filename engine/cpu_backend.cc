@@ -20,22 +20,26 @@ class CpuMatrix final : public Matrix {
 uint64_t CpuBackend::BufferBytes(const StepSizes& sizes, InputForms forms, int threads) {
   uint64_t bytes = sizes.BufferBytes();
   // Rows that enter products: int8 with a scale and sums a block of 32, or the f32 values.
-  const uint64_t widest = sizes.has_layers ? std::max({sizes.d_model, sizes.d_attn, sizes.d_ff}) : sizes.d_model;
+  const uint64_t widest =
+      sizes.has_layers ? std::max({sizes.d_model, sizes.d_attn, sizes.d_ff}) : sizes.d_model;
   bytes += sizes.max_rows * widest * ((forms.quantised ? 2 : 0) + (forms.floats ? 4 : 0));
   if (sizes.has_layers) {
-    bytes += ops::AttentionScratch::Bytes(threads, sizes.n_heads, sizes.n_kv_heads, sizes.head_dim, sizes.max_rows);
+    bytes += ops::AttentionScratch::Bytes(threads, sizes.n_heads, sizes.n_kv_heads, sizes.head_dim,
+                                          sizes.max_rows);
   }
   return bytes;
 }
 
 absl::Status CpuBackend::CheckShape(const StepSizes& sizes) {
-  if (!sizes.has_layers || sizes.numerics.attention == stage::AttentionForm::kExact) return absl::OkStatus();
-  return FailedPrecondition("cpu: the processor computes attention in the exact form only, these layers are of numerics ",
-                            sizes.numerics.ToString(), "; use --attention exact, or cards that hold all layers");
+  if (!sizes.has_layers || sizes.numerics.attention == stage::AttentionForm::kExact)
+    return absl::OkStatus();
+  return FailedPrecondition(
+      "cpu: the processor computes attention in the exact form only, these layers are of numerics ",
+      sizes.numerics.ToString(), "; use --attention exact, or cards that hold all layers");
 }
 
-absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackMatrix(TensorType type, int64_t n_out, int64_t k,
-                                                               const ops::PackedMatrix::Reader& read) {
+absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackMatrix(
+    TensorType type, int64_t n_out, int64_t k, const ops::PackedMatrix::Reader& read) {
   ASSIGN_OR_RETURN(ops::PackedMatrix packed, ops::PackedMatrix::Pack(isa_, type, n_out, k, read));
   memory_.weights += packed.bytes();
   return std::unique_ptr<Matrix>(std::make_unique<CpuMatrix>(std::move(packed)));
@@ -63,8 +67,8 @@ absl::Status CpuBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) {
   ASSIGN_OR_RETURN(h_, Memory::Map(row_bytes * sizes.d_model, "hidden states"));
   ASSIGN_OR_RETURN(work_, Memory::Map(row_bytes * sizes.WorkFloats(), "a step's buffers"));
   if (sizes.has_layers) {
-    attention_ =
-        ops::AttentionScratch(pool_.size(), sizes.n_heads, sizes.n_kv_heads, sizes.head_dim, sizes.max_rows);
+    attention_ = ops::AttentionScratch(pool_.size(), sizes.n_heads, sizes.n_kv_heads,
+                                       sizes.head_dim, sizes.max_rows);
   }
   if (sizes.samples) {
     ASSIGN_OR_RETURN(logits_, Memory::Map(sizes.LogitFloats() * sizeof(float), "logits"));
@@ -169,14 +173,16 @@ absl::Status CpuBackend::SummariseLogits() {
   stats_.resize(std::max(stats_.size(), head_rows_.size()));
   for (size_t i = 0; i < head_rows_.size(); ++i) {
     const float* logits = buffers_.logits + i * sizes_.n_vocab;
-    if (!ops::SummariseLogits(isa_, pool_, logits, sizes_.n_vocab, &stats_[i])) return LogitsNotFinite();
+    if (!ops::SummariseLogits(isa_, pool_, logits, sizes_.n_vocab, &stats_[i]))
+      return LogitsNotFinite();
   }
   return absl::OkStatus();
 }
 
 absl::Status CpuBackend::ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) {
   out->resize(whole.size());
-  for (size_t i = 0; i < whole.size(); ++i) (*out)[i] = {&stats_[i], buffers_.logits + i * sizes_.n_vocab};
+  for (size_t i = 0; i < whole.size(); ++i)
+    (*out)[i] = {&stats_[i], buffers_.logits + i * sizes_.n_vocab};
   return absl::OkStatus();
 }
 

@@ -1,4 +1,5 @@
-// The backend of this machine's processor: engine/ops/cpu kernels on a pool of threads, pages and buffers in RAM.
+// The backend of this machine's processor: engine/ops/cpu kernels on a pool of threads, pages and
+// buffers in RAM.
 #pragma once
 
 #include <memory>
@@ -24,8 +25,8 @@ class CpuBackend final : public Backend {
 
   const std::string& name() const override { return name_; }
   absl::Status Reserve(const BackendMemory&) override { return absl::OkStatus(); }
-  absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
-                                                     const ops::PackedMatrix::Reader& read) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(
+      TensorType type, int64_t n_out, int64_t k, const ops::PackedMatrix::Reader& read) override;
   absl::StatusOr<Vector> PutVector(std::vector<float> values) override;
   absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) override;
   absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) override;

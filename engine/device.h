@@ -1,4 +1,5 @@
-// A card of this machine that stages may use, beside the processor. One a card and process; stages share it.
+// A card of this machine that stages may use, beside the processor. One a card and process; stages
+// share it.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,8 @@ class Device {
   // Of the host's memory, for copies to and from it.
   virtual uint64_t HostBytes(const StepSizes& sizes) const = 0;
 
-  // Unimplemented where the device has no kernels for a model's widths, FailedPrecondition where it has none for the numerics
-  // id: what, on which device, and what to do.
+  // Unimplemented where the device has no kernels for a model's widths, FailedPrecondition where it
+  // has none for the numerics id: what, on which device, and what to do.
   virtual absl::Status CheckShape(const StepSizes& sizes) const = 0;
   // Unavailable when the device is lost.
   virtual absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() = 0;

@@ -25,7 +25,9 @@ class DeviceView : public Device {
     return device_->BufferBytes(sizes, forms);
   }
   uint64_t HostBytes(const StepSizes& sizes) const override { return device_->HostBytes(sizes); }
-  absl::Status CheckShape(const StepSizes& sizes) const override { return device_->CheckShape(sizes); }
+  absl::Status CheckShape(const StepSizes& sizes) const override {
+    return device_->CheckShape(sizes);
+  }
   absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() override { return device_->MakeBackend(); }
 
  private:

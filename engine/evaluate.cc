@@ -8,7 +8,7 @@ namespace {
 struct Job {
   SeqId seq;
   EvalResult* result = nullptr;
-  size_t fed = 0;                 // tokens of the prompt, then of the continuation, that went in
+  size_t fed = 0;  // tokens of the prompt, then of the continuation, that went in
   double nll = 0;
   bool done = false;
 };
@@ -40,23 +40,27 @@ Feed NextFeed(const Job& job, const EvalOptions& options, size_t room) {
   return feed;
 }
 
-void Take(Job& job, const Feed& feed, std::span<const stage::TokenOut> outs, const EvalOptions& options) {
+void Take(Job& job, const Feed& feed, std::span<const stage::TokenOut> outs,
+          const EvalOptions& options) {
   EvalResult& result = *job.result;
   for (const stage::TokenOut& out : outs) {
     if (job.fed < result.tokens.size()) {
       result.positions.push_back({out.lse, out.top});
-      if (!out.want.empty()) job.nll += static_cast<double>(out.lse) - static_cast<double>(out.want[0]);
+      if (!out.want.empty())
+        job.nll += static_cast<double>(out.lse) - static_cast<double>(out.want[0]);
     }
   }
   job.fed += feed.tokens.size();
   if (job.fed < result.tokens.size()) return;
-  if (result.tokens.size() > 1) result.mean_nll = job.nll / static_cast<double>(result.tokens.size() - 1);
+  if (result.tokens.size() > 1)
+    result.mean_nll = job.nll / static_cast<double>(result.tokens.size() - 1);
   if (result.greedy.size() < options.generate) result.greedy.push_back(outs.back().token);
   job.done = result.greedy.size() >= options.generate ||
              (options.is_end != nullptr && options.is_end(result.greedy.back()));
 }
 
-absl::Status RunJobs(Chain& chain, std::span<Job> jobs, const EvalOptions& options, uint32_t max_rows) {
+absl::Status RunJobs(Chain& chain, std::span<Job> jobs, const EvalOptions& options,
+                     uint32_t max_rows) {
   while (true) {
     std::vector<Feed> feeds;
     std::vector<Job*> fed;
@@ -80,7 +84,8 @@ absl::Status RunJobs(Chain& chain, std::span<Job> jobs, const EvalOptions& optio
 
 }  // namespace
 
-absl::StatusOr<std::vector<EvalResult>> Evaluate(Chain& chain, const std::vector<std::vector<int32_t>>& prompts,
+absl::StatusOr<std::vector<EvalResult>> Evaluate(Chain& chain,
+                                                 const std::vector<std::vector<int32_t>>& prompts,
                                                  const EvalOptions& options) {
   std::vector<EvalResult> results(prompts.size());
   std::vector<Job> jobs(prompts.size());

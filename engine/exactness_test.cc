@@ -1,5 +1,6 @@
-// The promise of docs/numerics.md: a row's result depends on its own tokens and the weights alone. Here over cuts, chunks,
-// threads, batches and instruction sets, bit for bit, on small models with weights of every kind.
+// The promise of docs/numerics.md: a row's result depends on its own tokens and the weights alone.
+// Here over cuts, chunks, threads, batches and instruction sets, bit for bit, on small models with
+// weights of every kind.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -20,8 +21,8 @@ struct Config {
   bool batch = false;
 
   std::string ToString() const {
-    return absl::StrCat(ops::IsaName(isa), " stages ", stages, " chunk ", chunk, " threads ", threads,
-                        batch ? " batch" : " alone");
+    return absl::StrCat(ops::IsaName(isa), " stages ", stages, " chunk ", chunk, " threads ",
+                        threads, batch ? " batch" : " alone");
   }
 };
 
@@ -30,13 +31,15 @@ std::vector<std::vector<int32_t>> Prompts(uint32_t n_vocab) {
   std::vector<std::vector<int32_t>> out;
   for (const uint32_t length : {45u, 1u, 290u}) {
     std::vector<int32_t> tokens;
-    for (uint32_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>((i * 37 + length * 11) % n_vocab));
+    for (uint32_t i = 0; i < length; ++i)
+      tokens.push_back(static_cast<int32_t>((i * 37 + length * 11) % n_vocab));
     out.push_back(tokens);
   }
   return out;
 }
 
-std::vector<EvalResult> RunAll(const RandomModel& model, stage::NumericsId numerics, const Config& config) {
+std::vector<EvalResult> RunAll(const RandomModel& model, stage::NumericsId numerics,
+                               const Config& config) {
   ChainOptions options;
   options.stages = config.stages;
   options.numerics = numerics;
@@ -61,7 +64,8 @@ void ExpectSame(const std::vector<EvalResult>& a, const std::vector<EvalResult>&
     ASSERT_EQ(a[i].positions.size(), b[i].positions.size());
     for (size_t p = 0; p < a[i].positions.size(); ++p) {
       const EvalPosition &x = a[i].positions[p], &y = b[i].positions[p];
-      ASSERT_EQ(std::memcmp(&x.lse, &y.lse, sizeof(float)), 0) << "prompt " << i << " position " << p;
+      ASSERT_EQ(std::memcmp(&x.lse, &y.lse, sizeof(float)), 0)
+          << "prompt " << i << " position " << p;
       ASSERT_EQ(x.top, y.top) << "prompt " << i << " position " << p;
     }
   }
@@ -92,7 +96,9 @@ void Sweep(const RandomModel& model, stage::NumericsId numerics) {
   }
 }
 
-stage::NumericsId Id(stage::KvType kv, stage::WireType wire) { return {kNumericsVersion, kv, wire}; }
+stage::NumericsId Id(stage::KvType kv, stage::WireType wire) {
+  return {kNumericsVersion, kv, wire};
+}
 
 const std::vector<TensorType> kFloats = {TensorType::kF32};
 const std::vector<TensorType> kQuantised = {TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF16,
@@ -100,22 +106,28 @@ const std::vector<TensorType> kQuantised = {TensorType::kQ4_1, TensorType::kQ8_0
                                             TensorType::kQ6_K};
 
 TEST(Exactness, LlamaFloat) {
-  Sweep(RandomModel(testing::SmallLlama(), kFloats, 1), Id(stage::KvType::kF32, stage::WireType::kF32));
+  Sweep(RandomModel(testing::SmallLlama(), kFloats, 1),
+        Id(stage::KvType::kF32, stage::WireType::kF32));
 }
 TEST(Exactness, LlamaQuantised) {
-  Sweep(RandomModel(testing::SmallLlama(), kQuantised, 2), Id(stage::KvType::kF16, stage::WireType::kF16));
+  Sweep(RandomModel(testing::SmallLlama(), kQuantised, 2),
+        Id(stage::KvType::kF16, stage::WireType::kF16));
 }
 TEST(Exactness, LlamaQuantisedKv8) {
-  Sweep(RandomModel(testing::SmallLlama(), kQuantised, 3), Id(stage::KvType::kQ8, stage::WireType::kF16));
+  Sweep(RandomModel(testing::SmallLlama(), kQuantised, 3),
+        Id(stage::KvType::kQ8, stage::WireType::kF16));
 }
 TEST(Exactness, Gemma3Float) {
-  Sweep(RandomModel(testing::SmallGemma3(), kFloats, 4), Id(stage::KvType::kF32, stage::WireType::kF32));
+  Sweep(RandomModel(testing::SmallGemma3(), kFloats, 4),
+        Id(stage::KvType::kF32, stage::WireType::kF32));
 }
 TEST(Exactness, Gemma3Quantised) {
-  Sweep(RandomModel(testing::SmallGemma3(), kQuantised, 5), Id(stage::KvType::kF16, stage::WireType::kF16));
+  Sweep(RandomModel(testing::SmallGemma3(), kQuantised, 5),
+        Id(stage::KvType::kF16, stage::WireType::kF16));
 }
 TEST(Exactness, Gemma3QuantisedKv8) {
-  Sweep(RandomModel(testing::SmallGemma3(), kQuantised, 6), Id(stage::KvType::kQ8, stage::WireType::kF16));
+  Sweep(RandomModel(testing::SmallGemma3(), kQuantised, 6),
+        Id(stage::KvType::kQ8, stage::WireType::kF16));
 }
 
 // The test can tell: another numerics id gives other bits.

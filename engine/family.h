@@ -1,5 +1,5 @@
-// What a model family adds to the shared layers: names of tensors, norms, activation, rotation. One file a family
-// (llama.cc, gemma3.cc); docs/checklists has what a new one takes.
+// What a model family adds to the shared layers: names of tensors, norms, activation, rotation. One
+// file a family (llama.cc, gemma3.cc); docs/checklists has what a new one takes.
 #pragma once
 
 #include <memory>
@@ -29,9 +29,11 @@ class Family {
 };
 
 // Reads rope_freqs.weight where the shape says so.
-absl::StatusOr<std::unique_ptr<Family>> MakeLlama(const model::ModelShape& shape, WeightLoader& loader);
-absl::StatusOr<std::unique_ptr<Family>> MakeGemma3(const model::ModelShape& shape, WeightLoader& loader);
-absl::StatusOr<std::unique_ptr<Family>> MakeFamily(const model::ModelShape& shape, WeightLoader& loader,
-                                                   bool has_layers);
+absl::StatusOr<std::unique_ptr<Family>> MakeLlama(const model::ModelShape& shape,
+                                                  WeightLoader& loader);
+absl::StatusOr<std::unique_ptr<Family>> MakeGemma3(const model::ModelShape& shape,
+                                                   WeightLoader& loader);
+absl::StatusOr<std::unique_ptr<Family>> MakeFamily(const model::ModelShape& shape,
+                                                   WeightLoader& loader, bool has_layers);
 
 }  // namespace lanyard::engine

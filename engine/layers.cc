@@ -8,7 +8,8 @@ InputForms Layer::forms() const {
   return out;
 }
 
-absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loader, uint32_t index, Layer* layer) {
+absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loader, uint32_t index,
+                             Layer* layer) {
   const std::string prefix = absl::StrCat("blk.", index, ".");
   const auto name = [&](const char* tensor) { return absl::StrCat(prefix, tensor, ".weight"); };
   const int64_t d = shape.d_model;
@@ -16,16 +17,20 @@ absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loade
   const int64_t d_kv = int64_t{shape.n_kv_heads} * shape.head_dim;
   const int64_t d_ff = shape.d_ff;
   ASSIGN_OR_RETURN(layer->attn_norm, loader.LoadVector(name("attn_norm"), d));
-  ASSIGN_OR_RETURN(layer->qkv, loader.LoadLinear(
-      {{name("attn_q"), d_attn}, {name("attn_k"), d_kv}, {name("attn_v"), d_kv}}, d));
+  ASSIGN_OR_RETURN(
+      layer->qkv,
+      loader.LoadLinear({{name("attn_q"), d_attn}, {name("attn_k"), d_kv}, {name("attn_v"), d_kv}},
+                        d));
   ASSIGN_OR_RETURN(layer->attn_out, loader.LoadLinear({{name("attn_output"), d}}, d_attn));
   ASSIGN_OR_RETURN(layer->ffn_norm, loader.LoadVector(name("ffn_norm"), d));
-  ASSIGN_OR_RETURN(layer->gate_up, loader.LoadLinear({{name("ffn_gate"), d_ff}, {name("ffn_up"), d_ff}}, d));
+  ASSIGN_OR_RETURN(layer->gate_up,
+                   loader.LoadLinear({{name("ffn_gate"), d_ff}, {name("ffn_up"), d_ff}}, d));
   ASSIGN_OR_RETURN(layer->down, loader.LoadLinear({{name("ffn_down"), d}}, d_ff));
   return absl::OkStatus();
 }
 
-absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Layer& layer, const LayerConstants& c) {
+absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Layer& layer,
+                          const LayerConstants& c) {
   const Buffers& at = on.buffers();
   const int64_t d_attn = int64_t{shape.n_heads} * shape.head_dim;
   const int64_t d_qkv = layer.qkv.n_out();
@@ -58,7 +63,8 @@ absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Lay
   return on.Product(layer.attn_out, {at.attn, on.rows(), 0, at.h, int64_t{shape.d_model}});
 }
 
-absl::Status RunFeedForward(const model::ModelShape& shape, Backend& on, const Layer& layer, ops::Activation act) {
+absl::Status RunFeedForward(const model::ModelShape& shape, Backend& on, const Layer& layer,
+                            ops::Activation act) {
   const Buffers& at = on.buffers();
   const int64_t d_ff = shape.d_ff;
   RETURN_IF_ERROR(on.Product(layer.gate_up, {at.h, on.rows(), 0, at.gate_up, 2 * d_ff}));

@@ -1,5 +1,5 @@
-// The decoder layer that families share, over whatever device (backend.h); a family's file says which norms, activation and
-// rotation it has.
+// The decoder layer that families share, over whatever device (backend.h); a family's file says
+// which norms, activation and rotation it has.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace lanyard::engine {
 struct Layer {
   Vector attn_norm;
   Linear qkv;
-  Vector q_norm;          // per head
+  Vector q_norm;  // per head
   Vector k_norm;
   Linear attn_out;
   Vector post_attn_norm;
@@ -27,27 +27,31 @@ struct Layer {
   Vector post_ffn_norm;
 
   ops::KvLayer kv;
-  uint32_t group = 0;                 // state group
+  uint32_t group = 0;  // state group
   uint32_t window = 0;
-  int rope_kind = 0;                  // index into Family::ropes()
+  int rope_kind = 0;  // index into Family::ropes()
 
   InputForms forms() const;
 };
 
 // The matrices that every family here has, under their GGUF names.
-absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loader, uint32_t index, Layer* layer);
+absl::Status LoadCommonLayer(const model::ModelShape& shape, WeightLoader& loader, uint32_t index,
+                             Layer* layer);
 
 struct LayerConstants {
   float q_scale = 1;
   ops::RopePairs pairs = ops::RopePairs::kInterleaved;
   ops::Activation activation = ops::Activation::kSilu;
-  bool round_f16 = false;             // the wire's type at the layer's end
+  bool round_f16 = false;  // the wire's type at the layer's end
 };
 // h -> h: products, rotation, pages, attention, output product.
-absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Layer& layer, const LayerConstants& c);
+absl::Status RunAttention(const model::ModelShape& shape, Backend& on, const Layer& layer,
+                          const LayerConstants& c);
 // h -> h: down(act(gate) * up).
-absl::Status RunFeedForward(const model::ModelShape& shape, Backend& on, const Layer& layer, ops::Activation act);
+absl::Status RunFeedForward(const model::ModelShape& shape, Backend& on, const Layer& layer,
+                            ops::Activation act);
 // x -> x: both with the norms around them, then the rounding of the layer's end.
-absl::Status RunDecoderLayer(const model::ModelShape& shape, Backend& on, const Layer& layer, const LayerConstants& c);
+absl::Status RunDecoderLayer(const model::ModelShape& shape, Backend& on, const Layer& layer,
+                             const LayerConstants& c);
 
 }  // namespace lanyard::engine

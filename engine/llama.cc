@@ -1,4 +1,5 @@
-// Llama: RMSNorm before each block, rotation of neighbouring pairs, SwiGLU. Source: llama.cpp src/models/llama.cpp.
+// Llama: RMSNorm before each block, rotation of neighbouring pairs, SwiGLU. Source: llama.cpp
+// src/models/llama.cpp.
 #include <cmath>
 
 #include "engine/family.h"
@@ -9,7 +10,8 @@ namespace {
 class Llama : public Family {
  public:
   Llama(const model::ModelShape& shape, const std::vector<float>& factors) : shape_(shape) {
-    ropes_.push_back({ops::RopeFrequencies(shape.rope_base, shape.rope_scale, static_cast<int>(shape.n_rot), factors),
+    ropes_.push_back({ops::RopeFrequencies(shape.rope_base, shape.rope_scale,
+                                           static_cast<int>(shape.n_rot), factors),
                       ops::RopePairs::kInterleaved});
   }
 
@@ -18,8 +20,9 @@ class Llama : public Family {
   }
 
   absl::Status RunLayer(Backend& on, const Layer& layer, bool round_f16) const override {
-    return RunDecoderLayer(shape_, on, layer,
-                           {shape_.attention_scale, ops::RopePairs::kInterleaved, ops::Activation::kSilu, round_f16});
+    return RunDecoderLayer(
+        shape_, on, layer,
+        {shape_.attention_scale, ops::RopePairs::kInterleaved, ops::Activation::kSilu, round_f16});
   }
 
  private:
@@ -28,12 +31,14 @@ class Llama : public Family {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Family>> MakeLlama(const model::ModelShape& shape, WeightLoader& loader) {
+absl::StatusOr<std::unique_ptr<Family>> MakeLlama(const model::ModelShape& shape,
+                                                  WeightLoader& loader) {
   std::vector<float> factors;
   if (shape.rope_factors) {
     ASSIGN_OR_RETURN(factors, loader.LoadFloats("rope_freqs.weight", shape.n_rot / 2));
     for (const float f : factors) {
-      if (!std::isfinite(f) || f <= 0) return InvalidArgument("tensor rope_freqs.weight: factor ", f, " is not positive");
+      if (!std::isfinite(f) || f <= 0)
+        return InvalidArgument("tensor rope_freqs.weight: factor ", f, " is not positive");
     }
   }
   return std::unique_ptr<Family>(std::make_unique<Llama>(shape, factors));

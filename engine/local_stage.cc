@@ -11,24 +11,26 @@
 namespace lanyard::engine {
 namespace {
 
-absl::Status CheckSpec(const model::ModelShape& shape, const stage::StageSpec& spec, const StageOptions& options) {
+absl::Status CheckSpec(const model::ModelShape& shape, const stage::StageSpec& spec,
+                       const StageOptions& options) {
   if (spec.layers.begin > spec.layers.end || spec.layers.end > shape.n_layers) {
-    return InvalidArgument("stage: layers [", spec.layers.begin, ", ", spec.layers.end, ") of a model with ",
-                           shape.n_layers);
+    return InvalidArgument("stage: layers [", spec.layers.begin, ", ", spec.layers.end,
+                           ") of a model with ", shape.n_layers);
   }
   if (spec.group_blocks.size() != shape.groups.size()) {
-    return InvalidArgument("stage: group_blocks has ", spec.group_blocks.size(), " groups, the model has ",
-                           shape.groups.size());
+    return InvalidArgument("stage: group_blocks has ", spec.group_blocks.size(),
+                           " groups, the model has ", shape.groups.size());
   }
   if (spec.max_rows == 0 || spec.max_rows > stage::kMaxFrameRows) {
-    return InvalidArgument("stage: max_rows ", spec.max_rows, " is not in [1, ", stage::kMaxFrameRows, "]");
+    return InvalidArgument("stage: max_rows ", spec.max_rows, " is not in [1, ",
+                           stage::kMaxFrameRows, "]");
   }
   if (options.threads < 1 || options.threads > 1024) {
     return InvalidArgument("stage: threads ", options.threads, " is not in [1, 1024]");
   }
   if (spec.numerics.version != kNumericsVersion) {
-    return FailedPrecondition("stage: numerics version ", spec.numerics.version, ", this program has ",
-                              kNumericsVersion);
+    return FailedPrecondition("stage: numerics version ", spec.numerics.version,
+                              ", this program has ", kNumericsVersion);
   }
   return absl::OkStatus();
 }
@@ -48,17 +50,18 @@ uint64_t StageTensorBytes(const model::ModelShape& shape, const stage::StageSpec
   }
   uint64_t bytes = 0;
   for (const model::TensorSpec& tensor : tensors) {
-    if (const model::TensorInfo* info = source.Find(tensor.name); info != nullptr) bytes += info->bytes;
+    if (const model::TensorInfo* info = source.Find(tensor.name); info != nullptr)
+      bytes += info->bytes;
   }
   return bytes;
 }
 
-// What the host holds beside the places' own buffers: the sampler's candidates (an id and a logit each), and the frame's
-// hidden states, in and out.
+// What the host holds beside the places' own buffers: the sampler's candidates (an id and a logit
+// each), and the frame's hidden states, in and out.
 uint64_t HostBytes(const model::ModelShape& shape, const stage::StageSpec& spec) {
   uint64_t bytes = spec.samples ? uint64_t{shape.n_vocab} * 8 : 0;
-  const uint64_t frame = stage::Hidden::BytesFor(spec.numerics.wire, std::min(spec.max_rows, stage::kMaxFrameRows),
-                                                 shape.d_model);
+  const uint64_t frame = stage::Hidden::BytesFor(
+      spec.numerics.wire, std::min(spec.max_rows, stage::kMaxFrameRows), shape.d_model);
   if (!spec.embeds) bytes += frame;
   if (!spec.samples) bytes += frame;
   return bytes;
@@ -73,11 +76,12 @@ struct Segment {
   std::vector<Layer> layers;
 };
 
-// The backends do the work; this class knows their order, the borders between them, and the two ends of the model.
+// The backends do the work; this class knows their order, the borders between them, and the two
+// ends of the model.
 class DeviceStage final : public LocalStage {
  public:
-  DeviceStage(const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
-              const StageOptions& options)
+  DeviceStage(const model::ModelShape& shape, const stage::StageSpec& spec,
+              const model::TensorSource& source, const StageOptions& options)
       : shape_(shape),
         spec_(spec),
         source_(source),
@@ -92,7 +96,8 @@ class DeviceStage final : public LocalStage {
     ASSIGN_OR_RETURN(step_, Step::Make(sizes, &pool_));
     for (const Place& place : places) RETURN_IF_ERROR(LoadPlace(loader, place));
     if (spec_.embeds) {
-      ASSIGN_OR_RETURN(embedding_, FindMatrix(source_, "token_embd.weight", shape_.n_vocab, shape_.d_model));
+      ASSIGN_OR_RETURN(embedding_,
+                       FindMatrix(source_, "token_embd.weight", shape_.n_vocab, shape_.d_model));
       embedding_row_.resize(embedding_->bytes / shape_.n_vocab);
     }
     memory_.buffers += HostBytes(shape_, spec_);
@@ -161,7 +166,8 @@ class DeviceStage final : public LocalStage {
     layer->group = model::GroupOfLayer(shape_, index);
     layer->window = shape_.groups[layer->group].window;
     layer->kv = KvOf(shape_, spec_.numerics.kv);
-    ASSIGN_OR_RETURN(layer->kv.base, on.MapKv(spec_.group_blocks[layer->group] * layer->kv.page_bytes(), index));
+    ASSIGN_OR_RETURN(layer->kv.base,
+                     on.MapKv(spec_.group_blocks[layer->group] * layer->kv.page_bytes(), index));
     return absl::OkStatus();
   }
 
@@ -186,7 +192,9 @@ class DeviceStage final : public LocalStage {
   }
 
   absl::StatusOr<StageOutput> RunFrame(const stage::StepFrame& frame, const std::stop_token& stop) {
-    RETURN_IF_ERROR(spec_.embeds ? Embed(frame) : segments_[0].on->TakeHidden(frame.hidden.type, frame.hidden.data));
+    RETURN_IF_ERROR(spec_.embeds
+                        ? Embed(frame)
+                        : segments_[0].on->TakeHidden(frame.hidden.type, frame.hidden.data));
     for (size_t i = 0; i < segments_.size(); ++i) {
       if (i > 0) RETURN_IF_ERROR(Cross(*segments_[i - 1].on, *segments_[i].on));
       RETURN_IF_ERROR(RunSegment(segments_[i], stop));
@@ -211,7 +219,8 @@ class DeviceStage final : public LocalStage {
     });
   }
 
-  // Rows from one device to the next, as between machines: every layer's end is rounded to the wire's type already.
+  // Rows from one device to the next, as between machines: every layer's end is rounded to the
+  // wire's type already.
   absl::Status Cross(Backend& from, Backend& to) {
     ASSIGN_OR_RETURN(const bool taken, to.TakeFrom(from));
     if (taken) return absl::OkStatus();
@@ -259,7 +268,8 @@ class DeviceStage final : public LocalStage {
     int64_t row;
   };
 
-  absl::Status Head(const stage::StepBatch& batch, const std::stop_token& stop, std::vector<stage::TokenOut>* out) {
+  absl::Status Head(const stage::StepBatch& batch, const std::stop_token& stop,
+                    std::vector<stage::TokenOut>* out) {
     wanted_.clear();
     int64_t first_row = 0;
     for (const stage::SeqRun& run : batch.runs) {
@@ -293,7 +303,8 @@ class DeviceStage final : public LocalStage {
     const auto rows = static_cast<int64_t>(head_rows_.size());
     RETURN_IF_ERROR(on.Run({kHeadPart, static_cast<uint32_t>(rows)}, [&]() -> absl::Status {
       RETURN_IF_ERROR(on.NormHeadRows(output_norm_, shape_.norm_eps));
-      RETURN_IF_ERROR(on.Product(head_, {on.buffers().h, rows, 0, on.buffers().logits, int64_t{shape_.n_vocab}}));
+      RETURN_IF_ERROR(on.Product(
+          head_, {on.buffers().h, rows, 0, on.buffers().logits, int64_t{shape_.n_vocab}}));
       return on.SummariseLogits();
     }));
     RETURN_IF_ERROR(on.ReadLogits(whole_, &logits_));
@@ -320,10 +331,11 @@ class DeviceStage final : public LocalStage {
   ops::ThreadPool pool_;
   std::unique_ptr<Family> family_;
   std::vector<std::unique_ptr<Backend>> backends_;
-  std::vector<Segment> segments_;    // never empty; after the backends whose memory their weights name
+  std::vector<Segment>
+      segments_;  // never empty; after the backends whose memory their weights name
   const model::TensorInfo* embedding_ = nullptr;
   std::vector<uint8_t> embedding_row_;
-  Vector output_norm_;               // of the last segment's backend
+  Vector output_norm_;  // of the last segment's backend
   Linear head_;
   Step step_;
   Sampler sampler_;
@@ -356,9 +368,10 @@ StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& s
       out.buffers += place.device->HostBytes(place.sizes);
     }
   }
-  for (const model::TensorSpec& common : spec.layers.size() > 0 ? model::CommonTensors(shape)
-                                                                : std::vector<model::TensorSpec>()) {
-    if (const model::TensorInfo* info = find(common.name); info != nullptr) out.weights += info->dims[0] * sizeof(float);
+  for (const model::TensorSpec& common :
+       spec.layers.size() > 0 ? model::CommonTensors(shape) : std::vector<model::TensorSpec>()) {
+    if (const model::TensorInfo* info = find(common.name); info != nullptr)
+      out.weights += info->dims[0] * sizeof(float);
   }
   out.buffers += HostBytes(shape, spec);
   return out;

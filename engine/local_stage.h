@@ -1,4 +1,5 @@
-// Runs one stage of a model on this machine's devices: embed if first, its layers, head and sampler if last.
+// Runs one stage of a model on this machine's devices: embed if first, its layers, head and sampler
+// if last.
 #pragma once
 
 #include <cstdint>
@@ -41,11 +42,13 @@ struct StageMemory {
   std::vector<OnDevice> devices = {};  // of cards; empty: all of it is the processor's
 };
 
-// What Create would allocate, from the tensor table alone. `tensors` gives the TensorInfo of every tensor of the stage.
+// What Create would allocate, from the tensor table alone. `tensors` gives the TensorInfo of every
+// tensor of the stage.
 StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& spec,
                        const std::vector<model::TensorInfo>& tensors, const StageOptions& options);
 
-// The numerics that fit a model when nothing else is asked: f32 KV and wire for float models, f16 for quantised ones.
+// The numerics that fit a model when nothing else is asked: f32 KV and wire for float models, f16
+// for quantised ones.
 stage::NumericsId DefaultNumerics(const model::ModelShape& shape);
 
 // What stage::ValidateFrame needs to know of a model.
@@ -58,22 +61,25 @@ struct StageOutput {
 
 class LocalStage {
  public:
-  // Reads and re-lays the stage's weights. `source` must outlive the stage when it embeds (rows are read on demand).
-  // ResourceExhausted when memory is refused, Unavailable when a device is lost, FailedPrecondition when layers were left to
-  // a device that does not compute the spec's numerics. `progress(done, total)` in GGUF bytes, may
-  // be null.
+  // Reads and re-lays the stage's weights. `source` must outlive the stage when it embeds (rows are
+  // read on demand). ResourceExhausted when memory is refused, Unavailable when a device is lost,
+  // FailedPrecondition when layers were left to a device that does not compute the spec's numerics.
+  // `progress(done, total)` in GGUF bytes, may be null.
   static absl::StatusOr<std::unique_ptr<LocalStage>> Create(
-      const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource& source,
-      const StageOptions& options, const std::function<void(uint64_t, uint64_t)>& progress = nullptr);
+      const model::ModelShape& shape, const stage::StageSpec& spec,
+      const model::TensorSource& source, const StageOptions& options,
+      const std::function<void(uint64_t, uint64_t)>& progress = nullptr);
   virtual ~LocalStage() = default;
 
-  // Runs a frame that passed stage::ValidateFrame. One caller at a time. Looks at `stop` between layers (Cancelled).
-  // Result rows do not depend on what else is in the frame. NaN or infinite hidden values from outside give
-  // InvalidArgument. Unavailable: a device is lost and this stage with it; every later call says so.
+  // Runs a frame that passed stage::ValidateFrame. One caller at a time. Looks at `stop` between
+  // layers (Cancelled). Result rows do not depend on what else is in the frame. NaN or infinite
+  // hidden values from outside give InvalidArgument. Unavailable: a device is lost and this stage
+  // with it; every later call says so.
   virtual absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) = 0;
 
   virtual const StageMemory& memory() const = 0;
-  // Thread-safe; true for ever once a device was lost, or gave its memory to others: to be loaded anew.
+  // Thread-safe; true for ever once a device was lost, or gave its memory to others: to be loaded
+  // anew.
   virtual bool lost() const { return false; }
 };
 

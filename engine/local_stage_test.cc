@@ -12,8 +12,8 @@
 namespace lanyard::engine {
 namespace {
 
-using testing::RandomModel;
 using ::testing::HasSubstr;
+using testing::RandomModel;
 
 stage::NumericsId F16() { return {kNumericsVersion, stage::KvType::kF16, stage::WireType::kF16}; }
 
@@ -98,11 +98,12 @@ TEST_F(SecondStage, NamesWhatIsMissing) {
 
 TEST_F(SecondStage, ReportsProgressInBytes) {
   uint64_t last = 0, all = 0;
-  const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {}, [&](uint64_t done, uint64_t total) {
-    EXPECT_GE(done, last);
-    last = done;
-    all = total;
-  });
+  const auto stage =
+      LocalStage::Create(model_.shape(), spec_, model_, {}, [&](uint64_t done, uint64_t total) {
+        EXPECT_GE(done, last);
+        last = done;
+        all = total;
+      });
   ASSERT_TRUE(stage.ok());
   EXPECT_GT(all, 0u);
   EXPECT_EQ(last, all);
@@ -122,7 +123,8 @@ TEST_F(SecondStage, RefusesBadDuties) {
             absl::StatusCode::kFailedPrecondition);
 }
 
-// The processor has no fast attention: it takes a stage without layers, and says what to do about others.
+// The processor has no fast attention: it takes a stage without layers, and says what to do about
+// others.
 TEST(FastAttention, IsNotForTheProcessor) {
   const RandomModel model(testing::SmallLlama(), {TensorType::kQ4_1}, 3);
   ChainOptions options;
@@ -138,8 +140,10 @@ TEST(FastAttention, IsNotForTheProcessor) {
       continue;
     }
     ASSERT_TRUE(absl::IsFailedPrecondition(stage.status())) << stage.status();
-    for (const char* said : {"layers [", "left for the processor", "-attn.fast", "--attention exact", "no card is used"}) {
-      EXPECT_NE(stage.status().message().find(said), absl::string_view::npos) << said << ": " << stage.status();
+    for (const char* said : {"layers [", "left for the processor", "-attn.fast",
+                             "--attention exact", "no card is used"}) {
+      EXPECT_NE(stage.status().message().find(said), absl::string_view::npos)
+          << said << ": " << stage.status();
     }
   }
 }

@@ -8,7 +8,8 @@ namespace {
 
 class Placer {
  public:
-  Placer(const model::ModelShape& shape, const stage::StageSpec& spec, const FindTensorFn& find, int threads)
+  Placer(const model::ModelShape& shape, const stage::StageSpec& spec, const FindTensorFn& find,
+         int threads)
       : shape_(shape), spec_(spec), find_(find), threads_(threads) {}
 
   // The units that a place holds once it ends at `end` (in layers; the head follows the last one).
@@ -22,20 +23,26 @@ class Placer {
     place.sizes.samples = head;
     InputForms forms;
     for (uint32_t i = begin; i < end; ++i) {
-      for (const model::TensorSpec& tensor : model::LayerTensors(shape_, i)) Add(tensor, &place, &forms);
+      for (const model::TensorSpec& tensor : model::LayerTensors(shape_, i))
+        Add(tensor, &place, &forms);
       const uint32_t group = model::GroupOfLayer(shape_, i);
       if (group < spec_.group_blocks.size()) {
-        const uint64_t bytes = spec_.group_blocks[group] * KvOf(shape_, spec_.numerics.kv).page_bytes();
-        place.memory.kv += device != nullptr ? (bytes + 255) / 256 * 256 : bytes;  // as the pools of cards align
+        const uint64_t bytes =
+            spec_.group_blocks[group] * KvOf(shape_, spec_.numerics.kv).page_bytes();
+        place.memory.kv +=
+            device != nullptr ? (bytes + 255) / 256 * 256 : bytes;  // as the pools of cards align
       }
     }
     if (head) {
-      for (const model::TensorSpec& tensor : model::NormTensors(shape_)) Add(tensor, &place, &forms);
-      const auto output = shape_.tied_output ? model::EmbedTensors(shape_) : model::OutputTensors(shape_);
+      for (const model::TensorSpec& tensor : model::NormTensors(shape_))
+        Add(tensor, &place, &forms);
+      const auto output =
+          shape_.tied_output ? model::EmbedTensors(shape_) : model::OutputTensors(shape_);
       for (const model::TensorSpec& tensor : output) Add(tensor, &place, &forms);
     }
-    place.memory.buffers = device != nullptr ? device->BufferBytes(place.sizes, forms)
-                                             : CpuBackend::BufferBytes(place.sizes, forms, threads_);
+    place.memory.buffers = device != nullptr
+                               ? device->BufferBytes(place.sizes, forms)
+                               : CpuBackend::BufferBytes(place.sizes, forms, threads_);
     return place;
   }
 
@@ -43,7 +50,8 @@ class Placer {
   Place Fill(Device* device, uint32_t begin) const {
     const uint64_t limit = device->FreeBytes();
     Place best = PlaceOf(device, begin, begin, false);
-    if (begin < spec_.layers.end && !device->CheckShape(Step::SizesOf(shape_, spec_)).ok()) return best;
+    if (begin < spec_.layers.end && !device->CheckShape(Step::SizesOf(shape_, spec_)).ok())
+      return best;
     for (uint32_t end = begin + 1; end <= spec_.layers.end; ++end) {
       const Place next = PlaceOf(device, begin, end, false);
       if (next.memory.total() > limit) return best;
@@ -62,15 +70,17 @@ class Placer {
     if (info == nullptr || info->dims.empty()) return;
     const auto k = static_cast<int64_t>(info->dims[0]);
     if (info->dims.size() == 1) {
-      place->memory.weights += place->device != nullptr ? place->device->VectorBytes(k) : k * sizeof(float);
+      place->memory.weights +=
+          place->device != nullptr ? place->device->VectorBytes(k) : k * sizeof(float);
       return;
     }
     const auto traits = TraitsOf(info->type);
     if (!traits) return;
     (traits->elements > 1 ? forms->quantised : forms->floats) = true;
     const auto n_out = static_cast<int64_t>(info->dims[1]);
-    place->memory.weights += place->device != nullptr ? place->device->MatrixBytes(info->type, n_out, k)
-                                                      : ops::PackedMatrix::PackedBytes(info->type, n_out, k);
+    place->memory.weights += place->device != nullptr
+                                 ? place->device->MatrixBytes(info->type, n_out, k)
+                                 : ops::PackedMatrix::PackedBytes(info->type, n_out, k);
   }
 
   const model::ModelShape& shape_;
@@ -83,9 +93,12 @@ class Placer {
 
 ops::KvElement KvElementOf(stage::KvType type) {
   switch (type) {
-    case stage::KvType::kF32: return ops::KvElement::kF32;
-    case stage::KvType::kF16: return ops::KvElement::kF16;
-    case stage::KvType::kQ8: return ops::KvElement::kI8;
+    case stage::KvType::kF32:
+      return ops::KvElement::kF32;
+    case stage::KvType::kF16:
+      return ops::KvElement::kF16;
+    case stage::KvType::kQ8:
+      return ops::KvElement::kI8;
   }
   return ops::KvElement::kF32;
 }
@@ -98,7 +111,8 @@ ops::KvLayer KvOf(const model::ModelShape& shape, stage::KvType type) {
   return kv;
 }
 
-std::vector<Place> PlaceStage(const model::ModelShape& shape, const stage::StageSpec& spec, const FindTensorFn& find,
+std::vector<Place> PlaceStage(const model::ModelShape& shape, const stage::StageSpec& spec,
+                              const FindTensorFn& find,
                               const std::vector<std::shared_ptr<Device>>& devices, int threads) {
   const Placer placer(shape, spec, find, threads);
   std::vector<Place> out;
@@ -112,7 +126,8 @@ std::vector<Place> PlaceStage(const model::ModelShape& shape, const stage::Stage
     head = head && !place.head;
     out.push_back(place);
   }
-  if (at < spec.layers.end || head || out.empty()) out.push_back(placer.PlaceOf(nullptr, at, spec.layers.end, head));
+  if (at < spec.layers.end || head || out.empty())
+    out.push_back(placer.PlaceOf(nullptr, at, spec.layers.end, head));
   return out;
 }
 
@@ -128,12 +143,13 @@ absl::Status CheckPlaces(const std::vector<Place>& places, const StepSizes& size
     std::string cards = devices.empty() ? "; no card is used here (--devices)" : "";
     for (const auto& device : devices) {
       const absl::Status can = device->CheckShape(sizes);
-      absl::StrAppend(&cards, "; ", can.ok() ? absl::StrCat(device->name(), " has no more room: ",
-                                                            FormatSize(device->FreeBytes()), " for stages")
-                                             : Str(can.message()));
+      absl::StrAppend(&cards, "; ",
+                      can.ok() ? absl::StrCat(device->name(), " has no more room: ",
+                                              FormatSize(device->FreeBytes()), " for stages")
+                               : Str(can.message()));
     }
-    return FailedPrecondition("layers [", place.layers.begin, ", ", place.layers.end, ") are left for the processor. ",
-                              status.message(), cards);
+    return FailedPrecondition("layers [", place.layers.begin, ", ", place.layers.end,
+                              ") are left for the processor. ", status.message(), cards);
   }
   return absl::OkStatus();
 }

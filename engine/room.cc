@@ -7,7 +7,8 @@ namespace {
 
 class FixedRoom final : public DeviceView {
  public:
-  explicit FixedRoom(const std::shared_ptr<Device>& device) : DeviceView(device), free_bytes_(device->FreeBytes()) {}
+  explicit FixedRoom(const std::shared_ptr<Device>& device)
+      : DeviceView(device), free_bytes_(device->FreeBytes()) {}
 
   uint64_t FreeBytes() const override { return free_bytes_; }
 
@@ -17,7 +18,8 @@ class FixedRoom final : public DeviceView {
 
 }  // namespace
 
-std::vector<std::shared_ptr<Device>> WithRoomOfNow(const std::vector<std::shared_ptr<Device>>& devices) {
+std::vector<std::shared_ptr<Device>> WithRoomOfNow(
+    const std::vector<std::shared_ptr<Device>>& devices) {
   std::vector<std::shared_ptr<Device>> out;
   for (const auto& device : devices) out.push_back(std::make_shared<FixedRoom>(device));
   return out;

@@ -1,5 +1,6 @@
-// What devices have room for, taken once: a stage is planned and then loaded by the same figures, whatever becomes of them
-// meanwhile. Where one has less by then, its Reserve refuses with ResourceExhausted, before the first byte is read.
+// What devices have room for, taken once: a stage is planned and then loaded by the same figures,
+// whatever becomes of them meanwhile. Where one has less by then, its Reserve refuses with
+// ResourceExhausted, before the first byte is read.
 #pragma once
 
 #include <memory>
@@ -10,6 +11,7 @@
 namespace lanyard::engine {
 
 // The same devices; FreeBytes of each says for ever what it says now.
-std::vector<std::shared_ptr<Device>> WithRoomOfNow(const std::vector<std::shared_ptr<Device>>& devices);
+std::vector<std::shared_ptr<Device>> WithRoomOfNow(
+    const std::vector<std::shared_ptr<Device>>& devices);
 
 }  // namespace lanyard::engine

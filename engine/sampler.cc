@@ -18,12 +18,14 @@ uint64_t Mix(uint64_t x) {  // splitmix64's finaliser
 }  // namespace
 
 double UniformDraw(uint64_t seed, uint64_t position) {
-  return static_cast<double>(Mix(Mix(seed) ^ Mix(position + 0x632be59bd9b4e019ull)) >> 11) * 0x1p-53;
+  return static_cast<double>(Mix(Mix(seed) ^ Mix(position + 0x632be59bd9b4e019ull)) >> 11) *
+         0x1p-53;
 }
 
 absl::Status Sampler::SetRow(const float* logits, int64_t n) {
   if (!ops::SummariseLogits(isa_, *pool_, logits, n, &own_stats_)) {
-    return Internal("the logits are not finite numbers; the model's weights overflow or are damaged");
+    return Internal(
+        "the logits are not finite numbers; the model's weights overflow or are damaged");
   }
   SetRow(own_stats_, logits, n);
   return absl::OkStatus();
@@ -67,7 +69,8 @@ void Sampler::Largest(int64_t k, std::vector<Candidate>* out) const {
 }
 
 // Keeps the shortest prefix whose share of the mass reaches top_p.
-void Sampler::CutTopP(const stage::SampleSpec& spec, bool sorted, std::vector<Candidate>* out) const {
+void Sampler::CutTopP(const stage::SampleSpec& spec, bool sorted,
+                      std::vector<Candidate>* out) const {
   double total = stats_->sum;
   if (sorted) {
     total = 0;

@@ -1,5 +1,6 @@
-// From a row of logits to a token and what was asked about it. docs/numerics.md "Sampling": top-k, top-p, min-p,
-// temperature in this order (llama.cpp's), and a draw that is a function of (seed, position) alone.
+// From a row of logits to a token and what was asked about it. docs/numerics.md "Sampling": top-k,
+// top-p, min-p, temperature in this order (llama.cpp's), and a draw that is a function of (seed,
+// position) alone.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ class Sampler {
 
   // Summarises the row; Internal when it is not finite. `logits` must stay until the next call.
   absl::Status SetRow(const float* logits, int64_t n);
-  // A row of n logits that a device has summarised. `stats` and `logits` must stay until the next call; `logits` may be null
-  // when no answer of the row NeedsLogits.
+  // A row of n logits that a device has summarised. `stats` and `logits` must stay until the next
+  // call; `logits` may be null when no answer of the row NeedsLogits.
   void SetRow(const ops::LogitStats& stats, const float* logits, int64_t n);
   // Whether the first maximum and the row's statistics are not enough.
   static bool NeedsLogits(const stage::OutputRequest& request) {

@@ -77,20 +77,23 @@ TEST_F(SamplerTest, LogSumExp) {
 }
 
 TEST_F(SamplerTest, FrequenciesFollowTheDistribution) {
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.2f), std::log(0.3f), std::log(0.4f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.2f), std::log(0.3f),
+                                     std::log(0.4f)};
   const int n = 20000;
   for (const float temperature : {1.0f, 0.5f}) {
     double total = 0;
     for (int i = 1; i <= 4; ++i) total += std::pow(i, 1 / temperature);
     auto counts = Draw(logits, {temperature}, n);
     for (int i = 1; i <= 4; ++i) {
-      EXPECT_NEAR(counts[i - 1] / double(n), std::pow(i, 1 / temperature) / total, 0.015) << temperature;
+      EXPECT_NEAR(counts[i - 1] / double(n), std::pow(i, 1 / temperature) / total, 0.015)
+          << temperature;
     }
   }
 }
 
 TEST_F(SamplerTest, CutsOffTheTail) {
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.2f), std::log(0.3f), std::log(0.4f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.2f), std::log(0.3f),
+                                     std::log(0.4f)};
   const auto ids = [&](stage::SampleSpec spec) {
     std::vector<int32_t> out;
     for (const auto& [id, count] : Draw(logits, spec, 400)) out.push_back(id);
@@ -122,8 +125,10 @@ TEST_F(SamplerTest, SameOnEveryInstructionSetAndThreadCount) {
   for (float& x : logits) x = normal(rng);
   ops::ThreadPool two(2);
   const stage::SampleSpec specs[] = {
-      {.temperature = 0.8f}, {.temperature = 1.3f, .top_k = 40, .top_p = 0.9f, .min_p = 0.05f},
-      {.temperature = 1, .top_p = 0.95f}, {.temperature = 1, .min_p = 0.01f}};
+      {.temperature = 0.8f},
+      {.temperature = 1.3f, .top_k = 40, .top_p = 0.9f, .min_p = 0.05f},
+      {.temperature = 1, .top_p = 0.95f},
+      {.temperature = 1, .min_p = 0.01f}};
   Sampler reference(ops::Isa::kScalar, &pool_);
   ASSERT_TRUE(reference.SetRow(logits.data(), 13001).ok());
   for (const ops::Isa isa : ops::RunnableIsas()) {

@@ -13,7 +13,8 @@ int64_t StepSizes::LogitFloats() const {
 }
 
 uint64_t StepSizes::RopeBytes() const {
-  return has_layers ? static_cast<uint64_t>(max_rows * 2 * n_rope_kinds * n_rot) * sizeof(float) : 0;
+  return has_layers ? static_cast<uint64_t>(max_rows * 2 * n_rope_kinds * n_rot) * sizeof(float)
+                    : 0;
 }
 
 uint64_t StepSizes::BufferBytes() const {
@@ -71,7 +72,8 @@ void Step::Begin(const stage::StepFrame& frame, const std::vector<RopeKind>& rop
       run_blocks_[g].push_back(static_cast<uint32_t>(table.blocks.size()));
       for (uint32_t i = 0; i < run.n_rows; ++i) {
         const uint32_t pos = run.pos + i;
-        slots_[g].push_back({table.blocks[pos / stage::kKvBlockTokens - table.first], pos % stage::kKvBlockTokens});
+        slots_[g].push_back(
+            {table.blocks[pos / stage::kKvBlockTokens - table.first], pos % stage::kKvBlockTokens});
       }
     }
     for (uint32_t i = 0; i < run.n_rows; ++i) positions_.push_back(run.pos + i);
@@ -79,15 +81,17 @@ void Step::Begin(const stage::StepFrame& frame, const std::vector<RopeKind>& rop
   }
   if (!sizes_.has_layers) return;
   const int64_t n_rot = sizes_.n_rot;
-  pool_->For(rows, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, n_rot)), [&](int64_t begin, int64_t end) {
-    for (size_t kind = 0; kind < ropes.size(); ++kind) {
-      float* c = rope_.floats() + (2 * kind) * sizes_.max_rows * n_rot;
-      float* s = c + sizes_.max_rows * n_rot;
-      for (int64_t r = begin; r < end; ++r) {
-        ropes[kind].frequencies.Row(positions_[r], ropes[kind].pairs, c + r * n_rot, s + r * n_rot);
-      }
-    }
-  });
+  pool_->For(rows, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, n_rot)),
+             [&](int64_t begin, int64_t end) {
+               for (size_t kind = 0; kind < ropes.size(); ++kind) {
+                 float* c = rope_.floats() + (2 * kind) * sizes_.max_rows * n_rot;
+                 float* s = c + sizes_.max_rows * n_rot;
+                 for (int64_t r = begin; r < end; ++r) {
+                   ropes[kind].frequencies.Row(positions_[r], ropes[kind].pairs, c + r * n_rot,
+                                               s + r * n_rot);
+                 }
+               }
+             });
 }
 
 }  // namespace lanyard::engine

@@ -1,5 +1,5 @@
-// One step's rows as every device of a stage needs to know them: positions, pages, rotations. Made once a stage, filled
-// once a frame; the rows themselves lie with the backends (backend.h).
+// One step's rows as every device of a stage needs to know them: positions, pages, rotations. Made
+// once a stage, filled once a frame; the rows themselves lie with the backends (backend.h).
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace lanyard::engine {
 
-// Rows of the head are computed in groups of this many, so that logits of a long step never lie in memory together.
+// Rows of the head are computed in groups of this many, so that logits of a long step never lie in
+// memory together.
 inline constexpr uint32_t kHeadRows = 16;
 
 // One kind of rotation of a family.
@@ -28,8 +29,8 @@ struct RopeKind {
 struct StepSizes {
   int64_t max_rows = 0;
   int64_t d_model = 0;
-  int64_t d_qkv = 0;       // of q, k and v side by side
-  int64_t d_attn = 0;      // n_heads * head_dim
+  int64_t d_qkv = 0;   // of q, k and v side by side
+  int64_t d_attn = 0;  // n_heads * head_dim
   int64_t d_ff = 0;
   int64_t n_rot = 0;
   int64_t n_rope_kinds = 0;
@@ -39,7 +40,7 @@ struct StepSizes {
   int head_dim = 0;
   std::vector<uint32_t> group_blocks;   // of each state group: KV blocks
   std::vector<uint32_t> group_windows;  // tokens that a row sees, 0 for all
-  uint32_t max_context = 0;    // tokens of one sequence
+  uint32_t max_context = 0;             // tokens of one sequence
   stage::NumericsId numerics;
   bool has_layers = false;
   bool samples = false;
@@ -62,8 +63,12 @@ class Step {
   int64_t rows = 0;
 
   // [rows][n_rot]
-  const float* cos(int kind) const { return rope_.floats() + (2 * kind) * sizes_.max_rows * sizes_.n_rot; }
-  const float* sin(int kind) const { return rope_.floats() + (2 * kind + 1) * sizes_.max_rows * sizes_.n_rot; }
+  const float* cos(int kind) const {
+    return rope_.floats() + (2 * kind) * sizes_.max_rows * sizes_.n_rot;
+  }
+  const float* sin(int kind) const {
+    return rope_.floats() + (2 * kind + 1) * sizes_.max_rows * sizes_.n_rot;
+  }
   const std::vector<ops::KvSlot>& slots(uint32_t group) const { return slots_[group]; }
   const std::vector<ops::AttentionRun>& runs(uint32_t group) const { return runs_[group]; }
   // How many pages each of runs(group) points at.
@@ -73,7 +78,7 @@ class Step {
   StepSizes sizes_;
   ops::ThreadPool* pool_ = nullptr;
   Memory rope_;
-  std::vector<std::vector<ops::KvSlot>> slots_;         // of each state group
+  std::vector<std::vector<ops::KvSlot>> slots_;  // of each state group
   std::vector<std::vector<ops::AttentionRun>> runs_;
   std::vector<std::vector<uint32_t>> run_blocks_;
   std::vector<uint32_t> positions_;

@@ -5,33 +5,38 @@
 namespace lanyard::engine {
 namespace {
 
-absl::StatusOr<const model::TensorInfo*> FindTensor(const model::TensorSource& source, const std::string& name) {
+absl::StatusOr<const model::TensorInfo*> FindTensor(const model::TensorSource& source,
+                                                    const std::string& name) {
   const model::TensorInfo* info = source.Find(name);
-  if (info == nullptr) return NotFound("tensor ", name, " is missing; the model's file or part is incomplete");
+  if (info == nullptr)
+    return NotFound("tensor ", name, " is missing; the model's file or part is incomplete");
   return info;
 }
 
 }  // namespace
 
-absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& source, const std::string& name,
-                                                    int64_t n_out, int64_t k) {
+absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& source,
+                                                    const std::string& name, int64_t n_out,
+                                                    int64_t k) {
   ASSIGN_OR_RETURN(const model::TensorInfo* info, FindTensor(source, name));
   if (info->dims.size() != 2 || info->dims[0] != static_cast<uint64_t>(k) ||
       info->dims[1] != static_cast<uint64_t>(n_out)) {
     std::string dims;
     for (const uint64_t d : info->dims) absl::StrAppend(&dims, dims.empty() ? "" : ", ", d);
-    return InvalidArgument("tensor ", name, " has dimensions [", dims, "], the model's shape wants [", k, ", ",
-                           n_out, "]");
+    return InvalidArgument("tensor ", name, " has dimensions [", dims,
+                           "], the model's shape wants [", k, ", ", n_out, "]");
   }
   const auto traits = TraitsOf(info->type);
   if (!traits || !traits->computable) {
-    return Unimplemented("tensor ", name, " has type ",
-                         traits ? std::string(traits->name) : std::to_string(static_cast<uint32_t>(info->type)),
-                         ", which has no kernel here; use F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K or Q6_K");
+    return Unimplemented(
+        "tensor ", name, " has type ",
+        traits ? std::string(traits->name) : std::to_string(static_cast<uint32_t>(info->type)),
+        ", which has no kernel here; use F32, F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K or Q6_K");
   }
-  if (k % traits->elements != 0 || info->bytes != uint64_t(n_out) * (k / traits->elements) * traits->bytes) {
-    return InvalidArgument("tensor ", name, " has ", info->bytes, " bytes for ", n_out, " rows of ", k, " in ",
-                           AbslView(traits->name));
+  if (k % traits->elements != 0 ||
+      info->bytes != uint64_t(n_out) * (k / traits->elements) * traits->bytes) {
+    return InvalidArgument("tensor ", name, " has ", info->bytes, " bytes for ", n_out, " rows of ",
+                           k, " in ", AbslView(traits->name));
   }
   return info;
 }
@@ -48,7 +53,8 @@ absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matri
     int64_t n_out = matrices[begin].n_out;
     size_t end = begin + 1;
     for (; end < matrices.size(); ++end) {
-      ASSIGN_OR_RETURN(const model::TensorInfo* next, FindMatrix(source_, matrices[end].name, matrices[end].n_out, k));
+      ASSIGN_OR_RETURN(const model::TensorInfo* next,
+                       FindMatrix(source_, matrices[end].name, matrices[end].n_out, k));
       if (next->type != first->type) break;
       tensors.push_back(next);
       n_out += matrices[end].n_out;
@@ -82,7 +88,8 @@ absl::StatusOr<std::vector<float>> WeightLoader::LoadFloats(const std::string& n
   ASSIGN_OR_RETURN(const model::TensorInfo* info, FindTensor(source_, name));
   if (info->dims.size() != 1 || info->dims[0] != static_cast<uint64_t>(n) ||
       (info->type != TensorType::kF32 && info->type != TensorType::kF16)) {
-    return InvalidArgument("tensor ", name, ": a vector of ", n, " numbers in F32 or F16 is needed");
+    return InvalidArgument("tensor ", name, ": a vector of ", n,
+                           " numbers in F32 or F16 is needed");
   }
   std::vector<uint8_t> bytes(n * TraitsOf(info->type)->bytes);
   RETURN_IF_ERROR(source_.Read(name, 0, bytes));

@@ -1,4 +1,5 @@
-// Reads a stage's weights tensor by tensor from a TensorSource and gives them to the backend whose they are.
+// Reads a stage's weights tensor by tensor from a TensorSource and gives them to the backend whose
+// they are.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,8 @@ class WeightLoader {
 };
 
 // The tensor's info when it is a matrix [k, n_out] of a computable type.
-absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& source, const std::string& name,
-                                                    int64_t n_out, int64_t k);
+absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& source,
+                                                    const std::string& name, int64_t n_out,
+                                                    int64_t k);
 
 }  // namespace lanyard::engine

@@ -15,7 +15,8 @@ constexpr UnixTime kAuthorityFrom = 1'577'836'800;  // 2020-01-01
 absl::Status CheckName(std::string_view what, std::string_view name, std::string_view extra) {
   bool good = !name.empty() && name.size() <= 253;
   for (const char c : name)
-    good = good && (std::isalnum(static_cast<unsigned char>(c)) != 0 || extra.find(c) != extra.npos);
+    good =
+        good && (std::isalnum(static_cast<unsigned char>(c)) != 0 || extra.find(c) != extra.npos);
   if (good) return absl::OkStatus();
   return InvalidArgument(AbslView(what), " '", AbslView(name.substr(0, kMaxNameBytes)),
                          "' is not made of letters, digits and ", AbslView(extra));
@@ -24,11 +25,13 @@ absl::Status CheckName(std::string_view what, std::string_view name, std::string
 // 16 random bytes, positive.
 absl::Status SetSerial(X509* certificate) {
   std::array<unsigned char, 16> bytes{};
-  if (RAND_bytes(bytes.data(), bytes.size()) != 1) return Internal("no random bytes: ", OpenSslError());
+  if (RAND_bytes(bytes.data(), bytes.size()) != 1)
+    return Internal("no random bytes: ", OpenSslError());
   bytes[0] = (bytes[0] & 0x7f) | 0x40;
   using Number = std::unique_ptr<BIGNUM, OpenSslFree<BN_free>>;
   const Number number(BN_bin2bn(bytes.data(), bytes.size(), nullptr));
-  if (BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate)) == nullptr) return Internal(OpenSslError());
+  if (BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate)) == nullptr)
+    return Internal(OpenSslError());
   return absl::OkStatus();
 }
 
@@ -49,13 +52,14 @@ void SetTimes(X509* certificate, UnixTime from, UnixTime to) {
 }
 
 void SetName(X509_NAME* name, const char* field, const std::string& value) {
-  X509_NAME_add_entry_by_txt(name, field, MBSTRING_ASC, reinterpret_cast<const unsigned char*>(value.c_str()), -1, -1,
-                             0);
+  X509_NAME_add_entry_by_txt(name, field, MBSTRING_ASC,
+                             reinterpret_cast<const unsigned char*>(value.c_str()), -1, -1, 0);
 }
 
-std::string AlternativeNames(const IssueRequest& request, const std::string& cluster, const std::string& node) {
-  std::string out = absl::StrCat("URI:lanyard://", cluster, "/", RoleName(request.role), "/", node, "/", request.name,
-                                 ",DNS:", TlsName(request.role, node));
+std::string AlternativeNames(const IssueRequest& request, const std::string& cluster,
+                             const std::string& node) {
+  std::string out = absl::StrCat("URI:lanyard://", cluster, "/", RoleName(request.role), "/", node,
+                                 "/", request.name, ",DNS:", TlsName(request.role, node));
   if (request.role == Role::kCoordinator) absl::StrAppend(&out, ",DNS:", TlsName(request.role, ""));
   for (const std::string& name : request.dns_names) absl::StrAppend(&out, ",DNS:", name);
   for (const std::string& address : request.addresses) absl::StrAppend(&out, ",IP:", address);
@@ -65,12 +69,15 @@ std::string AlternativeNames(const IssueRequest& request, const std::string& clu
 absl::Status Check(const IssueRequest& request) {
   RETURN_IF_ERROR(CheckName("the machine's name", request.name, "._-"));
   if (request.name.size() > kMaxNameBytes)
-    return InvalidArgument("the machine's name has ", request.name.size(), " characters; at most ", kMaxNameBytes);
-  for (const std::string& name : request.dns_names) RETURN_IF_ERROR(CheckName("DNS name", name, ".-_"));
-  for (const std::string& address : request.addresses) RETURN_IF_ERROR(CheckName("address", address, ".:"));
+    return InvalidArgument("the machine's name has ", request.name.size(), " characters; at most ",
+                           kMaxNameBytes);
+  for (const std::string& name : request.dns_names)
+    RETURN_IF_ERROR(CheckName("DNS name", name, ".-_"));
+  for (const std::string& address : request.addresses)
+    RETURN_IF_ERROR(CheckName("address", address, ".:"));
   if (request.lifetime_seconds < 1 || request.lifetime_seconds > kNodeCertificateSeconds) {
-    return InvalidArgument("a certificate for ", request.lifetime_seconds, " s; 1 to ", kNodeCertificateSeconds,
-                           " are given");
+    return InvalidArgument("a certificate for ", request.lifetime_seconds, " s; 1 to ",
+                           kNodeCertificateSeconds, " are given");
   }
   return absl::OkStatus();
 }
@@ -89,7 +96,8 @@ absl::StatusOr<Authority> Authority::Create(UnixTime now) {
   X509* const x = certificate.get();
   X509_set_version(x, X509_VERSION_3);
   RETURN_IF_ERROR(SetSerial(x));
-  // From long ago: a clock that was ahead at the first start must not make the CA one of the future.
+  // From long ago: a clock that was ahead at the first start must not make the CA one of the
+  // future.
   SetTimes(x, kAuthorityFrom, now + kAuthorityDays * 24 * 3600);
   SetName(X509_get_subject_name(x), "O", "Lanyard");
   // The key's id tells two clusters' authorities apart by name already.
@@ -99,11 +107,13 @@ absl::StatusOr<Authority> Authority::Create(UnixTime now) {
   RETURN_IF_ERROR(AddExtension(x, x, NID_basic_constraints, "critical,CA:TRUE,pathlen:0"));
   RETURN_IF_ERROR(AddExtension(x, x, NID_key_usage, "critical,keyCertSign,cRLSign"));
   RETURN_IF_ERROR(AddExtension(x, x, NID_subject_key_identifier, "hash"));
-  if (X509_sign(x, key.get(), EVP_sha256()) <= 0) return Internal("cannot sign the CA's certificate: ", OpenSslError());
+  if (X509_sign(x, key.get(), EVP_sha256()) <= 0)
+    return Internal("cannot sign the CA's certificate: ", OpenSslError());
   return Authority(std::move(key), std::move(certificate));
 }
 
-absl::StatusOr<Authority> Authority::Load(std::string_view certificate_pem, std::string_view key_pem) {
+absl::StatusOr<Authority> Authority::Load(std::string_view certificate_pem,
+                                          std::string_view key_pem) {
   X509Ptr certificate = X509FromPem(certificate_pem);
   if (certificate == nullptr) return InvalidArgument("the CA's certificate is not PEM");
   ASSIGN_OR_RETURN(KeyPair key, KeyPair::FromPem(key_pem));
@@ -111,11 +121,13 @@ absl::StatusOr<Authority> Authority::Load(std::string_view certificate_pem, std:
     OpenSslError();
     return InvalidArgument("the CA's key and certificate do not belong together");
   }
-  if (X509_check_ca(certificate.get()) != 1) return InvalidArgument("the certificate is not a CA's");
+  if (X509_check_ca(certificate.get()) != 1)
+    return InvalidArgument("the certificate is not a CA's");
   return Authority(std::move(key), std::move(certificate));
 }
 
-absl::StatusOr<std::string> Authority::Issue(EVP_PKEY* key, const IssueRequest& request, UnixTime now) const {
+absl::StatusOr<std::string> Authority::Issue(EVP_PKEY* key, const IssueRequest& request,
+                                             UnixTime now) const {
   RETURN_IF_ERROR(Check(request));
   const X509Ptr certificate(X509_new());
   X509* const x = certificate.get();
@@ -130,10 +142,13 @@ absl::StatusOr<std::string> Authority::Issue(EVP_PKEY* key, const IssueRequest& 
   RETURN_IF_ERROR(AddExtension(x, ca, NID_basic_constraints, "critical,CA:FALSE"));
   RETURN_IF_ERROR(AddExtension(x, ca, NID_key_usage, "critical,digitalSignature"));
   RETURN_IF_ERROR(
-      AddExtension(x, ca, NID_ext_key_usage, request.role == Role::kAdmin ? "clientAuth" : "serverAuth,clientAuth"));
+      AddExtension(x, ca, NID_ext_key_usage,
+                   request.role == Role::kAdmin ? "clientAuth" : "serverAuth,clientAuth"));
   RETURN_IF_ERROR(AddExtension(x, ca, NID_authority_key_identifier, "keyid"));
-  RETURN_IF_ERROR(AddExtension(x, ca, NID_subject_alt_name, AlternativeNames(request, cluster_, NodeIdOf(key))));
-  if (X509_sign(x, key_.get(), EVP_sha256()) <= 0) return Internal("cannot sign a certificate: ", OpenSslError());
+  RETURN_IF_ERROR(AddExtension(x, ca, NID_subject_alt_name,
+                               AlternativeNames(request, cluster_, NodeIdOf(key))));
+  if (X509_sign(x, key_.get(), EVP_sha256()) <= 0)
+    return Internal("cannot sign a certificate: ", OpenSslError());
   return PemOf(x);
 }
 

@@ -1,5 +1,5 @@
-// The cluster's certificate authority: an ECDSA P-256 key that the coordinator makes at its first start and that never
-// leaves it.
+// The cluster's certificate authority: an ECDSA P-256 key that the coordinator makes at its first
+// start and that never leaves it.
 #pragma once
 
 #include <memory>
@@ -14,15 +14,17 @@
 namespace lanyard::identity {
 
 inline constexpr int64_t kAuthorityDays = 3650;
-inline constexpr int64_t kNodeCertificateSeconds = 24 * 3600;  // at most; how long a cluster's live is its own to say
+inline constexpr int64_t kNodeCertificateSeconds =
+    24 * 3600;  // at most; how long a cluster's live is its own to say
 inline constexpr int64_t kLeastCertificateSeconds = 5;
 // Clocks of office machines differ: certificates are valid from so long before their issue.
 inline constexpr int64_t kClockToleranceSeconds = 300;
 
 struct IssueRequest {
   Role role = Role::kWorker;
-  std::string name;                         // of the machine: A-Z a-z 0-9 . _ -
-  std::vector<std::string> dns_names = {};  // further names and addresses that it is reached at (HTTPS)
+  std::string name;  // of the machine: A-Z a-z 0-9 . _ -
+  std::vector<std::string> dns_names =
+      {};  // further names and addresses that it is reached at (HTTPS)
   std::vector<std::string> addresses = {};
   int64_t lifetime_seconds = kNodeCertificateSeconds;  // at most that
 };

@@ -33,7 +33,8 @@ std::string Text(UnixTime time) {
 // The lanyard:// URI among the subject's alternative names; exactly one.
 absl::StatusOr<std::string> UriOf(X509* certificate) {
   using Names = std::unique_ptr<GENERAL_NAMES, OpenSslFree<GENERAL_NAMES_free>>;
-  const Names names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  const Names names(static_cast<GENERAL_NAMES*>(
+      X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
   std::string found;
   for (int i = 0; names != nullptr && i < sk_GENERAL_NAME_num(names.get()); ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
@@ -45,7 +46,8 @@ absl::StatusOr<std::string> UriOf(X509* certificate) {
     if (!found.empty()) return absl::UnauthenticatedError("the certificate names two identities");
     found = text;
   }
-  if (found.empty()) return absl::UnauthenticatedError("the certificate is not one of a Lanyard cluster");
+  if (found.empty())
+    return absl::UnauthenticatedError("the certificate is not one of a Lanyard cluster");
   return found;
 }
 
@@ -63,9 +65,12 @@ std::string SerialOf(X509* certificate) {
 
 std::string RoleName(Role role) {
   switch (role) {
-    case Role::kCoordinator: return "coordinator";
-    case Role::kWorker: return "worker";
-    case Role::kAdmin: return "admin";
+    case Role::kCoordinator:
+      return "coordinator";
+    case Role::kWorker:
+      return "worker";
+    case Role::kAdmin:
+      return "admin";
   }
   return "unknown";
 }
@@ -80,7 +85,8 @@ absl::StatusOr<Role> ParseRole(std::string_view s) {
 UnixTime WallNow() { return std::time(nullptr); }
 
 std::string TlsName(Role role, std::string_view node) {
-  return node.empty() ? RoleName(role) + ".lanyard" : absl::StrCat(AbslView(node), ".", RoleName(role), ".lanyard");
+  return node.empty() ? RoleName(role) + ".lanyard"
+                      : absl::StrCat(AbslView(node), ".", RoleName(role), ".lanyard");
 }
 
 std::string FingerprintOf(X509* certificate) {
@@ -95,8 +101,10 @@ std::string ClusterIdOf(X509* ca) { return absl::BytesToHexString(FingerprintOf(
 absl::StatusOr<Peer> PeerOf(X509* certificate) {
   ASSIGN_OR_RETURN(const std::string uri, UriOf(certificate));
   const std::vector<std::string> parts = absl::StrSplit(uri.substr(kScheme.size()), '/');
-  const absl::Status malformed = absl::UnauthenticatedError("the certificate's identity is malformed");
-  if (parts.size() != 4 || parts[0].size() != 16 || !IsNodeId(parts[2]) || parts[3].empty()) return malformed;
+  const absl::Status malformed =
+      absl::UnauthenticatedError("the certificate's identity is malformed");
+  if (parts.size() != 4 || parts[0].size() != 16 || !IsNodeId(parts[2]) || parts[3].empty())
+    return malformed;
   const absl::StatusOr<Role> role = ParseRole(parts[1]);
   if (!role.ok()) return malformed;
   // The id must be the key's: a certificate cannot speak for another node.
@@ -126,17 +134,17 @@ absl::StatusOr<Peer> VerifyCertificate(X509* certificate, X509* ca, UnixTime now
   }
   ASSIGN_OR_RETURN(Peer peer, PeerOf(certificate));
   if (peer.cluster != ClusterIdOf(ca)) {
-    return absl::UnauthenticatedError(
-        absl::StrCat("the certificate is for cluster ", peer.cluster, ", this is ", ClusterIdOf(ca)));
+    return absl::UnauthenticatedError(absl::StrCat("the certificate is for cluster ", peer.cluster,
+                                                   ", this is ", ClusterIdOf(ca)));
   }
   if (now > peer.not_after) {
     return absl::UnauthenticatedError(
         absl::StrCat("the certificate of '", peer.name, "' expired at ", Text(peer.not_after)));
   }
   if (now < peer.not_before) {
-    return absl::UnauthenticatedError(absl::StrCat("the certificate of '", peer.name, "' is valid from ",
-                                                   Text(peer.not_before), " on, and the clock here says ", Text(now),
-                                                   ": compare the clocks"));
+    return absl::UnauthenticatedError(
+        absl::StrCat("the certificate of '", peer.name, "' is valid from ", Text(peer.not_before),
+                     " on, and the clock here says ", Text(now), ": compare the clocks"));
   }
   return peer;
 }

@@ -22,14 +22,17 @@ void CutNewlines(std::string* line) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Credential>> Credential::Make(const KeyPair& key, std::string certificate_pem,
-                                                                   std::string ca_pem, UnixTime now) {
+absl::StatusOr<std::shared_ptr<const Credential>> Credential::Make(const KeyPair& key,
+                                                                   std::string certificate_pem,
+                                                                   std::string ca_pem,
+                                                                   UnixTime now) {
   const X509Ptr certificate = X509FromPem(certificate_pem);
   const X509Ptr ca = X509FromPem(ca_pem);
   if (certificate == nullptr || ca == nullptr)
     return absl::UnauthenticatedError("the node's or the CA's certificate is not PEM");
   ASSIGN_OR_RETURN(Peer self, VerifyCertificate(certificate.get(), ca.get(), now));
-  if (self.node != key.node_id()) return absl::UnauthenticatedError("the certificate is not this node's key's");
+  if (self.node != key.node_id())
+    return absl::UnauthenticatedError("the certificate is not this node's key's");
   return std::make_shared<const Credential>(
       Credential{key, key.ToPem(), std::move(certificate_pem), std::move(ca_pem), std::move(self)});
 }
@@ -37,14 +40,17 @@ absl::StatusOr<std::shared_ptr<const Credential>> Credential::Make(const KeyPair
 absl::Status LiveCredential::Replace(std::shared_ptr<const Credential> next) {
   MutexLock lock(&mu_);
   if (next->self.node != current_->self.node || next->self.cluster != current_->self.cluster) {
-    return InvalidArgument("the new certificate is for node ", next->self.node, " of cluster ", next->self.cluster,
-                           ", this is ", current_->self.node, " of ", current_->self.cluster);
+    return InvalidArgument("the new certificate is for node ", next->self.node, " of cluster ",
+                           next->self.cluster, ", this is ", current_->self.node, " of ",
+                           current_->self.cluster);
   }
   current_ = std::move(next);
   return absl::OkStatus();
 }
 
-int64_t LifeSeconds(const Peer& self) { return self.not_after - self.not_before - kClockToleranceSeconds; }
+int64_t LifeSeconds(const Peer& self) {
+  return self.not_after - self.not_before - kClockToleranceSeconds;
+}
 
 UnixTime RenewAt(const Peer& self) { return self.not_after - LifeSeconds(self) / 3; }
 
@@ -74,8 +80,9 @@ absl::Status IdentityFolder::ForgetKey() const {
 
 absl::StatusOr<std::optional<IdentityFolder::Joined>> IdentityFolder::Load() const {
   Joined out;
-  for (const auto& [file, text] : {std::pair{kCertificateFile, &out.certificate_pem}, std::pair{kCaFile, &out.ca_pem},
-                                   std::pair{kCoordinatorFile, &out.coordinator}}) {
+  for (const auto& [file, text] :
+       {std::pair{kCertificateFile, &out.certificate_pem}, std::pair{kCaFile, &out.ca_pem},
+        std::pair{kCoordinatorFile, &out.coordinator}}) {
     absl::StatusOr<std::string> read = ReadSmallFile(path_ + file);
     if (absl::IsNotFound(read.status())) return std::optional<Joined>();
     if (!read.ok()) return read.status();
@@ -90,7 +97,8 @@ absl::StatusOr<std::optional<IdentityFolder::Joined>> IdentityFolder::Load() con
 absl::Status IdentityFolder::Save(const Joined& joined) const {
   RETURN_IF_ERROR(WriteSmallFile(path_ + kCaFile, joined.ca_pem));
   RETURN_IF_ERROR(WriteSmallFile(path_ + kCertificateFile, joined.certificate_pem));
-  if (!joined.https.empty()) RETURN_IF_ERROR(WriteSmallFile(path_ + kHttpsFile, joined.https + "\n"));
+  if (!joined.https.empty())
+    RETURN_IF_ERROR(WriteSmallFile(path_ + kHttpsFile, joined.https + "\n"));
   return WriteSmallFile(path_ + kCoordinatorFile, joined.coordinator + "\n");
 }
 

@@ -1,5 +1,6 @@
-// What a node proves itself with: its key, the certificate it has now, and the CA that it and its peers are checked
-// against. Renewed while streams run: whoever makes a connection asks for the current one.
+// What a node proves itself with: its key, the certificate it has now, and the CA that it and its
+// peers are checked against. Renewed while streams run: whoever makes a connection asks for the
+// current one.
 #pragma once
 
 #include <functional>
@@ -23,11 +24,13 @@ struct Credential {
   Peer self;
 
   // Unauthenticated when the certificate is not the key's, or not the CA's, or not valid at `now`.
-  static absl::StatusOr<std::shared_ptr<const Credential>> Make(const KeyPair& key, std::string certificate_pem,
+  static absl::StatusOr<std::shared_ptr<const Credential>> Make(const KeyPair& key,
+                                                                std::string certificate_pem,
                                                                 std::string ca_pem, UnixTime now);
 };
 
-// The current credential of this process. Thread-safe; lives as long as any channel or server made with it.
+// The current credential of this process. Thread-safe; lives as long as any channel or server made
+// with it.
 class LiveCredential {
  public:
   explicit LiveCredential(std::shared_ptr<const Credential> first) : current_(std::move(first)) {}
@@ -49,7 +52,8 @@ int64_t LifeSeconds(const Peer& self);
 // Time to renew: a third of the certificate's life is left.
 UnixTime RenewAt(const Peer& self);
 
-// A node's identity on disk: node.key (0600), node.crt, ca.crt, coordinator (its address), https (its front) in one folder.
+// A node's identity on disk: node.key (0600), node.crt, ca.crt, coordinator (its address), https
+// (its front) in one folder.
 class IdentityFolder {
  public:
   static absl::StatusOr<IdentityFolder> Open(const std::string& path);
@@ -63,7 +67,7 @@ class IdentityFolder {
     std::string certificate_pem;
     std::string ca_pem;
     std::string coordinator;  // host:port
-    std::string https = {};  // the HTTP front's URL; empty where it is not known
+    std::string https = {};   // the HTTP front's URL; empty where it is not known
   };
   absl::StatusOr<std::optional<Joined>> Load() const;
   absl::Status Save(const Joined& joined) const;

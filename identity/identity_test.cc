@@ -21,7 +21,8 @@ constexpr UnixTime kNow = 1'790'000'000;
 
 Authority NewAuthority() { return *Authority::Create(kNow); }
 
-std::string Issue(const Authority& ca, const KeyPair& key, Role role, const std::string& name = "pc-1") {
+std::string Issue(const Authority& ca, const KeyPair& key, Role role,
+                  const std::string& name = "pc-1") {
   return *ca.Issue(key.get(), {.role = role, .name = name}, kNow);
 }
 
@@ -67,8 +68,12 @@ TEST(Authority, IssuesWhatVerifies) {
   EXPECT_EQ(peer.node, key.node_id());
   EXPECT_EQ(peer.name, "pc-7");
   EXPECT_EQ(peer.not_after, kNow + 24 * 3600);
-  EXPECT_EQ(X509_check_host(certificate.get(), TlsName(Role::kWorker, key.node_id()).c_str(), 0, 0, nullptr), 1);
-  EXPECT_NE(X509_check_host(certificate.get(), TlsName(Role::kCoordinator, "").c_str(), 0, 0, nullptr), 1);
+  EXPECT_EQ(X509_check_host(certificate.get(), TlsName(Role::kWorker, key.node_id()).c_str(), 0, 0,
+                            nullptr),
+            1);
+  EXPECT_NE(
+      X509_check_host(certificate.get(), TlsName(Role::kCoordinator, "").c_str(), 0, 0, nullptr),
+      1);
 }
 
 TEST(Authority, SurvivesPemAndRefusesAnotherKey) {
@@ -77,7 +82,8 @@ TEST(Authority, SurvivesPemAndRefusesAnotherKey) {
   EXPECT_EQ(again.cluster(), ca.cluster());
   EXPECT_FALSE(Authority::Load(ca.certificate_pem(), NewAuthority().key_pem()).ok());
   const KeyPair key = *KeyPair::Generate();
-  EXPECT_FALSE(Authority::Load(Issue(ca, key, Role::kWorker), key.ToPem()).ok());  // a node is no CA
+  EXPECT_FALSE(
+      Authority::Load(Issue(ca, key, Role::kWorker), key.ToPem()).ok());  // a node is no CA
 }
 
 TEST(Authority, EachRefusalHasItsWords) {
@@ -85,17 +91,24 @@ TEST(Authority, EachRefusalHasItsWords) {
   const Authority other = NewAuthority();
   const KeyPair key = *KeyPair::Generate();
   const X509Ptr good = X509FromPem(Issue(ca, key, Role::kWorker));
-  const auto why = [](const absl::StatusOr<Peer>& peer) { return std::string(peer.status().message()); };
-  EXPECT_THAT(why(VerifyCertificate(good.get(), other.certificate(), kNow)), HasSubstr("not issued by this cluster"));
-  EXPECT_THAT(why(VerifyCertificate(good.get(), ca.certificate(), kNow + 24 * 3600 + 1)), HasSubstr("expired at"));
-  EXPECT_THAT(why(VerifyCertificate(good.get(), ca.certificate(), kNow - 301)), HasSubstr("compare the clocks"));
+  const auto why = [](const absl::StatusOr<Peer>& peer) {
+    return std::string(peer.status().message());
+  };
+  EXPECT_THAT(why(VerifyCertificate(good.get(), other.certificate(), kNow)),
+              HasSubstr("not issued by this cluster"));
+  EXPECT_THAT(why(VerifyCertificate(good.get(), ca.certificate(), kNow + 24 * 3600 + 1)),
+              HasSubstr("expired at"));
+  EXPECT_THAT(why(VerifyCertificate(good.get(), ca.certificate(), kNow - 301)),
+              HasSubstr("compare the clocks"));
   EXPECT_TRUE(VerifyCertificate(good.get(), ca.certificate(), kNow - 299).ok());
 }
 
 TEST(Authority, ChecksNamesAndLifetimes) {
   const Authority ca = NewAuthority();
   const KeyPair key = *KeyPair::Generate();
-  const auto issue = [&](const IssueRequest& request) { return ca.Issue(key.get(), request, kNow).status(); };
+  const auto issue = [&](const IssueRequest& request) {
+    return ca.Issue(key.get(), request, kNow).status();
+  };
   for (const char* name : {"", "a/b", "a,DNS:coordinator.lanyard", "a b", "a\nb"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(issue({.name = name}))) << name;
   }
@@ -124,7 +137,9 @@ TEST(JoinToken, EveryFlippedBitAndEveryTruncationIsRefused) {
     }
     EXPECT_FALSE(JoinToken::Decode(text.substr(0, i)).ok());
   }
-  const auto why = [](const std::string& s) { return std::string(JoinToken::Decode(s).status().message()); };
+  const auto why = [](const std::string& s) {
+    return std::string(JoinToken::Decode(s).status().message());
+  };
   EXPECT_THAT(why(text.substr(0, 60)), HasSubstr("cut short: 60 characters"));
   std::string altered = text;
   altered[50] = altered[50] == 'x' ? 'y' : 'x';
@@ -138,7 +153,8 @@ TEST(Credential, BelongsToItsKey) {
   const KeyPair key = *KeyPair::Generate();
   const std::string certificate = Issue(ca, key, Role::kWorker);
   EXPECT_TRUE(Credential::Make(key, certificate, ca.certificate_pem(), kNow).ok());
-  EXPECT_FALSE(Credential::Make(*KeyPair::Generate(), certificate, ca.certificate_pem(), kNow).ok());
+  EXPECT_FALSE(
+      Credential::Make(*KeyPair::Generate(), certificate, ca.certificate_pem(), kNow).ok());
   EXPECT_FALSE(Credential::Make(key, certificate, NewAuthority().certificate_pem(), kNow).ok());
   EXPECT_FALSE(Credential::Make(key, certificate, ca.certificate_pem(), kNow + 25 * 3600).ok());
 }

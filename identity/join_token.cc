@@ -33,9 +33,11 @@ std::string Check(std::string_view body) {
 
 absl::StatusOr<JoinToken> JoinToken::Make(std::string_view ca_fingerprint) {
   std::array<unsigned char, kTokenIdBytes + kTokenSecretBytes> random{};
-  if (RAND_bytes(random.data(), random.size()) != 1) return Internal("no random bytes: ", OpenSslError());
+  if (RAND_bytes(random.data(), random.size()) != 1)
+    return Internal("no random bytes: ", OpenSslError());
   const std::string_view bytes(reinterpret_cast<const char*>(random.data()), random.size());
-  return JoinToken{std::string(ca_fingerprint), absl::BytesToHexString(AbslView(bytes.substr(0, kTokenIdBytes))),
+  return JoinToken{std::string(ca_fingerprint),
+                   absl::BytesToHexString(AbslView(bytes.substr(0, kTokenIdBytes))),
                    std::string(bytes.substr(kTokenIdBytes))};
 }
 
@@ -52,28 +54,37 @@ absl::StatusOr<JoinToken> JoinToken::Decode(std::string_view text) {
   const std::string again = "; copy the whole line that `lanyard token create` printed";
   if (text.substr(0, kPrefix.size()) != kPrefix) {
     if (text.substr(0, 3) == "lyt")
-      return InvalidArgument("the join token is of another version of Lanyard: install the coordinator's version here");
-    return InvalidArgument("this is not a join token (one starts with '", AbslView(kPrefix), "')", again);
+      return InvalidArgument(
+          "the join token is of another version of Lanyard: install the coordinator's version "
+          "here");
+    return InvalidArgument("this is not a join token (one starts with '", AbslView(kPrefix), "')",
+                           again);
   }
   if (text.size() != kTextBytes) {
-    return InvalidArgument("the join token is ", text.size() < kTextBytes ? "cut short" : "too long", ": ", text.size(),
+    return InvalidArgument("the join token is ",
+                           text.size() < kTextBytes ? "cut short" : "too long", ": ", text.size(),
                            " characters of ", kTextBytes, again);
   }
   std::string bytes;
   const std::string_view encoded = text.substr(kPrefix.size());
-  const bool decoded =
-      absl::WebSafeBase64Unescape(AbslView(encoded), &bytes) && bytes.size() == kBodyBytes + kCheckBytes;
-  if (!decoded || Check(std::string_view(bytes).substr(0, kBodyBytes)) != bytes.substr(kBodyBytes)) {
+  const bool decoded = absl::WebSafeBase64Unescape(AbslView(encoded), &bytes) &&
+                       bytes.size() == kBodyBytes + kCheckBytes;
+  if (!decoded ||
+      Check(std::string_view(bytes).substr(0, kBodyBytes)) != bytes.substr(kBodyBytes)) {
     return InvalidArgument("the join token was altered (a character is wrong)", again);
   }
-  JoinToken out{bytes.substr(0, kHashBytes), absl::BytesToHexString(bytes.substr(kHashBytes, kTokenIdBytes)),
+  JoinToken out{bytes.substr(0, kHashBytes),
+                absl::BytesToHexString(bytes.substr(kHashBytes, kTokenIdBytes)),
                 bytes.substr(kHashBytes + kTokenIdBytes, kTokenSecretBytes)};
   // Base64's last character has bits that decode to nothing.
-  if (out.Encode() != text) return InvalidArgument("the join token was altered (a character is wrong)", again);
+  if (out.Encode() != text)
+    return InvalidArgument("the join token was altered (a character is wrong)", again);
   return out;
 }
 
-std::string SecretHash(std::string_view secret) { return absl::BytesToHexString(Sha256Raw(secret)); }
+std::string SecretHash(std::string_view secret) {
+  return absl::BytesToHexString(Sha256Raw(secret));
+}
 
 bool EqualSecretHash(std::string_view a, std::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;

@@ -1,5 +1,5 @@
-// A node's key pair (ECDSA P-256), made on the node and never sent. The node's id is the hash of its public key, so a
-// name or a certificate can be given anew, but never the id.
+// A node's key pair (ECDSA P-256), made on the node and never sent. The node's id is the hash of
+// its public key, so a name or a certificate can be given anew, but never the id.
 #pragma once
 
 #include <string>
@@ -35,7 +35,8 @@ class KeyPair {
   std::string node_id_;
 };
 
-// The public key of a request whose signature holds. InvalidArgument otherwise, and for other keys than P-256.
+// The public key of a request whose signature holds. InvalidArgument otherwise, and for other keys
+// than P-256.
 absl::StatusOr<PkeyPtr> PublicKeyOfRequest(std::string_view request_pem);
 
 }  // namespace lanyard::identity

@@ -16,7 +16,9 @@ std::string OpenSslError() {
   return out.empty() ? "no reason given" : out;
 }
 
-BioPtr ReadBio(std::string_view text) { return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+BioPtr ReadBio(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
 
 std::string BioText(BIO* bio) {
   char* data = nullptr;

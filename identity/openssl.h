@@ -1,4 +1,5 @@
-// Owners for OpenSSL's objects, and its error queue as text. Only this room and the TLS ends of net/, web/ and cli/ see them.
+// Owners for OpenSSL's objects, and its error queue as text. Only this room and the TLS ends of
+// net/, web/ and cli/ see them.
 #pragma once
 
 #include <openssl/bio.h>
@@ -25,7 +26,8 @@ using PkeyPtr = std::unique_ptr<EVP_PKEY, OpenSslFree<EVP_PKEY_free>>;
 using X509Ptr = std::unique_ptr<X509, OpenSslFree<X509_free>>;
 using X509ReqPtr = std::unique_ptr<X509_REQ, OpenSslFree<X509_REQ_free>>;
 
-// What OpenSSL says went wrong in this thread; empties its queue. "no reason given" when it says nothing.
+// What OpenSSL says went wrong in this thread; empties its queue. "no reason given" when it says
+// nothing.
 std::string OpenSslError();
 
 // Reads from `text`, which outlives it.

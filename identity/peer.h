@@ -29,14 +29,17 @@ struct Peer {
   std::string serial;  // hex
 };
 
-// Which peers of the cluster may speak; asked when a stream opens and again with every message. Thread-safe.
+// Which peers of the cluster may speak; asked when a stream opens and again with every message.
+// Thread-safe.
 class PeerPolicy {
  public:
   virtual ~PeerPolicy() = default;
   // PermissionDenied: revoked. Unauthenticated: its certificate ran out and was not renewed.
   virtual absl::Status Check(const Peer& peer) const = 0;
   // The peer sent what no program of its version sends.
-  virtual void OnViolation(const Peer& peer, const absl::Status& what) const { (void)peer, (void)what; }
+  virtual void OnViolation(const Peer& peer, const absl::Status& what) const {
+    (void)peer, (void)what;
+  }
 };
 
 }  // namespace lanyard::identity

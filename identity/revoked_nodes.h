@@ -1,5 +1,5 @@
-// The nodes that are no members any more, as a worker hears of them: a certificate that they still have counts for
-// nothing.
+// The nodes that are no members any more, as a worker hears of them: a certificate that they still
+// have counts for nothing.
 #pragma once
 
 #include <set>
@@ -17,7 +17,8 @@ class RevokedNodes final : public PeerPolicy {
   absl::Status Check(const Peer& peer) const override {
     MutexLock lock(&mu_);
     if (nodes_.count(peer.node) == 0) return absl::OkStatus();
-    return absl::PermissionDeniedError(absl::StrCat("node ", peer.node, " ('", peer.name, "') was revoked"));
+    return absl::PermissionDeniedError(
+        absl::StrCat("node ", peer.node, " ('", peer.name, "') was revoked"));
   }
   // The whole list; returns those that were not on it.
   std::vector<std::string> Set(const std::vector<std::string>& nodes) {

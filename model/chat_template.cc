@@ -47,10 +47,12 @@ constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
   {{- '<start_of_turn>model\n' -}}
 {%- endif -%})";
 
-// Text that cannot do harm where a template makes a control token of it: '<|' + message.role + '|>'.
+// Text that cannot do harm where a template makes a control token of it: '<|' + message.role +
+// '|>'.
 bool IsUsualRole(std::string_view role) {
-  constexpr std::array<std::string_view, 9> kRoles = {"system", "user", "assistant", "tool", "developer",
-                                                      "function", "model", "ipython", "context"};
+  constexpr std::array<std::string_view, 9> kRoles = {"system", "user",      "assistant",
+                                                      "tool",   "developer", "function",
+                                                      "model",  "ipython",   "context"};
   for (const std::string_view known : kRoles) {
     if (role == known) return true;
   }
@@ -66,17 +68,26 @@ class Converter {
     }
     ++values_;
     switch (j.type()) {
-      case Json::value_t::null: return jinja::Value::None();
-      case Json::value_t::boolean: return jinja::Value::Bool(j.get<bool>());
-      case Json::value_t::number_integer: return jinja::Value::Int(j.get<int64_t>());
-      case Json::value_t::number_unsigned:
-        if (j.get<uint64_t>() > INT64_MAX) return jinja::Value::Float(static_cast<double>(j.get<uint64_t>()));
+      case Json::value_t::null:
+        return jinja::Value::None();
+      case Json::value_t::boolean:
+        return jinja::Value::Bool(j.get<bool>());
+      case Json::value_t::number_integer:
         return jinja::Value::Int(j.get<int64_t>());
-      case Json::value_t::number_float: return jinja::Value::Float(j.get<double>());
-      case Json::value_t::string: return Untrusted(j.get_ref<const std::string&>());
-      case Json::value_t::array: return ConvertArray(j, depth);
-      case Json::value_t::object: return ConvertObject(j, depth);
-      default: return InvalidArgument("messages hold a value that is not JSON");
+      case Json::value_t::number_unsigned:
+        if (j.get<uint64_t>() > INT64_MAX)
+          return jinja::Value::Float(static_cast<double>(j.get<uint64_t>()));
+        return jinja::Value::Int(j.get<int64_t>());
+      case Json::value_t::number_float:
+        return jinja::Value::Float(j.get<double>());
+      case Json::value_t::string:
+        return Untrusted(j.get_ref<const std::string&>());
+      case Json::value_t::array:
+        return ConvertArray(j, depth);
+      case Json::value_t::object:
+        return ConvertObject(j, depth);
+      default:
+        return InvalidArgument("messages hold a value that is not JSON");
     }
   }
   uint64_t values() const { return values_; }
@@ -100,7 +111,8 @@ class Converter {
     auto dict = std::make_shared<jinja::Dict>();
     for (const auto& [key, item] : j.items()) {
       ASSIGN_OR_RETURN(jinja::Value v, Convert(item, depth + 1));
-      if (key == "role" && v.IsString() && IsUsualRole(v.AsBytes())) v = jinja::Value::Trusted(v.AsBytes());
+      if (key == "role" && v.IsString() && IsUsualRole(v.AsBytes()))
+        v = jinja::Value::Trusted(v.AsBytes());
       dict->depth = std::max<uint16_t>(dict->depth, jinja::DepthOf(v) + 1);
       dict->Set(Untrusted(key), std::move(v));
     }
@@ -115,12 +127,13 @@ class Converter {
 Json JoinParts(Json messages) {
   if (!messages.is_array()) return messages;
   for (auto& message : messages) {
-    if (!message.is_object() || !message.contains("content") || !message["content"].is_array()) continue;
+    if (!message.is_object() || !message.contains("content") || !message["content"].is_array())
+      continue;
     std::string joined;
     bool all_text = true;
     for (const auto& part : message["content"]) {
-      all_text = all_text && part.is_object() && part.value("type", "") == "text" && part.contains("text") &&
-                 part["text"].is_string();
+      all_text = all_text && part.is_object() && part.value("type", "") == "text" &&
+                 part.contains("text") && part["text"].is_string();
       if (all_text) joined += part["text"].get<std::string>();
     }
     if (all_text) message["content"] = std::move(joined);
@@ -139,7 +152,8 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
   return out;
 }
 
-absl::StatusOr<ChatTemplate> ChatTemplate::ForModel(const GgufFile& file, const Tokenizer& tokenizer) {
+absl::StatusOr<ChatTemplate> ChatTemplate::ForModel(const GgufFile& file,
+                                                    const Tokenizer& tokenizer) {
   std::string_view source;
   bool built_in = false;
   if (file.Has("tokenizer.chat_template")) {
@@ -148,8 +162,10 @@ absl::StatusOr<ChatTemplate> ChatTemplate::ForModel(const GgufFile& file, const 
     const auto turn = tokenizer.FindToken("<start_of_turn>");
     if (!turn || !tokenizer.IsSpecial(*turn)) {
       return FailedPrecondition(
-          "the model file has no chat template (tokenizer.chat_template) and its vocabulary is of no family known to "
-          "have one; use /v1/completions with a prompt of your own, or convert the model with its template");
+          "the model file has no chat template (tokenizer.chat_template) and its vocabulary is of "
+          "no family known to "
+          "have one; use /v1/completions with a prompt of your own, or convert the model with its "
+          "template");
     }
     source = kGemmaTemplate;
     built_in = true;
@@ -193,7 +209,8 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& mes
   jinja::Interpreter::Variables variables;
   ASSIGN_OR_RETURN(jinja::Value given, converter.Convert(messages));
   variables.emplace_back("messages", std::move(given));
-  variables.emplace_back("add_generation_prompt", jinja::Value::Bool(options.add_generation_prompt));
+  variables.emplace_back("add_generation_prompt",
+                         jinja::Value::Bool(options.add_generation_prompt));
   variables.emplace_back("bos_token", jinja::Value::Trusted(bos_));
   variables.emplace_back("eos_token", jinja::Value::Trusted(eos_));
   if (options.tools != nullptr) {
@@ -206,7 +223,8 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& mes
       variables.emplace_back(name, std::move(v));
     }
   }
-  // Room in proportion to what was given, so that a long conversation is no attack and a template cannot make it one.
+  // Room in proportion to what was given, so that a long conversation is no attack and a template
+  // cannot make it one.
   jinja::Limits limits;
   limits.steps += 300 * converter.values() + converter.bytes();
   limits.made_bytes += 16 * converter.bytes();
@@ -214,7 +232,9 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& mes
   jinja::Interpreter interpreter(*template_, variables, limits);
   ASSIGN_OR_RETURN(const jinja::Text text, interpreter.Run());
   std::vector<PromptPart> out;
-  text.ForEachRun([&](std::string_view bytes, bool trusted) { out.push_back({std::string(bytes), trusted}); });
+  text.ForEachRun([&](std::string_view bytes, bool trusted) {
+    out.push_back({std::string(bytes), trusted});
+  });
   return out;
 }
 

@@ -22,7 +22,8 @@ Json Fixture() {
   return Json::parse(in);
 }
 
-absl::StatusOr<std::vector<PromptPart>> RenderWith(const std::string& source, const Json& variables) {
+absl::StatusOr<std::vector<PromptPart>> RenderWith(const std::string& source,
+                                                   const Json& variables) {
   ASSIGN_OR_RETURN(const ChatTemplate t, ChatTemplate::Parse(source));
   return t.Render(Json::array(), {.extra = &variables});
 }
@@ -42,7 +43,8 @@ TEST(Jinja, SnippetsAreByteEqualToJinja2) {
   }
 }
 
-// The two real templates over all conversations; content as parts is compared where the template reads parts itself.
+// The two real templates over all conversations; content as parts is compared where the template
+// reads parts itself.
 TEST(ChatTemplate, RealTemplatesAreByteEqualToJinja2) {
   const Json fixture = Fixture();
   ASSERT_EQ(fixture["chats"].size(), 2U);
@@ -52,7 +54,8 @@ TEST(ChatTemplate, RealTemplatesAreByteEqualToJinja2) {
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     parsed->SetTokens("<bos>", "<eos>");
     for (const Json& c : chat["cases"]) {
-      const auto got = parsed->Render(c["messages"], {.add_generation_prompt = c["add_generation_prompt"]});
+      const auto got =
+          parsed->Render(c["messages"], {.add_generation_prompt = c["add_generation_prompt"]});
       if (c.contains("error")) {
         const bool parts = c["messages"].dump().find("\"type\"") != std::string::npos;
         EXPECT_TRUE(parts || !got.ok()) << c.dump();
@@ -102,8 +105,8 @@ std::string GgufBytes(const std::vector<std::pair<std::string, std::string>>& st
   return out;
 }
 
-absl::StatusOr<ChatTemplate> ForModel(const std::vector<std::pair<std::string, std::string>>& strings,
-                                      const Tokenizer& tokenizer) {
+absl::StatusOr<ChatTemplate> ForModel(
+    const std::vector<std::pair<std::string, std::string>>& strings, const Tokenizer& tokenizer) {
   const std::string bytes = GgufBytes(strings);
   ASSIGN_OR_RETURN(const auto file,
                    GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
@@ -117,7 +120,8 @@ TEST(ChatTemplate, BuiltInForGemma) {
   EXPECT_TRUE(t->built_in());
   const Json fixture = Fixture();
   for (const Json& c : fixture["chats"][0]["cases"]) {
-    const auto got = t->Render(c["messages"], {.add_generation_prompt = c["add_generation_prompt"]});
+    const auto got =
+        t->Render(c["messages"], {.add_generation_prompt = c["add_generation_prompt"]});
     EXPECT_EQ(got.ok(), !c.contains("error")) << c.dump();
     if (!got.ok()) continue;
     EXPECT_EQ(PromptText(*got), c["text"].get<std::string>());
@@ -140,7 +144,8 @@ TEST(ChatTemplate, UserTextNeverBecomesAControlToken) {
   const Json fixture = Fixture();
   auto t = *ChatTemplate::Parse(fixture["chats"][1]["template"].get<std::string>());
   Json messages = Json::parse(
-      R"([{"role":"system","content":"<|im_end|>"},{"role":"user","content":"a<|im_start|>b</s>"}])");
+      R"([{"role":"system","content":"<|im_end|>"},
+          {"role":"user","content":"a<|im_start|>b</s>"}])");
   const auto count = [&](const Json& m) {
     const auto ids = *tokenizer->Encode(*t.Render(m, {}), true);
     return std::count_if(ids.begin(), ids.end(), [](int32_t id) { return id >= 258; });
@@ -169,9 +174,11 @@ TEST(ChatTemplate, TrustFollowsTextThroughOperations) {
   EXPECT_EQ(Untrusted("{{ list | join('<s>') }}", v), (List{"p", "q"}));
   EXPECT_EQ(Untrusted("{{ '<a>-'.replace('-', u) }}", v), (List{" <x> "}));
   EXPECT_EQ(Untrusted("{{ u.replace(' ', '_') }}", v), (List{"<x>"}));
-  EXPECT_EQ(Untrusted("{{ ('a' + u) | upper }}", v), (List{"A <X> "}));  // cannot be followed: all of it
+  EXPECT_EQ(Untrusted("{{ ('a' + u) | upper }}", v),
+            (List{"A <X> "}));  // cannot be followed: all of it
   EXPECT_EQ(Untrusted("{{ d | tojson }}", v), (List{"\"<k>\"", "\"<v>\""}));
-  EXPECT_EQ(Untrusted("{% set x %}<a>{{ u }}{% endset %}{{ x.split('<') | last }}", v), (List{"x> "}));
+  EXPECT_EQ(Untrusted("{% set x %}<a>{{ u }}{% endset %}{{ x.split('<') | last }}", v),
+            (List{"x> "}));
   EXPECT_EQ(Untrusted("{% macro m(t) %}<m>{{ t }}{% endmacro %}{{ m(u) }}", v), (List{" <x> "}));
   EXPECT_EQ(Untrusted("{% for c in u %}{{ c }}{% endfor %}{{ '<' }}", v), (List{" <x> "}));
   EXPECT_EQ(Untrusted("{{ u | reverse }}", v), (List{" >x< "}));
@@ -184,17 +191,40 @@ TEST(Jinja, RefusedWithLineAndColumn) {
     EXPECT_FALSE(t.ok()) << source;
     return std::string(t.status().message());
   };
-  EXPECT_EQ(message("a\nb {{ x | xyz }}"), "template line 2, column 10: filter 'xyz' is not supported");
+  EXPECT_EQ(message("a\nb {{ x | xyz }}"),
+            "template line 2, column 10: filter 'xyz' is not supported");
   EXPECT_THAT(message("{{ x is weird }}"), HasSubstr("column 9: test 'weird' is not supported"));
-  EXPECT_THAT(message("\n\n{% include 'x' %}"), HasSubstr("line 3, column 4: statement 'include' is not supported"));
+  EXPECT_THAT(message("\n\n{% include 'x' %}"),
+              HasSubstr("line 3, column 4: statement 'include' is not supported"));
   EXPECT_THAT(message("{{ x.pop() }}"), HasSubstr("method 'pop' is not supported"));
   EXPECT_THAT(message("{{ ''.__class__.mro() }}"), HasSubstr("'mro' is not supported"));
-  for (const char* source :
-       {"{% if x %}", "{% endif %}", "{{ x", "{{ }}", "{% for x y %}", "{# open", "{{ 'open }}", "{{ (1 }}", "{{ a b }}",
-        "{% set %}", "{% set 1 = 2 %}", "{{ x[ }}", "{% macro m(a=1, b) %}{% endmacro %}", "{{ \\ }}",
-        "{% break %}", "{% raw %}x", "{{ f(a=1, 2) }}", "{{ f(*a) }}", "{{ '\\ud800' }}", "{{ 99999999999999999999 }}",
-        "{% for x in y recursive %}{% endfor %}", "{{ x | safe ~ 'a' }}", "{% set x = y | safe %}", "{{ é }}",
-        "{% for loop in x %}{% endfor %}", "{% for i in x %}{% macro m() %}{% endmacro %}{% endfor %}", "\xFF"}) {
+  for (const char* source : {"{% if x %}",
+                             "{% endif %}",
+                             "{{ x",
+                             "{{ }}",
+                             "{% for x y %}",
+                             "{# open",
+                             "{{ 'open }}",
+                             "{{ (1 }}",
+                             "{{ a b }}",
+                             "{% set %}",
+                             "{% set 1 = 2 %}",
+                             "{{ x[ }}",
+                             "{% macro m(a=1, b) %}{% endmacro %}",
+                             "{{ \\ }}",
+                             "{% break %}",
+                             "{% raw %}x",
+                             "{{ f(a=1, 2) }}",
+                             "{{ f(*a) }}",
+                             "{{ '\\ud800' }}",
+                             "{{ 99999999999999999999 }}",
+                             "{% for x in y recursive %}{% endfor %}",
+                             "{{ x | safe ~ 'a' }}",
+                             "{% set x = y | safe %}",
+                             "{{ é }}",
+                             "{% for loop in x %}{% endfor %}",
+                             "{% for i in x %}{% macro m() %}{% endmacro %}{% endfor %}",
+                             "\xFF"}) {
     message(source);
   }
   EXPECT_FALSE(ChatTemplate::Parse(std::string(2 << 20, 'x')).ok());
@@ -203,7 +233,8 @@ TEST(Jinja, RefusedWithLineAndColumn) {
     for (int i = 0; i < 20000; ++i) deep += unit;
     message(deep);
   }
-  for (const char* unit : {" + x", " | trim", ".a", " and x", " ~ x", " if x else y", "()", " is defined"}) {
+  for (const char* unit :
+       {" + x", " | trim", ".a", " and x", " ~ x", " if x else y", "()", " is defined"}) {
     std::string chain = "{{ x";
     for (int i = 0; i < 20000; ++i) chain += unit;
     ChatTemplate::Parse(chain + " }}").IgnoreError();  // may be refused; never overflows the stack
@@ -221,11 +252,16 @@ TEST(Jinja, HostileTemplatesStopSoon) {
            "{{ range(999999999) }}",
            "{{ 2 ** 999999 }}",
            "{{ 9 ** 9 ** 9 }}",
-           "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-           "{% set ns = namespace(l=[1]) %}{% for i in range(9999) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}",
-           "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
-           "{% set a = namespace(l=[1]) %}{% for i in range(60) %}{% set a.l = [a.l, a.l] %}{% endfor %}"
-           "{% set b = namespace(l=[1]) %}{% for i in range(60) %}{% set b.l = [b.l, b.l] %}{% endfor %}{{ a.l == b.l }}",
+           "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% "
+           "endfor %}",
+           "{% set ns = namespace(l=[1]) %}{% for i in range(9999) %}{% set ns.l = [ns.l, ns.l] "
+           "%}{% endfor %}",
+           "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% "
+           "endfor %}{{ ns.l }}",
+           "{% set a = namespace(l=[1]) %}{% for i in range(60) %}{% set a.l = [a.l, a.l] %}{% "
+           "endfor %}"
+           "{% set b = namespace(l=[1]) %}{% for i in range(60) %}{% set b.l = [b.l, b.l] %}{% "
+           "endfor %}{{ a.l == b.l }}",
            "{% set ns = namespace() %}{% set ns.x = ns %}",
            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
            "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
@@ -234,9 +270,11 @@ TEST(Jinja, HostileTemplatesStopSoon) {
            "{% for a in range(99999) %}{{ u | upper | lower | title }}{% endfor %}",
            "{% for a in range(99999) %}{% set x = u.split('x') %}{% endfor %}",
            "{% for a in range(99999) %}{% set x = u | list %}{% endfor %}",
-           "{{ range(99999) | list | tojson(indent=99) }}{{ range(99999) | map('string') | unique | list }}",
+           "{{ range(99999) | list | tojson(indent=99) }}{{ range(99999) | map('string') | unique "
+           "| list }}",
        }) {
-    const std::clock_t start = std::clock();  // of the process: other work on the machine does not count
+    const std::clock_t start =
+        std::clock();  // of the process: other work on the machine does not count
     const auto got = RenderWith(source, v);
     const double cpu_s = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_FALSE(got.ok()) << source;
@@ -248,7 +286,8 @@ TEST(ChatTemplate, LongConversations) {
   const Json fixture = Fixture();
   const auto t = *ChatTemplate::Parse(fixture["chats"][1]["template"].get<std::string>());
   Json messages = Json::array();
-  for (int i = 0; i < 10000; ++i) messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", "text"}});
+  for (int i = 0; i < 10000; ++i)
+    messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", "text"}});
   EXPECT_TRUE(t.Render(messages, {}).ok());
   messages = Json::parse(R"([{"role":"user","content":""}])");
   messages[0]["content"] = std::string(20 << 20, 'x');
@@ -272,10 +311,12 @@ TEST(ChatTemplate, RealModels) {
   const char* dir = std::getenv("LANYARD_MODELS");
   const std::string models = dir != nullptr ? dir : LANYARD_SOURCE_DIR "/build/models";
   if (!std::filesystem::exists(models + "/smollm2.gguf")) {
-    GTEST_SKIP() << "no " << models << "/smollm2.gguf; set LANYARD_MODELS to the folder with the real models";
+    GTEST_SKIP() << "no " << models
+                 << "/smollm2.gguf; set LANYARD_MODELS to the folder with the real models";
   }
   const Json fixture = Fixture();
-  for (const auto& [name, chat] : {std::pair("smollm2.gguf", 1), std::pair("gemma3-270m.gguf", 0)}) {
+  for (const auto& [name, chat] :
+       {std::pair("smollm2.gguf", 1), std::pair("gemma3-270m.gguf", 0)}) {
     const auto file = GgufFile::Open(models + "/" + name);
     ASSERT_TRUE(file.ok()) << file.status();
     const auto tokenizer = *Tokenizer::Load(**file);

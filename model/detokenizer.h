@@ -9,8 +9,8 @@
 
 namespace lanyard::model {
 
-// Bytes in pieces to whole UTF-8 characters. A byte sequence that can never become one reads U+FFFD, as Python's
-// bytes.decode(errors="replace").
+// Bytes in pieces to whole UTF-8 characters. A byte sequence that can never become one reads
+// U+FFFD, as Python's bytes.decode(errors="replace").
 class Utf8Assembler {
  public:
   std::string Push(std::string_view bytes);
@@ -26,8 +26,8 @@ class StreamDecoder {
  public:
   struct Options {
     bool render_special = false;  // control tokens as their texts rather than nothing
-    // The ids are a text from its beginning, not the continuation of a prompt: the space that the tokenizer put before
-    // the text (add_space_prefix) is taken off again.
+    // The ids are a text from its beginning, not the continuation of a prompt: the space that the
+    // tokenizer put before the text (add_space_prefix) is taken off again.
     bool whole_text = false;
   };
   explicit StreamDecoder(const Tokenizer* tokenizer) : StreamDecoder(tokenizer, Options()) {}

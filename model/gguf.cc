@@ -21,17 +21,29 @@ namespace {
 template <typename F>
 auto WithScalar(GgufValueType type, const uint8_t* p, F f) {
   switch (type) {
-    case GgufValueType::kUint8: return f(LoadUnaligned<uint8_t>(p));
-    case GgufValueType::kInt8: return f(LoadUnaligned<int8_t>(p));
-    case GgufValueType::kUint16: return f(LoadUnaligned<uint16_t>(p));
-    case GgufValueType::kInt16: return f(LoadUnaligned<int16_t>(p));
-    case GgufValueType::kUint32: return f(LoadUnaligned<uint32_t>(p));
-    case GgufValueType::kInt32: return f(LoadUnaligned<int32_t>(p));
-    case GgufValueType::kUint64: return f(LoadUnaligned<uint64_t>(p));
-    case GgufValueType::kInt64: return f(LoadUnaligned<int64_t>(p));
-    case GgufValueType::kFloat32: return f(LoadUnaligned<float>(p));
-    case GgufValueType::kFloat64: return f(LoadUnaligned<double>(p));
-    default: return f(*p != 0);  // kBool; read as a byte, since the file may have changed under the mapping
+    case GgufValueType::kUint8:
+      return f(LoadUnaligned<uint8_t>(p));
+    case GgufValueType::kInt8:
+      return f(LoadUnaligned<int8_t>(p));
+    case GgufValueType::kUint16:
+      return f(LoadUnaligned<uint16_t>(p));
+    case GgufValueType::kInt16:
+      return f(LoadUnaligned<int16_t>(p));
+    case GgufValueType::kUint32:
+      return f(LoadUnaligned<uint32_t>(p));
+    case GgufValueType::kInt32:
+      return f(LoadUnaligned<int32_t>(p));
+    case GgufValueType::kUint64:
+      return f(LoadUnaligned<uint64_t>(p));
+    case GgufValueType::kInt64:
+      return f(LoadUnaligned<int64_t>(p));
+    case GgufValueType::kFloat32:
+      return f(LoadUnaligned<float>(p));
+    case GgufValueType::kFloat64:
+      return f(LoadUnaligned<double>(p));
+    default:
+      return f(*p !=
+               0);  // kBool; read as a byte, since the file may have changed under the mapping
   }
 }
 
@@ -41,8 +53,10 @@ bool IsInteger(GgufValueType type) {
     case GgufValueType::kFloat64:
     case GgufValueType::kBool:
     case GgufValueType::kString:
-    case GgufValueType::kArray: return false;
-    default: return true;
+    case GgufValueType::kArray:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -62,9 +76,13 @@ absl::Status WrongType(const GgufValue& value, std::string_view wanted) {
 
 std::string ScalarText(GgufValueType type, const uint8_t* p) {
   return WithScalar(type, p, [](auto v) -> std::string {
-    if constexpr (std::is_same_v<decltype(v), bool>) return v ? "true" : "false";
-    else if constexpr (std::is_floating_point_v<decltype(v)>) return absl::StrFormat("%.9g", v);
-    else return absl::StrCat(static_cast<std::conditional_t<std::is_signed_v<decltype(v)>, int64_t, uint64_t>>(v));
+    if constexpr (std::is_same_v<decltype(v), bool>)
+      return v ? "true" : "false";
+    else if constexpr (std::is_floating_point_v<decltype(v)>)
+      return absl::StrFormat("%.9g", v);
+    else
+      return absl::StrCat(
+          static_cast<std::conditional_t<std::is_signed_v<decltype(v)>, int64_t, uint64_t>>(v));
   });
 }
 
@@ -99,10 +117,12 @@ std::string ArrayPreview(const GgufValue& value) {
     at += sizeof(uint64_t);
     if (length > value.bytes.size() - at) break;
     const std::string_view text(reinterpret_cast<const char*>(value.bytes.data() + at), length);
-    out += absl::StrCat("\"", Shorten(absl::Utf8SafeCEscape(AbslView(text.substr(0, 40))), 40), "\"");
+    out +=
+        absl::StrCat("\"", Shorten(absl::Utf8SafeCEscape(AbslView(text.substr(0, 40))), 40), "\"");
     at += length;
   }
-  return Shorten(absl::StrCat(out, shown < value.count ? ", ...] of " : "] of ", value.count), kPreviewBytes);
+  return Shorten(absl::StrCat(out, shown < value.count ? ", ...] of " : "] of ", value.count),
+                 kPreviewBytes);
 }
 
 absl::Status FileError(int error, std::string_view what) {
@@ -121,10 +141,10 @@ struct GgufFile::Impl {
   }
 
   std::string path;
-  int fd = -1;                // after Open
-  void* mapping = nullptr;    // after Open; the header's pages only, once parsed
+  int fd = -1;              // after Open
+  void* mapping = nullptr;  // after Open; the header's pages only, once parsed
   size_t mapped_bytes = 0;
-  ByteSpan bytes;             // after Parse: the whole file
+  ByteSpan bytes;  // after Parse: the whole file
   uint64_t file_bytes = 0;
   GgufHeader header;
 
@@ -150,13 +170,17 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
   impl->fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO would block for ever
   if (impl->fd < 0) return FileError(errno, absl::StrCat("cannot open model ", QuoteName(path)));
   struct stat info;
-  if (fstat(impl->fd, &info) != 0) return FileError(errno, absl::StrCat("cannot stat model ", QuoteName(path)));
-  if (!S_ISREG(info.st_mode)) return InvalidArgument("model ", QuoteName(path), " is not a regular file");
+  if (fstat(impl->fd, &info) != 0)
+    return FileError(errno, absl::StrCat("cannot stat model ", QuoteName(path)));
+  if (!S_ISREG(info.st_mode))
+    return InvalidArgument("model ", QuoteName(path), " is not a regular file");
   impl->file_bytes = static_cast<uint64_t>(info.st_size);
-  if (impl->file_bytes == 0) return InvalidArgument("model ", QuoteName(path), ": the file is empty");
+  if (impl->file_bytes == 0)
+    return InvalidArgument("model ", QuoteName(path), ": the file is empty");
   impl->mapped_bytes = impl->file_bytes;
   void* mapping = mmap(nullptr, impl->mapped_bytes, PROT_READ, MAP_PRIVATE, impl->fd, 0);
-  if (mapping == MAP_FAILED) return FileError(errno, absl::StrCat("cannot map model ", QuoteName(path)));
+  if (mapping == MAP_FAILED)
+    return FileError(errno, absl::StrCat("cannot map model ", QuoteName(path)));
   impl->mapping = mapping;
   auto header = ParseGgufHeader({static_cast<const uint8_t*>(mapping), impl->file_bytes});
   if (!header.ok()) return Annotate(header.status(), absl::StrCat("model ", QuoteName(path)));
@@ -186,14 +210,17 @@ uint64_t GgufFile::file_bytes() const { return impl_->file_bytes; }
 uint64_t GgufFile::alignment() const { return impl_->header.alignment; }
 uint64_t GgufFile::data_offset() const { return impl_->header.data_offset; }
 const std::string& GgufFile::path() const { return impl_->path; }
-bool GgufFile::Has(std::string_view key) const { return impl_->header.value_index.contains(AbslView(key)); }
+bool GgufFile::Has(std::string_view key) const {
+  return impl_->header.value_index.contains(AbslView(key));
+}
 
 absl::StatusOr<uint64_t> GgufFile::Uint(std::string_view key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, impl_->Value(key));
   if (!IsInteger(value->type)) return WrongType(*value, "an unsigned integer");
   return WithScalar(value->type, value->bytes.data(), [&](auto v) -> absl::StatusOr<uint64_t> {
     if constexpr (std::is_signed_v<decltype(v)>) {
-      if (v < 0) return InvalidArgument("key ", QuoteName(key), " is ", v, ", must not be negative");
+      if (v < 0)
+        return InvalidArgument("key ", QuoteName(key), " is ", v, ", must not be negative");
     }
     return static_cast<uint64_t>(v);
   });
@@ -204,7 +231,8 @@ absl::StatusOr<int64_t> GgufFile::Int(std::string_view key) const {
   if (!IsInteger(value->type)) return WrongType(*value, "an integer");
   return WithScalar(value->type, value->bytes.data(), [&](auto v) -> absl::StatusOr<int64_t> {
     if constexpr (std::is_same_v<decltype(v), uint64_t>) {
-      if (v > INT64_MAX) return InvalidArgument("key ", QuoteName(key), " is ", v, ", the limit is ", INT64_MAX);
+      if (v > INT64_MAX)
+        return InvalidArgument("key ", QuoteName(key), " is ", v, ", the limit is ", INT64_MAX);
     }
     return static_cast<int64_t>(v);
   });
@@ -213,7 +241,8 @@ absl::StatusOr<int64_t> GgufFile::Int(std::string_view key) const {
 absl::StatusOr<double> GgufFile::Float(std::string_view key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, impl_->Value(key));
   if (!IsFloat(value->type)) return WrongType(*value, "f32 or f64");
-  return WithScalar(value->type, value->bytes.data(), [](auto v) { return static_cast<double>(v); });
+  return WithScalar(value->type, value->bytes.data(),
+                    [](auto v) { return static_cast<double>(v); });
 }
 
 absl::StatusOr<bool> GgufFile::Bool(std::string_view key) const {
@@ -244,7 +273,8 @@ absl::StatusOr<std::vector<float>> GgufFile::Floats(std::string_view key) const 
       // Beyond float's range the cast would be undefined: such values are infinite.
       if constexpr (std::is_same_v<decltype(v), double>) {
         if (v > std::numeric_limits<float>::max()) return std::numeric_limits<float>::infinity();
-        if (v < std::numeric_limits<float>::lowest()) return -std::numeric_limits<float>::infinity();
+        if (v < std::numeric_limits<float>::lowest())
+          return -std::numeric_limits<float>::infinity();
       }
       return static_cast<float>(v);
     });
@@ -262,8 +292,8 @@ absl::StatusOr<std::vector<int64_t>> GgufFile::Ints(std::string_view key) const 
   for (uint64_t i = 0; i < value->count; ++i) {
     const uint8_t* p = value->bytes.data() + i * step;
     if (value->element == GgufValueType::kUint64 && LoadUnaligned<uint64_t>(p) > INT64_MAX) {
-      return InvalidArgument("key ", QuoteName(key), ": element ", i, " is ", LoadUnaligned<uint64_t>(p),
-                             ", the limit is ", INT64_MAX);
+      return InvalidArgument("key ", QuoteName(key), ": element ", i, " is ",
+                             LoadUnaligned<uint64_t>(p), ", the limit is ", INT64_MAX);
     }
     out[i] = WithScalar(value->element, p, [](auto v) { return static_cast<int64_t>(v); });
   }
@@ -283,7 +313,8 @@ std::vector<GgufFile::Entry> GgufFile::Entries() const {
     if (value.type == GgufValueType::kArray) {
       entry.preview = ArrayPreview(value);
     } else if (value.type == GgufValueType::kString) {
-      entry.preview = EscapedPreview({reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size()});
+      entry.preview =
+          EscapedPreview({reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size()});
     } else {
       entry.preview = ScalarText(value.type, value.bytes.data());
     }
@@ -307,11 +338,12 @@ const TensorInfo* GgufFile::Find(std::string_view name) const {
 
 absl::Status GgufFile::Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const {
   const auto it = impl_->header.tensor_index.find(AbslView(name));
-  if (it == impl_->header.tensor_index.end()) return NotFound("tensor ", QuoteName(name), " is missing");
+  if (it == impl_->header.tensor_index.end())
+    return NotFound("tensor ", QuoteName(name), " is missing");
   const TensorInfo& info = impl_->header.tensors[it->second];
   if (offset > info.bytes || out.size() > info.bytes - offset) {
-    return absl::OutOfRangeError(absl::StrCat("tensor ", QuoteName(name), " has ", info.bytes, " bytes; asked for ",
-                                              out.size(), " at ", offset));
+    return absl::OutOfRangeError(absl::StrCat("tensor ", QuoteName(name), " has ", info.bytes,
+                                              " bytes; asked for ", out.size(), " at ", offset));
   }
   const uint64_t start = impl_->header.offsets[it->second] + offset;
   if (impl_->fd < 0) {
@@ -320,12 +352,14 @@ absl::Status GgufFile::Read(std::string_view name, uint64_t offset, std::span<ui
   }
   size_t done = 0;
   while (done < out.size()) {
-    const ssize_t n = pread(impl_->fd, out.data() + done, out.size() - done, static_cast<off_t>(start + done));
+    const ssize_t n =
+        pread(impl_->fd, out.data() + done, out.size() - done, static_cast<off_t>(start + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return FileError(errno, absl::StrCat("cannot read model ", QuoteName(impl_->path)));
     if (n == 0) {
-      return absl::DataLossError(absl::StrCat("model ", QuoteName(impl_->path), " ends at byte ", start + done,
-                                              ", inside tensor ", QuoteName(name), "; it was cut after it was opened"));
+      return absl::DataLossError(absl::StrCat("model ", QuoteName(impl_->path), " ends at byte ",
+                                              start + done, ", inside tensor ", QuoteName(name),
+                                              "; it was cut after it was opened"));
     }
     done += static_cast<size_t>(n);
   }

@@ -1,6 +1,7 @@
-// GGUF v2 and v3, memory-mapped and untrusted (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
-// Every length is tested against the bytes that remain before anything is allocated; a malformed file gives one line that
-// names the field, the offset and the limit. Tensor data is read with pread, never through the mapping.
+// GGUF v2 and v3, memory-mapped and untrusted
+// (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Every length is tested against the
+// bytes that remain before anything is allocated; a malformed file gives one line that names the
+// field, the offset and the limit. Tensor data is read with pread, never through the mapping.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +19,23 @@
 namespace lanyard::model {
 
 enum class GgufValueType : uint32_t {
-  kUint8 = 0, kInt8 = 1, kUint16 = 2, kInt16 = 3, kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7,
-  kString = 8, kArray = 9, kUint64 = 10, kInt64 = 11, kFloat64 = 12,
+  kUint8 = 0,
+  kInt8 = 1,
+  kUint16 = 2,
+  kInt16 = 3,
+  kUint32 = 4,
+  kInt32 = 5,
+  kFloat32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kUint64 = 10,
+  kInt64 = 11,
+  kFloat64 = 12,
 };
 
-// A thread-safe, immutable view of an open file. Strings and arrays point into the mapping and live as long as the file.
+// A thread-safe, immutable view of an open file. Strings and arrays point into the mapping and live
+// as long as the file.
 class GgufFile : public TensorSource {
  public:
   // Maps and parses the header. Never computes; ShapeFromGguf makes the semantic pass.
@@ -34,11 +47,12 @@ class GgufFile : public TensorSource {
   uint32_t version() const;
   uint64_t file_bytes() const;
   uint64_t alignment() const;
-  uint64_t data_offset() const;  // where tensor data begins; may lie past the end of a file without tensors
+  uint64_t data_offset()
+      const;  // where tensor data begins; may lie past the end of a file without tensors
   const std::string& path() const;  // empty after Parse
 
-  // NotFound when absent, InvalidArgument (naming key, wanted and found type) when of another type. Integers of every
-  // width convert where the value fits.
+  // NotFound when absent, InvalidArgument (naming key, wanted and found type) when of another type.
+  // Integers of every width convert where the value fits.
   bool Has(std::string_view key) const;
   absl::StatusOr<uint64_t> Uint(std::string_view key) const;
   absl::StatusOr<int64_t> Int(std::string_view key) const;
@@ -54,8 +68,8 @@ class GgufFile : public TensorSource {
   // For `inspect`: every key in file order with a short rendering of its value.
   struct Entry {
     std::string_view key;
-    std::string type;       // "u32", "arr[str]"
-    std::string preview;    // at most 120 characters, control characters escaped
+    std::string type;     // "u32", "arr[str]"
+    std::string preview;  // at most 120 characters, control characters escaped
   };
   std::vector<Entry> Entries() const;
 

@@ -1,5 +1,5 @@
-// Whatever the bytes: the reader gives a Status or a file of which everything can be asked, and what it accepts as a model
-// passes the checks that a manifest from the wire must pass.
+// Whatever the bytes: the reader gives a Status or a file of which everything can be asked, and
+// what it accepts as a model passes the checks that a manifest from the wire must pass.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -27,7 +27,8 @@ void AskEverything(const GgufFile& file) {
   std::vector<uint8_t> data(4096);
   for (const TensorInfo& info : file.tensors()) {
     const auto offset = file.OffsetOf(info.name);
-    if (file.Find(info.name) != &info || !offset || *offset + info.bytes > file.file_bytes()) std::abort();
+    if (file.Find(info.name) != &info || !offset || *offset + info.bytes > file.file_bytes())
+      std::abort();
     const uint64_t n = std::min<uint64_t>(data.size(), info.bytes);
     if (!file.Read(info.name, info.bytes - n, std::span(data).first(n)).ok()) std::abort();
     if (file.Read(info.name, info.bytes - n + 1, std::span(data).first(n)).ok()) std::abort();

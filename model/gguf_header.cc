@@ -27,8 +27,8 @@ class Cursor {
   template <typename T>
   absl::Status Read(std::string_view field, T* out) {
     if (remaining() < sizeof(T)) {
-      return InvalidArgument(AbslView(field), " at offset ", offset_, " needs ", sizeof(T), " bytes, ",
-                             remaining(), " remain");
+      return InvalidArgument(AbslView(field), " at offset ", offset_, " needs ", sizeof(T),
+                             " bytes, ", remaining(), " remain");
     }
     *out = LoadUnaligned<T>(bytes_.data() + offset_);
     offset_ += sizeof(T);
@@ -37,8 +37,8 @@ class Cursor {
 
   absl::Status Take(std::string_view field, uint64_t bytes, ByteSpan* out) {
     if (bytes > remaining()) {
-      return InvalidArgument(AbslView(field), " at offset ", offset_, " needs ", bytes, " bytes, ", remaining(),
-                             " remain");
+      return InvalidArgument(AbslView(field), " at offset ", offset_, " needs ", bytes, " bytes, ",
+                             remaining(), " remain");
     }
     *out = bytes_.subspan(offset_, bytes);
     offset_ += bytes;
@@ -51,8 +51,8 @@ class Cursor {
     uint64_t length = 0;
     RETURN_IF_ERROR(Read(field, &length));
     if (length > remaining()) {
-      return InvalidArgument("length of ", AbslView(field), " at offset ", start, " is ", length, ", ",
-                             remaining(), " bytes remain");
+      return InvalidArgument("length of ", AbslView(field), " at offset ", start, " is ", length,
+                             ", ", remaining(), " bytes remain");
     }
     if (length > limit) {
       return InvalidArgument("length of ", AbslView(field), " at offset ", start, " is ", length,
@@ -70,7 +70,8 @@ std::string_view View(ByteSpan bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// Keys and tensor names: never empty, no control characters (a NUL hides what follows it from C code).
+// Keys and tensor names: never empty, no control characters (a NUL hides what follows it from C
+// code).
 absl::Status CheckName(std::string_view field, uint64_t offset, std::string_view name) {
   if (name.empty()) return InvalidArgument(AbslView(field), " at offset ", offset, " is empty");
   for (const char c : name) {
@@ -85,28 +86,50 @@ absl::Status CheckName(std::string_view field, uint64_t offset, std::string_view
 // Types that the format has and this reader does not, so that the refusal can name them.
 std::string_view UnsupportedTypeName(uint32_t type) {
   switch (type) {
-    case 4: return "Q4_2";
-    case 5: return "Q4_3";
-    case 9: return "Q8_1";
-    case 15: return "Q8_K";
-    case 16: return "IQ2_XXS";
-    case 17: return "IQ2_XS";
-    case 18: return "IQ3_XXS";
-    case 19: return "IQ1_S";
-    case 20: return "IQ4_NL";
-    case 21: return "IQ3_S";
-    case 22: return "IQ2_S";
-    case 23: return "IQ4_XS";
-    case 24: return "I8";
-    case 25: return "I16";
-    case 26: return "I32";
-    case 27: return "I64";
-    case 28: return "F64";
-    case 29: return "IQ1_M";
-    case 34: return "TQ1_0";
-    case 35: return "TQ2_0";
-    case 39: return "MXFP4";
-    default: return "";
+    case 4:
+      return "Q4_2";
+    case 5:
+      return "Q4_3";
+    case 9:
+      return "Q8_1";
+    case 15:
+      return "Q8_K";
+    case 16:
+      return "IQ2_XXS";
+    case 17:
+      return "IQ2_XS";
+    case 18:
+      return "IQ3_XXS";
+    case 19:
+      return "IQ1_S";
+    case 20:
+      return "IQ4_NL";
+    case 21:
+      return "IQ3_S";
+    case 22:
+      return "IQ2_S";
+    case 23:
+      return "IQ4_XS";
+    case 24:
+      return "I8";
+    case 25:
+      return "I16";
+    case 26:
+      return "I32";
+    case 27:
+      return "I64";
+    case 28:
+      return "F64";
+    case 29:
+      return "IQ1_M";
+    case 34:
+      return "TQ1_0";
+    case 35:
+      return "TQ2_0";
+    case 39:
+      return "MXFP4";
+    default:
+      return "";
   }
 }
 
@@ -114,11 +137,13 @@ absl::Status CheckMagic(ByteSpan bytes) {
   const std::string_view start = View(bytes.first(std::min<size_t>(bytes.size(), 24)));
   if (start.substr(0, 4) == "GGUF") return absl::OkStatus();
   if (start.substr(0, 19) == "version https://git") {
-    return InvalidArgument("magic at offset 0: this is a Git LFS pointer, not a model; fetch the file itself");
+    return InvalidArgument(
+        "magic at offset 0: this is a Git LFS pointer, not a model; fetch the file itself");
   }
   const std::string_view magic = start.substr(0, 4);
   if (magic == "lmgg" || magic == "tjgg" || magic == "fmgg" || magic == "algg") {
-    return Unimplemented("magic at offset 0: a GGML file from before GGUF; convert the model to GGUF");
+    return Unimplemented(
+        "magic at offset 0: a GGML file from before GGUF; convert the model to GGUF");
   }
   if (bytes.size() < 4) {
     return InvalidArgument("magic at offset 0 needs 4 bytes, ", bytes.size(), " remain");
@@ -129,10 +154,12 @@ absl::Status CheckMagic(ByteSpan bytes) {
 absl::Status CheckVersion(uint32_t version) {
   if (version == 2 || version == 3) return absl::OkStatus();
   if (version == 1) {
-    return Unimplemented("version at offset 4 is 1 (32-bit lengths); supported: 2, 3; convert the model again");
+    return Unimplemented(
+        "version at offset 4 is 1 (32-bit lengths); supported: 2, 3; convert the model again");
   }
   if (version != 0 && (version & 0xffff) == 0) {
-    return Unimplemented("version at offset 4 is byte-swapped: a big-endian file; supported: little-endian");
+    return Unimplemented(
+        "version at offset 4 is byte-swapped: a big-endian file; supported: little-endian");
   }
   return Unimplemented("version at offset 4 is ", version, "; supported: 2, 3");
 }
@@ -140,11 +167,12 @@ absl::Status CheckVersion(uint32_t version) {
 absl::Status CheckCount(std::string_view field, uint64_t offset, uint64_t count, uint64_t fits,
                         uint64_t limit) {
   if (count > fits) {
-    return InvalidArgument(AbslView(field), " at offset ", offset, " is ", count, ", at most ", fits,
-                           " fit in the bytes that remain");
+    return InvalidArgument(AbslView(field), " at offset ", offset, " is ", count, ", at most ",
+                           fits, " fit in the bytes that remain");
   }
   if (count > limit) {
-    return InvalidArgument(AbslView(field), " at offset ", offset, " is ", count, ", the limit is ", limit);
+    return InvalidArgument(AbslView(field), " at offset ", offset, " is ", count, ", the limit is ",
+                           limit);
   }
   return absl::OkStatus();
 }
@@ -162,10 +190,10 @@ class Parser {
     uint64_t n_tensors = 0, n_kv = 0;
     RETURN_IF_ERROR(in_.Read("tensor_count", &n_tensors));
     RETURN_IF_ERROR(in_.Read("metadata_kv_count", &n_kv));
-    RETURN_IF_ERROR(
-        CheckCount("tensor_count", 8, n_tensors, in_.remaining() / kMinTensorInfoBytes, kGgufMaxTensors));
-    RETURN_IF_ERROR(
-        CheckCount("metadata_kv_count", 16, n_kv, in_.remaining() / kMinKeyValueBytes, kGgufMaxKeys));
+    RETURN_IF_ERROR(CheckCount("tensor_count", 8, n_tensors, in_.remaining() / kMinTensorInfoBytes,
+                               kGgufMaxTensors));
+    RETURN_IF_ERROR(CheckCount("metadata_kv_count", 16, n_kv, in_.remaining() / kMinKeyValueBytes,
+                               kGgufMaxKeys));
     header_.values.reserve(n_kv);
     header_.value_index.reserve(n_kv);
     for (uint64_t i = 0; i < n_kv; ++i) RETURN_IF_ERROR(ReadKeyValue(i));
@@ -201,7 +229,8 @@ class Parser {
     uint32_t type = 0;
     RETURN_IF_ERROR(in_.Read(field, &type));
     if (type > static_cast<uint32_t>(GgufValueType::kFloat64)) {
-      return InvalidArgument(AbslView(field), " at offset ", start, " is ", type, ", the limit is 12");
+      return InvalidArgument(AbslView(field), " at offset ", start, " is ", type,
+                             ", the limit is 12");
     }
     *out = static_cast<GgufValueType>(type);
     return absl::OkStatus();
@@ -209,7 +238,8 @@ class Parser {
 
   absl::Status ReadValue(GgufValue* value) {
     RETURN_IF_ERROR(ReadType("value type", &value->type));
-    if (value->type == GgufValueType::kString) return in_.ReadString("string value", UINT64_MAX, &value->bytes);
+    if (value->type == GgufValueType::kString)
+      return in_.ReadString("string value", UINT64_MAX, &value->bytes);
     if (value->type == GgufValueType::kArray) return ReadArray(value);
     const uint64_t start = in_.offset();
     RETURN_IF_ERROR(in_.Take("value", GgufScalarBytes(value->type), &value->bytes));
@@ -221,15 +251,16 @@ class Parser {
     const uint64_t type_at = in_.offset();
     RETURN_IF_ERROR(ReadType("array element type", &value->element));
     if (value->element == GgufValueType::kArray) {
-      return InvalidArgument("array element type at offset ", type_at, " is an array; arrays of arrays are not "
+      return InvalidArgument("array element type at offset ", type_at,
+                             " is an array; arrays of arrays are not "
                              "supported");
     }
     const uint64_t count_at = in_.offset();
     RETURN_IF_ERROR(in_.Read("array length", &value->count));
     const bool strings = value->element == GgufValueType::kString;
     const uint64_t element_bytes = strings ? sizeof(uint64_t) : GgufScalarBytes(value->element);
-    RETURN_IF_ERROR(CheckCount("array length", count_at, value->count, in_.remaining() / element_bytes,
-                               kGgufMaxArrayElements));
+    RETURN_IF_ERROR(CheckCount("array length", count_at, value->count,
+                               in_.remaining() / element_bytes, kGgufMaxArrayElements));
     const uint64_t start = in_.offset();
     if (!strings) {
       RETURN_IF_ERROR(in_.Take("array", value->count * element_bytes, &value->bytes));
@@ -261,12 +292,14 @@ class Parser {
     if (it == header_.value_index.end()) return absl::OkStatus();
     const GgufValue& value = header_.values[it->second];
     if (value.type != GgufValueType::kUint32) {
-      return InvalidArgument("key \"general.alignment\" is ", GgufTypeName(value.type), ", must be u32");
+      return InvalidArgument("key \"general.alignment\" is ", GgufTypeName(value.type),
+                             ", must be u32");
     }
     header_.alignment = LoadUnaligned<uint32_t>(value.bytes.data());
     if (!std::has_single_bit(header_.alignment)) {
-      return InvalidArgument("key \"general.alignment\" at offset ", value.bytes.data() - bytes_.data(), " is ",
-                             header_.alignment, ", must be a power of two");
+      return InvalidArgument("key \"general.alignment\" at offset ",
+                             value.bytes.data() - bytes_.data(), " is ", header_.alignment,
+                             ", must be a power of two");
     }
     return absl::OkStatus();
   }
@@ -283,7 +316,8 @@ class Parser {
     uint64_t offset = 0;
     status = ReadTensorBody(&info, &offset);
     if (!status.ok()) return Annotate(status, absl::StrCat("tensor ", QuoteName(name)));
-    header_.tensors.push_back(std::move(info));  // within the reserved room: the index points into the elements
+    header_.tensors.push_back(
+        std::move(info));  // within the reserved room: the index points into the elements
     if (!header_.tensor_index.emplace(AbslView(header_.tensors.back().name), i).second) {
       return InvalidArgument("tensor ", QuoteName(name), " at offset ", start, " is a duplicate");
     }
@@ -296,7 +330,8 @@ class Parser {
     const uint64_t n_dims_at = in_.offset();
     RETURN_IF_ERROR(in_.Read("n_dims", &n_dims));
     if (n_dims == 0 || n_dims > kGgufMaxDims) {
-      return InvalidArgument("n_dims at offset ", n_dims_at, " is ", n_dims, ", must be 1 to ", kGgufMaxDims);
+      return InvalidArgument("n_dims at offset ", n_dims_at, " is ", n_dims, ", must be 1 to ",
+                             kGgufMaxDims);
     }
     const uint64_t dims_at = in_.offset();
     info->dims.resize(n_dims);
@@ -312,8 +347,10 @@ class Parser {
     const auto traits = TraitsOf(static_cast<TensorType>(type));
     if (!traits) {
       const std::string_view known = UnsupportedTypeName(type);
-      if (known.empty()) return InvalidArgument("type at offset ", type_at, " is ", type, ", not a tensor type");
-      return Unimplemented("type at offset ", type_at, " is ", AbslView(known), ", which is not supported");
+      if (known.empty())
+        return InvalidArgument("type at offset ", type_at, " is ", type, ", not a tensor type");
+      return Unimplemented("type at offset ", type_at, " is ", AbslView(known),
+                           ", which is not supported");
     }
     info->type = static_cast<TensorType>(type);
     RETURN_IF_ERROR(SizeTensor(*traits, dims_at, info));
@@ -328,15 +365,17 @@ class Parser {
 
   absl::Status SizeTensor(const TypeTraits& traits, uint64_t dims_at, TensorInfo* info) const {
     if (info->dims[0] % traits.elements != 0) {
-      return InvalidArgument("dims[0] at offset ", dims_at, " is ", info->dims[0], ", must be a multiple of ",
-                             traits.elements, " (", AbslView(traits.name), " block)");
+      return InvalidArgument("dims[0] at offset ", dims_at, " is ", info->dims[0],
+                             ", must be a multiple of ", traits.elements, " (",
+                             AbslView(traits.name), " block)");
     }
     std::optional<uint64_t> total = CheckedMul(info->dims[0] / traits.elements, traits.bytes);
-    for (size_t d = 1; d < info->dims.size() && total; ++d) total = CheckedMul(*total, info->dims[d]);
+    for (size_t d = 1; d < info->dims.size() && total; ++d)
+      total = CheckedMul(*total, info->dims[d]);
     if (!total || *total > bytes_.size()) {
       return InvalidArgument("dims at offset ", dims_at, " ask for ",
-                             total ? absl::StrCat(*total) : "more than 2^64", " bytes of data, the file has ",
-                             bytes_.size());
+                             total ? absl::StrCat(*total) : "more than 2^64",
+                             " bytes of data, the file has ", bytes_.size());
     }
     info->bytes = *total;
     return absl::OkStatus();
@@ -345,16 +384,18 @@ class Parser {
   // Makes the offsets absolute and tests them against the file's end and against each other.
   absl::Status PlaceTensors() {
     const auto padded = CheckedAdd(in_.offset(), header_.alignment - 1);
-    if (!padded) return InvalidArgument("general.alignment: the data's offset does not fit in 64 bits");
+    if (!padded)
+      return InvalidArgument("general.alignment: the data's offset does not fit in 64 bits");
     header_.data_offset = *padded & ~(header_.alignment - 1);
     for (size_t i = 0; i < header_.tensors.size(); ++i) {
       const TensorInfo& info = header_.tensors[i];
       const auto begin = CheckedAdd(header_.data_offset, header_.offsets[i]);
       const auto end = begin ? CheckedAdd(*begin, info.bytes) : std::nullopt;
       if (!end || *end > bytes_.size()) {
-        return InvalidArgument("tensor ", QuoteName(info.name), ": offset ", header_.offsets[i], " and ",
-                               info.bytes, " bytes end after the file's end at ", bytes_.size(),
-                               " (data starts at ", header_.data_offset, "); the file may be truncated");
+        return InvalidArgument("tensor ", QuoteName(info.name), ": offset ", header_.offsets[i],
+                               " and ", info.bytes, " bytes end after the file's end at ",
+                               bytes_.size(), " (data starts at ", header_.data_offset,
+                               "); the file may be truncated");
       }
       header_.offsets[i] = *begin;
     }
@@ -366,8 +407,8 @@ class Parser {
       const TensorInfo& before = header_.tensors[order[i - 1]];
       if (header_.offsets[order[i - 1]] + before.bytes > header_.offsets[order[i]]) {
         return InvalidArgument("tensor ", QuoteName(header_.tensors[order[i]].name), ": offset ",
-                               header_.offsets[order[i]] - header_.data_offset, " lies inside the data of ",
-                               QuoteName(before.name));
+                               header_.offsets[order[i]] - header_.data_offset,
+                               " lies inside the data of ", QuoteName(before.name));
       }
     }
     return absl::OkStatus();
@@ -386,36 +427,54 @@ uint32_t GgufScalarBytes(GgufValueType type) {
   switch (type) {
     case GgufValueType::kUint8:
     case GgufValueType::kInt8:
-    case GgufValueType::kBool: return 1;
+    case GgufValueType::kBool:
+      return 1;
     case GgufValueType::kUint16:
-    case GgufValueType::kInt16: return 2;
+    case GgufValueType::kInt16:
+      return 2;
     case GgufValueType::kUint32:
     case GgufValueType::kInt32:
-    case GgufValueType::kFloat32: return 4;
+    case GgufValueType::kFloat32:
+      return 4;
     case GgufValueType::kUint64:
     case GgufValueType::kInt64:
-    case GgufValueType::kFloat64: return 8;
+    case GgufValueType::kFloat64:
+      return 8;
     case GgufValueType::kString:
-    case GgufValueType::kArray: return 0;
+    case GgufValueType::kArray:
+      return 0;
   }
   return 0;
 }
 
 std::string GgufTypeName(GgufValueType type) {
   switch (type) {
-    case GgufValueType::kUint8: return "u8";
-    case GgufValueType::kInt8: return "i8";
-    case GgufValueType::kUint16: return "u16";
-    case GgufValueType::kInt16: return "i16";
-    case GgufValueType::kUint32: return "u32";
-    case GgufValueType::kInt32: return "i32";
-    case GgufValueType::kFloat32: return "f32";
-    case GgufValueType::kBool: return "bool";
-    case GgufValueType::kString: return "str";
-    case GgufValueType::kArray: return "arr";
-    case GgufValueType::kUint64: return "u64";
-    case GgufValueType::kInt64: return "i64";
-    case GgufValueType::kFloat64: return "f64";
+    case GgufValueType::kUint8:
+      return "u8";
+    case GgufValueType::kInt8:
+      return "i8";
+    case GgufValueType::kUint16:
+      return "u16";
+    case GgufValueType::kInt16:
+      return "i16";
+    case GgufValueType::kUint32:
+      return "u32";
+    case GgufValueType::kInt32:
+      return "i32";
+    case GgufValueType::kFloat32:
+      return "f32";
+    case GgufValueType::kBool:
+      return "bool";
+    case GgufValueType::kString:
+      return "str";
+    case GgufValueType::kArray:
+      return "arr";
+    case GgufValueType::kUint64:
+      return "u64";
+    case GgufValueType::kInt64:
+      return "i64";
+    case GgufValueType::kFloat64:
+      return "f64";
   }
   return "?";
 }

@@ -1,5 +1,6 @@
-// The header of a GGUF file, parsed and checked: what GgufFile is made of. Views point into the bytes that were parsed.
-// Limits of this reader beyond the format's own keep its memory under the file's size + 64 MiB whatever the file says.
+// The header of a GGUF file, parsed and checked: what GgufFile is made of. Views point into the
+// bytes that were parsed. Limits of this reader beyond the format's own keep its memory under the
+// file's size + 64 MiB whatever the file says.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,8 @@ namespace lanyard::model {
 inline constexpr uint64_t kGgufMaxKeys = 65536;
 inline constexpr uint64_t kGgufMaxTensors = 65536;
 inline constexpr uint64_t kGgufMaxArrayElements = uint64_t{1} << 22;
-inline constexpr uint64_t kGgufMaxKeyBytes = 65535;        // the format's
-inline constexpr uint64_t kGgufMaxTensorNameBytes = 63;    // ggml's GGML_MAX_NAME, without its NUL
+inline constexpr uint64_t kGgufMaxKeyBytes = 65535;      // the format's
+inline constexpr uint64_t kGgufMaxTensorNameBytes = 63;  // ggml's GGML_MAX_NAME, without its NUL
 inline constexpr uint32_t kGgufMaxDims = 4;
 inline constexpr uint64_t kGgufDefaultAlignment = 32;
 
@@ -28,12 +29,12 @@ struct GgufValue {
   GgufValueType type = GgufValueType::kUint8;
   GgufValueType element = GgufValueType::kUint8;  // of arrays; never kArray
   uint64_t count = 1;                             // elements of an array; 1 for scalars
-  ByteSpan bytes;                                 // a scalar, a string's characters, or an array's elements
+  ByteSpan bytes;  // a scalar, a string's characters, or an array's elements
 };
 
 struct GgufHeader {
   GgufHeader() = default;
-  GgufHeader(GgufHeader&&) = default;             // a copy's index would point into the original
+  GgufHeader(GgufHeader&&) = default;  // a copy's index would point into the original
   GgufHeader& operator=(GgufHeader&&) = default;
 
   uint32_t version = 0;
@@ -41,8 +42,8 @@ struct GgufHeader {
   uint64_t data_offset = 0;  // absolute; past the end of a file without tensors
   std::vector<GgufValue> values;
   std::vector<TensorInfo> tensors;
-  std::vector<uint64_t> offsets;  // absolute, of tensors[i]
-  absl::flat_hash_map<absl::string_view, uint32_t> value_index;   // keys point into the parsed bytes
+  std::vector<uint64_t> offsets;                                 // absolute, of tensors[i]
+  absl::flat_hash_map<absl::string_view, uint32_t> value_index;  // keys point into the parsed bytes
   absl::flat_hash_map<absl::string_view, uint32_t> tensor_index;  // keys point into `tensors`
 };
 
@@ -53,7 +54,8 @@ uint32_t GgufScalarBytes(GgufValueType type);
 // "u32", "str"; arrays are "arr".
 std::string GgufTypeName(GgufValueType type);
 
-// Splits an array of strings. Lengths are tested again: the file may have changed since it was parsed.
+// Splits an array of strings. Lengths are tested again: the file may have changed since it was
+// parsed.
 absl::StatusOr<std::vector<std::string_view>> SplitGgufStrings(const GgufValue& value);
 
 // For error texts: quoted, escaped, at most about 80 characters, one line.

@@ -15,14 +15,15 @@ namespace lanyard::model {
 namespace {
 
 using testing::Bytes;
-using testing::GgufWriter;
-using testing::TinyLlama;
 using ::testing::ElementsAre;
+using testing::GgufWriter;
 using ::testing::HasSubstr;
+using testing::TinyLlama;
 
 std::string SharedPath(const std::string& name) {
   const char* dir = std::getenv("LANYARD_SHARED");
-  return (dir != nullptr ? std::string(dir) : LANYARD_SOURCE_DIR "/../shared") + "/conformance/" + name;
+  return (dir != nullptr ? std::string(dir) : LANYARD_SOURCE_DIR "/../shared") + "/conformance/" +
+         name;
 }
 std::string ModelPath(const std::string& name) {
   const char* dir = std::getenv("LANYARD_MODELS");
@@ -32,13 +33,19 @@ bool Exists(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
 
 std::string WriteTemp(const std::string& name, const std::vector<uint8_t>& bytes) {
   const std::string path = ::testing::TempDir() + "/" + name + "." + std::to_string(getpid());
-  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   return path;
 }
 
 TEST(Gguf, ScalarsConvertWhereTheyFit) {
   GgufWriter w;
-  w.U32("u32", 7).I32("neg", -3).U64("big", uint64_t{1} << 63).F32("f", 0.5f).Bool("b", true).Str("s", "text");
+  w.U32("u32", 7)
+      .I32("neg", -3)
+      .U64("big", uint64_t{1} << 63)
+      .F32("f", 0.5f)
+      .Bool("b", true)
+      .Str("s", "text");
   w.Value("i8", 1, Bytes().U8(0xfe)).Value("u16", 2, Bytes().U8(0x34).U8(0x12));
   w.Value("f64", 12, Bytes().U64(0x3ff8000000000000));
   const auto bytes = w.Build();
@@ -66,7 +73,8 @@ TEST(Gguf, ScalarsConvertWhereTheyFit) {
   EXPECT_EQ(wrong.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Str(wrong.message()), "key \"s\" is str, must be an unsigned integer");
   EXPECT_THAT(Str(file.Uint("neg").status().message()), HasSubstr("is -3, must not be negative"));
-  EXPECT_THAT(Str(file.Int("big").status().message()), HasSubstr("is 9223372036854775808, the limit is"));
+  EXPECT_THAT(Str(file.Int("big").status().message()),
+              HasSubstr("is 9223372036854775808, the limit is"));
   EXPECT_FALSE(file.Float("u32").ok());
   EXPECT_FALSE(file.Bool("u32").ok());
   EXPECT_FALSE(file.Uint("b").ok());
@@ -75,7 +83,10 @@ TEST(Gguf, ScalarsConvertWhereTheyFit) {
 
 TEST(Gguf, Arrays) {
   GgufWriter w;
-  w.Strings("s", {"a", "", std::string("n\0l", 3)}).Floats("f", {1.5f, -2}).Ints("i", {-1, 2}).Strings("empty", {});
+  w.Strings("s", {"a", "", std::string("n\0l", 3)})
+      .Floats("f", {1.5f, -2})
+      .Ints("i", {-1, 2})
+      .Strings("empty", {});
   w.Value("bools", 9, Bytes().U32(7).U64(2).U8(1).U8(0));
   w.Value("u64", 9, Bytes().U32(10).U64(1).U64(UINT64_MAX));
   w.Value("f64", 9, Bytes().U32(12).U64(2).U64(0x3ff8000000000000).U64(0x7fe0000000000000));
@@ -99,7 +110,10 @@ TEST(Gguf, Arrays) {
 
 TEST(Gguf, EntriesShowTypeAndPreview) {
   GgufWriter w;
-  w.Str("s", "line\nnext\x01").U32("n", 5).Strings("words", {"a", "b\t"}).Str("long", std::string(500, 'x'));
+  w.Str("s", "line\nnext\x01")
+      .U32("n", 5)
+      .Strings("words", {"a", "b\t"})
+      .Str("long", std::string(500, 'x'));
   w.Ints("many", std::vector<int32_t>(1000, 12345)).Bool("yes", true).F32("f", 1e6f);
   std::string accents;
   for (int i = 0; i < 100; ++i) accents += "\xc3\xa9";
@@ -127,7 +141,8 @@ TEST(Gguf, TensorsAreFoundAndRead) {
   std::vector<uint8_t> bytes = w.Build();
   const auto parsed = GgufFile::Parse(bytes);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
-  for (size_t i = (*parsed)->data_offset(); i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(i * 131 >> 3);
+  for (size_t i = (*parsed)->data_offset(); i < bytes.size(); ++i)
+    bytes[i] = static_cast<uint8_t>(i * 131 >> 3);
   const std::string path = WriteTemp("tensors.gguf", bytes);
   const auto opened = GgufFile::Open(path);
   ASSERT_TRUE(opened.ok()) << opened.status();
@@ -143,8 +158,10 @@ TEST(Gguf, TensorsAreFoundAndRead) {
     ASSERT_TRUE(file->Read("blk.1.ffn_down.weight", 77, out).ok());
     EXPECT_TRUE(std::equal(out.begin(), out.end(), bytes.begin() + offset + 77));
     EXPECT_TRUE(file->Read("blk.1.ffn_down.weight", info->bytes, {}).ok());
-    EXPECT_EQ(file->Read("blk.1.ffn_down.weight", info->bytes - 99, out).code(), absl::StatusCode::kOutOfRange);
-    EXPECT_EQ(file->Read("blk.1.ffn_down.weight", UINT64_MAX, out).code(), absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(file->Read("blk.1.ffn_down.weight", info->bytes - 99, out).code(),
+              absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(file->Read("blk.1.ffn_down.weight", UINT64_MAX, out).code(),
+              absl::StatusCode::kOutOfRange);
     EXPECT_EQ(file->Read("none", 0, out).code(), absl::StatusCode::kNotFound);
     EXPECT_EQ(file->Find("none"), nullptr);
     EXPECT_EQ(file->OffsetOf("none"), std::nullopt);
@@ -181,18 +198,26 @@ TEST(Gguf, PathsThatAreNoModels) {
   unlink(empty.c_str());
   const std::string fifo = ::testing::TempDir() + "/fifo." + std::to_string(getpid());
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
-  EXPECT_THAT(Str(GgufFile::Open(fifo).status().message()), HasSubstr("not a regular file"));  // and does not hang
+  EXPECT_THAT(Str(GgufFile::Open(fifo).status().message()),
+              HasSubstr("not a regular file"));  // and does not hang
   unlink(fifo.c_str());
   const std::string bad = WriteTemp("bad.gguf", Bytes().Text("GGUF").U32(3).U64(9).U64(9).data());
   const std::string text = Str(GgufFile::Open(bad).status().message());
   EXPECT_THAT(text, HasSubstr("bad.gguf"));
-  EXPECT_THAT(text, HasSubstr("tensor_count at offset 8 is 9, at most 0 fit in the bytes that remain"));
+  EXPECT_THAT(text,
+              HasSubstr("tensor_count at offset 8 is 9, at most 0 fit in the bytes that remain"));
   unlink(bad.c_str());
 }
 
 TEST(Gguf, VocabulariesWithoutWeightsOpen) {
-  const struct { const char* name; uint64_t tokens; } kFiles[] = {
-      {"gpt-2", 50257}, {"llama-spm", 32000}, {"llama-bpe", 128256}, {"qwen2", 151936}, {"deepseek-coder", 32256}};
+  const struct {
+    const char* name;
+    uint64_t tokens;
+  } kFiles[] = {{"gpt-2", 50257},
+                {"llama-spm", 32000},
+                {"llama-bpe", 128256},
+                {"qwen2", 151936},
+                {"deepseek-coder", 32256}};
   if (!Exists(SharedPath("tokenizer/gpt-2.gguf"))) {
     GTEST_SKIP() << "no conformance data at " << SharedPath("") << " (set LANYARD_SHARED)";
   }

@@ -25,29 +25,37 @@ struct PartSpec {
 std::vector<PartSpec> ExpectedParts(const ModelShape& shape) {
   std::vector<PartSpec> out;
   out.push_back({"embed", EmbedTensors(shape)});
-  if (auto common = CommonTensors(shape); !common.empty()) out.push_back({"common", std::move(common)});
-  for (uint32_t l = 0; l < shape.n_layers; ++l) out.push_back({absl::StrCat("layer.", l), LayerTensors(shape, l)});
+  if (auto common = CommonTensors(shape); !common.empty())
+    out.push_back({"common", std::move(common)});
+  for (uint32_t l = 0; l < shape.n_layers; ++l)
+    out.push_back({absl::StrCat("layer.", l), LayerTensors(shape, l)});
   out.push_back({"norm", NormTensors(shape)});
-  if (auto output = OutputTensors(shape); !output.empty()) out.push_back({"output", std::move(output)});
+  if (auto output = OutputTensors(shape); !output.empty())
+    out.push_back({"output", std::move(output)});
   return out;
 }
 
 void AppendField(std::string* out, uint64_t value) { absl::StrAppend(out, value, ";"); }
 // By its bits: text would round.
-void AppendField(std::string* out, float value) { absl::StrAppend(out, LoadUnaligned<uint32_t>(&value), ";"); }
+void AppendField(std::string* out, float value) {
+  absl::StrAppend(out, LoadUnaligned<uint32_t>(&value), ";");
+}
 
-// One text for one content: the shape's numbers (they change the result as weights do; the name does not), then the parts.
+// One text for one content: the shape's numbers (they change the result as weights do; the name
+// does not), then the parts.
 std::string Canonical(const Manifest& m) {
   const ModelShape& s = m.shape;
   std::string out = absl::StrCat("lanyard-manifest-1;", FamilyName(s.family), ";");
-  for (const uint64_t v : {s.n_layers, s.d_model, s.n_heads, s.n_kv_heads, s.head_dim, s.d_ff, s.n_vocab,
-                           s.context_length, s.n_rot}) {
+  for (const uint64_t v : {s.n_layers, s.d_model, s.n_heads, s.n_kv_heads, s.head_dim, s.d_ff,
+                           s.n_vocab, s.context_length, s.n_rot}) {
     AppendField(&out, v);
   }
-  for (const float v : {s.norm_eps, s.attention_scale, s.rope_base, s.rope_base_local, s.rope_scale}) {
+  for (const float v :
+       {s.norm_eps, s.attention_scale, s.rope_base, s.rope_base_local, s.rope_scale}) {
     AppendField(&out, v);
   }
-  for (const bool v : {s.rope_factors, s.tied_output, s.float_weights}) AppendField(&out, uint64_t{v});
+  for (const bool v : {s.rope_factors, s.tied_output, s.float_weights})
+    AppendField(&out, uint64_t{v});
   for (const StateGroup& group : s.groups) {
     absl::StrAppend(&out, "group;", static_cast<int>(group.kind), ";", group.window, ";");
     for (const uint32_t layer : group.layers) AppendField(&out, uint64_t{layer});
@@ -113,34 +121,36 @@ std::optional<uint64_t> BytesOf(const TensorInfo& info) {
 
 absl::Status CheckPart(const PartSpec& spec, const Part& part, bool* float_weights) {
   if (part.name != spec.name) {
-    return InvalidArgument("part ", QuoteName(part.name), " stands where ", QuoteName(spec.name), " must");
+    return InvalidArgument("part ", QuoteName(part.name), " stands where ", QuoteName(spec.name),
+                           " must");
   }
   if (!IsSha256Hex(part.sha256)) {
     return InvalidArgument("part ", QuoteName(part.name), ": sha256 ", QuoteName(part.sha256),
                            " is not 64 lower-case hex digits");
   }
   if (part.tensors.size() != spec.tensors.size()) {
-    return InvalidArgument("part ", QuoteName(part.name), " has ", part.tensors.size(), " tensors, must have ",
-                           spec.tensors.size());
+    return InvalidArgument("part ", QuoteName(part.name), " has ", part.tensors.size(),
+                           " tensors, must have ", spec.tensors.size());
   }
   uint64_t total = 0;
   for (size_t i = 0; i < spec.tensors.size(); ++i) {
     const TensorInfo& info = part.tensors[i];
     if (info.name != spec.tensors[i].name) {
-      return InvalidArgument("part ", QuoteName(part.name), ": tensor ", QuoteName(info.name), " stands where ",
-                             QuoteName(spec.tensors[i].name), " must");
+      return InvalidArgument("part ", QuoteName(part.name), ": tensor ", QuoteName(info.name),
+                             " stands where ", QuoteName(spec.tensors[i].name), " must");
     }
     RETURN_IF_ERROR(CheckTensor(spec.tensors[i], info));
     const auto bytes = BytesOf(info);
     if (!bytes || *bytes != info.bytes) {
-      return InvalidArgument("tensor ", QuoteName(info.name), ": bytes is ", info.bytes, ", must be ",
-                             bytes.value_or(0));
+      return InvalidArgument("tensor ", QuoteName(info.name), ": bytes is ", info.bytes,
+                             ", must be ", bytes.value_or(0));
     }
     if (info.dims.size() > 1 && info.type != TensorType::kF32) *float_weights = false;
     total += info.bytes;
   }
   if (total != part.bytes) {
-    return InvalidArgument("part ", QuoteName(part.name), ": bytes is ", part.bytes, ", its tensors have ", total);
+    return InvalidArgument("part ", QuoteName(part.name), ": bytes is ", part.bytes,
+                           ", its tensors have ", total);
   }
   return absl::OkStatus();
 }
@@ -162,7 +172,8 @@ absl::StatusOr<Manifest> BuildManifest(const GgufFile& file, bool hash) {
     part.name = std::move(spec.name);
     for (const TensorSpec& tensor : spec.tensors) {
       const TensorInfo* info = file.Find(tensor.name);
-      if (info == nullptr) return Internal("tensor ", QuoteName(tensor.name), " passed the check and is missing");
+      if (info == nullptr)
+        return Internal("tensor ", QuoteName(tensor.name), " passed the check and is missing");
       part.tensors.push_back(*info);
       part.bytes += info->bytes;
     }
@@ -178,24 +189,27 @@ absl::Status ValidateManifest(const Manifest& manifest) {
   RETURN_IF_ERROR(ValidateShape(manifest.shape));
   const std::vector<PartSpec> specs = ExpectedParts(manifest.shape);
   if (manifest.parts.size() != specs.size()) {
-    return InvalidArgument("parts: ", manifest.parts.size(), " of them, the shape has ", specs.size());
+    return InvalidArgument("parts: ", manifest.parts.size(), " of them, the shape has ",
+                           specs.size());
   }
   bool float_weights = true;
   for (size_t i = 0; i < specs.size(); ++i) {
     RETURN_IF_ERROR(CheckPart(specs[i], manifest.parts[i], &float_weights));
   }
   if (float_weights != manifest.shape.float_weights) {
-    return InvalidArgument("float_weights is ", manifest.shape.float_weights, ", the tensors' types say otherwise");
+    return InvalidArgument("float_weights is ", manifest.shape.float_weights,
+                           ", the tensors' types say otherwise");
   }
   const std::string digest = DigestOf(manifest);
   if (digest != manifest.digest) {
-    return InvalidArgument("digest is ", QuoteName(manifest.digest), ", the manifest's is ", digest);
+    return InvalidArgument("digest is ", QuoteName(manifest.digest), ", the manifest's is ",
+                           digest);
   }
   return absl::OkStatus();
 }
 
-std::vector<std::string> PartsOfStage(const Manifest& manifest, uint32_t layer_begin, uint32_t layer_end,
-                                      bool embeds, bool samples) {
+std::vector<std::string> PartsOfStage(const Manifest& manifest, uint32_t layer_begin,
+                                      uint32_t layer_end, bool embeds, bool samples) {
   std::vector<std::string> out;
   if (embeds || (samples && manifest.shape.tied_output)) out.push_back("embed");
   if (layer_begin < layer_end && manifest.Find("common") != nullptr) out.push_back("common");

@@ -18,18 +18,20 @@
 namespace lanyard::model {
 namespace {
 
+using ::testing::ElementsAre;
 using testing::GgufWriter;
+using ::testing::HasSubstr;
 using testing::TinyGemma3;
 using testing::TinyLlama;
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 // A file in memory with data that differs from tensor to tensor.
 struct Model {
   explicit Model(const GgufWriter& writer) : bytes(writer.Build()) {
     file = *GgufFile::Parse(bytes);
     for (const TensorInfo& info : file->tensors()) {
-      uint64_t x = Sha256Hex({reinterpret_cast<const uint8_t*>(info.name.data()), info.name.size()})[0] * 77777u;
+      uint64_t x =
+          Sha256Hex({reinterpret_cast<const uint8_t*>(info.name.data()), info.name.size()})[0] *
+          77777u;
       const uint64_t begin = *file->OffsetOf(info.name);
       for (uint64_t i = 0; i < info.bytes; ++i) {
         x = x * 6364136223846793005u + info.name.size() + 1442695040888963407u;
@@ -82,7 +84,8 @@ TEST(Manifest, PartsCoverTheModelOnce) {
 
 TEST(Manifest, PartsHashedByTwoThreadsAreTheSame) {
   GgufWriter w = TinyLlama();  // with a vocabulary of 10 MB, beyond what one thread hashes alone
-  for (const char* key : {"tokens", "scores", "token_type"}) w.Remove(std::string("tokenizer.ggml.") + key);
+  for (const char* key : {"tokens", "scores", "token_type"})
+    w.Remove(std::string("tokenizer.ggml.") + key);
   for (const char* name : {"token_embd.weight", "output.weight"}) {
     w.Edit(name).dims = {64, 20000};
     w.Edit(name).bytes = 64 * 20000 * 4;
@@ -90,7 +93,8 @@ TEST(Manifest, PartsHashedByTwoThreadsAreTheSame) {
   const Model model(w);
   const auto manifest = BuildManifest(*model.file, true);
   ASSERT_TRUE(manifest.ok()) << manifest.status();
-  for (const Part& part : manifest->parts) EXPECT_EQ(part.sha256, Sha256Hex(BytesOf(*model.file, part))) << part.name;
+  for (const Part& part : manifest->parts)
+    EXPECT_EQ(part.sha256, Sha256Hex(BytesOf(*model.file, part))) << part.name;
 }
 
 TEST(Manifest, PartsOfStages) {
@@ -125,7 +129,8 @@ TEST(Manifest, TheDigestNamesTheContent) {
   const Manifest changed = *BuildManifest(*flipped.file, true);
   EXPECT_NE(changed.digest, manifest.digest);
   for (size_t i = 0; i < manifest.parts.size(); ++i) {
-    EXPECT_EQ(changed.parts[i].sha256 != manifest.parts[i].sha256, manifest.parts[i].name == "layer.1");
+    EXPECT_EQ(changed.parts[i].sha256 != manifest.parts[i].sha256,
+              manifest.parts[i].name == "layer.1");
   }
   // So is a hyperparameter.
   GgufWriter based = TinyLlama();
@@ -137,19 +142,27 @@ TEST(Manifest, TheDigestNamesTheContent) {
 TEST(Manifest, TamperedOnesAreRefused) {
   const Model model(TinyLlama());
   const Manifest good = *BuildManifest(*model.file, true);
-  const struct { const char* says; std::function<void(Manifest&)> spoil; } kCases[] = {
+  const struct {
+    const char* says;
+    std::function<void(Manifest&)> spoil;
+  } kCases[] = {
       {"n_layers", [](Manifest& m) { m.shape.n_layers = 0; }},
       {"parts", [](Manifest& m) { m.parts.pop_back(); }},
       {"parts", [](Manifest& m) { m.parts.push_back(m.parts[0]); }},
-      {"part \"layer.1\" stands where \"layer.0\"", [](Manifest& m) { std::swap(m.parts[1], m.parts[2]); }},
+      {"part \"layer.1\" stands where \"layer.0\"",
+       [](Manifest& m) { std::swap(m.parts[1], m.parts[2]); }},
       {"sha256 \"\"", [](Manifest& m) { m.parts[0].sha256 = ""; }},
       {"sha256 \"../../etc/passwd\"", [](Manifest& m) { m.parts[0].sha256 = "../../etc/passwd"; }},
       {"sha256", [](Manifest& m) { m.parts[0].sha256[0] = 'A'; }},
       {"has 8 tensors", [](Manifest& m) { m.parts[1].tensors.pop_back(); }},
       {"stands where", [](Manifest& m) { m.parts[1].tensors[0].name = "blk.1.attn_norm.weight"; }},
-      {"dims", [](Manifest& m) { m.parts[1].tensors[1].dims = {64, 65}; }},
+      {"dims",
+       [](Manifest& m) {
+         m.parts[1].tensors[1].dims = {64, 65};
+       }},
       {"dims", [](Manifest& m) { m.parts[1].tensors[1].dims = {}; }},
-      {"not a tensor type", [](Manifest& m) { m.parts[1].tensors[1].type = static_cast<TensorType>(99); }},
+      {"not a tensor type",
+       [](Manifest& m) { m.parts[1].tensors[1].type = static_cast<TensorType>(99); }},
       {"bytes is 4", [](Manifest& m) { m.parts[1].tensors[1].bytes = 4; }},
       {"bytes is", [](Manifest& m) { m.parts[1].tensors[1].type = TensorType::kQ4_0; }},
       {"bytes is 1", [](Manifest& m) { m.parts[0].bytes = 1; }},
@@ -172,7 +185,8 @@ TEST(Manifest, ReadPartCrossesTensors) {
   const Manifest manifest = *BuildManifest(*model.file, false);
   const Part& part = *manifest.Find("layer.1");
   const auto whole = BytesOf(*model.file, part);
-  for (const uint64_t offset : {uint64_t{0}, uint64_t{255}, uint64_t{256}, uint64_t{300}, part.bytes - 70000}) {
+  for (const uint64_t offset :
+       {uint64_t{0}, uint64_t{255}, uint64_t{256}, uint64_t{300}, part.bytes - 70000}) {
     std::vector<uint8_t> out(70000);
     ASSERT_TRUE(ReadPart(*model.file, part, offset, out).ok());
     EXPECT_TRUE(std::equal(out.begin(), out.end(), whole.begin() + offset)) << offset;
@@ -194,7 +208,8 @@ class PartSourceTest : public ::testing::Test {
 
   std::string PathOf(const Part& part) const { return dir_ + "/" + part.sha256; }
   void Write(const Part& part, const std::vector<uint8_t>& data) {
-    std::ofstream(PathOf(part), std::ios::binary).write(reinterpret_cast<const char*>(data.data()), data.size());
+    std::ofstream(PathOf(part), std::ios::binary)
+        .write(reinterpret_cast<const char*>(data.data()), data.size());
   }
 
   Model model_;
@@ -223,15 +238,18 @@ TEST_F(PartSourceTest, GivesWhatTheFileGives) {
 }
 
 TEST_F(PartSourceTest, HasOnlyTheStagesParts) {
-  const auto source = PartSource::Make(dir_, manifest_, PartsOfStage(manifest_, 2, 3, false, false));
+  const auto source =
+      PartSource::Make(dir_, manifest_, PartsOfStage(manifest_, 2, 3, false, false));
   ASSERT_TRUE(source.ok()) << source.status();
   EXPECT_NE((*source)->Find("blk.2.attn_q.weight"), nullptr);
   EXPECT_EQ((*source)->Find("blk.3.attn_q.weight"), nullptr);
   EXPECT_EQ((*source)->Find("token_embd.weight"), nullptr);
   std::vector<uint8_t> out(8);
   EXPECT_EQ((*source)->Read("token_embd.weight", 0, out).code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ((*source)->Read("blk.2.attn_norm.weight", 256 - 7, out).code(), absl::StatusCode::kOutOfRange);
-  EXPECT_EQ(PartSource::Make(dir_, manifest_, {"layer.9"}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ((*source)->Read("blk.2.attn_norm.weight", 256 - 7, out).code(),
+            absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(PartSource::Make(dir_, manifest_, {"layer.9"}).status().code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST_F(PartSourceTest, SpoiltFoldersAreErrors) {
@@ -250,7 +268,8 @@ TEST_F(PartSourceTest, SpoiltFoldersAreErrors) {
   EXPECT_EQ((*source)->Read("blk.2.attn_q.weight", 0, out).code(), absl::StatusCode::kDataLoss);
   Manifest evil = manifest_;
   evil.parts[0].sha256 = "../../../etc/passwd";
-  EXPECT_EQ(PartSource::Make(dir_, evil, {"embed"}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PartSource::Make(dir_, evil, {"embed"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ absl::Status CheckHeads(const ModelShape& s) {
   RETURN_IF_ERROR(CheckRange("n_heads", s.n_heads, 1, 1024));
   RETURN_IF_ERROR(CheckRange("n_kv_heads", s.n_kv_heads, 1, s.n_heads));
   if (s.n_heads % s.n_kv_heads != 0) {
-    return InvalidArgument("n_heads is ", s.n_heads, ", must be a multiple of n_kv_heads, ", s.n_kv_heads);
+    return InvalidArgument("n_heads is ", s.n_heads, ", must be a multiple of n_kv_heads, ",
+                           s.n_kv_heads);
   }
   RETURN_IF_ERROR(CheckRange("head_dim", s.head_dim, 2, 1024));
   if (s.head_dim % 2 != 0) return InvalidArgument("head_dim is ", s.head_dim, ", must be even");
@@ -43,13 +44,14 @@ absl::Status CheckGroups(const ModelShape& s) {
     if (group.kind == StateKind::kSliding) {
       RETURN_IF_ERROR(CheckRange("window", group.window, 1, uint64_t{1} << 24));
     } else if (group.kind != StateKind::kFull || group.window != 0) {
-      return InvalidArgument("groups: kind ", static_cast<int>(group.kind), " with window ", group.window,
-                             " is not a state group");
+      return InvalidArgument("groups: kind ", static_cast<int>(group.kind), " with window ",
+                             group.window, " is not a state group");
     }
     for (size_t i = 0; i < group.layers.size(); ++i) {
       const uint32_t layer = group.layers[i];
       if (layer >= s.n_layers || seen[layer] || (i > 0 && layer < group.layers[i - 1])) {
-        return InvalidArgument("groups: layer ", layer, " is out of range, out of order or in two groups");
+        return InvalidArgument("groups: layer ", layer,
+                               " is out of range, out of order or in two groups");
       }
       seen[layer] = true;
       ++total;
@@ -75,15 +77,18 @@ std::string DimsText(const std::vector<uint64_t>& dims) {
 
 std::string FamilyName(Family family) {
   switch (family) {
-    case Family::kLlama: return "llama";
-    case Family::kGemma3: return "gemma3";
+    case Family::kLlama:
+      return "llama";
+    case Family::kGemma3:
+      return "gemma3";
   }
   return "?";
 }
 
 absl::Status ValidateShape(const ModelShape& s) {
   if (s.family != Family::kLlama && s.family != Family::kGemma3) {
-    return InvalidArgument("family is ", static_cast<int>(s.family), ", not a family of this version");
+    return InvalidArgument("family is ", static_cast<int>(s.family),
+                           ", not a family of this version");
   }
   RETURN_IF_ERROR(CheckRange("n_layers", s.n_layers, 1, 1024));
   RETURN_IF_ERROR(CheckRange("d_model", s.d_model, 1, 65536));
@@ -119,7 +124,9 @@ std::vector<TensorSpec> CommonTensors(const ModelShape& s) {
   return {{"rope_freqs.weight", {s.n_rot / 2}}};
 }
 
-std::vector<TensorSpec> NormTensors(const ModelShape& s) { return {{"output_norm.weight", {s.d_model}}}; }
+std::vector<TensorSpec> NormTensors(const ModelShape& s) {
+  return {{"output_norm.weight", {s.d_model}}};
+}
 
 std::vector<TensorSpec> OutputTensors(const ModelShape& s) {
   if (s.tied_output) return {};
@@ -130,14 +137,10 @@ std::vector<TensorSpec> LayerTensors(const ModelShape& s, uint32_t l) {
   const uint64_t q = uint64_t{s.n_heads} * s.head_dim;
   const uint64_t kv = uint64_t{s.n_kv_heads} * s.head_dim;
   std::vector<TensorSpec> out = {
-      {Layer(l, "attn_norm"), {s.d_model}},
-      {Layer(l, "attn_q"), {s.d_model, q}},
-      {Layer(l, "attn_k"), {s.d_model, kv}},
-      {Layer(l, "attn_v"), {s.d_model, kv}},
-      {Layer(l, "attn_output"), {q, s.d_model}},
-      {Layer(l, "ffn_norm"), {s.d_model}},
-      {Layer(l, "ffn_gate"), {s.d_model, s.d_ff}},
-      {Layer(l, "ffn_up"), {s.d_model, s.d_ff}},
+      {Layer(l, "attn_norm"), {s.d_model}},        {Layer(l, "attn_q"), {s.d_model, q}},
+      {Layer(l, "attn_k"), {s.d_model, kv}},       {Layer(l, "attn_v"), {s.d_model, kv}},
+      {Layer(l, "attn_output"), {q, s.d_model}},   {Layer(l, "ffn_norm"), {s.d_model}},
+      {Layer(l, "ffn_gate"), {s.d_model, s.d_ff}}, {Layer(l, "ffn_up"), {s.d_model, s.d_ff}},
       {Layer(l, "ffn_down"), {s.d_ff, s.d_model}},
   };
   if (s.family == Family::kGemma3) {
@@ -152,7 +155,8 @@ std::vector<TensorSpec> LayerTensors(const ModelShape& s, uint32_t l) {
 std::vector<TensorSpec> ExpectedTensors(const ModelShape& shape) {
   std::vector<TensorSpec> out = EmbedTensors(shape);
   Append(&out, CommonTensors(shape));
-  for (uint32_t layer = 0; layer < shape.n_layers; ++layer) Append(&out, LayerTensors(shape, layer));
+  for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
+    Append(&out, LayerTensors(shape, layer));
   Append(&out, NormTensors(shape));
   Append(&out, OutputTensors(shape));
   return out;
@@ -160,16 +164,17 @@ std::vector<TensorSpec> ExpectedTensors(const ModelShape& shape) {
 
 absl::Status CheckTensor(const TensorSpec& spec, const TensorInfo& info) {
   if (info.dims != spec.dims) {
-    return InvalidArgument("tensor ", QuoteName(spec.name), ": dims are ", DimsText(info.dims), ", must be ",
-                           DimsText(spec.dims));
+    return InvalidArgument("tensor ", QuoteName(spec.name), ": dims are ", DimsText(info.dims),
+                           ", must be ", DimsText(spec.dims));
   }
   const auto traits = TraitsOf(info.type);
   if (!traits) {
-    return InvalidArgument("tensor ", QuoteName(spec.name), ": type is ", static_cast<uint32_t>(info.type),
-                           ", not a tensor type");
+    return InvalidArgument("tensor ", QuoteName(spec.name), ": type is ",
+                           static_cast<uint32_t>(info.type), ", not a tensor type");
   }
   if (spec.dims.size() == 1 && info.type != TensorType::kF32) {
-    return Unimplemented("tensor ", QuoteName(spec.name), ": type is ", AbslView(traits->name), ", must be F32");
+    return Unimplemented("tensor ", QuoteName(spec.name), ": type is ", AbslView(traits->name),
+                         ", must be F32");
   }
   if (!traits->computable) {
     return Unimplemented("tensor ", QuoteName(spec.name), ": type ", AbslView(traits->name),
@@ -177,7 +182,8 @@ absl::Status CheckTensor(const TensorSpec& spec, const TensorInfo& info) {
   }
   if (spec.dims[0] % traits->elements != 0) {
     return InvalidArgument("tensor ", QuoteName(spec.name), ": dims[0] is ", spec.dims[0],
-                           ", must be a multiple of ", traits->elements, " (", AbslView(traits->name), " block)");
+                           ", must be a multiple of ", traits->elements, " (",
+                           AbslView(traits->name), " block)");
   }
   return absl::OkStatus();
 }

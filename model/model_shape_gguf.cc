@@ -1,4 +1,5 @@
-// ModelShape from a GGUF file's metadata: keys and defaults as llama.cpp reads them (src/llama-model.cpp, load_hparams).
+// ModelShape from a GGUF file's metadata: keys and defaults as llama.cpp reads them
+// (src/llama-model.cpp, load_hparams).
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -31,14 +32,16 @@ class Keys {
     if (!length.ok()) return Required(key);
     const auto values = file_.Ints(Name(key));
     if (!values.ok()) return Keep(values.status());
-    if (values->empty()) return Keep(InvalidArgument("key ", QuoteName(Name(key)), " is an empty array"));
+    if (values->empty())
+      return Keep(InvalidArgument("key ", QuoteName(Name(key)), " is an empty array"));
     for (const int64_t v : *values) {
       if (v != values->front()) {
-        return Keep(Unimplemented("key ", QuoteName(Name(key)), " differs from layer to layer (", values->front(),
-                                  ", ", v, "), which is not supported"));
+        return Keep(Unimplemented("key ", QuoteName(Name(key)), " differs from layer to layer (",
+                                  values->front(), ", ", v, "), which is not supported"));
       }
     }
-    if (values->front() < 0) return Keep(InvalidArgument("key ", QuoteName(Name(key)), " is negative"));
+    if (values->front() < 0)
+      return Keep(InvalidArgument("key ", QuoteName(Name(key)), " is negative"));
     return Narrow(key, static_cast<uint64_t>(values->front()));
   }
 
@@ -46,7 +49,8 @@ class Keys {
     const auto value = file_.Float(Name(key));
     if (!value.ok()) return static_cast<float>(Keep(value.status()));
     if (!(std::abs(*value) <= std::numeric_limits<float>::max())) {
-      return static_cast<float>(Keep(InvalidArgument("key ", QuoteName(Name(key)), " is ", *value, ", must be finite")));
+      return static_cast<float>(
+          Keep(InvalidArgument("key ", QuoteName(Name(key)), " is ", *value, ", must be finite")));
     }
     return static_cast<float>(*value);
   }
@@ -64,7 +68,8 @@ class Keys {
 
   uint32_t Keep(const absl::Status& status) {
     if (status_.ok()) {
-      status_ = status.code() == absl::StatusCode::kNotFound ? InvalidArgument(status.message()) : status;
+      status_ =
+          status.code() == absl::StatusCode::kNotFound ? InvalidArgument(status.message()) : status;
     }
     return 0;
   }
@@ -90,28 +95,34 @@ absl::StatusOr<Family> FamilyOf(const GgufFile& file) {
   for (const Family family : {Family::kLlama, Family::kGemma3}) {
     if (*arch == FamilyName(family)) return family;
   }
-  return Unimplemented("architecture '", AbslView(arch->substr(0, 40)), "' is not supported; supported: llama, gemma3");
+  return Unimplemented("architecture '", AbslView(arch->substr(0, 40)),
+                       "' is not supported; supported: llama, gemma3");
 }
 
 // What would change the result and is not computed here is refused by name, never ignored.
 absl::Status RefuseUnknown(const GgufFile& file, Keys& keys) {
   if (const auto splits = file.Uint("split.count"); splits.ok() && *splits > 1) {
-    return Unimplemented("key \"split.count\" is ", *splits, ": one file of a split model; merge them first");
+    return Unimplemented("key \"split.count\" is ", *splits,
+                         ": one file of a split model; merge them first");
   }
   if (const uint32_t experts = keys.Optional("expert_count", 0); experts != 0) {
     return Unimplemented("key ", QuoteName(keys.Name("expert_count")), " is ", experts,
                          ": mixtures of experts are not supported yet");
   }
   if (const auto causal = file.Bool(keys.Name("attention.causal")); causal.ok() && !*causal) {
-    return Unimplemented("key ", QuoteName(keys.Name("attention.causal")), " is false: not a generating model");
+    return Unimplemented("key ", QuoteName(keys.Name("attention.causal")),
+                         " is false: not a generating model");
   }
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"}) {
+  for (const char* key :
+       {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"}) {
     if (const float v = keys.OptionalFloat(key, 0); v != 0) {
-      return Unimplemented("key ", QuoteName(keys.Name(key)), " is ", v, ", which is not supported");
+      return Unimplemented("key ", QuoteName(keys.Name(key)), " is ", v,
+                           ", which is not supported");
     }
   }
   if (const float v = keys.OptionalFloat("rope.scaling.attn_factor", 1); v != 1 && v != 0) {
-    return Unimplemented("key ", QuoteName(keys.Name("rope.scaling.attn_factor")), " is ", v, ", must be 1");
+    return Unimplemented("key ", QuoteName(keys.Name("rope.scaling.attn_factor")), " is ", v,
+                         ", must be 1");
   }
   return keys.status();
 }
@@ -123,24 +134,27 @@ void ReadRope(Keys& keys, ModelShape* s) {
   const std::string type = keys.OptionalString("rope.scaling.type", "linear");
   if (type == "none") return;
   if (type != "linear") {
-    keys.Keep(Unimplemented("key ", QuoteName(keys.Name("rope.scaling.type")), " is ", QuoteName(type),
-                            "; supported: none, linear"));
+    keys.Keep(Unimplemented("key ", QuoteName(keys.Name("rope.scaling.type")), " is ",
+                            QuoteName(type), "; supported: none, linear"));
     return;
   }
   // The older key is rope.scale_linear; 0 means no scaling in both.
-  const float factor = keys.OptionalFloat("rope.scaling.factor", keys.OptionalFloat("rope.scale_linear", 0));
+  const float factor =
+      keys.OptionalFloat("rope.scaling.factor", keys.OptionalFloat("rope.scale_linear", 0));
   if (factor != 0) s->rope_scale = 1.0f / factor;
 }
 
-// Which layers slide. llama.cpp: every 6th layer of gemma3 sees everything, unless the file says otherwise.
-absl::StatusOr<std::vector<bool>> SlidingLayers(const GgufFile& file, Keys& keys, uint32_t n_layers) {
+// Which layers slide. llama.cpp: every 6th layer of gemma3 sees everything, unless the file says
+// otherwise.
+absl::StatusOr<std::vector<bool>> SlidingLayers(const GgufFile& file, Keys& keys,
+                                                uint32_t n_layers) {
   std::vector<bool> sliding(n_layers);
   const std::string key = keys.Name("attention.sliding_window_pattern");
   if (file.ArrayLength(key).ok()) {
     ASSIGN_OR_RETURN(const std::vector<int64_t> pattern, file.Ints(key));
     if (pattern.size() != n_layers) {
-      return InvalidArgument("key ", QuoteName(key), " has ", pattern.size(), " elements, must have one a layer, ",
-                             n_layers);
+      return InvalidArgument("key ", QuoteName(key), " has ", pattern.size(),
+                             " elements, must have one a layer, ", n_layers);
     }
     for (uint32_t i = 0; i < n_layers; ++i) sliding[i] = pattern[i] != 0;
     return sliding;
@@ -152,8 +166,10 @@ absl::StatusOr<std::vector<bool>> SlidingLayers(const GgufFile& file, Keys& keys
 }
 
 absl::Status ReadGemma3(const GgufFile& file, Keys& keys, ModelShape* s) {
-  // 27B scales its queries by the width of the model, not of the head (google/gemma_pytorch, config.py).
-  if (s->n_layers == 62) s->attention_scale = 1.0f / std::sqrt(static_cast<float>(s->d_model / s->n_heads));
+  // 27B scales its queries by the width of the model, not of the head (google/gemma_pytorch,
+  // config.py).
+  if (s->n_layers == 62)
+    s->attention_scale = 1.0f / std::sqrt(static_cast<float>(s->d_model / s->n_heads));
   const uint32_t window = keys.Optional("attention.sliding_window", 0);
   RETURN_IF_ERROR(keys.status());
   StateGroup full, local;
@@ -176,28 +192,33 @@ absl::StatusOr<ModelShape> ReadHyperparameters(const GgufFile& file, Family fami
   s.family = family;
   Keys keys(file, FamilyName(family));
   RETURN_IF_ERROR(RefuseUnknown(file, keys));
-  if (const auto name = file.String("general.name"); name.ok()) s.name = std::string(name->substr(0, 256));
+  if (const auto name = file.String("general.name"); name.ok())
+    s.name = std::string(name->substr(0, 256));
   s.n_layers = keys.Required("block_count");
   s.d_model = keys.Required("embedding_length");
   s.d_ff = keys.PerLayer("feed_forward_length");
   s.context_length = keys.Required("context_length");
   s.n_heads = keys.PerLayer("attention.head_count");
-  s.n_kv_heads = keys.Has("attention.head_count_kv") ? keys.PerLayer("attention.head_count_kv") : s.n_heads;
+  s.n_kv_heads =
+      keys.Has("attention.head_count_kv") ? keys.PerLayer("attention.head_count_kv") : s.n_heads;
   s.norm_eps = keys.RequiredFloat("attention.layer_norm_rms_epsilon");
   RETURN_IF_ERROR(keys.status());
   // Bounded before they are divided or loop over anything.
-  if (s.n_heads == 0) return InvalidArgument("key ", QuoteName(keys.Name("attention.head_count")), " is 0");
+  if (s.n_heads == 0)
+    return InvalidArgument("key ", QuoteName(keys.Name("attention.head_count")), " is 0");
   if (s.n_layers == 0 || s.n_layers > 1024) {
-    return InvalidArgument("key ", QuoteName(keys.Name("block_count")), " is ", s.n_layers, ", must be 1 to 1024");
+    return InvalidArgument("key ", QuoteName(keys.Name("block_count")), " is ", s.n_layers,
+                           ", must be 1 to 1024");
   }
   s.head_dim = keys.Optional("attention.key_length", s.d_model / s.n_heads);
   const uint32_t value_length = keys.Optional("attention.value_length", s.d_model / s.n_heads);
   RETURN_IF_ERROR(keys.status());
   if (value_length != s.head_dim) {
-    return Unimplemented("key ", QuoteName(keys.Name("attention.value_length")), " is ", value_length,
-                         ", must equal attention.key_length, ", s.head_dim);
+    return Unimplemented("key ", QuoteName(keys.Name("attention.value_length")), " is ",
+                         value_length, ", must equal attention.key_length, ", s.head_dim);
   }
-  if (s.head_dim == 0) return InvalidArgument("key ", QuoteName(keys.Name("attention.key_length")), " is 0");
+  if (s.head_dim == 0)
+    return InvalidArgument("key ", QuoteName(keys.Name("attention.key_length")), " is 0");
   s.attention_scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
   ReadRope(keys, &s);
   RETURN_IF_ERROR(keys.status());
@@ -215,8 +236,8 @@ absl::Status CheckLength(const GgufFile& file, std::string_view key, uint32_t n_
   if (!file.Has(key)) return absl::OkStatus();
   ASSIGN_OR_RETURN(const uint64_t length, file.ArrayLength(key));
   if (length == n_vocab) return absl::OkStatus();
-  return InvalidArgument("key ", QuoteName(key), " has ", length, " elements, token_embd.weight has ", n_vocab,
-                         " rows");
+  return InvalidArgument("key ", QuoteName(key), " has ", length,
+                         " elements, token_embd.weight has ", n_vocab, " rows");
 }
 
 // The vocabulary against the model: lengths, types, ids.
@@ -239,7 +260,8 @@ absl::Status CheckVocabulary(const GgufFile& file, uint32_t n_vocab) {
     }
     ASSIGN_OR_RETURN(const uint64_t id, file.Uint(entry.key));
     if (id >= n_vocab) {
-      return InvalidArgument("key ", QuoteName(entry.key), " is ", id, ", the vocabulary has ", n_vocab, " tokens");
+      return InvalidArgument("key ", QuoteName(entry.key), " is ", id, ", the vocabulary has ",
+                             n_vocab, " tokens");
     }
   }
   return absl::OkStatus();
@@ -258,8 +280,9 @@ absl::Status CheckTensors(const GgufFile& file, ModelShape* s) {
   }
   for (const TensorInfo& info : file.tensors()) {
     if (expected.contains(info.name)) continue;
-    return Unimplemented("tensor ", QuoteName(info.name), " is not part of a ", FamilyName(s->family),
-                         " model with these hyperparameters; it would change the result and is not computed");
+    return Unimplemented(
+        "tensor ", QuoteName(info.name), " is not part of a ", FamilyName(s->family),
+        " model with these hyperparameters; it would change the result and is not computed");
   }
   return absl::OkStatus();
 }
@@ -275,8 +298,8 @@ absl::StatusOr<ModelShape> ShapeFromGguf(const GgufFile& file) {
   const TensorInfo* embed = file.Find("token_embd.weight");
   if (embed == nullptr) return InvalidArgument("tensor \"token_embd.weight\" is missing");
   if (embed->dims.size() != 2 || embed->dims[1] > kGgufMaxArrayElements) {
-    return InvalidArgument("tensor \"token_embd.weight\": must have 2 dims and at most ", kGgufMaxArrayElements,
-                           " rows");
+    return InvalidArgument("tensor \"token_embd.weight\": must have 2 dims and at most ",
+                           kGgufMaxArrayElements, " rows");
   }
   shape.n_vocab = static_cast<uint32_t>(embed->dims[1]);
   shape.rope_factors = file.Find("rope_freqs.weight") != nullptr && family == Family::kLlama;

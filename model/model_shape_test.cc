@@ -16,11 +16,11 @@ namespace lanyard::model {
 namespace {
 
 using testing::Bytes;
+using ::testing::ElementsAre;
 using testing::GgufWriter;
+using ::testing::HasSubstr;
 using testing::TinyGemma3;
 using testing::TinyLlama;
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr auto kUnknown = absl::StatusCode::kUnimplemented;
@@ -58,7 +58,9 @@ TEST(ModelShape, Llama) {
 
 TEST(ModelShape, DefaultsAreThoseOfLlamaCpp) {
   GgufWriter w = TinyLlama();
-  w.Remove("llama.rope.dimension_count").Remove("llama.rope.freq_base").Remove("llama.attention.head_count_kv");
+  w.Remove("llama.rope.dimension_count")
+      .Remove("llama.rope.freq_base")
+      .Remove("llama.attention.head_count_kv");
   w.Remove("general.name").RemoveTensor("output.weight");
   for (const char* layer : {"blk.0.", "blk.1."}) {  // as many KV heads as heads
     for (const char* name : {"attn_k.weight", "attn_v.weight"}) {
@@ -124,14 +126,17 @@ TEST(ModelShape, Gemma3Variants) {
 }
 
 TEST(ModelShape, Gemma3With62LayersScalesByTheModelsWidth) {
-  // 4 heads of 8 in a model 64 wide: the head's own scale is 8^-0.5, that of the 27B is (64 / 4)^-0.5.
+  // 4 heads of 8 in a model 64 wide: the head's own scale is 8^-0.5, that of the 27B is (64 /
+  // 4)^-0.5.
   GgufWriter w = TinyGemma3();
   w.U32("gemma3.attention.key_length", 8).U32("gemma3.attention.value_length", 8);
   for (auto& t : w.tensors()) {
     if (t.name.find("attn_q.") != std::string::npos) t.dims = {64, 32};
-    if (t.name.find("attn_k.") != std::string::npos || t.name.find("attn_v.") != std::string::npos) t.dims = {64, 8};
+    if (t.name.find("attn_k.") != std::string::npos || t.name.find("attn_v.") != std::string::npos)
+      t.dims = {64, 8};
     if (t.name.find("attn_output") != std::string::npos) t.dims = {32, 64};
-    if (t.name.find("q_norm") != std::string::npos || t.name.find("k_norm") != std::string::npos) t.dims = {8};
+    if (t.name.find("q_norm") != std::string::npos || t.name.find("k_norm") != std::string::npos)
+      t.dims = {8};
   }
   auto shape = ShapeOf(w);
   ASSERT_TRUE(shape.ok()) << shape.status();
@@ -201,106 +206,302 @@ void Check(const std::vector<Case>& cases, GgufWriter (*make)()) {
 using W = GgufWriter;
 
 TEST(ModelShape, RefusesHyperparametersByName) {
-  Check({
-      {"another architecture", [](W& w) { w.Str("general.architecture", "qwen2"); }, kUnknown,
-       {"architecture 'qwen2' is not supported; supported: llama, gemma3"}},
-      {"no architecture", [](W& w) { w.Remove("general.architecture"); }, kInvalid, {"general.architecture"}},
-      {"architecture is a number", [](W& w) { w.U32("general.architecture", 1); }, kInvalid, {"is u32, must be str"}},
-      {"no tensors", [](W& w) { w.tensors().clear(); }, kInvalid, {"tensor_count is 0"}},
-      {"split", [](W& w) { w.Value("split.count", 2, Bytes().U8(3).U8(0)); }, kUnknown, {"split.count", "3"}},
-      {"experts", [](W& w) { w.U32("llama.expert_count", 4); }, kUnknown, {"llama.expert_count", "is 4"}},
-      {"not causal", [](W& w) { w.Bool("llama.attention.causal", false); }, kUnknown, {"attention.causal"}},
-      {"softcap", [](W& w) { w.F32("llama.final_logit_softcapping", 30); }, kUnknown, {"final_logit_softcapping"}},
-      {"clamp", [](W& w) { w.F32("llama.attention.clamp_kqv", 8); }, kUnknown, {"clamp_kqv"}},
-      {"rope attn_factor", [](W& w) { w.F32("llama.rope.scaling.attn_factor", 2); }, kUnknown, {"attn_factor"}},
-      {"yarn", [](W& w) { w.Str("llama.rope.scaling.type", "yarn"); }, kUnknown, {"\"yarn\"", "none, linear"}},
-      {"no layers", [](W& w) { w.Remove("llama.block_count"); }, kInvalid, {"llama.block_count", "missing"}},
-      {"0 layers", [](W& w) { w.U32("llama.block_count", 0); }, kInvalid, {"block_count", "is 0"}},
-      {"1025 layers", [](W& w) { w.U32("llama.block_count", 1025); }, kInvalid, {"is 1025, must be 1 to 1024"}},
-      {"2^32-1 layers", [](W& w) { w.U32("llama.block_count", 0xffffffff); }, kInvalid, {"must be 1 to 1024"}},
-      {"layers beyond 32 bits", [](W& w) { w.U64("llama.block_count", 1ull << 32); }, kInvalid, {"the limit is"}},
-      {"negative layers", [](W& w) { w.I32("llama.block_count", -2); }, kInvalid, {"must not be negative"}},
-      {"layers as text", [](W& w) { w.Str("llama.block_count", "2"); }, kInvalid, {"is str"}},
-      {"d_model 0", [](W& w) { w.U32("llama.embedding_length", 0); }, kInvalid, {"is 0"}},
-      {"d_model 2^17", [](W& w) { w.U32("llama.embedding_length", 1 << 17); }, kInvalid, {"d_model", "65536"}},
-      {"0 heads", [](W& w) { w.U32("llama.attention.head_count", 0); }, kInvalid, {"head_count", "is 0"}},
-      {"2000 heads", [](W& w) { w.U32("llama.attention.head_count", 2000); }, kInvalid, {}},
-      {"0 KV heads", [](W& w) { w.U32("llama.attention.head_count_kv", 0); }, kInvalid, {"n_kv_heads is 0"}},
-      {"3 KV heads", [](W& w) { w.U32("llama.attention.head_count_kv", 3); }, kInvalid, {"multiple of n_kv_heads"}},
-      {"unlike KV heads", [](W& w) { w.Ints("llama.attention.head_count_kv", {2, 1}); }, kUnknown,
-       {"head_count_kv", "layer to layer"}},
-      {"no KV heads in the array", [](W& w) { w.Ints("llama.attention.head_count_kv", {}); }, kInvalid, {"empty"}},
-      {"negative KV heads", [](W& w) { w.Ints("llama.attention.head_count_kv", {-2, -2}); }, kInvalid, {"negative"}},
-      {"odd head", [](W& w) { w.U32("llama.attention.key_length", 15).U32("llama.attention.value_length", 15)
-                                  .U32("llama.rope.dimension_count", 14); }, kInvalid, {"head_dim is 15"}},
-      {"unlike heads", [](W& w) { w.U32("llama.attention.key_length", 32); }, kUnknown, {"value_length"}},
-      {"odd rotation", [](W& w) { w.U32("llama.rope.dimension_count", 7); }, kInvalid, {"n_rot is 7"}},
-      {"rotation over the head", [](W& w) { w.U32("llama.rope.dimension_count", 18); }, kInvalid, {"n_rot is 18"}},
-      {"d_ff 0", [](W& w) { w.U32("llama.feed_forward_length", 0); }, kInvalid, {"d_ff is 0"}},
-      {"context 0", [](W& w) { w.U32("llama.context_length", 0); }, kInvalid, {"context_length is 0"}},
-      {"no epsilon", [](W& w) { w.Remove("llama.attention.layer_norm_rms_epsilon"); }, kInvalid, {"rms_epsilon"}},
-      {"epsilon NaN", [](W& w) { w.F32("llama.attention.layer_norm_rms_epsilon", NAN); }, kInvalid, {"rms_epsilon"}},
-      {"epsilon -1", [](W& w) { w.F32("llama.attention.layer_norm_rms_epsilon", -1); }, kInvalid, {"norm_eps is -1"}},
-      {"base 0", [](W& w) { w.F32("llama.rope.freq_base", 0); }, kInvalid, {"rope_base is 0"}},
-      {"base infinite", [](W& w) { w.F32("llama.rope.freq_base", INFINITY); }, kInvalid, {"freq_base", "finite"}},
-      {"factor negative", [](W& w) { w.F32("llama.rope.scaling.factor", -4); }, kInvalid, {"rope_scale"}},
-      {"factor NaN", [](W& w) { w.F32("llama.rope.scaling.factor", NAN); }, kInvalid, {"scaling.factor"}},
-      {"factor tiny", [](W& w) { w.F32("llama.rope.scaling.factor", 1e-40f); }, kInvalid, {"rope_scale"}},
-  }, TinyLlama);
+  Check(
+      {
+          {"another architecture",
+           [](W& w) { w.Str("general.architecture", "qwen2"); },
+           kUnknown,
+           {"architecture 'qwen2' is not supported; supported: llama, gemma3"}},
+          {"no architecture",
+           [](W& w) { w.Remove("general.architecture"); },
+           kInvalid,
+           {"general.architecture"}},
+          {"architecture is a number",
+           [](W& w) { w.U32("general.architecture", 1); },
+           kInvalid,
+           {"is u32, must be str"}},
+          {"no tensors", [](W& w) { w.tensors().clear(); }, kInvalid, {"tensor_count is 0"}},
+          {"split",
+           [](W& w) { w.Value("split.count", 2, Bytes().U8(3).U8(0)); },
+           kUnknown,
+           {"split.count", "3"}},
+          {"experts",
+           [](W& w) { w.U32("llama.expert_count", 4); },
+           kUnknown,
+           {"llama.expert_count", "is 4"}},
+          {"not causal",
+           [](W& w) { w.Bool("llama.attention.causal", false); },
+           kUnknown,
+           {"attention.causal"}},
+          {"softcap",
+           [](W& w) { w.F32("llama.final_logit_softcapping", 30); },
+           kUnknown,
+           {"final_logit_softcapping"}},
+          {"clamp", [](W& w) { w.F32("llama.attention.clamp_kqv", 8); }, kUnknown, {"clamp_kqv"}},
+          {"rope attn_factor",
+           [](W& w) { w.F32("llama.rope.scaling.attn_factor", 2); },
+           kUnknown,
+           {"attn_factor"}},
+          {"yarn",
+           [](W& w) { w.Str("llama.rope.scaling.type", "yarn"); },
+           kUnknown,
+           {"\"yarn\"", "none, linear"}},
+          {"no layers",
+           [](W& w) { w.Remove("llama.block_count"); },
+           kInvalid,
+           {"llama.block_count", "missing"}},
+          {"0 layers",
+           [](W& w) { w.U32("llama.block_count", 0); },
+           kInvalid,
+           {"block_count", "is 0"}},
+          {"1025 layers",
+           [](W& w) { w.U32("llama.block_count", 1025); },
+           kInvalid,
+           {"is 1025, must be 1 to 1024"}},
+          {"2^32-1 layers",
+           [](W& w) { w.U32("llama.block_count", 0xffffffff); },
+           kInvalid,
+           {"must be 1 to 1024"}},
+          {"layers beyond 32 bits",
+           [](W& w) { w.U64("llama.block_count", 1ull << 32); },
+           kInvalid,
+           {"the limit is"}},
+          {"negative layers",
+           [](W& w) { w.I32("llama.block_count", -2); },
+           kInvalid,
+           {"must not be negative"}},
+          {"layers as text", [](W& w) { w.Str("llama.block_count", "2"); }, kInvalid, {"is str"}},
+          {"d_model 0", [](W& w) { w.U32("llama.embedding_length", 0); }, kInvalid, {"is 0"}},
+          {"d_model 2^17",
+           [](W& w) { w.U32("llama.embedding_length", 1 << 17); },
+           kInvalid,
+           {"d_model", "65536"}},
+          {"0 heads",
+           [](W& w) { w.U32("llama.attention.head_count", 0); },
+           kInvalid,
+           {"head_count", "is 0"}},
+          {"2000 heads", [](W& w) { w.U32("llama.attention.head_count", 2000); }, kInvalid, {}},
+          {"0 KV heads",
+           [](W& w) { w.U32("llama.attention.head_count_kv", 0); },
+           kInvalid,
+           {"n_kv_heads is 0"}},
+          {"3 KV heads",
+           [](W& w) { w.U32("llama.attention.head_count_kv", 3); },
+           kInvalid,
+           {"multiple of n_kv_heads"}},
+          {"unlike KV heads",
+           [](W& w) {
+             w.Ints("llama.attention.head_count_kv", {2, 1});
+           },
+           kUnknown,
+           {"head_count_kv", "layer to layer"}},
+          {"no KV heads in the array",
+           [](W& w) { w.Ints("llama.attention.head_count_kv", {}); },
+           kInvalid,
+           {"empty"}},
+          {"negative KV heads",
+           [](W& w) {
+             w.Ints("llama.attention.head_count_kv", {-2, -2});
+           },
+           kInvalid,
+           {"negative"}},
+          {"odd head",
+           [](W& w) {
+             w.U32("llama.attention.key_length", 15)
+                 .U32("llama.attention.value_length", 15)
+                 .U32("llama.rope.dimension_count", 14);
+           },
+           kInvalid,
+           {"head_dim is 15"}},
+          {"unlike heads",
+           [](W& w) { w.U32("llama.attention.key_length", 32); },
+           kUnknown,
+           {"value_length"}},
+          {"odd rotation",
+           [](W& w) { w.U32("llama.rope.dimension_count", 7); },
+           kInvalid,
+           {"n_rot is 7"}},
+          {"rotation over the head",
+           [](W& w) { w.U32("llama.rope.dimension_count", 18); },
+           kInvalid,
+           {"n_rot is 18"}},
+          {"d_ff 0", [](W& w) { w.U32("llama.feed_forward_length", 0); }, kInvalid, {"d_ff is 0"}},
+          {"context 0",
+           [](W& w) { w.U32("llama.context_length", 0); },
+           kInvalid,
+           {"context_length is 0"}},
+          {"no epsilon",
+           [](W& w) { w.Remove("llama.attention.layer_norm_rms_epsilon"); },
+           kInvalid,
+           {"rms_epsilon"}},
+          {"epsilon NaN",
+           [](W& w) { w.F32("llama.attention.layer_norm_rms_epsilon", NAN); },
+           kInvalid,
+           {"rms_epsilon"}},
+          {"epsilon -1",
+           [](W& w) { w.F32("llama.attention.layer_norm_rms_epsilon", -1); },
+           kInvalid,
+           {"norm_eps is -1"}},
+          {"base 0", [](W& w) { w.F32("llama.rope.freq_base", 0); }, kInvalid, {"rope_base is 0"}},
+          {"base infinite",
+           [](W& w) { w.F32("llama.rope.freq_base", INFINITY); },
+           kInvalid,
+           {"freq_base", "finite"}},
+          {"factor negative",
+           [](W& w) { w.F32("llama.rope.scaling.factor", -4); },
+           kInvalid,
+           {"rope_scale"}},
+          {"factor NaN",
+           [](W& w) { w.F32("llama.rope.scaling.factor", NAN); },
+           kInvalid,
+           {"scaling.factor"}},
+          {"factor tiny",
+           [](W& w) { w.F32("llama.rope.scaling.factor", 1e-40f); },
+           kInvalid,
+           {"rope_scale"}},
+      },
+      TinyLlama);
 }
 
 TEST(ModelShape, RefusesTensorsByName) {
   const std::string q = "tensor \"blk.1.attn_q.weight\"";
-  Check({
-      {"missing", [](W& w) { w.RemoveTensor("blk.1.attn_q.weight"); }, kInvalid, {q, "missing"}},
-      {"no embedding", [](W& w) { w.RemoveTensor("token_embd.weight"); }, kInvalid, {"token_embd.weight", "missing"}},
-      {"no norm", [](W& w) { w.RemoveTensor("output_norm.weight"); }, kInvalid, {"output_norm.weight"}},
-      {"one dim", [](W& w) { w.Edit("token_embd.weight").dims = {2560}; }, kInvalid, {"must have 2 dims"}},
-      {"turned", [](W& w) { w.Edit("blk.1.ffn_down.weight").dims = {64, 96}; }, kInvalid,
-       {"blk.1.ffn_down.weight", "dims are [64, 96], must be [96, 64]"}},
-      {"three dims", [](W& w) { w.Edit("blk.1.attn_q.weight").dims = {64, 64, 1}; }, kInvalid, {q, "[64, 64, 1]"}},
-      {"not computed", [](W& w) { w.Edit("blk.1.attn_q.weight").type = 30; }, kUnknown, {q, "BF16"}},
-      {"norm in F16", [](W& w) { w.Edit("blk.1.attn_norm.weight").type = 1; }, kUnknown, {"F16, must be F32"}},
-      {"bias", [](W& w) { w.Tensor("blk.1.attn_q.bias", TensorType::kF32, {64}); }, kUnknown,
-       {"\"blk.1.attn_q.bias\"", "not part of a llama model"}},
-      {"a third layer", [](W& w) { w.Tensor("blk.2.attn_norm.weight", TensorType::kF32, {64}); }, kUnknown,
-       {"blk.2.attn_norm.weight"}},
-      {"long rope factors", [](W& w) { w.Tensor("rope_factors_long.weight", TensorType::kF32, {8}); }, kUnknown,
-       {"rope_factors_long"}},
-      {"rope_freqs of the wrong length", [](W& w) { w.Tensor("rope_freqs.weight", TensorType::kF32, {16}); }, kInvalid,
-       {"rope_freqs.weight", "must be [8]"}},
-      {"head of another vocabulary", [](W& w) { w.Edit("output.weight").dims = {64, 39}; }, kInvalid, {"[64, 40]"}},
-  }, TinyLlama);
-  Check({
-      {"no q norm", [](W& w) { w.RemoveTensor("blk.3.attn_q_norm.weight"); }, kInvalid, {"blk.3.attn_q_norm.weight"}},
-      {"rope_freqs", [](W& w) { w.Tensor("rope_freqs.weight", TensorType::kF32, {8}); }, kUnknown, {"rope_freqs"}},
-      {"pattern of 6", [](W& w) { w.Ints("gemma3.attention.sliding_window_pattern", {1, 1, 1, 1, 1, 0}); }, kInvalid,
-       {"sliding_window_pattern", "has 6 elements", "7"}},
-      {"window 2^32-1", [](W& w) { w.U32("gemma3.attention.sliding_window", 0xffffffff); }, kInvalid, {"window"}},
-  }, TinyGemma3);
+  Check(
+      {
+          {"missing",
+           [](W& w) { w.RemoveTensor("blk.1.attn_q.weight"); },
+           kInvalid,
+           {q, "missing"}},
+          {"no embedding",
+           [](W& w) { w.RemoveTensor("token_embd.weight"); },
+           kInvalid,
+           {"token_embd.weight", "missing"}},
+          {"no norm",
+           [](W& w) { w.RemoveTensor("output_norm.weight"); },
+           kInvalid,
+           {"output_norm.weight"}},
+          {"one dim",
+           [](W& w) { w.Edit("token_embd.weight").dims = {2560}; },
+           kInvalid,
+           {"must have 2 dims"}},
+          {"turned",
+           [](W& w) {
+             w.Edit("blk.1.ffn_down.weight").dims = {64, 96};
+           },
+           kInvalid,
+           {"blk.1.ffn_down.weight", "dims are [64, 96], must be [96, 64]"}},
+          {"three dims",
+           [](W& w) {
+             w.Edit("blk.1.attn_q.weight").dims = {64, 64, 1};
+           },
+           kInvalid,
+           {q, "[64, 64, 1]"}},
+          {"not computed",
+           [](W& w) { w.Edit("blk.1.attn_q.weight").type = 30; },
+           kUnknown,
+           {q, "BF16"}},
+          {"norm in F16",
+           [](W& w) { w.Edit("blk.1.attn_norm.weight").type = 1; },
+           kUnknown,
+           {"F16, must be F32"}},
+          {"bias",
+           [](W& w) { w.Tensor("blk.1.attn_q.bias", TensorType::kF32, {64}); },
+           kUnknown,
+           {"\"blk.1.attn_q.bias\"", "not part of a llama model"}},
+          {"a third layer",
+           [](W& w) { w.Tensor("blk.2.attn_norm.weight", TensorType::kF32, {64}); },
+           kUnknown,
+           {"blk.2.attn_norm.weight"}},
+          {"long rope factors",
+           [](W& w) { w.Tensor("rope_factors_long.weight", TensorType::kF32, {8}); },
+           kUnknown,
+           {"rope_factors_long"}},
+          {"rope_freqs of the wrong length",
+           [](W& w) { w.Tensor("rope_freqs.weight", TensorType::kF32, {16}); },
+           kInvalid,
+           {"rope_freqs.weight", "must be [8]"}},
+          {"head of another vocabulary",
+           [](W& w) {
+             w.Edit("output.weight").dims = {64, 39};
+           },
+           kInvalid,
+           {"[64, 40]"}},
+      },
+      TinyLlama);
+  Check(
+      {
+          {"no q norm",
+           [](W& w) { w.RemoveTensor("blk.3.attn_q_norm.weight"); },
+           kInvalid,
+           {"blk.3.attn_q_norm.weight"}},
+          {"rope_freqs",
+           [](W& w) { w.Tensor("rope_freqs.weight", TensorType::kF32, {8}); },
+           kUnknown,
+           {"rope_freqs"}},
+          {"pattern of 6",
+           [](W& w) {
+             w.Ints("gemma3.attention.sliding_window_pattern", {1, 1, 1, 1, 1, 0});
+           },
+           kInvalid,
+           {"sliding_window_pattern", "has 6 elements", "7"}},
+          {"window 2^32-1",
+           [](W& w) { w.U32("gemma3.attention.sliding_window", 0xffffffff); },
+           kInvalid,
+           {"window"}},
+      },
+      TinyGemma3);
 }
 
 TEST(ModelShape, RefusesVocabulariesThatDoNotFit) {
   const std::vector<std::string> short_list(39, "t");
-  Check({
-      {"39 tokens", [&](W& w) { w.Strings("tokenizer.ggml.tokens", short_list); }, kInvalid,
-       {"tokenizer.ggml.tokens", "has 39 elements, token_embd.weight has 40"}},
-      {"41 scores", [](W& w) { w.Floats("tokenizer.ggml.scores", std::vector<float>(41)); }, kInvalid, {"scores"}},
-      {"no types", [](W& w) { w.Ints("tokenizer.ggml.token_type", {}); }, kInvalid, {"token_type", "has 0"}},
-      {"tokens as text", [](W& w) { w.Str("tokenizer.ggml.tokens", "t"); }, kInvalid, {"tokens", "is str"}},
-      {"score NaN", [](W& w) { auto v = std::vector<float>(40); v[3] = NAN; w.Floats("tokenizer.ggml.scores", v); },
-       kInvalid, {"element 3"}},
-      {"eos 40", [](W& w) { w.U32("tokenizer.ggml.eos_token_id", 40); }, kInvalid,
-       {"eos_token_id", "is 40, the vocabulary has 40"}},
-      {"bos -1", [](W& w) { w.I32("tokenizer.ggml.bos_token_id", -1); }, kInvalid, {"bos_token_id"}},
-      {"eot 2^32-1", [](W& w) { w.U32("tokenizer.ggml.eot_token_id", 0xffffffff); }, kInvalid, {"eot_token_id"}},
-  }, TinyLlama);
+  Check(
+      {
+          {"39 tokens",
+           [&](W& w) { w.Strings("tokenizer.ggml.tokens", short_list); },
+           kInvalid,
+           {"tokenizer.ggml.tokens", "has 39 elements, token_embd.weight has 40"}},
+          {"41 scores",
+           [](W& w) { w.Floats("tokenizer.ggml.scores", std::vector<float>(41)); },
+           kInvalid,
+           {"scores"}},
+          {"no types",
+           [](W& w) { w.Ints("tokenizer.ggml.token_type", {}); },
+           kInvalid,
+           {"token_type", "has 0"}},
+          {"tokens as text",
+           [](W& w) { w.Str("tokenizer.ggml.tokens", "t"); },
+           kInvalid,
+           {"tokens", "is str"}},
+          {"score NaN",
+           [](W& w) {
+             auto v = std::vector<float>(40);
+             v[3] = NAN;
+             w.Floats("tokenizer.ggml.scores", v);
+           },
+           kInvalid,
+           {"element 3"}},
+          {"eos 40",
+           [](W& w) { w.U32("tokenizer.ggml.eos_token_id", 40); },
+           kInvalid,
+           {"eos_token_id", "is 40, the vocabulary has 40"}},
+          {"bos -1",
+           [](W& w) { w.I32("tokenizer.ggml.bos_token_id", -1); },
+           kInvalid,
+           {"bos_token_id"}},
+          {"eot 2^32-1",
+           [](W& w) { w.U32("tokenizer.ggml.eot_token_id", 0xffffffff); },
+           kInvalid,
+           {"eot_token_id"}},
+      },
+      TinyLlama);
 }
 
 TEST(ModelShape, ShapesFromTheWire) {
   const ModelShape good = *ShapeOf(TinyGemma3());
   ASSERT_TRUE(ValidateShape(good).ok());
-  const struct { const char* says; std::function<void(ModelShape&)> spoil; } kCases[] = {
+  const struct {
+    const char* says;
+    std::function<void(ModelShape&)> spoil;
+  } kCases[] = {
       {"family", [](ModelShape& s) { s.family = static_cast<Family>(9); }},
       {"n_layers", [](ModelShape& s) { s.n_layers = 5000; }},
       {"n_vocab", [](ModelShape& s) { s.n_vocab = 0; }},
@@ -339,7 +540,8 @@ TEST(ModelShape, ConformanceModels) {
   const char* env = std::getenv("LANYARD_SHARED");
   const std::string dir =
       (env != nullptr ? std::string(env) : LANYARD_SOURCE_DIR "/../shared") + "/conformance/tiny/";
-  if (access((dir + "llama.gguf").c_str(), R_OK) != 0) GTEST_SKIP() << "no " << dir << " (set LANYARD_SHARED)";
+  if (access((dir + "llama.gguf").c_str(), R_OK) != 0)
+    GTEST_SKIP() << "no " << dir << " (set LANYARD_SHARED)";
   const auto shape_of = [&](const std::string& name) -> absl::StatusOr<ModelShape> {
     ASSIGN_OR_RETURN(const auto file, GgufFile::Open(dir + name + ".gguf"));
     return ShapeFromGguf(*file);
@@ -354,8 +556,9 @@ TEST(ModelShape, ConformanceModels) {
   EXPECT_FLOAT_EQ(shape->attention_scale, 1 / std::sqrt(32.0f));
   EXPECT_TRUE(shape_of("llama").ok());
   for (const char* other : {"qwen2", "qwen3", "qwen3moe"}) {
-    EXPECT_EQ(Str(shape_of(other).status().message()),
-              absl::StrCat("architecture '", other, "' is not supported; supported: llama, gemma3"));
+    EXPECT_EQ(
+        Str(shape_of(other).status().message()),
+        absl::StrCat("architecture '", other, "' is not supported; supported: llama, gemma3"));
   }
   EXPECT_EQ(shape_of("llama-moe").status().code(), kUnknown);
 }

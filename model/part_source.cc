@@ -14,10 +14,11 @@
 
 namespace lanyard::model {
 
-absl::Status ReadPart(const GgufFile& file, const Part& part, uint64_t offset, std::span<uint8_t> out) {
+absl::Status ReadPart(const GgufFile& file, const Part& part, uint64_t offset,
+                      std::span<uint8_t> out) {
   if (offset > part.bytes || out.size() > part.bytes - offset) {
-    return absl::OutOfRangeError(absl::StrCat("part ", QuoteName(part.name), " has ", part.bytes, " bytes; asked for ",
-                                              out.size(), " at ", offset));
+    return absl::OutOfRangeError(absl::StrCat("part ", QuoteName(part.name), " has ", part.bytes,
+                                              " bytes; asked for ", out.size(), " at ", offset));
   }
   uint64_t begin = 0;  // of the tensor in the part
   for (const TensorInfo& tensor : part.tensors) {
@@ -34,15 +35,16 @@ absl::Status ReadPart(const GgufFile& file, const Part& part, uint64_t offset, s
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<PartSource>> PartSource::Make(std::string directory, const Manifest& manifest,
-                                                             const std::vector<std::string>& parts) {
+absl::StatusOr<std::unique_ptr<PartSource>> PartSource::Make(
+    std::string directory, const Manifest& manifest, const std::vector<std::string>& parts) {
   auto out = std::unique_ptr<PartSource>(new PartSource());
   MutexLock lock(&out->mu_);
   for (const std::string& name : parts) {
     const Part* part = manifest.Find(name);
     if (part == nullptr) return NotFound("part ", QuoteName(name), " is not in the manifest");
     if (!IsSha256Hex(part->sha256)) {  // it becomes a path
-      return InvalidArgument("part ", QuoteName(name), ": sha256 ", QuoteName(part->sha256), " is not a digest");
+      return InvalidArgument("part ", QuoteName(name), ": sha256 ", QuoteName(part->sha256),
+                             " is not a digest");
     }
     uint64_t offset = 0;
     for (const TensorInfo& tensor : part->tensors) {
@@ -73,23 +75,26 @@ absl::StatusOr<int> PartSource::OpenPart(size_t index) const {
   if (file.fd >= 0) return file.fd;
   const int fd = open(file.path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    const std::string text =
-        absl::StrCat("cannot open part ", QuoteName(file.name), " at ", QuoteName(file.path), ": ", strerror(errno));
+    const std::string text = absl::StrCat("cannot open part ", QuoteName(file.name), " at ",
+                                          QuoteName(file.path), ": ", strerror(errno));
     return errno == ENOENT ? absl::NotFoundError(text) : absl::FailedPreconditionError(text);
   }
   struct stat info;
   if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) != file.bytes) {
     close(fd);
-    return absl::DataLossError(absl::StrCat("part ", QuoteName(file.name), " at ", QuoteName(file.path),
-                                            " does not have its ", file.bytes, " bytes; fetch it again"));
+    return absl::DataLossError(absl::StrCat("part ", QuoteName(file.name), " at ",
+                                            QuoteName(file.path), " does not have its ", file.bytes,
+                                            " bytes; fetch it again"));
   }
   file.fd = fd;
   return fd;
 }
 
-absl::Status PartSource::Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const {
+absl::Status PartSource::Read(std::string_view name, uint64_t offset,
+                              std::span<uint8_t> out) const {
   const auto it = index_.find(AbslView(name));
-  if (it == index_.end()) return NotFound("tensor ", QuoteName(name), " is in none of the parts here");
+  if (it == index_.end())
+    return NotFound("tensor ", QuoteName(name), " is in none of the parts here");
   const Entry& entry = entries_[it->second];
   if (offset > entry.info.bytes || out.size() > entry.info.bytes - offset) {
     return absl::OutOfRangeError(absl::StrCat("tensor ", QuoteName(name), " has ", entry.info.bytes,
@@ -100,8 +105,11 @@ absl::Status PartSource::Read(std::string_view name, uint64_t offset, std::span<
     const ssize_t n = pread(fd, out.data() + done, out.size() - done,
                             static_cast<off_t>(entry.offset + offset + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return FailedPrecondition("cannot read tensor ", QuoteName(name), ": ", strerror(errno));
-    if (n == 0) return absl::DataLossError(absl::StrCat("tensor ", QuoteName(name), ": its part was cut short"));
+    if (n < 0)
+      return FailedPrecondition("cannot read tensor ", QuoteName(name), ": ", strerror(errno));
+    if (n == 0)
+      return absl::DataLossError(
+          absl::StrCat("tensor ", QuoteName(name), ": its part was cut short"));
     done += static_cast<size_t>(n);
   }
   return absl::OkStatus();

@@ -1,4 +1,5 @@
-// Many fixed strings searched at once in linear time (Aho-Corasick). Used for special tokens and for stop strings.
+// Many fixed strings searched at once in linear time (Aho-Corasick). Used for special tokens and
+// for stop strings.
 #pragma once
 
 #include <array>
@@ -11,8 +12,8 @@
 
 namespace lanyard::model {
 
-// Immutable and thread-safe once built. Patterns are named by their index; empty ones never match, of equal ones the
-// first counts.
+// Immutable and thread-safe once built. Patterns are named by their index; empty ones never match,
+// of equal ones the first counts.
 class PatternMatcher {
  public:
   static constexpr uint32_t kRoot = 0;
@@ -20,7 +21,8 @@ class PatternMatcher {
 
   explicit PatternMatcher(const std::vector<std::string_view>& patterns);
 
-  // The state after one more byte. A state is the longest suffix of what was read that begins some pattern.
+  // The state after one more byte. A state is the longest suffix of what was read that begins some
+  // pattern.
   uint32_t Step(uint32_t state, uint8_t byte) const {
     if (state == kRoot) return root_[byte];
     return StepSlow(state, byte);
@@ -29,7 +31,8 @@ class PatternMatcher {
   // Length of that suffix: what may still become part of a match.
   uint32_t Depth(uint32_t state) const { return nodes_[state].depth; }
 
-  // The longest pattern that ends here, or kNone; NextShorter goes on to the next one that also ends here.
+  // The longest pattern that ends here, or kNone; NextShorter goes on to the next one that also
+  // ends here.
   int32_t Longest(uint32_t state) const { return nodes_[state].output; }
   int32_t NextShorter(int32_t pattern) const { return shorter_[pattern]; }
   uint32_t Length(int32_t pattern) const { return lengths_[pattern]; }

@@ -9,7 +9,8 @@
 namespace lanyard::model {
 namespace {
 
-// Unicode's White_Space inside a class. PCRE2's own \s also takes U+180E, which left that set in Unicode 6.3.
+// Unicode's White_Space inside a class. PCRE2's own \s also takes U+180E, which left that set in
+// Unicode 6.3.
 #define WS R"(\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})"
 #define S "[" WS "]"
 #define NOT_S "[^" WS "]"
@@ -17,24 +18,26 @@ namespace {
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" S "+(?!" NOT_S ")|" S "+"
 // As Llama 3 and Qwen 2 write it; they differ in how many digits go together.
 #define CL100K(DIGITS)                                                                          \
-  "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS "| ?[^" WS               \
+  "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS "| ?[^" WS \
   "\\p{L}\\p{N}]+[\\r\\n]*|" S "*[\\r\\n]+|" S "+(?!" NOT_S ")|" S "+"
 
 struct Row {
-  std::string_view names;                     // separated by spaces, with one at both ends
-  std::array<const char*, 5> regexes;         // each splits what the one before it left; null ends the list
+  std::string_view names;  // separated by spaces, with one at both ends
+  std::array<const char*, 5>
+      regexes;  // each splits what the one before it left; null ends the list
   bool ignore_merges = false;
 };
 
 constexpr Row kRows[] = {
-    {" gpt-2 phi-2 jina-es jina-de gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling exaone4 ",
+    {" gpt-2 phi-2 jina-es jina-de gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling "
+     "exaone4 ",
      {GPT2}},
     {" smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 ", {"\\p{N}", GPT2}},
     {" llama-bpe llama3 llama-v3 ", {CL100K("\\p{N}{1,3}")}, true},
     {" qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez ", {CL100K("\\p{N}")}},
     {" deepseek-coder ",
-     {"[\\r\\n]", S "?\\p{L}+", S "?\\p{P}+", "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+",
-      "\\p{N}"}},
+     {"[\\r\\n]", S "?\\p{L}+", S "?\\p{P}+",
+      "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+", "\\p{N}"}},
     {" default ", {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
 };
 #undef CL100K
@@ -99,8 +102,8 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(std::string_vie
   if (row == nullptr) {
     std::string known;
     for (const Row& r : kRows) known.append(r.names.substr(0, r.names.size() - 1));
-    return Unimplemented("pre-tokeniser '", AbslView(name), "' (tokenizer.ggml.pre) is not supported; known are:",
-                         known);
+    return Unimplemented("pre-tokeniser '", AbslView(name),
+                         "' (tokenizer.ggml.pre) is not supported; known are:", known);
   }
   std::unique_ptr<Pretokenizer> out(new Pretokenizer());
   out->ignore_merges_ = row->ignore_merges;
@@ -112,7 +115,8 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(std::string_vie
     regex->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern), PCRE2_ZERO_TERMINATED,
                                 PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
     if (regex->code == nullptr) {
-      return Internal("pre-tokeniser '", AbslView(name), "': ", ErrorText(error), " at ", offset, " of ", pattern);
+      return Internal("pre-tokeniser '", AbslView(name), "': ", ErrorText(error), " at ", offset,
+                      " of ", pattern);
     }
     // Where there is no JIT, the interpreter gives the same result.
     pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE);
@@ -126,11 +130,13 @@ absl::Status Pretokenizer::Regex::Split(std::string_view text, const Scratch& sc
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t begin = 0;  // of what is not given out yet
   while (begin < text.size()) {
-    const int count = pcre2_match(code, subject, text.size(), begin, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                                  scratch.data, scratch.context);
+    const int count =
+        pcre2_match(code, subject, text.size(), begin, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                    scratch.data, scratch.context);
     if (count == PCRE2_ERROR_NOMATCH) break;
     if (count < 0) {
-      return ResourceExhausted("splitting the text into words failed at byte ", begin, ": ", ErrorText(count));
+      return ResourceExhausted("splitting the text into words failed at byte ", begin, ": ",
+                               ErrorText(count));
     }
     const PCRE2_SIZE* match = pcre2_get_ovector_pointer(scratch.data);
     if (match[0] > begin) out->push_back(text.substr(begin, match[0] - begin));
@@ -151,7 +157,8 @@ absl::StatusOr<std::vector<std::string_view>> Pretokenizer::Split(std::string_vi
   for (const auto& regex : regexes_) {
     std::vector<std::string_view> next;
     next.reserve(pieces.size() * 2);
-    for (const std::string_view piece : pieces) RETURN_IF_ERROR(regex->Split(piece, scratch, &next));
+    for (const std::string_view piece : pieces)
+      RETURN_IF_ERROR(regex->Split(piece, scratch, &next));
     pieces = std::move(next);
   }
   return pieces;

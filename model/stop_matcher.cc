@@ -9,8 +9,8 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) {
     if (!s.empty()) stops_.push_back(std::move(s));
   }
   if (stops_.empty()) return;
-  matcher_ = std::make_unique<PatternMatcher>(
-      std::vector<std::string_view>(stops_.begin(), stops_.end()));
+  matcher_ =
+      std::make_unique<PatternMatcher>(std::vector<std::string_view>(stops_.begin(), stops_.end()));
 }
 
 std::string_view StopMatcher::stop() const {
@@ -31,10 +31,11 @@ std::string StopMatcher::Push(std::string_view piece) {
     held_.clear();
     return out;
   }
-  // The state's depth is the longest end of the text that may still grow into a stop string. It is at most what is
-  // held: a longer one would have been held too. Never cut a character in two.
+  // The state's depth is the longest end of the text that may still grow into a stop string. It is
+  // at most what is held: a longer one would have been held too. Never cut a character in two.
   size_t safe = held_.size() - matcher_->Depth(state_);
-  while (safe > 0 && safe < held_.size() && (static_cast<uint8_t>(held_[safe]) & 0xC0) == 0x80) --safe;
+  while (safe > 0 && safe < held_.size() && (static_cast<uint8_t>(held_[safe]) & 0xC0) == 0x80)
+    --safe;
   std::string out = held_.substr(0, safe);
   held_.erase(0, safe);
   return out;

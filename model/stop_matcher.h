@@ -1,5 +1,5 @@
-// Stop strings across token borders. Text goes in by pieces; what cannot be the beginning of a stop string comes out at
-// once, the rest is held back until it is decided. Time is linear in the text.
+// Stop strings across token borders. Text goes in by pieces; what cannot be the beginning of a stop
+// string comes out at once, the rest is held back until it is decided. Time is linear in the text.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,9 @@ class StopMatcher {
   // Empty strings are left out.
   explicit StopMatcher(std::vector<std::string> stops);
 
-  // Text that is now safe to send. Of all stop strings the one that is complete first wins, and of those that end at the
-  // same byte the longest; the text stops before it. Once stopped, returns nothing.
+  // Text that is now safe to send. Of all stop strings the one that is complete first wins, and of
+  // those that end at the same byte the longest; the text stops before it. Once stopped, returns
+  // nothing.
   std::string Push(std::string_view piece);
   // The end of the text: what was held back.
   std::string Flush();

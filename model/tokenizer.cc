@@ -12,8 +12,8 @@
 
 namespace lanyard::model {
 
-// Which bytes of a text are trusted: ascending borders at which trust changes, the first byte being untrusted where the
-// first border is above 0.
+// Which bytes of a text are trusted: ascending borders at which trust changes, the first byte being
+// untrusted where the first border is above 0.
 struct Tokenizer::TrustMap {
   std::vector<size_t> borders;
 
@@ -61,8 +61,9 @@ void Tokenizer::FindSpecials() {
   matcher_ = std::make_unique<PatternMatcher>(patterns);
 }
 
-// Longest tokens first, and of one length from left to right, each where no token taken before stands (llama.cpp searches
-// token by token in this order). An occurrence that is not longer than those taken can only touch them at its ends.
+// Longest tokens first, and of one length from left to right, each where no token taken before
+// stands (llama.cpp searches token by token in this order). An occurrence that is not longer than
+// those taken can only touch them at its ends.
 std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
                                                       const TrustMap& trust) const {
   struct Hit {
@@ -73,7 +74,8 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
   uint32_t state = PatternMatcher::kRoot;
   for (size_t i = 0; i < text.size(); ++i) {
     state = matcher_->Step(state, static_cast<uint8_t>(text[i]));
-    if (const int32_t p = matcher_->Longest(state); p != PatternMatcher::kNone) hits.push_back({i + 1, p});
+    if (const int32_t p = matcher_->Longest(state); p != PatternMatcher::kNone)
+      hits.push_back({i + 1, p});
   }
   std::vector<Fragment> tokens;
   std::vector<bool> taken(hits.empty() ? 0 : text.size());
@@ -95,7 +97,8 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
     }
     hits.resize(kept);
   }
-  std::sort(tokens.begin(), tokens.end(), [](const Fragment& a, const Fragment& b) { return a.begin < b.begin; });
+  std::sort(tokens.begin(), tokens.end(),
+            [](const Fragment& a, const Fragment& b) { return a.begin < b.begin; });
   std::vector<Fragment> out;
   size_t done = 0;
   for (const Fragment& token : tokens) {
@@ -107,14 +110,17 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
   return out;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view text, const TrustMap& trust,
+absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view text,
+                                                              const TrustMap& trust,
                                                               bool add_special) const {
   if (text.size() > kMaxTextBytes) {
-    return InvalidArgument("text of ", text.size(), " bytes; at most ", kMaxTextBytes, " can be tokenised at once");
+    return InvalidArgument("text of ", text.size(), " bytes; at most ", kMaxTextBytes,
+                           " can be tokenised at once");
   }
   const std::vector<Fragment> fragments = Partition(text, trust);
   std::vector<int32_t> out;
-  if (add_special && vocab_.add_bos() && (fragments.empty() || fragments[0].token != vocab_.bos())) {
+  if (add_special && vocab_.add_bos() &&
+      (fragments.empty() || fragments[0].token != vocab_.bos())) {
     out.push_back(vocab_.bos());
   }
   bool after_special = true;
@@ -136,7 +142,8 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view t
   return out;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, Options options) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
+                                                       Options options) const {
   return EncodeTrusted(text, TrustMap::All(options.parse_special), options.add_special);
 }
 
@@ -158,11 +165,15 @@ std::string Tokenizer::PieceBytes(int32_t id) const {
   switch (vocab_.Type(id)) {
     case TokenType::kControl:
     case TokenType::kUnknown:
-    case TokenType::kUserDefined: return std::string(text);
-    case TokenType::kByte: return std::string(1, static_cast<char>(vocab_.ByteOf(id)));
+    case TokenType::kUserDefined:
+      return std::string(text);
+    case TokenType::kByte:
+      return std::string(1, static_cast<char>(vocab_.ByteOf(id)));
     case TokenType::kUnused:
-    case TokenType::kUndefined: return {};
-    case TokenType::kNormal: break;
+    case TokenType::kUndefined:
+      return {};
+    case TokenType::kNormal:
+      break;
   }
   if (vocab_.kind() == VocabKind::kSpm) return SpmUnescape(text);
   // A normal token that is not in the byte alphabet stands for its own text.

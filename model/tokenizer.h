@@ -1,4 +1,5 @@
-// Text to token ids and back to bytes. Byte-level BPE and SentencePiece-style BPE; ids are equal to llama.cpp's.
+// Text to token ids and back to bytes. Byte-level BPE and SentencePiece-style BPE; ids are equal to
+// llama.cpp's.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,9 @@ namespace lanyard::model {
 class GgufFile;
 class PatternMatcher;
 
-// A stretch of a prompt. In trusted text (of a chat template) the texts of control tokens become those tokens; in the
-// rest (what people typed) never. Words and merges run across the borders of parts, so that the tokens of harmless text
-// do not depend on where the borders are.
+// A stretch of a prompt. In trusted text (of a chat template) the texts of control tokens become
+// those tokens; in the rest (what people typed) never. Words and merges run across the borders of
+// parts, so that the tokens of harmless text do not depend on where the borders are.
 struct PromptPart {
   std::string text;
   bool trusted = false;
@@ -36,7 +37,8 @@ class TextEncoder {
 // Immutable and thread-safe.
 class Tokenizer {
  public:
-  // Reads and checks the vocabulary of a GGUF file, which may be closed afterwards. Errors name the key, the token or the merge.
+  // Reads and checks the vocabulary of a GGUF file, which may be closed afterwards. Errors name the
+  // key, the token or the merge.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Make(const VocabData& data);
   ~Tokenizer();
@@ -47,17 +49,21 @@ class Tokenizer {
   };
   static constexpr size_t kMaxTextBytes = size_t{256} << 20;
 
-  // Any bytes are taken: for BPE each byte of invalid UTF-8 reads as U+FFFD, for SentencePiece it becomes its byte
-  // token; a byte without a token is left out. Tokens of type user-defined are found in every text, as llama.cpp does.
-  // Linear memory and n log n time.
-  // InvalidArgument above kMaxTextBytes; ResourceExhausted where a word cannot be split within limits.
+  // Any bytes are taken: for BPE each byte of invalid UTF-8 reads as U+FFFD, for SentencePiece it
+  // becomes its byte token; a byte without a token is left out. Tokens of type user-defined are
+  // found in every text, as llama.cpp does. Linear memory and n log n time. InvalidArgument above
+  // kMaxTextBytes; ResourceExhausted where a word cannot be split within limits.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, Options options) const;
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const { return Encode(text, Options()); }
-  // A prompt of trusted and other parts. With add_special, BOS is not added where the prompt begins with it already.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::span<const PromptPart> parts, bool add_special) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const {
+    return Encode(text, Options());
+  }
+  // A prompt of trusted and other parts. With add_special, BOS is not added where the prompt begins
+  // with it already.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::span<const PromptPart> parts,
+                                              bool add_special) const;
 
-  // Bytes that the token stands for, perhaps part of a character; a control token's own text; empty for an id outside
-  // the vocabulary and for unused tokens.
+  // Bytes that the token stands for, perhaps part of a character; a control token's own text; empty
+  // for an id outside the vocabulary and for unused tokens.
   std::string PieceBytes(int32_t id) const;
   bool IsSpecial(int32_t id) const { return InRange(id) && vocab_.IsSpecial(id); }
   bool IsEog(int32_t id) const { return vocab_.IsEog(id); }
@@ -94,8 +100,9 @@ class Tokenizer {
                                                      bool add_special) const;
 
   Vocab vocab_;
-  std::vector<int32_t> specials_;      // control, unknown and user-defined tokens: the patterns of matcher_
-  std::vector<uint32_t> lengths_;      // distinct lengths of them, longest first
+  std::vector<int32_t>
+      specials_;  // control, unknown and user-defined tokens: the patterns of matcher_
+  std::vector<uint32_t> lengths_;  // distinct lengths of them, longest first
   std::unique_ptr<PatternMatcher> matcher_;
   std::unique_ptr<TextEncoder> encoder_;
 };

@@ -17,7 +17,7 @@ struct BpeEncoder::Scratch {
   };
   struct Pair {
     int32_t rank;
-    int32_t left;              // position
+    int32_t left;                     // position
     int32_t left_token, right_token;  // as they were; the pair is stale where they have changed
     int32_t joined;
     bool operator<(const Pair& other) const {
@@ -28,8 +28,8 @@ struct BpeEncoder::Scratch {
   std::priority_queue<Pair> pairs;
 };
 
-absl::StatusOr<std::unique_ptr<TextEncoder>> BpeEncoder::Make(const Vocab* vocab,
-                                                              const std::vector<std::string_view>& merges) {
+absl::StatusOr<std::unique_ptr<TextEncoder>> BpeEncoder::Make(
+    const Vocab* vocab, const std::vector<std::string_view>& merges) {
   std::unique_ptr<BpeEncoder> out(new BpeEncoder(vocab));
   ASSIGN_OR_RETURN(out->pretokenizer_, Pretokenizer::Make(vocab->pre()));
   for (int b = 0; b < 256; ++b) {
@@ -46,7 +46,8 @@ bool BpeEncoder::IsText(int32_t id) const {
 }
 
 absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges) {
-  if (merges.size() > 0x7FFFFFFF) return InvalidArgument("tokenizer.ggml.merges has ", merges.size(), " entries");
+  if (merges.size() > 0x7FFFFFFF)
+    return InvalidArgument("tokenizer.ggml.merges has ", merges.size(), " entries");
   merges_.reserve(merges.size());
   std::string joined;
   for (size_t i = 0; i < merges.size(); ++i) {
@@ -54,7 +55,8 @@ absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges) 
     const size_t space = merge.size() < 3 ? std::string_view::npos : merge.find(' ', 1);
     const auto shown = absl::Utf8SafeCEscape(AbslView(merge.substr(0, 80)));
     if (space == std::string_view::npos || space + 1 == merge.size()) {
-      return InvalidArgument("tokenizer.ggml.merges: entry ", i, " '", shown, "' is not two texts with a space between");
+      return InvalidArgument("tokenizer.ggml.merges: entry ", i, " '", shown,
+                             "' is not two texts with a space between");
     }
     joined.assign(merge.substr(0, space)).append(merge.substr(space + 1));
     const int32_t left = vocab_->Find(merge.substr(0, space));
@@ -62,9 +64,12 @@ absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges) 
     const int32_t whole = vocab_->Find(joined);
     for (const int32_t id : {left, right, whole}) {
       if (id == Vocab::kNoToken || !IsText(id)) {
-        return InvalidArgument("tokenizer.ggml.merges: entry ", i, " '", shown, "': ",
-                               id == left ? "its left part" : id == right ? "its right part" : "its result",
-                               id == Vocab::kNoToken ? " is not in the vocabulary" : " is a control token");
+        return InvalidArgument(
+            "tokenizer.ggml.merges: entry ", i, " '", shown, "': ",
+            id == left    ? "its left part"
+            : id == right ? "its right part"
+                          : "its result",
+            id == Vocab::kNoToken ? " is not in the vocabulary" : " is a control token");
       }
     }
     merges_.try_emplace(uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right),
@@ -99,7 +104,8 @@ void BpeEncoder::Propose(int32_t left, Scratch* scratch) const {
   if (a.next < 0) return;
   const Scratch::Symbol& b = scratch->symbols[a.next];
   if (a.token < 0 || b.token < 0) return;
-  const auto it = merges_.find(uint64_t{static_cast<uint32_t>(a.token)} << 32 | static_cast<uint32_t>(b.token));
+  const auto it =
+      merges_.find(uint64_t{static_cast<uint32_t>(a.token)} << 32 | static_cast<uint32_t>(b.token));
   if (it == merges_.end()) return;
   scratch->pairs.push({it->second.rank, left, a.token, b.token, it->second.token});
 }
@@ -122,7 +128,8 @@ void BpeEncoder::JoinAll(Scratch* scratch) const {
   }
 }
 
-void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch, std::vector<int32_t>* out) const {
+void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch,
+                            std::vector<int32_t>* out) const {
   if (pretokenizer_->ignore_merges()) {
     if (const int32_t id = WholeWord(word); id != Vocab::kNoToken) {
       out->push_back(id);
@@ -138,8 +145,8 @@ void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch, std::vector
   for (int32_t i = 0; i + 1 < n; ++i) Propose(i, scratch);
   JoinAll(scratch);
   for (int32_t i = 0; i >= 0 && n > 0; i = symbols[i].next) {
-    // A byte that the vocabulary cannot write is left out, as llama.cpp and tokenizers do: SmolLM2 has no U+0004, and its
-    // "unknown" token is the one that ends a text.
+    // A byte that the vocabulary cannot write is left out, as llama.cpp and tokenizers do: SmolLM2
+    // has no U+0004, and its "unknown" token is the one that ends a text.
     if (symbols[i].token >= 0) out->push_back(symbols[i].token);
   }
 }

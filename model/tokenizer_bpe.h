@@ -1,4 +1,5 @@
-// Byte-level BPE: bytes are the first symbols, the pair with the lowest merge rank is joined first, the leftmost of equals.
+// Byte-level BPE: bytes are the first symbols, the pair with the lowest merge rank is joined first,
+// the leftmost of equals.
 #pragma once
 
 #include <array>
@@ -16,10 +17,10 @@ namespace lanyard::model {
 
 class BpeEncoder : public TextEncoder {
  public:
-  // `vocab` must outlive the encoder. InvalidArgument naming a merge that is not "left right" or whose parts or result
-  // are not tokens of ordinary text.
-  static absl::StatusOr<std::unique_ptr<TextEncoder>> Make(const Vocab* vocab,
-                                                           const std::vector<std::string_view>& merges);
+  // `vocab` must outlive the encoder. InvalidArgument naming a merge that is not "left right" or
+  // whose parts or result are not tokens of ordinary text.
+  static absl::StatusOr<std::unique_ptr<TextEncoder>> Make(
+      const Vocab* vocab, const std::vector<std::string_view>& merges);
 
   absl::Status Encode(std::string_view text, std::vector<int32_t>* out) const override;
 
@@ -40,8 +41,8 @@ class BpeEncoder : public TextEncoder {
 
   const Vocab* vocab_;
   std::unique_ptr<Pretokenizer> pretokenizer_;
-  std::array<int32_t, 256> byte_tokens_{};               // kNoToken where the vocabulary lacks the byte
-  absl::flat_hash_map<uint64_t, Merge> merges_;          // left << 32 | right
+  std::array<int32_t, 256> byte_tokens_{};       // kNoToken where the vocabulary lacks the byte
+  absl::flat_hash_map<uint64_t, Merge> merges_;  // left << 32 | right
 };
 
 }  // namespace lanyard::model

@@ -1,4 +1,5 @@
-// A vocabulary and a text out of the same bytes: loading never crashes, and what loads keeps its promises on any text.
+// A vocabulary and a text out of the same bytes: loading never crashes, and what loads keeps its
+// promises on any text.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -20,7 +21,8 @@ void Check(bool holds) {
   if (!holds) std::abort();
 }
 
-// Fields end with byte 0. The first says which kind; then come tokens, an empty one ends them; then merges; then text.
+// Fields end with byte 0. The first says which kind; then come tokens, an empty one ends them; then
+// merges; then text.
 struct Reader {
   std::string_view rest;
   std::string_view Next() {
@@ -34,14 +36,16 @@ struct Reader {
 void TryText(const Tokenizer& t, std::string_view text) {
   const auto plain = t.Encode(text);
   if (!plain.ok()) return;
-  for (const int32_t id : *plain) Check(id >= 0 && id < t.n_vocab() && (!t.IsSpecial(id) || id == t.vocab().unk()));
+  for (const int32_t id : *plain)
+    Check(id >= 0 && id < t.n_vocab() && (!t.IsSpecial(id) || id == t.vocab().unk()));
   const auto special = t.Encode(text, {.add_special = true, .parse_special = true});
   Check(special.ok());
   StreamDecoder decoder(&t, {.render_special = true, .whole_text = true});
   std::string back;
   for (const int32_t id : *special) {
     const std::string piece = decoder.Push(id);
-    Check(lanyard::model::IsValidUtf8(piece) || t.IsSpecial(id) || !lanyard::model::IsValidUtf8(t.PieceBytes(id)));
+    Check(lanyard::model::IsValidUtf8(piece) || t.IsSpecial(id) ||
+          !lanyard::model::IsValidUtf8(t.PieceBytes(id)));
     back += piece;
   }
   back += decoder.Flush();
@@ -60,7 +64,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t kind = head.empty() ? 0 : static_cast<uint8_t>(head[0]);
   VocabData vocab;
   vocab.model = (kind & 1) != 0 ? "gpt2" : "llama";
-  constexpr const char* kPre[] = {"gpt-2", "smollm", "llama-bpe", "qwen2", "deepseek-coder", "default", "", "?"};
+  constexpr const char* kPre[] = {"gpt-2",          "smollm",  "llama-bpe", "qwen2",
+                                  "deepseek-coder", "default", "",          "?"};
   vocab.pre = kPre[kind >> 1 & 7];
   // The alphabet first, so that most inputs load.
   std::vector<std::string> alphabet;
@@ -73,8 +78,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     vocab.types.push_back(token.size() > 1 ? token[0] % 8 : 1);
     vocab.tokens.push_back(token.size() > 1 ? token.substr(1) : token);
   }
-  for (std::string_view merge = in.Next(); !merge.empty(); merge = in.Next()) vocab.merges.push_back(merge);
-  for (size_t i = 0; i < vocab.tokens.size(); ++i) vocab.scores.push_back(static_cast<float>(i * 7 % 13));
+  for (std::string_view merge = in.Next(); !merge.empty(); merge = in.Next())
+    vocab.merges.push_back(merge);
+  for (size_t i = 0; i < vocab.tokens.size(); ++i)
+    vocab.scores.push_back(static_cast<float>(i * 7 % 13));
   if (head.size() > 1) vocab.bos = static_cast<uint8_t>(head[1]);
   if (head.size() > 2) vocab.eos = static_cast<uint8_t>(head[2]);
   if (head.size() > 3) vocab.unk = static_cast<uint8_t>(head[3]);

@@ -10,7 +10,8 @@ namespace {
 
 constexpr char kSpace[] = "\xE2\x96\x81";  // U+2581
 
-// Length of a character by its first byte alone, as llama.cpp cuts; invalid bytes fall to byte tokens later.
+// Length of a character by its first byte alone, as llama.cpp cuts; invalid bytes fall to byte
+// tokens later.
 size_t CharBytes(uint8_t lead) {
   if (lead < 0xC0) return 1;
   return lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
@@ -63,8 +64,9 @@ std::unique_ptr<TextEncoder> SpmEncoder::Make(const Vocab* vocab) {
   return std::unique_ptr<TextEncoder>(new SpmEncoder(vocab));
 }
 
-// A token that text may become. llama.cpp takes any here, so that "<s>" could be put together from "<" and "s>" where
-// both are tokens; control and byte tokens never come out of plain text in Lanyard.
+// A token that text may become. llama.cpp takes any here, so that "<s>" could be put together from
+// "<" and "s>" where both are tokens; control and byte tokens never come out of plain text in
+// Lanyard.
 int32_t SpmEncoder::FindText(std::string_view text) const {
   if (text.size() > longest_token_bytes_) return Vocab::kNoToken;
   const int32_t id = vocab_->Find(text);
@@ -115,7 +117,8 @@ absl::Status SpmEncoder::Encode(std::string_view raw, std::vector<int32_t>* out)
   for (int32_t i = 0; i + 1 < n; ++i) Propose(i, text, &scratch);
   JoinAll(text, &scratch);
   for (int32_t i = n > 0 ? 0 : -1; i >= 0; i = symbols[i].next) {
-    const std::string_view piece = std::string_view(text).substr(symbols[i].begin, symbols[i].bytes);
+    const std::string_view piece =
+        std::string_view(text).substr(symbols[i].begin, symbols[i].bytes);
     if (const int32_t id = FindText(piece); id != Vocab::kNoToken) {
       out->push_back(id);
       continue;

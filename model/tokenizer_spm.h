@@ -1,5 +1,6 @@
-// SentencePiece-style BPE: characters are the first symbols; the pair whose text is the token of the highest score is
-// joined first, the leftmost of equals; what is no token at the end is written as byte tokens.
+// SentencePiece-style BPE: characters are the first symbols; the pair whose text is the token of
+// the highest score is joined first, the leftmost of equals; what is no token at the end is written
+// as byte tokens.
 #pragma once
 
 #include <array>

@@ -64,7 +64,8 @@ class Conformance : public testing::TestWithParam<const char*> {};
 TEST_P(Conformance, EveryCase) {
   const std::string base = SharedDir() + "/conformance/tokenizer/" + GetParam();
   if (!std::filesystem::exists(base + ".gguf")) {
-    GTEST_SKIP() << "no " << base << ".gguf; set LANYARD_SHARED to the folder with the conformance data";
+    GTEST_SKIP() << "no " << base
+                 << ".gguf; set LANYARD_SHARED to the folder with the conformance data";
   }
   const auto tokenizer = LoadTokenizer(base + ".gguf");
   ASSERT_NE(tokenizer, nullptr);
@@ -89,7 +90,8 @@ TEST_P(Conformance, EveryCase) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, Conformance,
-                         testing::Values("gpt-2", "llama-spm", "llama-bpe", "qwen2", "deepseek-coder"));
+                         testing::Values("gpt-2", "llama-spm", "llama-bpe", "qwen2",
+                                         "deepseek-coder"));
 
 // Odd texts against llama.cpp on the two real vocabularies, special tokens parsed and not.
 class AgainstLlamaCpp : public testing::TestWithParam<std::pair<const char*, const char*>> {};
@@ -102,8 +104,8 @@ TEST_P(AgainstLlamaCpp, OddTexts) {
   const auto tokenizer = LoadTokenizer(path);
   ASSERT_NE(tokenizer, nullptr);
   const char* other = std::getenv("LANYARD_TOKENIZER_FIXTURE");
-  const auto fixture = nlohmann::json::parse(
-      ReadAll(other != nullptr ? other : LANYARD_SOURCE_DIR "/tests/data/tokenizer/llama_cpp.json"));
+  const auto fixture = nlohmann::json::parse(ReadAll(
+      other != nullptr ? other : LANYARD_SOURCE_DIR "/tests/data/tokenizer/llama_cpp.json"));
   for (const auto& c : fixture.at("cases")) {
     const auto text = c.at("text").get<std::string>();
     const auto& want = c.at(GetParam().first);
@@ -112,7 +114,8 @@ TEST_P(AgainstLlamaCpp, OddTexts) {
     EXPECT_EQ(*plain, want[0].get<std::vector<int32_t>>()) << c.at("text").dump();
     const auto special = tokenizer->Encode(text, {.parse_special = true});
     ASSERT_TRUE(special.ok()) << special.status();
-    EXPECT_EQ(*special, want[want[1].is_null() ? 0 : 1].get<std::vector<int32_t>>()) << c.at("text").dump();
+    EXPECT_EQ(*special, want[want[1].is_null() ? 0 : 1].get<std::vector<int32_t>>())
+        << c.at("text").dump();
     for (const int32_t id : *plain) EXPECT_FALSE(tokenizer->IsSpecial(id)) << c.at("text").dump();
     StreamDecoder decoder(tokenizer.get(), {.render_special = true, .whole_text = true});
     std::string back;
@@ -122,7 +125,8 @@ TEST_P(AgainstLlamaCpp, OddTexts) {
     const bool spm = tokenizer->vocab().kind() == VocabKind::kSpm;
     EXPECT_EQ(back, spm ? SpmUnescape(text) : text);
   }
-  if (std::string_view(GetParam().first) == "smollm2") {  // has no tokens for these; llama.cpp gives nothing either
+  if (std::string_view(GetParam().first) ==
+      "smollm2") {  // has no tokens for these; llama.cpp gives nothing either
     EXPECT_TRUE(tokenizer->Encode("\x04\x06\x13\x14\x16\x1D")->empty());
   }
 }
@@ -173,7 +177,8 @@ std::string MessageOf(TestVocab v) { return std::string(v.Make().status().messag
 TEST(HostileVocab, IsRefusedByName) {
   TestVocab v = TestVocab::Bpe({"ab"});
   v.data.merges = {"a b", "a zz"};
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("entry 1 'a zz': its right part is not in the vocabulary"));
+  EXPECT_THAT(MessageOf(v),
+              testing::HasSubstr("entry 1 'a zz': its right part is not in the vocabulary"));
   v.data.merges = {"ab"};
   EXPECT_THAT(MessageOf(v), testing::HasSubstr("not two texts"));
   for (const char* merge : {"", " ", "  ", "a ", " b"}) {
@@ -190,7 +195,8 @@ TEST(HostileVocab, IsRefusedByName) {
   EXPECT_THAT(MessageOf(v), testing::HasSubstr("token 256 is empty"));
   v = TestVocab::Bpe({});
   v.data.bos = 256;
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("bos_token_id is 256 but the vocabulary has 256 tokens"));
+  EXPECT_THAT(MessageOf(v),
+              testing::HasSubstr("bos_token_id is 256 but the vocabulary has 256 tokens"));
   v.data.bos.reset();
   v.data.add_bos = true;
   EXPECT_THAT(MessageOf(v), testing::HasSubstr("no bos_token_id"));
@@ -243,7 +249,8 @@ TEST(Spm, ByteFallbackAndSpacePrefix) {
   auto t = *v.Make();
   EXPECT_EQ(*t->Encode("hi", {.add_special = true}), (std::vector<int32_t>{1, 259, 260}));
   EXPECT_EQ(*t->Encode("\xFF"), (std::vector<int32_t>{262, 3 + 0xFF}));
-  EXPECT_EQ(*t->Encode("hi</s>hi", {.parse_special = true}), (std::vector<int32_t>{259, 260, 2, 259, 260}));
+  EXPECT_EQ(*t->Encode("hi</s>hi", {.parse_special = true}),
+            (std::vector<int32_t>{259, 260, 2, 259, 260}));
   EXPECT_EQ(*t->Encode("", {.add_special = true}), (std::vector<int32_t>{1}));
   v.data.add_space_prefix = false;
   t = *v.Make();
@@ -269,7 +276,8 @@ TEST(Specials, LongestFirstAndOnlyInTrustedText) {
   v.data.types[256] = v.data.types[257] = v.data.types[258] = 3;
   v.data.types[259] = 4;
   const auto t = *v.Make();
-  EXPECT_EQ(*t->Encode("<|a|><|a|><|b|>", {.parse_special = true}), (std::vector<int32_t>{256, 257}));
+  EXPECT_EQ(*t->Encode("<|a|><|a|><|b|>", {.parse_special = true}),
+            (std::vector<int32_t>{256, 257}));
   EXPECT_EQ(t->Encode("<|a|>")->size(), 5U);
   EXPECT_EQ(*t->Encode("<tag>"), (std::vector<int32_t>{259}));  // user-defined: always
   const std::vector<PromptPart> parts = {{"<|a|>", true}, {"<|b|><tag>", false}, {"<|b", true},

@@ -3,8 +3,8 @@
 namespace lanyard::model {
 namespace {
 
-// The code point that stands for a byte in GPT-2's alphabet: printable Latin-1 stands for itself, the rest is moved to
-// U+0100 and on, in ascending order.
+// The code point that stands for a byte in GPT-2's alphabet: printable Latin-1 stands for itself,
+// the rest is moved to U+0100 and on, in ascending order.
 std::array<char32_t, 256> AlphabetCodePoints() {
   std::array<char32_t, 256> out{};
   char32_t next = 0x100;
@@ -33,11 +33,16 @@ struct SecondByte {
 };
 SecondByte SecondByteOf(uint8_t lead) {
   switch (lead) {
-    case 0xE0: return {0xA0, 0xBF};
-    case 0xED: return {0x80, 0x9F};
-    case 0xF0: return {0x90, 0xBF};
-    case 0xF4: return {0x80, 0x8F};
-    default: return {};
+    case 0xE0:
+      return {0xA0, 0xBF};
+    case 0xED:
+      return {0x80, 0x9F};
+    case 0xF0:
+      return {0x90, 0xBF};
+    case 0xF4:
+      return {0x80, 0x8F};
+    default:
+      return {};
   }
 }
 

@@ -11,7 +11,8 @@
 namespace lanyard::model {
 namespace {
 
-// Texts that end a generation whatever their type says, for want of a key in the file (llama.cpp's list).
+// Texts that end a generation whatever their type says, for want of a key in the file (llama.cpp's
+// list).
 constexpr std::array<std::string_view, 33> kEogTexts = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
     "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
@@ -23,12 +24,11 @@ constexpr std::array<std::string_view, 33> kEogTexts = {
 
 // Control tokens that converters have left with another type.
 constexpr std::array<std::string_view, 23> kControlTexts = {
-    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
-    "<|code_prefix|>", "<|prefix|>",
-    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
-    "<|code_suffix|>", "<|suffix|>",
-    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
-    "<|code_middle|>"};
+    "<|fim_prefix|>", "<fim-prefix>",    "<fim_prefix>",   "<｜fim▁begin｜>", "<PRE>",
+    "▁<PRE>",         "<|code_prefix|>", "<|prefix|>",     "<|fim_suffix|>",  "<fim-suffix>",
+    "<fim_suffix>",   "<｜fim▁hole｜>",  "<SUF>",          "▁<SUF>",          "<|code_suffix|>",
+    "<|suffix|>",     "<|fim_middle|>",  "<fim-middle>",   "<fim_middle>",    "<｜fim▁end｜>",
+    "<MID>",          "▁<MID>",          "<|code_middle|>"};
 
 std::string Quoted(std::string_view text) {
   return absl::StrCat("'", absl::Utf8SafeCEscape(AbslView(text.substr(0, 60))), "'");
@@ -43,10 +43,11 @@ int HexDigit(char c) {
   return -1;
 }
 
-// "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write before a buffer).
+// "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write before a
+// buffer).
 bool IsByteToken(std::string_view text) {
-  return text.size() == 6 && text.substr(0, 3) == "<0x" && text[5] == '>' && HexDigit(text[3]) >= 0 &&
-         HexDigit(text[4]) >= 0;
+  return text.size() == 6 && text.substr(0, 3) == "<0x" && text[5] == '>' &&
+         HexDigit(text[3]) >= 0 && HexDigit(text[4]) >= 0;
 }
 
 template <typename T>
@@ -122,13 +123,16 @@ absl::StatusOr<Vocab> Vocab::Make(const VocabData& data) {
 absl::Status Vocab::AddTokens(const VocabData& data) {
   const size_t n = data.tokens.size();
   if (n == 0 || n > 0x7FFFFFFF) {
-    return InvalidArgument("tokenizer.ggml.tokens has ", n, " tokens; 1 to 2147483647 are possible");
+    return InvalidArgument("tokenizer.ggml.tokens has ", n,
+                           " tokens; 1 to 2147483647 are possible");
   }
   if (!data.scores.empty() && data.scores.size() != n) {
-    return InvalidArgument("tokenizer.ggml.scores has ", data.scores.size(), " values for ", n, " tokens");
+    return InvalidArgument("tokenizer.ggml.scores has ", data.scores.size(), " values for ", n,
+                           " tokens");
   }
   if (!data.types.empty() && data.types.size() != n) {
-    return InvalidArgument("tokenizer.ggml.token_type has ", data.types.size(), " values for ", n, " tokens");
+    return InvalidArgument("tokenizer.ggml.token_type has ", data.types.size(), " values for ", n,
+                           " tokens");
   }
   offsets_.reserve(n + 1);
   offsets_.push_back(0);
@@ -144,7 +148,8 @@ absl::Status Vocab::AddTokens(const VocabData& data) {
                              " is of type byte but is not <0x00> to <0xFF>");
     }
     if (const int32_t other = Find(text); other != kNoToken) {
-      return InvalidArgument("tokenizer.ggml.tokens: ", Quoted(text), " is both token ", other, " and ", i);
+      return InvalidArgument("tokenizer.ggml.tokens: ", Quoted(text), " is both token ", other,
+                             " and ", i);
     }
     texts_.append(text);
     offsets_.push_back(texts_.size());
@@ -154,7 +159,8 @@ absl::Status Vocab::AddTokens(const VocabData& data) {
   }
   scores_ = data.scores;
   for (size_t i = 0; i < scores_.size(); ++i) {
-    if (std::isnan(scores_[i])) return InvalidArgument("tokenizer.ggml.scores: value ", i, " is NaN");
+    if (std::isnan(scores_[i]))
+      return InvalidArgument("tokenizer.ggml.scores: value ", i, " is NaN");
   }
   return absl::OkStatus();
 }
@@ -170,12 +176,12 @@ absl::Status Vocab::SetSpecialIds(const VocabData& data) {
   RETURN_IF_ERROR(CheckedId(data.eot, "eot_token_id", size(), &eot_));
   RETURN_IF_ERROR(CheckedId(data.eom, "eom_token_id", size(), &eom_));
   RETURN_IF_ERROR(CheckedId(data.unk, "unknown_token_id", size(), &unk_));
-  const bool llama_bpe = kind_ == VocabKind::kBpe && (pre_ == "llama-bpe" || pre_ == "llama3" ||
-                                                      pre_ == "llama-v3");
+  const bool llama_bpe =
+      kind_ == VocabKind::kBpe && (pre_ == "llama-bpe" || pre_ == "llama3" || pre_ == "llama-v3");
   add_bos_ = data.add_bos.value_or(kind_ == VocabKind::kSpm || llama_bpe);
   add_eos_ = data.add_eos.value_or(false);
-  add_space_prefix_ = data.add_space_prefix.value_or(kind_ == VocabKind::kSpm) &&
-                      kind_ == VocabKind::kSpm;
+  add_space_prefix_ =
+      data.add_space_prefix.value_or(kind_ == VocabKind::kSpm) && kind_ == VocabKind::kSpm;
   if (add_bos_ && bos_ == kNoToken) {
     if (data.add_bos) {
       return InvalidArgument("tokenizer.ggml.add_bos_token is true but there is no bos_token_id");
@@ -196,7 +202,8 @@ void Vocab::DetectSpecialTexts() {
     const int32_t id = Find(text);
     if (id == kNoToken) continue;
     // Byte-level BPE has learnt this HTML tag as an ordinary word (Qwen 2); it ends nothing there.
-    const bool html_tag = text == "</s>" && kind_ == VocabKind::kBpe && types_[id] == TokenType::kNormal;
+    const bool html_tag =
+        text == "</s>" && kind_ == VocabKind::kBpe && types_[id] == TokenType::kNormal;
     if (html_tag) continue;
     types_[id] = TokenType::kControl;
     eog_.insert(id);

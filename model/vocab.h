@@ -1,5 +1,6 @@
-// A model's vocabulary: token texts, types, scores, merges and special ids, checked once at load. Kinds: "gpt2" (byte-level
-// BPE) and "llama" (SentencePiece BPE with scores). Semantics follow llama.cpp's llama-vocab, with which GGUF files are made.
+// A model's vocabulary: token texts, types, scores, merges and special ids, checked once at load.
+// Kinds: "gpt2" (byte-level BPE) and "llama" (SentencePiece BPE with scores). Semantics follow
+// llama.cpp's llama-vocab, with which GGUF files are made.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +19,25 @@ class GgufFile;
 
 // Numbers of tokenizer.ggml.token_type.
 enum class TokenType : uint8_t {
-  kUndefined = 0, kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6,
+  kUndefined = 0,
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6,
 };
 
 enum class VocabKind { kBpe, kSpm };
 
 // What a GGUF file says, unchecked. Views must live until Vocab::Make returns.
 struct VocabData {
-  std::string model;                      // tokenizer.ggml.model
-  std::string pre;                        // tokenizer.ggml.pre; empty when absent
+  std::string model;  // tokenizer.ggml.model
+  std::string pre;    // tokenizer.ggml.pre; empty when absent
   std::vector<std::string_view> tokens;
-  std::vector<float> scores;              // empty or one a token
-  std::vector<int64_t> types;             // empty or one a token
-  std::vector<std::string_view> merges;   // "left right", best first
+  std::vector<float> scores;             // empty or one a token
+  std::vector<int64_t> types;            // empty or one a token
+  std::vector<std::string_view> merges;  // "left right", best first
   // Absent keys stay nullopt; ids as written.
   std::optional<uint64_t> bos, eos, eot, eom, unk;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
@@ -44,9 +51,9 @@ class Vocab {
  public:
   static constexpr int32_t kNoToken = -1;
 
-  // InvalidArgument naming the token, merge or key that is wrong: an empty or repeated token, a special id outside the
-  // vocabulary, arrays of unequal lengths, a byte token that is not <0x00> to <0xFF>, a score that is not a number.
-  // Unimplemented for another tokenizer model.
+  // InvalidArgument naming the token, merge or key that is wrong: an empty or repeated token, a
+  // special id outside the vocabulary, arrays of unequal lengths, a byte token that is not <0x00>
+  // to <0xFF>, a score that is not a number. Unimplemented for another tokenizer model.
   static absl::StatusOr<Vocab> Make(const VocabData& data);
   Vocab(Vocab&&) = default;
   Vocab& operator=(Vocab&&) = default;
@@ -61,7 +68,8 @@ class Vocab {
   }
   TokenType Type(int32_t id) const { return types_[id]; }
   float Score(int32_t id) const { return scores_.empty() ? 0.0F : scores_[id]; }
-  // Control or unknown: never made of text unless special tokens are parsed, and not part of the visible answer.
+  // Control or unknown: never made of text unless special tokens are parsed, and not part of the
+  // visible answer.
   bool IsSpecial(int32_t id) const {
     return types_[id] == TokenType::kControl || types_[id] == TokenType::kUnknown;
   }
@@ -89,8 +97,8 @@ class Vocab {
 
   VocabKind kind_ = VocabKind::kBpe;
   std::string pre_;
-  std::string texts_;               // all tokens, one after another
-  std::vector<uint64_t> offsets_;   // size() + 1
+  std::string texts_;              // all tokens, one after another
+  std::vector<uint64_t> offsets_;  // size() + 1
   std::vector<TokenType> types_;
   std::vector<float> scores_;
   // By hash of the text, then compared: half the memory of a map that holds views, and movable.

@@ -8,9 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
-#include <boost/asio/awaitable.hpp>
 #include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
@@ -18,7 +19,6 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <list>
@@ -38,7 +38,8 @@ using asio::ip::tcp;
 constexpr auto kAsTuple = asio::as_tuple(asio::use_awaitable);
 constexpr TimeNs kTick = 100 * kMillisecond;
 constexpr int kBacklog = 512;
-constexpr int kUserTimeoutMs = 1000;  // as gRPC sets it on listeners of its own (keepalive time-out)
+constexpr int kUserTimeoutMs =
+    1000;  // as gRPC sets it on listeners of its own (keepalive time-out)
 
 IpAddress AddressOf(const tcp::endpoint& from) {
   const asio::ip::address address = from.address();
@@ -74,17 +75,21 @@ absl::StatusOr<int> Listen(const std::string& host, const std::string& port) {
   const int one = 1;
   const int zero = 0;
   if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-  if (fd >= 0 && found->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
-  if (fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, kBacklog) == 0) return fd;
+  if (fd >= 0 && found->ai_family == AF_INET6)
+    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
+  if (fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, kBacklog) == 0)
+    return fd;
   const int error = errno;
   if (fd >= 0) close(fd);
-  return Unavailable("cannot listen on ", where, ": ", std::strerror(error), " (errno ", error, ")",
-                     error == EADDRINUSE ? "; stop what uses the port, or choose another with --listen" : "");
+  return Unavailable(
+      "cannot listen on ", where, ": ", std::strerror(error), " (errno ", error, ")",
+      error == EADDRINUSE ? "; stop what uses the port, or choose another with --listen" : "");
 }
 
 class AcceptorImpl final : public Acceptor {
  public:
-  explicit AcceptorImpl(Options options) : options_(std::move(options)), listener_(io_), tick_(io_) {
+  explicit AcceptorImpl(Options options)
+      : options_(std::move(options)), listener_(io_), tick_(io_) {
     if (options_.limits.networks.empty()) options_.limits.networks = OfficeNetworks();
   }
 
@@ -102,7 +107,8 @@ class AcceptorImpl final : public Acceptor {
     listener_.assign(bound.ss_family == AF_INET ? tcp::v4() : tcp::v6(), fd, ec);
     if (ec) {
       close(fd);
-      return Unavailable("cannot listen on ", options_.host, ":", options_.port, ": ", ec.message());
+      return Unavailable("cannot listen on ", options_.host, ":", options_.port, ": ",
+                         ec.message());
     }
     port_ = listener_.local_endpoint(ec).port();
     asio::co_spawn(io_, AcceptLoop(), asio::detached);
@@ -170,7 +176,9 @@ class AcceptorImpl final : public Acceptor {
       Prune();
       if (++ticks % 10 == 0) {
         for (auto& [address, of] : addresses_) of.new_this_second = 0;
-        std::erase_if(addresses_, [](const auto& entry) { return entry.second.greeting + entry.second.handed == 0; });
+        std::erase_if(addresses_, [](const auto& entry) {
+          return entry.second.greeting + entry.second.handed == 0;
+        });
         TellRefused();
       }
     }
@@ -190,8 +198,8 @@ class AcceptorImpl final : public Acceptor {
   void TellRefused() {
     const uint64_t refused = refused_network_ + refused_limit_ + refused_hello_;
     if (refused == told_refused_) return;
-    LogWarning("refused ", refused - told_refused_, " connections in the last second on port ", port_,
-               " (of all: ", refused_network_, " from other networks, ", refused_limit_,
+    LogWarning("refused ", refused - told_refused_, " connections in the last second on port ",
+               port_, " (of all: ", refused_network_, " from other networks, ", refused_limit_,
                " beyond limits, ", refused_hello_, " that do not speak TLS 1.3)");
     told_refused_ = refused;
   }
@@ -211,7 +219,8 @@ class AcceptorImpl final : public Acceptor {
     OfAddress& of = addresses_[address];
     if (static_cast<int>(handed_.size()) >= limits.max_connections) Prune();
     if (static_cast<int>(handed_.size() + greetings_.size()) >= limits.max_connections ||
-        of.handed + of.greeting >= limits.max_per_address || of.greeting >= limits.max_greeting_per_address ||
+        of.handed + of.greeting >= limits.max_per_address ||
+        of.greeting >= limits.max_greeting_per_address ||
         ++of.new_this_second > limits.max_new_per_second) {
       ++refused_limit_;
       return;  // closed
@@ -231,7 +240,8 @@ class AcceptorImpl final : public Acceptor {
   // Too many greet at once: the oldest of the address that has most of them makes room.
   void DropSlowest() {
     int most = 0;
-    for (const Greeting& greeting : greetings_) most = std::max(most, addresses_[greeting.address].greeting);
+    for (const Greeting& greeting : greetings_)
+      most = std::max(most, addresses_[greeting.address].greeting);
     for (Greeting& greeting : greetings_) {
       if (greeting.deadline == 0 || addresses_[greeting.address].greeting < most) continue;
       boost::system::error_code ignored;
@@ -244,7 +254,8 @@ class AcceptorImpl final : public Acceptor {
   asio::awaitable<void> Greet(std::list<Greeting>::iterator at) {
     const ClientHello hello = co_await ReadHello(*at);
     --addresses_[at->address].greeting;
-    const bool join = std::find(hello.alpn.begin(), hello.alpn.end(), kJoinAlpn) != hello.alpn.end();
+    const bool join =
+        std::find(hello.alpn.begin(), hello.alpn.end(), kJoinAlpn) != hello.alpn.end();
     const Take& take = join ? options_.join : options_.grpc;
     if (hello.state == ClientHello::State::kDone && hello.tls13 && take) {
       HandOn(*at, take);
@@ -260,7 +271,8 @@ class AcceptorImpl final : public Acceptor {
     ClientHello hello;
     ssize_t before = 0;
     while (MonotonicNow() < greeting.deadline) {
-      const ssize_t n = recv(greeting.socket.native_handle(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
+      const ssize_t n = recv(greeting.socket.native_handle(), bytes.data(), bytes.size(),
+                             MSG_PEEK | MSG_DONTWAIT);
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) break;
       if (n > 0) hello = ParseClientHello({bytes.data(), static_cast<size_t>(n)});
       if (hello.state != ClientHello::State::kNeedMore) break;

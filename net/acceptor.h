@@ -1,6 +1,7 @@
-// Takes connections before gRPC sees them. Debian's gRPC 1.51 has a connection flood that works before TLS
-// (CVE-2023-4785) and faults in HTTP/2 that only strangers' absence hides; so strangers meet this file first: networks,
-// counts, rates, and a complete TLS 1.3 hello within a time limit. What passes is handed on as a socket.
+// Takes connections before gRPC sees them. Debian's gRPC 1.51 has a connection flood that works
+// before TLS (CVE-2023-4785) and faults in HTTP/2 that only strangers' absence hides; so strangers
+// meet this file first: networks, counts, rates, and a complete TLS 1.3 hello within a time limit.
+// What passes is handed on as a socket.
 #pragma once
 
 #include <functional>
@@ -43,8 +44,8 @@ class Acceptor {
   virtual ~Acceptor() = default;  // no call after it; connections that were handed on stay open
 
   virtual uint16_t port() const = 0;
-  // Closes both directions of every open connection that was handed to `grpc`, but for those of `peers` ("ip:port" as
-  // `Take` got them).
+  // Closes both directions of every open connection that was handed to `grpc`, but for those of
+  // `peers` ("ip:port" as `Take` got them).
   virtual void CutAllBut(std::set<std::string> peers) = 0;
 };
 

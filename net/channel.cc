@@ -1,5 +1,8 @@
 #include "net/channel.h"
 
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/security/server_credentials.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -7,10 +10,6 @@
 
 #include <cerrno>
 #include <cstring>
-
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
-#include <grpcpp/security/server_credentials.h>
 
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
@@ -21,8 +20,8 @@
 namespace lanyard::net {
 namespace {
 
-// Measured on gRPC 1.51: a stopped peer is noticed after 1.6 s with these on both sides (TCP_USER_TIMEOUT follows the
-// keepalive time-out), not within 40 s without.
+// Measured on gRPC 1.51: a stopped peer is noticed after 1.6 s with these on both sides
+// (TCP_USER_TIMEOUT follows the keepalive time-out), not within 40 s without.
 constexpr int kKeepaliveMs = 500;
 constexpr int kKeepaliveTimeoutMs = 1000;
 constexpr int kHandshakeTimeoutMs = 5000;
@@ -37,11 +36,13 @@ absl::StatusOr<HostPort> Split(const std::string& address) {
   RETURN_IF_ERROR(CheckAddress(address));
   const size_t colon = address.rfind(':');
   std::string host = address.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
   return HostPort{host, address.substr(colon + 1)};
 }
 
-// gRPC's locks are absl's, and Debian builds absl with its search for deadlocks on, which costs each of them.
+// gRPC's locks are absl's, and Debian builds absl with its search for deadlocks on, which costs
+// each of them.
 const bool kNoDeadlockSearch = [] {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   return true;
@@ -53,7 +54,8 @@ void SetServerArguments(grpc::ServerBuilder* builder, size_t max_receive_bytes) 
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kKeepaliveMs / 5);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kKeepaliveMs / 5);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder->AddChannelArgument(GRPC_ARG_TCP_TX_ZEROCOPY_ENABLED, 0);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
@@ -65,7 +67,8 @@ void SetServerArguments(grpc::ServerBuilder* builder, size_t max_receive_bytes) 
 }  // namespace
 
 bool IsLoopbackHost(std::string_view host) {
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
   if (host == "localhost" || host == "::1") return true;
   if (host.substr(0, 4) != "127.") return false;
   return host.find_first_not_of("0123456789.") == std::string_view::npos;
@@ -87,8 +90,8 @@ absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const st
   const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   const bool good = fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
                     getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
-                    getnameinfo(reinterpret_cast<sockaddr*>(&local), length, host, sizeof(host), nullptr, 0,
-                                NI_NUMERICHOST) == 0;
+                    getnameinfo(reinterpret_cast<sockaddr*>(&local), length, host, sizeof(host),
+                                nullptr, 0, NI_NUMERICHOST) == 0;
   const int error = errno;
   if (fd >= 0) close(fd);
   freeaddrinfo(found);
@@ -106,10 +109,12 @@ std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_rece
   args.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 500);  // also the time-out of one attempt to connect
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+              500);  // also the time-out of one attempt to connect
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
   args.SetInt(GRPC_ARG_TCP_TX_ZEROCOPY_ENABLED, 0);
-  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // peers of a pool are never behind the office's web proxy
+  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY,
+              0);  // peers of a pool are never behind the office's web proxy
   args.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   args.SetMaxReceiveMessageSize(static_cast<int>(max_receive_bytes));
@@ -121,13 +126,15 @@ std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_rece
   return grpc::CreateCustomChannel(target.address, ClientTls(*target.credential->Get()), args);
 }
 
-absl::Status BoundServer::Start(const ServerOptions& options, const std::vector<grpc::Service*>& services,
+absl::Status BoundServer::Start(const ServerOptions& options,
+                                const std::vector<grpc::Service*>& services,
                                 size_t max_receive_bytes) {
   ASSIGN_OR_RETURN(const HostPort where, Split(options.listen));
   const bool tls = options.security.credential != nullptr;
   if (!tls && !IsLoopbackHost(where.host)) {
-    return absl::PermissionDeniedError(absl::StrCat("refusing to listen on ", options.listen,
-                                                    ": without TLS only loopback addresses are allowed"));
+    return absl::PermissionDeniedError(
+        absl::StrCat("refusing to listen on ", options.listen,
+                     ": without TLS only loopback addresses are allowed"));
   }
   security_ = options.security;
   grpc::ServerBuilder builder;
@@ -137,7 +144,8 @@ absl::Status BoundServer::Start(const ServerOptions& options, const std::vector<
       tls ? ServerTls(options.security.credential) : grpc::InsecureServerCredentials());
   for (grpc::Service* service : services) builder.RegisterService(service);
   server_ = builder.BuildAndStart();
-  if (server_ == nullptr) return Unavailable("gRPC could not start its server for ", options.listen);
+  if (server_ == nullptr)
+    return Unavailable("gRPC could not start its server for ", options.listen);
   Acceptor::Options accept{where.host, where.port, options.limits, tls, {}, {}};
   accept.grpc = [external = external_.get()](int fd, const std::string&) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
@@ -149,7 +157,8 @@ absl::Status BoundServer::Start(const ServerOptions& options, const std::vector<
     accept.join = [join = join_.get()](int fd, const std::string& peer) { join->Take(fd, peer); };
   }
   ASSIGN_OR_RETURN(acceptor_, Acceptor::Start(std::move(accept)));
-  const std::string host = where.host.find(':') == std::string::npos ? where.host : "[" + where.host + "]";
+  const std::string host =
+      where.host.find(':') == std::string::npos ? where.host : "[" + where.host + "]";
   address_ = absl::StrCat(host, ":", acceptor_->port());
   return absl::OkStatus();
 }
@@ -162,7 +171,8 @@ void BoundServer::Shutdown() {
 }
 
 void BoundServer::CutOff(const std::string& node) {
-  // Those without a stream too, which may be the node's: another node's is made anew with its next call.
+  // Those without a stream too, which may be the node's: another node's is made anew with its next
+  // call.
   acceptor_->CutAllBut(peers_.AddressesOfOthers(node));
 }
 

@@ -1,15 +1,15 @@
-// Channels and servers with the settings that every link of a pool needs: a dead or hung peer is noticed within 2 s, no
-// compression, bounded messages, mutual TLS 1.3; plaintext on loopback only.
+// Channels and servers with the settings that every link of a pool needs: a dead or hung peer is
+// noticed within 2 s, no compression, bounded messages, mutual TLS 1.3; plaintext on loopback only.
 #pragma once
-
-#include <memory>
-#include <string>
-#include <vector>
 
 #include <grpcpp/channel.h>
 #include <grpcpp/impl/codegen/service_type.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "net/acceptor.h"
 #include "net/control.h"
@@ -18,8 +18,8 @@
 
 namespace lanyard::net {
 
-// Each call makes a connection of its own: steps, control and weights never queue behind each other.
-// `tls_name`: what the certificate at the address must be good for (identity::TlsName).
+// Each call makes a connection of its own: steps, control and weights never queue behind each
+// other. `tls_name`: what the certificate at the address must be good for (identity::TlsName).
 struct Target {
   std::string address;
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
@@ -31,9 +31,11 @@ std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_rece
 class BoundServer {
  public:
   BoundServer() = default;
-  // Once. Calls may come before it returns. InvalidArgument for a bad address, PermissionDenied for one beyond loopback
-  // without a credential, Unavailable naming address and errno when it cannot be bound.
-  absl::Status Start(const ServerOptions& options, const std::vector<grpc::Service*>& services, size_t max_receive_bytes);
+  // Once. Calls may come before it returns. InvalidArgument for a bad address, PermissionDenied for
+  // one beyond loopback without a credential, Unavailable naming address and errno when it cannot
+  // be bound.
+  absl::Status Start(const ServerOptions& options, const std::vector<grpc::Service*>& services,
+                     size_t max_receive_bytes);
   // Takes no more connections and cancels every call. The services must live until it returned.
   void Shutdown();
   ~BoundServer() { Shutdown(); }

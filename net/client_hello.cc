@@ -89,8 +89,8 @@ ClientHello ParseClientHello(std::span<const uint8_t> bytes) {
   if (length == 0 || kRecordHeader + length > kMaxClientHelloBytes) {
     out.state = ClientHello::State::kBad;
   } else if (bytes.size() >= kRecordHeader + length) {
-    out.state =
-        ReadHello(bytes.subspan(kRecordHeader, length), &out) ? ClientHello::State::kDone : ClientHello::State::kBad;
+    out.state = ReadHello(bytes.subspan(kRecordHeader, length), &out) ? ClientHello::State::kDone
+                                                                      : ClientHello::State::kBad;
   }
   return out;
 }

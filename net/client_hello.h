@@ -1,5 +1,5 @@
-// The first message of a TLS connection (RFC 8446, 4.1.2), read before anybody is trusted: what is not TLS 1.3 goes no
-// further, and ALPN says what the connection is for.
+// The first message of a TLS connection (RFC 8446, 4.1.2), read before anybody is trusted: what is
+// not TLS 1.3 goes no further, and ALPN says what the connection is for.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,6 @@
-// What worker and coordinator say to each other, as plain structs, and the two ends of it as interfaces. The proto messages
-// (proto/lanyard/v1) stay inside net/. Everything that arrives has been converted and validated before it is seen here.
+// What worker and coordinator say to each other, as plain structs, and the two ends of it as
+// interfaces. The proto messages (proto/lanyard/v1) stay inside net/. Everything that arrives has
+// been converted and validated before it is seen here.
 #pragma once
 
 #include <cstdint>
@@ -25,33 +26,34 @@ class LiveCredential;
 
 namespace lanyard::net {
 
-// How this process proves itself and whom it takes. Without a credential links are plaintext, which servers allow on
-// loopback only.
+// How this process proves itself and whom it takes. Without a credential links are plaintext, which
+// servers allow on loopback only.
 struct Security {
   std::shared_ptr<identity::LiveCredential> credential = {};
   std::shared_ptr<const identity::PeerPolicy> policy = {};  // null: every node of the cluster
 };
 
 inline constexpr uint32_t kHeartbeatMs = 250;
-inline constexpr uint32_t kDeadAfterMs = 1500;  // of silence; a lost worker must end its requests within 2 s
+inline constexpr uint32_t kDeadAfterMs =
+    1500;  // of silence; a lost worker must end its requests within 2 s
 
 // What a card does in a second, measured; 0: not known.
 struct DeviceRates {
-  double read_bytes_per_second = 0;  // of its memory
-  double int8_ops_per_second = 0;    // a multiply and an add are 2
-  double f16_ops_per_second = 0;     // tensor cores
+  double read_bytes_per_second = 0;       // of its memory
+  double int8_ops_per_second = 0;         // a multiply and an add are 2
+  double f16_ops_per_second = 0;          // tensor cores
   double to_device_bytes_per_second = 0;  // PCIe
   double to_host_bytes_per_second = 0;
 };
 
 // A card of a worker.
 struct DeviceHello {
-  std::string kind;            // "cuda"
-  std::string name;            // "cuda:0", unique in the worker
-  std::string model;           // for people
-  uint64_t memory_bytes = 0;   // for stages
-  double speed = 1;            // on the scale of WorkerHello::speed
-  bool fast_attention = false; // has the kernels of stage::AttentionForm::kFast
+  std::string kind;             // "cuda"
+  std::string name;             // "cuda:0", unique in the worker
+  std::string model;            // for people
+  uint64_t memory_bytes = 0;    // for stages
+  double speed = 1;             // on the scale of WorkerHello::speed
+  bool fast_attention = false;  // has the kernels of stage::AttentionForm::kFast
   DeviceRates rates = {};
 };
 
@@ -59,16 +61,18 @@ struct WorkerHello {
   std::string name;
   std::string version;
   uint32_t protocol = 0;
-  std::string stage_address;   // host:port
-  uint64_t memory_bytes = 0;   // limit of the whole process
-  uint64_t base_bytes = 0;     // resident before any stage
+  std::string stage_address;  // host:port
+  uint64_t memory_bytes = 0;  // limit of the whole process
+  uint64_t base_bytes = 0;    // resident before any stage
   uint32_t threads = 1;
   double speed = 1;
   std::string isa;
   uint64_t pid = 0;
-  std::vector<DeviceHello> devices = {};  // beside the processor, in the order in which the worker fills them
-  std::string node = {};       // id, from the certificate of the link, never from the message; empty: plaintext
-  std::string from = {};       // ip:port, of the link
+  std::vector<DeviceHello> devices =
+      {};  // beside the processor, in the order in which the worker fills them
+  std::string node =
+      {};  // id, from the certificate of the link, never from the message; empty: plaintext
+  std::string from = {};  // ip:port, of the link
 };
 
 struct Heartbeat {
@@ -77,7 +81,8 @@ struct Heartbeat {
   uint64_t frames = 0;
 };
 
-// A worker's cards as they are now, when that is not what it said last: the next plan is made of it.
+// A worker's cards as they are now, when that is not what it said last: the next plan is made of
+// it.
 struct DevicesChanged {
   std::vector<DeviceHello> devices;
 };
@@ -107,17 +112,19 @@ struct Leaving {
   std::string reason;
 };
 
-using WorkerEvent =
-    std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed, Leaving, DevicesChanged, Diagnosis>;
+using WorkerEvent = std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed,
+                                 Leaving, DevicesChanged, Diagnosis>;
 
-// A stage to hold. The worker makes it ready (weights, connection to the next stage) and answers StageReady or
-// StageFailed. A new assignment replaces the old one; what both need (same model digest and parts) is not loaded again.
+// A stage to hold. The worker makes it ready (weights, connection to the next stage) and answers
+// StageReady or StageFailed. A new assignment replaces the old one; what both need (same model
+// digest and parts) is not loaded again.
 struct Assignment {
   stage::StageSpec spec;
   std::shared_ptr<const model::Manifest> manifest;
-  std::string next_worker;     // empty for the last stage
+  std::string next_worker;  // empty for the last stage
   std::string next_address;
-  std::string next_node = {};  // ids of the certificates that the neighbours must show; empty: plaintext
+  std::string next_node =
+      {};  // ids of the certificates that the neighbours must show; empty: plaintext
   std::string from_node = {};  // of the stage before, or the coordinator's
 };
 
@@ -137,23 +144,26 @@ class PartProvider {
  public:
   virtual ~PartProvider() = default;
   virtual absl::StatusOr<uint64_t> PartBytes(std::string_view sha256) = 0;
-  virtual absl::Status ReadPart(std::string_view sha256, uint64_t offset, std::span<uint8_t> out) = 0;
+  virtual absl::Status ReadPart(std::string_view sha256, uint64_t offset,
+                                std::span<uint8_t> out) = 0;
 };
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";  // host:port; port 0 picks one
   Security security = {};              // plaintext is refused on any address but loopback
   AcceptLimits limits = {};
-  JoinHandler join = {};               // absent: nobody joins here
+  JoinHandler join = {};  // absent: nobody joins here
 };
 
 // The coordinator's gRPC side. Thread-safe.
 class CoordinatorServer {
  public:
-  // Unavailable naming the address and the errno when the port is in use. `events` and `parts` outlive the server.
+  // Unavailable naming the address and the errno when the port is in use. `events` and `parts`
+  // outlive the server.
   static absl::StatusOr<std::unique_ptr<CoordinatorServer>> Start(const ServerOptions& options,
-                                                                  CoordinatorEvents* events, PartProvider* parts);
-  virtual ~CoordinatorServer() = default;  // closes every stream; no event after it
+                                                                  CoordinatorEvents* events,
+                                                                  PartProvider* parts);
+  virtual ~CoordinatorServer() = default;   // closes every stream; no event after it
   virtual std::string address() const = 0;  // host:port actually bound
 
   virtual void Welcome(LinkId link) = 0;
@@ -165,12 +175,14 @@ class CoordinatorServer {
   virtual void Close(LinkId link) = 0;
   // The answer is a Diagnosis among the worker's events.
   virtual void Diagnose(LinkId link, const DiagnoseRequest& request) = 0;
-  // The node was revoked: its connections are cut, and the workers hear that these nodes may not speak with them.
+  // The node was revoked: its connections are cut, and the workers hear that these nodes may not
+  // speak with them.
   virtual void CutOff(const std::string& node, const std::vector<std::string>& all_revoked) = 0;
 };
 
-// What a server bound to a wildcard address is reached at by peers that route like `peer` (host:port): the local address
-// that this machine would use towards it. Other addresses are returned as they are.
+// What a server bound to a wildcard address is reached at by peers that route like `peer`
+// (host:port): the local address that this machine would use towards it. Other addresses are
+// returned as they are.
 absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const std::string& peer);
 
 // Where the coordinator is, for its workers.
@@ -181,18 +193,21 @@ struct Endpoint {
 
 struct RemoteStageOptions {
   std::string address;
-  std::string from;            // who sends: "coordinator" or the worker's name
+  std::string from;  // who sends: "coordinator" or the worker's name
   PlanId plan;
   Epoch epoch;
-  uint32_t stage = 0;          // the stage that the other side runs
-  // Called once, from a gRPC thread, when the stream ends or could not be opened (why says so); must only enqueue.
+  uint32_t stage = 0;  // the stage that the other side runs
+  // Called once, from a gRPC thread, when the stream ends or could not be opened (why says so);
+  // must only enqueue.
   std::function<void(const absl::Status& why)> on_closed;
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
-  std::string node = {};       // whose certificate must be at the address
-  bool probe = false;          // pings alone, which any member of the cluster may send (kMaxProbePings and the like)
+  std::string node = {};  // whose certificate must be at the address
+  bool probe =
+      false;  // pings alone, which any member of the cluster may send (kMaxProbePings and the like)
 };
 
-// Frames over one long-lived bidi stream to a worker's stage port. Send queues (bounded in bytes) and never blocks.
+// Frames over one long-lived bidi stream to a worker's stage port. Send queues (bounded in bytes)
+// and never blocks.
 class RemoteStage : public stage::StagePort {
  public:
   static std::unique_ptr<RemoteStage> Connect(const RemoteStageOptions& options);

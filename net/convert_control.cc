@@ -13,7 +13,9 @@
 namespace lanyard::net {
 namespace {
 
-bool IsAlnum(char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); }
+bool IsAlnum(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
 
 absl::Status TooMany(std::string_view what, uint64_t n, uint64_t limit) {
   return InvalidArgument(n, " ", AbslView(what), ", at most ", limit, " are allowed");
@@ -21,10 +23,12 @@ absl::Status TooMany(std::string_view what, uint64_t n, uint64_t limit) {
 
 // Printable ASCII and UTF-8 without control characters.
 absl::Status CheckText(std::string_view what, std::string_view text, size_t limit) {
-  if (text.size() > limit) return TooMany(absl::StrCat("bytes of ", AbslView(what)), text.size(), limit);
+  if (text.size() > limit)
+    return TooMany(absl::StrCat("bytes of ", AbslView(what)), text.size(), limit);
   for (const char c : text) {
     const unsigned char u = static_cast<unsigned char>(c);
-    if (u < 0x20 || u == 0x7f) return InvalidArgument(AbslView(what), " holds control character ", u);
+    if (u < 0x20 || u == 0x7f)
+      return InvalidArgument(AbslView(what), " holds control character ", u);
   }
   return absl::OkStatus();
 }
@@ -33,7 +37,8 @@ absl::StatusOr<model::Family> FamilyFromProto(const std::string& name) {
   for (const model::Family family : {model::Family::kLlama, model::Family::kGemma3}) {
     if (name == model::FamilyName(family)) return family;
   }
-  return InvalidArgument("model family '", CleanText(name.substr(0, 32)), "' is not known to this version");
+  return InvalidArgument("model family '", CleanText(name.substr(0, 32)),
+                         "' is not known to this version");
 }
 
 void ShapeToProto(const model::ModelShape& in, v1::ModelShape* out) {
@@ -90,9 +95,12 @@ absl::StatusOr<model::ModelShape> ShapeFromProto(const v1::ModelShape& in) {
   out.tied_output = in.tied_output();
   out.float_weights = in.float_weights();
   for (const v1::StateGroup& group : in.groups()) {
-    if (group.kind() > 1) return InvalidArgument("state group kind ", group.kind(), " is unknown; 0 and 1 are known");
-    if (group.layers_size() > kMaxLayers) return TooMany("layers in a state group", group.layers_size(), kMaxLayers);
-    out.groups.push_back({group.kind() == 1 ? model::StateKind::kSliding : model::StateKind::kFull, group.window(),
+    if (group.kind() > 1)
+      return InvalidArgument("state group kind ", group.kind(), " is unknown; 0 and 1 are known");
+    if (group.layers_size() > kMaxLayers)
+      return TooMany("layers in a state group", group.layers_size(), kMaxLayers);
+    out.groups.push_back({group.kind() == 1 ? model::StateKind::kSliding : model::StateKind::kFull,
+                          group.window(),
                           {group.layers().begin(), group.layers().end()}});
   }
   return out;
@@ -112,17 +120,22 @@ absl::StatusOr<DeviceHello> DeviceFromProto(const v1::Device& in) {
   RETURN_IF_ERROR(CheckText("device kind", in.kind(), kMaxNameBytes));
   RETURN_IF_ERROR(CheckText("device name", in.name(), kMaxNameBytes));
   RETURN_IF_ERROR(CheckText("device model", in.model(), kMaxNameBytes));
-  if (in.name().empty() || in.name() == "cpu") return InvalidArgument("a device is called '", in.name(), "'");
+  if (in.name().empty() || in.name() == "cpu")
+    return InvalidArgument("a device is called '", in.name(), "'");
   if (!(in.speed() > 0 && in.speed() < 1e9)) {
     return InvalidArgument("device ", in.name(), ": speed ", in.speed(), " is not in (0, 1e9)");
   }
-  const DeviceRates rates{in.read_bytes_per_second(), in.int8_ops_per_second(), in.f16_ops_per_second(),
-                          in.to_device_bytes_per_second(), in.to_host_bytes_per_second()};
-  for (const double rate : {rates.read_bytes_per_second, rates.int8_ops_per_second, rates.f16_ops_per_second,
-                            rates.to_device_bytes_per_second, rates.to_host_bytes_per_second}) {
-    if (!(rate >= 0 && rate < 1e18)) return InvalidArgument("device ", in.name(), ": a rate of ", rate, " a second");
+  const DeviceRates rates{in.read_bytes_per_second(), in.int8_ops_per_second(),
+                          in.f16_ops_per_second(), in.to_device_bytes_per_second(),
+                          in.to_host_bytes_per_second()};
+  for (const double rate :
+       {rates.read_bytes_per_second, rates.int8_ops_per_second, rates.f16_ops_per_second,
+        rates.to_device_bytes_per_second, rates.to_host_bytes_per_second}) {
+    if (!(rate >= 0 && rate < 1e18))
+      return InvalidArgument("device ", in.name(), ": a rate of ", rate, " a second");
   }
-  return DeviceHello{in.kind(), in.name(), in.model(), in.memory_bytes(), in.speed(), in.fast_attention(), rates};
+  return DeviceHello{in.kind(),  in.name(),           in.model(), in.memory_bytes(),
+                     in.speed(), in.fast_attention(), rates};
 }
 
 using DeviceList = google::protobuf::RepeatedPtrField<v1::Device>;
@@ -147,13 +160,16 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.version = in.version();
   out.name = in.name();
   out.stage_address = in.stage_address();
-  // Another version's hello may look different: it is refused by its version, so nothing else is checked.
+  // Another version's hello may look different: it is refused by its version, so nothing else is
+  // checked.
   if (!CheckVersions(out.protocol, out.version).ok()) return out;
   RETURN_IF_ERROR(CheckWorkerName(in.name()));
   RETURN_IF_ERROR(CheckAddress(in.stage_address()));
   RETURN_IF_ERROR(CheckText("isa", in.isa(), kMaxNameBytes));
-  if (!(in.speed() > 0 && in.speed() < 1e9)) return InvalidArgument("speed ", in.speed(), " is not in (0, 1e9)");
-  if (in.threads() == 0 || in.threads() > 4096) return InvalidArgument("threads ", in.threads(), " is not in 1..4096");
+  if (!(in.speed() > 0 && in.speed() < 1e9))
+    return InvalidArgument("speed ", in.speed(), " is not in (0, 1e9)");
+  if (in.threads() == 0 || in.threads() > 4096)
+    return InvalidArgument("threads ", in.threads(), " is not in 1..4096");
   out.memory_bytes = in.memory_bytes();
   out.base_bytes = in.base_bytes();
   out.threads = in.threads();
@@ -230,7 +246,9 @@ struct EventToProto {
     DevicesToProto(in.devices, out->mutable_devices()->mutable_devices());
   }
   void operator()(const Diagnosis& in) const { ToProto(in, out->mutable_diagnosis()); }
-  void operator()(const Leaving& in) const { out->mutable_leaving()->set_reason(CleanText(in.reason)); }
+  void operator()(const Leaving& in) const {
+    out->mutable_leaving()->set_reason(CleanText(in.reason));
+  }
 };
 
 }  // namespace
@@ -239,14 +257,16 @@ absl::Status CheckWorkerName(std::string_view name) {
   bool good = !name.empty() && name.size() <= kMaxNameBytes && IsAlnum(name[0]);
   for (const char c : name) good = good && (IsAlnum(c) || c == '.' || c == '_' || c == '-');
   if (good) return absl::OkStatus();
-  return InvalidArgument("worker name '", CleanText(name.substr(0, kMaxNameBytes)), "' is not 1 to ", kMaxNameBytes,
+  return InvalidArgument("worker name '", CleanText(name.substr(0, kMaxNameBytes)),
+                         "' is not 1 to ", kMaxNameBytes,
                          " of A-Z a-z 0-9 . _ - starting with a letter or digit");
 }
 
 absl::Status CheckAddress(std::string_view address) {
   bool good = !address.empty() && address.size() <= kMaxAddressBytes;
   for (const char c : address) {
-    good = good && (IsAlnum(c) || c == '.' || c == '-' || c == '_' || c == ':' || c == '[' || c == ']' || c == '%');
+    good = good && (IsAlnum(c) || c == '.' || c == '-' || c == '_' || c == ':' || c == '[' ||
+                    c == ']' || c == '%');
   }
   const size_t colon = address.rfind(':');
   good = good && colon != std::string_view::npos && colon > 0 && colon + 1 < address.size();
@@ -256,7 +276,8 @@ absl::Status CheckAddress(std::string_view address) {
     port = port * 10 + static_cast<uint32_t>(address[i] - '0');
   }
   if (good && port <= 65535) return absl::OkStatus();
-  return InvalidArgument("address '", CleanText(address.substr(0, kMaxAddressBytes)), "' is not host:port");
+  return InvalidArgument("address '", CleanText(address.substr(0, kMaxAddressBytes)),
+                         "' is not host:port");
 }
 
 void ToProto(const stage::StageSpec& in, v1::StageSpec* out) {
@@ -275,12 +296,14 @@ void ToProto(const stage::StageSpec& in, v1::StageSpec* out) {
 }
 
 absl::StatusOr<stage::StageSpec> FromProto(const v1::StageSpec& in) {
-  if (in.group_blocks_size() > kMaxGroups) return TooMany("state groups of a stage", in.group_blocks_size(), kMaxGroups);
+  if (in.group_blocks_size() > kMaxGroups)
+    return TooMany("state groups of a stage", in.group_blocks_size(), kMaxGroups);
   if (in.n_stages() == 0 || in.n_stages() > kMaxLayers + 2 || in.index() >= in.n_stages()) {
     return InvalidArgument("stage ", in.index(), " of ", in.n_stages(), " stages");
   }
   if (in.layer_begin() > in.layer_end() || in.layer_end() > kMaxLayers) {
-    return InvalidArgument("layers [", in.layer_begin(), ", ", in.layer_end(), ") of a stage; at most ", kMaxLayers);
+    return InvalidArgument("layers [", in.layer_begin(), ", ", in.layer_end(),
+                           ") of a stage; at most ", kMaxLayers);
   }
   if (in.max_rows() == 0 || in.max_rows() > stage::kMaxFrameRows) {
     return InvalidArgument("max_rows ", in.max_rows(), " is not in 1..", stage::kMaxFrameRows);
@@ -323,15 +346,18 @@ void ToProto(const model::Manifest& in, v1::Manifest* out) {
 }
 
 absl::StatusOr<model::Manifest> FromProto(const v1::Manifest& in) {
-  if (in.parts_size() > kMaxParts) return TooMany("parts of a manifest", in.parts_size(), kMaxParts);
-  if (!IsSha256Hex(in.digest())) return InvalidArgument("manifest: the digest is not 64 hex digits");
+  if (in.parts_size() > kMaxParts)
+    return TooMany("parts of a manifest", in.parts_size(), kMaxParts);
+  if (!IsSha256Hex(in.digest()))
+    return InvalidArgument("manifest: the digest is not 64 hex digits");
   model::Manifest out;
   ASSIGN_OR_RETURN(out.shape, ShapeFromProto(in.shape()));
   out.digest = in.digest();
   for (const v1::Part& part : in.parts()) {
     RETURN_IF_ERROR(CheckText("part name", part.name(), kMaxNameBytes));
     if (!IsSha256Hex(part.sha256())) {
-      return InvalidArgument("manifest: the digest of part '", part.name(), "' is not 64 hex digits");
+      return InvalidArgument("manifest: the digest of part '", part.name(),
+                             "' is not 64 hex digits");
     }
     if (part.tensors_size() > kMaxTensorsOfPart) {
       return TooMany("tensors of a part", part.tensors_size(), kMaxTensorsOfPart);
@@ -361,17 +387,20 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
       return WorkerEvent(Heartbeat{beat.resident_bytes(), busy, beat.frames()});
     }
     case v1::WorkerMessage::kProgress:
-      return WorkerEvent(
-          LoadProgress{PlanId(in.progress().plan()), in.progress().done_bytes(), in.progress().total_bytes()});
+      return WorkerEvent(LoadProgress{PlanId(in.progress().plan()), in.progress().done_bytes(),
+                                      in.progress().total_bytes()});
     case v1::WorkerMessage::kReady: {
       const v1::StageReady& ready = in.ready();
-      return WorkerEvent(StageReady{PlanId(ready.plan()), Epoch(ready.epoch()), ready.weights_bytes(),
-                                    ready.kv_bytes(), ready.buffer_bytes(), ready.fetched_bytes()});
+      return WorkerEvent(StageReady{PlanId(ready.plan()), Epoch(ready.epoch()),
+                                    ready.weights_bytes(), ready.kv_bytes(), ready.buffer_bytes(),
+                                    ready.fetched_bytes()});
     }
     case v1::WorkerMessage::kFailed: {
       absl::Status status = FromWireCode(in.failed().code(), in.failed().message());
-      if (status.ok()) status = absl::UnknownError("the worker reported a failed stage without a code");
-      return WorkerEvent(StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()), std::move(status)});
+      if (status.ok())
+        status = absl::UnknownError("the worker reported a failed stage without a code");
+      return WorkerEvent(
+          StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()), std::move(status)});
     }
     case v1::WorkerMessage::kDevices: {
       ASSIGN_OR_RETURN(std::vector<DeviceHello> devices, DevicesFromProto(in.devices().devices()));
@@ -381,8 +410,10 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
       ASSIGN_OR_RETURN(Diagnosis diagnosis, FromProto(in.diagnosis()));
       return WorkerEvent(std::move(diagnosis));
     }
-    case v1::WorkerMessage::kLeaving: return WorkerEvent(Leaving{CleanText(in.leaving().reason())});
-    case v1::WorkerMessage::BODY_NOT_SET: break;
+    case v1::WorkerMessage::kLeaving:
+      return WorkerEvent(Leaving{CleanText(in.leaving().reason())});
+    case v1::WorkerMessage::BODY_NOT_SET:
+      break;
   }
   return InvalidArgument("a worker's message without a body that this version knows");
 }
@@ -401,11 +432,12 @@ absl::StatusOr<Assignment> FromProto(const v1::Assign& in) {
   ASSIGN_OR_RETURN(out.spec, FromProto(in.spec()));
   ASSIGN_OR_RETURN(model::Manifest manifest, FromProto(in.manifest()));
   if (out.spec.layers.end > manifest.shape.n_layers) {
-    return InvalidArgument("layers up to ", out.spec.layers.end, " of a model with ", manifest.shape.n_layers);
+    return InvalidArgument("layers up to ", out.spec.layers.end, " of a model with ",
+                           manifest.shape.n_layers);
   }
   if (out.spec.group_blocks.size() != manifest.shape.groups.size()) {
-    return InvalidArgument(out.spec.group_blocks.size(), " block counts for ", manifest.shape.groups.size(),
-                           " state groups");
+    return InvalidArgument(out.spec.group_blocks.size(), " block counts for ",
+                           manifest.shape.groups.size(), " state groups");
   }
   if (!out.spec.samples) {
     RETURN_IF_ERROR(CheckWorkerName(in.next_worker()));
@@ -416,7 +448,8 @@ absl::StatusOr<Assignment> FromProto(const v1::Assign& in) {
   }
   out.from_node = in.from_node();
   for (const std::string* node : {&out.next_node, &out.from_node}) {
-    if (!node->empty() && !identity::IsNodeId(*node)) return InvalidArgument("'", CleanText(*node), "' is no node's id");
+    if (!node->empty() && !identity::IsNodeId(*node))
+      return InvalidArgument("'", CleanText(*node), "' is no node's id");
   }
   out.manifest = std::make_shared<const model::Manifest>(std::move(manifest));
   return out;
@@ -426,8 +459,9 @@ absl::Status CheckVersions(uint32_t protocol, std::string_view version) {
   const std::string_view own(kVersion);
   const auto major = [](std::string_view v) { return v.substr(0, v.find('.')); };
   if (protocol == kProtocolVersion && major(version) == major(own)) return absl::OkStatus();
-  return FailedPrecondition("the other side is version ", CleanText(version.substr(0, kMaxNameBytes)), " (protocol ",
-                            protocol, "), this is version ", kVersion, " (protocol ", kProtocolVersion,
+  return FailedPrecondition("the other side is version ",
+                            CleanText(version.substr(0, kMaxNameBytes)), " (protocol ", protocol,
+                            "), this is version ", kVersion, " (protocol ", kProtocolVersion,
                             "); install the same version on both");
 }
 

@@ -48,7 +48,8 @@ absl::StatusOr<stage::OutputRequest> OutputFromProto(const v1::OutputRequest& in
   out.want.assign(in.want().begin(), in.want().end());
   const v1::SampleSpec& sample = in.sample();
   if (!std::isfinite(sample.temperature()) || sample.temperature() < 0) {
-    return InvalidArgument("frame: temperature ", sample.temperature(), " is not a finite number >= 0");
+    return InvalidArgument("frame: temperature ", sample.temperature(),
+                           " is not a finite number >= 0");
   }
   if (!(sample.top_p() > 0 && sample.top_p() <= 1)) {
     return InvalidArgument("frame: top_p ", sample.top_p(), " is not in (0, 1]");
@@ -56,18 +57,21 @@ absl::StatusOr<stage::OutputRequest> OutputFromProto(const v1::OutputRequest& in
   if (!(sample.min_p() >= 0 && sample.min_p() <= 1)) {
     return InvalidArgument("frame: min_p ", sample.min_p(), " is not in [0, 1]");
   }
-  out.sample = {sample.temperature(), sample.top_k(), sample.top_p(), sample.min_p(), sample.seed()};
+  out.sample = {sample.temperature(), sample.top_k(), sample.top_p(), sample.min_p(),
+                sample.seed()};
   return out;
 }
 
 absl::StatusOr<stage::SeqRun> RunFromProto(const v1::SeqRun& in) {
   if (in.n_rows() == 0 || in.n_rows() > stage::kMaxFrameRows) {
-    return InvalidArgument("frame: a run of ", in.n_rows(), " rows, 1 to ", stage::kMaxFrameRows, " are allowed");
+    return InvalidArgument("frame: a run of ", in.n_rows(), " rows, 1 to ", stage::kMaxFrameRows,
+                           " are allowed");
   }
   if (in.tokens_size() != 0 && static_cast<uint32_t>(in.tokens_size()) != in.n_rows()) {
     return InvalidArgument("frame: ", in.tokens_size(), " tokens for ", in.n_rows(), " rows");
   }
-  if (in.tables_size() > kMaxGroups) return TooMany("block tables in a run", in.tables_size(), kMaxGroups);
+  if (in.tables_size() > kMaxGroups)
+    return TooMany("block tables in a run", in.tables_size(), kMaxGroups);
   if (static_cast<uint32_t>(in.outputs_size()) > in.n_rows() * stage::kMaxOutputsPerRow) {
     return TooMany("outputs in a run", in.outputs_size(), in.n_rows() * stage::kMaxOutputsPerRow);
   }
@@ -79,7 +83,8 @@ absl::StatusOr<stage::SeqRun> RunFromProto(const v1::SeqRun& in) {
   out.token_of = StepId(in.token_of());
   out.tables.reserve(in.tables_size());
   for (const v1::BlockTable& table : in.tables()) {
-    if (table.blocks_size() > kMaxBlocks) return TooMany("blocks in a table", table.blocks_size(), kMaxBlocks);
+    if (table.blocks_size() > kMaxBlocks)
+      return TooMany("blocks in a table", table.blocks_size(), kMaxBlocks);
     out.tables.push_back({table.first(), {table.blocks().begin(), table.blocks().end()}});
   }
   out.outputs.reserve(in.outputs_size());
@@ -103,15 +108,19 @@ absl::Status HiddenFromProto(const v1::StepFrame& in, stage::Hidden* out) {
     return TooMany("hidden rows", in.hidden_rows(), stage::kMaxFrameRows);
   }
   const uint64_t row_bytes = stage::Hidden::BytesFor(out->type, 1, 1);
-  if (in.hidden_cols() > kMaxFrameBytes || in.hidden_rows() * row_bytes * in.hidden_cols() > 2 * kMaxFrameBytes) {
+  if (in.hidden_cols() > kMaxFrameBytes ||
+      in.hidden_rows() * row_bytes * in.hidden_cols() > 2 * kMaxFrameBytes) {
     return InvalidArgument("frame: hidden states of ", in.hidden_rows(), " x ", in.hidden_cols(),
                            " exceed ", kMaxFrameBytes, " bytes");
   }
   const uint64_t want_bytes =
-      in.hidden_rows() == 0 ? 0 : stage::Hidden::BytesFor(out->type, in.hidden_rows(), in.hidden_cols());
+      in.hidden_rows() == 0
+          ? 0
+          : stage::Hidden::BytesFor(out->type, in.hidden_rows(), in.hidden_cols());
   if (in.hidden().size() != want_bytes || want_bytes > kMaxFrameBytes) {
-    return InvalidArgument("frame: ", in.hidden().size(), " bytes of hidden states, ", in.hidden_rows(), " x ",
-                           in.hidden_cols(), " need ", want_bytes, " and at most ", kMaxFrameBytes, " are allowed");
+    return InvalidArgument("frame: ", in.hidden().size(), " bytes of hidden states, ",
+                           in.hidden_rows(), " x ", in.hidden_cols(), " need ", want_bytes,
+                           " and at most ", kMaxFrameBytes, " are allowed");
   }
   out->rows = in.hidden_rows();
   out->cols = in.hidden_cols();
@@ -175,8 +184,8 @@ absl::StatusOr<stage::NumericsId> FromProto(const v1::NumericsId& in) {
 
 absl::Status ToProto(const stage::StepFrame& in, v1::StepFrame* out) {
   if (in.hidden.data.size() > kMaxFrameBytes) {
-    return InvalidArgument("frame: ", in.hidden.data.size(), " bytes of hidden states, at most ", kMaxFrameBytes,
-                           " go into one frame; send fewer rows");
+    return InvalidArgument("frame: ", in.hidden.data.size(), " bytes of hidden states, at most ",
+                           kMaxFrameBytes, " go into one frame; send fewer rows");
   }
   out->set_plan(in.plan.value);
   out->set_epoch(in.epoch.value);
@@ -204,7 +213,8 @@ absl::StatusOr<stage::StepFrame> FromProto(const v1::StepFrame& in) {
     return InvalidArgument("frame: ", rows, " rows, 1 to ", stage::kMaxFrameRows, " are allowed");
   }
   if (in.hidden_rows() != 0 && in.hidden_rows() != rows) {
-    return InvalidArgument("frame: hidden states of ", in.hidden_rows(), " rows for ", rows, " rows");
+    return InvalidArgument("frame: hidden states of ", in.hidden_rows(), " rows for ", rows,
+                           " rows");
   }
   stage::StepFrame out;
   out.plan = PlanId(in.plan());
@@ -237,7 +247,8 @@ void ToProto(const stage::StepResult& in, v1::StepResult* out) {
 
 absl::StatusOr<stage::StepResult> FromProto(const v1::StepResult& in, const std::string& worker) {
   if (in.tokens_size() > kMaxTokensOut) {
-    return InvalidArgument("result: ", in.tokens_size(), " tokens, at most ", kMaxTokensOut, " are allowed");
+    return InvalidArgument("result: ", in.tokens_size(), " tokens, at most ", kMaxTokensOut,
+                           " are allowed");
   }
   stage::StepResult out;
   out.plan = PlanId(in.plan());

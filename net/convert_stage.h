@@ -1,5 +1,6 @@
-// Frames and results: structs of stage/types.h <-> messages of proto/lanyard/v1/stage.proto. What arrives is checked for
-// enum ranges, counts and sizes before it is copied; whether it fits the stage is stage::ValidateFrame's to say.
+// Frames and results: structs of stage/types.h <-> messages of proto/lanyard/v1/stage.proto. What
+// arrives is checked for enum ranges, counts and sizes before it is copied; whether it fits the
+// stage is stage::ValidateFrame's to say.
 #pragma once
 
 #include "base/status.h"

@@ -1,7 +1,7 @@
-#include <random>
-
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <gtest/gtest.h>
+
+#include <random>
 
 #include "model/testing/gguf_writer.h"
 #include "net/convert_control.h"
@@ -81,7 +81,8 @@ TEST(ConvertStage, RefusesEachHostileField) {
   };
   EXPECT_FALSE(refuses([](v1::StepFrame&) {}));
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.set_hidden_type(static_cast<v1::WireType>(7)); }));
-  EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_numerics()->set_kv(static_cast<v1::KvType>(-1)); }));
+  EXPECT_TRUE(
+      refuses([](v1::StepFrame& f) { f.mutable_numerics()->set_kv(static_cast<v1::KvType>(-1)); }));
   for (const int form : {2, -1}) {
     EXPECT_TRUE(refuses([=](v1::StepFrame& f) {
       f.mutable_numerics()->set_attention(static_cast<v1::AttentionForm>(form));
@@ -104,12 +105,15 @@ TEST(ConvertStage, RefusesEachHostileField) {
     for (int i = 0; i <= kMaxGroups; ++i) f.mutable_runs(0)->add_tables();
   }));
   EXPECT_TRUE(refuses([](v1::StepFrame& f) { f.mutable_runs(1)->add_outputs(); }));
-  const auto sample = [](v1::StepFrame& f) { return f.mutable_runs(1)->mutable_outputs(0)->mutable_sample(); };
+  const auto sample = [](v1::StepFrame& f) {
+    return f.mutable_runs(1)->mutable_outputs(0)->mutable_sample();
+  };
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_temperature(NAN); }));
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_temperature(-1); }));
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_top_p(0); }));
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_min_p(INFINITY); }));
-  EXPECT_TRUE(refuses([&](v1::StepFrame& f) { f.mutable_runs(1)->mutable_outputs(0)->set_top(kMaxTop + 1); }));
+  EXPECT_TRUE(refuses(
+      [&](v1::StepFrame& f) { f.mutable_runs(1)->mutable_outputs(0)->set_top(kMaxTop + 1); }));
 }
 
 TEST(ConvertStage, FrameTooLargeIsRefusedBeforeItIsSent) {
@@ -119,7 +123,8 @@ TEST(ConvertStage, FrameTooLargeIsRefusedBeforeItIsSent) {
   EXPECT_TRUE(absl::IsInvalidArgument(ToProto(frame, &proto)));
 }
 
-// Flipped bytes of a serialised frame parse or not, convert or not, and never crash (run with the address sanitiser).
+// Flipped bytes of a serialised frame parse or not, convert or not, and never crash (run with the
+// address sanitiser).
 TEST(ConvertStage, FlippedBytesNeverCrash) {
   const std::string good = SampleProto().SerializeAsString();
   std::mt19937 random(1);
@@ -146,7 +151,8 @@ TEST(ConvertStage, FlippedBytesNeverCrash) {
 }
 
 absl::Status Scan(const std::string& bytes) {
-  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()), 7);  // many slices
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()),
+                                                7);  // many slices
   return ScanFrameMessage(&stream);
 }
 
@@ -224,15 +230,25 @@ TEST(ConvertStage, ResultRoundTripAndWorkerFromStream) {
 }
 
 TEST(ConvertControl, EveryWorkerEventRoundTrips) {
-  WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77,
+  WorkerHello hello{"w1",
+                    kVersion,
+                    kProtocolVersion,
+                    "127.0.0.1:1234",
+                    1000,
+                    10,
+                    2,
+                    1.5,
+                    "avx2",
+                    77,
                     {{"cuda", "cuda:0", "a card", 5000, 20}, {"cuda", "cuda:1", "", 7, 1}}};
-  const std::vector<WorkerEvent> events = {hello,
-                                           Heartbeat{5, 0.5, 6},
-                                           LoadProgress{PlanId(1), 2, 3},
-                                           StageReady{PlanId(1), Epoch(2), 3, 4, 5, 6},
-                                           StageFailed{PlanId(1), Epoch(2), absl::DataLossError("x")},
-                                           Leaving{"bye"},
-                                           DevicesChanged{{{"cuda", "cuda:1", "", 7, 1}}}};
+  const std::vector<WorkerEvent> events = {
+      hello,
+      Heartbeat{5, 0.5, 6},
+      LoadProgress{PlanId(1), 2, 3},
+      StageReady{PlanId(1), Epoch(2), 3, 4, 5, 6},
+      StageFailed{PlanId(1), Epoch(2), absl::DataLossError("x")},
+      Leaving{"bye"},
+      DevicesChanged{{{"cuda", "cuda:1", "", 7, 1}}}};
   for (size_t i = 0; i < events.size(); ++i) {
     v1::WorkerMessage proto;
     ToProto(events[i], &proto);
@@ -248,7 +264,8 @@ TEST(ConvertControl, EveryWorkerEventRoundTrips) {
 
 TEST(ConvertControl, HelloIsChecked) {
   const auto refuses = [](const std::function<void(WorkerHello&)>& spoil) {
-    WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77};
+    WorkerHello hello{"w1",   kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5,
+                      "avx2", 77};
     spoil(hello);
     v1::WorkerMessage proto;
     ToProto(WorkerEvent(hello), &proto);
@@ -264,7 +281,8 @@ TEST(ConvertControl, HelloIsChecked) {
   EXPECT_TRUE(refuses([](WorkerHello& h) { h.threads = 0; }));
   const DeviceHello card{"cuda", "cuda:0", "", 1, 1};
   for (const bool fast : {false, true}) {
-    WorkerHello hello{"w1", kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5, "avx2", 77};
+    WorkerHello hello{"w1",   kVersion, kProtocolVersion, "127.0.0.1:1234", 1000, 10, 2, 1.5,
+                      "avx2", 77};
     hello.devices = {{"cuda", "cuda:0", "", 1, 1, fast}};
     v1::WorkerMessage proto;
     ToProto(WorkerEvent(hello), &proto);
@@ -312,10 +330,15 @@ TEST(ConvertControl, AssignmentRoundTripAndChecks) {
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->set_samples(true); }));
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->add_group_blocks(1); }));
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.set_next_address("x"); }));
-  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_family("gpt9"); }));
-  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_attention_scale(0.3f); }));
-  EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->set_sha256("../../etc"); }));
-  const auto tensor = [](v1::Assign& a) { return a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0); };
+  EXPECT_TRUE(
+      refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_family("gpt9"); }));
+  EXPECT_TRUE(refuses(
+      [](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_attention_scale(0.3f); }));
+  EXPECT_TRUE(refuses(
+      [](v1::Assign& a) { a.mutable_manifest()->mutable_parts(0)->set_sha256("../../etc"); }));
+  const auto tensor = [](v1::Assign& a) {
+    return a.mutable_manifest()->mutable_parts(0)->mutable_tensors(0);
+  };
   EXPECT_TRUE(refuses([&](v1::Assign& a) { tensor(a)->set_type(99); }));
   EXPECT_TRUE(refuses([&](v1::Assign& a) { tensor(a)->set_dims(0, 1ull << 62); }));
 }

@@ -18,7 +18,8 @@ namespace {
 constexpr size_t kMaxReplyBytes = size_t{2} << 20;
 
 Target ToCoordinator(const Endpoint& coordinator) {
-  return {coordinator.address, coordinator.credential, identity::TlsName(identity::Role::kCoordinator, "")};
+  return {coordinator.address, coordinator.credential,
+          identity::TlsName(identity::Role::kCoordinator, "")};
 }
 
 class ControlClientImpl final : public ControlClient {
@@ -26,14 +27,18 @@ class ControlClientImpl final : public ControlClient {
   ControlClientImpl(const Endpoint& coordinator, ControlSink* sink)
       : sink_(sink),
         last_heard_(MonotonicNow()),
-        stub_(v1::CoordinatorService::NewStub(MakeChannel(ToCoordinator(coordinator), kMaxControlMessageBytes))),
+        stub_(v1::CoordinatorService::NewStub(
+            MakeChannel(ToCoordinator(coordinator), kMaxControlMessageBytes))),
         link_({[this](v1::CoordinatorMessage& message) { OnMessage(message); },
                [this](const absl::Status& status) {
-                 sink_->OnControlClosed(status.ok() ? Unavailable("the coordinator ended the stream") : status);
+                 sink_->OnControlClosed(
+                     status.ok() ? Unavailable("the coordinator ended the stream") : status);
                }}) {}
 
   void Start(const WorkerHello& hello) {
-    link_.Start([this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Join(context, reactor); });
+    link_.Start([this](grpc::ClientContext* context, auto* reactor) {
+      stub_->async()->Join(context, reactor);
+    });
     Send(hello).IgnoreError();  // a stream that closed already says so by OnControlClosed
   }
 
@@ -55,7 +60,8 @@ class ControlClientImpl final : public ControlClient {
     last_heard_.store(MonotonicNow(), std::memory_order_relaxed);
     switch (message.body_case()) {
       case v1::CoordinatorMessage::kWelcome: {
-        const absl::Status status = CheckVersions(message.welcome().protocol(), message.welcome().version());
+        const absl::Status status =
+            CheckVersions(message.welcome().protocol(), message.welcome().version());
         if (status.ok()) {
           sink_->OnWelcome();
         } else {
@@ -74,12 +80,14 @@ class ControlClientImpl final : public ControlClient {
         if (assignment.ok()) {
           sink_->OnAssign(*std::move(assignment));
         } else {
-          sink_->OnBadAssign(PlanId(message.assign().spec().plan()), Epoch(message.assign().spec().epoch()),
-                             assignment.status());
+          sink_->OnBadAssign(PlanId(message.assign().spec().plan()),
+                             Epoch(message.assign().spec().epoch()), assignment.status());
         }
         break;
       }
-      case v1::CoordinatorMessage::kRelease: sink_->OnRelease(PlanId(message.release().plan())); break;
+      case v1::CoordinatorMessage::kRelease:
+        sink_->OnRelease(PlanId(message.release().plan()));
+        break;
       case v1::CoordinatorMessage::kRevoked: {
         const auto& nodes = message.revoked().nodes();
         sink_->OnRevoked({nodes.begin(), nodes.end()});
@@ -87,11 +95,13 @@ class ControlClientImpl final : public ControlClient {
       }
       case v1::CoordinatorMessage::kDiagnose: {
         absl::StatusOr<DiagnoseRequest> request = FromProto(message.diagnose());
-        if (request.ok()) sink_->OnDiagnose(*std::move(request));  // a bad one stays without an answer
+        if (request.ok())
+          sink_->OnDiagnose(*std::move(request));  // a bad one stays without an answer
         break;
       }
       case v1::CoordinatorMessage::kHeartbeat:
-      case v1::CoordinatorMessage::BODY_NOT_SET: break;  // alive, or a message of a later version
+      case v1::CoordinatorMessage::BODY_NOT_SET:
+        break;  // alive, or a message of a later version
     }
   }
 
@@ -118,7 +128,9 @@ class ResultClientImpl final : public ResultClient {
   }
 
   void Start() {
-    link_.Start([this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Results(context, reactor); });
+    link_.Start([this](grpc::ClientContext* context, auto* reactor) {
+      stub_->async()->Results(context, reactor);
+    });
     auto message = std::make_unique<v1::ResultMessage>();
     v1::StreamHello* hello = message->mutable_hello();
     hello->set_protocol(kProtocolVersion);
@@ -141,8 +153,9 @@ class ResultClientImpl final : public ResultClient {
     while (!ready_ && why_.ok()) {
       const TimeNs left = end - MonotonicNow();
       if (left <= 0) {
-        return absl::DeadlineExceededError(
-            absl::StrCat("the coordinator at ", address_, " did not welcome the results within ", timeout_ms, " ms"));
+        return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", address_,
+                                                        " did not welcome the results within ",
+                                                        timeout_ms, " ms"));
       }
       cv_.WaitFor(&mu_, std::chrono::nanoseconds(left));
     }
@@ -199,15 +212,16 @@ class ResultClientImpl final : public ResultClient {
 
 }  // namespace
 
-std::unique_ptr<ControlClient> ControlClient::Connect(const Endpoint& coordinator, const WorkerHello& hello,
-                                                      ControlSink* sink) {
+std::unique_ptr<ControlClient> ControlClient::Connect(const Endpoint& coordinator,
+                                                      const WorkerHello& hello, ControlSink* sink) {
   auto client = std::make_unique<ControlClientImpl>(coordinator, sink);
   client->Start(hello);
   return client;
 }
 
-std::unique_ptr<ResultClient> ResultClient::Connect(const Endpoint& coordinator, const std::string& worker,
-                                                    std::function<void(const absl::Status& why)> on_closed) {
+std::unique_ptr<ResultClient> ResultClient::Connect(
+    const Endpoint& coordinator, const std::string& worker,
+    std::function<void(const absl::Status& why)> on_closed) {
   auto client = std::make_unique<ResultClientImpl>(coordinator, worker, std::move(on_closed));
   client->Start();
   return client;
@@ -223,22 +237,26 @@ WeightClient::WeightClient(const Endpoint& coordinator) : impl_(std::make_unique
 
 WeightClient::~WeightClient() = default;
 
-absl::Status WeightClient::Fetch(const std::string& sha256, uint64_t offset, std::stop_token stop,
-                                 const std::function<absl::Status(std::span<const uint8_t>)>& take) {
+absl::Status WeightClient::Fetch(
+    const std::string& sha256, uint64_t offset, std::stop_token stop,
+    const std::function<absl::Status(std::span<const uint8_t>)>& take) {
   v1::FetchPartRequest request;
   request.set_sha256(sha256);
   request.set_offset(offset);
   grpc::ClientContext context;
   std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
-  // A connection of its own: weights never queue before steps. Made for each part, with the certificate of now.
-  const auto stub = v1::WeightService::NewStub(MakeChannel(ToCoordinator(impl_->coordinator), 4 * kWeightChunkBytes));
+  // A connection of its own: weights never queue before steps. Made for each part, with the
+  // certificate of now.
+  const auto stub = v1::WeightService::NewStub(
+      MakeChannel(ToCoordinator(impl_->coordinator), 4 * kWeightChunkBytes));
   const auto reader = stub->FetchPart(&context, request);
   v1::PartChunk chunk;
   absl::Status status = absl::OkStatus();
   while (status.ok() && reader->Read(&chunk)) {
     if (chunk.offset() != offset) {
-      status = absl::DataLossError(absl::StrCat("part ", sha256.substr(0, 12), ": the coordinator sent offset ",
-                                                chunk.offset(), ", wanted ", offset));
+      status = absl::DataLossError(absl::StrCat("part ", sha256.substr(0, 12),
+                                                ": the coordinator sent offset ", chunk.offset(),
+                                                ", wanted ", offset));
       break;
     }
     const std::string& data = chunk.data();

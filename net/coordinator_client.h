@@ -34,8 +34,10 @@ class ControlSink {
 
 class ControlClient {
  public:
-  // Sends the hello at once. `sink` outlives the client; the destructor waits for the last callback, after which none comes.
-  static std::unique_ptr<ControlClient> Connect(const Endpoint& coordinator, const WorkerHello& hello, ControlSink* sink);
+  // Sends the hello at once. `sink` outlives the client; the destructor waits for the last
+  // callback, after which none comes.
+  static std::unique_ptr<ControlClient> Connect(const Endpoint& coordinator,
+                                                const WorkerHello& hello, ControlSink* sink);
   virtual ~ControlClient() = default;
   virtual absl::Status Send(const WorkerEvent& event) = 0;
   // Sends Leaving, closes the stream in order, waits at most `timeout_ms`.
@@ -44,16 +46,19 @@ class ControlClient {
   virtual TimeNs last_heard() const = 0;
 };
 
-// Results over one long-lived stream. Results of a closed stream are dropped: `on_closed` tells the owner.
+// Results over one long-lived stream. Results of a closed stream are dropped: `on_closed` tells the
+// owner.
 class ResultClient : public stage::ResultSink {
  public:
-  // `on_closed` is called once, from a gRPC thread, unless the client is destroyed first; must only enqueue.
-  static std::unique_ptr<ResultClient> Connect(const Endpoint& coordinator, const std::string& worker,
-                                               std::function<void(const absl::Status& why)> on_closed);
+  // `on_closed` is called once, from a gRPC thread, unless the client is destroyed first; must only
+  // enqueue.
+  static std::unique_ptr<ResultClient> Connect(
+      const Endpoint& coordinator, const std::string& worker,
+      std::function<void(const absl::Status& why)> on_closed);
   ~ResultClient() override = default;
   virtual absl::Status WaitReady(int timeout_ms) = 0;
-  // Writes what is queued, half-closes, and waits at most `timeout_ms` until the coordinator, which ends the stream when it
-  // has read all, did so. `on_closed` is not called any more.
+  // Writes what is queued, half-closes, and waits at most `timeout_ms` until the coordinator, which
+  // ends the stream when it has read all, did so. `on_closed` is not called any more.
   virtual void Finish(int timeout_ms) = 0;
 };
 
@@ -62,8 +67,8 @@ class WeightClient {
   explicit WeightClient(const Endpoint& coordinator);
   ~WeightClient();
 
-  // Streams the bytes of a part from `offset` to its end into `take`, in order; blocks. Ends with take's error, Cancelled
-  // when `stop` asks, or the coordinator's.
+  // Streams the bytes of a part from `offset` to its end into `take`, in order; blocks. Ends with
+  // take's error, Cancelled when `stop` asks, or the coordinator's.
   absl::Status Fetch(const std::string& sha256, uint64_t offset, std::stop_token stop,
                      const std::function<absl::Status(std::span<const uint8_t>)>& take);
 

@@ -27,14 +27,20 @@ class CoordinatorServerImpl;
 // One worker's control stream.
 class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessage> {
  public:
-  JoinLink(CoordinatorServerImpl* server, LinkId id, CoordinatorEvents* events, std::unique_ptr<PeerGuard> guard)
-      : server_(server), id_(id), events_(events), guard_(std::move(guard)), last_heard_(MonotonicNow()) {}
+  JoinLink(CoordinatorServerImpl* server, LinkId id, CoordinatorEvents* events,
+           std::unique_ptr<PeerGuard> guard)
+      : server_(server),
+        id_(id),
+        events_(events),
+        guard_(std::move(guard)),
+        last_heard_(MonotonicNow()) {}
   ~JoinLink() override;
 
   // Gone is told once, and only of a link whose hello was told.
   void TellGone(const absl::Status& why) {
     MutexLock lock(&event_mu_);
-    if (joined_ && !gone_) events_->OnWorkerGone(id_, Annotate(why, absl::StrCat("worker '", name_, "'")));
+    if (joined_ && !gone_)
+      events_->OnWorkerGone(id_, Annotate(why, absl::StrCat("worker '", name_, "'")));
     gone_ = true;
   }
   void Refuse(const absl::Status& why, bool final) {
@@ -78,7 +84,8 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
 
 class ResultLink final : public ServerLink<v1::ResultMessage, v1::FrameReply> {
  public:
-  ResultLink(CoordinatorServerImpl* server, CoordinatorEvents* events, std::unique_ptr<PeerGuard> guard)
+  ResultLink(CoordinatorServerImpl* server, CoordinatorEvents* events,
+             std::unique_ptr<PeerGuard> guard)
       : server_(server), events_(events), guard_(std::move(guard)) {}
   ~ResultLink() override;
 
@@ -108,8 +115,9 @@ class CoordinatorServerImpl final : public CoordinatorServer,
                                     public v1::ResultService::CallbackService {
  public:
   CoordinatorServerImpl(CoordinatorEvents* events, PartProvider* parts)
-      : events_(events),
-        weights_(parts, [this](const grpc::ServerContextBase& context) { return bound_.Guard(context); }) {}
+      : events_(events), weights_(parts, [this](const grpc::ServerContextBase& context) {
+          return bound_.Guard(context);
+        }) {}
 
   ~CoordinatorServerImpl() override {
     watcher_.request_stop();
@@ -119,10 +127,11 @@ class CoordinatorServerImpl final : public CoordinatorServer,
   }
 
   absl::Status Listen(const ServerOptions& options) {
-    RETURN_IF_ERROR(bound_.Start(options,
-                                 {static_cast<v1::CoordinatorService::CallbackService*>(this),
-                                  static_cast<v1::ResultService::CallbackService*>(this), &weights_},
-                                 kMaxResultMessageBytes));
+    RETURN_IF_ERROR(
+        bound_.Start(options,
+                     {static_cast<v1::CoordinatorService::CallbackService*>(this),
+                      static_cast<v1::ResultService::CallbackService*>(this), &weights_},
+                     kMaxResultMessageBytes));
     watcher_ = std::jthread([this](std::stop_token stop) { Watch(stop); });
     return absl::OkStatus();
   }
@@ -187,7 +196,8 @@ class CoordinatorServerImpl final : public CoordinatorServer,
         }
       }
     }
-    const absl::Status why = absl::PermissionDeniedError("this machine was revoked by the cluster's administrator");
+    const absl::Status why =
+        absl::PermissionDeniedError("this machine was revoked by the cluster's administrator");
     for (const std::shared_ptr<JoinLink>& link : links) {
       link->TellGone(why);
       link->Abort(why);
@@ -200,9 +210,11 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     using Refused = RefusedStream<v1::WorkerMessage, v1::CoordinatorMessage>;
     absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
     if (!guard.ok()) return new Refused(guard.status());
-    if (const absl::Status role = (*guard)->Expect(identity::Role::kWorker, ""); !role.ok()) return new Refused(role);
+    if (const absl::Status role = (*guard)->Expect(identity::Role::kWorker, ""); !role.ok())
+      return new Refused(role);
     if (!live_.Add(2 * kMaxLinks)) {
-      return new Refused(ResourceExhausted("the coordinator has ", kMaxLinks, " streams open already"));
+      return new Refused(
+          ResourceExhausted("the coordinator has ", kMaxLinks, " streams open already"));
     }
     std::shared_ptr<JoinLink> link;
     {
@@ -215,7 +227,8 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     return link.get();
   }
 
-  grpc::ServerBidiReactor<v1::ResultMessage, v1::FrameReply>* Results(grpc::CallbackServerContext* context) override {
+  grpc::ServerBidiReactor<v1::ResultMessage, v1::FrameReply>* Results(
+      grpc::CallbackServerContext* context) override {
     absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
     if (!guard.ok()) return new RefusedStream<v1::ResultMessage, v1::FrameReply>(guard.status());
     if (!live_.Add(2 * kMaxLinks)) {
@@ -255,7 +268,8 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     return it == links_.end() ? nullptr : it->second;
   }
 
-  static void SendOrDrop(const std::shared_ptr<JoinLink>& link, std::unique_ptr<v1::CoordinatorMessage> message) {
+  static void SendOrDrop(const std::shared_ptr<JoinLink>& link,
+                         std::unique_ptr<v1::CoordinatorMessage> message) {
     if (absl::IsResourceExhausted(link->Send(std::move(message)))) {
       link->TellGone(absl::DeadlineExceededError("does not read its control stream"));
       link->Abort(absl::DeadlineExceededError("the control stream is not read"));
@@ -283,15 +297,16 @@ class CoordinatorServerImpl final : public CoordinatorServer,
         }
       }
       for (const std::shared_ptr<JoinLink>& link : silent) {
-        const absl::Status why =
-            absl::DeadlineExceededError(absl::StrCat("nothing heard for ", kDeadAfterMs, " ms; given up"));
+        const absl::Status why = absl::DeadlineExceededError(
+            absl::StrCat("nothing heard for ", kDeadAfterMs, " ms; given up"));
         link->TellGone(why);
         link->Abort(why);
       }
     }
   }
 
-  std::unique_ptr<v1::CoordinatorMessage> RevokedMessage() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  std::unique_ptr<v1::CoordinatorMessage> RevokedMessage() const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     auto message = std::make_unique<v1::CoordinatorMessage>();
     for (const std::string& node : revoked_) message->mutable_revoked()->add_nodes(node);
     return message;
@@ -317,7 +332,8 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
   last_heard_.store(MonotonicNow(), std::memory_order_relaxed);
   if (ended_) return;
   const absl::Status allowed = guard_->Check();
-  absl::StatusOr<WorkerEvent> event = allowed.ok() ? FromProto(message) : absl::StatusOr<WorkerEvent>(allowed);
+  absl::StatusOr<WorkerEvent> event =
+      allowed.ok() ? FromProto(message) : absl::StatusOr<WorkerEvent>(allowed);
   if (!event.ok()) {
     if (allowed.ok() && absl::IsInvalidArgument(event.status())) guard_->Report(event.status());
     ended_ = true;
@@ -349,7 +365,8 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
 bool JoinLink::Greet(WorkerEvent* event) {
   WorkerHello* hello = std::get_if<WorkerHello>(event);
   if (hello == nullptr) {
-    const absl::Status why = InvalidArgument("the first message of a control stream must be the worker's hello");
+    const absl::Status why =
+        InvalidArgument("the first message of a control stream must be the worker's hello");
     guard_->Report(why);
     Refuse(why, true);
     return false;
@@ -358,10 +375,11 @@ bool JoinLink::Greet(WorkerEvent* event) {
   if (!versions.ok()) {
     LogWarning("refused a worker: ", versions.message());
     // Said from the worker's point of view.
-    Refuse(FailedPrecondition("this worker is version ", CleanText(hello->version), " (protocol ", hello->protocol,
-                              "), the coordinator is version ", kVersion, " (protocol ", kProtocolVersion,
-                              "); install the same version on both"),
-           true);
+    Refuse(
+        FailedPrecondition("this worker is version ", CleanText(hello->version), " (protocol ",
+                           hello->protocol, "), the coordinator is version ", kVersion,
+                           " (protocol ", kProtocolVersion, "); install the same version on both"),
+        true);
     return false;
   }
   if (const absl::Status own = guard_->Expect(identity::Role::kWorker, hello->name); !own.ok()) {
@@ -381,7 +399,8 @@ void JoinLink::OnClosed() {
   // gRPC's keepalive may notice a stopped machine before Watch does; it is silence all the same.
   const TimeNs silence = MonotonicNow() - last_heard();
   if (silence > 3 * TimeNs{kHeartbeatMs} * kMillisecond) {
-    TellGone(absl::DeadlineExceededError(absl::StrCat("nothing heard for ", silence / kMillisecond, " ms; given up")));
+    TellGone(absl::DeadlineExceededError(
+        absl::StrCat("nothing heard for ", silence / kMillisecond, " ms; given up")));
   } else {
     TellGone(Unavailable("the connection is closed"));
   }
@@ -428,12 +447,14 @@ void ResultLink::OnMessage(v1::ResultMessage& message) {
 
 void ResultLink::Greet(const v1::ResultMessage& message) {
   const v1::StreamHello& hello = message.hello();
-  absl::Status status = message.has_hello() ? CheckVersions(hello.protocol(), hello.version())
-                                            : InvalidArgument("the first message of a stream must be its hello");
+  absl::Status status = message.has_hello()
+                            ? CheckVersions(hello.protocol(), hello.version())
+                            : InvalidArgument("the first message of a stream must be its hello");
   if (status.ok()) status = CheckWorkerName(hello.from());
   if (status.ok()) status = guard_->Expect(identity::Role::kWorker, hello.from());
   if (status.ok() && !server_->IsWelcomed(hello.from())) {
-    status = absl::PermissionDeniedError(absl::StrCat("worker '", hello.from(), "' has not joined"));
+    status =
+        absl::PermissionDeniedError(absl::StrCat("worker '", hello.from(), "' has not joined"));
   }
   auto reply = std::make_unique<v1::FrameReply>();
   reply->mutable_welcome()->set_code(ToWireCode(status));
@@ -449,9 +470,8 @@ void ResultLink::Greet(const v1::ResultMessage& message) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(const ServerOptions& options,
-                                                                            CoordinatorEvents* events,
-                                                                            PartProvider* parts) {
+absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
+    const ServerOptions& options, CoordinatorEvents* events, PartProvider* parts) {
   auto server = std::make_unique<CoordinatorServerImpl>(events, parts);
   RETURN_IF_ERROR(server->Listen(options));
   return server;

@@ -24,7 +24,8 @@ absl::StatusOr<std::string> FingerprintOfPem(const std::string& ca_pem) {
 }
 
 // First membership.
-absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& options, const JoinToken& token,
+absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& options,
+                                                     const JoinToken& token,
                                                      const identity::KeyPair& key) {
   if (options.address.empty())
     return InvalidArgument("a token needs the coordinator's address: --join ADDRESS --token T");
@@ -35,8 +36,8 @@ absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& opt
   ASSIGN_OR_RETURN(join.request.request_pem, key.MakeRequest());
   join.timeout_ms = options.timeout_ms;
   ASSIGN_OR_RETURN(Joined joined, Join(join));
-  return IdentityFolder::Joined{std::move(joined.reply.certificate_pem), std::move(joined.ca_pem), options.address,
-                                std::move(joined.reply.https)};
+  return IdentityFolder::Joined{std::move(joined.reply.certificate_pem), std::move(joined.ca_pem),
+                                options.address, std::move(joined.reply.https)};
 }
 
 }  // namespace
@@ -50,8 +51,9 @@ absl::StatusOr<std::unique_ptr<Enrolment>> Enrolment::Open(const EnrolmentOption
     if (member.has_value()) {
       ASSIGN_OR_RETURN(const std::string known, FingerprintOfPem(member->ca_pem));
       if (known != token.ca_fingerprint) {
-        return FailedPrecondition("this machine is a member of another cluster than the token's; to move it, remove ",
-                                  options.folder, " first");
+        return FailedPrecondition(
+            "this machine is a member of another cluster than the token's; to move it, remove ",
+            options.folder, " first");
       }
       LogInfo("this machine is a member already; the token is not used");
     } else {
@@ -61,7 +63,8 @@ absl::StatusOr<std::unique_ptr<Enrolment>> Enrolment::Open(const EnrolmentOption
   }
   if (!member.has_value()) {
     return InvalidArgument(
-        "this machine has not joined a cluster: give --join ADDRESS --token T, as `lanyard token create` "
+        "this machine has not joined a cluster: give --join ADDRESS --token T, as `lanyard token "
+        "create` "
         "on the coordinator prints them (identity is kept in ",
         options.folder, ")");
   }
@@ -70,12 +73,15 @@ absl::StatusOr<std::unique_ptr<Enrolment>> Enrolment::Open(const EnrolmentOption
     RETURN_IF_ERROR(folder.Save(*member));
   }
   const std::string folder_path = folder.path();
-  auto out = std::unique_ptr<Enrolment>(new Enrolment(std::move(folder), member->coordinator, member->ca_pem));
-  auto credential = Credential::Make(key, member->certificate_pem, member->ca_pem, identity::WallNow());
+  auto out = std::unique_ptr<Enrolment>(
+      new Enrolment(std::move(folder), member->coordinator, member->ca_pem));
+  auto credential =
+      Credential::Make(key, member->certificate_pem, member->ca_pem, identity::WallNow());
   if (!credential.ok()) {
     LogInfo("asking for a new certificate: ", credential.status().message());
     credential = out->Ask(key);
-    if (!credential.ok()) return Annotate(credential.status(), "no valid certificate (" + folder_path + ")");
+    if (!credential.ok())
+      return Annotate(credential.status(), "no valid certificate (" + folder_path + ")");
   }
   out->Start(*std::move(credential), options.renew_every);
   return out;
@@ -96,8 +102,8 @@ absl::StatusOr<std::shared_ptr<const Credential>> Enrolment::Ask(const identity:
   ASSIGN_OR_RETURN(join.ca_fingerprint, FingerprintOfPem(ca_pem_));
   ASSIGN_OR_RETURN(join.request.request_pem, key.MakeRequest());
   ASSIGN_OR_RETURN(Joined joined, Join(join));
-  ASSIGN_OR_RETURN(auto credential,
-                   Credential::Make(key, std::move(joined.reply.certificate_pem), ca_pem_, identity::WallNow()));
+  ASSIGN_OR_RETURN(auto credential, Credential::Make(key, std::move(joined.reply.certificate_pem),
+                                                     ca_pem_, identity::WallNow()));
   RETURN_IF_ERROR(folder_.SaveCertificate(credential->certificate_pem));
   return credential;
 }
@@ -120,7 +126,8 @@ bool Enrolment::Wait() {
   return !stop_;
 }
 
-// Looks at the clock now and then, since a machine that slept must not wait for the rest of a long timer.
+// Looks at the clock now and then, since a machine that slept must not wait for the rest of a long
+// timer.
 void Enrolment::Loop() {
   int64_t retry_seconds = kFirstRetrySeconds;
   TimeNs not_before = 0;
@@ -141,9 +148,11 @@ void Enrolment::Loop() {
       continue;
     }
     // Never so long that a short life ends meanwhile.
-    const int64_t longest = std::clamp<int64_t>(identity::LifeSeconds(self) / kRetriesInALife, 1, kLastRetrySeconds);
+    const int64_t longest =
+        std::clamp<int64_t>(identity::LifeSeconds(self) / kRetriesInALife, 1, kLastRetrySeconds);
     retry_seconds = std::min(retry_seconds, longest);
-    LogWarning("the certificate could not be renewed: ", renewed.message(), "; trying again in ", retry_seconds, " s");
+    LogWarning("the certificate could not be renewed: ", renewed.message(), "; trying again in ",
+               retry_seconds, " s");
     not_before = now + retry_seconds * kSecond;
     retry_seconds *= 2;
   }

@@ -1,5 +1,5 @@
-// A node's membership: joins with a token once, keeps key and certificate in a folder, renews the certificate while the
-// process runs.
+// A node's membership: joins with a token once, keeps key and certificate in a folder, renews the
+// certificate while the process runs.
 #pragma once
 
 #include <memory>
@@ -27,9 +27,9 @@ struct EnrolmentOptions {
 // Thread-safe.
 class Enrolment {
  public:
-  // Blocks for the conversation with the coordinator, where one is needed. InvalidArgument: a bad token, or none and no
-  // membership; FailedPrecondition: a member of another cluster; else see Join. A certificate that is still valid needs
-  // no coordinator.
+  // Blocks for the conversation with the coordinator, where one is needed. InvalidArgument: a bad
+  // token, or none and no membership; FailedPrecondition: a member of another cluster; else see
+  // Join. A certificate that is still valid needs no coordinator.
   static absl::StatusOr<std::unique_ptr<Enrolment>> Open(const EnrolmentOptions& options);
   ~Enrolment();
 

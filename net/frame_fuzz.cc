@@ -1,8 +1,9 @@
-// A message from a joined, hostile worker: whatever the bytes, conversion gives a struct within the limits or a Status.
+// A message from a joined, hostile worker: whatever the bytes, conversion gives a struct within the
+// limits or a Status.
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
 #include <cstdint>
 #include <cstdlib>
-
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
@@ -23,7 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     case 1: {
       lanyard::v1::StepResult proto;
-      if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto, "w").status().IgnoreError();
+      if (proto.ParseFromArray(data + 1, bytes))
+        lanyard::net::FromProto(proto, "w").status().IgnoreError();
       break;
     }
     case 2: {
@@ -33,12 +35,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     case 3: {
       lanyard::v1::WorkerMessage proto;
-      if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto).status().IgnoreError();
+      if (proto.ParseFromArray(data + 1, bytes))
+        lanyard::net::FromProto(proto).status().IgnoreError();
       break;
     }
     default: {
       lanyard::v1::Assign proto;
-      if (proto.ParseFromArray(data + 1, bytes)) lanyard::net::FromProto(proto).status().IgnoreError();
+      if (proto.ParseFromArray(data + 1, bytes))
+        lanyard::net::FromProto(proto).status().IgnoreError();
       break;
     }
   }

@@ -1,9 +1,9 @@
 #include "net/frame_scan.h"
 
-#include <limits>
-
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
+
+#include <limits>
 
 #include "net/limits.h"
 
@@ -17,10 +17,14 @@ enum class Kind { kFrameMessage, kFrame, kRun, kLeaf, kHidden, kBytes };
 // What a length-delimited field holds (field numbers of stage.proto).
 Kind KindOf(Kind parent, int field) {
   switch (parent) {
-    case Kind::kFrameMessage: return field == 2 ? Kind::kFrame : Kind::kBytes;
-    case Kind::kFrame: return field == 8 ? Kind::kRun : field == 12 ? Kind::kHidden : Kind::kBytes;
-    case Kind::kRun: return field == 5 || field == 6 ? Kind::kLeaf : Kind::kBytes;
-    default: return Kind::kBytes;
+    case Kind::kFrameMessage:
+      return field == 2 ? Kind::kFrame : Kind::kBytes;
+    case Kind::kFrame:
+      return field == 8 ? Kind::kRun : field == 12 ? Kind::kHidden : Kind::kBytes;
+    case Kind::kRun:
+      return field == 5 || field == 6 ? Kind::kLeaf : Kind::kBytes;
+    default:
+      return Kind::kBytes;
   }
 }
 
@@ -49,14 +53,16 @@ class Scanner {
         return Malformed();
       }
     }
-    return in_.ConsumedEntireMessage() || in_.BytesUntilLimit() == 0 ? absl::OkStatus() : Malformed();
+    return in_.ConsumedEntireMessage() || in_.BytesUntilLimit() == 0 ? absl::OkStatus()
+                                                                     : Malformed();
   }
 
  private:
   absl::Status Count(Kind kind, int length) {
     if (kind == Kind::kRun || kind == Kind::kLeaf) {
       if (++messages_ > kMaxFrameSubmessages) {
-        return InvalidArgument("frame: more than ", kMaxFrameSubmessages, " runs, tables and outputs");
+        return InvalidArgument("frame: more than ", kMaxFrameSubmessages,
+                               " runs, tables and outputs");
       }
     }
     // A frame and its runs are counted by what is in them.
@@ -68,7 +74,9 @@ class Scanner {
     return absl::OkStatus();
   }
 
-  static absl::Status Malformed() { return InvalidArgument("frame: the message is not well-formed"); }
+  static absl::Status Malformed() {
+    return InvalidArgument("frame: the message is not well-formed");
+  }
 
   google::protobuf::io::CodedInputStream in_;
   int messages_ = 0;

@@ -43,13 +43,16 @@ asio::awaitable<absl::Status> ReadMessage(Stream& stream, Message* out) {
   if (auto [ec, n] = co_await asio::async_read(stream, asio::buffer(head), kAsTuple); ec) {
     co_return Unavailable("the connection ended: ", ec.message());
   }
-  const size_t size = size_t{head[0]} << 24 | size_t{head[1]} << 16 | size_t{head[2]} << 8 | head[3];
-  if (size > kMaxJoinBytes) co_return InvalidArgument("a message of ", size, " bytes; at most ", kMaxJoinBytes);
+  const size_t size =
+      size_t{head[0]} << 24 | size_t{head[1]} << 16 | size_t{head[2]} << 8 | head[3];
+  if (size > kMaxJoinBytes)
+    co_return InvalidArgument("a message of ", size, " bytes; at most ", kMaxJoinBytes);
   std::string bytes(size, '\0');
   if (auto [ec, n] = co_await asio::async_read(stream, asio::buffer(bytes), kAsTuple); ec) {
     co_return Unavailable("the connection ended: ", ec.message());
   }
-  if (!out->ParseFromString(bytes)) co_return InvalidArgument("a message that is none of this protocol's");
+  if (!out->ParseFromString(bytes))
+    co_return InvalidArgument("a message that is none of this protocol's");
   co_return absl::OkStatus();
 }
 
@@ -57,8 +60,8 @@ template <typename Message>
 asio::awaitable<absl::Status> WriteMessage(Stream& stream, const Message& message) {
   const std::string body = message.SerializeAsString();
   const auto n = static_cast<uint32_t>(body.size());
-  std::string bytes{static_cast<char>(n >> 24), static_cast<char>(n >> 16), static_cast<char>(n >> 8),
-                    static_cast<char>(n)};
+  std::string bytes{static_cast<char>(n >> 24), static_cast<char>(n >> 16),
+                    static_cast<char>(n >> 8), static_cast<char>(n)};
   bytes += body;
   if (auto [ec, written] = co_await asio::async_write(stream, asio::buffer(bytes), kAsTuple); ec) {
     co_return Unavailable("the connection ended: ", ec.message());
@@ -74,16 +77,17 @@ asio::ssl::context AsioContext(const identity::SslContext& context) {
 
 absl::StatusOr<JoinRequest> FromProto(const v1::JoinRequest& in) {
   if (!CheckVersions(in.protocol(), in.version()).ok()) {  // said from the node's point of view
-    return FailedPrecondition("this machine has Lanyard ", CleanText(in.version()), " (protocol ", in.protocol(),
-                              "), the coordinator has ", kVersion, " (protocol ", kProtocolVersion,
-                              "); install the same version on both");
+    return FailedPrecondition("this machine has Lanyard ", CleanText(in.version()), " (protocol ",
+                              in.protocol(), "), the coordinator has ", kVersion, " (protocol ",
+                              kProtocolVersion, "); install the same version on both");
   }
   JoinRequest out;
   const bool token = !in.token_id().empty() || !in.token_secret().empty();
   if (token && (in.token_id().size() != 16 || in.token_secret().size() != 32))
     return InvalidArgument("a malformed token");
   if (token) RETURN_IF_ERROR(CheckWorkerName(in.name()));
-  if (token && in.role() != 1 && in.role() != 2) return InvalidArgument("role ", in.role(), " cannot join");
+  if (token && in.role() != 1 && in.role() != 2)
+    return InvalidArgument("role ", in.role(), " cannot join");
   out.token_id = CleanText(in.token_id());
   out.token_secret = in.token_secret();
   out.role = in.role() == 2 ? identity::Role::kAdmin : identity::Role::kWorker;
@@ -95,7 +99,9 @@ absl::StatusOr<JoinRequest> FromProto(const v1::JoinRequest& in) {
 class JoinServerImpl final : public JoinServer {
  public:
   JoinServerImpl(std::shared_ptr<identity::LiveCredential> credential, JoinHandler handler)
-      : credential_(std::move(credential)), handler_(std::move(handler)), work_(asio::make_work_guard(io_)) {
+      : credential_(std::move(credential)),
+        handler_(std::move(handler)),
+        work_(asio::make_work_guard(io_)) {
     thread_ = std::thread([this] { io_.run(); });
   }
   ~JoinServerImpl() override {
@@ -104,7 +110,8 @@ class JoinServerImpl final : public JoinServer {
   }
 
   void Take(int fd, const std::string& peer) override {
-    // A socket at once, so that whatever becomes of this server closes it. The family does not matter to a connected one.
+    // A socket at once, so that whatever becomes of this server closes it. The family does not
+    // matter to a connected one.
     tcp::socket socket(io_);
     boost::system::error_code ec;
     socket.assign(tcp::v4(), fd, ec);
@@ -119,16 +126,19 @@ class JoinServerImpl final : public JoinServer {
 
  private:
   asio::awaitable<void> Converse(tcp::socket socket, std::string peer) {
-    const auto context = identity::MakeServerContext(*credential_->Get(), identity::ClientCertificate::kNone);
+    const auto context =
+        identity::MakeServerContext(*credential_->Get(), identity::ClientCertificate::kNone);
     if (!context.ok()) {
       LogError("joining: ", context.status().message());
       co_return;
     }
     SSL_CTX_set_alpn_select_cb(
         context->get(),
-        [](SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* in, unsigned in_size, void*) {
+        [](SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* in,
+           unsigned in_size, void*) {
           unsigned char* chosen = nullptr;
-          const int found = SSL_select_next_proto(&chosen, out_size, kAlpnWire, sizeof(kAlpnWire) - 1, in, in_size);
+          const int found = SSL_select_next_proto(&chosen, out_size, kAlpnWire,
+                                                  sizeof(kAlpnWire) - 1, in, in_size);
           *out = chosen;
           return found == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
         },
@@ -143,7 +153,8 @@ class JoinServerImpl final : public JoinServer {
     const absl::Status status = co_await Answer(stream, peer);
     if (!status.ok()) LogDebug("joining from ", peer, ": ", status.message());
     timer.cancel();
-    co_await asio::post(io_, asio::use_awaitable);  // the timer's handler has run before `stream` goes
+    co_await asio::post(io_,
+                        asio::use_awaitable);  // the timer's handler has run before `stream` goes
   }
 
   absl::StatusOr<JoinReply> Handle(const v1::JoinRequest& message, const std::string& peer) {
@@ -153,11 +164,13 @@ class JoinServerImpl final : public JoinServer {
   }
 
   asio::awaitable<absl::Status> Answer(Stream& stream, const std::string& peer) {
-    if (auto [ec] = co_await stream.async_handshake(Stream::server, kAsTuple); ec) co_return Unavailable(ec.message());
+    if (auto [ec] = co_await stream.async_handshake(Stream::server, kAsTuple); ec)
+      co_return Unavailable(ec.message());
     v1::JoinRequest message;
     absl::Status status = co_await ReadMessage(stream, &message);
     if (absl::IsUnavailable(status)) co_return status;
-    const absl::StatusOr<JoinReply> reply = status.ok() ? Handle(message, peer) : absl::StatusOr<JoinReply>(status);
+    const absl::StatusOr<JoinReply> reply =
+        status.ok() ? Handle(message, peer) : absl::StatusOr<JoinReply>(status);
     v1::JoinReply out;
     out.set_code(ToWireCode(reply.status()));
     out.set_message(CleanText(StdView(reply.status().message())));
@@ -189,7 +202,9 @@ class Conversation {
     SSL_CTX_set_alpn_protos(context.get(), kAlpnWire, sizeof(kAlpnWire) - 1);
     asio::ssl::context asio_context = AsioContext(context);
     stream_.emplace(io_, asio_context);
-    asio::co_spawn(io_, Talk(), [this](std::exception_ptr, absl::Status status) { status_ = std::move(status); });
+    asio::co_spawn(io_, Talk(), [this](std::exception_ptr, absl::Status status) {
+      status_ = std::move(status);
+    });
     io_.run_for(std::chrono::milliseconds(options_.timeout_ms));
     const bool in_time = status_.has_value();
     if (!in_time) {
@@ -199,8 +214,8 @@ class Conversation {
       io_.restart();
       io_.run_for(std::chrono::milliseconds(100));  // its coroutine ends
       return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", options_.address,
-                                                      " did not answer within ", options_.timeout_ms, " ms (", step_,
-                                                      ")"));
+                                                      " did not answer within ",
+                                                      options_.timeout_ms, " ms (", step_, ")"));
     }
     RETURN_IF_ERROR(*status_);
     return std::move(joined_);
@@ -212,19 +227,24 @@ class Conversation {
     std::string host = options_.address.substr(0, colon);
     if (host.size() >= 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
     step_ = "looking up its name";
-    auto [unknown, endpoints] = co_await resolver_.async_resolve(host, options_.address.substr(colon + 1), kAsTuple);
+    auto [unknown, endpoints] =
+        co_await resolver_.async_resolve(host, options_.address.substr(colon + 1), kAsTuple);
     if (unknown)
-      co_return Unavailable("cannot find the coordinator's address ", options_.address, ": ", unknown.message());
+      co_return Unavailable("cannot find the coordinator's address ", options_.address, ": ",
+                            unknown.message());
     step_ = "connecting";
-    auto [refused, endpoint] = co_await asio::async_connect(stream_->lowest_layer(), endpoints, kAsTuple);
+    auto [refused, endpoint] =
+        co_await asio::async_connect(stream_->lowest_layer(), endpoints, kAsTuple);
     if (refused) {
-      co_return Unavailable("cannot reach the coordinator at ", options_.address, ": ", refused.message(),
+      co_return Unavailable("cannot reach the coordinator at ", options_.address, ": ",
+                            refused.message(),
                             "; is it running, and does a firewall between lie in the way?");
     }
     step_ = "TLS handshake";
     if (auto [ec] = co_await stream_->async_handshake(Stream::client, kAsTuple); ec) {
       co_return Unavailable("what answers at ", options_.address,
-                            " is no Lanyard coordinator, or it refuses this machine's ", "network: ", ec.message());
+                            " is no Lanyard coordinator, or it refuses this machine's ",
+                            "network: ", ec.message());
     }
     const absl::StatusOr<identity::Peer> peer = identity::CheckCoordinatorChain(
         stream_->native_handle(), options_.ca_fingerprint, identity::WallNow(), &joined_.ca_pem);

@@ -31,7 +31,8 @@ std::set<std::string> PeerTable::AddressesOfOthers(const std::string& node) cons
 }
 
 absl::StatusOr<std::unique_ptr<PeerGuard>> PeerGuard::Open(const Security& security,
-                                                           const grpc::ServerContextBase& context, PeerTable* table) {
+                                                           const grpc::ServerContextBase& context,
+                                                           PeerTable* table) {
   auto guard = std::unique_ptr<PeerGuard>(new PeerGuard(security, PeerAddress(context), table));
   if (security.credential == nullptr) return guard;
   ASSIGN_OR_RETURN(guard->peer_, PeerOf(context));
@@ -57,10 +58,12 @@ void PeerGuard::Report(const absl::Status& what) const {
 }
 
 absl::Status PeerGuard::Expect(identity::Role role, const std::string& name) const {
-  if (!peer_.has_value() || (peer_->role == role && (name.empty() || peer_->name == name))) return absl::OkStatus();
-  return absl::PermissionDeniedError(absl::StrCat("the certificate is of ", identity::RoleName(peer_->role), " '",
-                                                  peer_->name, "', it may not speak as ", identity::RoleName(role),
-                                                  name.empty() ? "" : absl::StrCat(" '", name, "'")));
+  if (!peer_.has_value() || (peer_->role == role && (name.empty() || peer_->name == name)))
+    return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      absl::StrCat("the certificate is of ", identity::RoleName(peer_->role), " '", peer_->name,
+                   "', it may not speak as ", identity::RoleName(role),
+                   name.empty() ? "" : absl::StrCat(" '", name, "'")));
 }
 
 }  // namespace lanyard::net

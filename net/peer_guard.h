@@ -1,14 +1,15 @@
-// The other end of a server's stream: whose certificate TLS checked, and whether that node may still speak. gRPC checks
-// certificates at the handshake alone; a guard is asked with every message.
+// The other end of a server's stream: whose certificate TLS checked, and whether that node may
+// still speak. gRPC checks certificates at the handshake alone; a guard is asked with every
+// message.
 #pragma once
+
+#include <grpcpp/server_context.h>
 
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
-
-#include <grpcpp/server_context.h>
 
 #include "base/mutex.h"
 #include "base/status.h"
@@ -33,9 +34,11 @@ class PeerTable {
 
 class PeerGuard {
  public:
-  // Unauthenticated or PermissionDenied when the stream must not open. Without a credential every peer is good.
+  // Unauthenticated or PermissionDenied when the stream must not open. Without a credential every
+  // peer is good.
   static absl::StatusOr<std::unique_ptr<PeerGuard>> Open(const Security& security,
-                                                         const grpc::ServerContextBase& context, PeerTable* table);
+                                                         const grpc::ServerContextBase& context,
+                                                         PeerTable* table);
   ~PeerGuard();
   PeerGuard(const PeerGuard&) = delete;
   PeerGuard& operator=(const PeerGuard&) = delete;

@@ -18,7 +18,8 @@ namespace {
 constexpr size_t kMaxReplyBytes = size_t{2} << 20;  // a pong carries its payload back
 
 Target ToWorker(const RemoteStageOptions& options) {
-  return {options.address, options.credential, identity::TlsName(identity::Role::kWorker, options.node)};
+  return {options.address, options.credential,
+          identity::TlsName(identity::Role::kWorker, options.node)};
 }
 
 class RemoteStageImpl final : public RemoteStage {
@@ -35,7 +36,9 @@ class RemoteStageImpl final : public RemoteStage {
   }
 
   void Start() {
-    link_.Start([this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Frames(context, reactor); });
+    link_.Start([this](grpc::ClientContext* context, auto* reactor) {
+      stub_->async()->Frames(context, reactor);
+    });
     auto message = std::make_unique<v1::FrameMessage>();
     v1::StreamHello* hello = message->mutable_hello();
     hello->set_protocol(kProtocolVersion);
@@ -45,7 +48,8 @@ class RemoteStageImpl final : public RemoteStage {
     hello->set_epoch(options_.epoch.value);
     hello->set_stage(options_.stage);
     hello->set_probe(options_.probe);
-    link_.Send(std::move(message)).IgnoreError();  // a stream that closed already says so by on_closed
+    link_.Send(std::move(message))
+        .IgnoreError();  // a stream that closed already says so by on_closed
   }
 
   absl::Status Send(stage::StepFrame frame) override {
@@ -68,8 +72,9 @@ class RemoteStageImpl final : public RemoteStage {
     while (state_ == State::kConnecting) {
       const TimeNs left = end - MonotonicNow();
       if (left <= 0) {
-        return absl::DeadlineExceededError(absl::StrCat("stage ", options_.stage, " at ", options_.address,
-                                                        " did not welcome the stream within ", timeout_ms, " ms"));
+        return absl::DeadlineExceededError(
+            absl::StrCat("stage ", options_.stage, " at ", options_.address,
+                         " did not welcome the stream within ", timeout_ms, " ms"));
       }
       cv_.WaitFor(&mu_, std::chrono::nanoseconds(left));
     }
@@ -96,7 +101,8 @@ class RemoteStageImpl final : public RemoteStage {
       if (state_ != State::kReady) {
         status = why_;
       } else if (left <= 0) {
-        status = absl::DeadlineExceededError(absl::StrCat("no pong from ", options_.address, " in ", timeout_ms, " ms"));
+        status = absl::DeadlineExceededError(
+            absl::StrCat("no pong from ", options_.address, " in ", timeout_ms, " ms"));
       } else {
         cv_.WaitFor(&mu_, std::chrono::nanoseconds(left));
       }
@@ -114,7 +120,8 @@ class RemoteStageImpl final : public RemoteStage {
     MutexLock lock(&mu_);
     if (state_ == State::kReady) return absl::OkStatus();
     if (state_ == State::kClosed) return why_;
-    return Unavailable("stage ", options_.stage, " at ", options_.address, " has not welcomed the stream yet");
+    return Unavailable("stage ", options_.stage, " at ", options_.address,
+                       " has not welcomed the stream yet");
   }
 
   void OnReply(const v1::FrameReply& reply) {
@@ -160,7 +167,8 @@ class RemoteStageImpl final : public RemoteStage {
   uint64_t next_ping_ ABSL_GUARDED_BY(mu_) = 1;
   std::unordered_map<uint64_t, TimeNs> pings_ ABSL_GUARDED_BY(mu_);  // 0: no pong yet
   std::unique_ptr<v1::StageService::Stub> stub_;
-  ClientLink<v1::FrameMessage, v1::FrameReply> link_;  // last: destroyed first, and waits for its callbacks
+  ClientLink<v1::FrameMessage, v1::FrameReply>
+      link_;  // last: destroyed first, and waits for its callbacks
 };
 
 }  // namespace

@@ -53,7 +53,8 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
     } else if (message_.has_ping()) {
       v1::FrameReply reply;
       reply.mutable_pong()->Swap(message_.mutable_ping());
-      if (!SendReply(reply).ok()) Stop(ResourceExhausted("pings faster than their answers are read"));
+      if (!SendReply(reply).ok())
+        Stop(ResourceExhausted("pings faster than their answers are read"));
     } else {
       Stop(InvalidArgument("a message without a frame or ping that this version knows"));
     }
@@ -69,35 +70,41 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
     return FromGrpc(grpc::SerializationTraits<v1::FrameMessage>::Deserialize(bytes, &message_));
   }
 
-  // The coordinator or a worker, whatever stage is held here: it sees nothing but its own bytes again.
+  // The coordinator or a worker, whatever stage is held here: it sees nothing but its own bytes
+  // again.
   absl::Status AcceptProbe() {
     if (guard_->peer().has_value() && guard_->peer()->role == identity::Role::kAdmin) {
       return absl::PermissionDeniedError("an administrator's machine has nothing to measure here");
     }
     probe_ = probes_->Add(kMaxProbes);
-    return probe_ ? absl::OkStatus() : ResourceExhausted(kMaxProbes, " measurements of this worker run already");
+    return probe_ ? absl::OkStatus()
+                  : ResourceExhausted(kMaxProbes, " measurements of this worker run already");
   }
 
   bool MayPing(size_t bytes) {
     if (!probe_) return true;
     pinged_bytes_ += bytes;
-    return ++pings_ <= kMaxProbePings && bytes <= kMaxProbePingBytes && pinged_bytes_ <= kMaxProbeBytes;
+    return ++pings_ <= kMaxProbePings && bytes <= kMaxProbePingBytes &&
+           pinged_bytes_ <= kMaxProbeBytes;
   }
 
   absl::Status SendReply(const v1::FrameReply& reply) {
     auto bytes = std::make_unique<grpc::ByteBuffer>();
     bool own = false;
-    RETURN_IF_ERROR(FromGrpc(grpc::SerializationTraits<v1::FrameReply>::Serialize(reply, bytes.get(), &own)));
+    RETURN_IF_ERROR(
+        FromGrpc(grpc::SerializationTraits<v1::FrameReply>::Serialize(reply, bytes.get(), &own)));
     return Send(std::move(bytes));
   }
 
   void Greet(const v1::FrameMessage& message) {
     const v1::StreamHello& hello = message.hello();
-    absl::Status status = message.has_hello() ? CheckVersions(hello.protocol(), hello.version())
-                                              : InvalidArgument("the first message of a stream must be its hello");
+    absl::Status status = message.has_hello()
+                              ? CheckVersions(hello.protocol(), hello.version())
+                              : InvalidArgument("the first message of a stream must be its hello");
     if (status.ok()) status = CheckWorkerName(hello.from());
     if (status.ok()) {
-      from_ = {hello.from(), PlanId(hello.plan()), Epoch(hello.epoch()), hello.stage(), guard_->peer()};
+      from_ = {hello.from(), PlanId(hello.plan()), Epoch(hello.epoch()), hello.stage(),
+               guard_->peer()};
       status = hello.probe() ? AcceptProbe() : sink_->AcceptStream(from_);
     }
     v1::FrameReply reply;
@@ -110,10 +117,11 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
 
   void TakeFrame(const v1::StepFrame& in) {
     absl::StatusOr<stage::StepFrame> frame = FromProto(in);
-    if (frame.ok() && (frame->plan != from_.plan || frame->epoch != from_.epoch || frame->stage != from_.stage)) {
-      frame = InvalidArgument("frame of plan ", in.plan(), " epoch ", in.epoch(), " stage ", in.stage(),
-                              " on a stream of plan ", from_.plan.value, " epoch ", from_.epoch.value, " stage ",
-                              from_.stage);
+    if (frame.ok() &&
+        (frame->plan != from_.plan || frame->epoch != from_.epoch || frame->stage != from_.stage)) {
+      frame = InvalidArgument("frame of plan ", in.plan(), " epoch ", in.epoch(), " stage ",
+                              in.stage(), " on a stream of plan ", from_.plan.value, " epoch ",
+                              from_.epoch.value, " stage ", from_.stage);
     }
     if (frame.ok()) {
       sink_->OnFrame(*std::move(frame));
@@ -141,8 +149,9 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
   bool ended_ = false;
 };
 
-class StageServerImpl final : public StageServer,
-                              public v1::StageService::WithRawCallbackMethod_Frames<v1::StageService::Service> {
+class StageServerImpl final
+    : public StageServer,
+      public v1::StageService::WithRawCallbackMethod_Frames<v1::StageService::Service> {
  public:
   explicit StageServerImpl(FrameSink* sink) : sink_(sink) {}
   ~StageServerImpl() override {
@@ -154,14 +163,17 @@ class StageServerImpl final : public StageServer,
     return bound_.Start(options, {this}, kMaxFrameMessageBytes);
   }
 
-  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Frames(grpc::CallbackServerContext* context) override {
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Frames(
+      grpc::CallbackServerContext* context) override {
     absl::StatusOr<std::unique_ptr<PeerGuard>> guard = bound_.Guard(*context);
     if (!guard.ok()) return new RefusedFrames(guard.status());
     if ((*guard)->peer().has_value() && (*guard)->peer()->role == identity::Role::kAdmin) {
-      return new RefusedFrames(absl::PermissionDeniedError("an administrator has no frames for a worker"));
+      return new RefusedFrames(
+          absl::PermissionDeniedError("an administrator has no frames for a worker"));
     }
     if (!live_.Add(kMaxStreams)) {
-      return new RefusedFrames(ResourceExhausted("this worker has ", kMaxStreams, " streams open already"));
+      return new RefusedFrames(
+          ResourceExhausted("this worker has ", kMaxStreams, " streams open already"));
     }
     auto link = std::make_shared<FrameLink>(sink_, &live_, &probes_, *std::move(guard));
     link->Begin(context);
@@ -180,7 +192,8 @@ class StageServerImpl final : public StageServer,
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StageServer>> StageServer::Start(const ServerOptions& options, FrameSink* sink) {
+absl::StatusOr<std::unique_ptr<StageServer>> StageServer::Start(const ServerOptions& options,
+                                                                FrameSink* sink) {
   auto server = std::make_unique<StageServerImpl>(sink);
   RETURN_IF_ERROR(server->Listen(options));
   return server;

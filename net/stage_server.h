@@ -1,4 +1,5 @@
-// The worker's side of StageService.Frames: welcomes streams, converts and checks frames, answers pings.
+// The worker's side of StageService.Frames: welcomes streams, converts and checks frames, answers
+// pings.
 #pragma once
 
 #include <memory>
@@ -24,16 +25,19 @@ class FrameSink {
   virtual ~FrameSink() = default;
   // An error refuses the stream; Unavailable asks the sender to try again soon.
   virtual absl::Status AcceptStream(const StreamFrom& from) = 0;
-  // Plan, epoch and stage are those of the stream. What is wrong with the frame is the sink's to report.
+  // Plan, epoch and stage are those of the stream. What is wrong with the frame is the sink's to
+  // report.
   virtual void OnFrame(stage::StepFrame frame) = 0;
   // A frame that could not be converted; the stream ends after it.
-  virtual void OnBadFrame(const StreamFrom& from, StepId step, uint32_t frame, const absl::Status& why) = 0;
+  virtual void OnBadFrame(const StreamFrom& from, StepId step, uint32_t frame,
+                          const absl::Status& why) = 0;
 };
 
 class StageServer {
  public:
   // `sink` outlives the server. Errors as CoordinatorServer::Start.
-  static absl::StatusOr<std::unique_ptr<StageServer>> Start(const ServerOptions& options, FrameSink* sink);
+  static absl::StatusOr<std::unique_ptr<StageServer>> Start(const ServerOptions& options,
+                                                            FrameSink* sink);
   virtual ~StageServer() = default;         // closes every stream; no call to the sink after it
   virtual std::string address() const = 0;  // host:port actually bound
   // Cuts every connection of a node.

@@ -38,7 +38,10 @@ size_t Utf8Length(std::string_view text, size_t at) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(at);
   if (lead < 0x80) return 1;
-  const size_t n = lead >= 0xc2 && lead <= 0xdf ? 2 : (lead & 0xf0) == 0xe0 ? 3 : lead >= 0xf0 && lead <= 0xf4 ? 4 : 0;
+  const size_t n = lead >= 0xc2 && lead <= 0xdf   ? 2
+                   : (lead & 0xf0) == 0xe0        ? 3
+                   : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                  : 0;
   if (n == 0 || at + n > text.size()) return 0;
   for (size_t i = 1; i < n; ++i) {
     if ((byte(at + i) & 0xc0) != 0x80) return 0;
@@ -51,7 +54,8 @@ size_t Utf8Length(std::string_view text, size_t at) {
 
 }  // namespace
 
-// protobuf refuses to parse a string that is not UTF-8, which would end the stream: so none is ever sent.
+// protobuf refuses to parse a string that is not UTF-8, which would end the stream: so none is ever
+// sent.
 std::string CleanText(std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size() && out.size() < kMaxTextBytes;) {
@@ -71,7 +75,8 @@ std::string CleanText(std::string_view text) {
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   for (const CodePair& pair : kCodes) {
-    if (pair.absl_code == status.code()) return {pair.grpc_code, CleanText(StdView(status.message()))};
+    if (pair.absl_code == status.code())
+      return {pair.grpc_code, CleanText(StdView(status.message()))};
   }
   return {grpc::StatusCode::UNKNOWN, CleanText(StdView(status.message()))};
 }

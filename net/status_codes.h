@@ -1,10 +1,10 @@
 // The one table between absl::Status (inside) and gRPC's codes (on the wire).
 #pragma once
 
+#include <grpcpp/support/status.h>
+
 #include <cstdint>
 #include <string_view>
-
-#include <grpcpp/support/status.h>
 
 #include "base/status.h"
 

@@ -1,13 +1,8 @@
-// One long-lived bidirectional gRPC stream, from either end: an ordered write queue bounded in bytes, one outstanding read,
-// and an orderly end. gRPC 1.51 callback API; a message lives until OnWriteDone; gRPC never calls back inside StartWrite,
-// so it may be called under the lock, which keeps the order. Handlers run on gRPC's threads and must only enqueue.
+// One long-lived bidirectional gRPC stream, from either end: an ordered write queue bounded in
+// bytes, one outstanding read, and an orderly end. gRPC 1.51 callback API; a message lives until
+// OnWriteDone; gRPC never calls back inside StartWrite, so it may be called under the lock, which
+// keeps the order. Handlers run on gRPC's threads and must only enqueue.
 #pragma once
-
-#include <chrono>
-#include <deque>
-#include <functional>
-#include <memory>
-#include <utility>
 
 #include <google/protobuf/message_lite.h>
 #include <grpcpp/alarm.h>
@@ -16,6 +11,12 @@
 #include <grpcpp/support/client_callback.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <utility>
+
 #include "base/mutex.h"
 #include "base/status.h"
 #include "net/limits.h"
@@ -23,7 +24,9 @@
 
 namespace lanyard::net {
 
-inline size_t SizeOf(const google::protobuf::MessageLite& message) { return message.ByteSizeLong(); }
+inline size_t SizeOf(const google::protobuf::MessageLite& message) {
+  return message.ByteSizeLong();
+}
 inline size_t SizeOf(const grpc::ByteBuffer& message) { return message.Length(); }
 
 // Messages waiting to be written, bounded in bytes. Guarded by the stream's mutex.
@@ -33,8 +36,9 @@ class WriteQueue {
   absl::Status Push(std::unique_ptr<Out> message) {
     const size_t bytes = SizeOf(*message);
     if (bytes_ > 0 && bytes_ + bytes > kMaxQueuedBytes) {
-      return ResourceExhausted("the send queue holds ", bytes_, " bytes and cannot take ", bytes, " more (limit ",
-                               kMaxQueuedBytes, "): the other side reads too slowly");
+      return ResourceExhausted("the send queue holds ", bytes_, " bytes and cannot take ", bytes,
+                               " more (limit ", kMaxQueuedBytes,
+                               "): the other side reads too slowly");
     }
     bytes_ += bytes;
     queue_.emplace_back(std::move(message), bytes);
@@ -60,7 +64,8 @@ class WriteQueue {
   size_t bytes_ = 0;
 };
 
-// The client's end. The destructor cancels the call and waits for gRPC's last callback, so it must not run inside one.
+// The client's end. The destructor cancels the call and waits for gRPC's last callback, so it must
+// not run inside one.
 template <typename Out, typename In>
 class ClientLink final : private grpc::ClientBidiReactor<Out, In> {
  public:
@@ -105,7 +110,8 @@ class ClientLink final : private grpc::ClientBidiReactor<Out, In> {
     CloseLocked();
   }
 
-  // Writes what is queued, half-closes and waits for the other side to end the stream; cancels after `timeout_ms`.
+  // Writes what is queued, half-closes and waits for the other side to end the stream; cancels
+  // after `timeout_ms`.
   void Finish(int timeout_ms) {
     {
       MutexLock lock(&mu_);
@@ -206,9 +212,10 @@ class LiveCount {
   int n_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-// The server's end: keeps itself alive until gRPC's last callback. Others may hold a shared_ptr and call Send, End and
-// Abort at any time. A stream whose first message does not come within kFirstMessageMs is ended: a member that opens
-// streams and says nothing holds none of the server's.
+// The server's end: keeps itself alive until gRPC's last callback. Others may hold a shared_ptr and
+// call Send, End and Abort at any time. A stream whose first message does not come within
+// kFirstMessageMs is ended: a member that opens streams and says nothing holds none of the
+// server's.
 template <typename In, typename Out>
 class ServerLink : public grpc::ServerBidiReactor<In, Out>,
                    public std::enable_shared_from_this<ServerLink<In, Out>> {
@@ -223,7 +230,8 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
     const auto due = std::chrono::system_clock::now() + std::chrono::milliseconds(kFirstMessageMs);
     first_message_.Set(due, [weak = this->weak_from_this()](bool is_due) {
       const auto self = is_due ? weak.lock() : nullptr;
-      if (self != nullptr) self->Abort(absl::DeadlineExceededError("the stream's first message did not come in time"));
+      if (self != nullptr)
+        self->Abort(absl::DeadlineExceededError("the stream's first message did not come in time"));
     });
     this->StartRead(&in_);
   }

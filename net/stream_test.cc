@@ -67,7 +67,8 @@ TEST_F(StreamTest, ProbesArePingsAloneAndBounded) {
   sink_.Refuse(absl::FailedPreconditionError("no stage here"));  // which does not concern a probe
   RemoteStageOptions options = Options();
   options.probe = true;
-  const std::vector<uint8_t> small(64, 1), large(kMaxProbePingBytes, 1), too_large(kMaxProbePingBytes + 1, 1);
+  const std::vector<uint8_t> small(64, 1), large(kMaxProbePingBytes, 1),
+      too_large(kMaxProbePingBytes + 1, 1);
   {
     const auto stage = RemoteStage::Connect(options);
     ASSERT_TRUE(stage->WaitReady(5000).ok());
@@ -77,7 +78,8 @@ TEST_F(StreamTest, ProbesArePingsAloneAndBounded) {
   {
     const auto stage = RemoteStage::Connect(options);
     ASSERT_TRUE(stage->WaitReady(5000).ok());
-    for (size_t i = 0; i < kMaxProbeBytes / large.size(); ++i) ASSERT_TRUE(stage->PingNs(large, 5000).ok()) << i;
+    for (size_t i = 0; i < kMaxProbeBytes / large.size(); ++i)
+      ASSERT_TRUE(stage->PingNs(large, 5000).ok()) << i;
     EXPECT_FALSE(stage->PingNs(small, 2000).ok());  // all bytes are used
   }
   {
@@ -103,9 +105,12 @@ TEST_F(StreamTest, FewProbesAtOnce) {
     ASSERT_TRUE(open.back()->WaitReady(5000).ok());
   }
   EXPECT_TRUE(absl::IsResourceExhausted(RemoteStage::Connect(options)->WaitReady(5000)));
-  EXPECT_TRUE(RemoteStage::Connect(Options())->WaitReady(5000).ok());  // those with frames have their own count
+  EXPECT_TRUE(RemoteStage::Connect(Options())
+                  ->WaitReady(5000)
+                  .ok());  // those with frames have their own count
   open.pop_back();
-  EXPECT_TRUE(testing::WaitFor([&] { return RemoteStage::Connect(options)->WaitReady(5000).ok(); }));
+  EXPECT_TRUE(
+      testing::WaitFor([&] { return RemoteStage::Connect(options)->WaitReady(5000).ok(); }));
 }
 
 TEST_F(StreamTest, RefusedStreamSaysWhy) {
@@ -119,7 +124,8 @@ TEST_F(StreamTest, RefusedStreamSaysWhy) {
 }
 
 TEST_F(StreamTest, SendBeforeWelcomeIsRefused) {
-  const auto stage = RemoteStage::Connect({"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback(), {}, {}});
+  const auto stage = RemoteStage::Connect(
+      {"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback(), {}, {}});
   EXPECT_TRUE(absl::IsUnavailable(stage->Send(testing::SampleFrame())));
   EXPECT_TRUE(absl::IsUnavailable(stage->WaitReady(5000)));  // nobody listens on port 1
   EXPECT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
@@ -140,9 +146,7 @@ TEST_F(StreamTest, DestroyedStageNeverCallsBack) {
     const auto stage = RemoteStage::Connect(Options());
     ASSERT_TRUE(stage->WaitReady(5000).ok());
   }
-  {
-    const auto never_ready = RemoteStage::Connect(Options());
-  }
+  { const auto never_ready = RemoteStage::Connect(Options()); }
   server_.reset();
   EXPECT_EQ(closed_.times(), 0);
 }
@@ -222,7 +226,8 @@ TEST_F(StreamTest, AStreamWithoutAFirstMessageIsEndedAndAQuietOneIsNot) {
   const auto channel = MakeChannel({server_->address()}, 1 << 20);
   auto stub = v1::StageService::NewStub(channel);
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(4 * kFirstMessageMs));
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::milliseconds(4 * kFirstMessageMs));
   const auto stream = stub->Frames(&context);
   const TimeNs begin = MonotonicNow();
   v1::FrameReply reply;
@@ -231,7 +236,8 @@ TEST_F(StreamTest, AStreamWithoutAFirstMessageIsEndedAndAQuietOneIsNot) {
   stream->Finish().ok();
   EXPECT_GE(waited, (kFirstMessageMs - 100) * kMillisecond);
   EXPECT_LT(waited, 3 * kFirstMessageMs * kMillisecond);
-  ASSERT_TRUE(greeted->PingNs(std::vector<uint8_t>(64, 1), 2000).ok());  // silent as long, after its hello
+  ASSERT_TRUE(
+      greeted->PingNs(std::vector<uint8_t>(64, 1), 2000).ok());  // silent as long, after its hello
   EXPECT_EQ(closed_.times(), 0);
 }
 

@@ -39,7 +39,8 @@ inline stage::StepFrame SampleFrame() {
   frame.batch.runs = {a, b};
   frame.hidden = {stage::WireType::kF16, 3, 4, {}};
   frame.hidden.data.resize(stage::Hidden::BytesFor(stage::WireType::kF16, 3, 4));
-  for (size_t i = 0; i < frame.hidden.data.size(); ++i) frame.hidden.data[i] = static_cast<uint8_t>(i * 37);
+  for (size_t i = 0; i < frame.hidden.data.size(); ++i)
+    frame.hidden.data[i] = static_cast<uint8_t>(i * 37);
   return frame;
 }
 

@@ -11,8 +11,9 @@
 namespace lanyard::net {
 namespace {
 
-// gRPC 1.51 allows TLS 1.2 and has no setting for it. Its cipher list counts for 1.2 alone: with one that our keys
-// (ECDSA) cannot serve, 1.2 agrees on nothing. (The acceptor refuses such clients before that.)
+// gRPC 1.51 allows TLS 1.2 and has no setting for it. Its cipher list counts for 1.2 alone: with
+// one that our keys (ECDSA) cannot serve, 1.2 agrees on nothing. (The acceptor refuses such clients
+// before that.)
 void ForbidTls12() {
   static const bool once = [] {
     setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384", 1);
@@ -27,12 +28,14 @@ grpc_ssl_server_certificate_config* ConfigOf(const identity::Credential& credent
   return grpc_ssl_server_certificate_config_create(credential.ca_pem.c_str(), &pair, 1);
 }
 
-// SslServerCredentials of the C++ API hold one certificate for ever; the C API's fetcher is asked at each handshake.
+// SslServerCredentials of the C++ API hold one certificate for ever; the C API's fetcher is asked
+// at each handshake.
 class LiveServerCredentials final : public grpc::ServerCredentials {
  public:
-  explicit LiveServerCredentials(std::shared_ptr<identity::LiveCredential> live) : live_(std::move(live)) {
-    core_ =
-        grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(
+  explicit LiveServerCredentials(std::shared_ptr<identity::LiveCredential> live)
+      : live_(std::move(live)) {
+    core_ = grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
             GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, &Fetch, this));
   }
   ~LiveServerCredentials() override { grpc_server_credentials_release(core_); }
@@ -45,7 +48,8 @@ class LiveServerCredentials final : public grpc::ServerCredentials {
   }
 
   // Called by gRPC one at a time (it holds the port's lock).
-  static grpc_ssl_certificate_config_reload_status Fetch(void* self, grpc_ssl_server_certificate_config** out) {
+  static grpc_ssl_certificate_config_reload_status Fetch(void* self,
+                                                         grpc_ssl_server_certificate_config** out) {
     auto* const credentials = static_cast<LiveServerCredentials*>(self);
     std::shared_ptr<const identity::Credential> now = credentials->live_->Get();
     if (now == credentials->fetched_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
@@ -61,7 +65,8 @@ class LiveServerCredentials final : public grpc::ServerCredentials {
 
 }  // namespace
 
-std::shared_ptr<grpc::ServerCredentials> ServerTls(std::shared_ptr<identity::LiveCredential> credential) {
+std::shared_ptr<grpc::ServerCredentials> ServerTls(
+    std::shared_ptr<identity::LiveCredential> credential) {
   ForbidTls12();
   return std::make_shared<LiveServerCredentials>(std::move(credential));
 }
@@ -79,7 +84,8 @@ absl::StatusOr<identity::Peer> PeerOf(const grpc::ServerContextBase& context) {
 
 std::string PeerAddress(const grpc::ServerContextBase& context) {
   const std::string peer = context.peer();  // "ipv4:127.0.0.1:80" "ipv6:%5B::1%5D:80"
-  return absl::StrReplaceAll(peer.substr(peer.find(':') + 1), {{"%5B", "["}, {"%5D", "]"}, {"%25", "%"}});
+  return absl::StrReplaceAll(peer.substr(peer.find(':') + 1),
+                             {{"%5B", "["}, {"%5D", "]"}, {"%25", "%"}});
 }
 
 }  // namespace lanyard::net

@@ -1,12 +1,13 @@
-// gRPC's side of identities: credentials that take the current certificate for each handshake, and who a peer is.
+// gRPC's side of identities: credentials that take the current certificate for each handshake, and
+// who a peer is.
 #pragma once
-
-#include <memory>
-#include <string>
 
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_context.h>
+
+#include <memory>
+#include <string>
 
 #include "base/status.h"
 #include "identity/credential.h"
@@ -14,8 +15,10 @@
 
 namespace lanyard::net {
 
-// Both sides show certificates of the cluster; the server asks `credential` for its own at each handshake.
-std::shared_ptr<grpc::ServerCredentials> ServerTls(std::shared_ptr<identity::LiveCredential> credential);
+// Both sides show certificates of the cluster; the server asks `credential` for its own at each
+// handshake.
+std::shared_ptr<grpc::ServerCredentials> ServerTls(
+    std::shared_ptr<identity::LiveCredential> credential);
 std::shared_ptr<grpc::ChannelCredentials> ClientTls(const identity::Credential& credential);
 
 // Whose certificate TLS checked. Unauthenticated when there is none or it names no node.

@@ -1,4 +1,7 @@
-// Links between nodes with certificates, over loopback: who gets in, who does not, and what changes while streams run.
+// Links between nodes with certificates, over loopback: who gets in, who does not, and what changes
+// while streams run.
+#include "identity/tls.h"
+
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +15,6 @@
 
 #include "identity/join_token.h"
 #include "identity/key_pair.h"
-#include "identity/tls.h"
 #include "net/channel.h"
 #include "net/coordinator_client.h"
 #include "net/stage_server.h"
@@ -122,13 +124,15 @@ TEST_F(TlsTest, OnlyTls13) {
   for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
     const int fd = ConnectTo(server_->address());
     ASSERT_GE(fd, 0);
-    const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+    const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(
+        SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
     SSL_CTX_set_max_proto_version(context.get(), version);
     const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(context.get()), SSL_free);
     const unsigned char alpn[] = "\x02h2";
     SSL_set_alpn_protos(ssl.get(), alpn, 3);
     SSL_set_fd(ssl.get(), fd);
-    // Without a certificate a 1.3 client's own handshake ends well; the server's does not (StrangersDoNotGetIn).
+    // Without a certificate a 1.3 client's own handshake ends well; the server's does not
+    // (StrangersDoNotGetIn).
     EXPECT_EQ(SSL_connect(ssl.get()) == 1, version == TLS1_3_VERSION) << version;
     close(fd);
   }
@@ -139,7 +143,8 @@ TEST_F(TlsTest, TwoHundredRenewalsUnderRunningStreams) {
   ASSERT_TRUE(old->WaitReady(5000).ok());
   size_t sent = 0;
   for (int i = 0; i < 200; ++i) {
-    ASSERT_TRUE(receiver_->Replace(cluster_.Issue(receiver_->Get()->key, Role::kWorker, "w1")).ok());
+    ASSERT_TRUE(
+        receiver_->Replace(cluster_.Issue(receiver_->Get()->key, Role::kWorker, "w1")).ok());
     ASSERT_TRUE(sender_->Replace(cluster_.Issue(sender_->Get()->key, Role::kWorker, "w0")).ok());
     ASSERT_TRUE(old->Send(testing::SampleFrame()).ok());
     ++sent;
@@ -186,11 +191,13 @@ TEST_F(TlsTest, CutOffClosesConnectionsWithoutStreams) {
   const int fd = ConnectTo(server_->address());
   ASSERT_GE(fd, 0);
   const auto own = sender_->Get();
-  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()),
+                                                                  SSL_CTX_free);
   const std::unique_ptr<BIO, decltype(&BIO_free)> key_text(
       BIO_new_mem_buf(own->key_pem.data(), static_cast<int>(own->key_pem.size())), BIO_free);
   const identity::PkeyPtr key(PEM_read_bio_PrivateKey(key_text.get(), nullptr, nullptr, nullptr));
-  ASSERT_EQ(SSL_CTX_use_certificate(context.get(), identity::X509FromPem(own->certificate_pem).get()), 1);
+  ASSERT_EQ(
+      SSL_CTX_use_certificate(context.get(), identity::X509FromPem(own->certificate_pem).get()), 1);
   ASSERT_EQ(SSL_CTX_use_PrivateKey(context.get(), key.get()), 1);
   const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(context.get()), SSL_free);
   const unsigned char alpn[] = "\x02h2";
@@ -208,7 +215,8 @@ TEST_F(TlsTest, CutOffClosesConnectionsWithoutStreams) {
   close(fd);
 }
 
-// Connections before TLS: silent ones, garbage, and more than there are descriptors, beside a stream that goes on.
+// Connections before TLS: silent ones, garbage, and more than there are descriptors, beside a
+// stream that goes on.
 TEST_F(TlsTest, FloodOfConnectionsLeavesRunningStreamsUnharmed) {
   rlimit before{};
   getrlimit(RLIMIT_NOFILE, &before);
@@ -255,9 +263,11 @@ class JoinTest : public ::testing::Test {
       ++asked_;
       last_ = request;
       if (!answer_.ok()) return answer_;
-      ASSIGN_OR_RETURN(const identity::PkeyPtr key, identity::PublicKeyOfRequest(request.request_pem));
-      ASSIGN_OR_RETURN(std::string pem,
-                       cluster_.authority().Issue(key.get(), {.name = request.name}, identity::WallNow()));
+      ASSIGN_OR_RETURN(const identity::PkeyPtr key,
+                       identity::PublicKeyOfRequest(request.request_pem));
+      ASSIGN_OR_RETURN(
+          std::string pem,
+          cluster_.authority().Issue(key.get(), {.name = request.name}, identity::WallNow()));
       return JoinReply{std::move(pem), request.name};
     };
     auto server = StageServer::Start(options, &sink_);
@@ -268,7 +278,8 @@ class JoinTest : public ::testing::Test {
     JoinOptions out;
     out.address = server_->address();
     out.ca_fingerprint = cluster_.authority().fingerprint();
-    out.request = {"0123456789abcdef", std::string(32, 's'), Role::kWorker, "pc-1", *key_.MakeRequest(), ""};
+    out.request = {
+        "0123456789abcdef", std::string(32, 's'), Role::kWorker, "pc-1", *key_.MakeRequest(), ""};
     out.timeout_ms = 3000;
     return out;
   }
@@ -289,8 +300,8 @@ TEST_F(JoinTest, GivesACertificateThatOpensLinks) {
   EXPECT_EQ(joined->ca_pem, cluster_.authority().certificate_pem());
   EXPECT_EQ(last_.token_secret, std::string(32, 's'));
   EXPECT_THAT(last_.from, HasSubstr("127.0.0.1:"));
-  const auto credential =
-      identity::Credential::Make(key_, joined->reply.certificate_pem, joined->ca_pem, identity::WallNow());
+  const auto credential = identity::Credential::Make(key_, joined->reply.certificate_pem,
+                                                     joined->ca_pem, identity::WallNow());
   ASSERT_TRUE(credential.ok()) << credential.status();
   RemoteStageOptions options;
   options.address = server_->address();
@@ -328,7 +339,8 @@ TEST_F(JoinTest, EachFailureHasItsWords) {
   EXPECT_THAT(Join(nowhere).status().ToString(),
               HasSubstr("cannot reach the coordinator at 127.0.0.1:1: Connection refused"));
   nowhere.address = "no-such-host.invalid:1";
-  EXPECT_THAT(Join(nowhere).status().ToString(), HasSubstr("cannot find the coordinator's address"));
+  EXPECT_THAT(Join(nowhere).status().ToString(),
+              HasSubstr("cannot find the coordinator's address"));
   // Something that answers, but not in TLS.
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in at{};

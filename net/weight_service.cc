@@ -11,8 +11,12 @@ namespace lanyard::net {
 class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
                          public std::enable_shared_from_this<PartWriter> {
  public:
-  PartWriter(WeightServiceImpl* service, std::unique_ptr<PeerGuard> guard, const v1::FetchPartRequest& request)
-      : service_(service), guard_(std::move(guard)), sha256_(request.sha256()), offset_(request.offset()) {}
+  PartWriter(WeightServiceImpl* service, std::unique_ptr<PeerGuard> guard,
+             const v1::FetchPartRequest& request)
+      : service_(service),
+        guard_(std::move(guard)),
+        sha256_(request.sha256()),
+        offset_(request.offset()) {}
 
   void Begin() {
     self_ = shared_from_this();
@@ -29,7 +33,8 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
     absl::Status status = guard_->Check();
     if (status.ok()) status = OpenOnce(parts);
     if (status.ok() && offset_ < total_bytes_) {
-      const size_t n = static_cast<size_t>(std::min<uint64_t>(kWeightChunkBytes, total_bytes_ - offset_));
+      const size_t n =
+          static_cast<size_t>(std::min<uint64_t>(kWeightChunkBytes, total_bytes_ - offset_));
       std::string* data = chunk_.mutable_data();
       data->resize(n);
       status = parts->ReadPart(sha256_, offset_, {reinterpret_cast<uint8_t*>(data->data()), n});
@@ -47,10 +52,12 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
   absl::Status OpenOnce(PartProvider* parts) {
     if (opened_) return absl::OkStatus();
     opened_ = true;
-    if (!IsSha256Hex(sha256_)) return InvalidArgument("a part is asked by a digest of 64 hex digits");
+    if (!IsSha256Hex(sha256_))
+      return InvalidArgument("a part is asked by a digest of 64 hex digits");
     ASSIGN_OR_RETURN(total_bytes_, parts->PartBytes(sha256_));
     if (offset_ > total_bytes_) {
-      return absl::OutOfRangeError(absl::StrCat("offset ", offset_, " of a part of ", total_bytes_, " bytes"));
+      return absl::OutOfRangeError(
+          absl::StrCat("offset ", offset_, " of a part of ", total_bytes_, " bytes"));
     }
     return absl::OkStatus();
   }
@@ -102,7 +109,9 @@ class RefusedFetch final : public grpc::ServerWriteReactor<v1::PartChunk> {
 }  // namespace
 
 WeightServiceImpl::WeightServiceImpl(PartProvider* parts, Guard guard)
-    : parts_(parts), guard_(std::move(guard)), reader_([this](std::stop_token stop) { ReadLoop(stop); }) {}
+    : parts_(parts),
+      guard_(std::move(guard)),
+      reader_([this](std::stop_token stop) { ReadLoop(stop); }) {}
 
 WeightServiceImpl::~WeightServiceImpl() {
   live_.WaitZero();
@@ -114,15 +123,17 @@ WeightServiceImpl::~WeightServiceImpl() {
   reader_.join();
 }
 
-grpc::ServerWriteReactor<v1::PartChunk>* WeightServiceImpl::FetchPart(grpc::CallbackServerContext* context,
-                                                                      const v1::FetchPartRequest* request) {
+grpc::ServerWriteReactor<v1::PartChunk>* WeightServiceImpl::FetchPart(
+    grpc::CallbackServerContext* context, const v1::FetchPartRequest* request) {
   absl::StatusOr<std::unique_ptr<PeerGuard>> guard = guard_(*context);
   if (guard.ok()) {
-    if (absl::Status role = (*guard)->Expect(identity::Role::kWorker, ""); !role.ok()) guard = std::move(role);
+    if (absl::Status role = (*guard)->Expect(identity::Role::kWorker, ""); !role.ok())
+      guard = std::move(role);
   }
   if (!guard.ok()) return new RefusedFetch(guard.status());
   if (!live_.Add(kMaxStreams)) {
-    return new RefusedFetch(ResourceExhausted("the coordinator serves ", kMaxStreams, " fetches already; try again"));
+    return new RefusedFetch(
+        ResourceExhausted("the coordinator serves ", kMaxStreams, " fetches already; try again"));
   }
   auto writer = std::make_shared<PartWriter>(this, *std::move(guard), *request);
   writer->Begin();

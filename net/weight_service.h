@@ -1,4 +1,5 @@
-// The coordinator's side of WeightService.FetchPart. Disks are read on a thread of its own, never on gRPC's.
+// The coordinator's side of WeightService.FetchPart. Disks are read on a thread of its own, never
+// on gRPC's.
 #pragma once
 
 #include <deque>
@@ -19,7 +20,8 @@ class PartWriter;
 class WeightServiceImpl final : public v1::WeightService::CallbackService {
  public:
   // `guard` says who opened a call.
-  using Guard = std::function<absl::StatusOr<std::unique_ptr<PeerGuard>>(const grpc::ServerContextBase&)>;
+  using Guard =
+      std::function<absl::StatusOr<std::unique_ptr<PeerGuard>>(const grpc::ServerContextBase&)>;
   WeightServiceImpl(PartProvider* parts, Guard guard);
   ~WeightServiceImpl() override;  // after the server's Shutdown
 

@@ -144,11 +144,10 @@ std::string AtLeast(uint64_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1
 std::string MoreOn(const PlanRequest& request, const Problem& problem, size_t machine,
                    uint64_t extra) {
   const size_t place = *GrowingPlace(problem, machine);
-  const std::string text =
-      absl::StrCat(AtLeast(extra), " more on ", PlaceName(problem, place));
+  const std::string text = absl::StrCat(AtLeast(extra), " more on ", PlaceName(problem, place));
   if (problem.places()[place].device != "cpu") return text;
-  return absl::StrCat(text, " (--memory ",
-                      AtLeast(request.machines[machine].memory_bytes + extra), ")");
+  return absl::StrCat(text, " (--memory ", AtLeast(request.machines[machine].memory_bytes + extra),
+                      ")");
 }
 
 // "3MiB more on w2, or ...": what would make it fit, each alternative worked out.
@@ -208,9 +207,11 @@ bool ExplainNoFastAttention(const Problem& problem, Plan* plan) {
   } else if (std::none_of(problem.places().begin(), problem.places().end(), attends)) {
     const size_t n = problem.machines();
     plan->why.push_back(absl::StrCat(
-        "fast attention is computed by cards of level 80 (RTX 30 series and later) only, and none of the ",
-        problem.places().size() - n, problem.places().size() == n + 1 ? " card" : " cards", " of ", n,
-        n == 1 ? " machine" : " machines", " is one; add such a card, or use --attention exact"));
+        "fast attention is computed by cards of level 80 (RTX 30 series and later) only, and none "
+        "of the ",
+        problem.places().size() - n, problem.places().size() == n + 1 ? " card" : " cards", " of ",
+        n, n == 1 ? " machine" : " machines",
+        " is one; add such a card, or use --attention exact"));
   } else {
     return false;
   }
@@ -255,11 +256,11 @@ void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan) {
   plan->limit =
       absl::StrCat("memory: ", FormatSize(room), " for stages on ", request.machines.size(),
                    request.machines.size() == 1 ? " machine" : " machines", where);
-  plan->why.push_back(absl::StrCat("no cut fits: the model takes ", FormatSize(whole.weights),
-                                   " weights + ", FormatSize(whole.kv), " KV (", Want(context, 1),
-                                   ") + up to ", FormatSize(whole.buffers),
-                                   " buffers on each machine, and there are ", FormatSize(room),
-                                   where, " (", FormatSize(limits), " less the programs themselves)"));
+  plan->why.push_back(absl::StrCat(
+      "no cut fits: the model takes ", FormatSize(whole.weights), " weights + ",
+      FormatSize(whole.kv), " KV (", Want(context, 1), ") + up to ", FormatSize(whole.buffers),
+      " buffers on each machine, and there are ", FormatSize(room), where, " (", FormatSize(limits),
+      " less the programs themselves)"));
   for (size_t m = 0; m < std::min(problem.machines(), kMaxAsked); ++m) {
     for (const size_t place : problem.places_of(m)) {
       const Place& p = problem.places()[place];

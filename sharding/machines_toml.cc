@@ -30,8 +30,9 @@ class Table {
     for (const auto& [key, value] : table_) {
       const std::string_view k = key.str();
       if (std::find(known.begin(), known.end(), k) != known.end()) continue;
-      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k), "\"; did you mean \"",
-                             Nearest(k, {known.begin(), known.end()}), "\"?");
+      return InvalidArgument(Where(value), name_, " has no key \"", AbslView(k),
+                             "\"; did you mean \"", Nearest(k, {known.begin(), known.end()}),
+                             "\"?");
     }
     return absl::OkStatus();
   }

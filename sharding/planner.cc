@@ -106,7 +106,8 @@ Load LargestLoad(const PlanRequest& request) {
 // All of them, unless attention is fast: a head alone is not worth a hop.
 std::vector<bool> MachinesWithLayers(const Problem& problem) {
   std::vector<bool> out(problem.machines(), false);
-  for (const Place& place : problem.places()) out[place.machine] = out[place.machine] || place.attends;
+  for (const Place& place : problem.places())
+    out[place.machine] = out[place.machine] || place.attends;
   return out;
 }
 

@@ -17,10 +17,10 @@ namespace lanyard::sharding {
 inline constexpr uint64_t kWorkerBaseBytes = 24 << 20;
 
 struct DeviceProfile {
-  std::string kind = "cpu";   // "cpu" "cuda"
-  std::string name = "cpu";   // "cpu" "cuda:0"
-  uint64_t memory_bytes = 0;  // for weights, KV and buffers on this device
-  double speed = 1;           // relative to a machine's CPU of speed 1
+  std::string kind = "cpu";     // "cpu" "cuda"
+  std::string name = "cpu";     // "cpu" "cuda:0"
+  uint64_t memory_bytes = 0;    // for weights, KV and buffers on this device
+  double speed = 1;             // relative to a machine's CPU of speed 1
   bool fast_attention = false;  // has the kernels of stage::AttentionForm::kFast; a CPU never has
 };
 
@@ -49,13 +49,13 @@ struct PlanRequest {
   uint32_t min_context =
       256;  // shrink down to this before saying that nothing fits; == context: never shrink
   uint32_t max_rows = stage::kMaxFrameRows;
-  bool require_all = false;  // every machine gets a stage, where some cut allows it
+  bool require_all = false;          // every machine gets a stage, where some cut allows it
   bool one_stage_a_machine = false;  // a machine's places become one stage, which it cuts itself
 };
 
 struct PlannedStage {
   std::string machine;
-  std::string device;  // "cuda:0"; several of one stage as "cuda:0+cpu"
+  std::string device;        // "cuda:0"; several of one stage as "cuda:0+cpu"
   stage::LayerRange layers;  // empty for a stage of the head only
   bool embeds = false;
   bool samples = false;

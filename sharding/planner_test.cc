@@ -192,8 +192,8 @@ void MakeFast(Instance& instance, uint64_t seed) {
   std::mt19937_64 rng(seed);
   for (MachineProfile& m : instance.request.machines) {
     const auto card = [&](const char* name) {
-      return DeviceProfile{"cuda", name, m.memory_bytes / (1 + rng() % 3), 1.0 + static_cast<double>(rng() % 8),
-                           rng() % 4 != 0};
+      return DeviceProfile{"cuda", name, m.memory_bytes / (1 + rng() % 3),
+                           1.0 + static_cast<double>(rng() % 8), rng() % 4 != 0};
     };
     if (m.devices.empty() && rng() % 2 != 0) m.devices.push_back(card("cuda:0"));
     for (DeviceProfile& d : m.devices) d.fast_attention = rng() % 4 != 0;
@@ -434,7 +434,8 @@ std::string AllOf(const std::vector<std::string>& why) {
 
 // A pool of a PC without a card and one with: 10 layers of 100 KiB and what they need.
 PlanRequest FastRequest(const Manifest& manifest, uint64_t card_bytes, bool fast) {
-  PlanRequest request = Request(manifest, {Machine("office", 1 << 30, 1), Machine("cad", 1 << 30, 1)});
+  PlanRequest request =
+      Request(manifest, {Machine("office", 1 << 30, 1), Machine("cad", 1 << 30, 1)});
   request.machines[1].devices.push_back({"cuda", "cuda:0", card_bytes, 8, fast});
   request.numerics.attention = stage::AttentionForm::kFast;
   request.require_all = true;
@@ -480,8 +481,9 @@ TEST(Planner, FastAttentionThatNoDeviceHasSaysSo) {
     return AllOf(plan->why);
   };
   const Manifest model = ModelOfHeads(64);
-  EXPECT_NE(why(FastRequest(model, 64 << 20, false)).find("none of the 1 card of 2 machines is one"),
-            std::string::npos);
+  EXPECT_NE(
+      why(FastRequest(model, 64 << 20, false)).find("none of the 1 card of 2 machines is one"),
+      std::string::npos);
   const Manifest odd = ModelOfHeads(96);
   EXPECT_NE(why(FastRequest(odd, 64 << 20, true)).find("this model's have 96"), std::string::npos);
   PlanRequest floats = FastRequest(model, 64 << 20, true);
@@ -497,7 +499,9 @@ TEST(Planner, FastAttentionThatDoesNotFitShowsTheArithmetic) {
   ASSERT_FALSE(plan->fits);
   const std::string why = AllOf(plan->why);
   EXPECT_NE(plan->limit.find("on devices with fast attention"), std::string::npos) << plan->limit;
-  EXPECT_NE(why.find("office's processor has no fast attention and takes no layers"), std::string::npos) << why;
+  EXPECT_NE(why.find("office's processor has no fast attention and takes no layers"),
+            std::string::npos)
+      << why;
   EXPECT_NE(why.find("cad cuda:0 could hold "), std::string::npos) << why;
   unsigned more = 0;
   char rest[64] = {};

@@ -9,7 +9,8 @@
 namespace lanyard::stage {
 namespace {
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire is little-endian and copied as it is");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "the wire is little-endian and copied as it is");
 
 int EncodeRow(const float* x, uint32_t cols, uint8_t* out) {
   float amax = 0;
@@ -49,8 +50,9 @@ Hidden EncodeHidden(WireType type, const float* x, uint32_t rows, uint32_t cols)
 absl::StatusOr<std::vector<float>> DecodeHidden(const Hidden& hidden) {
   const uint64_t want = Hidden::BytesFor(hidden.type, hidden.rows, hidden.cols);
   if (hidden.data.size() != want) {
-    return InvalidArgument("hidden states have ", hidden.data.size(), " bytes; ", hidden.rows, " rows of ",
-                           hidden.cols, " in ", WireTypeName(hidden.type), " take ", want);
+    return InvalidArgument("hidden states have ", hidden.data.size(), " bytes; ", hidden.rows,
+                           " rows of ", hidden.cols, " in ", WireTypeName(hidden.type), " take ",
+                           want);
   }
   const uint64_t elements = uint64_t{hidden.rows} * hidden.cols;
   std::vector<float> out(elements);
@@ -64,8 +66,9 @@ absl::StatusOr<std::vector<float>> DecodeHidden(const Hidden& hidden) {
       out[i] = known ? HalfToFloat(half) * PowerOfTwo(exponent) : NAN;
     }
     if (!std::isfinite(out[i])) {
-      return InvalidArgument("hidden states: row ", i / hidden.cols, " column ", i % hidden.cols,
-                             " is not a finite number; the stage before has failed or its frame was damaged");
+      return InvalidArgument(
+          "hidden states: row ", i / hidden.cols, " column ", i % hidden.cols,
+          " is not a finite number; the stage before has failed or its frame was damaged");
     }
   }
   return out;

@@ -1,4 +1,5 @@
-// Hidden states to bytes and back. The engine has faster twins of these (engine/ops/residual.h); the bits are the same.
+// Hidden states to bytes and back. The engine has faster twins of these (engine/ops/residual.h);
+// the bits are the same.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +10,12 @@
 
 namespace lanyard::stage {
 
-// x: rows x cols, row-major. Rounds to the type: exact for kF32 and for rows that were rounded before.
+// x: rows x cols, row-major. Rounds to the type: exact for kF32 and for rows that were rounded
+// before.
 Hidden EncodeHidden(WireType type, const float* x, uint32_t rows, uint32_t cols);
 
-// InvalidArgument when the size does not fit rows and cols, or a value is NaN or infinite (named by row and column).
+// InvalidArgument when the size does not fit rows and cols, or a value is NaN or infinite (named by
+// row and column).
 absl::StatusOr<std::vector<float>> DecodeHidden(const Hidden& hidden);
 
 // What the wire does to a row: decode(encode(row)).

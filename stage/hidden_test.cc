@@ -42,8 +42,8 @@ TEST(Half, EveryHalfSurvives) {
 }
 
 TEST(Half, RoundsToNearestEven) {
-  EXPECT_EQ(FloatToHalf(1.0f + 0x1p-11f), 0x3c00);            // halfway, even below
-  EXPECT_EQ(FloatToHalf(1.0f + 0x1.8p-10f), 0x3c02);          // halfway, even above
+  EXPECT_EQ(FloatToHalf(1.0f + 0x1p-11f), 0x3c00);    // halfway, even below
+  EXPECT_EQ(FloatToHalf(1.0f + 0x1.8p-10f), 0x3c02);  // halfway, even above
   EXPECT_EQ(FloatToHalf(1.0f + 0x1.01p-11f), 0x3c01);
   EXPECT_EQ(FloatToHalf(65519.0f), 0x7bff);
   EXPECT_EQ(FloatToHalf(65520.0f), 0x7c00);
@@ -80,10 +80,13 @@ TEST(Hidden, F16IsCloseAndStable) {
   EXPECT_EQ(again.data, EncodeHidden(WireType::kF16, twice->data(), rows, cols).data);
 }
 
-// A largest value that rounds up to the next power of two must not move the row's exponent the second time.
+// A largest value that rounds up to the next power of two must not move the row's exponent the
+// second time.
 TEST(Hidden, StableWhereTheLargestRoundsUp) {
-  for (const float amax : {1.99999f, 0x1.fffffep5f, 32767.9f, 0x1.ffep-20f, 0x1.fffp90f, 1e-38f, 0x1p-140f}) {
-    const std::vector<float> x = {amax, amax / 3, -amax / 1e4f, 0, amax * 0x1p-24f, amax * 0x1p-26f};
+  for (const float amax :
+       {1.99999f, 0x1.fffffep5f, 32767.9f, 0x1.ffep-20f, 0x1.fffp90f, 1e-38f, 0x1p-140f}) {
+    const std::vector<float> x = {amax, amax / 3,        -amax / 1e4f,
+                                  0,    amax * 0x1p-24f, amax * 0x1p-26f};
     const auto once = DecodeHidden(EncodeHidden(WireType::kF16, x.data(), 1, 6));
     ASSERT_TRUE(once.ok()) << amax;
     const auto twice = DecodeHidden(EncodeHidden(WireType::kF16, once->data(), 1, 6));

@@ -7,7 +7,8 @@ namespace {
 
 // Sequences that ended stay until there are so many; a step has far fewer.
 constexpr size_t kMaxKept = 4096;
-// A step is named by the one right behind it, so the last would do; frames come in no order with the news of a bad one.
+// A step is named by the one right behind it, so the last would do; frames come in no order with
+// the news of a bad one.
 constexpr size_t kMaxFailed = 8;
 
 }  // namespace

@@ -1,5 +1,6 @@
-// The tokens that a stage drew last, so that a frame may name one that its sender has not seen yet (SeqRun::token_of): the
-// next decode step then lies on the worker before the last one is home, and no round trip stands between two tokens.
+// The tokens that a stage drew last, so that a frame may name one that its sender has not seen yet
+// (SeqRun::token_of): the next decode step then lies on the worker before the last one is home, and
+// no round trip stands between two tokens.
 #pragma once
 
 #include <cstddef>
@@ -18,13 +19,16 @@ class LastTokens {
  public:
   // The results of a frame of `step`, in order. Of several outputs of a row the first counts.
   void Put(StepId step, const std::vector<TokenOut>& tokens);
-  // A frame failed: its outputs were not drawn. With FailedPrecondition it counts as one that never came.
+  // A frame failed: its outputs were not drawn. With FailedPrecondition it counts as one that never
+  // came.
   void PutFailed(const StepBatch& batch, const absl::Status& why);
-  // A frame of the step could not be read: whose outputs it had is not known, and their sequences have ended.
+  // A frame of the step could not be read: whose outputs it had is not known, and their sequences
+  // have ended.
   void PutFailed(StepId step);
-  // Writes the tokens that runs name by token_of. Where the frame that should have drawn one failed, its sequence has ended
-  // and nobody reads the row: it gets token 0, for the sake of the others in its frame. FailedPrecondition where that frame
-  // never ran here: it was lost, only a new epoch helps.
+  // Writes the tokens that runs name by token_of. Where the frame that should have drawn one
+  // failed, its sequence has ended and nobody reads the row: it gets token 0, for the sake of the
+  // others in its frame. FailedPrecondition where that frame never ran here: it was lost, only a
+  // new epoch helps.
   absl::Status Resolve(StepBatch* batch) const;
 
   size_t size() const { return last_.size(); }
@@ -32,7 +36,7 @@ class LastTokens {
  private:
   struct Drawn {
     StepId step;
-    uint32_t pos = 0;  // of the row
+    uint32_t pos = 0;    // of the row
     int32_t token = -1;  // of a failed frame
   };
   void MakeSpace(StepId step, size_t n);

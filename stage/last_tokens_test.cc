@@ -30,7 +30,8 @@ StepBatch Ask(uint64_t seq, uint32_t pos, uint64_t token_of) {
 
 TEST(LastTokens, GivesWhatTheNamedStepDrew) {
   LastTokens last;
-  last.Put(StepId(5), {Out(1, 10, 42), Out(1, 10, 43), Out(2, 3, 7)});  // two samples of a row: the first counts
+  last.Put(StepId(5), {Out(1, 10, 42), Out(1, 10, 43),
+                       Out(2, 3, 7)});  // two samples of a row: the first counts
   StepBatch batch = Ask(1, 11, 5);
   ASSERT_TRUE(last.Resolve(&batch).ok());
   EXPECT_EQ(batch.runs[0].tokens, std::vector<int32_t>{42});
@@ -78,7 +79,8 @@ TEST(LastTokens, OfAStepThatCouldNotBeReadNobodyReadsTheRows) {
   EXPECT_EQ(batch.runs[0].tokens, std::vector<int32_t>{0});
   batch.runs[0].token_of = StepId(5);
   EXPECT_EQ(last.Resolve(&batch).code(), absl::StatusCode::kFailedPrecondition);
-  for (uint64_t step = 20; step < 40; ++step) last.PutFailed(StepId(step));  // the last few are kept
+  for (uint64_t step = 20; step < 40; ++step)
+    last.PutFailed(StepId(step));  // the last few are kept
   batch.runs[0].token_of = StepId(6);
   EXPECT_FALSE(last.Resolve(&batch).ok());
 }
@@ -88,7 +90,8 @@ TEST(LastTokens, ForgetsTheEnded) {
   for (uint64_t i = 1; i <= 20000; ++i) last.Put(StepId(i), {Out(i, 1, 1)});
   EXPECT_LE(last.size(), 4096u);
   LastTokens hostile;
-  for (uint64_t i = 1; i <= 20000; ++i) hostile.Put(StepId(1), {Out(i, 1, 1)});  // frames of one step without an end
+  for (uint64_t i = 1; i <= 20000; ++i)
+    hostile.Put(StepId(1), {Out(i, 1, 1)});  // frames of one step without an end
   EXPECT_LE(hostile.size(), 4096u);
   StepBatch batch = Ask(20000, 2, 20000);
   EXPECT_TRUE(last.Resolve(&batch).ok());

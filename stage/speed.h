@@ -3,7 +3,8 @@
 
 namespace lanyard::stage {
 
-// Weights that a device of speed 1 reads per second: decoding is bound by it, so it turns bytes into predicted times.
+// Weights that a device of speed 1 reads per second: decoding is bound by it, so it turns bytes
+// into predicted times.
 inline constexpr double kBytesPerSecondAtSpeed1 = 10e9;
 
 }  // namespace lanyard::stage

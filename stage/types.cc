@@ -4,14 +4,19 @@ namespace lanyard::stage {
 
 std::string KvTypeName(KvType type) {
   switch (type) {
-    case KvType::kF32: return "f32";
-    case KvType::kF16: return "f16";
-    case KvType::kQ8: return "q8";
+    case KvType::kF32:
+      return "f32";
+    case KvType::kF16:
+      return "f16";
+    case KvType::kQ8:
+      return "q8";
   }
   return "?";
 }
 
-std::string AttentionFormName(AttentionForm form) { return form == AttentionForm::kExact ? "exact" : "fast"; }
+std::string AttentionFormName(AttentionForm form) {
+  return form == AttentionForm::kExact ? "exact" : "fast";
+}
 
 std::string WireTypeName(WireType type) { return type == WireType::kF32 ? "f32" : "f16"; }
 
@@ -37,8 +42,10 @@ absl::StatusOr<AttentionForm> ParseAttentionForm(std::string_view s) {
 }
 
 std::string NumericsId::ToString() const {
-  std::string text = absl::StrCat("n", version, "-kv.", KvTypeName(kv), "-wire.", WireTypeName(wire));
-  if (attention != AttentionForm::kExact) absl::StrAppend(&text, "-attn.", AttentionFormName(attention));
+  std::string text =
+      absl::StrCat("n", version, "-kv.", KvTypeName(kv), "-wire.", WireTypeName(wire));
+  if (attention != AttentionForm::kExact)
+    absl::StrAppend(&text, "-attn.", AttentionFormName(attention));
   return text;
 }
 
@@ -52,17 +59,20 @@ NumericsId NumericsChoice::For(bool float_weights) const {
 
 absl::Status CheckFastAttention(const AttentionHeads& heads, KvType kv) {
   if (kv == KvType::kF32) {
-    return FailedPrecondition("fast attention takes KV in f16 or q8, this is f32; use --kv f16 or --attention exact");
+    return FailedPrecondition(
+        "fast attention takes KV in f16 or q8, this is f32; use --kv f16 or --attention exact");
   }
   if (heads.head_dim != 64 && heads.head_dim != 128 && heads.head_dim != 256) {
-    return FailedPrecondition("fast attention is for heads of 64, 128 or 256 elements, this model's have ", heads.head_dim,
-                              "; use --attention exact");
+    return FailedPrecondition(
+        "fast attention is for heads of 64, 128 or 256 elements, this model's have ",
+        heads.head_dim, "; use --attention exact");
   }
   constexpr uint32_t kMaxQueryHeads = 32;  // of a key/value head
   if (heads.n_kv_heads == 0 || heads.n_heads == 0 || heads.n_heads % heads.n_kv_heads != 0 ||
       heads.n_heads / heads.n_kv_heads > kMaxQueryHeads) {
-    return FailedPrecondition("fast attention is for up to ", kMaxQueryHeads, " query heads a key/value head, this model has ",
-                              heads.n_heads, " over ", heads.n_kv_heads, "; use --attention exact");
+    return FailedPrecondition("fast attention is for up to ", kMaxQueryHeads,
+                              " query heads a key/value head, this model has ", heads.n_heads,
+                              " over ", heads.n_kv_heads, "; use --attention exact");
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
-// The pipeline's words: numerics, stage duties, a step's rows, hidden states, results. Plain data without threads or
-// sockets. What comes over the wire is checked by ValidateFrame (stage/validate.h) before anything is computed.
+// The pipeline's words: numerics, stage duties, a step's rows, hidden states, results. Plain data
+// without threads or sockets. What comes over the wire is checked by ValidateFrame
+// (stage/validate.h) before anything is computed.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +15,27 @@
 
 namespace lanyard::stage {
 
-// Tokens of one KV block. Attention walks the positions of a sequence in chunks of this size, so it is part of the numerics.
+// Tokens of one KV block. Attention walks the positions of a sequence in chunks of this size, so it
+// is part of the numerics.
 inline constexpr uint32_t kKvBlockTokens = 32;
 // Rows of one frame at most; a longer step is several frames, each a valid frame of its own.
 inline constexpr uint32_t kMaxFrameRows = 512;
-// Rows into which the scheduler cuts them, so that transfer and compute overlap: sizes the buffers of stages.
+// Rows into which the scheduler cuts them, so that transfer and compute overlap: sizes the buffers
+// of stages.
 inline constexpr uint32_t kStepFrameRows = 128;
 
-enum class WireType : uint8_t { kF32 = 0, kF16 = 1 };  // kF16: f16 mantissas with one power of two a row
+enum class WireType : uint8_t {
+  kF32 = 0,
+  kF16 = 1
+};  // kF16: f16 mantissas with one power of two a row
 enum class KvType : uint8_t { kF32 = 0, kF16 = 1, kQ8 = 2 };
-enum class AttentionForm : uint8_t { kExact = 0, kFast = 1 };  // kFast: on tensor cores, see CheckFastAttention
+enum class AttentionForm : uint8_t {
+  kExact = 0,
+  kFast = 1
+};  // kFast: on tensor cores, see CheckFastAttention
 
-// Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed it. With fast attention:
-// on cards of one generation.
+// Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed
+// it. With fast attention: on cards of one generation.
 struct NumericsId {
   uint32_t version = kNumericsVersion;
   KvType kv = KvType::kF16;
@@ -36,14 +45,15 @@ struct NumericsId {
   std::string ToString() const;  // "n1-kv.f16-wire.f16", "n1-kv.f16-wire.f16-attn.fast"
 };
 
-std::string KvTypeName(KvType type);              // "f32" "f16" "q8"
-std::string WireTypeName(WireType type);          // "f32" "f16"
+std::string KvTypeName(KvType type);                // "f32" "f16" "q8"
+std::string WireTypeName(WireType type);            // "f32" "f16"
 std::string AttentionFormName(AttentionForm form);  // "exact" "fast"
 absl::StatusOr<KvType> ParseKvType(std::string_view s);
 absl::StatusOr<WireType> ParseWireType(std::string_view s);
 absl::StatusOr<AttentionForm> ParseAttentionForm(std::string_view s);
 
-// What somebody asks for; the rest is what fits a model's weights: f32 KV and wire for float weights, f16 for quantised ones.
+// What somebody asks for; the rest is what fits a model's weights: f32 KV and wire for float
+// weights, f16 for quantised ones.
 struct NumericsChoice {
   std::optional<KvType> kv;
   std::optional<WireType> wire;
@@ -56,8 +66,8 @@ struct AttentionHeads {
   uint32_t n_kv_heads = 0;
   uint32_t head_dim = 0;
 };
-// Whether there is a fast form of these heads over this KV at all; that a device has it is for the device to say.
-// FailedPrecondition: what is in the way, and what to do.
+// Whether there is a fast form of these heads over this KV at all; that a device has it is for the
+// device to say. FailedPrecondition: what is in the way, and what to do.
 absl::Status CheckFastAttention(const AttentionHeads& heads, KvType kv);
 
 // Layers [begin, end), 0-based.
@@ -72,36 +82,38 @@ struct LayerRange {
 struct StageSpec {
   PlanId plan;
   Epoch epoch;
-  uint32_t index = 0;             // 0 .. n_stages-1
+  uint32_t index = 0;  // 0 .. n_stages-1
   uint32_t n_stages = 1;
   NumericsId numerics;
-  LayerRange layers;              // may be empty for a stage of the head only
-  bool embeds = false;            // first stage: token ids -> hidden
-  bool samples = false;           // last stage: hidden -> tokens
-  std::vector<uint32_t> group_blocks;  // KV blocks of each state group of the model; the same in every stage of a plan
-  uint32_t max_context = 0;       // tokens of one sequence
+  LayerRange layers;                   // may be empty for a stage of the head only
+  bool embeds = false;                 // first stage: token ids -> hidden
+  bool samples = false;                // last stage: hidden -> tokens
+  std::vector<uint32_t> group_blocks;  // KV blocks of each state group of the model; the same in
+                                       // every stage of a plan
+  uint32_t max_context = 0;            // tokens of one sequence
   uint32_t max_rows = kMaxFrameRows;
 };
 
 // How a token is drawn. The draw is a function of (seed, position) alone.
 struct SampleSpec {
-  float temperature = 1;          // 0 is greedy (ties to the lower id)
-  uint32_t top_k = 0;             // 0: off
-  float top_p = 1;                // (0, 1]
-  float min_p = 0;                // [0, 1]
+  float temperature = 1;  // 0 is greedy (ties to the lower id)
+  uint32_t top_k = 0;     // 0: off
+  float top_p = 1;        // (0, 1]
+  float min_p = 0;        // [0, 1]
   uint64_t seed = 0;
 };
 
 // What the last stage returns for one row.
 struct OutputRequest {
-  uint32_t row = 0;               // within the run
+  uint32_t row = 0;  // within the run
   SampleSpec sample;
-  uint32_t top = 0;               // the k largest logits, descending, ties to the lower id
-  std::vector<int32_t> want;      // logits of these ids
+  uint32_t top = 0;           // the k largest logits, descending, ties to the lower id
+  std::vector<int32_t> want;  // logits of these ids
 };
 
-// The block table of one state group for one sequence: logical blocks first, first+1, ... are these pool blocks.
-// Logical block i holds positions [i*32, i*32+32). A sliding group lists only what its window still sees.
+// The block table of one state group for one sequence: logical blocks first, first+1, ... are these
+// pool blocks. Logical block i holds positions [i*32, i*32+32). A sliding group lists only what its
+// window still sees.
 struct BlockTable {
   uint32_t first = 0;
   std::vector<uint32_t> blocks;
@@ -110,28 +122,28 @@ struct BlockTable {
 // Consecutive positions of one sequence. Self-contained: workers keep no table of sequences.
 struct SeqRun {
   SeqId seq;
-  uint32_t pos = 0;               // of the first row
+  uint32_t pos = 0;  // of the first row
   uint32_t n_rows = 0;
-  std::vector<int32_t> tokens;    // n_rows ids for the first stage; empty for the others
-  std::vector<BlockTable> tables; // one a state group
+  std::vector<int32_t> tokens;     // n_rows ids for the first stage; empty for the others
+  std::vector<BlockTable> tables;  // one a state group
   std::vector<OutputRequest> outputs;
-  // Not 0: instead of `tokens`, the one token that this earlier step drew for the row before (see LastTokens). Only for a
-  // stage that embeds and samples, and a run of one row.
+  // Not 0: instead of `tokens`, the one token that this earlier step drew for the row before (see
+  // LastTokens). Only for a stage that embeds and samples, and a run of one row.
   StepId token_of{};
 };
 
 // A range of a step's rows.
 struct StepBatch {
   StepId step;
-  uint32_t frame = 0;             // of n_frames of this step, in order
+  uint32_t frame = 0;  // of n_frames of this step, in order
   uint32_t n_frames = 1;
-  std::vector<SeqRun> runs;       // rows are numbered run after run
+  std::vector<SeqRun> runs;  // rows are numbered run after run
 
   uint32_t TotalRows() const;
 };
 
-// Hidden states, rows x cols, row-major little-endian. kF32: f32 each. kF16: rows int8 exponents first (one a row), then
-// rows x cols f16; value = f16 * 2^exponent.
+// Hidden states, rows x cols, row-major little-endian. kF32: f32 each. kF16: rows int8 exponents
+// first (one a row), then rows x cols f16; value = f16 * 2^exponent.
 struct Hidden {
   WireType type = WireType::kF32;
   uint32_t rows = 0;
@@ -144,20 +156,20 @@ struct Hidden {
 struct StepFrame {
   PlanId plan;
   Epoch epoch;
-  uint32_t stage = 0;             // the stage that is to run it
+  uint32_t stage = 0;  // the stage that is to run it
   NumericsId numerics;
   StepBatch batch;
-  Hidden hidden;                  // empty (rows 0) for the stage that embeds
+  Hidden hidden;  // empty (rows 0) for the stage that embeds
 };
 
 struct TokenOut {
   SeqId seq;
-  uint32_t pos = 0;               // of the row; the sampled token belongs at pos + 1
+  uint32_t pos = 0;  // of the row; the sampled token belongs at pos + 1
   int32_t token = -1;
-  float logprob = 0;              // natural, of the token under temperature 1
-  float lse = 0;                  // log-sum-exp of the row's logits
+  float logprob = 0;  // natural, of the token under temperature 1
+  float lse = 0;      // log-sum-exp of the row's logits
   std::vector<std::pair<int32_t, float>> top;
-  std::vector<float> want;        // in the order asked
+  std::vector<float> want;  // in the order asked
 };
 
 // From the last stage for each frame, or from any stage that failed.
@@ -172,8 +184,9 @@ struct StepResult {
   std::vector<TokenOut> tokens;
 };
 
-// Takes frames for one stage, in order. Send does not block for long: it queues, or says ResourceExhausted/Unavailable.
-// Implementations: net::RemoteStage, worker::StageHost, loopbacks in tests. Thread-safe.
+// Takes frames for one stage, in order. Send does not block for long: it queues, or says
+// ResourceExhausted/Unavailable. Implementations: net::RemoteStage, worker::StageHost, loopbacks in
+// tests. Thread-safe.
 class StagePort {
  public:
   virtual ~StagePort() = default;

@@ -8,7 +8,8 @@ namespace {
 
 absl::Status CheckDuty(const StepFrame& frame, const StageSpec& spec) {
   if (frame.plan != spec.plan) {
-    return FailedPrecondition("frame of plan ", frame.plan.value, ", this stage serves plan ", spec.plan.value);
+    return FailedPrecondition("frame of plan ", frame.plan.value, ", this stage serves plan ",
+                              spec.plan.value);
   }
   if (frame.epoch != spec.epoch) {
     return FailedPrecondition("frame of epoch ", frame.epoch.value, ", this stage serves epoch ",
@@ -18,29 +19,32 @@ absl::Status CheckDuty(const StepFrame& frame, const StageSpec& spec) {
     return FailedPrecondition("frame for stage ", frame.stage, ", this is stage ", spec.index);
   }
   if (frame.numerics != spec.numerics) {
-    return FailedPrecondition("frame of numerics ", frame.numerics.ToString(), ", this stage serves ",
-                              spec.numerics.ToString());
+    return FailedPrecondition("frame of numerics ", frame.numerics.ToString(),
+                              ", this stage serves ", spec.numerics.ToString());
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckHidden(const StepFrame& frame, const StageSpec& spec, const FrameModel& model, uint64_t rows) {
+absl::Status CheckHidden(const StepFrame& frame, const StageSpec& spec, const FrameModel& model,
+                         uint64_t rows) {
   const Hidden& hidden = frame.hidden;
   if (spec.embeds) {
     if (hidden.rows != 0 || !hidden.data.empty()) {
-      return InvalidArgument("hidden has ", hidden.rows, " rows; the stage that embeds takes tokens only");
+      return InvalidArgument("hidden has ", hidden.rows,
+                             " rows; the stage that embeds takes tokens only");
     }
     return absl::OkStatus();
   }
   if (hidden.type != spec.numerics.wire) {
-    return InvalidArgument("hidden.type is ", static_cast<int>(hidden.type), ", this plan's wire type is ",
-                           WireTypeName(spec.numerics.wire));
+    return InvalidArgument("hidden.type is ", static_cast<int>(hidden.type),
+                           ", this plan's wire type is ", WireTypeName(spec.numerics.wire));
   }
   if (hidden.rows != rows) {
     return InvalidArgument("hidden.rows is ", hidden.rows, ", the runs have ", rows, " rows");
   }
   if (hidden.cols != model.d_model) {
-    return InvalidArgument("hidden.cols is ", hidden.cols, ", the model's width is ", model.d_model);
+    return InvalidArgument("hidden.cols is ", hidden.cols, ", the model's width is ",
+                           model.d_model);
   }
   const uint64_t want = Hidden::BytesFor(hidden.type, hidden.rows, hidden.cols);
   if (hidden.data.size() != want) {
@@ -52,15 +56,18 @@ absl::Status CheckHidden(const StepFrame& frame, const StageSpec& spec, const Fr
 // A token that the sender has not seen yet: LastTokens looks it up.
 absl::Status CheckTokenOf(const SeqRun& run, const StageSpec& spec, StepId step) {
   if (!spec.embeds || !spec.samples) {
-    return InvalidArgument("token_of: step ", run.token_of.value, "; only a stage that embeds and samples draws what it "
+    return InvalidArgument("token_of: step ", run.token_of.value,
+                           "; only a stage that embeds and samples draws what it "
                            "reads");
   }
   if (run.n_rows != 1 || !run.tokens.empty() || run.pos == 0) {
-    return InvalidArgument("token_of: ", run.n_rows, " rows at ", run.pos, " with ", run.tokens.size(),
+    return InvalidArgument("token_of: ", run.n_rows, " rows at ", run.pos, " with ",
+                           run.tokens.size(),
                            " ids; it stands for the one token of one row behind another");
   }
   if (run.token_of >= step) {
-    return InvalidArgument("token_of: step ", run.token_of.value, " is not before step ", step.value);
+    return InvalidArgument("token_of: step ", run.token_of.value, " is not before step ",
+                           step.value);
   }
   return absl::OkStatus();
 }
@@ -86,8 +93,8 @@ absl::Status CheckTokens(const SeqRun& run, const StageSpec& spec, const FrameMo
 absl::Status CheckTable(const BlockTable& table, const BlockRange& needed, uint32_t pool_blocks) {
   const uint64_t end = uint64_t{table.first} + table.blocks.size();
   if (table.first > needed.first || end < needed.end) {
-    return InvalidArgument("table holds logical blocks [", table.first, ", ", end, "), the rows need [",
-                           needed.first, ", ", needed.end, ")");
+    return InvalidArgument("table holds logical blocks [", table.first, ", ", end,
+                           "), the rows need [", needed.first, ", ", needed.end, ")");
   }
   for (const uint32_t block : table.blocks) {
     if (block >= pool_blocks) {
@@ -123,16 +130,18 @@ absl::Status CheckOutput(const OutputRequest& out, const SeqRun& run, const Fram
   return absl::OkStatus();
 }
 
-absl::Status CheckRun(const SeqRun& run, const StageSpec& spec, const FrameModel& model, StepId step) {
+absl::Status CheckRun(const SeqRun& run, const StageSpec& spec, const FrameModel& model,
+                      StepId step) {
   if (run.n_rows == 0) return InvalidArgument("n_rows is 0");
   if (uint64_t{run.pos} + run.n_rows > spec.max_context) {
-    return InvalidArgument("positions up to ", uint64_t{run.pos} + run.n_rows, " are over the context of ",
-                           spec.max_context, " tokens");
+    return InvalidArgument("positions up to ", uint64_t{run.pos} + run.n_rows,
+                           " are over the context of ", spec.max_context, " tokens");
   }
-  RETURN_IF_ERROR(run.token_of != StepId() ? CheckTokenOf(run, spec, step) : CheckTokens(run, spec, model));
+  RETURN_IF_ERROR(run.token_of != StepId() ? CheckTokenOf(run, spec, step)
+                                           : CheckTokens(run, spec, model));
   if (run.tables.size() != model.group_windows.size()) {
-    return InvalidArgument("tables: ", run.tables.size(), ", the model has ", model.group_windows.size(),
-                           " state groups");
+    return InvalidArgument("tables: ", run.tables.size(), ", the model has ",
+                           model.group_windows.size(), " state groups");
   }
   for (size_t g = 0; g < run.tables.size(); ++g) {
     const uint32_t pool = g < spec.group_blocks.size() ? spec.group_blocks[g] : 0;

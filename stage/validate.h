@@ -1,5 +1,5 @@
-// The check of every frame before anything is computed: frames come from other machines. Refusals name the field, the
-// value seen and the limit.
+// The check of every frame before anything is computed: frames come from other machines. Refusals
+// name the field, the value seen and the limit.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,9 @@ struct BlockRange {
 };
 BlockRange NeededBlocks(uint32_t pos, uint32_t n_rows, uint32_t window);
 
-// FailedPrecondition for another plan, epoch, stage or numerics id; InvalidArgument for the rest. A frame that passes can
-// be run: every index is in range, no two runs share a block, hidden values aside (LocalStage::Run looks at them).
+// FailedPrecondition for another plan, epoch, stage or numerics id; InvalidArgument for the rest. A
+// frame that passes can be run: every index is in range, no two runs share a block, hidden values
+// aside (LocalStage::Run looks at them).
 absl::Status ValidateFrame(const StepFrame& frame, const StageSpec& spec, const FrameModel& model);
 
 }  // namespace lanyard::stage

@@ -12,7 +12,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// A model with a full group and one that sees 64 tokens; the stage is the first of two, or the second.
+// A model with a full group and one that sees 64 tokens; the stage is the first of two, or the
+// second.
 class ValidateTest : public ::testing::Test {
  protected:
   ValidateTest() {
@@ -91,19 +92,22 @@ TEST_F(ValidateTest, AnotherDuty) {
   Refused([](StepFrame& f) { f.stage = 1; }, "stage 1", code);
   Refused([](StepFrame& f) { f.numerics.kv = KvType::kQ8; }, "numerics n1-kv.q8", code);
   Refused([](StepFrame& f) { f.numerics.version = 9; }, "numerics n9", code);
-  Refused([](StepFrame& f) { f.numerics.attention = AttentionForm::kFast; }, "-attn.fast, this stage serves n1-kv.f16-wire.f16",
-          code);
+  Refused([](StepFrame& f) { f.numerics.attention = AttentionForm::kFast; },
+          "-attn.fast, this stage serves n1-kv.f16-wire.f16", code);
   spec_.numerics.attention = AttentionForm::kFast;
-  Refused(nullptr, "numerics n1-kv.f16-wire.f16, this stage serves n1-kv.f16-wire.f16-attn.fast", code);
+  Refused(nullptr, "numerics n1-kv.f16-wire.f16, this stage serves n1-kv.f16-wire.f16-attn.fast",
+          code);
 }
 
 TEST_F(ValidateTest, Rows) {
   Refused([](StepFrame& f) { f.batch.runs.clear(); }, "0 rows");
   Refused([](StepFrame& f) { f.batch.runs[0].n_rows = 63; }, "65 rows");
-  Refused([](StepFrame& f) { f.batch.runs[0].n_rows = std::numeric_limits<uint32_t>::max() - 1; }, "rows");
+  Refused([](StepFrame& f) { f.batch.runs[0].n_rows = std::numeric_limits<uint32_t>::max() - 1; },
+          "rows");
   Refused([](StepFrame& f) { f.batch.runs[1].n_rows = 0; }, "n_rows is 0");
   Refused([](StepFrame& f) { f.batch.runs[0].pos = 253; }, "context");
-  Refused([](StepFrame& f) { f.batch.runs[0].pos = std::numeric_limits<uint32_t>::max(); }, "context");
+  Refused([](StepFrame& f) { f.batch.runs[0].pos = std::numeric_limits<uint32_t>::max(); },
+          "context");
   Refused([](StepFrame& f) { f.batch.frame = 1; }, "frame 1 of 1");
   Refused([](StepFrame& f) { f.batch.n_frames = 0; }, "of 0");
 }
@@ -129,15 +133,22 @@ TEST_F(ValidateTest, HiddenStates) {
 
 TEST_F(ValidateTest, BlockTables) {
   Refused([](StepFrame& f) { f.batch.runs[0].tables.pop_back(); }, "state groups");
-  Refused([](StepFrame& f) { f.batch.runs[0].tables[0].blocks.pop_back(); }, "group 0: table holds");
+  Refused([](StepFrame& f) { f.batch.runs[0].tables[0].blocks.pop_back(); },
+          "group 0: table holds");
   Refused([](StepFrame& f) { f.batch.runs[0].tables[0].first = 1; }, "group 0: table holds");
   Refused([](StepFrame& f) { f.batch.runs[0].tables[1].first = 2; }, "group 1: table holds");
   Refused([](StepFrame& f) { f.batch.runs[0].tables[1].first = 0; }, "group 1: table holds");
-  Refused([](StepFrame& f) { f.batch.runs[0].tables[0].first = std::numeric_limits<uint32_t>::max(); }, "group 0");
+  Refused(
+      [](StepFrame& f) { f.batch.runs[0].tables[0].first = std::numeric_limits<uint32_t>::max(); },
+      "group 0");
   Refused([](StepFrame& f) { f.batch.runs[0].tables[0].blocks[1] = 16; }, "block 16");
   Refused([](StepFrame& f) { f.batch.runs[1].tables[1].blocks[0] = 8; }, "block 8");
   Refused([](StepFrame& f) { f.batch.runs[1].tables[0].blocks[0] = 3; }, "block 3 is used twice");
-  Refused([](StepFrame& f) { f.batch.runs[0].tables[1].blocks = {1, 2, 1}; }, "block 1 is used twice");
+  Refused(
+      [](StepFrame& f) {
+        f.batch.runs[0].tables[1].blocks = {1, 2, 1};
+      },
+      "block 1 is used twice");
 }
 
 TEST_F(ValidateTest, Outputs) {
@@ -164,9 +175,9 @@ TEST(NeededBlocks, WindowAndFull) {
   EXPECT_EQ(NeededBlocks(0, 1, 0).end, 1u);
   EXPECT_EQ(NeededBlocks(31, 2, 0).end, 2u);
   EXPECT_EQ(NeededBlocks(100, 4, 0).first, 0u);
-  EXPECT_EQ(NeededBlocks(100, 4, 64).first, 1u);   // row 100 sees 37 and later
-  EXPECT_EQ(NeededBlocks(95, 1, 64).first, 1u);    // sees 32 and later
-  EXPECT_EQ(NeededBlocks(94, 1, 64).first, 0u);    // sees 31 and later
+  EXPECT_EQ(NeededBlocks(100, 4, 64).first, 1u);  // row 100 sees 37 and later
+  EXPECT_EQ(NeededBlocks(95, 1, 64).first, 1u);   // sees 32 and later
+  EXPECT_EQ(NeededBlocks(94, 1, 64).first, 0u);   // sees 31 and later
   EXPECT_EQ(NeededBlocks(63, 1, 64).first, 0u);
 }
 
@@ -180,16 +191,19 @@ TEST_F(ValidateTest, ATokenStillToBeDrawn) {
   run.token_of = StepId(8);
   EXPECT_TRUE(ValidateFrame(frame_, spec_, model_).ok()) << ValidateFrame(frame_, spec_, model_);
   run.token_of = StepId(9);
-  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("step 9 is not before step 9"));
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(),
+              HasSubstr("step 9 is not before step 9"));
   run.token_of = StepId(8);
   run.tokens = {1};
-  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("token_of: 1 rows at 100 with 1 ids"));
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(),
+              HasSubstr("token_of: 1 rows at 100 with 1 ids"));
   run.tokens.clear();
   run.pos = 0;
   EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("token_of: 1 rows at 0"));
   run.pos = 100;
   spec_.samples = false;
-  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(), HasSubstr("only a stage that embeds and samples"));
+  EXPECT_THAT(ValidateFrame(frame_, spec_, model_).message(),
+              HasSubstr("only a stage that embeds and samples"));
 }
 
 }  // namespace

@@ -22,11 +22,13 @@ bool AnyInterfaceIsPublic() {
     if (i->ifa_addr == nullptr) continue;
     if (i->ifa_addr->sa_family == AF_INET6) {
       IpAddress::Bytes bytes{};
-      std::memcpy(bytes.data(), &reinterpret_cast<const sockaddr_in6*>(i->ifa_addr)->sin6_addr, bytes.size());
+      std::memcpy(bytes.data(), &reinterpret_cast<const sockaddr_in6*>(i->ifa_addr)->sin6_addr,
+                  bytes.size());
       found = found || IpAddress(bytes).is_public();
     } else if (i->ifa_addr->sa_family == AF_INET) {
       std::array<uint8_t, 4> v4{};
-      std::memcpy(v4.data(), &reinterpret_cast<const sockaddr_in*>(i->ifa_addr)->sin_addr, v4.size());
+      std::memcpy(v4.data(), &reinterpret_cast<const sockaddr_in*>(i->ifa_addr)->sin_addr,
+                  v4.size());
       found = found || IpAddress::V4(v4[0], v4[1], v4[2], v4[3]).is_public();
     }
   }
@@ -67,16 +69,19 @@ bool IsOurs(const std::string& name, const HostPolicy& policy) {
 absl::StatusOr<ListenAddress> ParseListen(const std::string& listen) {
   const size_t colon = listen.rfind(':');
   if (colon == std::string::npos || colon + 1 == listen.size() || listen.size() - colon > 6) {
-    return InvalidArgument("the HTTP address '", listen, "' is not ADDRESS:PORT; for example 127.0.0.1:8080");
+    return InvalidArgument("the HTTP address '", listen,
+                           "' is not ADDRESS:PORT; for example 127.0.0.1:8080");
   }
   uint32_t port = 0;
   for (size_t i = colon + 1; i < listen.size(); ++i) {
     if (listen[i] < '0' || listen[i] > '9') {
-      return InvalidArgument("the port of the HTTP address '", listen, "' is not a number; for example 127.0.0.1:8080");
+      return InvalidArgument("the port of the HTTP address '", listen,
+                             "' is not a number; for example 127.0.0.1:8080");
     }
     port = port * 10 + static_cast<uint32_t>(listen[i] - '0');
   }
-  if (port > 65535) return InvalidArgument("port ", port, " of the HTTP address '", listen, "' is above 65535");
+  if (port > 65535)
+    return InvalidArgument("port ", port, " of the HTTP address '", listen, "' is above 65535");
   ListenAddress out;
   out.port = static_cast<uint16_t>(port);
   out.host = listen.substr(0, colon);
@@ -86,7 +91,8 @@ absl::StatusOr<ListenAddress> ParseListen(const std::string& listen) {
   if (out.host == "localhost") out.host = "127.0.0.1";
   const auto address = IpAddress::Parse(out.host);
   if (!address.has_value()) {
-    return InvalidArgument("the HTTP address '", listen, "' does not start with an IP address or localhost");
+    return InvalidArgument("the HTTP address '", listen,
+                           "' does not start with an IP address or localhost");
   }
   out.loopback = address->is_loopback();
   out.wildcard = address->is_unspecified();
@@ -101,13 +107,17 @@ std::string ClientGroup(const std::string& numeric) {
   return std::string(client.bytes().begin(), client.bytes().end());
 }
 
-std::string CheckHostAndOrigin(std::string_view host, std::string_view origin, const HostPolicy& policy) {
+std::string CheckHostAndOrigin(std::string_view host, std::string_view origin,
+                               const HostPolicy& policy) {
   if (!host.empty() && !IsOurs(HostName(host), policy)) {
-    const std::string asked = absl::StrCat("the request came for host '", AbslView(host.substr(0, 100)), "'. ");
+    const std::string asked =
+        absl::StrCat("the request came for host '", AbslView(host.substr(0, 100)), "'. ");
     if (policy.listen.loopback) {
-      return absl::StrCat("This server listens on this machine only, but ", asked, "Use 127.0.0.1 or localhost.");
+      return absl::StrCat("This server listens on this machine only, but ", asked,
+                          "Use 127.0.0.1 or localhost.");
     }
-    return absl::StrCat("This server does not go by that name: ", asked, "Use its address, or have the name configured.");
+    return absl::StrCat("This server does not go by that name: ", asked,
+                        "Use its address, or have the name configured.");
   }
   if (origin.empty()) return "";
   std::string_view authority = origin;
@@ -117,9 +127,10 @@ std::string CheckHostAndOrigin(std::string_view host, std::string_view origin, c
     authority.remove_prefix(at + 3);
   }
   const bool same = !host.empty() && authority == host && scheme == (policy.tls ? "https" : "http");
-  if (same || (policy.listen.loopback && !scheme.empty() && IsLoopbackName(HostName(authority)))) return "";
-  return absl::StrCat("Requests from web pages of another origin ('", AbslView(origin.substr(0, 100)),
-                      "') are not accepted.");
+  if (same || (policy.listen.loopback && !scheme.empty() && IsLoopbackName(HostName(authority))))
+    return "";
+  return absl::StrCat("Requests from web pages of another origin ('",
+                      AbslView(origin.substr(0, 100)), "') are not accepted.");
 }
 
 }  // namespace lanyard::web

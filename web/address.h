@@ -1,4 +1,5 @@
-// Addresses that a server listens on, who can reach them, and which Host and Origin headers fit them. No sockets are opened.
+// Addresses that a server listens on, who can reach them, and which Host and Origin headers fit
+// them. No sockets are opened.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +12,12 @@
 namespace lanyard::web {
 
 struct ListenAddress {
-  std::string host;       // numeric; IPv6 without brackets
+  std::string host;  // numeric; IPv6 without brackets
   uint16_t port = 0;
   bool loopback = false;
   bool wildcard = false;   // 0.0.0.0 or ::
-  bool is_public = false;  // can be reached from the internet, by its number; a wildcard: one of this machine's can
+  bool is_public = false;  // can be reached from the internet, by its number; a wildcard: one of
+                           // this machine's can
 };
 
 // "ADDRESS:PORT", "localhost:PORT" or "[ADDRESS]:PORT". InvalidArgument otherwise.
@@ -30,10 +32,12 @@ struct HostPolicy {
   bool tls = false;
 };
 
-// The DNS-rebinding and cross-site guard. Empty when the request may go on, else the message of a 403.
-// host: the Host header; origin: the Origin header (empty: absent). The host must be one of the names, or the address: on
-// loopback any loopback name, on a wildcard any number (a rebinding needs a name). An origin must be the host itself, by the
-// same scheme, or loopback on a loopback listener.
-std::string CheckHostAndOrigin(std::string_view host, std::string_view origin, const HostPolicy& policy);
+// The DNS-rebinding and cross-site guard. Empty when the request may go on, else the message of a
+// 403. host: the Host header; origin: the Origin header (empty: absent). The host must be one of
+// the names, or the address: on loopback any loopback name, on a wildcard any number (a rebinding
+// needs a name). An origin must be the host itself, by the same scheme, or loopback on a loopback
+// listener.
+std::string CheckHostAndOrigin(std::string_view host, std::string_view origin,
+                               const HostPolicy& policy);
 
 }  // namespace lanyard::web

@@ -5,7 +5,8 @@
 namespace lanyard::web {
 namespace {
 
-HostPolicy PolicyOf(const std::string& listen, std::vector<std::string> names = {}, bool tls = false) {
+HostPolicy PolicyOf(const std::string& listen, std::vector<std::string> names = {},
+                    bool tls = false) {
   const auto address = ParseListen(listen);
   EXPECT_TRUE(address.ok()) << address.status();
   return {*address, std::move(names), tls};
@@ -18,13 +19,14 @@ TEST(ParseListenTest, SaysWhoCanReachIt) {
   EXPECT_TRUE(parse("127.9.9.9:80").loopback);
   EXPECT_TRUE(parse("[::1]:80").loopback);
   EXPECT_TRUE(parse("[::ffff:127.0.0.1]:80").loopback);
-  for (const char* lan : {"192.168.1.2:80", "10.0.0.1:80", "172.16.0.1:80", "172.31.255.255:80", "100.64.1.1:80",
-                          "169.254.0.1:80", "[fe80::1]:80", "[fd00::1]:80", "[2001:db8::1]:80"}) {
+  for (const char* lan :
+       {"192.168.1.2:80", "10.0.0.1:80", "172.16.0.1:80", "172.31.255.255:80", "100.64.1.1:80",
+        "169.254.0.1:80", "[fe80::1]:80", "[fd00::1]:80", "[2001:db8::1]:80"}) {
     EXPECT_FALSE(parse(lan).loopback) << lan;
     EXPECT_FALSE(parse(lan).is_public) << lan;
   }
-  for (const char* open : {"8.8.8.8:80", "172.32.0.1:80", "192.169.0.1:80", "100.128.0.1:80", "[2a00::1]:80",
-                           "[::ffff:8.8.8.8]:80"}) {
+  for (const char* open : {"8.8.8.8:80", "172.32.0.1:80", "192.169.0.1:80", "100.128.0.1:80",
+                           "[2a00::1]:80", "[::ffff:8.8.8.8]:80"}) {
     EXPECT_TRUE(parse(open).is_public) << open;
   }
   EXPECT_TRUE(parse("0.0.0.0:80").wildcard);
@@ -44,12 +46,12 @@ TEST(ClientGroupTest, AnIpv6NetworkIsOneClient) {
 
 TEST(HostAndOriginTest, Loopback) {
   const HostPolicy policy = PolicyOf("127.0.0.1:8080", {"pool.example"});
-  for (const char* host :
-       {"localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.1.2.3", "[::1]:80", "localhost.", "", "Pool.example:1"}) {
+  for (const char* host : {"localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.1.2.3", "[::1]:80",
+                           "localhost.", "", "Pool.example:1"}) {
     EXPECT_EQ(CheckHostAndOrigin(host, "", policy), "") << host;
   }
-  for (const char* host : {"evil.example", "127.evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]",
-                           "x127.0.0.1", "pool.example.evil", "[", "]"}) {
+  for (const char* host : {"evil.example", "127.evil.example", "localhost.evil.example:80",
+                           "10.0.0.1", "[::2]", "x127.0.0.1", "pool.example.evil", "[", "]"}) {
     EXPECT_NE(CheckHostAndOrigin(host, "", policy), "") << host;
   }
   EXPECT_EQ(CheckHostAndOrigin("127.0.0.1:8080", "http://localhost:3000", policy), "");
@@ -62,11 +64,13 @@ TEST(HostAndOriginTest, BeyondLoopback) {
   for (const char* host : {"192.168.1.10:8080", "pc1:8080", "PC1.example"}) {
     EXPECT_EQ(CheckHostAndOrigin(host, "", one), "") << host;
   }
-  for (const char* host : {"evil.example", "192.168.1.11", "localhost", "127.0.0.1", "pc1.evil.example"}) {
+  for (const char* host :
+       {"evil.example", "192.168.1.11", "localhost", "127.0.0.1", "pc1.evil.example"}) {
     EXPECT_NE(CheckHostAndOrigin(host, "", one), "") << host;
   }
   EXPECT_EQ(CheckHostAndOrigin("pc1:8080", "https://pc1:8080", one), "");
-  EXPECT_NE(CheckHostAndOrigin("pc1:8080", "http://pc1:8080", one), "") << "another scheme is another origin";
+  EXPECT_NE(CheckHostAndOrigin("pc1:8080", "http://pc1:8080", one), "")
+      << "another scheme is another origin";
   EXPECT_NE(CheckHostAndOrigin("pc1:8080", "https://pc1:9090", one), "");
   EXPECT_NE(CheckHostAndOrigin("pc1:8080", "http://localhost", one), "");
   // Whatever number this machine has; names only if they were given.

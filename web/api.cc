@@ -40,8 +40,9 @@ void ListModels(const Generator& generator, ResponseWriter& writer) {
 void GetModel(const Generator& generator, const Request& request, ResponseWriter& writer) {
   const PoolStatus status = generator.Status();
   if (request.suffix == status.model) return SendJson(writer, ModelJson(status));
-  writer.Send(ToResponse(NotFound("The model '", request.suffix.substr(0, 200), "' does not exist; this pool serves '",
-                                  status.model, "' (GET /v1/models lists it).")));
+  writer.Send(ToResponse(NotFound("The model '", request.suffix.substr(0, 200),
+                                  "' does not exist; this pool serves '", status.model,
+                                  "' (GET /v1/models lists it).")));
 }
 
 // "Loading model smollm2: loading; w1 41%, w2 joined"
@@ -66,7 +67,8 @@ void Ready(const Generator& generator, ResponseWriter& writer) {
 }
 
 void Version(ResponseWriter& writer) {
-  SendJson(writer, {{"version", kVersion}, {"protocol", kProtocolVersion}, {"numerics", kNumericsVersion}});
+  SendJson(writer,
+           {{"version", kVersion}, {"protocol", kProtocolVersion}, {"numerics", kNumericsVersion}});
 }
 
 void Metrics(const Generator& generator, ResponseWriter& writer) {
@@ -82,10 +84,20 @@ void Stop(Generator* generator, ResponseWriter& writer) {
 }
 
 ordered_json NodeJson(const NodeStatus& n) {
-  ordered_json out = {{"name", n.name},       {"state", n.state},     {"address", n.address}, {"version", n.version},
-                      {"isa", n.isa},         {"pid", n.pid},         {"threads", n.threads}, {"speed", n.speed},
-                      {"memory_bytes", n.memory_bytes}, {"resident_bytes", n.resident_bytes}, {"busy", n.busy},
-                      {"heartbeat_age_s", n.heartbeat_age_s}, {"drained", n.drained}, {"has_stage", n.has_stage}};
+  ordered_json out = {{"name", n.name},
+                      {"state", n.state},
+                      {"address", n.address},
+                      {"version", n.version},
+                      {"isa", n.isa},
+                      {"pid", n.pid},
+                      {"threads", n.threads},
+                      {"speed", n.speed},
+                      {"memory_bytes", n.memory_bytes},
+                      {"resident_bytes", n.resident_bytes},
+                      {"busy", n.busy},
+                      {"heartbeat_age_s", n.heartbeat_age_s},
+                      {"drained", n.drained},
+                      {"has_stage", n.has_stage}};
   out["layers"] = nullptr;
   if (n.has_stage && n.layers.end > n.layers.begin) {
     out["layers"] = ordered_json::array({n.layers.begin, n.layers.end - 1});
@@ -142,7 +154,8 @@ std::string StatusJson(const PoolStatus& status) {
   out["nodes"] = ordered_json::array();
   for (const NodeStatus& node : status.nodes) out["nodes"].push_back(NodeJson(node));
   out["requests"] = ordered_json::array();
-  for (const RequestStatus& request : status.requests) out["requests"].push_back(RequestJson(request));
+  for (const RequestStatus& request : status.requests)
+    out["requests"].push_back(RequestJson(request));
   return Dump(out);
 }
 
@@ -153,47 +166,63 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
   const Access admin = Access::kAdmin;
   return Router({
       {"GET", "/health", pub, "the constant `{\"status\":\"ok\"}`: the program runs",
-       [](const Request&, Writer w) { SendJson(*w, {{"status", "ok"}}); }},
-      {"GET", "/livez", user, "the same", [](const Request&, Writer w) { SendJson(*w, {{"status", "ok"}}); }},
+       [](const Request&, Writer w) {
+         SendJson(*w, {{"status", "ok"}});
+       }},
+      {"GET", "/livez", user, "the same",
+       [](const Request&, Writer w) {
+         SendJson(*w, {{"status", "ok"}});
+       }},
       {"GET", "/readyz", user, "200 when it answers, else 503 with how far loading is",
        [g](const Request&, Writer w) { Ready(*g, *w); }},
-      {"GET", "/version", user, "version, protocol, numerics", [](const Request&, Writer w) { Version(*w); }},
+      {"GET", "/version", user, "version, protocol, numerics",
+       [](const Request&, Writer w) { Version(*w); }},
       {"GET", "/metrics", user, "Prometheus text; counts and times, no names and no texts",
        [g](const Request&, Writer w) { Metrics(*g, *w); }},
-      {"GET", "/v1/models", user, "what is served", [g](const Request&, Writer w) { ListModels(*g, *w); }},
-      {"GET", "/v1/models/*", user, "one model", [g](const Request& r, Writer w) { GetModel(*g, r, *w); }},
+      {"GET", "/v1/models", user, "what is served",
+       [g](const Request&, Writer w) { ListModels(*g, *w); }},
+      {"GET", "/v1/models/*", user, "one model",
+       [g](const Request& r, Writer w) { GetModel(*g, r, *w); }},
       {"POST", "/v1/chat/completions", user, "OpenAI's",
        [g](const Request& r, Writer w) { HandleChatCompletion(g, r, std::move(w)); }},
       {"POST", "/v1/completions", user, "OpenAI's",
        [g](const Request& r, Writer w) { HandleTextCompletion(g, r, std::move(w)); }},
-      {"GET", "/admin/v1/status", admin, "the pool: state, plan and its reasons, machines, requests, KV blocks",
+      {"GET", "/admin/v1/status", admin,
+       "the pool: state, plan and its reasons, machines, requests, KV blocks",
        [g](const Request&, Writer w) {
          Response response;
          response.body = StatusJson(g->Status());
          w->Send(std::move(response));
        }},
-      {"GET", "/admin/v1/doctor", admin, "asks every machine how it is and measures the ways between them; up to a minute",
+      {"GET", "/admin/v1/doctor", admin,
+       "asks every machine how it is and measures the ways between them; up to a minute",
        [g](const Request& r, Writer w) { Diagnose(g, r, std::move(w)); }},
       {"GET", "/admin/v1/doctor/*", admin, "the same of one machine, and the ways to and from it",
        [g](const Request& r, Writer w) { Diagnose(g, r, std::move(w)); }},
-      {"POST", "/admin/v1/stop", admin, "a clean stop", [g](const Request&, Writer w) { Stop(g, *w); }},
+      {"POST", "/admin/v1/stop", admin, "a clean stop",
+       [g](const Request&, Writer w) { Stop(g, *w); }},
       {"GET", "/admin/v1/keys", admin, "every API key, without its text",
        [keys](const Request&, Writer w) { ListKeys(keys, *w); }},
-      {"POST", "/admin/v1/keys", admin, "a new API key; its text is in this answer and nowhere else",
+      {"POST", "/admin/v1/keys", admin,
+       "a new API key; its text is in this answer and nowhere else",
        [keys](const Request& r, Writer w) { CreateKey(keys, r, *w); }},
-      {"DELETE", "/admin/v1/keys/*", admin, "revokes a key, by name or id; what it is being answered ends within a second",
+      {"DELETE", "/admin/v1/keys/*", admin,
+       "revokes a key, by name or id; what it is being answered ends within a second",
        [keys](const Request& r, Writer w) { RevokeKey(keys, r, *w); }},
       {"GET", "/admin/v1/tokens", admin, "join tokens that can still be used, without their text",
        [cluster](const Request&, Writer w) { ListTokens(cluster, *w); }},
-      {"POST", "/admin/v1/tokens", admin, "a new join token; its text is in this answer and nowhere else",
+      {"POST", "/admin/v1/tokens", admin,
+       "a new join token; its text is in this answer and nowhere else",
        [cluster](const Request& r, Writer w) { CreateToken(cluster, r, *w); }},
       {"DELETE", "/admin/v1/tokens/*", admin, "withdraws a join token",
        [cluster](const Request& r, Writer w) { RevokeToken(cluster, r, *w); }},
       {"GET", "/admin/v1/members", admin, "who belongs to the cluster, and who was revoked",
        [cluster](const Request&, Writer w) { ListMembers(cluster, *w); }},
-      {"DELETE", "/admin/v1/members/*", admin, "revokes a node, by name or id: within a second it sends and receives nothing",
+      {"DELETE", "/admin/v1/members/*", admin,
+       "revokes a node, by name or id: within a second it sends and receives nothing",
        [cluster](const Request& r, Writer w) { RevokeMember(cluster, r, *w); }},
-      {"POST", "/admin/v1/drains/*", admin, "drains a worker, by name or id: its layers go to others, and no plan uses it",
+      {"POST", "/admin/v1/drains/*", admin,
+       "drains a worker, by name or id: its layers go to others, and no plan uses it",
        [cluster](const Request& r, Writer w) { SetDrained(cluster, r, true, *w); }},
       {"DELETE", "/admin/v1/drains/*", admin, "takes a drained worker back",
        [cluster](const Request& r, Writer w) { SetDrained(cluster, r, false, *w); }},

@@ -10,13 +10,15 @@
 
 namespace lanyard::web {
 
-// Every route that there is, with who may call it: what the server checks, tests try cell by cell, and docs/access.md shows.
-// All of them must outlive the router; without keys or cluster their routes are a 503.
+// Every route that there is, with who may call it: what the server checks, tests try cell by cell,
+// and docs/access.md shows. All of them must outlive the router; without keys or cluster their
+// routes are a 503.
 Router MakeRouter(coordinator::Generator* generator, coordinator::ApiKeys* keys,
                   coordinator::ClusterAdmin* cluster = nullptr);
 
-// The body of GET /admin/v1/status. Its keys are stable; they are those of PoolStatus and NodeStatus (generator.h), except:
-// "layers" is [first, last], 0-based and inclusive, or null for a node without a stage or with the head only.
+// The body of GET /admin/v1/status. Its keys are stable; they are those of PoolStatus and
+// NodeStatus (generator.h), except: "layers" is [first, last], 0-based and inclusive, or null for a
+// node without a stage or with the head only.
 std::string StatusJson(const coordinator::PoolStatus& status);
 
 }  // namespace lanyard::web

@@ -31,14 +31,18 @@ ordered_json InfoJson(const coordinator::MemberInfo& info) {
           {"role", info.role},
           {"joined_unix_s", info.joined_unix_s},
           {"certificate_ends_unix_s", info.certificate_ends_unix_s},
-          {"revoked_unix_s", info.revoked_unix_s.has_value() ? ordered_json(*info.revoked_unix_s) : ordered_json(nullptr)},
+          {"revoked_unix_s", info.revoked_unix_s.has_value() ? ordered_json(*info.revoked_unix_s)
+                                                             : ordered_json(nullptr)},
           {"from", info.from},
-          {"drained_unix_s", info.drained_unix_s.has_value() ? ordered_json(*info.drained_unix_s) : ordered_json(nullptr)},
+          {"drained_unix_s", info.drained_unix_s.has_value() ? ordered_json(*info.drained_unix_s)
+                                                             : ordered_json(nullptr)},
           {"quarantine", info.quarantine}};
 }
 
 bool HasCluster(const ClusterAdmin* cluster, ResponseWriter& writer) {
-  if (cluster == nullptr) SendAdminError(writer, Unavailable("This pool runs in plaintext: nobody joins it."), kNotFoundCode);
+  if (cluster == nullptr)
+    SendAdminError(writer, Unavailable("This pool runs in plaintext: nobody joins it."),
+                   kNotFoundCode);
   return cluster != nullptr;
 }
 
@@ -46,7 +50,8 @@ absl::StatusOr<coordinator::NewJoinToken> Create(ClusterAdmin* cluster, const st
   ASSIGN_OR_RETURN(const auto body, ParseJsonObject(text.empty() ? "{}" : text));
   const Fields fields(body);
   ASSIGN_OR_RETURN(const std::string role, fields.String("role"));
-  ASSIGN_OR_RETURN(const auto ttl, fields.Integer("ttl_seconds", 1, std::numeric_limits<int32_t>::max()));
+  ASSIGN_OR_RETURN(const auto ttl,
+                   fields.Integer("ttl_seconds", 1, std::numeric_limits<int32_t>::max()));
   ASSIGN_OR_RETURN(const auto uses, fields.Integer("uses", 1, std::numeric_limits<int32_t>::max()));
   return cluster->CreateToken(role.empty() ? "worker" : role, ttl.value_or(kDefaultTtlSeconds),
                               static_cast<uint32_t>(uses.value_or(1)));
@@ -61,8 +66,8 @@ void CreateToken(ClusterAdmin* cluster, const Request& request, ResponseWriter& 
   ordered_json out = InfoJson(made->info);
   out["token"] = made->token;
   out["join"] = made->join_address;
-  out["line"] = (made->info.role == "admin" ? "lanyard join " : "lanyard-worker --join ") + made->join_address + " --token " +
-                made->token;
+  out["line"] = (made->info.role == "admin" ? "lanyard join " : "lanyard-worker --join ") +
+                made->join_address + " --token " + made->token;
   SendAdminJson(writer, out, 201);
 }
 
@@ -91,7 +96,8 @@ void ListMembers(ClusterAdmin* cluster, ResponseWriter& writer) {
   SendAdminJson(writer, {{"members", std::move(out)}});
 }
 
-void SetDrained(ClusterAdmin* cluster, const Request& request, bool drained, ResponseWriter& writer) {
+void SetDrained(ClusterAdmin* cluster, const Request& request, bool drained,
+                ResponseWriter& writer) {
   if (!HasCluster(cluster, writer)) return;
   const auto info = cluster->SetDrained(request.suffix, drained);
   if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);

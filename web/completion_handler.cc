@@ -22,7 +22,9 @@ using coordinator::TokenSink;
 using coordinator::Usage;
 
 int64_t UnixNow() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 // Token by token, as server-sent events.
@@ -31,7 +33,8 @@ class StreamSink : public TokenSink {
   StreamSink(const AnswerInfo& info, std::shared_ptr<ResponseWriter> writer)
       : writer_(std::move(writer)), format_(info) {}
 
-  // The headers and the chunk with the role: when the request was accepted, or with the first text if that is earlier.
+  // The headers and the chunk with the role: when the request was accepted, or with the first text
+  // if that is earlier.
   void Open() {
     MutexLock lock(&mu_);
     OpenLocked();
@@ -92,7 +95,8 @@ class WholeSink : public TokenSink {
   std::vector<TokenLogprob> logprobs_;
 };
 
-AnswerInfo MakeInfo(const Generator& generator, const CompletionRequest& request, const std::string& request_id) {
+AnswerInfo MakeInfo(const Generator& generator, const CompletionRequest& request,
+                    const std::string& request_id) {
   const coordinator::PoolStatus status = generator.Status();
   AnswerInfo info;
   info.id = (request.chat ? "chatcmpl-" : "cmpl-") + request_id;
@@ -105,8 +109,8 @@ AnswerInfo MakeInfo(const Generator& generator, const CompletionRequest& request
   return info;
 }
 
-void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed, const std::string& request_id,
-            std::shared_ptr<ResponseWriter> writer) {
+void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed,
+            const std::string& request_id, std::shared_ptr<ResponseWriter> writer) {
   if (!parsed.ok()) return writer->Send(ToResponse(parsed.status()));
   parsed->generate.request_id = request_id;
   const AnswerInfo info = MakeInfo(*generator, *parsed, request_id);
@@ -125,11 +129,13 @@ void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed, cons
 
 }  // namespace
 
-void HandleChatCompletion(Generator* generator, const Request& request, std::shared_ptr<ResponseWriter> writer) {
+void HandleChatCompletion(Generator* generator, const Request& request,
+                          std::shared_ptr<ResponseWriter> writer) {
   Handle(generator, ParseChatRequest(request.body), request.request_id, std::move(writer));
 }
 
-void HandleTextCompletion(Generator* generator, const Request& request, std::shared_ptr<ResponseWriter> writer) {
+void HandleTextCompletion(Generator* generator, const Request& request,
+                          std::shared_ptr<ResponseWriter> writer) {
   Handle(generator, ParseTextRequest(request.body), request.request_id, std::move(writer));
 }
 

@@ -1,4 +1,5 @@
-// POST /v1/chat/completions and /v1/completions: parse, start the answer, pass its text on, cancel it when the client leaves.
+// POST /v1/chat/completions and /v1/completions: parse, start the answer, pass its text on, cancel
+// it when the client leaves.
 #pragma once
 
 #include <memory>
@@ -8,8 +9,8 @@
 
 namespace lanyard::web {
 
-// The generator must outlive every answer. Errors before the first token are HTTP errors; later ones end the stream with
-// an error event.
+// The generator must outlive every answer. Errors before the first token are HTTP errors; later
+// ones end the stream with an error event.
 void HandleChatCompletion(coordinator::Generator* generator, const Request& request,
                           std::shared_ptr<ResponseWriter> writer);
 void HandleTextCompletion(coordinator::Generator* generator, const Request& request,

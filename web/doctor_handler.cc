@@ -72,12 +72,13 @@ ordered_json ReportJson(const PoolStatus& status, const PoolDiagnosis& diagnosis
 
 void Diagnose(coordinator::Generator* generator, const Request& request,
               std::shared_ptr<ResponseWriter> writer) {
-  generator->Diagnose(request.suffix, [generator, writer = std::move(writer),
-                                       node = request.suffix](
-                                          absl::StatusOr<PoolDiagnosis> diagnosis) {
-    if (!diagnosis.ok()) return SendAdminError(*writer, diagnosis.status(), "not_found");
-    SendAdminJson(*writer, ReportJson(generator->Status(), *diagnosis, node));
-  });
+  generator->Diagnose(request.suffix,
+                      [generator, writer = std::move(writer),
+                       node = request.suffix](absl::StatusOr<PoolDiagnosis> diagnosis) {
+                        if (!diagnosis.ok())
+                          return SendAdminError(*writer, diagnosis.status(), "not_found");
+                        SendAdminJson(*writer, ReportJson(generator->Status(), *diagnosis, node));
+                      });
 }
 
 }  // namespace lanyard::web

@@ -25,7 +25,8 @@ struct Mapping {
 // The only place where a Status becomes an HTTP code.
 constexpr Mapping kTable[] = {
     {absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "", nullptr},
-    {absl::StatusCode::kOutOfRange, 400, "invalid_request_error", "context_length_exceeded", nullptr},
+    {absl::StatusCode::kOutOfRange, 400, "invalid_request_error", "context_length_exceeded",
+     nullptr},
     {absl::StatusCode::kUnimplemented, 400, "invalid_request_error", "not_supported", nullptr},
     {absl::StatusCode::kUnauthenticated, 401, "authentication_error", "invalid_api_key", nullptr},
     {absl::StatusCode::kPermissionDenied, 403, "permission_error", "", nullptr},
@@ -102,23 +103,40 @@ Response ToResponse(const absl::Status& status) {
 
 std::string_view ReasonPhrase(int http_status) {
   switch (http_status) {
-    case 200: return "OK";
-    case 201: return "Created";
-    case 202: return "Accepted";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 413: return "Content Too Large";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    default: return "Unknown";
+    case 200:
+      return "OK";
+    case 201:
+      return "Created";
+    case 202:
+      return "Accepted";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 408:
+      return "Request Timeout";
+    case 409:
+      return "Conflict";
+    case 413:
+      return "Content Too Large";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    default:
+      return "Unknown";
   }
 }
 

@@ -1,4 +1,5 @@
-// The queue between a handler (any thread) and the connection that writes its answer (the I/O thread). No sockets.
+// The queue between a handler (any thread) and the connection that writes its answer (the I/O
+// thread). No sockets.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,9 @@ namespace lanyard::web {
 
 class Exchange : public ResponseWriter {
  public:
-  // `wake` tells the connection that there is something to take; it is called under the exchange's lock (so that Detach
-  // ends it for good) and must only post. max_queued_bytes bounds what a slow client leaves unread.
+  // `wake` tells the connection that there is something to take; it is called under the exchange's
+  // lock (so that Detach ends it for good) and must only post. max_queued_bytes bounds what a slow
+  // client leaves unread.
   Exchange(size_t max_queued_bytes, std::function<void()> wake);
 
   void Send(Response response) override;
@@ -34,10 +36,12 @@ class Exchange : public ResponseWriter {
   };
   Taken Take();
   bool overflowed();
-  // The client left: the handler's callback runs in the caller's thread, unless the answer had ended.
+  // The client left: the handler's callback runs in the caller's thread, unless the answer had
+  // ended.
   void ClientGone();
-  // The answer ends here although it was not complete: `response` goes out if nothing has, else `event` as the last of the
-  // stream. The handler hears what it hears when the client leaves. Nothing happens after the end.
+  // The answer ends here although it was not complete: `response` goes out if nothing has, else
+  // `event` as the last of the stream. The handler hears what it hears when the client leaves.
+  // Nothing happens after the end.
   void Abort(Response response, std::string event);
   // The connection goes away: `wake` is never called again.
   void Detach();

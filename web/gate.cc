@@ -13,7 +13,8 @@ namespace {
 constexpr char kOverflow[] = "*";
 
 Response TooManyFailures() {
-  Response response = ErrorResponse(429, "Too many wrong API keys from your address; wait a second.", "too_many_failures");
+  Response response = ErrorResponse(
+      429, "Too many wrong API keys from your address; wait a second.", "too_many_failures");
   response.headers.emplace_back("Retry-After", "1");
   return response;
 }
@@ -31,7 +32,8 @@ std::string_view BearerOf(std::string_view authorization) {
 }  // namespace
 
 double FailureLimiter::Left(const Bucket& bucket, TimeNs now) const {
-  return std::min(burst_, bucket.left + static_cast<double>(now - bucket.at) / kSecond * per_second_);
+  return std::min(burst_,
+                  bucket.left + static_cast<double>(now - bucket.at) / kSecond * per_second_);
 }
 
 bool FailureLimiter::IsBlocked(const std::string& who, TimeNs now) {
@@ -51,14 +53,15 @@ void FailureLimiter::Failed(const std::string& who, TimeNs now) {
 }
 
 Gate::Verdict Gate::CheckKey(std::string_view presented, std::string_view client, TimeNs now) {
-  // Failures with a key that exists count for that key, all others together: whoever guesses at an address keeps nobody else
-  // there from using a true key.
+  // Failures with a key that exists count for that key, all others together: whoever guesses at an
+  // address keeps nobody else there from using a true key.
   const auto text = ApiKeyText::Parse(presented);
   const bool known = options_.keys != nullptr && text.ok() && options_.keys->IsLive(text->id);
   const std::string who = absl::StrCat(AbslView(client), "/", known ? text->id : "");
   if (failures_.IsBlocked(who, now)) return Refuse(TooManyFailures());
   const absl::StatusOr<std::string> id =
-      options_.keys != nullptr ? options_.keys->Check(presented) : absl::UnauthenticatedError("The API key is not valid.");
+      options_.keys != nullptr ? options_.keys->Check(presented)
+                               : absl::UnauthenticatedError("The API key is not valid.");
   if (id.ok()) return {.caller = {Caller::Kind::kUser, *id, ""}, .refused = {}};
   failures_.Failed(who, now);
   return Refuse(ToResponse(id.status()));
@@ -75,15 +78,18 @@ Gate::Verdict Gate::Enter(const Credentials& c, std::optional<Access> access, Ti
   }
   if (verdict.caller.kind == Caller::Kind::kNobody) {
     if (c.authorization.empty() && c.x_api_key.empty()) {
-      return Refuse(ToResponse(absl::UnauthenticatedError(
-          "This needs an API key: 'Authorization: Bearer KEY'. An administrator makes one with: lanyard key create NAME")));
+      return Refuse(ToResponse(
+          absl::UnauthenticatedError("This needs an API key: 'Authorization: Bearer KEY'. An "
+                                     "administrator makes one with: lanyard key create NAME")));
     }
-    verdict = CheckKey(c.authorization.empty() ? c.x_api_key : BearerOf(c.authorization), c.client, now);
+    verdict =
+        CheckKey(c.authorization.empty() ? c.x_api_key : BearerOf(c.authorization), c.client, now);
     if (verdict.refused.has_value()) return verdict;
   }
   if (access == Access::kAdmin && verdict.caller.kind != Caller::Kind::kAdmin) {
-    verdict.refused = ToResponse(absl::PermissionDeniedError(
-        "This is for administrators: it takes an administrator's certificate, and no API key will do."));
+    verdict.refused = ToResponse(
+        absl::PermissionDeniedError("This is for administrators: it takes an administrator's "
+                                    "certificate, and no API key will do."));
   }
   return verdict;
 }
@@ -91,8 +97,10 @@ Gate::Verdict Gate::Enter(const Credentials& c, std::optional<Access> access, Ti
 bool Gate::StillMay(const Caller& caller, std::string_view peer_certificate_pem) const {
   if (options_.open) return true;
   switch (caller.kind) {
-    case Caller::Kind::kNobody: return true;  // a public route
-    case Caller::Kind::kUser: return options_.keys != nullptr && options_.keys->IsLive(caller.key_id);
+    case Caller::Kind::kNobody:
+      return true;  // a public route
+    case Caller::Kind::kUser:
+      return options_.keys != nullptr && options_.keys->IsLive(caller.key_id);
     case Caller::Kind::kAdmin:
       return options_.admin_of && options_.admin_of(std::string(peer_certificate_pem)).ok();
   }

@@ -1,4 +1,5 @@
-// Who is asking, and may they? Deny by default: what the Gate does not let through, no handler sees. No sockets.
+// Who is asking, and may they? Deny by default: what the Gate does not let through, no handler
+// sees. No sockets.
 #pragma once
 
 #include <chrono>
@@ -42,8 +43,9 @@ class FailureLimiter {
 struct GateOptions {
   bool open = false;                     // everybody may do everything
   coordinator::ApiKeys* keys = nullptr;  // null: no key is valid
-  // Whether a verified client certificate (PEM) is an administrator's: its name, or why not. Quick: it is asked at every
-  // request and, while an answer is being made, several times a second. Absent: nobody is.
+  // Whether a verified client certificate (PEM) is an administrator's: its name, or why not. Quick:
+  // it is asked at every request and, while an answer is being made, several times a second.
+  // Absent: nobody is.
   std::function<absl::StatusOr<std::string>(const std::string& peer_certificate_pem)> admin_of;
   double failure_burst = 10;
   double failures_per_second = 10;
@@ -53,23 +55,26 @@ struct Credentials {
   std::string_view authorization = {};  // the header; "Bearer KEY"
   std::string_view x_api_key = {};      // the header; used when there is no authorization
   std::string_view peer_certificate_pem = {};
-  std::string_view client = {};         // ClientGroup of its address
+  std::string_view client = {};  // ClientGroup of its address
 };
 
 // Not thread-safe, but quick: the connections' thread has it.
 class Gate {
  public:
   explicit Gate(GateOptions options)
-      : options_(std::move(options)), failures_(options_.failure_burst, options_.failures_per_second) {}
+      : options_(std::move(options)),
+        failures_(options_.failure_burst, options_.failures_per_second) {}
 
   struct Verdict {
     Caller caller;
     std::optional<Response> refused;  // 401, 403 or 429: the request ends here
   };
-  // For a route's access, or nullopt for a path that is no route: to strangers that looks like any other.
+  // For a route's access, or nullopt for a path that is no route: to strangers that looks like any
+  // other.
   Verdict Enter(const Credentials& credentials, std::optional<Access> access, TimeNs now);
 
-  // Whether who entered may still be answered: false once the key or the certificate was revoked or has expired.
+  // Whether who entered may still be answered: false once the key or the certificate was revoked or
+  // has expired.
   bool StillMay(const Caller& caller, std::string_view peer_certificate_pem) const;
 
  private:

@@ -38,17 +38,23 @@ TEST_F(GateTest, Schemes) {
   Gate gate(options_);
   const std::string key = key_.Encode();
   for (const std::string& good : {"Bearer " + key, "bearer " + key, "BEARER   " + key + " "}) {
-    EXPECT_EQ(Code(gate, {.authorization = good, .client = "c"}, Access::kUser), 200) << good.substr(0, 8);
+    EXPECT_EQ(Code(gate, {.authorization = good, .client = "c"}, Access::kUser), 200)
+        << good.substr(0, 8);
   }
   EXPECT_EQ(Code(gate, {.x_api_key = key, .client = "c"}, Access::kUser), 200);
-  for (const std::string& bad : {key, "Basic " + key, "Bearer" + key, std::string("Bearer "), std::string("Bearer x")}) {
-    EXPECT_EQ(Code(gate, {.authorization = bad, .client = "d"}, Access::kUser), 401) << bad.substr(0, 8);
+  for (const std::string& bad :
+       {key, "Basic " + key, "Bearer" + key, std::string("Bearer "), std::string("Bearer x")}) {
+    EXPECT_EQ(Code(gate, {.authorization = bad, .client = "d"}, Access::kUser), 401)
+        << bad.substr(0, 8);
   }
   // A wrong header is not saved by a right one behind it.
-  EXPECT_EQ(Code(gate, {.authorization = "Bearer x", .x_api_key = key, .client = "e"}, Access::kUser), 401);
+  EXPECT_EQ(
+      Code(gate, {.authorization = "Bearer x", .x_api_key = key, .client = "e"}, Access::kUser),
+      401);
   const auto verdict = Enter(gate, {}, Access::kUser);
   ASSERT_TRUE(verdict.refused.has_value());
-  EXPECT_EQ(verdict.refused->headers.at(0), std::make_pair(std::string("WWW-Authenticate"), std::string("Bearer")));
+  EXPECT_EQ(verdict.refused->headers.at(0),
+            std::make_pair(std::string("WWW-Authenticate"), std::string("Bearer")));
 }
 
 TEST_F(GateTest, AKeyIsNoAdministrator) {
@@ -57,8 +63,10 @@ TEST_F(GateTest, AKeyIsNoAdministrator) {
   EXPECT_EQ(Code(gate, {.authorization = bearer}, Access::kAdmin), 403);
   EXPECT_EQ(Code(gate, {.peer_certificate_pem = "admin"}, Access::kAdmin), 200);
   EXPECT_EQ(Code(gate, {.peer_certificate_pem = "worker"}, Access::kAdmin), 401);
-  EXPECT_EQ(Code(gate, {.authorization = bearer, .peer_certificate_pem = "worker"}, Access::kAdmin), 403);
-  EXPECT_EQ(Code(gate, {.authorization = bearer, .peer_certificate_pem = "worker"}, Access::kUser), 200);
+  EXPECT_EQ(Code(gate, {.authorization = bearer, .peer_certificate_pem = "worker"}, Access::kAdmin),
+            403);
+  EXPECT_EQ(Code(gate, {.authorization = bearer, .peer_certificate_pem = "worker"}, Access::kUser),
+            200);
   // To a stranger a path that is none looks like one that is.
   EXPECT_EQ(Code(gate, {}, std::nullopt), 401);
   EXPECT_EQ(Code(gate, {.authorization = bearer}, std::nullopt), 200);
@@ -84,7 +92,8 @@ TEST_F(GateTest, GuessingCosts) {
   Gate gate(options_);
   const std::string bearer = Bearer();
   for (int i = 0; i < 10; ++i) {
-    EXPECT_EQ(Code(gate, {.authorization = "Bearer guess", .client = "c"}, Access::kUser), 401) << i;
+    EXPECT_EQ(Code(gate, {.authorization = "Bearer guess", .client = "c"}, Access::kUser), 401)
+        << i;
   }
   const int checked = keys_.checks;
   EXPECT_EQ(Code(gate, {.authorization = "Bearer guess", .client = "c"}, Access::kUser), 429);
@@ -95,11 +104,13 @@ TEST_F(GateTest, GuessingCosts) {
   now_ += kSecond / 10;
   EXPECT_EQ(Code(gate, {.authorization = "Bearer guess", .client = "c"}, Access::kUser), 401);
   EXPECT_EQ(Code(gate, {.authorization = "Bearer guess", .client = "c"}, Access::kUser), 429);
-  // Guesses at the secret of a known id have a measure of their own, which then holds for the true key too.
+  // Guesses at the secret of a known id have a measure of their own, which then holds for the true
+  // key too.
   ApiKeyText guess = key_;
   guess.secret[0] = static_cast<char>(guess.secret[0] ^ 1);
   const std::string wrong = "Bearer " + guess.Encode();
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(Code(gate, {.authorization = wrong, .client = "e"}, Access::kUser), 401) << i;
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(Code(gate, {.authorization = wrong, .client = "e"}, Access::kUser), 401) << i;
   EXPECT_EQ(Code(gate, {.authorization = bearer, .client = "e"}, Access::kUser), 429);
   EXPECT_EQ(Code(gate, {.authorization = bearer, .client = "f"}, Access::kUser), 200);
 }

@@ -1,4 +1,5 @@
-// Plain HTTP words for handlers: no sockets, no Beast. A handler gets a Request and answers through a ResponseWriter.
+// Plain HTTP words for handlers: no sockets, no Beast. A handler gets a Request and answers through
+// a ResponseWriter.
 #pragma once
 
 #include <functional>
@@ -17,11 +18,11 @@ struct Caller {
 };
 
 struct Request {
-  std::string method;         // "GET"
-  std::string path;           // percent-decoded, without the query
-  std::string suffix;         // what a prefix route leaves: the model's id in /v1/models/{id}
+  std::string method;  // "GET"
+  std::string path;    // percent-decoded, without the query
+  std::string suffix;  // what a prefix route leaves: the model's id in /v1/models/{id}
   std::string body;
-  std::string request_id;     // ours, or the client's X-Request-Id if it is well-formed
+  std::string request_id;  // ours, or the client's X-Request-Id if it is well-formed
   Caller caller;
 };
 
@@ -29,23 +30,25 @@ struct Response {
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
-  std::vector<std::pair<std::string, std::string>> headers;  // besides Content-*, x-request-id and Connection
+  std::vector<std::pair<std::string, std::string>>
+      headers;  // besides Content-*, x-request-id and Connection
 };
 
-// Where the answer of one request goes: either one Send, or BeginStream, any number of Write, then End. Thread-safe; a
-// call only queues and never blocks. Calls after the end, or after the client left, are ignored.
+// Where the answer of one request goes: either one Send, or BeginStream, any number of Write, then
+// End. Thread-safe; a call only queues and never blocks. Calls after the end, or after the client
+// left, are ignored.
 class ResponseWriter {
  public:
   virtual ~ResponseWriter() = default;
   virtual void Send(Response response) = 0;
   // 200 with text/event-stream; pings are sent while nothing is written.
   virtual void BeginStream() = 0;
-  // Whole server-sent events. What a slow client leaves unread is bounded (ServerLimits::max_queued_bytes); beyond it
-  // the client counts as gone.
+  // Whole server-sent events. What a slow client leaves unread is bounded
+  // (ServerLimits::max_queued_bytes); beyond it the client counts as gone.
   virtual void Write(std::string events) = 0;
   virtual void End() = 0;
-  // `callback` is called once if the client leaves before the answer has ended; at once if it already left. It runs
-  // without any of the writer's locks held.
+  // `callback` is called once if the client leaves before the answer has ended; at once if it
+  // already left. It runs without any of the writer's locks held.
   virtual void OnGone(std::function<void()> callback) = 0;
 };
 

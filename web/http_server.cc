@@ -15,7 +15,8 @@
 namespace lanyard::web {
 namespace {
 
-constexpr std::chrono::milliseconds kSweepInterval{250};  // a revoked caller is answered no longer than that
+constexpr std::chrono::milliseconds kSweepInterval{
+    250};  // a revoked caller is answered no longer than that
 constexpr int kSweepsAFlush = 240;
 
 // A thousand connections need more descriptors than the usual soft limit of 1024.
@@ -23,24 +24,31 @@ void RaiseDescriptorLimit(size_t wanted) {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
   limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, wanted);
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) LogWarning("cannot raise the limit of open files to ", wanted);
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    LogWarning("cannot raise the limit of open files to ", wanted);
 }
 
 // Whether the address may be listened on like that.
 absl::Status CheckExposure(const ListenAddress& address, const ServerOptions& options) {
   if (address.loopback) return absl::OkStatus();
   if (options.open) {
-    return InvalidArgument("without keys (--http-open) HTTP listens on this machine only, but '", options.listen,
-                           "' can be reached by others; listen on 127.0.0.1, or leave --http-open out and give out keys: ",
+    return InvalidArgument("without keys (--http-open) HTTP listens on this machine only, but '",
+                           options.listen,
+                           "' can be reached by others; listen on 127.0.0.1, or leave --http-open "
+                           "out and give out keys: ",
                            "lanyard key create NAME");
   }
   if (!options.tls || options.keys == nullptr) {
-    return InvalidArgument("the HTTP address '", options.listen, "' can be reached by other machines, which takes TLS and API ",
-                           "keys, and there ", options.tls ? "are no keys" : "is no certificate", "; listen on 127.0.0.1");
+    return InvalidArgument("the HTTP address '", options.listen,
+                           "' can be reached by other machines, which takes TLS and API ",
+                           "keys, and there ", options.tls ? "are no keys" : "is no certificate",
+                           "; listen on 127.0.0.1");
   }
   if (address.is_public && !options.public_address) {
-    return InvalidArgument("the HTTP address '", options.listen, "' can be reached from the internet; give --public if that ",
-                           "is meant, else listen on an address of the house (such as 192.168.1.10)");
+    return InvalidArgument(
+        "the HTTP address '", options.listen,
+        "' can be reached from the internet; give --public if that ",
+        "is meant, else listen on an address of the house (such as 192.168.1.10)");
   }
   return absl::OkStatus();
 }
@@ -71,8 +79,9 @@ absl::Status HttpServer::Impl::Listen() {
   if (!ec) acceptor.bind(endpoint, ec);
   if (!ec) acceptor.listen(1024, ec);
   if (ec) {
-    return Unavailable("cannot listen for HTTP on ", options.listen, ": ", ec.message(),
-                       ec == asio::error::address_in_use ? "; choose another port, or 0 for a free one" : "");
+    return Unavailable(
+        "cannot listen for HTTP on ", options.listen, ": ", ec.message(),
+        ec == asio::error::address_in_use ? "; choose another port, or 0 for a free one" : "");
   }
   const tcp::endpoint bound = acceptor.local_endpoint(ec);
   const std::string host = bound.address().to_string();
@@ -82,7 +91,8 @@ absl::Status HttpServer::Impl::Listen() {
 
 // False: there is none to be had.
 bool HttpServer::Impl::MakeRoom(const std::string& client) {
-  if (strangers.CountOf(client) >= options.limits.max_strangers_per_client) strangers.Oldest(client)->Drop();
+  if (strangers.CountOf(client) >= options.limits.max_strangers_per_client)
+    strangers.Oldest(client)->Drop();
   if (sessions.size() < options.limits.max_connections) return true;
   Session* const oldest = strangers.Oldest("");
   if (oldest != nullptr) oldest->Drop();
@@ -105,10 +115,11 @@ asio::awaitable<void> HttpServer::Impl::Accept() {
     const std::string client = ClientGroup(socket.remote_endpoint(ignored).address().to_string());
     const bool refuse = !MakeRoom(client);
     auto session = std::make_shared<Session>(this, std::move(socket), client);
-    asio::co_spawn(io, [session, refuse]() -> asio::awaitable<void> { co_await session->Run(refuse); },
-                   [](std::exception_ptr error) {
-                     if (error) LogError("an HTTP connection ended with an exception");
-                   });
+    asio::co_spawn(
+        io, [session, refuse]() -> asio::awaitable<void> { co_await session->Run(refuse); },
+        [](std::exception_ptr error) {
+          if (error) LogError("an HTTP connection ended with an exception");
+        });
   }
 }
 
@@ -128,11 +139,13 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ServerOption
   ASSIGN_OR_RETURN(const ListenAddress listen, ParseListen(options.listen));
   RETURN_IF_ERROR(CheckExposure(listen, options));
   if (options.open) {
-    LogInfo("HTTP on ", options.listen, " asks for no key (--http-open): every program of this machine may use it");
+    LogInfo("HTTP on ", options.listen,
+            " asks for no key (--http-open): every program of this machine may use it");
   }
   RaiseDescriptorLimit(options.limits.max_connections + 1024);
-  auto impl = std::make_unique<Impl>(options, MakeRouter(generator, options.keys, options.cluster),
-                                     HostPolicy{listen, options.host_names, static_cast<bool>(options.tls)});
+  auto impl = std::make_unique<Impl>(
+      options, MakeRouter(generator, options.keys, options.cluster),
+      HostPolicy{listen, options.host_names, static_cast<bool>(options.tls)});
   RETURN_IF_ERROR(impl->Listen());
   asio::co_spawn(impl->io, impl->Accept(), asio::detached);
   asio::co_spawn(impl->io, impl->Sweep(), asio::detached);
@@ -161,7 +174,9 @@ HttpServer::~HttpServer() {
 }
 
 std::string HttpServer::address() const { return impl_->address; }
-std::string HttpServer::url() const { return (impl_->options.tls ? "https://" : "http://") + impl_->address; }
+std::string HttpServer::url() const {
+  return (impl_->options.tls ? "https://" : "http://") + impl_->address;
+}
 size_t HttpServer::connections() const { return impl_->n_sessions.load(); }
 
 }  // namespace lanyard::web

@@ -22,29 +22,33 @@ struct ServerLimits {
   size_t max_body_bytes = 16u << 20;    // beyond: 413
   size_t max_header_bytes = 16u << 10;  // beyond: 431
   size_t max_headers = 100;             // beyond: 431
-  // Beyond, the oldest connection that has shown no key or certificate yet makes room; where there is none, a 503.
+  // Beyond, the oldest connection that has shown no key or certificate yet makes room; where there
+  // is none, a 503.
   size_t max_connections = 1024;
-  size_t max_strangers_per_client = 128;  // connections without key or certificate, of one address (IPv6: of one /64)
-  size_t max_queued_bytes = 1u << 20;     // unread by a slow client; beyond: its request is cancelled
+  size_t max_strangers_per_client =
+      128;  // connections without key or certificate, of one address (IPv6: of one /64)
+  size_t max_queued_bytes = 1u << 20;  // unread by a slow client; beyond: its request is cancelled
   std::chrono::milliseconds handshake_timeout{10'000};  // of TLS
-  std::chrono::milliseconds header_timeout{10'000};     // for all of the header, however it dribbles
-  std::chrono::milliseconds body_timeout{30'000};       // likewise
-  std::chrono::milliseconds idle_timeout{60'000};       // of a kept connection
-  std::chrono::milliseconds write_timeout{30'000};      // without any progress
-  std::chrono::milliseconds ping_interval{10'000};      // of a stream without text
-  double failed_keys_per_second = 10;                   // of one address; beyond: 429
+  std::chrono::milliseconds header_timeout{10'000};  // for all of the header, however it dribbles
+  std::chrono::milliseconds body_timeout{30'000};    // likewise
+  std::chrono::milliseconds idle_timeout{60'000};    // of a kept connection
+  std::chrono::milliseconds write_timeout{30'000};   // without any progress
+  std::chrono::milliseconds ping_interval{10'000};   // of a stream without text
+  double failed_keys_per_second = 10;                // of one address; beyond: 429
 };
 
 struct ServerOptions {
-  std::string listen = "127.0.0.1:8080";  // ADDRESS:PORT, "localhost:PORT" or "[::1]:PORT"; port 0: a free one
-  bool open = false;                      // no keys: whoever reaches the port may do everything; loopback only
-  bool public_address = false;            // the internet may reach the address, and that is meant
+  std::string listen =
+      "127.0.0.1:8080";  // ADDRESS:PORT, "localhost:PORT" or "[::1]:PORT"; port 0: a free one
+  bool open = false;     // no keys: whoever reaches the port may do everything; loopback only
+  bool public_address = false;  // the internet may reach the address, and that is meant
   std::vector<std::string> host_names = {};  // in lower case; what Host may say besides the address
   ServerLimits limits = {};
-  coordinator::ApiKeys* keys = nullptr;   // must outlive the server; null: nobody has a key
+  coordinator::ApiKeys* keys = nullptr;          // must outlive the server; null: nobody has a key
   coordinator::ClusterAdmin* cluster = nullptr;  // likewise; null: nobody joins
-  // The context of the connection that was just accepted, so that certificates are renewed under a running server. It says
-  // which versions and client certificates are taken; its app data stays unused. Absent: plaintext.
+  // The context of the connection that was just accepted, so that certificates are renewed under a
+  // running server. It says which versions and client certificates are taken; its app data stays
+  // unused. Absent: plaintext.
   std::function<std::shared_ptr<ssl_ctx_st>()> tls = {};
   // Whether a client certificate that the context verified is an administrator's; see GateOptions.
   std::function<absl::StatusOr<std::string>(const std::string& peer_certificate_pem)> admin_of = {};
@@ -52,9 +56,9 @@ struct ServerOptions {
 
 class HttpServer {
  public:
-  // Binds and serves. The generator must outlive the server. InvalidArgument: the address is malformed, or others can reach
-  // it and it lacks what that takes (TLS and keys; for a public one also public_address). Unavailable: the port is in use
-  // (the text holds the address).
+  // Binds and serves. The generator must outlive the server. InvalidArgument: the address is
+  // malformed, or others can reach it and it lacks what that takes (TLS and keys; for a public one
+  // also public_address). Unavailable: the port is in use (the text holds the address).
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const ServerOptions& options,
                                                            coordinator::Generator* generator);
   // Stops accepting, cancels the answers in flight, closes every connection, joins the threads.

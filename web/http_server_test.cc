@@ -23,7 +23,8 @@ class Client {
  public:
   explicit Client(const std::string& address, int receive_buffer = 0) {
     fd_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (receive_buffer > 0) ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
+    if (receive_buffer > 0)
+      ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
     sockaddr_in to{};
     to.sin_family = AF_INET;
     to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.find(':') + 1))));
@@ -93,13 +94,16 @@ class Client {
 };
 
 std::string Post(const std::string& path, const std::string& body) {
-  return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: " +
          std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 std::string ChatBody(const std::string& text, const std::string& extra = "") {
   return R"({"messages":[{"role":"user","content":")" + text + "\"}]" + extra + "}";
 }
-json BodyOf(const std::string& answer) { return json::parse(answer.substr(answer.find("\r\n\r\n") + 4)); }
+json BodyOf(const std::string& answer) {
+  return json::parse(answer.substr(answer.find("\r\n\r\n") + 4));
+}
 
 class HttpServerTest : public ::testing::Test {
  protected:
@@ -140,7 +144,9 @@ TEST_F(HttpServerTest, KeepAliveAndRequestId) {
   client.Send(Post("/v1/chat/completions", ChatBody("hi")));
   EXPECT_EQ(BodyOf(client.ReadAnswer())["object"], "chat.completion");
   // Two at once, pipelined.
-  client.Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  client.Send(
+      "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /version HTTP/1.1\r\nHost: "
+      "localhost\r\n\r\n");
   EXPECT_EQ(BodyOf(client.ReadAnswer())["status"], "ok");
   EXPECT_TRUE(BodyOf(client.ReadAnswer()).contains("version"));
   client.Send("HEAD /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -157,23 +163,31 @@ TEST_F(HttpServerTest, ErrorsBeforeRoutingHaveOpenAisShape) {
   const std::string host = "Host: localhost\r\n\r\n";
   std::string many = "GET /health HTTP/1.1\r\n";
   for (int i = 0; i < 150; ++i) many += "A" + std::to_string(i) + ": b\r\n";
-  for (const Case& c : {Case{"GET /nope HTTP/1.1\r\n" + host, 404}, {"DELETE /v1/models HTTP/1.1\r\n" + host, 405},
-                        {"BREW /v1/models HTTP/1.1\r\n" + host, 405}, {"GET /health HTTP/1.1\r\n\r\n", 400},
-                        {"\x16\x03\x01\x02 hello\r\n\r\n", 400}, {"GET http HTTP/1.1\r\n" + host, 400},
-                        {"GET /health HTTP/9.9\r\n" + host, 400}, {many + host, 431},
-                        {"GET /health HTTP/1.1\r\nX: " + std::string(20000, 'x') + "\r\n" + host, 431},
-                        {"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403},
-                        {"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400},
-                        {"POST /v1/completions HTTP/1.1\r\nOrigin: http://evil.example\r\n" + host, 403},
-                        {"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999\r\n" + host, 413},
-                        {"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n" + host, 400},
-                        {Post("/v1/completions", "{\"prompt\":"), 400}, {Post("/v1/completions", ""), 400}}) {
+  for (const Case& c :
+       {Case{"GET /nope HTTP/1.1\r\n" + host, 404},
+        {"DELETE /v1/models HTTP/1.1\r\n" + host, 405},
+        {"BREW /v1/models HTTP/1.1\r\n" + host, 405},
+        {"GET /health HTTP/1.1\r\n\r\n", 400},
+        {"\x16\x03\x01\x02 hello\r\n\r\n", 400},
+        {"GET http HTTP/1.1\r\n" + host, 400},
+        {"GET /health HTTP/9.9\r\n" + host, 400},
+        {many + host, 431},
+        {"GET /health HTTP/1.1\r\nX: " + std::string(20000, 'x') + "\r\n" + host, 431},
+        {"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403},
+        {"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400},
+        {"POST /v1/completions HTTP/1.1\r\nOrigin: http://evil.example\r\n" + host, 403},
+        {"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999\r\n" + host, 413},
+        {"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n" + host, 400},
+        {Post("/v1/completions", "{\"prompt\":"), 400},
+        {Post("/v1/completions", ""), 400}}) {
     const std::string answer = Ask(c.bytes);
     const std::string name = c.bytes.substr(0, 60);
-    ASSERT_EQ(answer.substr(0, 12), "HTTP/1.1 " + std::to_string(c.status)) << name << "\n" << answer;
+    ASSERT_EQ(answer.substr(0, 12), "HTTP/1.1 " + std::to_string(c.status)) << name << "\n"
+                                                                            << answer;
     EXPECT_NE(answer.find("x-request-id: "), std::string::npos) << name;
     const json error = BodyOf(answer)["error"];
-    for (const char* key : {"message", "type", "param", "code"}) EXPECT_TRUE(error.contains(key)) << name << key;
+    for (const char* key : {"message", "type", "param", "code"})
+      EXPECT_TRUE(error.contains(key)) << name << key;
   }
   EXPECT_EQ(Ask("GET /health HTTP/1.1\r\n" + host).substr(0, 12), "HTTP/1.1 200");
 }
@@ -185,7 +199,8 @@ TEST_F(HttpServerTest, TooLargeABodyIsReadableByASenderThatDoesNotStop) {
   const std::string big = "{\"prompt\":\"" + std::string(8u << 20, 'x') + "\"}";
   EXPECT_EQ(Ask(Post("/v1/completions", big)).substr(0, 12), "HTTP/1.1 413");
   // The same without a declared length.
-  std::string chunked = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+  std::string chunked =
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
   for (int i = 0; i < 20; ++i) chunked += "4000\r\n" + std::string(0x4000, 'x') + "\r\n";
   EXPECT_EQ(Ask(chunked + "0\r\n\r\n").substr(0, 12), "HTTP/1.1 413");
 }
@@ -194,8 +209,10 @@ TEST_F(HttpServerTest, ExpectContinue) {
   StartServer();
   Client client(server_->address());
   const std::string body = ChatBody("hi");
-  client.Send("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: " +
-              std::to_string(body.size()) + "\r\n\r\n");
+  client.Send(
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nExpect: "
+      "100-continue\r\nContent-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n");
   EXPECT_EQ(client.ReadAnswer(), "HTTP/1.1 100 Continue\r\n\r\n");
   client.Send(body);
   EXPECT_EQ(client.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
@@ -214,7 +231,8 @@ TEST_F(HttpServerTest, StreamsAndKeepsTheConnection) {
   // HTTP/1.0: no chunks, the end of the connection is the end.
   Client old(server_->address());
   const std::string body = ChatBody("hi", R"(,"stream":true)");
-  old.Send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  old.Send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) +
+           "\r\n\r\n" + body);
   EXPECT_TRUE(old.ReadAll());
   EXPECT_EQ(old.got().substr(old.got().size() - 14), "data: [DONE]\n\n");
   EXPECT_EQ(generator_.cancelled(), 0u);
@@ -246,7 +264,8 @@ TEST_F(HttpServerTest, LeavingWithAPipelinedRequestCancels) {
 TEST_F(HttpServerTest, ASlowClientIsCancelled) {
   StartServer();
   Client client(server_->address(), 4096);
-  client.Send(Post("/v1/chat/completions", ChatBody("FLOOD", R"(,"stream":true,"ignore_eos":true)")));
+  client.Send(
+      Post("/v1/chat/completions", ChatBody("FLOOD", R"(,"stream":true,"ignore_eos":true)")));
   EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == 1; }));
   EXPECT_EQ(Ask("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").substr(0, 12), "HTTP/1.1 200");
 }
@@ -257,7 +276,9 @@ TEST_F(HttpServerTest, TimeOuts) {
   limits.idle_timeout = milliseconds(200);
   limits.ping_interval = milliseconds(50);
   StartServer(limits);
-  for (const char* bytes : {"", "GET /hea", "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"}) {
+  for (const char* bytes :
+       {"", "GET /hea",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"}) {
     Client client(server_->address());
     client.Send(bytes);
     EXPECT_TRUE(client.ReadAll()) << bytes;
@@ -276,7 +297,8 @@ TEST_F(HttpServerTest, DribblingDoesNotGainTime) {
   ServerLimits limits;
   limits.header_timeout = limits.body_timeout = milliseconds(200);
   StartServer(limits);
-  const std::string head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n";
+  const std::string head =
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n";
   for (const std::string& start : {std::string("GET /livez HTTP/1.1\r\nX: "), head}) {
     Client client(server_->address());
     client.Send(start);
@@ -314,7 +336,8 @@ TEST_F(HttpServerTest, TwoHundredIdleStreams) {
   EXPECT_EQ(generator_.open(), 200u);
   EXPECT_EQ(Ask(Post("/v1/chat/completions", ChatBody("hi"))).substr(0, 12), "HTTP/1.1 200");
   clients.clear();
-  EXPECT_TRUE(Eventually([&] { return generator_.cancelled() == 200 && server_->connections() == 0; }));
+  EXPECT_TRUE(
+      Eventually([&] { return generator_.cancelled() == 200 && server_->connections() == 0; }));
 }
 
 TEST_F(HttpServerTest, WhoSaysNothingMakesRoom) {
@@ -376,10 +399,12 @@ TEST_F(HttpServerTest, BadAddresses) {
   const auto used = HttpServer::Start(options, &generator_);
   EXPECT_EQ(used.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(used.status().message().find(options.listen), absl::string_view::npos);
-  for (const char* bad : {"", "8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "host.example:80",
-                          "0.0.0.0:0"}) {
+  for (const char* bad : {"", "8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000",
+                          "host.example:80", "0.0.0.0:0"}) {
     options.listen = bad;
-    EXPECT_EQ(HttpServer::Start(options, &generator_).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_EQ(HttpServer::Start(options, &generator_).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << bad;
   }
 }
 

@@ -28,8 +28,10 @@ void SendAdminJson(ResponseWriter& writer, const ordered_json& value, int http_s
   writer.Send(std::move(response));
 }
 
-void SendAdminError(ResponseWriter& writer, const absl::Status& status, std::string_view not_found_code) {
-  if (absl::IsNotFound(status)) return writer.Send(ErrorResponse(404, StdView(status.message()), not_found_code));
+void SendAdminError(ResponseWriter& writer, const absl::Status& status,
+                    std::string_view not_found_code) {
+  if (absl::IsNotFound(status))
+    return writer.Send(ErrorResponse(404, StdView(status.message()), not_found_code));
   writer.Send(ToResponse(status));
 }
 

@@ -15,9 +15,11 @@ std::string Dump(const nlohmann::ordered_json& value);
 
 void SendJson(ResponseWriter& writer, const nlohmann::ordered_json& value, int http_status = 200);
 
-// Of the administrators' routes: no cache keeps them, and a 404 has the code `not_found_code` instead of the table's (no
-// model is meant).
-void SendAdminJson(ResponseWriter& writer, const nlohmann::ordered_json& value, int http_status = 200);
-void SendAdminError(ResponseWriter& writer, const absl::Status& status, std::string_view not_found_code);
+// Of the administrators' routes: no cache keeps them, and a 404 has the code `not_found_code`
+// instead of the table's (no model is meant).
+void SendAdminJson(ResponseWriter& writer, const nlohmann::ordered_json& value,
+                   int http_status = 200);
+void SendAdminError(ResponseWriter& writer, const absl::Status& status,
+                    std::string_view not_found_code);
 
 }  // namespace lanyard::web

@@ -9,7 +9,8 @@ namespace {
 
 using nlohmann::json;
 
-// The parser below builds a tree, so what it may build is bounded before it runs. Strings are skipped.
+// The parser below builds a tree, so what it may build is bounded before it runs. Strings are
+// skipped.
 absl::Status CheckBounds(std::string_view body) {
   int depth = 0;
   size_t values = 0;
@@ -17,42 +18,62 @@ absl::Status CheckBounds(std::string_view body) {
   for (size_t i = 0; i < body.size(); ++i) {
     const char c = body[i];
     if (in_string) {
-      if (c == '\\') ++i;
-      else if (c == '"') in_string = false;
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        in_string = false;
       continue;
     }
     switch (c) {
-      case '"': in_string = true; break;
+      case '"':
+        in_string = true;
+        break;
       case '{':
       case '[':
         ++values;
         if (++depth > kMaxJsonDepth) {
-          return BadField("", absl::StrCat("The JSON body is nested more than ", kMaxJsonDepth,
-                                           " levels deep (at byte ", i, ")."), "invalid_json");
+          return BadField("",
+                          absl::StrCat("The JSON body is nested more than ", kMaxJsonDepth,
+                                       " levels deep (at byte ", i, ")."),
+                          "invalid_json");
         }
         break;
       case '}':
-      case ']': --depth; break;
-      case ',': ++values; break;
-      default: break;
+      case ']':
+        --depth;
+        break;
+      case ',':
+        ++values;
+        break;
+      default:
+        break;
     }
   }
   if (values > kMaxJsonValues) {
-    return BadField("", absl::StrCat("The JSON body holds ", values, " values; at most ", kMaxJsonValues,
-                                     " are accepted."), "invalid_json");
+    return BadField("",
+                    absl::StrCat("The JSON body holds ", values, " values; at most ",
+                                 kMaxJsonValues, " are accepted."),
+                    "invalid_json");
   }
   return absl::OkStatus();
 }
 
 std::string_view KindOf(const json& value) {
   switch (value.type()) {
-    case json::value_t::boolean: return "a boolean";
-    case json::value_t::string: return "a string";
-    case json::value_t::array: return "an array";
-    case json::value_t::object: return "an object";
-    case json::value_t::null: return "null";
-    case json::value_t::number_float: return "a decimal number";
-    default: return "an integer";
+    case json::value_t::boolean:
+      return "a boolean";
+    case json::value_t::string:
+      return "a string";
+    case json::value_t::array:
+      return "an array";
+    case json::value_t::object:
+      return "an object";
+    case json::value_t::null:
+      return "null";
+    case json::value_t::number_float:
+      return "a decimal number";
+    default:
+      return "an integer";
   }
 }
 
@@ -63,26 +84,31 @@ absl::StatusOr<json> ParseJsonObject(std::string_view body) {
   try {
     json parsed = json::parse(body.begin(), body.end());
     if (!parsed.is_object()) {
-      return BadField("", absl::StrCat("The request body must be a JSON object, but it is ",
-                                       AbslView(KindOf(parsed)), "."), "invalid_json");
+      return BadField("",
+                      absl::StrCat("The request body must be a JSON object, but it is ",
+                                   AbslView(KindOf(parsed)), "."),
+                      "invalid_json");
     }
     return parsed;
   } catch (const json::parse_error& e) {
-    return BadField("", absl::StrCat("We could not parse the JSON body of your request (at byte ", e.byte,
-                                     " of ", body.size(), ": not well-formed JSON). ",
-                                     "NaN and Infinity are not JSON; text must be UTF-8."),
+    return BadField("",
+                    absl::StrCat("We could not parse the JSON body of your request (at byte ",
+                                 e.byte, " of ", body.size(), ": not well-formed JSON). ",
+                                 "NaN and Infinity are not JSON; text must be UTF-8."),
                     "invalid_json");
   } catch (const json::exception& e) {  // a number beyond a double
-    return BadField("", absl::StrCat("We could not parse the JSON body of your request: ", e.what()),
+    return BadField("",
+                    absl::StrCat("We could not parse the JSON body of your request: ", e.what()),
                     "invalid_json");
   }
 }
 
 absl::Status WrongType(std::string_view name, std::string_view expected, const json& value) {
-  return BadField(name,
-                  absl::StrCat("Invalid type for '", AbslView(name), "': expected ", AbslView(expected),
-                               ", but got ", AbslView(KindOf(value)), " instead."),
-                  "invalid_type");
+  return BadField(
+      name,
+      absl::StrCat("Invalid type for '", AbslView(name), "': expected ", AbslView(expected),
+                   ", but got ", AbslView(KindOf(value)), " instead."),
+      "invalid_type");
 }
 
 const json* Fields::Find(const char* name) const {
@@ -90,19 +116,23 @@ const json* Fields::Find(const char* name) const {
   return it == object_.end() || it->is_null() ? nullptr : &*it;
 }
 
-absl::StatusOr<std::optional<double>> Fields::Number(const char* name, double min, double max) const {
+absl::StatusOr<std::optional<double>> Fields::Number(const char* name, double min,
+                                                     double max) const {
   const json* value = Find(name);
   if (value == nullptr) return std::nullopt;
   if (!value->is_number()) return WrongType(name, "a number", *value);
   const double number = value->get<double>();
   if (!(number >= min && number <= max)) {  // also catches NaN
-    return BadField(name, absl::StrCat("Invalid '", name, "': ", number, " is not between ", min, " and ", max, "."),
-                    "invalid_value");
+    return BadField(
+        name,
+        absl::StrCat("Invalid '", name, "': ", number, " is not between ", min, " and ", max, "."),
+        "invalid_value");
   }
   return number;
 }
 
-absl::StatusOr<std::optional<int64_t>> Fields::Integer(const char* name, int64_t min, int64_t max) const {
+absl::StatusOr<std::optional<int64_t>> Fields::Integer(const char* name, int64_t min,
+                                                       int64_t max) const {
   const json* value = Find(name);
   if (value == nullptr) return std::nullopt;
   int64_t number = 0;
@@ -124,7 +154,8 @@ absl::StatusOr<std::optional<int64_t>> Fields::Integer(const char* name, int64_t
   }
   if (!in_range || number < min || number > max) {
     return BadField(name,
-                    absl::StrCat("Invalid '", name, "': ", value->dump(), " is not between ", min, " and ", max, "."),
+                    absl::StrCat("Invalid '", name, "': ", value->dump(), " is not between ", min,
+                                 " and ", max, "."),
                     "invalid_value");
   }
   return number;

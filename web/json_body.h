@@ -1,4 +1,5 @@
-// Reading JSON request bodies from strangers: bounded depth and size, typed access with OpenAI-style error texts.
+// Reading JSON request bodies from strangers: bounded depth and size, typed access with
+// OpenAI-style error texts.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,12 @@ namespace lanyard::web {
 inline constexpr int kMaxJsonDepth = 64;
 inline constexpr size_t kMaxJsonValues = 1'000'000;  // bounds the memory of a parsed body
 
-// InvalidArgument (code "invalid_json") with the byte offset for anything but one well-formed JSON object.
+// InvalidArgument (code "invalid_json") with the byte offset for anything but one well-formed JSON
+// object.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view body);
 
-// Typed access to the fields of an object. A null counts as absent. Errors name the field. The object must outlive it.
+// Typed access to the fields of an object. A null counts as absent. Errors name the field. The
+// object must outlive it.
 class Fields {
  public:
   explicit Fields(const nlohmann::json& object) : object_(object) {}
@@ -33,6 +36,7 @@ class Fields {
 };
 
 // "Invalid type for 'temperature': expected a number, but got a string instead."
-absl::Status WrongType(std::string_view name, std::string_view expected, const nlohmann::json& value);
+absl::Status WrongType(std::string_view name, std::string_view expected,
+                       const nlohmann::json& value);
 
 }  // namespace lanyard::web

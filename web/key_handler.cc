@@ -15,7 +15,9 @@ using nlohmann::ordered_json;
 
 constexpr char kNotFoundCode[] = "key_not_found";
 
-ordered_json Time(const std::optional<int64_t>& time) { return time.has_value() ? ordered_json(*time) : ordered_json(nullptr); }
+ordered_json Time(const std::optional<int64_t>& time) {
+  return time.has_value() ? ordered_json(*time) : ordered_json(nullptr);
+}
 
 ordered_json InfoJson(const ApiKeyInfo& info) {
   return {{"id", info.id},
@@ -27,7 +29,8 @@ ordered_json InfoJson(const ApiKeyInfo& info) {
 }
 
 bool HasKeys(const ApiKeys* keys, ResponseWriter& writer) {
-  if (keys == nullptr) SendAdminError(writer, Unavailable("This server keeps no API keys."), kNotFoundCode);
+  if (keys == nullptr)
+    SendAdminError(writer, Unavailable("This server keeps no API keys."), kNotFoundCode);
   return keys != nullptr;
 }
 

@@ -11,7 +11,8 @@ namespace lanyard::web {
 // `keys` may be null (a server without a store): then every answer is a 503.
 // POST {"name", "ttl_seconds"?}: 201 with the key's info and "key", its text, this once.
 void CreateKey(coordinator::ApiKeys* keys, const Request& request, ResponseWriter& writer);
-// GET: {"keys": [{"id", "name", "created_unix_s", "expires_unix_s", "last_used_unix_s", "revoked_unix_s"}]}; null: never.
+// GET: {"keys": [{"id", "name", "created_unix_s", "expires_unix_s", "last_used_unix_s",
+// "revoked_unix_s"}]}; null: never.
 void ListKeys(coordinator::ApiKeys* keys, ResponseWriter& writer);
 // DELETE .../{name or id}: the key's info.
 void RevokeKey(coordinator::ApiKeys* keys, const Request& request, ResponseWriter& writer);

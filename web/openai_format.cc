@@ -20,8 +20,10 @@ size_t Utf8Length(std::string_view s) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(s[i]); };
   const unsigned char lead = byte(0);
   if (lead < 0x80) return 1;
-  const size_t length = lead >= 0xC2 && lead <= 0xDF ? 2 : lead >= 0xE0 && lead <= 0xEF ? 3
-                        : lead >= 0xF0 && lead <= 0xF4 ? 4 : 0;
+  const size_t length = lead >= 0xC2 && lead <= 0xDF   ? 2
+                        : lead >= 0xE0 && lead <= 0xEF ? 3
+                        : lead >= 0xF0 && lead <= 0xF4 ? 4
+                                                       : 0;
   if (length == 0 || s.size() < length) return 0;
   for (size_t i = 1; i < length; ++i) {
     if ((byte(i) & 0xC0) != 0x80) return 0;
@@ -40,7 +42,9 @@ std::string Dump(const ordered_json& value) {
   return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
-const char* ReasonName(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+const char* ReasonName(FinishReason reason) {
+  return reason == FinishReason::kStop ? "stop" : "length";
+}
 
 ordered_json TokenJson(const std::string& bytes, float logprob) {
   ordered_json out;
@@ -88,20 +92,24 @@ std::string JsonString(std::string_view text) {
   return out;
 }
 
-std::string SseEvent(std::string_view json) { return absl::StrCat("data: ", AbslView(json), "\n\n"); }
+std::string SseEvent(std::string_view json) {
+  return absl::StrCat("data: ", AbslView(json), "\n\n");
+}
 
 std::string UsageJson(const Usage& usage) {
   return absl::StrFormat(
       "{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,"
-      "\"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+      "\"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_"
+      "tokens\":0}}",
       usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens);
 }
 
 AnswerFormat::AnswerFormat(const AnswerInfo& info) : info_(info) {
-  head_ = absl::StrCat("{\"id\":", JsonString(info.id), ",\"object\":\"",
-                       info.chat ? "chat.completion.chunk" : "text_completion", "\",\"created\":", info.created_unix_s,
-                       ",\"model\":", JsonString(info.model),
-                       ",\"system_fingerprint\":", JsonString(info.system_fingerprint), ",\"choices\":[");
+  head_ = absl::StrCat(
+      "{\"id\":", JsonString(info.id), ",\"object\":\"",
+      info.chat ? "chat.completion.chunk" : "text_completion",
+      "\",\"created\":", info.created_unix_s, ",\"model\":", JsonString(info.model),
+      ",\"system_fingerprint\":", JsonString(info.system_fingerprint), ",\"choices\":[");
   tail_ = info.include_usage ? "],\"usage\":null}" : "]}";
 }
 
@@ -111,22 +119,25 @@ std::string AnswerFormat::Chunk(std::string_view choice) const {
 
 std::string AnswerFormat::First() const {
   if (!info_.chat) return "";
-  return Chunk("{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
+  return Chunk(
+      "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_"
+      "reason\":null}");
 }
 
 std::string AnswerFormat::Text(std::string_view text, const std::vector<TokenLogprob>& logprobs) {
   const std::string lp = LogprobsJson(logprobs);
   if (info_.chat) {
-    return Chunk(absl::StrCat("{\"index\":0,\"delta\":{\"content\":", JsonString(text), "},\"logprobs\":", lp,
-                              ",\"finish_reason\":null}"));
+    return Chunk(absl::StrCat("{\"index\":0,\"delta\":{\"content\":", JsonString(text),
+                              "},\"logprobs\":", lp, ",\"finish_reason\":null}"));
   }
   return Chunk(absl::StrCat("{\"index\":0,\"text\":", JsonString(text), ",\"logprobs\":", lp,
                             ",\"finish_reason\":null}"));
 }
 
 std::string AnswerFormat::Last(FinishReason reason, const Usage& usage) const {
-  std::string out = Chunk(absl::StrCat("{\"index\":0,", info_.chat ? "\"delta\":{}" : "\"text\":\"\"",
-                                       ",\"logprobs\":null,\"finish_reason\":\"", ReasonName(reason), "\"}"));
+  std::string out =
+      Chunk(absl::StrCat("{\"index\":0,", info_.chat ? "\"delta\":{}" : "\"text\":\"\"",
+                         ",\"logprobs\":null,\"finish_reason\":\"", ReasonName(reason), "\"}"));
   if (info_.include_usage) {
     absl::StrAppend(&out, "data: ", head_, "],\"usage\":", UsageJson(usage), "}\n\n");
   }
@@ -171,13 +182,17 @@ std::string AnswerFormat::Whole(std::string_view text, const std::vector<TokenLo
                                 FinishReason reason, const Usage& usage) {
   const std::string lp = LogprobsJson(logprobs);
   const std::string choice =
-      info_.chat ? absl::StrCat("\"message\":{\"role\":\"assistant\",\"content\":", JsonString(text), ",\"refusal\":null}")
-                 : absl::StrCat("\"text\":", JsonString(text));
-  return absl::StrCat("{\"id\":", JsonString(info_.id), ",\"object\":\"",
-                      info_.chat ? "chat.completion" : "text_completion", "\",\"created\":", info_.created_unix_s,
-                      ",\"model\":", JsonString(info_.model), ",\"system_fingerprint\":",
-                      JsonString(info_.system_fingerprint), ",\"choices\":[{\"index\":0,", choice, ",\"logprobs\":", lp,
-                      ",\"finish_reason\":\"", ReasonName(reason), "\"}],\"usage\":", UsageJson(usage), "}");
+      info_.chat
+          ? absl::StrCat("\"message\":{\"role\":\"assistant\",\"content\":", JsonString(text),
+                         ",\"refusal\":null}")
+          : absl::StrCat("\"text\":", JsonString(text));
+  return absl::StrCat(
+      "{\"id\":", JsonString(info_.id), ",\"object\":\"",
+      info_.chat ? "chat.completion" : "text_completion", "\",\"created\":", info_.created_unix_s,
+      ",\"model\":", JsonString(info_.model),
+      ",\"system_fingerprint\":", JsonString(info_.system_fingerprint),
+      ",\"choices\":[{\"index\":0,", choice, ",\"logprobs\":", lp, ",\"finish_reason\":\"",
+      ReasonName(reason), "\"}],\"usage\":", UsageJson(usage), "}");
 }
 
 }  // namespace lanyard::web

@@ -1,5 +1,6 @@
-// OpenAI's answer objects as JSON text: whole answers, stream chunks, usage, log probabilities. Pure functions of their
-// inputs; chunks are put together from strings made once, because one is made for every token.
+// OpenAI's answer objects as JSON text: whole answers, stream chunks, usage, log probabilities.
+// Pure functions of their inputs; chunks are put together from strings made once, because one is
+// made for every token.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,13 @@
 namespace lanyard::web {
 
 struct AnswerInfo {
-  std::string id;                  // "chatcmpl-..." or "cmpl-..."
+  std::string id;  // "chatcmpl-..." or "cmpl-..."
   int64_t created_unix_s = 0;
   std::string model;
-  std::string system_fingerprint;  // numerics id and the model's digest: equal ones give equal answers for a seed
+  std::string system_fingerprint;  // numerics id and the model's digest: equal ones give equal
+                                   // answers for a seed
   bool chat = true;
-  bool include_usage = false;      // of a stream
+  bool include_usage = false;  // of a stream
   bool logprobs = false;
 };
 

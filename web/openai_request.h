@@ -1,6 +1,7 @@
-// OpenAI's request bodies (https://platform.openai.com/docs/api-reference) and the extensions top_k, min_p, ignore_eos.
-// Unknown fields are ignored. A known field that would change the answer but is not there yet is an InvalidArgument that
-// says so; harmless ones (user, metadata, store, ...) are accepted.
+// OpenAI's request bodies (https://platform.openai.com/docs/api-reference) and the extensions
+// top_k, min_p, ignore_eos. Unknown fields are ignored. A known field that would change the answer
+// but is not there yet is an InvalidArgument that says so; harmless ones (user, metadata, store,
+// ...) are accepted.
 #pragma once
 
 #include <string_view>

@@ -44,14 +44,16 @@ Router::Match Router::Find(std::string_view method, std::string_view path) const
   }
   if (allow.empty()) {
     match.error = ErrorResponse(
-        404, absl::StrCat("Unknown request URL: ", AbslView(method), " ", AbslView(path.substr(0, 200)),
-                          ". Try GET /v1/models or POST /v1/chat/completions."),
+        404,
+        absl::StrCat("Unknown request URL: ", AbslView(method), " ", AbslView(path.substr(0, 200)),
+                     ". Try GET /v1/models or POST /v1/chat/completions."),
         "unknown_url");
     return match;
   }
-  match.error = ErrorResponse(
-      405, absl::StrCat("Not allowed to ", AbslView(method.substr(0, 20)), " ", AbslView(path), "; use ", allow, "."),
-      "method_not_allowed");
+  match.error = ErrorResponse(405,
+                              absl::StrCat("Not allowed to ", AbslView(method.substr(0, 20)), " ",
+                                           AbslView(path), "; use ", allow, "."),
+                              "method_not_allowed");
   match.error.headers.emplace_back("Allow", allow);
   return match;
 }

@@ -1,4 +1,5 @@
-// One deny-by-default table of routes: a path that is not in it is a 404, a method that is not in it a 405.
+// One deny-by-default table of routes: a path that is not in it is a 404, a method that is not in
+// it a 405.
 #pragma once
 
 #include <functional>
@@ -18,14 +19,15 @@ enum class Access {
   kAdmin,   // whoever shows an administrator's certificate; no key will do
 };
 
-// Runs in a handler thread and may block for a short time. It answers through the writer, now or later.
+// Runs in a handler thread and may block for a short time. It answers through the writer, now or
+// later.
 using Handler = std::function<void(const Request&, std::shared_ptr<ResponseWriter>)>;
 
 struct Route {
-  std::string method;   // HEAD is served by GET
-  std::string path;     // a trailing "*" matches any non-empty rest, which becomes Request::suffix
+  std::string method;  // HEAD is served by GET
+  std::string path;    // a trailing "*" matches any non-empty rest, which becomes Request::suffix
   Access access;
-  std::string about;    // for docs/access.md
+  std::string about;  // for docs/access.md
   Handler handler;
 };
 
@@ -36,7 +38,7 @@ class Router {
   struct Match {
     const Route* route = nullptr;
     std::string suffix;
-    Response error;     // when route is nullptr: 404 or 405 (with Allow)
+    Response error;  // when route is nullptr: 404 or 405 (with Allow)
   };
   Match Find(std::string_view method, std::string_view path) const;
   const std::vector<Route>& routes() const { return routes_; }
@@ -45,8 +47,8 @@ class Router {
   std::vector<Route> routes_;
 };
 
-// The path of a request target, percent-decoded, without query and fragment. False for bad escapes, an encoded NUL, or a
-// target that is not in origin form ("/...").
+// The path of a request target, percent-decoded, without query and fragment. False for bad escapes,
+// an encoded NUL, or a target that is not in origin form ("/...").
 bool DecodePath(std::string_view target, std::string* path);
 
 }  // namespace lanyard::web

@@ -33,15 +33,20 @@ std::string_view View(beast::string_view s) { return {s.data(), s.size()}; }
 
 Response ParseError(const beast::error_code& ec, const ServerLimits& limits) {
   if (ec == http::error::body_limit) {
-    return ErrorResponse(413, absl::StrCat("The request body is larger than ", limits.max_body_bytes, " bytes."),
-                         "request_too_large");
+    return ErrorResponse(
+        413, absl::StrCat("The request body is larger than ", limits.max_body_bytes, " bytes."),
+        "request_too_large");
   }
   if (ec == http::error::header_limit) {
-    return ErrorResponse(431, absl::StrCat("The request headers are larger than ", limits.max_header_bytes, " bytes."),
-                         "headers_too_large");
+    return ErrorResponse(
+        431,
+        absl::StrCat("The request headers are larger than ", limits.max_header_bytes, " bytes."),
+        "headers_too_large");
   }
-  return ErrorResponse(400, absl::StrCat("This is not a well-formed HTTP/1.1 request (", ec.message(),
-                                         "). Is the URL's scheme http?"), "malformed_request");
+  return ErrorResponse(400,
+                       absl::StrCat("This is not a well-formed HTTP/1.1 request (", ec.message(),
+                                    "). Is the URL's scheme http?"),
+                       "malformed_request");
 }
 
 }  // namespace
@@ -118,8 +123,9 @@ asio::awaitable<void> Session::Run(bool refuse) {
     BecomeKnown();  // counted as lingering, not as a stranger
     if (server_.options.tls || server_.lingering >= kMaxLingering) co_return;
     ++server_.lingering;
-    Response response = ErrorResponse(503, absl::StrCat("Too many connections (limit ", limits_.max_connections, ")."),
-                                      "too_many_connections");
+    Response response = ErrorResponse(
+        503, absl::StrCat("Too many connections (limit ", limits_.max_connections, ")."),
+        "too_many_connections");
     response.headers.emplace_back("Retry-After", "1");
     Reply reply;
     reply.request_id = NewRequestId();
@@ -144,7 +150,8 @@ asio::awaitable<bool> Session::StartTls() {
   transport_.ExpireAfter(limits_.handshake_timeout);
   const Transport::Greeting greeting = co_await transport_.StartTls(server_.options.tls());
   if (greeting == Transport::Greeting::kPlaintext) {
-    const Response response = ErrorResponse(400, "This port speaks HTTPS; the URL starts with https://.", "https_required");
+    const Response response = ErrorResponse(
+        400, "This port speaks HTTPS; the URL starts with https://.", "https_required");
     Reply reply;
     reply.request_id = NewRequestId();
     co_await Refuse(response, reply);
@@ -186,7 +193,8 @@ asio::awaitable<bool> Session::ReadHead(bool first, Head* head) {
   }
   const auto& message = parser.get();
   Reply& reply = head->reply;
-  if (const std::string_view id = View(message["x-request-id"]); IsGoodRequestId(id)) reply.request_id = std::string(id);
+  if (const std::string_view id = View(message["x-request-id"]); IsGoodRequestId(id))
+    reply.request_id = std::string(id);
   reply.head = message.method() == http::verb::head;
   reply.keep_alive = message.keep_alive() && !shut_;
   reply.chunked = message.version() >= 11;
@@ -196,7 +204,8 @@ asio::awaitable<bool> Session::ReadHead(bool first, Head* head) {
 std::optional<Response> Session::Screen(Head* head) {
   const auto& message = head->parser.get();
   if (static_cast<size_t>(std::distance(message.begin(), message.end())) > limits_.max_headers) {
-    return ErrorResponse(431, absl::StrCat("More than ", limits_.max_headers, " request headers."), "headers_too_large");
+    return ErrorResponse(431, absl::StrCat("More than ", limits_.max_headers, " request headers."),
+                         "headers_too_large");
   }
   if (!DecodePath(View(message.target()), &head->path)) {
     return ErrorResponse(400, "The request's path is malformed.", "malformed_request");
@@ -204,17 +213,17 @@ std::optional<Response> Session::Screen(Head* head) {
   if (message.version() >= 11 && message.count(http::field::host) != 1) {
     return ErrorResponse(400, "The request has no Host header, or several.", "malformed_request");
   }
-  const std::string guard =
-      CheckHostAndOrigin(View(message[http::field::host]), View(message[http::field::origin]), server_.hosts);
+  const std::string guard = CheckHostAndOrigin(View(message[http::field::host]),
+                                               View(message[http::field::origin]), server_.hosts);
   if (!guard.empty()) return ErrorResponse(403, guard, "misdirected_request");
   head->match = server_.router.Find(View(message.method_string()), head->path);
   const Route* const route = head->match.route;
-  Gate::Verdict verdict = server_.gate.Enter({.authorization = View(message[http::field::authorization]),
-                                              .x_api_key = View(message["x-api-key"]),
-                                              .peer_certificate_pem = transport_.peer_certificate_pem(),
-                                              .client = client_},
-                                             route != nullptr ? std::optional(route->access) : std::nullopt,
-                                             MonotonicNow());
+  Gate::Verdict verdict = server_.gate.Enter(
+      {.authorization = View(message[http::field::authorization]),
+       .x_api_key = View(message["x-api-key"]),
+       .peer_certificate_pem = transport_.peer_certificate_pem(),
+       .client = client_},
+      route != nullptr ? std::optional(route->access) : std::nullopt, MonotonicNow());
   head->caller = std::move(verdict.caller);
   if (head->caller.kind != Caller::Kind::kNobody) BecomeKnown();
   if (verdict.refused.has_value()) return std::move(verdict.refused);
@@ -241,7 +250,7 @@ asio::awaitable<bool> Session::ServeOne(bool first) {
   exchange_ = Dispatch(&head);
   const bool more = co_await Answer(exchange_, head.reply);
   exchange_.reset();
-  co_return more && head.reply.keep_alive;
+  co_return more&& head.reply.keep_alive;
 }
 
 asio::awaitable<bool> Session::ReadBody(Head* head) {
@@ -290,17 +299,21 @@ std::shared_ptr<Exchange> Session::Dispatch(Head* head) {
   asio::post(server_.handlers, [request, exchange, route = head->match.route] {
     try {
       route->handler(*request, exchange);
-    } catch (const std::exception& e) {  // bad_alloc and the like: this request ends, the server does not
+    } catch (const std::exception&
+                 e) {  // bad_alloc and the like: this request ends, the server does not
       LogError("request ", request->request_id, ": ", e.what());
-      exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.", "internal_error"));
+      exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.",
+                                   "internal_error"));
     }
   });
   return exchange;
 }
 
 void Session::CheckCaller() {
-  if (exchange_ == nullptr || server_.gate.StillMay(caller_, transport_.peer_certificate_pem())) return;
-  const absl::Status gone = absl::UnauthenticatedError("The credentials of this request were revoked or have expired.");
+  if (exchange_ == nullptr || server_.gate.StillMay(caller_, transport_.peer_certificate_pem()))
+    return;
+  const absl::Status gone =
+      absl::UnauthenticatedError("The credentials of this request were revoked or have expired.");
   exchange_->Abort(ToResponse(gone), SseEvent(ToErrorJson(gone)));
 }
 
@@ -311,7 +324,8 @@ bool Session::PeerClosed() {
   return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
-// There is something to take. A write that a slow client holds up must not hide that its queue is full.
+// There is something to take. A write that a slow client holds up must not hide that its queue is
+// full.
 void Session::OnWake() {
   wake_.cancel();
   if (exchange_ != nullptr && exchange_->overflowed()) transport_.Close();
@@ -319,17 +333,18 @@ void Session::OnWake() {
 
 // Notices a client that leaves while its answer is being made.
 void Session::Watch(std::shared_ptr<Exchange> exchange) {
-  transport_.socket().async_wait(tcp::socket::wait_read, [self = shared_from_this(), exchange](beast::error_code ec) {
-    if (ec || self->exchange_ != exchange) return;
-    if (!self->PeerClosed()) {
-      self->poll_peer_ = true;  // the next request is already here
-    } else {
-      exchange->ClientGone();
-      self->shut_ = true;
-      self->transport_.Close();
-    }
-    self->wake_.cancel();
-  });
+  transport_.socket().async_wait(tcp::socket::wait_read,
+                                 [self = shared_from_this(), exchange](beast::error_code ec) {
+                                   if (ec || self->exchange_ != exchange) return;
+                                   if (!self->PeerClosed()) {
+                                     self->poll_peer_ = true;  // the next request is already here
+                                   } else {
+                                     exchange->ClientGone();
+                                     self->shut_ = true;
+                                     self->transport_.Close();
+                                   }
+                                   self->wake_.cancel();
+                                 });
 }
 
 asio::awaitable<bool> Session::Answer(std::shared_ptr<Exchange> exchange, const Reply& reply) {
@@ -395,7 +410,8 @@ asio::awaitable<bool> Session::WriteAll(const std::string& bytes) {
   size_t done = 0;
   while (done < bytes.size()) {
     transport_.ExpireAfter(limits_.write_timeout);
-    auto [ec, n] = co_await transport_.WriteSome(asio::buffer(bytes.data() + done, bytes.size() - done));
+    auto [ec, n] =
+        co_await transport_.WriteSome(asio::buffer(bytes.data() + done, bytes.size() - done));
     if (ec) co_return false;
     done += n;
   }
@@ -403,7 +419,8 @@ asio::awaitable<bool> Session::WriteAll(const std::string& bytes) {
   co_return true;
 }
 
-// Lets the client read an answer that was given before its request was read: closing with unread bytes would reset it.
+// Lets the client read an answer that was given before its request was read: closing with unread
+// bytes would reset it.
 asio::awaitable<void> Session::Linger() {
   beast::error_code ignored;
   if (!transport_.is_tls()) transport_.socket().shutdown(tcp::socket::shutdown_send, ignored);

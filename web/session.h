@@ -1,4 +1,5 @@
-// One connection to the HTTP server: reads requests, asks the Gate, hands them to handlers, writes their answers.
+// One connection to the HTTP server: reads requests, asks the Gate, hands them to handlers, writes
+// their answers.
 #pragma once
 
 #include <atomic>
@@ -24,8 +25,9 @@ namespace lanyard::web {
 
 class Session;
 
-// Connections that have shown no right to be here yet, oldest first: when there are too many, of one client or of all, the
-// oldest goes. So whoever opens many and says nothing only pushes out others of their kind.
+// Connections that have shown no right to be here yet, oldest first: when there are too many, of
+// one client or of all, the oldest goes. So whoever opens many and says nothing only pushes out
+// others of their kind.
 class Strangers {
  public:
   using Place = std::list<std::pair<std::string, Session*>>::iterator;
@@ -41,7 +43,8 @@ class Strangers {
   std::map<std::string, size_t> counts_;
 };
 
-// What all connections share. The I/O thread's, unless said otherwise. `io` is destroyed first and ends the sessions.
+// What all connections share. The I/O thread's, unless said otherwise. `io` is destroyed first and
+// ends the sessions.
 struct ServerCore {
   ServerCore(const ServerOptions& o, Router r, HostPolicy h);
 
@@ -107,7 +110,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<Exchange> exchange_;  // while an answer is being made
   Caller caller_;                       // of that answer
   std::optional<Strangers::Place> stranger_;
-  bool poll_peer_ = false;              // bytes that wait hide the peer's close from the reactor
+  bool poll_peer_ = false;  // bytes that wait hide the peer's close from the reactor
   bool shut_ = false;
 };
 

@@ -17,7 +17,8 @@ constexpr char kTlsHandshakeRecord = 0x16;  // RFC 8446, 5.1
 constexpr std::chrono::milliseconds kGoodbyeTimeout{1000};
 
 std::string VerifiedPeerPem(SSL* ssl) {
-  const std::unique_ptr<X509, decltype(&X509_free)> certificate(SSL_get1_peer_certificate(ssl), X509_free);
+  const std::unique_ptr<X509, decltype(&X509_free)> certificate(SSL_get1_peer_certificate(ssl),
+                                                                X509_free);
   if (certificate == nullptr || SSL_get_verify_result(ssl) != X509_V_OK) return "";
   const std::unique_ptr<BIO, decltype(&BIO_free_all)> bio(BIO_new(BIO_s_mem()), BIO_free_all);
   if (bio == nullptr || PEM_write_bio_X509(bio.get(), certificate.get()) != 1) return "";
@@ -38,19 +39,21 @@ asio::awaitable<Transport::Greeting> Transport::StartTls(std::shared_ptr<SSL_CTX
     ERR_clear_error();
     co_return Greeting::kFailed;
   }
-  // No tickets: a resumed session would carry a client's certificate past its revocation, and keys past their renewal.
+  // No tickets: a resumed session would carry a client's certificate past its revocation, and keys
+  // past their renewal.
   SSL_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
   SSL_set_num_tickets(ssl, 0);
   SSL_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS);
   tls_ = std::make_unique<asio::ssl::stream<boost::beast::tcp_stream&>>(tcp_, ssl);
-  auto [error, used] =
-      co_await tls_->async_handshake(asio::ssl::stream_base::server, asio::buffer(first.data(), n), kToken);
+  auto [error, used] = co_await tls_->async_handshake(asio::ssl::stream_base::server,
+                                                      asio::buffer(first.data(), n), kToken);
   if (error) {
-    // A last word of OpenSSL's (an alert) may be on its way: the socket is closed by the destructor, not reset.
+    // A last word of OpenSSL's (an alert) may be on its way: the socket is closed by the
+    // destructor, not reset.
     co_return Greeting::kFailed;
   }
-  // Without tickets the server has nothing to send now; a client with Nagle's algorithm on would wait 40 ms for the
-  // acknowledgement of its handshake before it asks.
+  // Without tickets the server has nothing to send now; a client with Nagle's algorithm on would
+  // wait 40 ms for the acknowledgement of its handshake before it asks.
   const int on = 1;
   ::setsockopt(tcp_.socket().native_handle(), IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
   peer_certificate_pem_ = VerifiedPeerPem(tls_->native_handle());

@@ -1,4 +1,5 @@
-// One connection's bytes, in plaintext or TLS, with time-outs. One coroutine at a time; the I/O thread only.
+// One connection's bytes, in plaintext or TLS, with time-outs. One coroutine at a time; the I/O
+// thread only.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -29,7 +30,8 @@ class Transport {
   explicit Transport(tcp::socket socket) : tcp_(std::move(socket)) {}
 
   enum class Greeting { kTls, kPlaintext, kFailed };
-  // The server's part of TLS. kPlaintext: the client's first bytes are none of TLS's; nothing was answered yet.
+  // The server's part of TLS. kPlaintext: the client's first bytes are none of TLS's; nothing was
+  // answered yet.
   asio::awaitable<Greeting> StartTls(std::shared_ptr<SSL_CTX> context);
   // PEM of the certificate that the client showed and the context verified; empty without one.
   const std::string& peer_certificate_pem() const { return peer_certificate_pem_; }
@@ -39,7 +41,8 @@ class Transport {
   // TLS only: says goodbye, so that the client knows that nothing was cut off.
   asio::awaitable<void> SayGoodbye();
 
-  // The next calls together may take so long; then the socket is closed, and they end with an error.
+  // The next calls together may take so long; then the socket is closed, and they end with an
+  // error.
   void ExpireAfter(std::chrono::milliseconds timeout) { tcp_.expires_after(timeout); }
   void ExpireNever() { tcp_.expires_never(); }
   void Close() { tcp_.close(); }

@@ -24,16 +24,19 @@ std::string NewRequestId() {
 bool IsGoodRequestId(std::string_view id) {
   if (id.empty() || id.size() > 64) return false;
   for (const char c : id) {
-    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_' && c != '.') return false;
+    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_' && c != '.')
+      return false;
   }
   return true;
 }
 
 std::string Serialize(const Response& response, const Reply& reply) {
   std::string out = StatusLine(response.status);
-  absl::StrAppend(&out, "Content-Type: ", response.content_type, "\r\nContent-Length: ", response.body.size(),
+  absl::StrAppend(&out, "Content-Type: ", response.content_type,
+                  "\r\nContent-Length: ", response.body.size(),
                   "\r\nx-request-id: ", reply.request_id, "\r\n");
-  for (const auto& [name, value] : response.headers) absl::StrAppend(&out, name, ": ", value, "\r\n");
+  for (const auto& [name, value] : response.headers)
+    absl::StrAppend(&out, name, ": ", value, "\r\n");
   out += reply.keep_alive ? "\r\n" : "Connection: close\r\n\r\n";
   if (!reply.head) out += response.body;
   return out;
@@ -41,7 +44,8 @@ std::string Serialize(const Response& response, const Reply& reply) {
 
 std::string StreamHead(const Reply& reply) {
   std::string out = StatusLine(200);
-  absl::StrAppend(&out, "Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n",
+  absl::StrAppend(&out,
+                  "Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n",
                   "X-Accel-Buffering: no\r\nx-request-id: ", reply.request_id, "\r\n");
   if (reply.chunked) out += "Transfer-Encoding: chunked\r\n";
   out += reply.keep_alive ? "\r\n" : "Connection: close\r\n\r\n";

@@ -11,9 +11,9 @@ namespace lanyard::web {
 // What the connection needs to know of a request once the handler has the rest.
 struct Reply {
   std::string request_id;
-  bool head = false;        // no body goes out
+  bool head = false;  // no body goes out
   bool keep_alive = false;
-  bool chunked = true;      // false: HTTP/1.0, the end of the connection is the end of the stream
+  bool chunked = true;  // false: HTTP/1.0, the end of the connection is the end of the stream
 };
 
 std::string NewRequestId();

@@ -23,13 +23,15 @@ struct Member {
   const char* key;
   double net::DeviceRates::*value;
 };
-constexpr Member kMembers[] = {{"read_bytes_per_second", &net::DeviceRates::read_bytes_per_second},
-                               {"int8_ops_per_second", &net::DeviceRates::int8_ops_per_second},
-                               {"f16_ops_per_second", &net::DeviceRates::f16_ops_per_second},
-                               {"to_device_bytes_per_second", &net::DeviceRates::to_device_bytes_per_second},
-                               {"to_host_bytes_per_second", &net::DeviceRates::to_host_bytes_per_second}};
+constexpr Member kMembers[] = {
+    {"read_bytes_per_second", &net::DeviceRates::read_bytes_per_second},
+    {"int8_ops_per_second", &net::DeviceRates::int8_ops_per_second},
+    {"f16_ops_per_second", &net::DeviceRates::f16_ops_per_second},
+    {"to_device_bytes_per_second", &net::DeviceRates::to_device_bytes_per_second},
+    {"to_host_bytes_per_second", &net::DeviceRates::to_host_bytes_per_second}};
 
-// The card, not its place: it may have moved to another slot. "" where the driver gives it no number of its own.
+// The card, not its place: it may have moved to another slot. "" where the driver gives it no
+// number of its own.
 std::string KeyOf(const engine::CudaDevice& device) {
   const cuda::DeviceInfo& info = device.info();
   if (info.uuid.empty()) return "";
@@ -84,14 +86,15 @@ bool Believable(const cuda::DeviceInfo& card, double read_bytes_per_second) {
 absl::StatusOr<cuda::CardProbe> MeasureCard(engine::CudaDevice& device) {
   cuda::ProbeOptions options;
   // Four times what the cache holds, but no more than stages may have: the rest is the desktop's.
-  const uint64_t wanted = std::max<uint64_t>(4 * static_cast<uint64_t>(std::max(0, device.info().l2_bytes)), 64 << 20);
+  const uint64_t wanted =
+      std::max<uint64_t>(4 * static_cast<uint64_t>(std::max(0, device.info().l2_bytes)), 64 << 20);
   options.buffer_bytes = std::min(wanted, device.BudgetBytes() / 2);
   options.least_read_bytes_per_second = kLeastRead;
   return cuda::ProbeCard(device.module(), options);
 }
 
-CardRates RatesOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices, const std::string& state_dir,
-                  const ProbeFn& probe) {
+CardRates RatesOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices,
+                  const std::string& state_dir, const ProbeFn& probe) {
   CardRates out;
   if (devices.empty()) return out;
   const std::string path = state_dir + "/cards.json";
@@ -100,7 +103,8 @@ CardRates RatesOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& device
   for (const auto& device : devices) {
     const std::string key = KeyOf(*device);
     std::optional<net::DeviceRates> rates;
-    if (const auto kept = cache.find(key); !key.empty() && kept != cache.end() && kept->is_object()) rates = FromJson(*kept);
+    if (const auto kept = cache.find(key); !key.empty() && kept != cache.end() && kept->is_object())
+      rates = FromJson(*kept);
     if (!rates.has_value()) {
       const auto measured = probe(*device);
       if (!measured.ok()) {
@@ -108,20 +112,24 @@ CardRates RatesOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& device
         continue;
       }
       rates = RatesOf(*measured);
-      changed = changed || (!key.empty() && Believable(device->info(), rates->read_bytes_per_second));
+      changed =
+          changed || (!key.empty() && Believable(device->info(), rates->read_bytes_per_second));
       if (!key.empty()) cache[key] = ToJson(*rates);
     }
     if (!Believable(device->info(), rates->read_bytes_per_second)) {
-      LogInfo(device->name(), ": measured ", static_cast<int64_t>(rates->read_bytes_per_second * 1e-9),
+      LogInfo(device->name(), ": measured ",
+              static_cast<int64_t>(rates->read_bytes_per_second * 1e-9),
               " GB/s of its memory, which cannot be; its clock and width are taken");
       cache.erase(key);
       continue;
     }
-    LogInfo(device->name(), ": reads ", static_cast<int64_t>(rates->read_bytes_per_second * 1e-9), " GB/s");
+    LogInfo(device->name(), ": reads ", static_cast<int64_t>(rates->read_bytes_per_second * 1e-9),
+            " GB/s");
     out.emplace(device->name(), *rates);
   }
   if (changed) {
-    if (const absl::Status kept = WriteSmallFile(path, cache.dump(2)); !kept.ok()) LogWarning(kept.message());
+    if (const absl::Status kept = WriteSmallFile(path, cache.dump(2)); !kept.ok())
+      LogWarning(kept.message());
   }
   return out;
 }

@@ -1,4 +1,5 @@
-// Looks at a card now and then, on a thread of its own: a driver that does not answer must not keep a heartbeat waiting.
+// Looks at a card now and then, on a thread of its own: a driver that does not answer must not keep
+// a heartbeat waiting.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ class CardWatch {
  public:
   // `look` is called at once, then every so often and when asked for; it owns whatever it touches.
   CardWatch(std::function<void()> look, TimeNs every);
-  // Waits for a look under way, but not for long: a thread that the driver keeps is left to it, with what `look` owns.
+  // Waits for a look under way, but not for long: a thread that the driver keeps is left to it,
+  // with what `look` owns.
   ~CardWatch();
   CardWatch(const CardWatch&) = delete;
   CardWatch& operator=(const CardWatch&) = delete;

@@ -29,16 +29,17 @@
 namespace lanyard::worker {
 namespace {
 
-// What gRPC and the heap come to take beside a stage, over what is resident at the start: measured with frames of 512 rows
-// going through (docs/benchmarks.md).
+// What gRPC and the heap come to take beside a stage, over what is resident at the start: measured
+// with frames of 512 rows going through (docs/benchmarks.md).
 constexpr uint64_t kBaseMarginBytes = uint64_t{8} << 20;
 constexpr int kFirstBackoffMs = 100;
 constexpr int kLastBackoffMs = 2000;
 constexpr int kLeaveMs = 500;
-constexpr TimeNs kWatchEvery = kSecond;            // of the cards
-constexpr TimeNs kLongLook = 5 * kSecond;          // a driver that takes so long is worth a line
-constexpr TimeNs kWaitForLook = kSecond;           // before a hello, for figures of now
-constexpr uint64_t kTellBytes = uint64_t{32} << 20;  // a card's memory that differs by so much is told again
+constexpr TimeNs kWatchEvery = kSecond;    // of the cards
+constexpr TimeNs kLongLook = 5 * kSecond;  // a driver that takes so long is worth a line
+constexpr TimeNs kWaitForLook = kSecond;   // before a hello, for figures of now
+constexpr uint64_t kTellBytes = uint64_t{32}
+                                << 20;  // a card's memory that differs by so much is told again
 constexpr int kFlushMs = 300;
 
 // What the control loop hears, from gRPC's threads and the loader.
@@ -91,9 +92,9 @@ struct Measured {
 struct LeaveAsked {
   std::string reason;
 };
-using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone, ResultsGone, NextGone,
-                           Progress, LoadOutcome, StageLost, Revoked, DiagnoseAsked, Measured,
-                           LeaveAsked>;
+using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone,
+                           ResultsGone, NextGone, Progress, LoadOutcome, StageLost, Revoked,
+                           DiagnoseAsked, Measured, LeaveAsked>;
 
 class EventQueue {
  public:
@@ -123,7 +124,9 @@ class EventQueue {
 };
 
 int64_t UnixMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::string LayersText(const stage::StageSpec& spec) {
@@ -131,7 +134,8 @@ std::string LayersText(const stage::StageSpec& spec) {
   return absl::StrCat("layers ", spec.layers.begin, "-", spec.layers.end - 1);
 }
 
-// One connection to the coordinator; its events carry its number, so that those of an earlier one are known and dropped.
+// One connection to the coordinator; its events carry its number, so that those of an earlier one
+// are known and dropped.
 class Session final : public net::ControlSink {
  public:
   Session(uint64_t id, EventQueue* queue) : id_(id), queue_(queue) {}
@@ -143,14 +147,20 @@ class Session final : public net::ControlSink {
   uint64_t id() const { return id_; }
 
   void OnWelcome() override { queue_->Push(Welcomed{}, id_); }
-  void OnRefused(const absl::Status& why, bool final) override { queue_->Push(Refusal{why, final}, id_); }
+  void OnRefused(const absl::Status& why, bool final) override {
+    queue_->Push(Refusal{why, final}, id_);
+  }
   void OnAssign(net::Assignment assignment) override { queue_->Push(std::move(assignment), id_); }
   void OnBadAssign(PlanId plan, Epoch epoch, const absl::Status& why) override {
     queue_->Push(BadAssign{plan, epoch, why}, id_);
   }
   void OnRelease(PlanId plan) override { queue_->Push(Released{plan}, id_); }
-  void OnRevoked(std::vector<std::string> nodes) override { queue_->Push(Revoked{std::move(nodes)}, id_); }
-  void OnDiagnose(net::DiagnoseRequest request) override { queue_->Push(DiagnoseAsked{std::move(request), UnixMs()}, id_); }
+  void OnRevoked(std::vector<std::string> nodes) override {
+    queue_->Push(Revoked{std::move(nodes)}, id_);
+  }
+  void OnDiagnose(net::DiagnoseRequest request) override {
+    queue_->Push(DiagnoseAsked{std::move(request), UnixMs()}, id_);
+  }
   void OnControlClosed(const absl::Status& why) override { queue_->Push(ControlGone{why}, id_); }
 
  private:
@@ -159,7 +169,8 @@ class Session final : public net::ControlSink {
   std::unique_ptr<net::ControlClient> client_;
 };
 
-// A stage at work. Destroyed from the last member to the first: the host stops before what it uses goes.
+// A stage at work. Destroyed from the last member to the first: the host stops before what it uses
+// goes.
 struct Running {
   PlanId plan;
   Epoch epoch;
@@ -171,7 +182,8 @@ struct Running {
 };
 
 // Whether a coordinator that knows `told` plans badly.
-bool WorthTelling(const std::vector<net::DeviceHello>& told, const std::vector<net::DeviceHello>& now) {
+bool WorthTelling(const std::vector<net::DeviceHello>& told,
+                  const std::vector<net::DeviceHello>& now) {
   if (told.size() != now.size()) return true;
   for (size_t i = 0; i < now.size(); ++i) {
     const uint64_t a = told[i].memory_bytes, b = now[i].memory_bytes;
@@ -191,7 +203,9 @@ struct Watched {
 class DaemonImpl final : public Daemon, public LoaderEvents {
  public:
   explicit DaemonImpl(DaemonOptions options)
-      : options_(std::move(options)), gate_(options_.name, &results_), weight_client_(Coordinator()) {}
+      : options_(std::move(options)),
+        gate_(options_.name, &results_),
+        weight_client_(Coordinator()) {}
 
   ~DaemonImpl() override {
     queue_.Push(LeaveAsked{});
@@ -222,16 +236,18 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     loader.stage.devices.assign(options_.devices.begin(), options_.devices.end());
     loader.factory = options_.factory;
     loader.weights = options_.weights;
-    loader.fetch = [this](const std::string& sha256, uint64_t offset, std::stop_token stop, const auto& take) {
+    loader.fetch = [this](const std::string& sha256, uint64_t offset, std::stop_token stop,
+                          const auto& take) {
       return weight_client_.Fetch(sha256, offset, stop, take);
     };
     loader_ = std::make_unique<Loader>(std::move(loader), this);
-    prober_ = std::make_unique<LinkProber>(
-        LinkProbeOptions{options_.name, options_.credential}, [this](net::DiagnoseRequest request, auto links) {
-          queue_.Push(Measured{request.id, std::move(links)});
-        });
+    prober_ = std::make_unique<LinkProber>(LinkProbeOptions{options_.name, options_.credential},
+                                           [this](net::DiagnoseRequest request, auto links) {
+                                             queue_.Push(Measured{request.id, std::move(links)});
+                                           });
     for (const auto& device : options_.devices) {
-      watched_.push_back({device->name(), std::make_unique<CardWatch>([device] { device->Watch(); }, kWatchEvery)});
+      watched_.push_back({device->name(),
+                          std::make_unique<CardWatch>([device] { device->Watch(); }, kWatchEvery)});
     }
     thread_ = std::thread([this] { Loop(); });
     return absl::OkStatus();
@@ -298,7 +314,8 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   net::Endpoint Coordinator() const { return {options_.join, options_.credential}; }
 
   const DaemonOptions options_;
-  const std::shared_ptr<identity::RevokedNodes> revoked_ = std::make_shared<identity::RevokedNodes>();
+  const std::shared_ptr<identity::RevokedNodes> revoked_ =
+      std::make_shared<identity::RevokedNodes>();
   EventQueue queue_;
   ResultForwarder results_;
   FrameGate gate_;
@@ -323,15 +340,16 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   int backoff_ms_ = kFirstBackoffMs;
   bool complained_ = false;  // the log has the reason once, not twice a second
   TimeNs connect_at_ = 0;
-  TimeNs results_at_ = 0;    // when to open the result stream again; 0: not
+  TimeNs results_at_ = 0;  // when to open the result stream again; 0: not
   TimeNs beat_at_ = 0;
   TimeNs last_beat_ = 0;
-  TimeNs cards_at_ = 0;      // when to see what the watches of the cards have found
-  TimeNs looking_since_ = 0; // for the next hello; 0: not
+  TimeNs cards_at_ = 0;       // when to see what the watches of the cards have found
+  TimeNs looking_since_ = 0;  // for the next hello; 0: not
   std::vector<Watched> watched_;
   std::vector<net::DeviceHello> told_;  // what the coordinator knows of the cards
   int64_t last_busy_ns_ = 0;
-  std::pair<uint64_t, int64_t> diagnose_{0, 0};  // the request being measured: its id, and when it came (UnixMs)
+  std::pair<uint64_t, int64_t> diagnose_{
+      0, 0};  // the request being measured: its id, and when it came (UnixMs)
   bool stop_ = false;
 
   std::thread thread_;
@@ -342,7 +360,8 @@ void DaemonImpl::Loop() {
     turned_.store(MonotonicNow(), std::memory_order_relaxed);
     auto event = queue_.Pop(20 * kMillisecond);
     // Events of an earlier connection are over; those of the loader carry plan and epoch instead.
-    const bool current = event && (event->second == 0 || (session_ != nullptr && event->second == session_->id()));
+    const bool current =
+        event && (event->second == 0 || (session_ != nullptr && event->second == session_->id()));
     if (current) std::visit([this](auto&& e) { Handle(std::move(e)); }, std::move(event->first));
     if (!stop_) Tick(MonotonicNow());
   }
@@ -381,8 +400,9 @@ bool DaemonImpl::CardsLookedAt(TimeNs now) {
     looking_since_ = now;
     for (Watched& watched : watched_) watched.ticket = watched.watch->LookSoon();
   }
-  const bool all = std::all_of(watched_.begin(), watched_.end(),
-                               [](const Watched& watched) { return watched.watch->Looked(watched.ticket); });
+  const bool all = std::all_of(watched_.begin(), watched_.end(), [](const Watched& watched) {
+    return watched.watch->Looked(watched.ticket);
+  });
   if (!all && now - looking_since_ < kWaitForLook) return false;
   looking_since_ = 0;
   return true;
@@ -392,11 +412,13 @@ bool DaemonImpl::CardsLookedAt(TimeNs now) {
 void DaemonImpl::CheckCards(TimeNs now) {
   for (Watched& watched : watched_) {
     const bool busy = watched.watch->busy_for(now) >= kLongLook;
-    if (busy && !watched.complained) LogWarning(watched.name, ": its driver has not answered for ", kLongLook / kSecond, " s");
+    if (busy && !watched.complained)
+      LogWarning(watched.name, ": its driver has not answered for ", kLongLook / kSecond, " s");
     watched.complained = busy;
   }
   if (running_ != nullptr && running_->loaded->stage->lost()) {
-    Handle(StageLost{running_->plan, running_->epoch, Unavailable("a card was lost or wanted back")});
+    Handle(
+        StageLost{running_->plan, running_->epoch, Unavailable("a card was lost or wanted back")});
     return;
   }
   TellDevices();
@@ -418,14 +440,15 @@ void DaemonImpl::Connect() {
 void DaemonImpl::OpenResults() {
   results_at_ = 0;
   const uint64_t session = session_->id();
-  results_.Set(net::ResultClient::Connect(Coordinator(), options_.name, [this, session](const absl::Status& why) {
-    queue_.Push(ResultsGone{why}, session);
-  }));
+  results_.Set(net::ResultClient::Connect(
+      Coordinator(), options_.name,
+      [this, session](const absl::Status& why) { queue_.Push(ResultsGone{why}, session); }));
 }
 
 void DaemonImpl::DropSession(const absl::Status& why) {
   if (!complained_) {
-    LogWarning("not joined to ", options_.join, ": ", why.message(), "; trying again until it answers");
+    LogWarning("not joined to ", options_.join, ": ", why.message(),
+               "; trying again until it answers");
   }
   complained_ = true;
   SetDoing(absl::StrCat("not joined to ", options_.join, ": ", why.message()));
@@ -451,7 +474,8 @@ void DaemonImpl::StopStage() {
 }
 
 void DaemonImpl::Send(const net::WorkerEvent& event) {
-  if (session_ != nullptr) session_->client()->Send(event).IgnoreError();  // a closed stream says so itself
+  if (session_ != nullptr)
+    session_->client()->Send(event).IgnoreError();  // a closed stream says so itself
 }
 
 void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why) {
@@ -478,12 +502,14 @@ net::WorkerHello DaemonImpl::Hello() {
 
 net::Heartbeat DaemonImpl::Beat(TimeNs now) {
   const int64_t busy_ns = stats_.busy_ns.load(std::memory_order_relaxed);
-  const double share = last_beat_ == 0 || now <= last_beat_
-                           ? 0
-                           : static_cast<double>(busy_ns - last_busy_ns_) / static_cast<double>(now - last_beat_);
+  const double share =
+      last_beat_ == 0 || now <= last_beat_
+          ? 0
+          : static_cast<double>(busy_ns - last_busy_ns_) / static_cast<double>(now - last_beat_);
   last_beat_ = now;
   last_busy_ns_ = busy_ns;
-  return {ResidentBytes(), std::clamp(share, 0.0, 1.0), stats_.frames.load(std::memory_order_relaxed)};
+  return {ResidentBytes(), std::clamp(share, 0.0, 1.0),
+          stats_.frames.load(std::memory_order_relaxed)};
 }
 
 void DaemonImpl::Handle(Welcomed) {
@@ -510,7 +536,8 @@ void DaemonImpl::Handle(Refusal event) {
 void DaemonImpl::Handle(net::Assignment event) {
   if (assigned_ && event.spec.epoch < assigned_->second) {
     Fail(event.spec.plan, event.spec.epoch,
-         FailedPrecondition("worker '", options_.name, "' is at epoch ", assigned_->second.value, " already"));
+         FailedPrecondition("worker '", options_.name, "' is at epoch ", assigned_->second.value,
+                            " already"));
     return;
   }
   StopStage();
@@ -576,16 +603,19 @@ void DaemonImpl::Handle(ResultsGone event) {
   const PlanId plan = running_->plan;
   const Epoch epoch = running_->epoch;
   StopStage();
-  Fail(plan, epoch, Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
+  Fail(plan, epoch,
+       Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
 }
 
 void DaemonImpl::Handle(NextGone event) {
   if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
-  if (running_->next == nullptr || running_->next->ready()) return;  // of an earlier attempt to connect
+  if (running_->next == nullptr || running_->next->ready())
+    return;  // of an earlier attempt to connect
   const std::string next = running_->next_worker;
   StopStage();
   Fail(event.plan, event.epoch,
-       Unavailable("worker '", options_.name, "' lost its link to worker '", next, "': ", event.why.message()));
+       Unavailable("worker '", options_.name, "' lost its link to worker '", next,
+                   "': ", event.why.message()));
 }
 
 void DaemonImpl::Handle(Progress event) {
@@ -596,8 +626,8 @@ void DaemonImpl::Handle(LoadOutcome event) {
   const stage::StageSpec& spec = event.assignment.spec;
   if (!assigned_ || *assigned_ != std::make_pair(spec.plan, spec.epoch)) return;
   if (event.status.ok() && event.next != nullptr && !event.next->ready()) {
-    event.status = Unavailable("worker '", options_.name, "' lost its link to worker '", event.assignment.next_worker,
-                               "' at once");
+    event.status = Unavailable("worker '", options_.name, "' lost its link to worker '",
+                               event.assignment.next_worker, "' at once");
   }
   if (!event.status.ok()) {
     TellDevices();  // first: the next plan is made of it
@@ -631,7 +661,8 @@ void DaemonImpl::Handle(LoadOutcome event) {
   }
   running_->host = *std::move(made);
   gate_.SetHost(running_->host.get());
-  net::StageReady ready{spec.plan, spec.epoch, memory.weights, memory.kv, memory.buffers, event.fetched_bytes};
+  net::StageReady ready{spec.plan, spec.epoch,     memory.weights,
+                        memory.kv, memory.buffers, event.fetched_bytes};
   for (const engine::StageMemory::OnDevice& on : memory.devices) {
     ready.weights_bytes += on.memory.weights;
     ready.kv_bytes += on.memory.kv;
@@ -641,11 +672,13 @@ void DaemonImpl::Handle(LoadOutcome event) {
   SetDoing(absl::StrCat("runs ", LayersText(spec), " for ", options_.join));
 }
 
-// The coordinator plans by what a worker said when it joined, so it joins again with what it has now.
+// The coordinator plans by what a worker said when it joined, so it joins again with what it has
+// now.
 void DaemonImpl::Handle(StageLost event) {
   if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
   StopStage();
-  results_.Finish(kFlushMs);  // what it still computed comes home before the news that ends its requests
+  results_.Finish(
+      kFlushMs);  // what it still computed comes home before the news that ends its requests
   Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
   DropSession(event.why);
   loader_->Unload();  // frees what it still holds of the cards, before they are looked at again

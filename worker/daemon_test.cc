@@ -1,14 +1,14 @@
-// Daemons against a CoordinatorServer over loopback, with a fake stage: joining, loading, frames, loss and return.
+// Daemons against a CoordinatorServer over loopback, with a fake stage: joining, loading, frames,
+// loss and return.
 #include "worker/daemon.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
 #include <csignal>
 #include <optional>
-
-#include <gtest/gtest.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -44,12 +44,14 @@ class DaemonTest : public ::testing::Test {
     const std::string name = absl::StrCat("w", i);
     const std::string state = absl::StrCat(dir_.path(), "/", name);
     EXPECT_TRUE(MakePrivateDir(state).ok());
-    auto daemon = Daemon::Start(Options(coordinator_->server()->address(), name, state, &controls_[i]));
+    auto daemon =
+        Daemon::Start(Options(coordinator_->server()->address(), name, state, &controls_[i]));
     EXPECT_TRUE(daemon.ok()) << daemon.status();
     return *std::move(daemon);
   }
   net::LinkId Joined(const std::string& name) {
-    EXPECT_TRUE(WaitFor([&] { return coordinator_->Link(name).has_value(); })) << name << " did not join";
+    EXPECT_TRUE(WaitFor([&] { return coordinator_->Link(name).has_value(); }))
+        << name << " did not join";
     return coordinator_->Link(name).value_or(net::LinkId());
   }
   // Stage 0 to w0, stage 1 to w1, both ready.
@@ -61,8 +63,9 @@ class DaemonTest : public ::testing::Test {
     first.next_address = coordinator_->Hello("w1").stage_address;
     coordinator_->server()->Assign(w0, first);
     coordinator_->server()->Assign(w1, model_.Assign(1, epoch));
-    ASSERT_TRUE(WaitFor([&] { return coordinator_->Ready(w0, epoch) && coordinator_->Ready(w1, epoch); }))
-        << (coordinator_->failed().empty() ? absl::OkStatus() : coordinator_->failed()[0].status);
+    ASSERT_TRUE(WaitFor([&] {
+      return coordinator_->Ready(w0, epoch) && coordinator_->Ready(w1, epoch);
+    })) << (coordinator_->failed().empty() ? absl::OkStatus() : coordinator_->failed()[0].status);
   }
   std::unique_ptr<net::RemoteStage> First(uint64_t epoch) {
     net::RemoteStageOptions options;
@@ -114,13 +117,17 @@ TEST_F(DaemonTest, WhatALeavingWorkerComputedIsHomeBeforeItLeaves) {
   w1.reset();
   ASSERT_TRUE(WaitFor([&] { return coordinator_->leaving() == 1; }));
   const size_t at_leaving = coordinator_->results_at_leaving();
-  EXPECT_GE(at_leaving + 1, static_cast<size_t>(controls_[1].runs));  // one may have been stopped between its layers
+  EXPECT_GE(
+      at_leaving + 1,
+      static_cast<size_t>(controls_[1].runs));  // one may have been stopped between its layers
   size_t computed = 0;
-  for (const stage::StepResult& result : coordinator_->results().all()) computed += result.status.ok() ? 1 : 0;
+  for (const stage::StepResult& result : coordinator_->results().all())
+    computed += result.status.ok() ? 1 : 0;
   EXPECT_GE(computed + 1, static_cast<size_t>(controls_[1].runs));
 }
 
-// Its frame's error comes home, the stage is freed, and the worker joins again with what it has left.
+// Its frame's error comes home, the stage is freed, and the worker joins again with what it has
+// left.
 TEST_F(DaemonTest, ALostStageIsFreedAndItsWorkerJoinsAgain) {
   const auto w0 = Start(0);
   const auto w1 = Start(1);
@@ -192,7 +199,8 @@ TEST_F(DaemonTest, OverTheMemoryLimitIsRefusedWithTheArithmetic) {
   ASSERT_TRUE(WaitFor([&] { return !coordinator_->failed().empty(); }));
   const net::StageFailed failed = coordinator_->failed()[0];
   EXPECT_TRUE(absl::IsResourceExhausted(failed.status));
-  EXPECT_NE(failed.status.message().find("9.0 GiB of weights"), absl::string_view::npos) << failed.status;
+  EXPECT_NE(failed.status.message().find("9.0 GiB of weights"), absl::string_view::npos)
+      << failed.status;
   EXPECT_NE(failed.status.message().find("8.0 GiB"), absl::string_view::npos);
   EXPECT_EQ(controls_[0].created, 0);
 }
@@ -243,12 +251,14 @@ TEST_F(DaemonTest, LeavesWithAWord) {
 }
 
 TEST_F(DaemonTest, AnotherVersionIsRefusedForGood) {
-  DaemonOptions options = Options(coordinator_->server()->address(), "old", dir_.path(), &controls_[0]);
+  DaemonOptions options =
+      Options(coordinator_->server()->address(), "old", dir_.path(), &controls_[0]);
   options.version = "9.1.0";
   const auto daemon = Daemon::Start(options);
   ASSERT_TRUE(daemon.ok());
   ASSERT_TRUE(WaitFor([&] { return (*daemon)->ended(); }));
-  EXPECT_NE((*daemon)->status().message().find("9.1.0"), absl::string_view::npos) << (*daemon)->status();
+  EXPECT_NE((*daemon)->status().message().find("9.1.0"), absl::string_view::npos)
+      << (*daemon)->status();
   EXPECT_NE((*daemon)->status().message().find(kVersion), absl::string_view::npos);
   EXPECT_EQ(coordinator_->joins(), 0);
 
@@ -256,7 +266,8 @@ TEST_F(DaemonTest, AnotherVersionIsRefusedForGood) {
   options.protocol = kProtocolVersion + 1;
   const auto other = Daemon::Start(options);
   ASSERT_TRUE(WaitFor([&] { return (*other)->ended(); }));
-  EXPECT_NE((*other)->status().message().find("protocol 2"), absl::string_view::npos) << (*other)->status();
+  EXPECT_NE((*other)->status().message().find("protocol 2"), absl::string_view::npos)
+      << (*other)->status();
 }
 
 TEST_F(DaemonTest, RefusedWorkerTriesAgain) {
@@ -281,8 +292,8 @@ TEST_F(DaemonTest, StrangersMaySendNoResults) {
 }
 
 TEST_F(DaemonTest, PortInUse) {
-  const auto second = net::CoordinatorServer::Start({coordinator_->server()->address()}, coordinator_.get(),
-                                                    coordinator_.get());
+  const auto second = net::CoordinatorServer::Start({coordinator_->server()->address()},
+                                                    coordinator_.get(), coordinator_.get());
   ASSERT_TRUE(absl::IsUnavailable(second.status()));
   EXPECT_NE(second.status().message().find("Address already in use"), absl::string_view::npos);
 }
@@ -295,10 +306,13 @@ TEST_F(DaemonTest, FetchOfAnUnknownPartIsRefused) {
   const std::string sha256 = model_.manifest()->Find("embed")->sha256;
   EXPECT_TRUE(absl::IsOutOfRange(client.Fetch(sha256, 1 << 30, {}, take)));
   uint64_t got = 0;
-  EXPECT_TRUE(client.Fetch(sha256, 100, {}, [&](std::span<const uint8_t> data) {
-                      got += data.size();
-                      return absl::OkStatus();
-                    }).ok());
+  EXPECT_TRUE(client
+                  .Fetch(sha256, 100, {},
+                         [&](std::span<const uint8_t> data) {
+                           got += data.size();
+                           return absl::OkStatus();
+                         })
+                  .ok());
   EXPECT_EQ(got, model_.manifest()->Find("embed")->bytes - 100);
 }
 

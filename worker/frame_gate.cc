@@ -19,7 +19,8 @@ void ResultForwarder::Finish(int timeout_ms) {
 }
 
 void ResultForwarder::OnResult(stage::StepResult result) {
-  // Under the lock, so that the last owner is always Set's caller; OnResult of a client only enqueues.
+  // Under the lock, so that the last owner is always Set's caller; OnResult of a client only
+  // enqueues.
   MutexLock lock(&mu_);
   if (client_ != nullptr) client_->OnResult(std::move(result));
 }
@@ -46,18 +47,18 @@ void FrameGate::SetHost(StageHost* host) {
 absl::Status FrameGate::AcceptStream(const net::StreamFrom& from) {
   MutexLock lock(&mu_);
   if (!expecting_ || from.epoch > epoch_) {
-    return Unavailable("worker '", worker_, "' has not been assigned a stage of epoch ", from.epoch.value,
-                       " yet; try again");
+    return Unavailable("worker '", worker_, "' has not been assigned a stage of epoch ",
+                       from.epoch.value, " yet; try again");
   }
   if (from.peer.has_value() && from.peer->node != from_node_) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("stage ", stage_, " of plan ", plan_.value, " is fed by node ", from_node_, "; ",
-                     identity::RoleName(from.peer->role), " '", from.peer->name, "' is node ", from.peer->node));
+    return absl::PermissionDeniedError(absl::StrCat(
+        "stage ", stage_, " of plan ", plan_.value, " is fed by node ", from_node_, "; ",
+        identity::RoleName(from.peer->role), " '", from.peer->name, "' is node ", from.peer->node));
   }
   if (from.epoch == epoch_ && from.plan == plan_ && from.stage == stage_) return absl::OkStatus();
-  return FailedPrecondition("worker '", worker_, "' holds stage ", stage_, " of plan ", plan_.value, " epoch ",
-                            epoch_.value, "; '", from.from, "' asks for stage ", from.stage, " of plan ",
-                            from.plan.value, " epoch ", from.epoch.value);
+  return FailedPrecondition("worker '", worker_, "' holds stage ", stage_, " of plan ", plan_.value,
+                            " epoch ", epoch_.value, "; '", from.from, "' asks for stage ",
+                            from.stage, " of plan ", from.plan.value, " epoch ", from.epoch.value);
 }
 
 void FrameGate::OnFrame(stage::StepFrame frame) {
@@ -66,11 +67,14 @@ void FrameGate::OnFrame(stage::StepFrame frame) {
     host_->Send(std::move(frame)).IgnoreError();  // it reports what it refuses
     return;
   }
-  results_->OnResult(ErrorResult(
-      frame, worker_, FailedPrecondition("worker '", worker_, "' has no stage ready for epoch ", frame.epoch.value)));
+  results_->OnResult(
+      ErrorResult(frame, worker_,
+                  FailedPrecondition("worker '", worker_, "' has no stage ready for epoch ",
+                                     frame.epoch.value)));
 }
 
-void FrameGate::OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t frame, const absl::Status& why) {
+void FrameGate::OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t frame,
+                           const absl::Status& why) {
   stage::StepResult result;
   result.plan = from.plan;
   result.epoch = from.epoch;

@@ -1,5 +1,5 @@
-// Between the stage port (gRPC's threads) and the stage of the current epoch: frames in, results out. Both ends change
-// with assignments and connections while frames come.
+// Between the stage port (gRPC's threads) and the stage of the current epoch: frames in, results
+// out. Both ends change with assignments and connections while frames come.
 #pragma once
 
 #include <memory>
@@ -12,12 +12,14 @@
 
 namespace lanyard::worker {
 
-// Results to the coordinator connected now; dropped while there is none (it ends what it waits for itself).
+// Results to the coordinator connected now; dropped while there is none (it ends what it waits for
+// itself).
 class ResultForwarder final : public stage::ResultSink {
  public:
   // Not from a gRPC thread: the old client's destructor waits for its callbacks.
   void Set(std::unique_ptr<net::ResultClient> client);
-  // The coordinator has read every result when this returns, unless `timeout_ms` were too few; none is taken after it.
+  // The coordinator has read every result when this returns, unless `timeout_ms` were too few; none
+  // is taken after it.
   void Finish(int timeout_ms);
   void OnResult(stage::StepResult result) override;
 
@@ -28,9 +30,11 @@ class ResultForwarder final : public stage::ResultSink {
 
 class FrameGate final : public net::FrameSink {
  public:
-  FrameGate(std::string worker, stage::ResultSink* results) : worker_(std::move(worker)), results_(results) {}
+  FrameGate(std::string worker, stage::ResultSink* results)
+      : worker_(std::move(worker)), results_(results) {}
 
-  // Streams for this stage are welcome from now on, also while it is loading; with a `from_node`, from that node alone.
+  // Streams for this stage are welcome from now on, also while it is loading; with a `from_node`,
+  // from that node alone.
   void Expect(PlanId plan, Epoch epoch, uint32_t stage, std::string from_node);
   // None is until the next Expect.
   void ExpectNothing();
@@ -39,7 +43,8 @@ class FrameGate final : public net::FrameSink {
 
   absl::Status AcceptStream(const net::StreamFrom& from) override;
   void OnFrame(stage::StepFrame frame) override;
-  void OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t frame, const absl::Status& why) override;
+  void OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t frame,
+                  const absl::Status& why) override;
 
  private:
   const std::string worker_;

@@ -75,12 +75,14 @@ TEST_F(LinkProbeTest, AnswersFromItsOwnThread) {
   std::atomic<uint64_t> id{0};
   std::atomic<size_t> links{0};
   {
-    LinkProber prober(options_, [&](net::DiagnoseRequest request, std::vector<net::LinkDiagnosis> found) {
-      links = found.size();
-      id = request.id;
-    });
+    LinkProber prober(options_,
+                      [&](net::DiagnoseRequest request, std::vector<net::LinkDiagnosis> found) {
+                        links = found.size();
+                        id = request.id;
+                      });
     prober.Start({7, {Target(), Target()}});
-    for (int i = 0; i < 1000 && id == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int i = 0; i < 1000 && id == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   EXPECT_EQ(id, 7u);
   EXPECT_EQ(links, 2u);

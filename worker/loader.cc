@@ -17,7 +17,8 @@ namespace {
 // Passes at most ten reports a second on, and the last one.
 class ProgressGate {
  public:
-  explicit ProgressGate(std::function<void(uint64_t, uint64_t)> report) : report_(std::move(report)) {}
+  explicit ProgressGate(std::function<void(uint64_t, uint64_t)> report)
+      : report_(std::move(report)) {}
   void operator()(uint64_t done, uint64_t total) {
     const TimeNs now = MonotonicNow();
     if (now - last_ < 100 * kMillisecond && done < total) return;
@@ -30,15 +31,17 @@ class ProgressGate {
   TimeNs last_ = 0;
 };
 
-// Ends a stage's construction when it is not wanted any more: its next read fails. After it the reads (of embedding rows)
-// go on for as long as the stage lives.
+// Ends a stage's construction when it is not wanted any more: its next read fails. After it the
+// reads (of embedding rows) go on for as long as the stage lives.
 class StoppableSource final : public model::TensorSource {
  public:
   StoppableSource(std::shared_ptr<const model::TensorSource> source, std::stop_token stop)
       : source_(std::move(source)), stop_(std::move(stop)) {}
   void Disarm() { armed_.store(false); }
 
-  const model::TensorInfo* Find(std::string_view name) const override { return source_->Find(name); }
+  const model::TensorInfo* Find(std::string_view name) const override {
+    return source_->Find(name);
+  }
   absl::Status Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const override {
     if (armed_.load(std::memory_order_relaxed) && stop_.stop_requested()) {
       return absl::CancelledError("loading was stopped");
@@ -57,13 +60,17 @@ class StoppableSource final : public model::TensorSource {
 bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment) {
   const stage::StageSpec& a = loaded.spec;
   const stage::StageSpec& b = assignment.spec;
-  return loaded.digest == assignment.manifest->digest && a.layers == b.layers && a.embeds == b.embeds &&
-         a.samples == b.samples && a.numerics == b.numerics && a.group_blocks == b.group_blocks &&
-         a.max_context == b.max_context && a.max_rows == b.max_rows;
+  return loaded.digest == assignment.manifest->digest && a.layers == b.layers &&
+         a.embeds == b.embeds && a.samples == b.samples && a.numerics == b.numerics &&
+         a.group_blocks == b.group_blocks && a.max_context == b.max_context &&
+         a.max_rows == b.max_rows;
 }
 
 Loader::Loader(LoaderOptions options, LoaderEvents* events)
-    : options_(std::move(options)), events_(events), store_(options_.weights), thread_([this] { Loop(); }) {}
+    : options_(std::move(options)),
+      events_(events),
+      store_(options_.weights),
+      thread_([this] { Loop(); }) {}
 
 Loader::~Loader() {
   {
@@ -75,7 +82,9 @@ Loader::~Loader() {
   thread_.join();
 }
 
-void Loader::Load(net::Assignment assignment) { Push(Job{std::move(assignment), std::stop_source()}); }
+void Loader::Load(net::Assignment assignment) {
+  Push(Job{std::move(assignment), std::stop_source()});
+}
 void Loader::Cancel() { Push(std::nullopt); }
 void Loader::Unload() { Push(Job{std::nullopt, std::stop_source()}); }
 
@@ -103,7 +112,8 @@ void Loader::Loop() {
       continue;
     }
     LoadOutcome outcome = Run(*std::move(job.assignment), job.stop.get_token());
-    // Told under the lock: a load that was replaced must not report after its replacement was asked for.
+    // Told under the lock: a load that was replaced must not report after its replacement was asked
+    // for.
     MutexLock lock(&mu_);
     if (!job.stop.stop_requested()) events_->OnLoadEnded(std::move(outcome));
   }
@@ -122,8 +132,10 @@ LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
   return outcome;
 }
 
-absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_token stop, uint64_t* fetched_bytes) {
-  if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment)) return absl::OkStatus();
+absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_token stop,
+                               uint64_t* fetched_bytes) {
+  if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment))
+    return absl::OkStatus();
   loaded_.reset();  // first: two stages need not fit
   TrimMalloc();
   const model::Manifest& manifest = *assignment.manifest;
@@ -135,10 +147,12 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
 
   // Verifying or fetching is the first half of the way, building the stage the second.
-  ProgressGate gate([&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
+  ProgressGate gate(
+      [&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
   const TimeNs start = MonotonicNow();
-  ASSIGN_OR_RETURN(Weights weights, store_.Prepare(manifest, parts, options_.fetch, stop,
-                                                   [&](uint64_t done, uint64_t total) { gate(done / 2, total); }));
+  ASSIGN_OR_RETURN(Weights weights,
+                   store_.Prepare(manifest, parts, options_.fetch, stop,
+                                  [&](uint64_t done, uint64_t total) { gate(done / 2, total); }));
   *fetched_bytes = weights.fetched_bytes;
   if (stop.stop_requested()) return absl::CancelledError("loading was stopped");
   auto loaded = std::make_shared<LoadedStage>();
@@ -147,23 +161,26 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   const auto source = std::make_shared<StoppableSource>(std::move(weights.source), stop);
   loaded->source = source;
   ASSIGN_OR_RETURN(loaded->stage,
-                   options_.factory.create(manifest.shape, spec, *loaded->source, options,
-                                           [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); }));
+                   options_.factory.create(
+                       manifest.shape, spec, *loaded->source, options,
+                       [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); }));
   source->Disarm();
   TrimMalloc();
   loaded_ = std::move(loaded);
   for (const engine::StageMemory::OnDevice& on : loaded_->stage->memory().devices) {
-    LogInfo(on.name, ": layers [", on.layers.begin, ", ", on.layers.end, ")", on.head ? " and the head" : "", ", ",
-            FormatSize(on.memory.total()));
+    LogInfo(on.name, ": layers [", on.layers.begin, ", ", on.layers.end, ")",
+            on.head ? " and the head" : "", ", ", FormatSize(on.memory.total()));
   }
-  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ", spec.layers.end, ")",
-          spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "", ": ",
-          FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",
-          FormatSize(weights.fetched_bytes), " fetched) in ", (MonotonicNow() - start) / kMillisecond, " ms");
+  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ",
+          spec.layers.end, ")", spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "",
+          ": ", FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",
+          FormatSize(weights.fetched_bytes), " fetched) in ",
+          (MonotonicNow() - start) / kMillisecond, " ms");
   return absl::OkStatus();
 }
 
-absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
+absl::Status Loader::CheckMemory(const net::Assignment& assignment,
+                                 const std::vector<std::string>& parts,
                                  const engine::StageOptions& options) const {
   std::vector<model::TensorInfo> tensors;
   for (const std::string& name : parts) {
@@ -175,15 +192,16 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment, const std::v
       options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options);
   const uint64_t total = plan.total() + options_.base_bytes;
   if (total <= options_.memory_bytes) return absl::OkStatus();
-  return ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
-                           FormatSize(plan.weights), " of weights + ", FormatSize(plan.kv), " of KV + ",
-                           FormatSize(plan.buffers), " of buffers + ", FormatSize(options_.base_bytes),
-                           " of the process itself = ", FormatSize(total), ", its limit (--memory) is ",
-                           FormatSize(options_.memory_bytes));
+  return ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index,
+                           " needs ", FormatSize(plan.weights), " of weights + ",
+                           FormatSize(plan.kv), " of KV + ", FormatSize(plan.buffers),
+                           " of buffers + ", FormatSize(options_.base_bytes),
+                           " of the process itself = ", FormatSize(total),
+                           ", its limit (--memory) is ", FormatSize(options_.memory_bytes));
 }
 
-absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(const net::Assignment& assignment,
-                                                                      std::stop_token stop) {
+absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(
+    const net::Assignment& assignment, std::stop_token stop) {
   const TimeNs end = MonotonicNow() + options_.connect_timeout_ms * kMillisecond;
   const PlanId plan = assignment.spec.plan;
   const Epoch epoch = assignment.spec.epoch;
@@ -199,15 +217,17 @@ absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(const net:
     events->OnNextClosed(plan, epoch, why);  // the stage may outlive this loader
   };
   for (int wait_ms = 20;; wait_ms = std::min(2 * wait_ms, 300)) {
-    // An attempt that fails also calls on_closed; the owner knows it by a stage that is not ready yet.
+    // An attempt that fails also calls on_closed; the owner knows it by a stage that is not ready
+    // yet.
     std::unique_ptr<net::RemoteStage> next = net::RemoteStage::Connect(options);
     const absl::Status status = next->WaitReady(500);
     if (status.ok()) return next;
     if (stop.stop_requested()) return absl::CancelledError("connecting was stopped");
     const bool again = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
     if (!again || MonotonicNow() > end) {
-      return Annotate(status, absl::StrCat("worker '", options_.worker, "' cannot reach the next worker '",
-                                           assignment.next_worker, "'"));
+      return Annotate(status,
+                      absl::StrCat("worker '", options_.worker, "' cannot reach the next worker '",
+                                   assignment.next_worker, "'"));
     }
     next.reset();
     std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));

@@ -1,5 +1,6 @@
-// Makes an assignment ready on a thread of its own: weights, stage, connection to the next stage. Keeps the loaded stage
-// from one assignment to the next when the duty is the same, and frees it before it loads another.
+// Makes an assignment ready on a thread of its own: weights, stage, connection to the next stage.
+// Keeps the loaded stage from one assignment to the next when the duty is the same, and frees it
+// before it loads another.
 #pragma once
 
 #include <cstdint>
@@ -24,14 +25,15 @@ struct LoadedStage {
   std::unique_ptr<engine::LocalStage> stage;  // after `source`, which it may read
 };
 
-// The same model, layers, ends, numerics, blocks, context and rows: such a stage serves the other plan as it is.
+// The same model, layers, ends, numerics, blocks, context and rows: such a stage serves the other
+// plan as it is.
 bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment);
 
 struct LoadOutcome {
   net::Assignment assignment;
   absl::Status status;
-  std::shared_ptr<LoadedStage> loaded;       // null on an error
-  std::unique_ptr<net::RemoteStage> next;    // null for the last stage
+  std::shared_ptr<LoadedStage> loaded;     // null on an error
+  std::unique_ptr<net::RemoteStage> next;  // null for the last stage
   uint64_t fetched_bytes = 0;
 };
 
@@ -40,15 +42,17 @@ class LoaderEvents {
  public:
   virtual ~LoaderEvents() = default;
   virtual void OnLoadProgress(PlanId plan, uint64_t done_bytes, uint64_t total_bytes) = 0;
-  virtual void OnLoadEnded(LoadOutcome outcome) = 0;  // not of a load that was replaced or cancelled
+  virtual void OnLoadEnded(
+      LoadOutcome outcome) = 0;  // not of a load that was replaced or cancelled
   virtual void OnNextClosed(PlanId plan, Epoch epoch, const absl::Status& why) = 0;
 };
 
 struct LoaderOptions {
   std::string worker;
-  std::shared_ptr<identity::LiveCredential> credential = {};  // shown to the next worker; null: plaintext
-  uint64_t memory_bytes = 0;       // limit of the whole process
-  uint64_t base_bytes = 0;         // of it taken before any stage
+  std::shared_ptr<identity::LiveCredential> credential =
+      {};                     // shown to the next worker; null: plaintext
+  uint64_t memory_bytes = 0;  // limit of the whole process
+  uint64_t base_bytes = 0;    // of it taken before any stage
   engine::StageOptions stage;
   StageFactory factory;
   WeightStoreOptions weights;
@@ -77,7 +81,8 @@ class Loader {
   void Loop();
   void Push(std::optional<Job> job);
   LoadOutcome Run(net::Assignment assignment, std::stop_token stop);
-  absl::Status LoadStage(const net::Assignment& assignment, std::stop_token stop, uint64_t* fetched_bytes);
+  absl::Status LoadStage(const net::Assignment& assignment, std::stop_token stop,
+                         uint64_t* fetched_bytes);
   absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
                            const engine::StageOptions& options) const;
   absl::StatusOr<std::unique_ptr<net::RemoteStage>> ConnectNext(const net::Assignment& assignment,

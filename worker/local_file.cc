@@ -34,15 +34,17 @@ class FileSource final : public model::TensorSource {
     if (it == tensors_.end()) return NotFound("tensor '", AbslView(name), "' is not in ", path_);
     const uint64_t bytes = it->second.info.bytes;
     if (offset > bytes || out.size() > bytes - offset) {
-      return absl::OutOfRangeError(absl::StrCat("tensor '", AbslView(name), "': ", out.size(), " bytes at ", offset,
-                                                " of ", bytes));
+      return absl::OutOfRangeError(absl::StrCat("tensor '", AbslView(name), "': ", out.size(),
+                                                " bytes at ", offset, " of ", bytes));
     }
     uint64_t at = it->second.offset + offset;
     for (size_t done = 0; done < out.size();) {
-      const ssize_t n = pread(fd_, out.data() + done, out.size() - done, static_cast<off_t>(at + done));
+      const ssize_t n =
+          pread(fd_, out.data() + done, out.size() - done, static_cast<off_t>(at + done));
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) {
-        return absl::DataLossError(absl::StrCat(path_, ": reading tensor '", AbslView(name), "' at ", at + done, ": ",
+        return absl::DataLossError(absl::StrCat(path_, ": reading tensor '", AbslView(name),
+                                                "' at ", at + done, ": ",
                                                 n < 0 ? std::strerror(errno) : "the file ends"));
       }
       done += static_cast<size_t>(n);
@@ -66,28 +68,31 @@ absl::Status AddTensors(const model::GgufFile& file, const model::Part& part, Fi
     const auto offset = file.OffsetOf(want.name);
     if (have == nullptr || !offset || have->type != want.type || have->dims != want.dims ||
         have->bytes != want.bytes) {
-      return NotFound(file.path(), " is not the model being served: tensor '", want.name, "' is absent or unlike");
+      return NotFound(file.path(), " is not the model being served: tensor '", want.name,
+                      "' is absent or unlike");
     }
     source->Add(want, *offset);
   }
   return absl::OkStatus();
 }
 
-absl::Status VerifyPart(const model::TensorSource& source, const model::Part& part, std::stop_token stop,
-                        const std::function<void(uint64_t)>& progress) {
+absl::Status VerifyPart(const model::TensorSource& source, const model::Part& part,
+                        std::stop_token stop, const std::function<void(uint64_t)>& progress) {
   Sha256 hash;
   std::vector<uint8_t> piece(kPieceBytes);
   for (const model::TensorInfo& tensor : part.tensors) {
     for (uint64_t at = 0; at < tensor.bytes; at += piece.size()) {
       if (stop.stop_requested()) return absl::CancelledError("verifying weights was stopped");
-      const std::span<uint8_t> out(piece.data(), std::min<uint64_t>(piece.size(), tensor.bytes - at));
+      const std::span<uint8_t> out(piece.data(),
+                                   std::min<uint64_t>(piece.size(), tensor.bytes - at));
       RETURN_IF_ERROR(source.Read(tensor.name, at, out));
       hash.Update(out);
       if (progress) progress(out.size());
     }
   }
   if (hash.FinishHex() == part.sha256) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("part '", part.name, "' does not match the model being served"));
+  return absl::DataLossError(
+      absl::StrCat("part '", part.name, "' does not match the model being served"));
 }
 
 }  // namespace

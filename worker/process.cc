@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
 #include "base/environment.h"
 
 namespace lanyard::worker {
@@ -53,7 +54,8 @@ void TuneMalloc() {
 }
 
 void TrimMalloc() {
-  // Under a sanitizer the allocator is another one, and waking glibc's beside it breaks it when this thread ends.
+  // Under a sanitizer the allocator is another one, and waking glibc's beside it breaks it when
+  // this thread ends.
   if constexpr (!kSanitized) malloc_trim(0);
 }
 
@@ -91,12 +93,14 @@ absl::StatusOr<StateLock> StateLock::Take(const std::string& state_dir) {
     char holder[32] = {};
     const ssize_t n = pread(fd, holder, sizeof(holder) - 1, 0);
     close(fd);
-    return absl::AlreadyExistsError(absl::StrCat("the state folder ", state_dir, " is in use by process ",
-                                                 n > 0 ? holder : "?", "; give each worker its own --state"));
+    return absl::AlreadyExistsError(absl::StrCat("the state folder ", state_dir,
+                                                 " is in use by process ", n > 0 ? holder : "?",
+                                                 "; give each worker its own --state"));
   }
   const std::string pid = std::to_string(getpid());
   if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0) {
-    // The lock is what counts; the number is for people, and a full disk must not stop a worker here.
+    // The lock is what counts; the number is for people, and a full disk must not stop a worker
+    // here.
   }
   return StateLock(fd);
 }

@@ -8,7 +8,8 @@
 
 namespace lanyard::worker {
 
-// Keeps the heap small: few arenas, large blocks by mmap and given back at once. Before the first thread starts.
+// Keeps the heap small: few arenas, large blocks by mmap and given back at once. Before the first
+// thread starts.
 void TuneMalloc();
 // Gives free heap pages back to the system.
 void TrimMalloc();
@@ -16,16 +17,19 @@ void TrimMalloc();
 uint64_t ResidentBytes();      // VmRSS
 uint64_t PeakResidentBytes();  // VmHWM (ru_maxrss would inherit the parent's peak)
 uint64_t AvailableBytes();     // MemAvailable of the machine
-uint64_t FreeDiskBytes(const std::string& folder);  // that this user may fill; 0 when the folder is not there
-uint32_t FileMode(const std::string& path);         // permission bits; 0 when it is not there
+uint64_t FreeDiskBytes(
+    const std::string& folder);  // that this user may fill; 0 when the folder is not there
+uint32_t FileMode(const std::string& path);  // permission bits; 0 when it is not there
 
-int ProcessorCount();          // that this process may use
+int ProcessorCount();  // that this process may use
 
-// A place for the kernels that the NVIDIA driver compiles, below `state_dir`, where it would find none by itself (a service
-// without HOME): else every start compiles them anew. Before the driver is opened, and before the first thread starts.
+// A place for the kernels that the NVIDIA driver compiles, below `state_dir`, where it would find
+// none by itself (a service without HOME): else every start compiles them anew. Before the driver
+// is opened, and before the first thread starts.
 void GiveDriverACache(const std::string& state_dir);
 
-// Held until destroyed or the process ends. AlreadyExists naming the holder when another process has it.
+// Held until destroyed or the process ends. AlreadyExists naming the holder when another process
+// has it.
 class StateLock {
  public:
   static absl::StatusOr<StateLock> Take(const std::string& state_dir);

@@ -1,12 +1,12 @@
-// A real model over three real workers of 88 MiB each: the same tokens as the engine alone, and the limits are kept.
+// A real model over three real workers of 88 MiB each: the same tokens as the engine alone, and the
+// limits are kept.
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
 #include <csignal>
 #include <fstream>
-
-#include <gtest/gtest.h>
 
 #include "base/size.h"
 #include "worker/testing_coordinator.h"
@@ -33,14 +33,25 @@ constexpr int kGenerate = 12;
 
 std::string ModelPath() {
   const char* dir = std::getenv("LANYARD_MODELS");
-  return (dir != nullptr ? std::string(dir) : std::string(LANYARD_SOURCE_DIR) + "/build/models") + "/smollm2.gguf";
+  return (dir != nullptr ? std::string(dir) : std::string(LANYARD_SOURCE_DIR) + "/build/models") +
+         "/smollm2.gguf";
 }
 
 class WorkerProcess {
  public:
   WorkerProcess(const std::string& join, const std::string& name, const std::string& state) {
-    std::vector<std::string> args = {std::string(LANYARD_BIN_DIR) + "/lanyard-worker", "--join", join, "--name", name,
-                                     "--state", state, "--memory", "88MiB", "--threads", "1", "--plaintext"};
+    std::vector<std::string> args = {std::string(LANYARD_BIN_DIR) + "/lanyard-worker",
+                                     "--join",
+                                     join,
+                                     "--name",
+                                     name,
+                                     "--state",
+                                     state,
+                                     "--memory",
+                                     "88MiB",
+                                     "--threads",
+                                     "1",
+                                     "--plaintext"};
     std::vector<char*> argv;
     for (std::string& arg : args) argv.push_back(arg.data());
     argv.push_back(nullptr);
@@ -50,7 +61,8 @@ class WorkerProcess {
     kill(pid_, SIGTERM);
     int status = 0;
     waitpid(pid_, &status, 0);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "a worker told to stop exits with 0";
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        << "a worker told to stop exits with 0";
   }
   uint64_t PeakBytes() const {
     std::ifstream file(absl::StrCat("/proc/", pid_, "/status"));
@@ -66,7 +78,8 @@ class WorkerProcess {
   pid_t pid_ = 0;
 };
 
-stage::StepFrame Frame(const stage::NumericsId& numerics, uint64_t step, uint32_t pos, std::vector<int32_t> tokens) {
+stage::StepFrame Frame(const stage::NumericsId& numerics, uint64_t step, uint32_t pos,
+                       std::vector<int32_t> tokens) {
   stage::StepFrame frame;
   frame.plan = PlanId(1);
   frame.epoch = Epoch(1);
@@ -92,16 +105,18 @@ stage::StepFrame Frame(const stage::NumericsId& numerics, uint64_t step, uint32_
 std::vector<int32_t> Generate(const stage::NumericsId& numerics,
                               const std::function<int32_t(stage::StepFrame)>& step) {
   std::vector<int32_t> prompt;
-  for (uint32_t i = 0; i < kPromptTokens; ++i) prompt.push_back(static_cast<int32_t>(100 + i * 37 % 40000));
+  for (uint32_t i = 0; i < kPromptTokens; ++i)
+    prompt.push_back(static_cast<int32_t>(100 + i * 37 % 40000));
   std::vector<int32_t> out = {step(Frame(numerics, 0, 0, prompt))};
   for (int i = 1; i < kGenerate; ++i) {
-    out.push_back(step(Frame(numerics, static_cast<uint64_t>(i), kPromptTokens + static_cast<uint32_t>(i) - 1,
-                             {out.back()})));
+    out.push_back(step(Frame(numerics, static_cast<uint64_t>(i),
+                             kPromptTokens + static_cast<uint32_t>(i) - 1, {out.back()})));
   }
   return out;
 }
 
-stage::StageSpec Spec(const model::ModelShape& shape, uint32_t index, uint32_t n_stages, stage::LayerRange layers) {
+stage::StageSpec Spec(const model::ModelShape& shape, uint32_t index, uint32_t n_stages,
+                      stage::LayerRange layers) {
   stage::StageSpec spec;
   spec.plan = PlanId(1);
   spec.epoch = Epoch(1);
@@ -120,7 +135,8 @@ TEST(RealPool, ThreeSmallWorkersGiveTheEnginesTokensWithinTheirLimits) {
 #ifdef LANYARD_TEST_SANITIZED
   GTEST_SKIP() << "memory limits are not tested under a sanitizer";
 #endif
-  if (!std::filesystem::exists(ModelPath())) GTEST_SKIP() << ModelPath() << " is absent (./dev demo fetches it)";
+  if (!std::filesystem::exists(ModelPath()))
+    GTEST_SKIP() << ModelPath() << " is absent (./dev demo fetches it)";
   if (!std::filesystem::exists(std::string(LANYARD_BIN_DIR) + "/lanyard-worker")) {
     GTEST_SKIP() << "lanyard-worker is not built";
   }
@@ -136,9 +152,11 @@ TEST(RealPool, ThreeSmallWorkersGiveTheEnginesTokensWithinTheirLimits) {
   std::vector<std::unique_ptr<WorkerProcess>> workers;
   const std::vector<std::string> names = {"a", "b", "c"};
   for (const std::string& name : names) {
-    workers.push_back(std::make_unique<WorkerProcess>(coordinator.server()->address(), name, dir.path() + "/" + name));
+    workers.push_back(std::make_unique<WorkerProcess>(coordinator.server()->address(), name,
+                                                      dir.path() + "/" + name));
   }
-  for (const std::string& name : names) ASSERT_TRUE(WaitFor([&] { return coordinator.Link(name).has_value(); }));
+  for (const std::string& name : names)
+    ASSERT_TRUE(WaitFor([&] { return coordinator.Link(name).has_value(); }));
   const stage::LayerRange cuts[] = {{0, n * 2 / 5}, {n * 2 / 5, n * 4 / 5}, {n * 4 / 5, n}};
   for (uint32_t i = 0; i < 3; ++i) {
     net::Assignment assignment;
@@ -151,7 +169,8 @@ TEST(RealPool, ThreeSmallWorkersGiveTheEnginesTokensWithinTheirLimits) {
     coordinator.server()->Assign(*coordinator.Link(names[i]), assignment);
   }
   for (const std::string& name : names) {
-    ASSERT_TRUE(WaitFor([&] { return coordinator.Ready(*coordinator.Link(name), 1).has_value(); }, 30000))
+    ASSERT_TRUE(
+        WaitFor([&] { return coordinator.Ready(*coordinator.Link(name), 1).has_value(); }, 30000))
         << (coordinator.failed().empty() ? absl::OkStatus() : coordinator.failed()[0].status);
   }
   net::RemoteStageOptions options;
@@ -161,32 +180,36 @@ TEST(RealPool, ThreeSmallWorkersGiveTheEnginesTokensWithinTheirLimits) {
   options.epoch = Epoch(1);
   const auto first = net::RemoteStage::Connect(options);
   ASSERT_TRUE(first->WaitReady(3000).ok());
-  const std::vector<int32_t> pool = Generate(engine::DefaultNumerics(manifest->shape), [&](stage::StepFrame frame) {
-    const size_t step = frame.batch.step.value;
-    EXPECT_TRUE(first->Send(std::move(frame)).ok());
-    EXPECT_TRUE(WaitFor([&] { return coordinator.results().all().size() > step; }, 30000));
-    const stage::StepResult result = coordinator.results().all().back();
-    EXPECT_TRUE(result.status.ok()) << result.status;
-    return result.tokens.empty() ? -1 : result.tokens[0].token;
-  });
+  const std::vector<int32_t> pool =
+      Generate(engine::DefaultNumerics(manifest->shape), [&](stage::StepFrame frame) {
+        const size_t step = frame.batch.step.value;
+        EXPECT_TRUE(first->Send(std::move(frame)).ok());
+        EXPECT_TRUE(WaitFor([&] { return coordinator.results().all().size() > step; }, 30000));
+        const stage::StepResult result = coordinator.results().all().back();
+        EXPECT_TRUE(result.status.ok()) << result.status;
+        return result.tokens.empty() ? -1 : result.tokens[0].token;
+      });
   for (size_t i = 0; i < 3; ++i) {
     const net::StageReady ready = *coordinator.Ready(*coordinator.Link(names[i]), 1);
-    const uint64_t planned =
-        coordinator.Hello(names[i]).base_bytes + ready.weights_bytes + ready.kv_bytes + ready.buffer_bytes;
+    const uint64_t planned = coordinator.Hello(names[i]).base_bytes + ready.weights_bytes +
+                             ready.kv_bytes + ready.buffer_bytes;
     const uint64_t peak = workers[i]->PeakBytes();
-    std::printf("worker %s: peak %s, planned %s (base %s)\n", names[i].c_str(), FormatSize(peak).c_str(),
-                FormatSize(planned).c_str(), FormatSize(coordinator.Hello(names[i]).base_bytes).c_str());
+    std::printf("worker %s: peak %s, planned %s (base %s)\n", names[i].c_str(),
+                FormatSize(peak).c_str(), FormatSize(planned).c_str(),
+                FormatSize(coordinator.Hello(names[i]).base_bytes).c_str());
     EXPECT_LE(peak, planned);
     EXPECT_LE(peak, kLimitBytes);
   }
 
-  const auto alone = engine::LocalStage::Create(manifest->shape, Spec(manifest->shape, 0, 1, {0, n}), **file, {1});
+  const auto alone =
+      engine::LocalStage::Create(manifest->shape, Spec(manifest->shape, 0, 1, {0, n}), **file, {1});
   ASSERT_TRUE(alone.ok()) << alone.status();
-  const std::vector<int32_t> want = Generate(engine::DefaultNumerics(manifest->shape), [&](stage::StepFrame frame) {
-    const auto output = (*alone)->Run(frame, {});
-    EXPECT_TRUE(output.ok()) << output.status();
-    return output.ok() ? output->tokens[0].token : -1;
-  });
+  const std::vector<int32_t> want =
+      Generate(engine::DefaultNumerics(manifest->shape), [&](stage::StepFrame frame) {
+        const auto output = (*alone)->Run(frame, {});
+        EXPECT_TRUE(output.ok()) << output.status();
+        return output.ok() ? output->tokens[0].token : -1;
+      });
   EXPECT_EQ(pool, want);
 }
 

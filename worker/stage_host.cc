@@ -24,7 +24,8 @@ absl::StatusOr<std::jthread> StartThread(std::function<void(std::stop_token)> bo
 
 }  // namespace
 
-stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker, const absl::Status& why) {
+stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker,
+                              const absl::Status& why) {
   stage::StepResult result;
   result.plan = frame.plan;
   result.epoch = frame.epoch;
@@ -45,8 +46,10 @@ absl::StatusOr<std::unique_ptr<StageHost>> StageHost::Create(StageHostOptions op
 absl::Status StageHost::Start() {
   const auto start = options_.start_thread != nullptr ? options_.start_thread : StartThread;
   const auto why = [this](const absl::Status& status) {
-    return Annotate(status, absl::StrCat("worker '", options_.worker, "' cannot run stage ", options_.spec.index,
-                                         "; raise the limit of its user (ulimit -u) or of its service (TasksMax)"));
+    return Annotate(
+        status,
+        absl::StrCat("worker '", options_.worker, "' cannot run stage ", options_.spec.index,
+                     "; raise the limit of its user (ulimit -u) or of its service (TasksMax)"));
   };
   auto sender = start([this](std::stop_token) { SendLoop(); });
   RETURN_IF_ERROR(why(sender.status()));
@@ -83,8 +86,9 @@ absl::Status StageHost::Send(stage::StepFrame frame) {
   const stage::StageSpec& spec = options_.spec;
   absl::Status why = absl::OkStatus();
   if (frame.plan != spec.plan || frame.epoch != spec.epoch || frame.stage != spec.index) {
-    why = FailedPrecondition("worker '", options_.worker, "' holds stage ", spec.index, " of plan ", spec.plan.value,
-                             " epoch ", spec.epoch.value, "; the frame is for stage ", frame.stage, " of plan ",
+    why = FailedPrecondition("worker '", options_.worker, "' holds stage ", spec.index, " of plan ",
+                             spec.plan.value, " epoch ", spec.epoch.value,
+                             "; the frame is for stage ", frame.stage, " of plan ",
                              frame.plan.value, " epoch ", frame.epoch.value);
   } else {
     MutexLock lock(&mu_);
@@ -92,17 +96,19 @@ absl::Status StageHost::Send(stage::StepFrame frame) {
     const std::pair place(frame.batch.step, frame.batch.frame);
     if (last_.has_value() && place <= *last_) {
       // Its block tables may name blocks that have since been given to others.
-      why = FailedPrecondition("frame ", frame.batch.frame, " of step ", frame.batch.step.value, " came behind frame ",
-                               last_->second, " of step ", last_->first.value, "; frames are taken in order, once");
-    } else if (queue_.size() < options_.max_queued_frames && queued_bytes_ + bytes <= options_.max_queued_bytes) {
+      why = FailedPrecondition("frame ", frame.batch.frame, " of step ", frame.batch.step.value,
+                               " came behind frame ", last_->second, " of step ",
+                               last_->first.value, "; frames are taken in order, once");
+    } else if (queue_.size() < options_.max_queued_frames &&
+               queued_bytes_ + bytes <= options_.max_queued_bytes) {
       last_ = place;
       queued_bytes_ += bytes;
       queue_.push_back(std::move(frame));
       cv_.NotifyOne();
       return absl::OkStatus();
     } else {
-      why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (", queued_bytes_,
-                              " bytes) queued already");
+      why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (",
+                              queued_bytes_, " bytes) queued already");
     }
   }
   options_.results->OnResult(ErrorResult(frame, options_.worker, why));
@@ -126,7 +132,8 @@ void StageHost::ComputeLoop(std::stop_token stop) {
     if (!outcome) return;  // the epoch is over: nobody waits for it
     {
       MutexLock lock(&out_mu_);
-      while (out_bytes_ > options_.max_queued_bytes) space_cv_.Wait(&out_mu_);  // sending never stops for long
+      while (out_bytes_ > options_.max_queued_bytes)
+        space_cv_.Wait(&out_mu_);  // sending never stops for long
       out_bytes_ += HiddenBytes(*outcome);
       out_.push_back(*std::move(outcome));
     }

@@ -1,9 +1,8 @@
 #include "worker/stage_host.h"
 
+#include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-#include <gtest/gtest.h>
 
 #include "worker/testing_util.h"
 
@@ -37,7 +36,8 @@ class StageHostTest : public ::testing::Test {
  protected:
   StageHostOptions Options(uint32_t index) {
     const net::Assignment assignment = model_.Assign(index, 3);
-    stage_ = std::make_unique<testing::FakeStage>(&controls_, assignment.spec, assignment.manifest->shape.d_model);
+    stage_ = std::make_unique<testing::FakeStage>(&controls_, assignment.spec,
+                                                  assignment.manifest->shape.d_model);
     StageHostOptions out;
     out.worker = "w1";
     out.spec = assignment.spec;
@@ -100,7 +100,8 @@ TEST_F(StageHostTest, LastStageSendsTokensToTheCoordinator) {
   stage::StepFrame frame = model_.Frame(3, 12);
   frame.stage = 1;
   frame.batch.runs[0].tokens.clear();
-  frame.hidden = {stage::WireType::kF16, 1, 64, std::vector<uint8_t>(stage::Hidden::BytesFor(stage::WireType::kF16, 1, 64))};
+  frame.hidden = {stage::WireType::kF16, 1, 64,
+                  std::vector<uint8_t>(stage::Hidden::BytesFor(stage::WireType::kF16, 1, 64))};
   ASSERT_TRUE(host->Send(frame).ok());
   ASSERT_TRUE(results_.WaitCount(1));
   const stage::StepResult result = results_.all()[0];
@@ -146,7 +147,8 @@ TEST_F(StageHostTest, InvalidFrameNeverReachesTheStage) {
   frame.batch.runs[0].tables[0].blocks[0] = 8;  // of 8 blocks
   ASSERT_TRUE(host->Send(frame).ok());
   ASSERT_TRUE(results_.WaitCount(2));
-  for (const stage::StepResult& result : results_.all()) EXPECT_TRUE(absl::IsInvalidArgument(result.status));
+  for (const stage::StepResult& result : results_.all())
+    EXPECT_TRUE(absl::IsInvalidArgument(result.status));
   EXPECT_EQ(controls_.runs, 0);
 }
 
@@ -181,7 +183,8 @@ TEST_F(StageHostTest, AFrameMayNameATokenThatThisStageStillDraws) {
   ASSERT_TRUE(host->Send(Next(7, 5, 6)).ok());
   ASSERT_TRUE(results_.WaitCount(5));
   EXPECT_TRUE(absl::IsInternal(results_.all()[3].status));
-  EXPECT_TRUE(absl::IsInternal(results_.all()[4].status));  // it ran: others in its frame may have wanted that
+  EXPECT_TRUE(absl::IsInternal(
+      results_.all()[4].status));  // it ran: others in its frame may have wanted that
   EXPECT_EQ(controls_.runs, 4);
 }
 
@@ -229,7 +232,8 @@ TEST_F(StageHostTest, WithoutAThreadThereIsNoHostAndNothingIsLeft) {
     int started = 0;
     std::atomic<int> running{0};
     StageHostOptions options = Options(0);
-    options.start_thread = [&](std::function<void(std::stop_token)> body) -> absl::StatusOr<std::jthread> {
+    options.start_thread =
+        [&](std::function<void(std::stop_token)> body) -> absl::StatusOr<std::jthread> {
       if (started++ == given) return ResourceExhausted("no thread more");
       return std::jthread([&running, body = std::move(body)](std::stop_token stop) {
         ++running;
@@ -239,7 +243,8 @@ TEST_F(StageHostTest, WithoutAThreadThereIsNoHostAndNothingIsLeft) {
     };
     const auto host = StageHost::Create(std::move(options));
     EXPECT_TRUE(absl::IsResourceExhausted(host.status()));
-    EXPECT_NE(host.status().message().find("worker 'w1' cannot run stage 0"), absl::string_view::npos);
+    EXPECT_NE(host.status().message().find("worker 'w1' cannot run stage 0"),
+              absl::string_view::npos);
     EXPECT_EQ(running, 0);
   }
 }
@@ -252,7 +257,8 @@ TEST_F(StageHostTest, ALimitOfThreadsIsAnErrorInWords) {
     if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) std::_Exit(3);  // root has no limit
     const auto host = StageHost::Create(Options(0));
     std::_Exit(absl::IsResourceExhausted(host.status()) &&
-                       host.status().message().find("gives no thread more") != absl::string_view::npos
+                       host.status().message().find("gives no thread more") !=
+                           absl::string_view::npos
                    ? 0
                    : 4);
   };

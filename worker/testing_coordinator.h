@@ -1,12 +1,12 @@
 // A coordinator that welcomes every worker and records what it hears.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "base/clock.h"
 #include "net/control.h"
@@ -16,7 +16,8 @@ namespace lanyard::worker::testing {
 
 class FakeCoordinator final : public net::CoordinatorEvents, public net::PartProvider {
  public:
-  explicit FakeCoordinator(Parts parts, const std::string& listen = "127.0.0.1:0") : parts_(std::move(parts)) {
+  explicit FakeCoordinator(Parts parts, const std::string& listen = "127.0.0.1:0")
+      : parts_(std::move(parts)) {
     auto server = net::CoordinatorServer::Start({listen}, this, this);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);

@@ -1,6 +1,7 @@
 // A fake stage, a small model and a coordinator that records, for tests of worker/.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -13,8 +14,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "base/mutex.h"
 #include "model/gguf.h"
@@ -133,7 +132,7 @@ struct FakeControls {
   std::atomic<int> runs{0};
   std::atomic<bool> block{false};  // Run waits until stop asks
   std::atomic<bool> fail{false};
-  std::atomic<bool> lost{false};    // Run says Unavailable, as a stage whose card is lost
+  std::atomic<bool> lost{false};  // Run says Unavailable, as a stage whose card is lost
   std::atomic<uint64_t> planned_bytes{1000};
 };
 
@@ -148,9 +147,11 @@ class FakeStage final : public engine::LocalStage {
   }
   ~FakeStage() override { --controls_->alive; }
 
-  absl::StatusOr<engine::StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) override {
+  absl::StatusOr<engine::StageOutput> Run(const stage::StepFrame& frame,
+                                          std::stop_token stop) override {
     ++controls_->runs;
-    while (controls_->block && !stop.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (controls_->block && !stop.stop_requested())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (stop.stop_requested()) return absl::CancelledError("stopped");
     if (controls_->lost) return Unavailable("the fake stage was told to be lost");
     if (controls_->fail) return Internal("the fake stage was told to fail");
@@ -184,14 +185,17 @@ class FakeStage final : public engine::LocalStage {
 
 inline StageFactory FakeStages(FakeControls* controls) {
   StageFactory out;
-  out.create = [controls](const model::ModelShape& shape, const stage::StageSpec& spec, const model::TensorSource&,
-                          const engine::StageOptions&, const std::function<void(uint64_t, uint64_t)>& progress)
+  out.create = [controls](const model::ModelShape& shape, const stage::StageSpec& spec,
+                          const model::TensorSource&, const engine::StageOptions&,
+                          const std::function<void(uint64_t, uint64_t)>& progress)
       -> absl::StatusOr<std::unique_ptr<engine::LocalStage>> {
     progress(100, 100);
     return std::make_unique<FakeStage>(controls, spec, shape.d_model);
   };
-  out.plan_memory = [controls](const model::ModelShape&, const stage::StageSpec&, const std::vector<model::TensorInfo>&,
-                               const engine::StageOptions&) { return engine::StageMemory{controls->planned_bytes, 0, 0}; };
+  out.plan_memory = [controls](const model::ModelShape&, const stage::StageSpec&,
+                               const std::vector<model::TensorInfo>&, const engine::StageOptions&) {
+    return engine::StageMemory{controls->planned_bytes, 0, 0};
+  };
   return out;
 }
 

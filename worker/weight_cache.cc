@@ -22,19 +22,23 @@ struct CachedFile {
   uint64_t bytes = 0;
 };
 
-// Parts, and what an interrupted fetch left of one ("<sha256>.part"), that nothing needs; the longest unused first.
+// Parts, and what an interrupted fetch left of one ("<sha256>.part"), that nothing needs; the
+// longest unused first.
 std::vector<CachedFile> Unneeded(const std::string& folder, const std::set<std::string>& keep) {
   std::vector<CachedFile> out;
   std::error_code ec;
   for (fs::directory_iterator it(folder, ec), end; !ec && it != end; it.increment(ec)) {
     const fs::path& path = it->path();
     const std::string name = (path.extension() == ".part" ? path.stem() : path.filename()).string();
-    if (!IsSha256Hex(name) || keep.count(name) > 0 || it->is_symlink(ec) || !it->is_regular_file(ec)) continue;
+    if (!IsSha256Hex(name) || keep.count(name) > 0 || it->is_symlink(ec) ||
+        !it->is_regular_file(ec))
+      continue;
     std::error_code gone;
     CachedFile file{path, it->last_write_time(gone), it->file_size(gone)};
     if (!gone) out.push_back(std::move(file));
   }
-  std::sort(out.begin(), out.end(), [](const CachedFile& a, const CachedFile& b) { return a.used < b.used; });
+  std::sort(out.begin(), out.end(),
+            [](const CachedFile& a, const CachedFile& b) { return a.used < b.used; });
   return out;
 }
 
@@ -49,7 +53,8 @@ uint64_t MakeRoomInCache(const std::string& folder, const CacheRoom& room) {
   for (const CachedFile& file : files) {
     std::error_code ec;
     const fs::space_info disk = fs::space(folder, ec);
-    const uint64_t reserve = ec ? 0 : std::min<uint64_t>(disk.capacity / kReserveShare, kMostReserveBytes);
+    const uint64_t reserve =
+        ec ? 0 : std::min<uint64_t>(disk.capacity / kReserveShare, kMostReserveBytes);
     const bool tight = !ec && room.fetch_bytes > 0 && disk.available < room.fetch_bytes + reserve;
     if (!tight && (room.limit_bytes == 0 || held <= room.limit_bytes)) break;
     if (!fs::remove(file.path, ec) || ec) {
@@ -61,8 +66,9 @@ uint64_t MakeRoomInCache(const std::string& folder, const CacheRoom& room) {
     ++count;
   }
   if (count > 0) {
-    LogInfo("removed ", count, " cached parts (", FormatSize(removed), ") that the present layers do not need; ",
-            FormatSize(held), " of weights are kept in ", folder);
+    LogInfo("removed ", count, " cached parts (", FormatSize(removed),
+            ") that the present layers do not need; ", FormatSize(held), " of weights are kept in ",
+            folder);
   }
   return removed;
 }

@@ -47,13 +47,16 @@ absl::Status DiskError(const std::string& path, const model::Part& part, int err
   }
   struct statvfs fs {};
   const std::string dir = path.substr(0, path.rfind('/'));
-  const uint64_t free_bytes = statvfs(dir.c_str(), &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
-  return ResourceExhausted("cannot cache part '", part.name, "' at ", path, ": ", std::strerror(error), "; it needs ",
-                           part.bytes, " bytes (", FormatSize(part.bytes), "), ", FormatSize(free_bytes),
+  const uint64_t free_bytes =
+      statvfs(dir.c_str(), &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
+  return ResourceExhausted("cannot cache part '", part.name, "' at ", path, ": ",
+                           std::strerror(error), "; it needs ", part.bytes, " bytes (",
+                           FormatSize(part.bytes), "), ", FormatSize(free_bytes),
                            " are free; make room or choose another folder with --state");
 }
 
-// Feeds up to `limit` bytes of the file to the hash; how many there were, or nullopt on a read error.
+// Feeds up to `limit` bytes of the file to the hash; how many there were, or nullopt on a read
+// error.
 std::optional<uint64_t> HashFile(int fd, uint64_t limit, Sha256* hash, std::stop_token stop,
                                  const std::function<void(uint64_t)>& progress) {
   std::vector<uint8_t> piece(kPieceBytes);
@@ -111,9 +114,9 @@ std::vector<std::string> WeightStore::LocalFiles() const {
   return out;
 }
 
-absl::StatusOr<Weights> WeightStore::Prepare(const model::Manifest& manifest, const std::vector<std::string>& parts,
-                                             const FetchPart& fetch, std::stop_token stop,
-                                             const std::function<void(uint64_t, uint64_t)>& progress) {
+absl::StatusOr<Weights> WeightStore::Prepare(
+    const model::Manifest& manifest, const std::vector<std::string>& parts, const FetchPart& fetch,
+    std::stop_token stop, const std::function<void(uint64_t, uint64_t)>& progress) {
   Job job{fetch, stop, progress};
   for (const std::string& name : parts) {
     const model::Part* part = manifest.Find(name);
@@ -121,7 +124,8 @@ absl::StatusOr<Weights> WeightStore::Prepare(const model::Manifest& manifest, co
     job.total_bytes += part->bytes;
   }
   for (const std::string& path : LocalFiles()) {
-    auto source = OpenLocalFile(path, manifest, parts, stop, [&](uint64_t bytes) { job.Done(bytes); });
+    auto source =
+        OpenLocalFile(path, manifest, parts, stop, [&](uint64_t bytes) { job.Done(bytes); });
     if (source.ok()) return Weights{*std::move(source), 0, path};
     if (stop.stop_requested()) return source.status();
     LogWarning("not using the local file: ", source.status().message());
@@ -138,18 +142,22 @@ absl::StatusOr<Weights> WeightStore::Prepare(const model::Manifest& manifest, co
       RETURN_IF_ERROR(FetchOne(&job, part));
     }
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<model::PartSource> source, model::PartSource::Make(WeightsDir(), manifest, parts));
-  return Weights{std::move(source), job.fetched_bytes, job.fetched_bytes == 0 ? "cache" : "coordinator"};
+  ASSIGN_OR_RETURN(std::unique_ptr<model::PartSource> source,
+                   model::PartSource::Make(WeightsDir(), manifest, parts));
+  return Weights{std::move(source), job.fetched_bytes,
+                 job.fetched_bytes == 0 ? "cache" : "coordinator"};
 }
 
-void WeightStore::MakeRoom(const model::Manifest& manifest, const std::vector<std::string>& parts) const {
+void WeightStore::MakeRoom(const model::Manifest& manifest,
+                           const std::vector<std::string>& parts) const {
   CacheRoom room;
   room.limit_bytes = options_.cache_limit_bytes;
   for (const std::string& name : parts) {
     const model::Part& part = *manifest.Find(name);
     if (!room.keep.insert(part.sha256).second) continue;
     room.keep_bytes += part.bytes;
-    if (access(absl::StrCat(WeightsDir(), "/", part.sha256).c_str(), F_OK) != 0) room.fetch_bytes += part.bytes;
+    if (access(absl::StrCat(WeightsDir(), "/", part.sha256).c_str(), F_OK) != 0)
+      room.fetch_bytes += part.bytes;
   }
   MakeRoomInCache(WeightsDir(), room);
 }
@@ -162,8 +170,10 @@ absl::StatusOr<bool> WeightStore::UseCached(const Job& job, const model::Part& p
     if (fd.get() < 0 && errno == ENOENT) return false;
     struct stat info {};
     Sha256 hash;
-    if (fd.get() >= 0 && fstat(fd.get(), &info) == 0 && static_cast<uint64_t>(info.st_size) == part.bytes &&
-        HashFile(fd.get(), part.bytes, &hash, job.stop, nullptr) == part.bytes && hash.FinishHex() == part.sha256) {
+    if (fd.get() >= 0 && fstat(fd.get(), &info) == 0 &&
+        static_cast<uint64_t>(info.st_size) == part.bytes &&
+        HashFile(fd.get(), part.bytes, &hash, job.stop, nullptr) == part.bytes &&
+        hash.FinishHex() == part.sha256) {
       futimens(fd.get(), nullptr);  // its last use; on a failure it only looks older than it is
       return true;
     }
@@ -171,7 +181,8 @@ absl::StatusOr<bool> WeightStore::UseCached(const Job& job, const model::Part& p
   }
   LogWarning("the cached part '", part.name, "' at ", path, " is damaged; fetching it again");
   if (unlink(path.c_str()) != 0) {
-    return absl::UnknownError(absl::StrCat("cannot remove the damaged ", path, ": ", std::strerror(errno)));
+    return absl::UnknownError(
+        absl::StrCat("cannot remove the damaged ", path, ": ", std::strerror(errno)));
   }
   return false;
 }
@@ -201,18 +212,23 @@ absl::Status WeightStore::FetchOnce(Job* job, const model::Part& part, const std
   if (fd.get() < 0) return DiskError(temp, part, errno);
   Sha256 hash;
   const std::optional<uint64_t> have = HashFile(fd.get(), part.bytes, &hash, job->stop, nullptr);
-  if (!have) return absl::DataLossError(absl::StrCat("cannot read ", temp, ": ", std::strerror(errno)));
+  if (!have)
+    return absl::DataLossError(absl::StrCat("cannot read ", temp, ": ", std::strerror(errno)));
   uint64_t at = *have;
-  // Reserves the space, where the file system can: a full disk is better known before an hour of fetching than after.
-  if (fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(std::max<uint64_t>(1, part.bytes))) != 0 &&
+  // Reserves the space, where the file system can: a full disk is better known before an hour of
+  // fetching than after.
+  if (fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, 0,
+                static_cast<off_t>(std::max<uint64_t>(1, part.bytes))) != 0 &&
       (errno == ENOSPC || errno == EDQUOT)) {
     return DiskError(temp, part, errno);
   }
   job->Done(at);
   const auto take = [&](std::span<const uint8_t> data) -> absl::Status {
-    if (data.size() > part.bytes - at) return absl::DataLossError("the coordinator sent more than the part's bytes");
+    if (data.size() > part.bytes - at)
+      return absl::DataLossError("the coordinator sent more than the part's bytes");
     for (size_t done = 0; done < data.size();) {
-      const ssize_t n = pwrite(fd.get(), data.data() + done, data.size() - done, static_cast<off_t>(at + done));
+      const ssize_t n =
+          pwrite(fd.get(), data.data() + done, data.size() - done, static_cast<off_t>(at + done));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return DiskError(temp, part, errno);
       done += static_cast<size_t>(n);
@@ -230,7 +246,8 @@ absl::Status WeightStore::FetchOnce(Job* job, const model::Part& part, const std
       continue;
     }
     RETURN_IF_ERROR(Annotate(status, absl::StrCat("fetching part '", part.name, "'")));
-    if (at < part.bytes) return absl::DataLossError(absl::StrCat("part '", part.name, "' ended after ", at, " bytes"));
+    if (at < part.bytes)
+      return absl::DataLossError(absl::StrCat("part '", part.name, "' ended after ", at, " bytes"));
   }
   if (ftruncate(fd.get(), static_cast<off_t>(part.bytes)) != 0 || fsync(fd.get()) != 0) {
     return DiskError(temp, part, errno);
@@ -238,7 +255,8 @@ absl::Status WeightStore::FetchOnce(Job* job, const model::Part& part, const std
   if (hash.FinishHex() == part.sha256) return absl::OkStatus();
   job->done_bytes -= std::min(job->done_bytes, part.bytes);
   return absl::DataLossError(absl::StrCat("part '", part.name, "' of ", part.bytes,
-                                          " bytes does not match its SHA-256 ", part.sha256.substr(0, 12), "..."));
+                                          " bytes does not match its SHA-256 ",
+                                          part.sha256.substr(0, 12), "..."));
 }
 
 }  // namespace lanyard::worker

@@ -1,5 +1,6 @@
-// Where a worker's weights come from, in this order: a local copy of the GGUF file, the cache of parts by content in the
-// state folder, the coordinator. Every byte is verified by SHA-256 before it is used, on every start.
+// Where a worker's weights come from, in this order: a local copy of the GGUF file, the cache of
+// parts by content in the state folder, the coordinator. Every byte is verified by SHA-256 before
+// it is used, on every start.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +18,16 @@
 namespace lanyard::worker {
 
 struct WeightStoreOptions {
-  std::string state_dir;                  // parts go to <state_dir>/weights/<sha256>
-  std::vector<std::string> local_files;   // GGUF files to look into
-  std::string local_dir;                  // and every *.gguf in it; may be empty
-  uint64_t cache_limit_bytes = 0;         // of the cache of parts (weight_cache.h); 0: the disk's
+  std::string state_dir;                 // parts go to <state_dir>/weights/<sha256>
+  std::vector<std::string> local_files;  // GGUF files to look into
+  std::string local_dir;                 // and every *.gguf in it; may be empty
+  uint64_t cache_limit_bytes = 0;        // of the cache of parts (weight_cache.h); 0: the disk's
 };
 
 // Streams a part from `offset` to its end (net::WeightClient::Fetch).
-using FetchPart = std::function<absl::Status(const std::string& sha256, uint64_t offset, std::stop_token stop,
-                                             const std::function<absl::Status(std::span<const uint8_t>)>& take)>;
+using FetchPart =
+    std::function<absl::Status(const std::string& sha256, uint64_t offset, std::stop_token stop,
+                               const std::function<absl::Status(std::span<const uint8_t>)>& take)>;
 
 struct Weights {
   std::shared_ptr<const model::TensorSource> source;
@@ -38,10 +40,12 @@ class WeightStore {
  public:
   explicit WeightStore(WeightStoreOptions options) : options_(std::move(options)) {}
 
-  // ResourceExhausted (naming path and bytes) when the disk is full, DataLoss when a part does not match its digest after a
-  // second try, Cancelled when `stop` asks, or fetch's error. `progress(done, total)` in bytes; may be null.
-  absl::StatusOr<Weights> Prepare(const model::Manifest& manifest, const std::vector<std::string>& parts,
-                                  const FetchPart& fetch, std::stop_token stop,
+  // ResourceExhausted (naming path and bytes) when the disk is full, DataLoss when a part does not
+  // match its digest after a second try, Cancelled when `stop` asks, or fetch's error.
+  // `progress(done, total)` in bytes; may be null.
+  absl::StatusOr<Weights> Prepare(const model::Manifest& manifest,
+                                  const std::vector<std::string>& parts, const FetchPart& fetch,
+                                  std::stop_token stop,
                                   const std::function<void(uint64_t, uint64_t)>& progress);
 
  private:

@@ -1,13 +1,12 @@
 #include "worker/weight_store.h"
 
+#include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-
-#include <gtest/gtest.h>
 
 #include "base/file.h"
 #include "worker/process.h"
@@ -23,20 +22,23 @@ class WeightStoreTest : public ::testing::Test {
   }
 
   FetchPart Fetch() {
-    return [this](const std::string& sha256, uint64_t offset, std::stop_token stop,
-                  const std::function<absl::Status(std::span<const uint8_t>)>& take) -> absl::Status {
-      ++fetches_;
-      first_offset_ = offset;
-      std::vector<uint8_t> bytes = model_.PartBytes(sha256);
-      if (spoil_ > 0 && spoil_-- > 0) bytes[bytes.size() / 2] ^= 1;
-      for (size_t at = offset; at < bytes.size(); at += 1000) {
-        if (stop.stop_requested()) return absl::CancelledError("stopped");
-        if (cut_after_ >= 0 && cut_after_-- == 0) return absl::UnavailableError("the network is gone");
-        RETURN_IF_ERROR(take(std::span<const uint8_t>(bytes).subspan(at, std::min<size_t>(1000, bytes.size() - at))));
-        served_bytes_ += std::min<size_t>(1000, bytes.size() - at);
-      }
-      return absl::OkStatus();
-    };
+    return
+        [this](const std::string& sha256, uint64_t offset, std::stop_token stop,
+               const std::function<absl::Status(std::span<const uint8_t>)>& take) -> absl::Status {
+          ++fetches_;
+          first_offset_ = offset;
+          std::vector<uint8_t> bytes = model_.PartBytes(sha256);
+          if (spoil_ > 0 && spoil_-- > 0) bytes[bytes.size() / 2] ^= 1;
+          for (size_t at = offset; at < bytes.size(); at += 1000) {
+            if (stop.stop_requested()) return absl::CancelledError("stopped");
+            if (cut_after_ >= 0 && cut_after_-- == 0)
+              return absl::UnavailableError("the network is gone");
+            RETURN_IF_ERROR(take(std::span<const uint8_t>(bytes).subspan(
+                at, std::min<size_t>(1000, bytes.size() - at))));
+            served_bytes_ += std::min<size_t>(1000, bytes.size() - at);
+          }
+          return absl::OkStatus();
+        };
   }
 
   absl::StatusOr<Weights> Prepare(const WeightStoreOptions& options, std::stop_token stop = {}) {
@@ -55,7 +57,9 @@ class WeightStoreTest : public ::testing::Test {
       for (const model::TensorInfo& tensor : part->tensors) {
         std::vector<uint8_t> got(tensor.bytes);
         ASSERT_TRUE(weights.source->Read(tensor.name, 0, got).ok());
-        EXPECT_TRUE(std::equal(got.begin(), got.end(), want.begin() + static_cast<std::ptrdiff_t>(at))) << tensor.name;
+        EXPECT_TRUE(
+            std::equal(got.begin(), got.end(), want.begin() + static_cast<std::ptrdiff_t>(at)))
+            << tensor.name;
         at += tensor.bytes;
       }
     }
@@ -120,13 +124,16 @@ TEST_F(WeightStoreTest, ResumesWhatTheNetworkCutOff) {
   total_bytes_ = model_.manifest()->Find("embed")->bytes;
   std::stop_source stop;
   cut_after_ = 3;
-  const auto once = WeightStore({dir_.path(), {}, ""})
-                        .Prepare(*model_.manifest(), parts_,
-                                 [&](const std::string& sha256, uint64_t offset, std::stop_token token, const auto& take) {
-                                   absl::Status status = Fetch()(sha256, offset, token, take);
-                                   return absl::IsUnavailable(status) ? absl::InternalError("crash") : status;
-                                 },
-                                 {}, nullptr);
+  const auto once =
+      WeightStore({dir_.path(), {}, ""})
+          .Prepare(
+              *model_.manifest(), parts_,
+              [&](const std::string& sha256, uint64_t offset, std::stop_token token,
+                  const auto& take) {
+                absl::Status status = Fetch()(sha256, offset, token, take);
+                return absl::IsUnavailable(status) ? absl::InternalError("crash") : status;
+              },
+              {}, nullptr);
   ASSERT_FALSE(once.ok());
   served_bytes_ = 0;
   const auto again = Prepare({dir_.path(), {}, ""});
@@ -195,7 +202,8 @@ std::vector<std::string> OldParts(const std::string& state, int n, size_t bytes)
   for (int i = 0; i < n; ++i) {
     out.push_back(absl::StrCat(state, "/weights/", std::string(63, 'a'), i, i == 1 ? ".part" : ""));
     std::ofstream(out.back()) << std::string(bytes, 'x');
-    const auto used = std::filesystem::file_time_type::clock::now() - std::chrono::hours(10 * (n - i));
+    const auto used =
+        std::filesystem::file_time_type::clock::now() - std::chrono::hours(10 * (n - i));
     std::filesystem::last_write_time(out.back(), used);
   }
   return out;
@@ -246,14 +254,16 @@ TEST_F(WeightStoreTest, UseKeepsAPartYoung) {
   for (const std::string& name : parts_) std::filesystem::last_write_time(PathOf(name), long_ago);
   ASSERT_TRUE(Prepare({dir_.path(), {}, ""}).ok());
   for (const std::string& name : parts_) {
-    EXPECT_GT(std::filesystem::last_write_time(PathOf(name)), long_ago + std::chrono::hours(900)) << name;
+    EXPECT_GT(std::filesystem::last_write_time(PathOf(name)), long_ago + std::chrono::hours(900))
+        << name;
   }
 }
 
 TEST_F(WeightStoreTest, AFullDiskGivesUpItsOldParts) {
   const std::string mount_point = dir_.path() + "/small";
   std::filesystem::create_directory(mount_point);
-  const std::string size = absl::StrCat("size=", (total_bytes_ / 4096 + parts_.size() + 8) * 4096 * 10 / 9);
+  const std::string size =
+      absl::StrCat("size=", (total_bytes_ / 4096 + parts_.size() + 8) * 4096 * 10 / 9);
   if (mount("tmpfs", mount_point.c_str(), "tmpfs", 0, size.c_str()) != 0) {
     GTEST_SKIP() << "mounting a small tmpfs needs root";
   }

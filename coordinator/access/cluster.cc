@@ -28,19 +28,19 @@ absl::StatusOr<Authority> LoadOrMake(const std::string& folder, identity::UnixTi
   if (certificate.ok() && key.ok()) {
     absl::StatusOr<Authority> loaded = Authority::Load(*certificate, *key);
     if (loaded.ok()) return loaded;
-    return absl::DataLossError(
-        absl::StrCat("the cluster's CA in ", folder, " cannot be used: ", loaded.status().message(),
-                     "; restore it from a copy, or remove the folder to begin a new cluster that every ",
-                     "machine must join again"));
+    return absl::DataLossError(absl::StrCat(
+        "the cluster's CA in ", folder, " cannot be used: ", loaded.status().message(),
+        "; restore it from a copy, or remove the folder to begin a new cluster that every ",
+        "machine must join again"));
   }
   if (!absl::IsNotFound(certificate.status()) || !absl::IsNotFound(key.status())) {
     return absl::DataLossError(
-        absl::StrCat("the cluster's CA in ", folder,
-                     " is incomplete: ", certificate.ok() ? key.status().message() : certificate.status().message()));
+        absl::StrCat("the cluster's CA in ", folder, " is incomplete: ",
+                     certificate.ok() ? key.status().message() : certificate.status().message()));
   }
   ASSIGN_OR_RETURN(Authority made, Authority::Create(now));
-  // The key first: without the certificate the next start says that the CA is incomplete, and no node trusts
-  // it yet.
+  // The key first: without the certificate the next start says that the CA is incomplete, and no
+  // node trusts it yet.
   RETURN_IF_ERROR(WriteSmallFile(folder + "/ca.key", made.key_pem()));
   RETURN_IF_ERROR(WriteSmallFile(folder + "/ca.crt", made.certificate_pem()));
   LogInfo("this is a new cluster, ", made.cluster());
@@ -56,9 +56,12 @@ std::vector<std::string> OwnAddresses() {
     if (at->ifa_addr == nullptr || (at->ifa_flags & IFF_UP) == 0) continue;
     std::array<char, INET6_ADDRSTRLEN> text{};
     const void* address = nullptr;
-    if (at->ifa_addr->sa_family == AF_INET) address = &reinterpret_cast<const sockaddr_in*>(at->ifa_addr)->sin_addr;
-    if (at->ifa_addr->sa_family == AF_INET6) address = &reinterpret_cast<const sockaddr_in6*>(at->ifa_addr)->sin6_addr;
-    if (address == nullptr || inet_ntop(at->ifa_addr->sa_family, address, text.data(), text.size()) == nullptr)
+    if (at->ifa_addr->sa_family == AF_INET)
+      address = &reinterpret_cast<const sockaddr_in*>(at->ifa_addr)->sin_addr;
+    if (at->ifa_addr->sa_family == AF_INET6)
+      address = &reinterpret_cast<const sockaddr_in6*>(at->ifa_addr)->sin6_addr;
+    if (address == nullptr ||
+        inet_ntop(at->ifa_addr->sa_family, address, text.data(), text.size()) == nullptr)
       continue;
     if (std::find(out.begin(), out.end(), text.data()) == out.end()) out.emplace_back(text.data());
   }
@@ -67,7 +70,12 @@ std::vector<std::string> OwnAddresses() {
 }
 
 JoinTokenInfo InfoOf(const TokenInfo& token) {
-  return {token.id, identity::RoleName(token.role), token.created_unix_s, token.expires_unix_s, token.uses, token.used};
+  return {token.id,
+          identity::RoleName(token.role),
+          token.created_unix_s,
+          token.expires_unix_s,
+          token.uses,
+          token.used};
 }
 
 MemberInfo InfoOf(const NodeInfo& node) {
@@ -83,12 +91,14 @@ MemberInfo InfoOf(const NodeInfo& node) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Cluster>> Cluster::Open(Store* store, const ClusterOptions& options) {
+absl::StatusOr<std::unique_ptr<Cluster>> Cluster::Open(Store* store,
+                                                       const ClusterOptions& options) {
   ClusterOptions with_clock = options;
   if (!with_clock.clock) with_clock.clock = identity::WallNow;
   ASSIGN_OR_RETURN(Authority authority, LoadOrMake(options.folder + "/ca", with_clock.clock()));
   auto cluster = std::unique_ptr<Cluster>(new Cluster(with_clock, std::move(authority)));
-  ASSIGN_OR_RETURN(cluster->nodes_, Nodes::Open(store, &cluster->authority_, with_clock.clock, options.certificate_seconds));
+  ASSIGN_OR_RETURN(cluster->nodes_, Nodes::Open(store, &cluster->authority_, with_clock.clock,
+                                                options.certificate_seconds));
   ASSIGN_OR_RETURN(const IdentityFolder folder, IdentityFolder::Open(options.folder + "/identity"));
   ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
   ASSIGN_OR_RETURN(auto own, cluster->IssueOwn(key));
@@ -109,7 +119,8 @@ Cluster::~Cluster() {
 absl::StatusOr<std::shared_ptr<const Credential>> Cluster::IssueOwn(const identity::KeyPair& key) {
   identity::IssueRequest request{.role = identity::Role::kCoordinator, .name = options_.name};
   request.dns_names = {options_.name, "localhost"};
-  request.dns_names.insert(request.dns_names.end(), options_.dns_names.begin(), options_.dns_names.end());
+  request.dns_names.insert(request.dns_names.end(), options_.dns_names.begin(),
+                           options_.dns_names.end());
   request.addresses = OwnAddresses();
   request.lifetime_seconds = options_.certificate_seconds;
   const identity::UnixTime now = options_.clock();
@@ -134,7 +145,8 @@ std::shared_ptr<ssl_ctx_st> Cluster::HttpsContext() {
 absl::StatusOr<std::string> Cluster::AdminOf(const std::string& certificate_pem) const {
   ASSIGN_OR_RETURN(const identity::Peer peer, identity::PeerOfPem(certificate_pem));
   if (peer.role != identity::Role::kAdmin) {
-    return absl::PermissionDeniedError(absl::StrCat("the certificate is a ", identity::RoleName(peer.role), "'s"));
+    return absl::PermissionDeniedError(
+        absl::StrCat("the certificate is a ", identity::RoleName(peer.role), "'s"));
   }
   RETURN_IF_ERROR(nodes_->Check(peer));
   return peer.name;
@@ -161,7 +173,8 @@ void Cluster::Serve(ClusterHooks hooks, std::string join_address) {
   join_address_ = std::move(join_address);
 }
 
-absl::StatusOr<NewJoinToken> Cluster::CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) {
+absl::StatusOr<NewJoinToken> Cluster::CreateToken(const std::string& role, int64_t ttl_seconds,
+                                                  uint32_t uses) {
   ASSIGN_OR_RETURN(const identity::Role parsed, identity::ParseRole(role));
   ASSIGN_OR_RETURN(NewToken made, nodes_->CreateToken({parsed, ttl_seconds, uses}));
   MutexLock lock(&mu_);
@@ -194,7 +207,8 @@ absl::StatusOr<MemberInfo> Cluster::Revoke(const std::string& name_or_id) {
   const ClusterHooks hooks = Hooks();
   if (hooks.cut_off) hooks.cut_off(node.id, nodes_->RevokedIds());
   // Who comes with its name is another.
-  if (node.drained_unix_s.has_value() && hooks.set_drained) RETURN_IF_ERROR(hooks.set_drained(node.name, false));
+  if (node.drained_unix_s.has_value() && hooks.set_drained)
+    RETURN_IF_ERROR(hooks.set_drained(node.name, false));
   return InfoOf(node);
 }
 
@@ -203,11 +217,13 @@ absl::StatusOr<MemberInfo> Cluster::SetDrained(const std::string& name_or_id, bo
   ASSIGN_OR_RETURN(const NodeInfo before, nodes_->Find(name_or_id));
   const ClusterHooks hooks = Hooks();
   if (!hooks.set_drained) return Unavailable("the coordinator is starting; ask again");
-  const bool is_worker = before.role == identity::Role::kWorker && !before.revoked_unix_s.has_value();
+  const bool is_worker =
+      before.role == identity::Role::kWorker && !before.revoked_unix_s.has_value();
   if (is_worker && drained) RETURN_IF_ERROR(hooks.set_drained(before.name, true));  // it may refuse
   const absl::StatusOr<NodeInfo> node = nodes_->SetDrained(before.id, drained);
   if (!node.ok()) {
-    if (is_worker && drained && !before.drained_unix_s.has_value()) (void)hooks.set_drained(before.name, false);
+    if (is_worker && drained && !before.drained_unix_s.has_value())
+      (void)hooks.set_drained(before.name, false);
     return node.status();
   }
   if (!drained) RETURN_IF_ERROR(hooks.set_drained(node->name, false));
@@ -237,7 +253,8 @@ absl::Status Cluster::RenewIfDue(bool at_once) {
   std::string https, join_address;
   {
     MutexLock lock(&mu_);
-    const bool due = at_once || now >= renew_admin_at_ || now <= renew_admin_at_ - options_.certificate_seconds;
+    const bool due =
+        at_once || now >= renew_admin_at_ || now <= renew_admin_at_ - options_.certificate_seconds;
     if (https_.empty() || !due) return absl::OkStatus();
     https = https_;
     join_address = join_address_;
@@ -245,16 +262,19 @@ absl::Status Cluster::RenewIfDue(bool at_once) {
   ASSIGN_OR_RETURN(const IdentityFolder folder, IdentityFolder::Open(admin_folder()));
   net::JoinRequest request;
   request.role = identity::Role::kAdmin;
-  request.name = options_.name.substr(0, 50) + "-admin";  // a worker on this machine has the machine's name
+  request.name =
+      options_.name.substr(0, 50) + "-admin";  // a worker on this machine has the machine's name
   request.from = "this machine";
   ASSIGN_OR_RETURN(net::JoinReply reply, EnrolAdmin(folder, request));
-  RETURN_IF_ERROR(folder.Save({std::move(reply.certificate_pem), authority_.certificate_pem(), join_address, https}));
+  RETURN_IF_ERROR(folder.Save(
+      {std::move(reply.certificate_pem), authority_.certificate_pem(), join_address, https}));
   MutexLock lock(&mu_);
   renew_admin_at_ = now + options_.certificate_seconds / 2;
   return absl::OkStatus();
 }
 
-absl::StatusOr<net::JoinReply> Cluster::EnrolAdmin(const IdentityFolder& folder, net::JoinRequest request) {
+absl::StatusOr<net::JoinReply> Cluster::EnrolAdmin(const IdentityFolder& folder,
+                                                   net::JoinRequest request) {
   ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
   ASSIGN_OR_RETURN(request.request_pem, key.MakeRequest());
   absl::StatusOr<net::JoinReply> reply = nodes_->EnrolLocal(request);
@@ -274,7 +294,8 @@ void Cluster::Wait(TimeNs time) {
 void Cluster::Loop() {
   const TimeNs every = options_.renew_every;
   const TimeNs look = every > 0 ? std::min(every, kSecond) : kSecond;
-  const TimeNs after_failure = std::clamp(options_.certificate_seconds * kSecond / 20, kSecond, 30 * kSecond);
+  const TimeNs after_failure =
+      std::clamp(options_.certificate_seconds * kSecond / 20, kSecond, 30 * kSecond);
   TimeNs renewed_at = MonotonicNow();
   while (true) {
     Wait(look);

@@ -1,11 +1,11 @@
-// The cluster's identity on the coordinator's machine: the CA, made at the first start; the coordinator's own
-// certificate; an administrator's, for `lanyard` on this machine. All of them in one folder that only its
-// owner reads:
+// The cluster's identity on the coordinator's machine: the CA, made at the first start; the
+// coordinator's own certificate; an administrator's, for `lanyard` on this machine. All of them in
+// one folder that only its owner reads:
 //
 //   ca/ca.key ca/ca.crt            the authority (mode 0600)
 //   identity/                      the coordinator as a node (identity::IdentityFolder)
-//   admin/                         an administrator on this machine, likewise; `https` holds the HTTPS
-//   address
+//   admin/                         an administrator on this machine, likewise; `https` holds the
+//   HTTPS address
 #pragma once
 
 #include <functional>
@@ -30,7 +30,8 @@ struct ClusterOptions {
   std::vector<std::string> dns_names =
       {};                   // that HTTPS clients may use beside the machine's name and addresses
   Nodes::Clock clock = {};  // empty: the wall's
-  // That every certificate of the cluster is given for: kLeastCertificateSeconds to kNodeCertificateSeconds.
+  // That every certificate of the cluster is given for: kLeastCertificateSeconds to
+  // kNodeCertificateSeconds.
   int64_t certificate_seconds = identity::kNodeCertificateSeconds;
   TimeNs renew_every = 0;  // this machine's own; 0: when a third of their life is left
 };
@@ -45,8 +46,8 @@ struct ClusterHooks {
 // Thread-safe after Open.
 class Cluster final : public ClusterAdmin {
  public:
-  // `store` outlives it. A CA whose key and certificate do not fit is an error: making a new one would shut
-  // every node out.
+  // `store` outlives it. A CA whose key and certificate do not fit is an error: making a new one
+  // would shut every node out.
   static absl::StatusOr<std::unique_ptr<Cluster>> Open(Store* store, const ClusterOptions& options);
   ~Cluster() override;
 
@@ -55,37 +56,42 @@ class Cluster final : public ClusterAdmin {
   const identity::Authority& authority() const { return authority_; }
   std::string admin_folder() const { return options_.folder + "/admin"; }
 
-  // Writes the administrator's folder; `https` is where `lanyard` finds this coordinator. Renewed like the
-  // rest.
-  // `https_for_others`: where machines that join as administrators find it; empty: nowhere (loopback).
+  // Writes the administrator's folder; `https` is where `lanyard` finds this coordinator. Renewed
+  // like the rest. `https_for_others`: where machines that join as administrators find it; empty:
+  // nowhere (loopback).
   absl::Status MakeAdmin(const std::string& https, const std::string& https_for_others);
   // net::JoinHandler: Nodes::Enrol, and where the HTTP front is.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
 
   // For HTTPS: this machine's current certificate; clients may show one of the cluster.
   std::shared_ptr<ssl_ctx_st> HttpsContext();
-  // The name of the administrator whose verified certificate this is; PermissionDenied for other roles and after revocation.
+  // The name of the administrator whose verified certificate this is; PermissionDenied for other
+  // roles and after revocation.
   absl::StatusOr<std::string> AdminOf(const std::string& certificate_pem) const;
 
-  // Before the first call that needs them; `join_address` is what a token's line tells a machine to join.
+  // Before the first call that needs them; `join_address` is what a token's line tells a machine to
+  // join.
   void Serve(ClusterHooks hooks, std::string join_address);
 
-  absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) override;
+  absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds,
+                                           uint32_t uses) override;
   absl::StatusOr<std::vector<JoinTokenInfo>> ListTokens() override;
   absl::Status RevokeToken(const std::string& id) override;
   absl::StatusOr<std::vector<MemberInfo>> Members() override;
   absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) override;
   absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) override;
 
-  // New certificates for the coordinator and the administrator when theirs are due, or all the same `at_once`. Called
-  // by a thread of its own.
+  // New certificates for the coordinator and the administrator when theirs are due, or all the same
+  // `at_once`. Called by a thread of its own.
   absl::Status RenewIfDue(bool at_once = false);
 
  private:
   Cluster(const ClusterOptions& options, identity::Authority authority)
       : options_(options), authority_(std::move(authority)) {}
-  absl::StatusOr<std::shared_ptr<const identity::Credential>> IssueOwn(const identity::KeyPair& key);
-  absl::StatusOr<net::JoinReply> EnrolAdmin(const identity::IdentityFolder& folder, net::JoinRequest request);
+  absl::StatusOr<std::shared_ptr<const identity::Credential>> IssueOwn(
+      const identity::KeyPair& key);
+  absl::StatusOr<net::JoinReply> EnrolAdmin(const identity::IdentityFolder& folder,
+                                            net::JoinRequest request);
   ClusterHooks Hooks();
   void Loop();
   void Wait(TimeNs time);  // or until the end
@@ -101,7 +107,8 @@ class Cluster final : public ClusterAdmin {
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   ClusterHooks hooks_ ABSL_GUARDED_BY(mu_);
   std::string join_address_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const identity::Credential> https_credential_ ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
+  std::shared_ptr<const identity::Credential> https_credential_
+      ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
   std::shared_ptr<ssl_ctx_st> https_context_ ABSL_GUARDED_BY(mu_);
   std::string https_ ABSL_GUARDED_BY(mu_);
   std::string https_for_others_ ABSL_GUARDED_BY(mu_);

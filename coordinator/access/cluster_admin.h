@@ -1,4 +1,5 @@
-// What an administrator does with the cluster's members, as web/ needs it: join tokens, nodes, throwing one out.
+// What an administrator does with the cluster's members, as web/ needs it: join tokens, nodes,
+// throwing one out.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 namespace lanyard::coordinator {
 
 struct MemberInfo {
-  std::string id;    // of the node's key
+  std::string id;  // of the node's key
   std::string name;
   std::string role;  // "worker" "admin"
   int64_t joined_unix_s = 0;
@@ -41,14 +42,17 @@ struct NewJoinToken {
 class ClusterAdmin {
  public:
   virtual ~ClusterAdmin() = default;
-  virtual absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds, uint32_t uses) = 0;
+  virtual absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds,
+                                                   uint32_t uses) = 0;
   virtual absl::StatusOr<std::vector<JoinTokenInfo>> ListTokens() = 0;
   virtual absl::Status RevokeToken(const std::string& id) = 0;
   virtual absl::StatusOr<std::vector<MemberInfo>> Members() = 0;
-  // From its return on the node gets no certificate, and its connections are cut everywhere within a second.
+  // From its return on the node gets no certificate, and its connections are cut everywhere within
+  // a second.
   virtual absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) = 0;
-  // Plans leave the worker out from now on, or may use it again; kept over restarts. Its layers move when what runs has
-  // ended, or after some seconds. FailedPrecondition with the planner's arithmetic when the others cannot hold the model.
+  // Plans leave the worker out from now on, or may use it again; kept over restarts. Its layers
+  // move when what runs has ended, or after some seconds. FailedPrecondition with the planner's
+  // arithmetic when the others cannot hold the model.
   virtual absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) = 0;
 };
 

@@ -18,7 +18,9 @@ constexpr size_t kMaxNameBytes = 64;
 constexpr int64_t kUseStepSeconds = 60;  // how exactly the last use is known
 
 int64_t WallSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 absl::Status CheckName(std::string_view name) {
@@ -32,7 +34,8 @@ absl::Status CheckName(std::string_view name) {
     }
   }
   // A name that could be an id would make `revoke` ambiguous.
-  if (IsApiKeyId(name)) return InvalidArgument("the name '", AbslView(name), "' looks like a key's id; choose another");
+  if (IsApiKeyId(name))
+    return InvalidArgument("the name '", AbslView(name), "' looks like a key's id; choose another");
   return absl::OkStatus();
 }
 
@@ -57,16 +60,19 @@ absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Open(Store* store, Clock clock
   MutexLock lock(&ring->mu_);
   RETURN_IF_ERROR(store->Read([&](SQLite::Database& database) -> absl::Status {
     ring->mu_.AssertHeld();
-    SQLite::Statement query(database,
-                            "SELECT id, name, secret_sha256, created_unix_s, expires_unix_s, last_used_unix_s, "
-                            "revoked_unix_s FROM api_keys");
+    SQLite::Statement query(
+        database,
+        "SELECT id, name, secret_sha256, created_unix_s, expires_unix_s, last_used_unix_s, "
+        "revoked_unix_s FROM api_keys");
     while (query.executeStep()) {
       Key key;
       key.info.id = query.getColumn(0).getString();
       key.info.name = query.getColumn(1).getString();
       const SQLite::Column digest = query.getColumn(2);
-      if (!IsApiKeyId(key.info.id) || digest.getBytes() != static_cast<int>(key.secret_sha256.size())) {
-        return absl::DataLossError(absl::StrCat("the database ", store->path(), " holds an API key that makes no sense; put a ",
+      if (!IsApiKeyId(key.info.id) ||
+          digest.getBytes() != static_cast<int>(key.secret_sha256.size())) {
+        return absl::DataLossError(absl::StrCat("the database ", store->path(),
+                                                " holds an API key that makes no sense; put a ",
                                                 "backup in its place"));
       }
       std::memcpy(key.secret_sha256.data(), digest.getBlob(), key.secret_sha256.size());
@@ -85,7 +91,8 @@ absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Open(Store* store, Clock clock
 KeyRing::~KeyRing() { Flush(); }
 
 bool KeyRing::Live(const Key& key, int64_t now) {
-  return !key.info.revoked_unix_s.has_value() && (!key.info.expires_unix_s.has_value() || now < *key.info.expires_unix_s);
+  return !key.info.revoked_unix_s.has_value() &&
+         (!key.info.expires_unix_s.has_value() || now < *key.info.expires_unix_s);
 }
 
 absl::StatusOr<std::string> KeyRing::Check(std::string_view presented) {
@@ -99,9 +106,11 @@ absl::StatusOr<std::string> KeyRing::Check(std::string_view presented) {
   static const Digest kNobodys{};
   const Digest& expected = it != keys_.end() ? it->second.secret_sha256 : kNobodys;
   const bool equal = CRYPTO_memcmp(digest.data(), expected.data(), digest.size()) == 0;
-  if (it == keys_.end() || !equal || !Live(it->second, now)) return absl::UnauthenticatedError("The API key is not valid.");
+  if (it == keys_.end() || !equal || !Live(it->second, now))
+    return absl::UnauthenticatedError("The API key is not valid.");
   Key& key = it->second;
-  if (!key.info.last_used_unix_s.has_value() || now - *key.info.last_used_unix_s >= kUseStepSeconds) {
+  if (!key.info.last_used_unix_s.has_value() ||
+      now - *key.info.last_used_unix_s >= kUseStepSeconds) {
     key.info.last_used_unix_s = now;
     key.unwritten_use = true;
   }
@@ -115,21 +124,26 @@ bool KeyRing::IsLive(std::string_view id) const {
   return it != keys_.end() && Live(it->second, now);
 }
 
-absl::StatusOr<NewApiKey> KeyRing::Create(std::string_view name, std::optional<int64_t> ttl_seconds) {
+absl::StatusOr<NewApiKey> KeyRing::Create(std::string_view name,
+                                          std::optional<int64_t> ttl_seconds) {
   RETURN_IF_ERROR(CheckName(name));
   if (ttl_seconds.has_value() && (*ttl_seconds < 1 || *ttl_seconds > kMaxApiKeySeconds)) {
-    return InvalidArgument("a key cannot be valid for ", *ttl_seconds, " s; 1 s to ", kMaxApiKeySeconds, " s (10 years)");
+    return InvalidArgument("a key cannot be valid for ", *ttl_seconds, " s; 1 s to ",
+                           kMaxApiKeySeconds, " s (10 years)");
   }
   MutexLock change(&change_mu_);
   {
     MutexLock lock(&mu_);
-    const auto live = std::count_if(keys_.begin(), keys_.end(), [](const auto& k) { return !k.second.info.revoked_unix_s; });
+    const auto live = std::count_if(keys_.begin(), keys_.end(),
+                                    [](const auto& k) { return !k.second.info.revoked_unix_s; });
     if (static_cast<size_t>(live) >= kMaxApiKeys) {
-      return ResourceExhausted("there are ", kMaxApiKeys, " keys already; revoke some: lanyard key revoke NAME");
+      return ResourceExhausted("there are ", kMaxApiKeys,
+                               " keys already; revoke some: lanyard key revoke NAME");
     }
     if (Find(name) != nullptr) {
-      return absl::AlreadyExistsError(absl::StrCat("there is a key named '", AbslView(name), "' already; choose another name, ",
-                                                   "or revoke it: lanyard key revoke ", AbslView(name)));
+      return absl::AlreadyExistsError(
+          absl::StrCat("there is a key named '", AbslView(name), "' already; choose another name, ",
+                       "or revoke it: lanyard key revoke ", AbslView(name)));
     }
   }
   ASSIGN_OR_RETURN(const ApiKeyText text, ApiKeyText::Make());
@@ -138,11 +152,13 @@ absl::StatusOr<NewApiKey> KeyRing::Create(std::string_view name, std::optional<i
   key.info.name = std::string(name);
   key.info.created_unix_s = clock_();
   if (ttl_seconds.has_value()) key.info.expires_unix_s = key.info.created_unix_s + *ttl_seconds;
-  SHA256(reinterpret_cast<const unsigned char*>(text.secret.data()), text.secret.size(), key.secret_sha256.data());
+  SHA256(reinterpret_cast<const unsigned char*>(text.secret.data()), text.secret.size(),
+         key.secret_sha256.data());
   RETURN_IF_ERROR(store_.Write([&](SQLite::Database& database) {
-    SQLite::Statement insert(database,
-                             "INSERT INTO api_keys (id, name, secret_sha256, created_unix_s, expires_unix_s) "
-                             "VALUES (?, ?, ?, ?, ?)");
+    SQLite::Statement insert(
+        database,
+        "INSERT INTO api_keys (id, name, secret_sha256, created_unix_s, expires_unix_s) "
+        "VALUES (?, ?, ?, ?, ?)");
     insert.bind(1, key.info.id);
     insert.bind(2, key.info.name);
     insert.bind(3, key.secret_sha256.data(), static_cast<int>(key.secret_sha256.size()));

@@ -1,5 +1,6 @@
-// API keys in the Store. Of a key's 256 random bits only their SHA-256 is kept (they are random: nothing slower is needed).
-// Everything that a request asks is answered from memory; the Store is written first when something changes.
+// API keys in the Store. Of a key's 256 random bits only their SHA-256 is kept (they are random:
+// nothing slower is needed). Everything that a request asks is answered from memory; the Store is
+// written first when something changes.
 #pragma once
 
 #include <array>
@@ -26,7 +27,8 @@ class KeyRing final : public ApiKeys {
 
   absl::StatusOr<std::string> Check(std::string_view presented) override;
   bool IsLive(std::string_view id) const override;
-  absl::StatusOr<NewApiKey> Create(std::string_view name, std::optional<int64_t> ttl_seconds) override;
+  absl::StatusOr<NewApiKey> Create(std::string_view name,
+                                   std::optional<int64_t> ttl_seconds) override;
   absl::StatusOr<std::vector<ApiKeyInfo>> List() override;
   absl::StatusOr<ApiKeyInfo> Revoke(std::string_view name_or_id) override;
   void Flush() override;
@@ -46,7 +48,8 @@ class KeyRing final : public ApiKeys {
 
   Store& store_;
   const Clock clock_;
-  Mutex change_mu_;  // Create, Revoke and Flush: one at a time, over store and memory; taken before mu_
+  Mutex change_mu_;  // Create, Revoke and Flush: one at a time, over store and memory; taken before
+                     // mu_
   mutable Mutex mu_;
   std::map<std::string, Key, std::less<>> keys_ ABSL_GUARDED_BY(mu_);  // by id
 };

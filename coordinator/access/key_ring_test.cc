@@ -98,9 +98,9 @@ TEST_F(KeyRingTest, EveryRefusalSoundsTheSame) {
   other_secret.secret[31] = static_cast<char>(other_secret.secret[31] ^ 1);
   std::string mistyped = live.key;
   mistyped[30] = mistyped[30] == 'a' ? 'b' : 'a';
-  for (const std::string& bad :
-       {expired.key, revoked.key, other_secret.Encode(), mistyped, ApiKeyText::Make()->Encode(), std::string(),
-        std::string("sk-1"), live.key.substr(1), live.key + "x", std::string(1000, 'x')}) {
+  for (const std::string& bad : {expired.key, revoked.key, other_secret.Encode(), mistyped,
+                                 ApiKeyText::Make()->Encode(), std::string(), std::string("sk-1"),
+                                 live.key.substr(1), live.key + "x", std::string(1000, 'x')}) {
     EXPECT_EQ(ring_->Check(bad).status(), absl::UnauthenticatedError("The API key is not valid."));
   }
   EXPECT_TRUE(ring_->Check(live.key).ok());
@@ -108,9 +108,11 @@ TEST_F(KeyRingTest, EveryRefusalSoundsTheSame) {
 
 TEST_F(KeyRingTest, Names) {
   Make("anna@pc-1.example");
-  EXPECT_EQ(ring_->Create("anna@pc-1.example", {}).status().code(), absl::StatusCode::kAlreadyExists);
-  for (const std::string& bad : {std::string(), std::string(65, 'a'), std::string("a b"), std::string("a\n"),
-                                 std::string("0123456789ab"), std::string("\xc3\xa9"), std::string("a/b")}) {
+  EXPECT_EQ(ring_->Create("anna@pc-1.example", {}).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  for (const std::string& bad :
+       {std::string(), std::string(65, 'a'), std::string("a b"), std::string("a\n"),
+        std::string("0123456789ab"), std::string("\xc3\xa9"), std::string("a/b")}) {
     EXPECT_EQ(ring_->Create(bad, {}).status().code(), absl::StatusCode::kInvalidArgument) << bad;
   }
 }

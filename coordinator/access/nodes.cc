@@ -31,17 +31,20 @@ absl::Status CheckToken(SQLite::Database& db, const net::JoinRequest& request, U
   SQLite::Statement find(db, "SELECT * FROM join_tokens WHERE id = ?");
   find.bind(1, request.token_id);
   const bool known = find.executeStep();
-  const std::string hash = known ? find.getColumn("secret_sha256").getString() : std::string(64, '0');
+  const std::string hash =
+      known ? find.getColumn("secret_sha256").getString() : std::string(64, '0');
   if (!identity::EqualSecretHash(hash, identity::SecretHash(request.token_secret)) || !known) {
-    return Denied(absl::StrCat("the join token is not known here: it was withdrawn, or altered", kNewTokenHint));
+    return Denied(absl::StrCat("the join token is not known here: it was withdrawn, or altered",
+                               kNewTokenHint));
   }
   const TokenInfo token = ReadToken(find);
   if (now >= token.expires_unix_s) {
-    return Denied(absl::StrCat("the join token expired ", now - token.expires_unix_s, " s ago", kNewTokenHint));
+    return Denied(absl::StrCat("the join token expired ", now - token.expires_unix_s, " s ago",
+                               kNewTokenHint));
   }
   if (token.used >= token.uses) {
-    return Denied(
-        absl::StrCat("the join token was used already (", token.used, " of ", token.uses, " uses)", kNewTokenHint));
+    return Denied(absl::StrCat("the join token was used already (", token.used, " of ", token.uses,
+                               " uses)", kNewTokenHint));
   }
   if (token.role != request.role) {
     return Denied(absl::StrCat("the join token is for the role ", RoleName(token.role), ", not ",
@@ -61,7 +64,8 @@ absl::Status UseToken(SQLite::Database& db, const net::JoinRequest& request, Uni
 
 void WriteNode(SQLite::Database& db, const NodeInfo& node) {
   SQLite::Statement write(db, R"sql(
-    INSERT INTO nodes (id, name, role, joined_unix_s, certificate_ends_unix_s, from_address) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO nodes (id, name, role, joined_unix_s, certificate_ends_unix_s, from_address)
+    VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET certificate_ends_unix_s = excluded.certificate_ends_unix_s,
                                    from_address = excluded.from_address)sql");
   write.bind(1, node.id);
@@ -75,8 +79,9 @@ void WriteNode(SQLite::Database& db, const NodeInfo& node) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store, const identity::Authority* authority, Clock clock,
-                                                   int64_t life_seconds) {
+absl::StatusOr<std::unique_ptr<Nodes>> Nodes::Open(Store* store,
+                                                   const identity::Authority* authority,
+                                                   Clock clock, int64_t life_seconds) {
   if (!clock) clock = identity::WallNow;
   auto nodes = std::unique_ptr<Nodes>(new Nodes(store, authority, std::move(clock), life_seconds));
   std::map<std::string, NodeInfo> read;
@@ -107,15 +112,18 @@ absl::Status Nodes::Check(const identity::Peer& peer) const {
   MutexLock lock(&mu_);
   const auto it = nodes_.find(peer.node);
   if (it == nodes_.end() || it->second.role != peer.role) {
-    return Denied(
-        absl::StrCat(RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") is not in this cluster's list: ",
-                     "was the coordinator's state restored from an older copy? Let it join again with a token"));
+    return Denied(absl::StrCat(
+        RoleName(peer.role), " '", peer.name, "' (node ", peer.node,
+        ") is not in this cluster's list: ",
+        "was the coordinator's state restored from an older copy? Let it join again with a token"));
   }
   if (it->second.revoked_unix_s.has_value()) {
-    return Denied(absl::StrCat(RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") was revoked"));
+    return Denied(
+        absl::StrCat(RoleName(peer.role), " '", peer.name, "' (node ", peer.node, ") was revoked"));
   }
   if (clock_() > it->second.certificate_ends_unix_s) {
-    return absl::UnauthenticatedError(absl::StrCat("the certificate of '", peer.name, "' ran out and was not renewed"));
+    return absl::UnauthenticatedError(
+        absl::StrCat("the certificate of '", peer.name, "' ran out and was not renewed"));
   }
   return absl::OkStatus();
 }
@@ -128,18 +136,22 @@ absl::StatusOr<NewToken> Nodes::CreateToken(const TokenRequest& request) {
     return InvalidArgument("a token for ", request.ttl_seconds, " s; it may live 1 s to 7 days");
   }
   if (request.uses < 1 || request.uses > kMaxTokenUses) {
-    return InvalidArgument("a token for ", request.uses, " uses; 1 to ", kMaxTokenUses, " make sense");
+    return InvalidArgument("a token for ", request.uses, " uses; 1 to ", kMaxTokenUses,
+                           " make sense");
   }
-  ASSIGN_OR_RETURN(const identity::JoinToken token, identity::JoinToken::Make(authority_.fingerprint()));
+  ASSIGN_OR_RETURN(const identity::JoinToken token,
+                   identity::JoinToken::Make(authority_.fingerprint()));
   const UnixTime now = clock_();
-  NewToken out{{token.id, request.role, now, now + request.ttl_seconds, request.uses, 0}, token.Encode()};
+  NewToken out{{token.id, request.role, now, now + request.ttl_seconds, request.uses, 0},
+               token.Encode()};
   RETURN_IF_ERROR(store_.Write([&](SQLite::Database& db) {
     SQLite::Statement old(db, "DELETE FROM join_tokens WHERE expires_unix_s < ?");
     old.bind(1, now - kMaxTokenSeconds);  // so long "expired" is said instead of "unknown"
     old.exec();
-    SQLite::Statement add(db,
-                          "INSERT INTO join_tokens (id, secret_sha256, role, created_unix_s, expires_unix_s, uses) "
-                          "VALUES (?, ?, ?, ?, ?, ?)");
+    SQLite::Statement add(
+        db,
+        "INSERT INTO join_tokens (id, secret_sha256, role, created_unix_s, expires_unix_s, uses) "
+        "VALUES (?, ?, ?, ?, ?, ?)");
     add.bind(1, token.id);
     add.bind(2, identity::SecretHash(token.secret));
     add.bind(3, static_cast<int>(request.role));
@@ -155,8 +167,9 @@ absl::StatusOr<NewToken> Nodes::CreateToken(const TokenRequest& request) {
 absl::StatusOr<std::vector<TokenInfo>> Nodes::ListTokens() {
   return store_.Read([&](SQLite::Database& db) -> absl::StatusOr<std::vector<TokenInfo>> {
     std::vector<TokenInfo> out;
-    SQLite::Statement row(
-        db, "SELECT * FROM join_tokens WHERE expires_unix_s > ? AND used < uses ORDER BY created_unix_s, id");
+    SQLite::Statement row(db,
+                          "SELECT * FROM join_tokens WHERE expires_unix_s > ? AND used < uses "
+                          "ORDER BY created_unix_s, id");
     row.bind(1, clock_());
     while (row.executeStep()) out.push_back(ReadToken(row));
     return out;
@@ -171,7 +184,9 @@ absl::Status Nodes::RevokeToken(const std::string& id) {
   });
 }
 
-absl::StatusOr<net::JoinReply> Nodes::Enrol(const net::JoinRequest& request) { return Admit(request, true); }
+absl::StatusOr<net::JoinReply> Nodes::Enrol(const net::JoinRequest& request) {
+  return Admit(request, true);
+}
 
 absl::StatusOr<net::JoinReply> Nodes::EnrolLocal(const net::JoinRequest& request) {
   ASSIGN_OR_RETURN(const identity::PkeyPtr key, identity::PublicKeyOfRequest(request.request_pem));
@@ -180,7 +195,8 @@ absl::StatusOr<net::JoinReply> Nodes::EnrolLocal(const net::JoinRequest& request
   {
     MutexLock lock(&mu_);
     for (const auto& [other, node] : nodes_) {
-      const bool same = node.role == request.role && node.name == request.name && !node.revoked_unix_s.has_value();
+      const bool same = node.role == request.role && node.name == request.name &&
+                        !node.revoked_unix_s.has_value();
       if (same && other != id) before = other;
     }
   }
@@ -195,29 +211,34 @@ bool Nodes::IsMember(const std::string& id) const {
 }
 
 // What the node is, or would be; whether its token is good is asked later.
-absl::StatusOr<NodeInfo> Nodes::Decide(const net::JoinRequest& request, const std::string& id) const {
+absl::StatusOr<NodeInfo> Nodes::Decide(const net::JoinRequest& request,
+                                       const std::string& id) const {
   MutexLock lock(&mu_);
   const auto it = nodes_.find(id);
   if (it != nodes_.end()) {
     if (it->second.revoked_unix_s.has_value()) {
-      return Denied(absl::StrCat("this machine ('", it->second.name, "', node ", id,
-                                 ") was revoked; its key gets no certificate. ",
-                                 "If it may come back, remove its identity folder and join with a new token"));
+      return Denied(absl::StrCat(
+          "this machine ('", it->second.name, "', node ", id,
+          ") was revoked; its key gets no certificate. ",
+          "If it may come back, remove its identity folder and join with a new token"));
     }
     return it->second;
   }
   if (request.name.empty()) {
-    return Denied(
-        absl::StrCat("node ", id, " is not a member of this cluster; join with a token (`lanyard token create`)"));
+    return Denied(absl::StrCat(
+        "node ", id,
+        " is not a member of this cluster; join with a token (`lanyard token create`)"));
   }
   if (identity::IsNodeId(request.name)) {
-    return InvalidArgument("the name '", request.name, "' looks like a node's id; give another --name");
+    return InvalidArgument("the name '", request.name,
+                           "' looks like a node's id; give another --name");
   }
   for (const auto& [other, node] : nodes_) {
-    if (node.role == request.role && node.name == request.name && !node.revoked_unix_s.has_value()) {
-      return absl::AlreadyExistsError(absl::StrCat("the name '", request.name, "' belongs to node ", other,
-                                                   " (joined from ", node.from,
-                                                   "): give this machine another --name, or revoke that node first"));
+    if (node.role == request.role && node.name == request.name &&
+        !node.revoked_unix_s.has_value()) {
+      return absl::AlreadyExistsError(absl::StrCat(
+          "the name '", request.name, "' belongs to node ", other, " (joined from ", node.from,
+          "): give this machine another --name, or revoke that node first"));
     }
   }
   NodeInfo node;
@@ -237,7 +258,8 @@ absl::StatusOr<net::JoinReply> Nodes::Admit(const net::JoinRequest& request, boo
   const bool joins = needs_token && !request.token_id.empty() && !IsMember(id);
   if (joins) {
     // First of all: without a token nobody learns which names are taken.
-    RETURN_IF_ERROR(store_.Read([&](SQLite::Database& db) { return CheckToken(db, request, now); }));
+    RETURN_IF_ERROR(
+        store_.Read([&](SQLite::Database& db) { return CheckToken(db, request, now); }));
   }
   net::JoinRequest asked = request;
   if (needs_token && !joins) asked.name.clear();
@@ -254,7 +276,9 @@ absl::StatusOr<net::JoinReply> Nodes::Admit(const net::JoinRequest& request, boo
     WriteNode(db, node);
     return absl::OkStatus();
   }));
-  if (joins) LogInfo(RoleName(node.role), " '", node.name, "' joined from ", request.from, " as node ", node.id);
+  if (joins)
+    LogInfo(RoleName(node.role), " '", node.name, "' joined from ", request.from, " as node ",
+            node.id);
   MutexLock lock(&mu_);
   nodes_[node.id] = std::move(node);
   return reply;
@@ -274,20 +298,24 @@ absl::StatusOr<NodeInfo> Nodes::Find(const std::string& name_or_id) const {
   for (auto other = nodes_.begin(); !by_id && other != nodes_.end(); ++other) {
     if (other->second.name != name_or_id || other->second.revoked_unix_s.has_value()) continue;
     if (it != nodes_.end()) {
-      return FailedPrecondition("two nodes are called '", name_or_id, "': ", RoleName(it->second.role), " ", it->first,
-                                " and ", RoleName(other->second.role), " ", other->first, "; name one by its id");
+      return FailedPrecondition(
+          "two nodes are called '", name_or_id, "': ", RoleName(it->second.role), " ", it->first,
+          " and ", RoleName(other->second.role), " ", other->first, "; name one by its id");
     }
     it = other;
   }
-  if (it == nodes_.end()) return NotFound("there is no node '", name_or_id, "'; `lanyard node list` shows them");
+  if (it == nodes_.end())
+    return NotFound("there is no node '", name_or_id, "'; `lanyard node list` shows them");
   return it->second;
 }
 
 absl::StatusOr<NodeInfo> Nodes::SetDrained(const std::string& name_or_id, bool drained) {
   MutexLock change(&change_mu_);
   ASSIGN_OR_RETURN(NodeInfo node, Find(name_or_id));
-  if (node.role != Role::kWorker) return InvalidArgument("'", node.name, "' is no worker: there is nothing to drain");
-  if (node.revoked_unix_s.has_value()) return FailedPrecondition("node ", node.id, " ('", node.name, "') was revoked");
+  if (node.role != Role::kWorker)
+    return InvalidArgument("'", node.name, "' is no worker: there is nothing to drain");
+  if (node.revoked_unix_s.has_value())
+    return FailedPrecondition("node ", node.id, " ('", node.name, "') was revoked");
   if (node.drained_unix_s.has_value() == drained) return node;
   node.drained_unix_s = drained ? std::optional<int64_t>(clock_()) : std::nullopt;
   RETURN_IF_ERROR(store_.Write([&](SQLite::Database& db) {
@@ -306,7 +334,8 @@ std::vector<std::string> Nodes::DrainedWorkers() const {
   std::vector<std::string> out;
   MutexLock lock(&mu_);
   for (const auto& [id, node] : nodes_) {
-    if (node.drained_unix_s.has_value() && !node.revoked_unix_s.has_value()) out.push_back(node.name);
+    if (node.drained_unix_s.has_value() && !node.revoked_unix_s.has_value())
+      out.push_back(node.name);
   }
   return out;
 }
@@ -335,7 +364,8 @@ std::vector<std::string> Nodes::RevokedIds() const {
   const UnixTime now = clock_();
   MutexLock lock(&mu_);
   for (const auto& [id, node] : nodes_) {
-    if (node.revoked_unix_s.has_value() && node.certificate_ends_unix_s + identity::kClockToleranceSeconds > now)
+    if (node.revoked_unix_s.has_value() &&
+        node.certificate_ends_unix_s + identity::kClockToleranceSeconds > now)
       out.push_back(id);
   }
   return out;

@@ -1,5 +1,5 @@
-// Who belongs to the cluster: nodes and their keys, join tokens, revocations, in the Store. What a link asks
-// (Check) is answered from memory; the Store is written first when something changes.
+// Who belongs to the cluster: nodes and their keys, join tokens, revocations, in the Store. What a
+// link asks (Check) is answered from memory; the Store is written first when something changes.
 #pragma once
 
 #include <functional>
@@ -57,12 +57,14 @@ class Nodes final : public identity::PeerPolicy {
  public:
   using Clock = std::function<identity::UnixTime()>;
 
-  // Reads every node. `store` and `authority` outlive it; an empty clock is the wall's. Certificates are given for
-  // `life_seconds`.
-  static absl::StatusOr<std::unique_ptr<Nodes>> Open(Store* store, const identity::Authority* authority, Clock clock = {},
-                                                     int64_t life_seconds = identity::kNodeCertificateSeconds);
+  // Reads every node. `store` and `authority` outlive it; an empty clock is the wall's.
+  // Certificates are given for `life_seconds`.
+  static absl::StatusOr<std::unique_ptr<Nodes>> Open(
+      Store* store, const identity::Authority* authority, Clock clock = {},
+      int64_t life_seconds = identity::kNodeCertificateSeconds);
 
-  // identity::PeerPolicy: a member that is not revoked and whose latest certificate has not run out.
+  // identity::PeerPolicy: a member that is not revoked and whose latest certificate has not run
+  // out.
   absl::Status Check(const identity::Peer& peer) const override;
 
   // InvalidArgument: a role, time or number of uses that cannot be.
@@ -71,22 +73,25 @@ class Nodes final : public identity::PeerPolicy {
   absl::StatusOr<std::vector<TokenInfo>> ListTokens();
   absl::Status RevokeToken(const std::string& id);  // NotFound
 
-  // A joining node or one that wants a new certificate (net::JoinHandler). PermissionDenied with its reason
-  // in words: unknown token, expired, used up, for another role; node revoked or unknown. AlreadyExists: the
-  // name is another's. A token is used up only together with the certificate that it gave.
+  // A joining node or one that wants a new certificate (net::JoinHandler). PermissionDenied with
+  // its reason in words: unknown token, expired, used up, for another role; node revoked or
+  // unknown. AlreadyExists: the name is another's. A token is used up only together with the
+  // certificate that it gave.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
-  // A node of this machine itself (the coordinator's administrator), without a token. Another node of its role and name, whose
-  // folder is gone, is revoked.
+  // A node of this machine itself (the coordinator's administrator), without a token. Another node
+  // of its role and name, whose folder is gone, is revoked.
   absl::StatusOr<net::JoinReply> EnrolLocal(const net::JoinRequest& request);
 
   absl::StatusOr<std::vector<NodeInfo>> List() const;
-  // By id, or by the name of a node that is not revoked. From its return on Check refuses the node, and
-  // nothing gives its key a certificate again. NotFound; FailedPrecondition when it is revoked already.
+  // By id, or by the name of a node that is not revoked. From its return on Check refuses the node,
+  // and nothing gives its key a certificate again. NotFound; FailedPrecondition when it is revoked
+  // already.
   absl::StatusOr<NodeInfo> Revoke(const std::string& name_or_id);
-  // By the same words, a worker's: whether plans leave it out. FailedPrecondition when it is revoked, InvalidArgument for a node
-  // of another role.
+  // By the same words, a worker's: whether plans leave it out. FailedPrecondition when it is
+  // revoked, InvalidArgument for a node of another role.
   absl::StatusOr<NodeInfo> SetDrained(const std::string& name_or_id, bool drained);
-  absl::StatusOr<NodeInfo> Find(const std::string& name_or_id) const;  // NotFound, FailedPrecondition: two of the name
+  absl::StatusOr<NodeInfo> Find(
+      const std::string& name_or_id) const;  // NotFound, FailedPrecondition: two of the name
   // Names of the drained workers that are not revoked.
   std::vector<std::string> DrainedWorkers() const;
   // Ids of revoked nodes whose certificates may still be valid.
@@ -94,7 +99,10 @@ class Nodes final : public identity::PeerPolicy {
 
  private:
   Nodes(Store* store, const identity::Authority* authority, Clock clock, int64_t life_seconds)
-      : store_(*store), authority_(*authority), clock_(std::move(clock)), life_seconds_(life_seconds) {}
+      : store_(*store),
+        authority_(*authority),
+        clock_(std::move(clock)),
+        life_seconds_(life_seconds) {}
   bool IsMember(const std::string& id) const;
   absl::StatusOr<net::JoinReply> Admit(const net::JoinRequest& request, bool needs_token);
   absl::StatusOr<NodeInfo> Decide(const net::JoinRequest& request, const std::string& id) const;

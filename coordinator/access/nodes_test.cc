@@ -41,12 +41,16 @@ class NodesTest : public ::testing::Test {
     store_ = *std::move(store);
     nodes_ = *Nodes::Open(store_.get(), &authority_, [this] { return now_.load(); });
   }
-  net::JoinRequest Request(const KeyPair& key, const std::string& token_text, const std::string& name) {
+  net::JoinRequest Request(const KeyPair& key, const std::string& token_text,
+                           const std::string& name) {
     const JoinToken token = *JoinToken::Decode(token_text);
     return {token.id, token.secret, Role::kWorker, name, *key.MakeRequest(), "10.0.0.7:1"};
   }
-  std::string Token(const TokenRequest& request = {}) { return nodes_->CreateToken(request)->token; }
-  absl::Status Join(const KeyPair& key, const std::string& token, const std::string& name = "pc-1") {
+  std::string Token(const TokenRequest& request = {}) {
+    return nodes_->CreateToken(request)->token;
+  }
+  absl::Status Join(const KeyPair& key, const std::string& token,
+                    const std::string& name = "pc-1") {
     return nodes_->Enrol(Request(key, token, name)).status();
   }
   absl::Status Renew(const KeyPair& key) {
@@ -125,7 +129,8 @@ TEST_F(NodesTest, NameOfAnotherNodeIsRefusedAndTheTokenStaysGood) {
   ASSERT_TRUE(Join(key_, Token()).ok());
   const KeyPair other = *KeyPair::Generate();
   const std::string token = Token();
-  EXPECT_THAT(Join(other, token, "pc-1").ToString(), HasSubstr("belongs to node " + key_.node_id()));
+  EXPECT_THAT(Join(other, token, "pc-1").ToString(),
+              HasSubstr("belongs to node " + key_.node_id()));
   EXPECT_TRUE(Join(other, token, "pc-2").ok());
 }
 
@@ -176,7 +181,8 @@ TEST_F(NodesTest, WithoutATokenNobodyLearnsNames) {
 TEST_F(NodesTest, NameOfTwoRolesMustBeSaidByItsId) {
   ASSERT_TRUE(Join(key_, Token()).ok());
   const KeyPair admin = *KeyPair::Generate();
-  ASSERT_TRUE(nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-1", *admin.MakeRequest(), "here"}).ok());
+  ASSERT_TRUE(
+      nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-1", *admin.MakeRequest(), "here"}).ok());
   EXPECT_THAT(nodes_->Revoke("pc-1").status().ToString(), HasSubstr("name one by its id"));
   EXPECT_TRUE(nodes_->Check(PeerOf(key_)).ok());
   EXPECT_TRUE(nodes_->Revoke(key_.node_id()).ok());
@@ -187,8 +193,10 @@ TEST_F(NodesTest, NameOfTwoRolesMustBeSaidByItsId) {
 TEST_F(NodesTest, LocalAdministratorWhoseFolderIsGoneIsReplaced) {
   const KeyPair first = *KeyPair::Generate();
   const KeyPair second = *KeyPair::Generate();
-  ASSERT_TRUE(nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-0-admin", *first.MakeRequest(), "here"}).ok());
-  ASSERT_TRUE(nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-0-admin", *second.MakeRequest(), "here"}).ok());
+  ASSERT_TRUE(
+      nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-0-admin", *first.MakeRequest(), "here"}).ok());
+  ASSERT_TRUE(
+      nodes_->EnrolLocal({"", "", Role::kAdmin, "pc-0-admin", *second.MakeRequest(), "here"}).ok());
   EXPECT_EQ(nodes_->RevokedIds(), std::vector<std::string>{first.node_id()});
 }
 
@@ -202,8 +210,9 @@ TEST_F(NodesTest, TokensAreListedWhileTheyCanBeUsed) {
   EXPECT_EQ(nodes_->ListTokens()->front().used, 1U);
   ASSERT_TRUE(Join(*KeyPair::Generate(), one, "pc-2").ok());
   EXPECT_TRUE(nodes_->ListTokens()->empty());
-  for (const TokenRequest& bad : {TokenRequest{.ttl_seconds = 0}, TokenRequest{.ttl_seconds = 8 * 24 * 3600},
-                                  TokenRequest{.uses = 0}, TokenRequest{.role = Role::kCoordinator}}) {
+  for (const TokenRequest& bad :
+       {TokenRequest{.ttl_seconds = 0}, TokenRequest{.ttl_seconds = 8 * 24 * 3600},
+        TokenRequest{.uses = 0}, TokenRequest{.role = Role::kCoordinator}}) {
     EXPECT_TRUE(absl::IsInvalidArgument(nodes_->CreateToken(bad).status()));
   }
 }
@@ -242,7 +251,10 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
     now_ += 17 * 3600;
     ASSERT_TRUE((*cluster)->RenewIfDue().ok());
     EXPECT_NE((*cluster)->credential()->Get(), first);
-    EXPECT_NE((*identity::IdentityFolder::Open((*cluster)->admin_folder())).Load()->value().certificate_pem,
+    EXPECT_NE((*identity::IdentityFolder::Open((*cluster)->admin_folder()))
+                  .Load()
+                  ->value()
+                  .certificate_pem,
               admin->certificate_pem);
   }
   {
@@ -317,7 +329,9 @@ TEST_F(NodesTest, ARefusedDrainIsNotKept) {
   (*cluster)->Serve(std::move(hooks), "here:1");
   for (const char* name : {"pc-1", "pc-2"}) {
     const KeyPair key = *KeyPair::Generate();
-    ASSERT_TRUE((*cluster)->Enrol(Request(key, (*cluster)->CreateToken("worker", 60, 1)->token, name)).ok());
+    ASSERT_TRUE((*cluster)
+                    ->Enrol(Request(key, (*cluster)->CreateToken("worker", 60, 1)->token, name))
+                    .ok());
   }
   EXPECT_TRUE(absl::IsFailedPrecondition((*cluster)->SetDrained("pc-1", true).status()));
   EXPECT_TRUE((*cluster)->SetDrained("pc-2", true).ok());

@@ -27,7 +27,9 @@ identity::Peer PeerOf(const std::string& node) {
 class QuarantineTest : public ::testing::Test {
  protected:
   QuarantineTest() { g_now = 1000 * kSecond; }
-  void Violate(const std::string& node) { quarantine_.OnViolation(PeerOf(node), InvalidArgument("a layer of -1")); }
+  void Violate(const std::string& node) {
+    quarantine_.OnViolation(PeerOf(node), InvalidArgument("a layer of -1"));
+  }
   absl::Status Check(const std::string& node) { return quarantine_.Check(PeerOf(node)); }
 
   Quarantine quarantine_{std::make_shared<Members>(), {}, [] { return g_now; }};
@@ -40,7 +42,8 @@ TEST_F(QuarantineTest, AfterThreeViolationsTheNodeAloneIsRefusedForFiveMinutes) 
   EXPECT_TRUE(Check("a").ok());
   Violate("a");
   EXPECT_TRUE(absl::IsPermissionDenied(Check("a")));
-  for (const char* words : {"'pc-a'", "quarantine for 300 s", "a layer of -1", "node revoke pc-a"}) {
+  for (const char* words :
+       {"'pc-a'", "quarantine for 300 s", "a layer of -1", "node revoke pc-a"}) {
     EXPECT_THAT(std::string(Check("a").message()), HasSubstr(words));
   }
   EXPECT_TRUE(Check("b").ok());

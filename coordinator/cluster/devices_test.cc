@@ -1,4 +1,5 @@
-// What a worker's cards have for stages changes while it is in the pool: the next plan is made of it.
+// What a worker's cards have for stages changes while it is in the pool: the next plan is made of
+// it.
 #include <gtest/gtest.h>
 
 #include "base/version.h"
@@ -15,14 +16,18 @@ class DevicesTest : public ::testing::Test {
     PlacementOptions options;
     options.expect_workers = 1;
     options.make_plan = [this](const sharding::PlanRequest& request) {
-      seen_.push_back(request.machines.at(0).devices.empty() ? 0 : request.machines[0].devices[0].memory_bytes);
+      seen_.push_back(
+          request.machines.at(0).devices.empty() ? 0 : request.machines[0].devices[0].memory_bytes);
       sharding::Plan plan;
       plan.fits = seen_.back() >= 100 * kMiB;
       plan.why = {"the card is too small"};
       plan.context = 256;
       plan.group_blocks = {16};
-      plan.stages.push_back(
-          {.machine = "w1", .device = "cuda:0+cpu", .layers = {0, 2}, .embeds = true, .samples = true});
+      plan.stages.push_back({.machine = "w1",
+                             .device = "cuda:0+cpu",
+                             .layers = {0, 2},
+                             .embeds = true,
+                             .samples = true});
       return absl::StatusOr<sharding::Plan>(plan);
     };
     placement_ = std::make_unique<Placement>(options);
@@ -42,7 +47,8 @@ class DevicesTest : public ::testing::Test {
   }
   // The stage could not be made ready; the next attempt, after the wait.
   PlacementActions FailAndTryAgain() {
-    placement_->OnFailed(kLink, {placement_->plan_id(), placement_->epoch(), ResourceExhausted("no room")}, now_);
+    placement_->OnFailed(
+        kLink, {placement_->plan_id(), placement_->epoch(), ResourceExhausted("no room")}, now_);
     now_ += 60 * kSecond;
     members_.OnMessage(kLink, now_);
     return placement_->Poll(members_, now_);

@@ -49,14 +49,17 @@ absl::Status NameInUse(const net::WorkerHello& there, const net::WorkerHello& he
   const bool same_program = there.pid == hello.pid && there.stage_address == hello.stage_address;
   if (!hello.node.empty() && hello.node == there.node && !same_program) {
     return absl::AlreadyExistsError(absl::StrCat(
-        "two machines show the identity of worker '", hello.name, "' (node ", hello.node, "): one is in the pool from ",
-        there.from, " (stage ", there.stage_address, ", pid ", there.pid, "), this one came from ", hello.from,
-        " (pid ", hello.pid, "). If a disk was copied: on the copy remove the folder `identity` of its state and join ",
-        "with a new token (`lanyard token create`) and another --name; if it was stolen: `lanyard node revoke ",
+        "two machines show the identity of worker '", hello.name, "' (node ", hello.node,
+        "): one is in the pool from ", there.from, " (stage ", there.stage_address, ", pid ",
+        there.pid, "), this one came from ", hello.from, " (pid ", hello.pid,
+        "). If a disk was copied: on the copy remove the folder `identity` of its state and join ",
+        "with a new token (`lanyard token create`) and another --name; if it was stolen: `lanyard "
+        "node revoke ",
         hello.name, "`"));
   }
-  return absl::AlreadyExistsError(absl::StrCat("a worker named '", hello.name, "' (pid ", there.pid, ", ",
-                                               there.stage_address, ") is in the pool; give this one another --name"));
+  return absl::AlreadyExistsError(absl::StrCat("a worker named '", hello.name, "' (pid ", there.pid,
+                                               ", ", there.stage_address,
+                                               ") is in the pool; give this one another --name"));
 }
 
 }  // namespace
@@ -120,7 +123,8 @@ void Membership::OnHeartbeat(net::LinkId link, const net::Heartbeat& heartbeat) 
 }
 
 void Membership::OnDevices(net::LinkId link, const net::DevicesChanged& changed) {
-  if (Member* member = MutableFind(link); member != nullptr) member->hello.devices = changed.devices;
+  if (Member* member = MutableFind(link); member != nullptr)
+    member->hello.devices = changed.devices;
 }
 
 std::optional<Member> Membership::OnGone(net::LinkId link) {

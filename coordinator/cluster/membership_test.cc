@@ -75,11 +75,12 @@ TEST(Membership, ACopiedDiskIsRefusedByName) {
   ASSERT_TRUE(m.OnHello(net::LinkId(1), first, 0).status.ok());
   const auto refused = m.OnHello(net::LinkId(2), copy, 300 * kMillisecond);
   EXPECT_TRUE(absl::IsAlreadyExists(refused.status));
-  for (const char* words : {"two machines", "'w1'", "node f00d", "10.0.0.3:41000", "10.0.0.4:52000", "token create",
-                            "lanyard node revoke w1"}) {
+  for (const char* words : {"two machines", "'w1'", "node f00d", "10.0.0.3:41000", "10.0.0.4:52000",
+                            "token create", "lanyard node revoke w1"}) {
     EXPECT_THAT(std::string(refused.status.message()), HasSubstr(words));
   }
-  // The same program that comes again before its earlier link was given up, and another node of the name: no copies.
+  // The same program that comes again before its earlier link was given up, and another node of the
+  // name: no copies.
   net::WorkerHello again = first;
   again.from = "10.0.0.3:41001";
   net::WorkerHello other = copy;

@@ -45,7 +45,8 @@ void Placement::OnJoined(const std::string& name, TimeNs now) {
   if (!planned_once_) not_before_ = now + options_.settle;
 }
 
-PlacementActions Placement::OnGone(const Member& member, std::string_view why, TimeNs now, bool may_return) {
+PlacementActions Placement::OnGone(const Member& member, std::string_view why, TimeNs now,
+                                   bool may_return) {
   OnChange();
   holding_.erase(member.hello.name);
   AssignedStage* stage = StageOf(member.link);
@@ -53,7 +54,8 @@ PlacementActions Placement::OnGone(const Member& member, std::string_view why, T
       planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(),
                                    [&](const auto& s) { return s.machine == member.hello.name; });
   // Also when its neighbour noticed first and the stages are gone already.
-  if (may_return && in_last_plan && !drained_.contains(member.hello.name) && (stage != nullptr || stages_.empty())) {
+  if (may_return && in_last_plan && !drained_.contains(member.hello.name) &&
+      (stage != nullptr || stages_.empty())) {
     awaited_.insert(member.hello.name);
     awaited_until_ = now + options_.return_wait;
   }
@@ -68,10 +70,13 @@ PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
   if (moving_) {
     kept_ = drained_;
     move_blocked_ = true;
-    actions.note = "the plan without the drained workers did not come to serve; they keep their layers until something changes";
+    actions.note =
+        "the plan without the drained workers did not come to serve; they keep their layers until "
+        "something changes";
   }
   if (fallback_) {
-    // The plan that was chosen did not come to serve: back to the one that did, without waiting for whom it does not need.
+    // The plan that was chosen did not come to serve: back to the one that did, without waiting for
+    // whom it does not need.
     plan_ = *std::exchange(fallback_, std::nullopt);
     std::erase_if(awaited_, [this](const std::string& name) {
       return std::none_of(plan_.stages.begin(), plan_.stages.end(),
@@ -151,7 +156,8 @@ std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
   if (!planned_once_) {
     if (options_.expect_workers > 0) {
       // Of those that are asked for, the drained do not take part.
-      const size_t expect = options_.expect_workers - std::min<size_t>(drained_.size(), options_.expect_workers - 1);
+      const size_t expect =
+          options_.expect_workers - std::min<size_t>(drained_.size(), options_.expect_workers - 1);
       if (n >= expect) return "";
       return absl::StrCat(n, " of ", expect, " workers have joined");
     }
@@ -170,7 +176,8 @@ std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
 }
 
 PlacementActions Placement::Poll(const Membership& members, TimeNs now, bool quiet) {
-  if (state_ == PlacementState::kServing) return wants_move() ? PlacementActions() : Improve(members, now, quiet);
+  if (state_ == PlacementState::kServing)
+    return wants_move() ? PlacementActions() : Improve(members, now, quiet);
   if (state_ == PlacementState::kLoading) {
     if (now < last_progress_ + options_.load_stall) return {};
     for (const AssignedStage& stage : stages_) {
@@ -193,23 +200,26 @@ PlacementActions Placement::Poll(const Membership& members, TimeNs now, bool qui
 
 void Placement::RememberDevices(const Membership& members) {
   planned_devices_.clear();
-  for (const auto& [name, member] : members.members()) planned_devices_[name] = member.hello.devices;
+  for (const auto& [name, member] : members.members())
+    planned_devices_[name] = member.hello.devices;
 }
 
-// Whether the cards that the plan puts layers on have about what they had then: others on the same desk take a little more or
-// less every time.
+// Whether the cards that the plan puts layers on have about what they had then: others on the same
+// desk take a little more or less every time.
 bool Placement::DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const {
   const auto planned = planned_devices_.find(stage.machine);
   if (planned == planned_devices_.end()) return true;
   for (const net::DeviceHello& before : planned->second) {
     if (stage.device.find(before.name) == std::string::npos) continue;
     const auto& devices = member.hello.devices;
-    const auto now = std::find_if(devices.begin(), devices.end(),
-                                  [&](const net::DeviceHello& device) { return device.name == before.name; });
+    const auto now =
+        std::find_if(devices.begin(), devices.end(),
+                     [&](const net::DeviceHello& device) { return device.name == before.name; });
     // What has no room on a card any more goes to RAM, but not with fast attention.
     const bool fast = options_.numerics.attention == stage::AttentionForm::kFast;
     const uint64_t least_bytes = fast ? before.memory_bytes : before.memory_bytes / 8 * 7;
-    if (now == devices.end() || now->memory_bytes < least_bytes || (fast && !now->fast_attention)) return false;
+    if (now == devices.end() || now->memory_bytes < least_bytes || (fast && !now->fast_attention))
+      return false;
   }
   return true;
 }
@@ -253,8 +263,8 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
     machine.threads = member.hello.threads;
     machine.speed = member.hello.speed;
     for (const net::DeviceHello& device : member.hello.devices) {
-      machine.devices.push_back({device.kind, device.name, device.memory_bytes, device.speed,
-                                 device.fast_attention});
+      machine.devices.push_back(
+          {device.kind, device.name, device.memory_bytes, device.speed, device.fast_attention});
     }
     request.machines.push_back(std::move(machine));
   }
@@ -264,8 +274,9 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
 double Placement::PredictedMs(const sharding::Plan& plan, size_t n_machines) const {
   // As the planner sees it (sharding::MakePlan), with its own figures of the stages.
   const sharding::LinkProfile link;
-  const double hidden_bits = 8.0 * static_cast<double>(stage::Hidden::BytesFor(
-                                       options_.numerics.wire, 1, options_.manifest->shape.d_model));
+  const double hidden_bits =
+      8.0 * static_cast<double>(stage::Hidden::BytesFor(options_.numerics.wire, 1,
+                                                        options_.manifest->shape.d_model));
   const double hop_ms = link.rtt_us / 2 * 1e-3 + hidden_bits / link.bandwidth_bps * 1e3;
   double sum_ms = 0, slowest_ms = 0;
   for (const sharding::PlannedStage& stage : plan.stages) {
@@ -273,7 +284,8 @@ double Placement::PredictedMs(const sharding::Plan& plan, size_t n_machines) con
     slowest_ms = std::max(slowest_ms, stage.ms_per_token);
   }
   const size_t sharing = std::max<size_t>(1, std::min<size_t>(options_.users, n_machines));
-  const double weight = std::max(static_cast<double>(sharing - 1), options_.expect_workers > 0 ? 1.0 : 0.0);
+  const double weight =
+      std::max(static_cast<double>(sharing - 1), options_.expect_workers > 0 ? 1.0 : 0.0);
   return sum_ms + weight * slowest_ms;
 }
 
@@ -283,7 +295,8 @@ std::string Placement::WhyBetter(const sharding::Plan& made, size_t n_machines) 
     if (made.context < plan_.context) return "";
     return absl::StrCat("a context of ", made.context, " tokens instead of ", plan_.context);
   }
-  const uint32_t users = std::min(made.users, options_.users), users_now = std::min(plan_.users, options_.users);
+  const uint32_t users = std::min(made.users, options_.users),
+                 users_now = std::min(plan_.users, options_.users);
   if (users != users_now) {
     if (users < users_now) return "";
     return absl::StrCat("KV for ", users, " users of full context instead of ", users_now);
@@ -300,7 +313,8 @@ std::string Placement::WhyBetter(const sharding::Plan& made, size_t n_machines) 
 PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool quiet) {
   PlacementActions actions;
   if (members_changed_) {
-    if (now < joined_at_ + options_.settle) return actions;  // who comes back often comes with others
+    if (now < joined_at_ + options_.settle)
+      return actions;  // who comes back often comes with others
     members_changed_ = false;
     better_.reset();
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
@@ -326,18 +340,21 @@ PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool 
 }
 
 size_t Placement::CountUsable(const Membership& members) const {
-  return static_cast<size_t>(std::count_if(members.members().begin(), members.members().end(),
-                                           [this](const auto& m) { return !drained_.contains(m.first); }));
+  return static_cast<size_t>(
+      std::count_if(members.members().begin(), members.members().end(),
+                    [this](const auto& m) { return !drained_.contains(m.first); }));
 }
 
 bool Placement::HasStage(const std::string& name) const {
-  return std::any_of(stages_.begin(), stages_.end(), [&](const auto& s) { return s.planned.machine == name; });
+  return std::any_of(stages_.begin(), stages_.end(),
+                     [&](const auto& s) { return s.planned.machine == name; });
 }
 
 std::string Placement::WhyNoPlan(const absl::StatusOr<sharding::Plan>& made) const {
   std::string out = made.ok() ? Join(made->why) : Str(made.status().message());
   for (const std::string& name : drained_) {
-    absl::StrAppend(&out, "; '", name, "' is drained (`lanyard node drain --disable ", name, "` takes it back)");
+    absl::StrAppend(&out, "; '", name, "' is drained (`lanyard node drain --disable ", name,
+                    "` takes it back)");
   }
   return out;
 }
@@ -350,8 +367,9 @@ absl::Status Placement::Drain(const std::string& name, const Membership& members
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
     if (!made.ok() || !made->fits) {
       drained_.erase(name);
-      return FailedPrecondition("'", name, "' is needed and goes on serving; the others cannot hold the model: ",
-                                WhyNoPlan(made));
+      return FailedPrecondition(
+          "'", name,
+          "' is needed and goes on serving; the others cannot hold the model: ", WhyNoPlan(made));
     }
     without = *std::move(made);
   }
@@ -370,7 +388,8 @@ void Placement::Undrain(const std::string& name, TimeNs now) {
 
 bool Placement::wants_move() const {
   return state_ == PlacementState::kServing && !move_blocked_ &&
-         std::any_of(drained_.begin(), drained_.end(), [this](const std::string& name) { return HasStage(name); });
+         std::any_of(drained_.begin(), drained_.end(),
+                     [this](const std::string& name) { return HasStage(name); });
 }
 
 PlacementActions Placement::Move(const Membership& members, TimeNs now, bool idle) {
@@ -380,7 +399,8 @@ PlacementActions Placement::Move(const Membership& members, TimeNs now, bool idl
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
     if (!made.ok() || !made->fits) {
       move_blocked_ = true;
-      actions.note = absl::StrCat("drained workers go on serving until the others can hold the model: ", WhyNoPlan(made));
+      actions.note = absl::StrCat(
+          "drained workers go on serving until the others can hold the model: ", WhyNoPlan(made));
       return actions;
     }
     move_plan_ = *std::move(made);
@@ -388,7 +408,8 @@ PlacementActions Placement::Move(const Membership& members, TimeNs now, bool idl
   if (!idle && move_plan_->context < plan_.context) return actions;
   std::string why = "the layers of drained workers go to others:";
   for (const AssignedStage& stage : stages_) {
-    if (drained_.contains(stage.planned.machine)) absl::StrAppend(&why, " ", Describe(stage.planned));
+    if (drained_.contains(stage.planned.machine))
+      absl::StrAppend(&why, " ", Describe(stage.planned));
   }
   const sharding::Plan plan = *std::exchange(move_plan_, std::nullopt), before = plan_;
   Lose(absl::UnavailableError(why), now);
@@ -449,8 +470,8 @@ PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
       assignment.next_address = next.stage_address;
       assignment.next_node = next.node;
     }
-    assignment.from_node =
-        i == 0 ? options_.coordinator_node : members.FindByName(plan_.stages[i - 1].machine)->hello.node;
+    assignment.from_node = i == 0 ? options_.coordinator_node
+                                  : members.FindByName(plan_.stages[i - 1].machine)->hello.node;
     holding_.erase(planned.machine);
     actions.assign.push_back({stage.link, std::move(assignment)});
   }

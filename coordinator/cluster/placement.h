@@ -32,18 +32,18 @@ struct PlacementOptions {
   uint32_t min_context = 256;
   uint32_t max_rows = stage::kStepFrameRows;  // of one frame: sizes every stage's buffers
   uint32_t expect_workers =
-      0;             // the first plan waits for so many; 0: until nobody joined for `settle`
+      0;  // the first plan waits for so many; 0: until nobody joined for `settle`
   std::set<std::string> drained;  // workers that were drained in an earlier life
-  Epoch last_epoch;  // highest one ever used; the first assignment gets the next
-  std::string coordinator_node;  // of its certificate; empty: plaintext
+  Epoch last_epoch;               // highest one ever used; the first assignment gets the next
+  std::string coordinator_node;   // of its certificate; empty: plaintext
   TimeNs settle = kSecond;
   TimeNs return_wait =
       10 * kSecond;  // how long a lost worker is waited for before the others go on without it
   TimeNs retry_first = kSecond / 4;  // back-off after a failed stage; doubles
   TimeNs retry_most = 30 * kSecond;
   TimeNs load_stall = 300 * kSecond;  // a stage that neither progresses nor answers has failed
-  // A pool that serves plans again for a better plan only so long after it began to serve: a worker that comes and goes
-  // must not stop the others all the time.
+  // A pool that serves plans again for a better plan only so long after it began to serve: a worker
+  // that comes and goes must not stop the others all the time.
   TimeNs improve_every = 60 * kSecond;
   double improve_by = 0.2;  // share of the predicted time that a plan must save to be worth loading
 };
@@ -85,29 +85,32 @@ class Placement {
 
   void OnJoined(const std::string& name, TimeNs now);
   // `may_return`: the others wait for it first (return_wait); not for one that was thrown out.
-  PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
+  PlacementActions OnGone(const Member& member, std::string_view why, TimeNs now,
+                          bool may_return = true);
   void OnDevices() { OnChange(); }  // a worker's cards have more or less for stages than they had
   void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now);
   PlacementActions OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now);
   PlacementActions OnFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
   // Steps do not come back, or a link between stages broke: the same cut again under a new epoch.
   PlacementActions OnFault(const absl::Status& why, TimeNs now);
-  // Plans when it is time. To be called after every event and on every tick. `quiet`: no request would notice if the
-  // pool stopped serving while it loads another plan; only then is a plan that serves given up for a better one.
+  // Plans when it is time. To be called after every event and on every tick. `quiet`: no request
+  // would notice if the pool stopped serving while it loads another plan; only then is a plan that
+  // serves given up for a better one.
   PlacementActions Poll(const Membership& members, TimeNs now, bool quiet = false);
 
-  // From now on no plan has layers on `name`, also when it comes back, until Undrain. FailedPrecondition with the planner's
-  // arithmetic when it has some and the others cannot hold the model: then nothing changes. OK when it was drained already.
+  // From now on no plan has layers on `name`, also when it comes back, until Undrain.
+  // FailedPrecondition with the planner's arithmetic when it has some and the others cannot hold
+  // the model: then nothing changes. OK when it was drained already.
   absl::Status Drain(const std::string& name, const Membership& members);
   void Undrain(const std::string& name, TimeNs now);
   const std::set<std::string>& drained() const { return drained_; }
   // The plan that serves has layers on a drained worker, and there may be one without.
   bool wants_move() const;
-  // Then: changes to the plan without the drained ones. `idle`: nothing runs; otherwise what runs is carried over, which
-  // takes a plan of no shorter context (without it nothing happens).
+  // Then: changes to the plan without the drained ones. `idle`: nothing runs; otherwise what runs
+  // is carried over, which takes a plan of no shorter context (without it nothing happens).
   PlacementActions Move(const Membership& members, TimeNs now, bool idle);
-  // Drained, and in the plan all the same: the one without it did not load, so what served before serves again until
-  // something changes.
+  // Drained, and in the plan all the same: the one without it did not load, so what served before
+  // serves again until something changes.
   bool kept(const std::string& name) const { return kept_.contains(name); }
   bool moving() const { return moving_; }  // the plan that Move made is loading
   uint64_t moves() const { return moves_; }
@@ -131,7 +134,7 @@ class Placement {
   // The one thing that planning still waits for; empty: plan now.
   std::string WaitsFor(const Membership& members, TimeNs now);
   bool OldPlanStillFits(const Membership& members) const;
-  void OnChange();  // of who is here and may be planned
+  void OnChange();                                      // of who is here and may be planned
   size_t CountUsable(const Membership& members) const;  // not drained
   bool HasStage(const std::string& name) const;
   std::string WhyNoPlan(const absl::StatusOr<sharding::Plan>& made) const;
@@ -139,7 +142,8 @@ class Placement {
   void RememberDevices(const Membership& members);
   sharding::PlanRequest RequestFor(const Membership& members) const;
   PlacementActions Assign(const Membership& members, TimeNs now);
-  // While serving: looks for a better plan when members changed, and changes to it when it is quiet.
+  // While serving: looks for a better plan when members changed, and changes to it when it is
+  // quiet.
   PlacementActions Improve(const Membership& members, TimeNs now, bool quiet);
   // What `made` has over the plan that serves, in words; empty when that is not worth a stop.
   std::string WhyBetter(const sharding::Plan& made, size_t n_machines) const;
@@ -158,7 +162,8 @@ class Placement {
   std::map<std::string, PlanId> holding_;  // workers that hold a stage of an older plan
   bool planned_once_ = false;
   bool members_changed_ = false;
-  std::map<std::string, std::vector<net::DeviceHello>> planned_devices_;  // of the workers that plan_ was made for
+  std::map<std::string, std::vector<net::DeviceHello>>
+      planned_devices_;            // of the workers that plan_ was made for
   std::set<std::string> awaited_;  // lost workers that may come back
   TimeNs awaited_until_ = 0;
   TimeNs not_before_ = 0;  // settle time or back-off

@@ -241,7 +241,8 @@ TEST_F(PlacementTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
   Join("w3", later + kSecond);
   EXPECT_EQ(Poll(later + kSecond, true).note, "");  // others may come with it
   EXPECT_EQ(Poll(later + 3 * kSecond, true).note,
-            "a better plan waits for a quiet moment: 3 of the 3 workers asked for take part instead of 2");
+            "a better plan waits for a quiet moment: 3 of the 3 workers asked for take part "
+            "instead of 2");
   const int plans = plans_;
   EXPECT_TRUE(Poll(later + 59 * kSecond, true).assign.empty());  // not so soon
   EXPECT_TRUE(Poll(later + 70 * kSecond, false).assign.empty());

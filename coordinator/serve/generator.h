@@ -79,7 +79,8 @@ struct NodeDevice {
 
 struct NodeStatus {
   std::string name;
-  std::string state;  // "joined" "loading" "ready" "draining" (drained, but has layers yet) "drained" "lost"
+  std::string state;  // "joined" "loading" "ready" "draining" (drained, but has layers yet)
+                      // "drained" "lost"
   std::string address;
   std::string version;
   std::string isa;
@@ -135,13 +136,13 @@ struct PoolStatus {
 // What a machine of the pool found out about itself, asked by the coordinator (`lanyard doctor`).
 struct NodeDiagnosis {
   std::string name;
-  std::string error;          // why it gave no answer; then nothing below is known
-  double clock_skew_s = 0;    // its clock, less the coordinator's
-  double clock_error_s = 0;   // the figure may be wrong by so much (half the time of the messages)
-  uint64_t available_bytes = 0;  // memory of the machine
-  uint64_t disk_free_bytes = 0;  // where weights are kept
+  std::string error;         // why it gave no answer; then nothing below is known
+  double clock_skew_s = 0;   // its clock, less the coordinator's
+  double clock_error_s = 0;  // the figure may be wrong by so much (half the time of the messages)
+  uint64_t available_bytes = 0;         // memory of the machine
+  uint64_t disk_free_bytes = 0;         // where weights are kept
   int64_t certificate_ends_unix_s = 0;  // 0: plaintext
-  uint32_t key_mode = 0;         // permission bits of its key; 0: not known
+  uint32_t key_mode = 0;                // permission bits of its key; 0: not known
 };
 
 // The way from one machine to another, as the first measured it; see net/diagnosis.h.
@@ -179,10 +180,12 @@ class Generator {
   virtual PoolStatus Status() const = 0;
   // Prometheus text.
   virtual std::string MetricsText() const = 0;
-  // Every machine says how it is and measures its ways to the others, one machine after another (up to a minute); with a
-  // `node`, that machine alone and the ways to and from it. `done` comes once, from any thread. NotFound for an unknown node,
-  // ResourceExhausted while another diagnosis runs, Unimplemented where there are no machines to ask.
-  virtual void Diagnose(const std::string& node, std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
+  // Every machine says how it is and measures its ways to the others, one machine after another (up
+  // to a minute); with a `node`, that machine alone and the ways to and from it. `done` comes once,
+  // from any thread. NotFound for an unknown node, ResourceExhausted while another diagnosis runs,
+  // Unimplemented where there are no machines to ask.
+  virtual void Diagnose(const std::string& node,
+                        std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
     (void)node;
     done(absl::UnimplementedError("this pool has no machines that can be asked"));
   }

@@ -13,7 +13,7 @@ struct PlantedBugs {
       false;  // results are taken as they come, lost frames before them or not
   bool accept_stale_results = false;  // results of an older epoch, step or worker count
   bool forget_lost_worker = false;    // requests of a lost worker are left to hang
-  bool name_wrong_step = false;       // a run ahead names the step before the one that draws its token
+  bool name_wrong_step = false;  // a run ahead names the step before the one that draws its token
   bool repeat_after_preempt = false;  // text that was already sent is sent again after a replay
 };
 

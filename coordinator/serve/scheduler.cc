@@ -196,10 +196,12 @@ void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* ch
 
 bool Scheduler::MayAddStep() const {
   if (steps_.size() < shape_.n_stages) return true;
-  // The step ahead hides a round trip, which matters between two short steps. Behind one that prefills it would hide
-  // nothing worth it, and a newcomer would wait for two long steps instead of one.
+  // The step ahead hides a round trip, which matters between two short steps. Behind one that
+  // prefills it would hide nothing worth it, and a newcomer would wait for two long steps instead
+  // of one.
   return runs_ahead() && steps_.size() == shape_.n_stages &&
-         std::none_of(steps_.begin(), steps_.end(), [](const auto& s) { return s.second.prefills; });
+         std::none_of(steps_.begin(), steps_.end(),
+                      [](const auto& s) { return s.second.prefills; });
 }
 
 std::optional<Step> Scheduler::NextStep(TimeNs now) {

@@ -26,9 +26,10 @@ struct SchedulerOptions {
   uint32_t prefill_rows = 512;  // rows of a step that only prefills
   uint32_t mixed_rows =
       256;  // rows of a step that also decodes: bounds what decoding waits for prefill
-  uint32_t frame_rows = stage::kStepFrameRows;  // a step is cut into frames so that transfer and compute overlap
-  // Where one stage embeds and samples: the next decode step is sent before the tokens of the last are home (see
-  // stage::LastTokens). Costs a row of every sequence that ends unforeseen.
+  uint32_t frame_rows =
+      stage::kStepFrameRows;  // a step is cut into frames so that transfer and compute overlap
+  // Where one stage embeds and samples: the next decode step is sent before the tokens of the last
+  // are home (see stage::LastTokens). Costs a row of every sequence that ends unforeseen.
   bool run_ahead = true;
   std::vector<int32_t> eos_ids;  // any of them ends a sequence
   bool replay_lost =
@@ -108,8 +109,9 @@ class Scheduler {
   // While `hold`, nothing that waits begins to run.
   void Hold(bool hold) { hold_ = hold; }
 
-  // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages (one more behind one that
-  // only decodes, where one stage is all: it need not wait for this side between two tokens).
+  // The next step, or nullopt: nothing to do, or as many steps in flight as there are stages (one
+  // more behind one that only decodes, where one stage is all: it need not wait for this side
+  // between two tokens).
   std::optional<Step> NextStep(TimeNs now);
   // One frame came back. `tokens` answer its outputs in order. Unknown frames are ignored.
   std::vector<SequenceUpdate> CommitFrame(StepId step, uint32_t frame,
@@ -141,10 +143,10 @@ class Scheduler {
     SequenceSpec spec;
     uint64_t order = 0;  // of arrival
     State state = State::kWaiting;
-    std::vector<int32_t> tokens;  // prompt, then what was sampled
-    uint32_t max_tokens = 0;      // prompt + completion
-    uint32_t scheduled = 0;       // positions that are in the KV or on their way
-    uint64_t last_step = 0;       // has the row before `scheduled`
+    std::vector<int32_t> tokens;   // prompt, then what was sampled
+    uint32_t max_tokens = 0;       // prompt + completion
+    uint32_t scheduled = 0;        // positions that are in the KV or on their way
+    uint64_t last_step = 0;        // has the row before `scheduled`
     std::set<uint32_t> in_flight;  // first positions of its runs
     KvTables tables;
     SequenceTimes times;
@@ -153,7 +155,8 @@ class Scheduler {
     // One more than length() when the row of a token that is still being drawn is on its way.
     uint32_t remaining() const { return scheduled > length() ? 0 : length() - scheduled; }
     bool prefilling() const { return length() == spec.prompt.size() || remaining() > 1; }
-    // Every known token is on its way, and the one that the last step draws will not be the last of its sequence.
+    // Every known token is on its way, and the one that the last step draws will not be the last of
+    // its sequence.
     bool can_run_ahead() const { return scheduled == length() && length() + 1 < max_tokens; }
   };
   struct Chunk {

@@ -18,7 +18,8 @@ constexpr const char* kMigrations[] = {
       ) STRICT, WITHOUT ROWID;
       CREATE UNIQUE INDEX api_keys_name ON api_keys (name) WHERE revoked_unix_s IS NULL;
     )sql",
-    // 2: nodes and join tokens (access/nodes.h). Roles are identity::Role; a secret is kept as SHA-256 in hex.
+    // 2: nodes and join tokens (access/nodes.h). Roles are identity::Role; a secret is kept as
+    // SHA-256 in hex.
     R"sql(
       CREATE TABLE nodes (
         id TEXT PRIMARY KEY,

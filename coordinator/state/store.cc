@@ -15,8 +15,8 @@
 namespace lanyard::coordinator {
 namespace {
 
-constexpr int kBusyTimeoutMs = 3000;           // a coordinator that is just ending
-constexpr int kApplicationId = 0x4c616e79;     // "Lany", in the file's header
+constexpr int kBusyTimeoutMs = 3000;        // a coordinator that is just ending
+constexpr int kApplicationId = 0x4c616e79;  // "Lany", in the file's header
 
 // What SQLite says, with the path and what to do.
 absl::Status ToStatus(const SQLite::Exception& e, const std::string& path) {
@@ -24,12 +24,15 @@ absl::Status ToStatus(const SQLite::Exception& e, const std::string& path) {
   switch (e.getErrorCode() & 0xff) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-      return absl::DataLossError(absl::StrCat(
-          "the database ", said, "; it is damaged or no database. Put a backup in its place, or move it away: the coordinator ",
-          "then makes an empty one, and keys are to be created again"));
+      return absl::DataLossError(
+          absl::StrCat("the database ", said,
+                       "; it is damaged or no database. Put a backup in its place, or move it "
+                       "away: the coordinator ",
+                       "then makes an empty one, and keys are to be created again"));
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-      return Unavailable("the database ", said, "; another coordinator uses it. Stop that one, or give this one another ",
+      return Unavailable("the database ", said,
+                         "; another coordinator uses it. Stop that one, or give this one another ",
                          "--state");
     case SQLITE_FULL:
       return ResourceExhausted("the database ", said, "; free some space on its disk");
@@ -37,7 +40,8 @@ absl::Status ToStatus(const SQLite::Exception& e, const std::string& path) {
     case SQLITE_PERM:
     case SQLITE_READONLY:
     case SQLITE_AUTH:
-      return FailedPrecondition("the database ", said, "; the coordinator's user must be able to write the file and its ",
+      return FailedPrecondition("the database ", said,
+                                "; the coordinator's user must be able to write the file and its ",
                                 "folder");
     case SQLITE_IOERR:
       return Unavailable("the database ", said, "; look at the disk and at the system's log");
@@ -48,12 +52,14 @@ absl::Status ToStatus(const SQLite::Exception& e, const std::string& path) {
   }
 }
 
-// Makes the file with its mode before SQLite sees it; the files beside it (-wal, -shm) get the same from SQLite.
+// Makes the file with its mode before SQLite sees it; the files beside it (-wal, -shm) get the same
+// from SQLite.
 absl::Status MakePrivate(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) {
-    return FailedPrecondition("cannot open the database ", path, ": ", std::strerror(errno),
-                              "; the coordinator's user must be able to write the file and its folder");
+    return FailedPrecondition(
+        "cannot open the database ", path, ": ", std::strerror(errno),
+        "; the coordinator's user must be able to write the file and its folder");
   }
   struct stat st = {};
   absl::Status result;
@@ -62,7 +68,8 @@ absl::Status MakePrivate(const std::string& path) {
   } else if ((st.st_mode & 0077) != 0) {
     LogWarning("the database ", path, " could be read by others; its mode is 0600 again");
     if (::fchmod(fd, 0600) != 0) {
-      result = FailedPrecondition("cannot take the mode of ", path, " back to 0600: ", std::strerror(errno));
+      result = FailedPrecondition("cannot take the mode of ", path,
+                                  " back to 0600: ", std::strerror(errno));
     }
   }
   ::close(fd);
@@ -70,7 +77,8 @@ absl::Status MakePrivate(const std::string& path) {
 }
 
 void Configure(SQLite::Database& database) {
-  // One process has the file; this also keeps the WAL's index out of shared memory. Before the first access.
+  // One process has the file; this also keeps the WAL's index out of shared memory. Before the
+  // first access.
   database.exec("PRAGMA locking_mode = EXCLUSIVE");
   database.exec("PRAGMA journal_mode = WAL");
   database.exec("PRAGMA synchronous = FULL");  // a revocation outlives a loss of power
@@ -90,14 +98,17 @@ Store::~Store() = default;
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
   RETURN_IF_ERROR(MakePrivate(path));
   try {
-    auto database = std::make_unique<SQLite::Database>(path, SQLite::OPEN_READWRITE, kBusyTimeoutMs);
+    auto database =
+        std::make_unique<SQLite::Database>(path, SQLite::OPEN_READWRITE, kBusyTimeoutMs);
     Configure(*database);
     auto store = std::unique_ptr<Store>(new Store(path, std::move(database)));
     RETURN_IF_ERROR(store->Migrate());
     return store;
   } catch (const SQLite::Exception& e) {
-    // Nothing was asked yet but what every file of ours answers: its tables are not what its version says.
-    if ((e.getErrorCode() & 0xff) == SQLITE_ERROR) return ToStatus(SQLite::Exception(e.what(), SQLITE_CORRUPT), path);
+    // Nothing was asked yet but what every file of ours answers: its tables are not what its
+    // version says.
+    if ((e.getErrorCode() & 0xff) == SQLITE_ERROR)
+      return ToStatus(SQLite::Exception(e.what(), SQLITE_CORRUPT), path);
     return ToStatus(e, path);
   }
 }
@@ -116,8 +127,10 @@ absl::Status Store::Migrate() {
   const auto migrations = Migrations();
   const int newest = static_cast<int>(migrations.size());
   if (version_ < 0 || version_ > newest) {
-    return FailedPrecondition("the database ", path_, " has version ", version_, ", from a newer Lanyard; this one knows up to ",
-                              newest, ". Install the newer version, or put back the backup from before the update");
+    return FailedPrecondition(
+        "the database ", path_, " has version ", version_,
+        ", from a newer Lanyard; this one knows up to ", newest,
+        ". Install the newer version, or put back the backup from before the update");
   }
   for (; version_ < newest; ++version_) {
     SQLite::Transaction transaction(database, SQLite::TransactionBehavior::IMMEDIATE);

@@ -18,13 +18,17 @@ namespace {
 
 class StoreTest : public ::testing::Test {
  protected:
-  StoreTest() : directory_(::testing::TempDir() + absl::StrCat("store-", ::getpid())), path_(directory_ + "/lanyard.db") {
+  StoreTest()
+      : directory_(::testing::TempDir() + absl::StrCat("store-", ::getpid())),
+        path_(directory_ + "/lanyard.db") {
     std::filesystem::create_directories(directory_);
   }
   ~StoreTest() override { std::filesystem::remove_all(directory_); }
 
   static absl::Status Insert(SQLite::Database& database, int i) {
-    SQLite::Statement insert(database, "INSERT INTO api_keys (id, name, secret_sha256, created_unix_s) VALUES (?, ?, ?, 0)");
+    SQLite::Statement insert(
+        database,
+        "INSERT INTO api_keys (id, name, secret_sha256, created_unix_s) VALUES (?, ?, ?, 0)");
     insert.bind(1, absl::StrFormat("%012x", i));
     insert.bind(2, absl::StrCat("n", i));
     const std::string digest(32, 'x');
@@ -83,8 +87,12 @@ TEST_F(StoreTest, SettingsHold) {
   EXPECT_EQ(pragma("synchronous"), "2");
   // Every table is STRICT.
   const auto loose = (*store)->Read([](SQLite::Database& d) -> absl::StatusOr<int> {
-    return d.execAndGet("SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND NOT strict AND name NOT LIKE "
-                        "'sqlite_%'").getInt();
+    return d
+        .execAndGet(
+            "SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND NOT strict AND name "
+            "NOT LIKE "
+            "'sqlite_%'")
+        .getInt();
   });
   EXPECT_EQ(*loose, 0);
 }
@@ -118,7 +126,8 @@ TEST_F(StoreTest, ThreadsTakeTurns) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 25; ++i) {
-        EXPECT_TRUE((*store)->Write([&](SQLite::Database& d) { return Insert(d, 100 * t + i); }).ok());
+        EXPECT_TRUE(
+            (*store)->Write([&](SQLite::Database& d) { return Insert(d, 100 * t + i); }).ok());
       }
     });
   }
@@ -162,15 +171,18 @@ TEST_F(StoreTest, ASecondProcessIsTold) {
   EXPECT_EQ(status, 0);
 }
 
-// Every page of a damaged file: an error with a type, or a database that works; never an end of the process.
+// Every page of a damaged file: an error with a type, or a database that works; never an end of the
+// process.
 TEST_F(StoreTest, DamageIsAnError) {
   {
     const auto store = Store::Open(path_);
     ASSERT_TRUE(store.ok());
-    ASSERT_TRUE((*store)->Write([](SQLite::Database& d) {
-      for (int i = 0; i < 300; ++i) RETURN_IF_ERROR(Insert(d, i));
-      return absl::OkStatus();
-    }).ok());
+    ASSERT_TRUE((*store)
+                    ->Write([](SQLite::Database& d) {
+                      for (int i = 0; i < 300; ++i) RETURN_IF_ERROR(Insert(d, i));
+                      return absl::OkStatus();
+                    })
+                    .ok());
   }
   std::ifstream in(path_, std::ios::binary);
   const std::string whole{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};

@@ -1,6 +1,7 @@
-// The part of the driver's C ABI that Lanyard calls: own prototypes, no cuda.h. Names carry the suffix that the library
-// exports (cuda.h hides it behind macros): the oldest ABI that every driver from R470 to CUDA 13 has.
-// tests/fake_cuda/abi_test.cc holds numbers and signatures against cuda.h where one is installed.
+// The part of the driver's C ABI that Lanyard calls: own prototypes, no cuda.h. Names carry the
+// suffix that the library exports (cuda.h hides it behind macros): the oldest ABI that every driver
+// from R470 to CUDA 13 has. tests/fake_cuda/abi_test.cc holds numbers and signatures against cuda.h
+// where one is installed.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,8 @@ struct AbiHandle;  // CUcontext, CUmodule, CUfunction, CUstream, CUevent, CUgrap
 
 namespace abi {
 
-using Result = int;               // CUresult
-using Device = int;               // CUdevice
+using Result = int;                  // CUresult
+using Device = int;                  // CUdevice
 using Pointer = unsigned long long;  // CUdeviceptr
 using Handle = AbiHandle*;
 struct Uuid {  // CUuuid
@@ -108,64 +109,71 @@ inline void* const kLaunchParamBufferSize = reinterpret_cast<void*>(uintptr_t{2}
 }  // namespace abi
 
 // X(member, "exported symbol", (parameters)): every function returns a CUresult.
-#define LANYARD_CUDA_FUNCTIONS(X)                                                                                      \
-  X(Init, "cuInit", (unsigned flags))                                                                                  \
-  X(DriverGetVersion, "cuDriverGetVersion", (int* version))                                                            \
-  X(DeviceGetCount, "cuDeviceGetCount", (int* count))                                                                  \
-  X(DeviceGet, "cuDeviceGet", (abi::Device * device, int ordinal))                                                     \
-  X(DeviceGetName, "cuDeviceGetName", (char* name, int length, abi::Device device))                                    \
-  X(DeviceTotalMem, "cuDeviceTotalMem_v2", (size_t * bytes, abi::Device device))                                       \
-  X(DeviceGetAttribute, "cuDeviceGetAttribute", (int* value, int attribute, abi::Device device))                       \
-  X(DeviceGetPciBusId, "cuDeviceGetPCIBusId", (char* id, int length, abi::Device device))                              \
-  X(DeviceGetUuid, "cuDeviceGetUuid_v2", (abi::Uuid * uuid, abi::Device device))                                       \
-  X(DeviceCanAccessPeer, "cuDeviceCanAccessPeer", (int* can, abi::Device device, abi::Device peer))                    \
-  X(PrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (abi::Handle * context, abi::Device device))                         \
-  X(PrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (abi::Device device))                                           \
-  X(PrimaryCtxSetFlags, "cuDevicePrimaryCtxSetFlags_v2", (abi::Device device, unsigned flags))                         \
-  X(CtxSetCurrent, "cuCtxSetCurrent", (abi::Handle context))                                                           \
-  X(CtxSynchronize, "cuCtxSynchronize", ())                                                                            \
-  X(CtxEnablePeerAccess, "cuCtxEnablePeerAccess", (abi::Handle peer, unsigned flags))                                  \
-  X(MemGetInfo, "cuMemGetInfo_v2", (size_t * free, size_t* total))                                                     \
-  X(MemAlloc, "cuMemAlloc_v2", (abi::Pointer * address, size_t bytes))                                                 \
-  X(MemFree, "cuMemFree_v2", (abi::Pointer address))                                                                   \
-  X(MemHostAlloc, "cuMemHostAlloc", (void** pointer, size_t bytes, unsigned flags))                                    \
-  X(MemFreeHost, "cuMemFreeHost", (void* pointer))                                                                     \
-  X(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2",                                                                           \
-    (abi::Pointer to, const void* from, size_t bytes, abi::Handle stream))                                             \
-  X(MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", (void* to, abi::Pointer from, size_t bytes, abi::Handle stream))          \
-  X(MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2", (abi::Pointer to, abi::Pointer from, size_t bytes, abi::Handle stream))   \
-  X(MemcpyPeerAsync, "cuMemcpyPeerAsync",                                                                              \
-    (abi::Pointer to, abi::Handle to_context, abi::Pointer from, abi::Handle from_context, size_t bytes,               \
-     abi::Handle stream))                                                                                              \
-  X(MemsetD8Async, "cuMemsetD8Async", (abi::Pointer to, unsigned char value, size_t bytes, abi::Handle stream))        \
-  X(ModuleLoadDataEx, "cuModuleLoadDataEx",                                                                            \
-    (abi::Handle * module, const void* image, unsigned count, int* options, void** values))                            \
-  X(ModuleUnload, "cuModuleUnload", (abi::Handle module))                                                              \
-  X(ModuleGetFunction, "cuModuleGetFunction", (abi::Handle * function, abi::Handle module, const char* name))          \
-  X(FuncGetAttribute, "cuFuncGetAttribute", (int* value, int attribute, abi::Handle function))                         \
-  X(FuncSetAttribute, "cuFuncSetAttribute", (abi::Handle function, int attribute, int value))                          \
-  X(LaunchKernel, "cuLaunchKernel",                                                                                    \
-    (abi::Handle function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,      \
-     unsigned block_z, unsigned shared_bytes, abi::Handle stream, void** params, void** extra))                        \
-  X(StreamCreate, "cuStreamCreate", (abi::Handle * stream, unsigned flags))                                            \
-  X(StreamDestroy, "cuStreamDestroy_v2", (abi::Handle stream))                                                         \
-  X(StreamSynchronize, "cuStreamSynchronize", (abi::Handle stream))                                                    \
-  X(StreamQuery, "cuStreamQuery", (abi::Handle stream))                                                                \
-  X(StreamWaitEvent, "cuStreamWaitEvent", (abi::Handle stream, abi::Handle event, unsigned flags))                     \
-  X(StreamBeginCapture, "cuStreamBeginCapture_v2", (abi::Handle stream, int mode))                                     \
-  X(StreamEndCapture, "cuStreamEndCapture", (abi::Handle stream, abi::Handle * graph))                                 \
-  X(EventCreate, "cuEventCreate", (abi::Handle * event, unsigned flags))                                               \
-  X(EventDestroy, "cuEventDestroy_v2", (abi::Handle event))                                                            \
-  X(EventRecord, "cuEventRecord", (abi::Handle event, abi::Handle stream))                                             \
-  X(EventQuery, "cuEventQuery", (abi::Handle event))                                                                   \
-  X(EventSynchronize, "cuEventSynchronize", (abi::Handle event))                                                       \
-  X(EventElapsedTime, "cuEventElapsedTime", (float* milliseconds, abi::Handle begin, abi::Handle end))                 \
-  X(GraphInstantiate, "cuGraphInstantiateWithFlags",                                                                   \
-    (abi::Handle * exec, abi::Handle graph, unsigned long long flags))                                                 \
-  X(GraphExecUpdate, "cuGraphExecUpdate",                                                                              \
-    (abi::Handle exec, abi::Handle graph, abi::Handle * error_node, int* update_result))                               \
-  X(GraphLaunch, "cuGraphLaunch", (abi::Handle exec, abi::Handle stream))                                              \
-  X(GraphDestroy, "cuGraphDestroy", (abi::Handle graph))                                                               \
+#define LANYARD_CUDA_FUNCTIONS(X)                                                                  \
+  X(Init, "cuInit", (unsigned flags))                                                              \
+  X(DriverGetVersion, "cuDriverGetVersion", (int* version))                                        \
+  X(DeviceGetCount, "cuDeviceGetCount", (int* count))                                              \
+  X(DeviceGet, "cuDeviceGet", (abi::Device * device, int ordinal))                                 \
+  X(DeviceGetName, "cuDeviceGetName", (char* name, int length, abi::Device device))                \
+  X(DeviceTotalMem, "cuDeviceTotalMem_v2", (size_t * bytes, abi::Device device))                   \
+  X(DeviceGetAttribute, "cuDeviceGetAttribute", (int* value, int attribute, abi::Device device))   \
+  X(DeviceGetPciBusId, "cuDeviceGetPCIBusId", (char* id, int length, abi::Device device))          \
+  X(DeviceGetUuid, "cuDeviceGetUuid_v2", (abi::Uuid * uuid, abi::Device device))                   \
+  X(DeviceCanAccessPeer, "cuDeviceCanAccessPeer",                                                  \
+    (int* can, abi::Device device, abi::Device peer))                                              \
+  X(PrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (abi::Handle * context, abi::Device device))     \
+  X(PrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (abi::Device device))                       \
+  X(PrimaryCtxSetFlags, "cuDevicePrimaryCtxSetFlags_v2", (abi::Device device, unsigned flags))     \
+  X(CtxSetCurrent, "cuCtxSetCurrent", (abi::Handle context))                                       \
+  X(CtxSynchronize, "cuCtxSynchronize", ())                                                        \
+  X(CtxEnablePeerAccess, "cuCtxEnablePeerAccess", (abi::Handle peer, unsigned flags))              \
+  X(MemGetInfo, "cuMemGetInfo_v2", (size_t * free, size_t * total))                                \
+  X(MemAlloc, "cuMemAlloc_v2", (abi::Pointer * address, size_t bytes))                             \
+  X(MemFree, "cuMemFree_v2", (abi::Pointer address))                                               \
+  X(MemHostAlloc, "cuMemHostAlloc", (void** pointer, size_t bytes, unsigned flags))                \
+  X(MemFreeHost, "cuMemFreeHost", (void* pointer))                                                 \
+  X(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2",                                                       \
+    (abi::Pointer to, const void* from, size_t bytes, abi::Handle stream))                         \
+  X(MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2",                                                       \
+    (void* to, abi::Pointer from, size_t bytes, abi::Handle stream))                               \
+  X(MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2",                                                       \
+    (abi::Pointer to, abi::Pointer from, size_t bytes, abi::Handle stream))                        \
+  X(MemcpyPeerAsync, "cuMemcpyPeerAsync",                                                          \
+    (abi::Pointer to, abi::Handle to_context, abi::Pointer from, abi::Handle from_context,         \
+     size_t bytes, abi::Handle stream))                                                            \
+  X(MemsetD8Async, "cuMemsetD8Async",                                                              \
+    (abi::Pointer to, unsigned char value, size_t bytes, abi::Handle stream))                      \
+  X(ModuleLoadDataEx, "cuModuleLoadDataEx",                                                        \
+    (abi::Handle * module, const void* image, unsigned count, int* options, void** values))        \
+  X(ModuleUnload, "cuModuleUnload", (abi::Handle module))                                          \
+  X(ModuleGetFunction, "cuModuleGetFunction",                                                      \
+    (abi::Handle * function, abi::Handle module, const char* name))                                \
+  X(FuncGetAttribute, "cuFuncGetAttribute", (int* value, int attribute, abi::Handle function))     \
+  X(FuncSetAttribute, "cuFuncSetAttribute", (abi::Handle function, int attribute, int value))      \
+  X(LaunchKernel, "cuLaunchKernel",                                                                \
+    (abi::Handle function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,    \
+     unsigned block_y, unsigned block_z, unsigned shared_bytes, abi::Handle stream, void** params, \
+     void** extra))                                                                                \
+  X(StreamCreate, "cuStreamCreate", (abi::Handle * stream, unsigned flags))                        \
+  X(StreamDestroy, "cuStreamDestroy_v2", (abi::Handle stream))                                     \
+  X(StreamSynchronize, "cuStreamSynchronize", (abi::Handle stream))                                \
+  X(StreamQuery, "cuStreamQuery", (abi::Handle stream))                                            \
+  X(StreamWaitEvent, "cuStreamWaitEvent", (abi::Handle stream, abi::Handle event, unsigned flags)) \
+  X(StreamBeginCapture, "cuStreamBeginCapture_v2", (abi::Handle stream, int mode))                 \
+  X(StreamEndCapture, "cuStreamEndCapture", (abi::Handle stream, abi::Handle * graph))             \
+  X(EventCreate, "cuEventCreate", (abi::Handle * event, unsigned flags))                           \
+  X(EventDestroy, "cuEventDestroy_v2", (abi::Handle event))                                        \
+  X(EventRecord, "cuEventRecord", (abi::Handle event, abi::Handle stream))                         \
+  X(EventQuery, "cuEventQuery", (abi::Handle event))                                               \
+  X(EventSynchronize, "cuEventSynchronize", (abi::Handle event))                                   \
+  X(EventElapsedTime, "cuEventElapsedTime",                                                        \
+    (float* milliseconds, abi::Handle begin, abi::Handle end))                                     \
+  X(GraphInstantiate, "cuGraphInstantiateWithFlags",                                               \
+    (abi::Handle * exec, abi::Handle graph, unsigned long long flags))                             \
+  X(GraphExecUpdate, "cuGraphExecUpdate",                                                          \
+    (abi::Handle exec, abi::Handle graph, abi::Handle * error_node, int* update_result))           \
+  X(GraphLaunch, "cuGraphLaunch", (abi::Handle exec, abi::Handle stream))                          \
+  X(GraphDestroy, "cuGraphDestroy", (abi::Handle graph))                                           \
   X(GraphExecDestroy, "cuGraphExecDestroy", (abi::Handle exec))
 
 struct Api {

@@ -21,10 +21,12 @@ Context::Context(std::shared_ptr<const Driver> driver, int ordinal)
   }
 }
 
-absl::StatusOr<std::shared_ptr<Context>> Context::Create(std::shared_ptr<const Driver> driver, int ordinal,
+absl::StatusOr<std::shared_ptr<Context>> Context::Create(std::shared_ptr<const Driver> driver,
+                                                         int ordinal,
                                                          const ContextOptions& options) {
   const auto& devices = driver->devices();
-  if (std::none_of(devices.begin(), devices.end(), [&](const DeviceInfo& d) { return d.ordinal == ordinal; })) {
+  if (std::none_of(devices.begin(), devices.end(),
+                   [&](const DeviceInfo& d) { return d.ordinal == ordinal; })) {
     return NotFound("no card cuda:", ordinal, "; the driver sees ", devices.size());
   }
   std::shared_ptr<Context> context(new Context(std::move(driver), ordinal));
@@ -34,8 +36,8 @@ absl::StatusOr<std::shared_ptr<Context>> Context::Create(std::shared_ptr<const D
   // Refused by old drivers while another part of the process uses the card: then it stays as it is.
   (void)api.PrimaryCtxSetFlags(context->device_handle_, flags);
   AbiHandle* handle = nullptr;
-  RETURN_IF_ERROR(
-      context->Check(api.PrimaryCtxRetain(&handle, context->device_handle_), "cuDevicePrimaryCtxRetain"));
+  RETURN_IF_ERROR(context->Check(api.PrimaryCtxRetain(&handle, context->device_handle_),
+                                 "cuDevicePrimaryCtxRetain"));
   context->handle_ = handle;
   RETURN_IF_ERROR(context->Use());
   return context;
@@ -58,8 +60,8 @@ absl::Status Context::Use() {
 
 absl::Status Context::Check(int result, const char* call) {
   if (result == abi::kSuccess) return absl::OkStatus();
-  std::string text = absl::StrCat("cuda:", device_.ordinal, " (", device_.name, "): ", call, " said ",
-                                  ResultName(result));
+  std::string text = absl::StrCat("cuda:", device_.ordinal, " (", device_.name, "): ", call,
+                                  " said ", ResultName(result));
   if (IsDeviceLost(result)) {
     MutexLock lock(&loss_->mutex);
     if (!lost_.load(std::memory_order_relaxed)) {
@@ -69,17 +71,21 @@ absl::Status Context::Check(int result, const char* call) {
     return absl::UnavailableError(loss_->text);
   }
   switch (result) {
-    case abi::kOutOfMemory: return absl::ResourceExhaustedError(text);
+    case abi::kOutOfMemory:
+      return absl::ResourceExhaustedError(text);
     case abi::kNotFound:
-    case abi::kNoDevice: return absl::NotFoundError(text);
+    case abi::kNoDevice:
+      return absl::NotFoundError(text);
     case abi::kInvalidImage:
     case abi::kInvalidPtx:
-    case abi::kNoBinaryForGpu: return absl::InvalidArgumentError(text);
+    case abi::kNoBinaryForGpu:
+      return absl::InvalidArgumentError(text);
     case abi::kUnsupportedPtxVersion:
     case abi::kJitCompilerNotFound:
     case abi::kJitCompilationDisabled:
       return FailedPrecondition(text, "; a newer NVIDIA driver is needed to compile the kernels");
-    default: return absl::InternalError(text);
+    default:
+      return absl::InternalError(text);
   }
 }
 
@@ -167,11 +173,13 @@ absl::StatusOr<std::shared_ptr<Module>> Module::Load(std::shared_ptr<Context> co
 
 absl::StatusOr<int> Module::LevelFor(const DeviceInfo& card) {
   const std::span<const int> levels = ops::cuda::PtxLevels();
-  if (levels.empty()) return FailedPrecondition("this binary was built without CUDA kernels (no clang, no nvcc)");
+  if (levels.empty())
+    return FailedPrecondition("this binary was built without CUDA kernels (no clang, no nvcc)");
   const int level = ChoosePtxLevel(card.cc(), levels);
   if (level == 0) {
-    return FailedPrecondition(card.name, " has compute capability ", card.cc_major, ".", card.cc_minor,
-                              "; this binary's kernels need ", levels[0] / 10, ".", levels[0] % 10, " or newer");
+    return FailedPrecondition(card.name, " has compute capability ", card.cc_major, ".",
+                              card.cc_minor, "; this binary's kernels need ", levels[0] / 10, ".",
+                              levels[0] % 10, " or newer");
   }
   return level;
 }
@@ -198,7 +206,8 @@ absl::StatusOr<AbiHandle*> Module::Find(std::string_view kernel, uint32_t shared
       handle = nullptr;
       if (result != abi::kNotFound) RETURN_IF_ERROR(context_->Check(result, "cuModuleGetFunction"));
     }
-    if (handle == nullptr) return NotFound("no kernel ", name, " in the ", modules_.size(), " loaded images");
+    if (handle == nullptr)
+      return NotFound("no kernel ", name, " in the ", modules_.size(), " loaded images");
     context_->NoteGrowth();
     found = cache_->functions.emplace(name, Cache::Function{handle}).first;
   }
@@ -223,17 +232,19 @@ absl::StatusOr<KernelInfo> Module::Info(std::string_view kernel) {
                                          {abi::kFunctionSharedBytes, &info.shared_bytes},
                                          {abi::kFunctionMaxThreads, &info.max_threads}};
   for (const auto& [attribute, value] : wanted) {
-    RETURN_IF_ERROR(
-        context_->Check(context_->api().FuncGetAttribute(value, attribute, function), "cuFuncGetAttribute"));
+    RETURN_IF_ERROR(context_->Check(context_->api().FuncGetAttribute(value, attribute, function),
+                                    "cuFuncGetAttribute"));
   }
   return info;
 }
 
-absl::StatusOr<PinnedMemory> PinnedMemory::Allocate(std::shared_ptr<Context> context, size_t bytes) {
+absl::StatusOr<PinnedMemory> PinnedMemory::Allocate(std::shared_ptr<Context> context,
+                                                    size_t bytes) {
   RETURN_IF_ERROR(context->Use());
   void* pointer = nullptr;
   RETURN_IF_ERROR(context->Check(
-      context->api().MemHostAlloc(&pointer, std::max<size_t>(bytes, 1), abi::kHostAllocPortable), "cuMemHostAlloc"));
+      context->api().MemHostAlloc(&pointer, std::max<size_t>(bytes, 1), abi::kHostAllocPortable),
+      "cuMemHostAlloc"));
   PinnedMemory memory;
   memory.context_ = std::move(context);
   memory.data_ = static_cast<uint8_t*>(pointer);

@@ -45,11 +45,14 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 
-// --- Loading ---------------------------------------------------------------------------------------------------------
+// --- Loading
+// -------------------------------------------------------------------------------------------------
 
-absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(std::string name, std::shared_ptr<cuda::Module> module,
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(std::string name,
+                                                           std::shared_ptr<cuda::Module> module,
                                                            std::shared_ptr<cuda::MemoryPool> pool) {
-  std::unique_ptr<CudaBackend> out(new CudaBackend(std::move(name), std::move(module), std::move(pool)));
+  std::unique_ptr<CudaBackend> out(
+      new CudaBackend(std::move(name), std::move(module), std::move(pool)));
   RETURN_IF_ERROR(out->Init());
   return std::unique_ptr<Backend>(std::move(out));
 }
@@ -109,14 +112,14 @@ absl::Status CudaBackend::Upload(cuda::DeviceAddress to, std::span<const uint8_t
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::PackMatrix(TensorType type, int64_t n_out, int64_t k,
-                                                                const ops::PackedMatrix::Reader& read) {
+absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::PackMatrix(
+    TensorType type, int64_t n_out, int64_t k, const ops::PackedMatrix::Reader& read) {
   const uint64_t bytes = kernels::MatrixBytes(type, n_out, k);
   if (bytes == 0) return Unimplemented(name_, " has no kernels for a matrix of this type");
   ASSIGN_OR_RETURN(const cuda::DeviceAddress at, Keep(bytes, MemoryUse::kWeights));
-  RETURN_IF_ERROR(kernels::PackMatrix(type, n_out, k, read, [&](uint64_t offset, std::span<const uint8_t> piece) {
-    return Upload(at + offset, piece);
-  }));
+  RETURN_IF_ERROR(kernels::PackMatrix(
+      type, n_out, k, read,
+      [&](uint64_t offset, std::span<const uint8_t> piece) { return Upload(at + offset, piece); }));
   memory_.weights += RoundUp(bytes);
   const kernels::DeviceMatrix matrix{type, n_out, k, reinterpret_cast<const uint8_t*>(at)};
   return std::unique_ptr<Matrix>(std::make_unique<CudaMatrix>(matrix, RoundUp(bytes)));
@@ -153,10 +156,11 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
   };
   const uint64_t rows_bytes = layout_.rows_bytes + static_cast<uint64_t>(sizes.max_rows);
   const uint64_t head_bytes = (1 + kHeadRows) * sizeof(uint32_t);
-  for (const Wanted& w : {Wanted{&in_, rows_bytes}, Wanted{&out_, rows_bytes}, Wanted{&host_frame_, layout_.frame_bytes},
-                          Wanted{&head_rows_, head_bytes}, Wanted{&host_logits_, layout_.logit_bytes},
-                          Wanted{&host_stats_, layout_.stats_bytes}, Wanted{&host_chunks_, layout_.chunks_bytes},
-                          Wanted{&verdict_, sizeof(uint32_t)}}) {
+  for (const Wanted& w :
+       {Wanted{&in_, rows_bytes}, Wanted{&out_, rows_bytes},
+        Wanted{&host_frame_, layout_.frame_bytes}, Wanted{&head_rows_, head_bytes},
+        Wanted{&host_logits_, layout_.logit_bytes}, Wanted{&host_stats_, layout_.stats_bytes},
+        Wanted{&host_chunks_, layout_.chunks_bytes}, Wanted{&verdict_, sizeof(uint32_t)}}) {
     if (w.bytes == 0) continue;
     ASSIGN_OR_RETURN(*w.memory, cuda::PinnedMemory::Allocate(context, w.bytes));
   }
@@ -177,7 +181,8 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
   return absl::OkStatus();
 }
 
-// --- A step ----------------------------------------------------------------------------------------------------------
+// --- A step
+// -------------------------------------------------------------------------------------------------
 
 bool CudaBackend::usable() const {
   MutexLock lock(&mu_);
@@ -187,8 +192,8 @@ bool CudaBackend::usable() const {
 absl::Status CudaBackend::StartStep() {
   MutexLock lock(&mu_);
   if (take_kv_ || take_weights_) {
-    return Unavailable(name_, ": its memory was taken back, the budget is ", pool_->usage().budget_bytes,
-                       " bytes now; the stage must be loaded again");
+    return Unavailable(name_, ": its memory was taken back, the budget is ",
+                       pool_->usage().budget_bytes, " bytes now; the stage must be loaded again");
   }
   busy_ = true;
   return absl::OkStatus();
@@ -254,12 +259,13 @@ absl::Status CudaBackend::FillGroup(const Step& step, size_t group) {
   const auto g = static_cast<uint32_t>(group);
   const FrameLayout::Group& at = frame_.groups[group];
   kernels::AttentionPlan& plan = plans_[group];
-  const kernels::AttentionShape shape{static_cast<uint32_t>(sizes_.n_heads), static_cast<uint32_t>(sizes_.n_kv_heads),
+  const kernels::AttentionShape shape{static_cast<uint32_t>(sizes_.n_heads),
+                                      static_cast<uint32_t>(sizes_.n_kv_heads),
                                       static_cast<uint32_t>(sizes_.head_dim)};
   kernels::PlanAttention(step.runs(g), step.run_blocks(g), shape, &plan);
   if (plan.page_table.size() > sizes_.group_blocks[group]) {
-    return Internal(name_, ": a frame's runs name ", plan.page_table.size(), " blocks of group ", group, ", there are ",
-                    sizes_.group_blocks[group]);
+    return Internal(name_, ": a frame's runs name ", plan.page_table.size(), " blocks of group ",
+                    group, ", there are ", sizes_.group_blocks[group]);
   }
   for (const ops::AttentionRun& run : step.runs(g)) {
     while (context_ < run.pos + run.n_rows) context_ *= 2;
@@ -286,7 +292,8 @@ absl::Status CudaBackend::FillGroup(const Step& step, size_t group) {
 absl::Status CudaBackend::Run(RunKey key, const std::function<absl::Status()>& body) {
   if (!recordable_) return body();
   const uint32_t rows = key.rows != 0 ? key.rows : static_cast<uint32_t>(rows_);
-  if (graphs_.size() >= kMaxGraphs && graphs_.count({key.part, rows, context_}) == 0) graphs_.clear();
+  if (graphs_.size() >= kMaxGraphs && graphs_.count({key.part, rows, context_}) == 0)
+    graphs_.clear();
   Recorded& recorded = graphs_[{key.part, rows, context_}];
   // The first time as it is: the driver may still load kernels.
   if (recorded.seen == 0) {
@@ -316,18 +323,21 @@ absl::Status CudaBackend::Record(Recorded* recorded, const std::function<absl::S
   return absl::OkStatus();
 }
 
-// --- Operations ------------------------------------------------------------------------------------------------------
+// --- Operations
+// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::Product(const Linear& w, const ProductRows& rows) {
   const int64_t stride = rows.x_stride == 0 ? w.k() : rows.x_stride;
   const kernels::DeviceRows quantised{true, rows.rows, w.k(), At<uint8_t>(layout_.quantised)};
   const kernels::DeviceRows floats{false, rows.rows, w.k(), At<uint8_t>(layout_.floats)};
-  if (w.needs_quantised()) RETURN_IF_ERROR(kernels::AssignRows(*stream_, rows.x, stride, quantised));
+  if (w.needs_quantised())
+    RETURN_IF_ERROR(kernels::AssignRows(*stream_, rows.x, stride, quantised));
   if (w.needs_floats()) RETURN_IF_ERROR(kernels::AssignRows(*stream_, rows.x, stride, floats));
   for (const Linear::Part& part : w.parts()) {
     const kernels::DeviceMatrix& matrix = static_cast<const CudaMatrix&>(*part.matrix).matrix;
     const kernels::DeviceRows& in = matrix.wants_quantised() ? quantised : floats;
-    RETURN_IF_ERROR(kernels::MatMul(*stream_, target_, matrix, in, {rows.out + part.offset, rows.out_stride}));
+    RETURN_IF_ERROR(
+        kernels::MatMul(*stream_, target_, matrix, in, {rows.out + part.offset, rows.out_stride}));
   }
   return absl::OkStatus();
 }
@@ -388,7 +398,8 @@ absl::Status CudaBackend::Attend(ops::AttentionArgs args, uint32_t group) {
     out.n_tiles = Word(at.count_word + chunk);
     out.max_tiles = std::min(layout_.decode_tiles, n - begin);
     out.max_spans = kernels::MaxSpans(context_, args.window);
-    RETURN_IF_ERROR(fast ? kernels::AttendFastDecode(*stream_, out) : kernels::AttendDecode(*stream_, out));
+    RETURN_IF_ERROR(fast ? kernels::AttendFastDecode(*stream_, out)
+                         : kernels::AttendDecode(*stream_, out));
   }
   if (plan.prefill.empty()) return absl::OkStatus();
   out.tiles = FrameAt<kernels::AttentionTile>(at.prefill_tiles);
@@ -407,15 +418,16 @@ absl::Status CudaBackend::GateMul(const ops::GateRows& args) {
   return kernels::GateMul(*stream_, out);
 }
 
-// --- The head --------------------------------------------------------------------------------------------------------
+// --- The head
+// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::SetHeadRows(std::span<const int64_t> rows) {
   n_head_rows_ = static_cast<uint32_t>(rows.size());
   auto* const words = reinterpret_cast<uint32_t*>(head_rows_.data());
   words[0] = n_head_rows_;
   for (size_t i = 0; i < rows.size(); ++i) words[1 + i] = static_cast<uint32_t>(rows[i]);
-  return stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(At<uint32_t>(layout_.head)), words,
-                               (1 + rows.size()) * sizeof(uint32_t));
+  return stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(At<uint32_t>(layout_.head)),
+                               words, (1 + rows.size()) * sizeof(uint32_t));
 }
 
 absl::Status CudaBackend::NormHeadRows(const Vector& norm, float eps) {
@@ -448,13 +460,15 @@ absl::Status CudaBackend::ReadLogits(std::span<const uint8_t> whole, std::vector
   const size_t rows = whole.size();
   const size_t chunks = kernels::LogitChunks(static_cast<uint32_t>(sizes_.n_vocab));
   const auto at = [this](uint64_t offset) { return buffer_memory_.address() + offset; };
-  RETURN_IF_ERROR(stream_->CopyToHost(host_stats_.data(), at(layout_.stats), rows * sizeof(kernels::RowStats)));
-  RETURN_IF_ERROR(stream_->CopyToHost(host_chunks_.data(), at(layout_.chunk_max), rows * chunks * sizeof(float)));
+  RETURN_IF_ERROR(
+      stream_->CopyToHost(host_stats_.data(), at(layout_.stats), rows * sizeof(kernels::RowStats)));
+  RETURN_IF_ERROR(stream_->CopyToHost(host_chunks_.data(), at(layout_.chunk_max),
+                                      rows * chunks * sizeof(float)));
   const uint64_t row_bytes = static_cast<uint64_t>(sizes_.n_vocab) * sizeof(float);
   for (size_t i = 0; i < rows; ++i) {
     if (whole[i] == 0) continue;
-    RETURN_IF_ERROR(
-        stream_->CopyToHost(host_logits_.data() + i * row_bytes, at(layout_.logits) + i * row_bytes, row_bytes));
+    RETURN_IF_ERROR(stream_->CopyToHost(host_logits_.data() + i * row_bytes,
+                                        at(layout_.logits) + i * row_bytes, row_bytes));
   }
   RETURN_IF_ERROR(Wait());
   stats_.resize(std::max(stats_.size(), rows));
@@ -475,7 +489,8 @@ absl::Status CudaBackend::ReadLogits(std::span<const uint8_t> whole, std::vector
   return absl::OkStatus();
 }
 
-// --- Borders ---------------------------------------------------------------------------------------------------------
+// --- Borders
+// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::TakeRows() {
   return stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(buffers_.x), in_.data(),
@@ -496,7 +511,8 @@ absl::Status CudaBackend::TakeHidden(stage::WireType type, std::span<const uint8
     return kernels::AllFinite(*stream_, args);
   }
   uint8_t* const wire = At<uint8_t>(layout_.wire);
-  RETURN_IF_ERROR(stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(wire), in_.data(), data.size()));
+  RETURN_IF_ERROR(
+      stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(wire), in_.data(), data.size()));
   kernels::HalfRowsArgs args;
   args.x = buffers_.x;
   args.data = wire;
@@ -523,11 +539,12 @@ absl::StatusOr<bool> CudaBackend::TakeFrom(Backend& from) {
   if (card == nullptr || card->module_->context() == module_->context()) return false;
   ASSIGN_OR_RETURN(const bool reached, card->Reaches(*this));
   if (!reached) return false;
-  // On the sender's stream, behind its layers; this one's waits for it. What it did to x before is over: the last step
-  // ended with a wait.
-  RETURN_IF_ERROR(card->stream_->CopyPeer(*module_->context(), reinterpret_cast<cuda::DeviceAddress>(buffers_.x),
-                                          reinterpret_cast<cuda::DeviceAddress>(card->buffers_.x),
-                                          static_cast<uint64_t>(rows_ * sizes_.d_model) * sizeof(float)));
+  // On the sender's stream, behind its layers; this one's waits for it. What it did to x before is
+  // over: the last step ended with a wait.
+  RETURN_IF_ERROR(card->stream_->CopyPeer(
+      *module_->context(), reinterpret_cast<cuda::DeviceAddress>(buffers_.x),
+      reinterpret_cast<cuda::DeviceAddress>(card->buffers_.x),
+      static_cast<uint64_t>(rows_ * sizes_.d_model) * sizeof(float)));
   RETURN_IF_ERROR(card->stream_->Record(card->rows_sent_));
   RETURN_IF_ERROR(stream_->Wait(card->rows_sent_));
   return true;
@@ -551,7 +568,8 @@ absl::Status CudaBackend::GiveHidden(stage::WireType type, std::span<uint8_t> da
   return absl::OkStatus();
 }
 
-// --- Memory taken back -----------------------------------------------------------------------------------------------
+// --- Memory taken back
+// -----------------------------------------------------------------------------------------------
 
 uint64_t CudaBackend::Release(MemoryUse use) {
   std::vector<cuda::DeviceMemory> freed;  // after the lock: the driver may take its time
@@ -559,7 +577,8 @@ uint64_t CudaBackend::Release(MemoryUse use) {
   bool& take = use == MemoryUse::kKv ? take_kv_ : take_weights_;
   if (take) return 0;  // promised before
   uint64_t bytes = 0;
-  for (const cuda::DeviceMemory& memory : use == MemoryUse::kKv ? kv_ : weights_) bytes += memory.size();
+  for (const cuda::DeviceMemory& memory : use == MemoryUse::kKv ? kv_ : weights_)
+    bytes += memory.size();
   if (bytes == 0) return 0;
   take = true;
   if (busy_) return bytes;

@@ -1,12 +1,15 @@
-// The backend of an NVIDIA card: kernels of engine/ops/cuda on one stream, weights, pages and buffers in the card's memory. In
-// the same bits as the processor's, so a pool may mix them (docs/numerics.md); with fast attention in bits of cards alone.
+// The backend of an NVIDIA card: kernels of engine/ops/cuda on one stream, weights, pages and
+// buffers in the card's memory. In the same bits as the processor's, so a pool may mix them
+// (docs/numerics.md); with fast attention in bits of cards alone.
 //
-// Steps in which every run is one row (decode) are recorded as graphs, one for each number of rows and doubling of the
-// context, from their second time on: what depends on the frame lies in device memory. Weights are re-laid by the processor
-// into one page-locked buffer while the other is on its way to the card, on a stream of its own.
+// Steps in which every run is one row (decode) are recorded as graphs, one for each number of rows
+// and doubling of the context, from their second time on: what depends on the frame lies in device
+// memory. Weights are re-laid by the processor into one page-locked buffer while the other is on
+// its way to the card, on a stream of its own.
 //
-// Its pages and weights may be taken from it (MemoryPool::Shrink: the desk wants the card): at once between two steps, at
-// the end of one that runs. It then answers every Begin with ResourceExhausted.
+// Its pages and weights may be taken from it (MemoryPool::Shrink: the desk wants the card): at once
+// between two steps, at the end of one that runs. It then answers every Begin with
+// ResourceExhausted.
 #pragma once
 
 #include <map>
@@ -26,14 +29,15 @@ namespace lanyard::engine {
 
 class CudaBackend final : public Backend {
  public:
-  static absl::StatusOr<std::unique_ptr<Backend>> Make(std::string name, std::shared_ptr<cuda::Module> module,
+  static absl::StatusOr<std::unique_ptr<Backend>> Make(std::string name,
+                                                       std::shared_ptr<cuda::Module> module,
                                                        std::shared_ptr<cuda::MemoryPool> pool);
   ~CudaBackend() override;
 
   const std::string& name() const override { return name_; }
   absl::Status Reserve(const BackendMemory& planned) override;
-  absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(TensorType type, int64_t n_out, int64_t k,
-                                                     const ops::PackedMatrix::Reader& read) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(
+      TensorType type, int64_t n_out, int64_t k, const ops::PackedMatrix::Reader& read) override;
   absl::StatusOr<Vector> PutVector(std::vector<float> values) override;
   absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) override;
   absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) override;
@@ -75,7 +79,8 @@ class CudaBackend final : public Backend {
     cuda::Event free;
   };
 
-  CudaBackend(std::string name, std::shared_ptr<cuda::Module> module, std::shared_ptr<cuda::MemoryPool> pool)
+  CudaBackend(std::string name, std::shared_ptr<cuda::Module> module,
+              std::shared_ptr<cuda::MemoryPool> pool)
       : name_(std::move(name)), module_(std::move(module)), pool_(std::move(pool)) {}
   absl::Status Init();
   absl::Status Upload(cuda::DeviceAddress to, std::span<const uint8_t> bytes);
@@ -87,9 +92,13 @@ class CudaBackend final : public Backend {
   absl::Status Record(Recorded* recorded, const std::function<absl::Status()>& body);
 
   template <typename T>
-  T* At(uint64_t offset) const { return buffer_memory_.as<T>(offset); }
+  T* At(uint64_t offset) const {
+    return buffer_memory_.as<T>(offset);
+  }
   template <typename T>
-  T* FrameAt(uint64_t offset) const { return buffer_memory_.as<T>(layout_.frame + offset); }
+  T* FrameAt(uint64_t offset) const {
+    return buffer_memory_.as<T>(layout_.frame + offset);
+  }
   uint32_t* Word(uint32_t index) const { return FrameAt<uint32_t>(index * sizeof(uint32_t)); }
   uint32_t* HostWords() { return reinterpret_cast<uint32_t*>(host_frame_.data()); }
 
@@ -105,7 +114,7 @@ class CudaBackend final : public Backend {
   ops::cuda::Target target_;
   std::unique_ptr<cuda::Stream> stream_;
   std::unique_ptr<cuda::Stream> copies_;  // of weights; while it loads
-  cuda::Event rows_sent_;       // x has left for the next card
+  cuda::Event rows_sent_;                 // x has left for the next card
   StepSizes sizes_;
   CudaLayout layout_;
   FrameLayout frame_;
@@ -117,19 +126,21 @@ class CudaBackend final : public Backend {
   Staging staging_[2];
   int next_staging_ = 0;
 
-  cuda::PinnedMemory in_, out_, host_frame_, head_rows_, host_logits_, host_stats_, host_chunks_, verdict_;
+  cuda::PinnedMemory in_, out_, host_frame_, head_rows_, host_logits_, host_stats_, host_chunks_,
+      verdict_;
   std::vector<ops::cuda::AttentionPlan> plans_;  // of each state group
-  uint32_t context_ = 0;        // of this step's rows, rounded up
+  uint32_t context_ = 0;                         // of this step's rows, rounded up
   uint32_t n_head_rows_ = 0;
-  bool recordable_ = false;     // this step: every run is one row
-  bool check_finite_ = false;   // hidden states came in
+  bool recordable_ = false;    // this step: every run is one row
+  bool check_finite_ = false;  // hidden states came in
   std::vector<ops::LogitStats> stats_;
   std::map<GraphKey, Recorded> graphs_;
   uint64_t graph_launches_ = 0;
   std::map<const cuda::Context*, bool> reaches_;  // other cards
 
-  bool busy_ ABSL_GUARDED_BY(mu_) = true;           // while it loads, and in a step: what is asked for is freed after it
-  bool take_kv_ ABSL_GUARDED_BY(mu_) = false;       // asked for, to be freed or freed already
+  bool busy_ ABSL_GUARDED_BY(mu_) =
+      true;  // while it loads, and in a step: what is asked for is freed after it
+  bool take_kv_ ABSL_GUARDED_BY(mu_) = false;  // asked for, to be freed or freed already
   bool take_weights_ ABSL_GUARDED_BY(mu_) = false;
   int kv_owner_ = -1, weights_owner_ = -1;
 };

@@ -28,18 +28,21 @@ class Cutter {
 };
 
 kernels::AttentionShape ShapeOf(const StepSizes& s) {
-  return {static_cast<uint32_t>(s.n_heads), static_cast<uint32_t>(s.n_kv_heads), static_cast<uint32_t>(s.head_dim)};
+  return {static_cast<uint32_t>(s.n_heads), static_cast<uint32_t>(s.n_kv_heads),
+          static_cast<uint32_t>(s.head_dim)};
 }
 
 // Of the group that sees furthest.
 uint32_t MostSpans(const StepSizes& s) {
   uint32_t spans = 1;
-  for (const uint32_t window : s.group_windows) spans = std::max(spans, kernels::MaxSpans(s.max_context, window));
+  for (const uint32_t window : s.group_windows)
+    spans = std::max(spans, kernels::MaxSpans(s.max_context, window));
   return spans;
 }
 
 uint64_t RowsBytes(bool quantised, const StepSizes& s) {
-  // The groups of columns that rows are padded to grow with the rows, but for a step of fewer than 8.
+  // The groups of columns that rows are padded to grow with the rows, but for a step of fewer
+  // than 8.
   int64_t widest = s.d_model;
   if (s.has_layers) widest = std::max({s.d_model, s.d_attn, s.d_ff});
   return kernels::RowsBytes(quantised, s.max_rows, widest);
@@ -64,7 +67,8 @@ FrameLayout::FrameLayout(const StepSizes& s, int64_t rows, uint32_t decode_tiles
   }
   rotations = part.Cut(s.has_layers ? n * 2 * s.n_rope_kinds * s.n_rot * sizeof(float) : 0);
   tables = part.end();
-  for (size_t g = 0; g < n_groups; ++g) groups[g].page_table = part.Cut(s.group_blocks[g] * sizeof(uint32_t));
+  for (size_t g = 0; g < n_groups; ++g)
+    groups[g].page_table = part.Cut(s.group_blocks[g] * sizeof(uint32_t));
   bytes = part.end();
 }
 
@@ -88,7 +92,8 @@ CudaLayout::CudaLayout(const StepSizes& s, InputForms forms) {
     const uint64_t tile_bytes = kernels::PartialFloats(ShapeOf(s), 1, spans) * sizeof(float);
     decode_tiles = std::min<uint32_t>(kMaxDecodeTiles, static_cast<uint32_t>(rows));
     if (tile_bytes > 0) {
-      decode_tiles = static_cast<uint32_t>(std::clamp<uint64_t>(kPartialBytes / tile_bytes, 1, decode_tiles));
+      decode_tiles =
+          static_cast<uint32_t>(std::clamp<uint64_t>(kPartialBytes / tile_bytes, 1, decode_tiles));
     }
     partials = all.Cut(tile_bytes * decode_tiles);
   }

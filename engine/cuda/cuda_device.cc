@@ -23,8 +23,8 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<CudaDevice>> CudaDevice::Open(std::shared_ptr<const cuda::Driver> driver,
-                                                             const CudaDeviceOptions& options) {
+absl::StatusOr<std::shared_ptr<CudaDevice>> CudaDevice::Open(
+    std::shared_ptr<const cuda::Driver> driver, const CudaDeviceOptions& options) {
   for (const cuda::DeviceInfo& info : driver->devices()) {
     // Before the driver makes a context of some hundred MiB for nothing.
     if (info.ordinal == options.ordinal) RETURN_IF_ERROR(cuda::Module::LevelFor(info).status());
@@ -53,16 +53,20 @@ std::optional<CudaDevice::Look> CudaDevice::LookAtCard() const {
     const uint64_t growths = context_->growths();
     const auto card = pool_->Card();
     if (!card.ok()) return std::nullopt;  // a lost card says so where it is used
-    const std::optional<uint64_t> own = nvml_->ProcessBytes(info().pci_id, static_cast<uint32_t>(getpid()));
+    const std::optional<uint64_t> own =
+        nvml_->ProcessBytes(info().pci_id, static_cast<uint32_t>(getpid()));
     const cuda::PoolUsage after = pool_->usage();
-    if (before.changing || after.changing || before.changes != after.changes || growths != context_->growths()) continue;
+    if (before.changing || after.changing || before.changes != after.changes ||
+        growths != context_->growths())
+      continue;
     Look look;
     look.card = *card;
     look.held_bytes = after.held_bytes;
     look.own_told = own.has_value();
     look.growths = growths;
     const uint64_t taken_bytes = card->total_bytes - std::min(card->total_bytes, card->free_bytes);
-    look.others_bytes = taken_bytes - std::min(taken_bytes, std::max(own.value_or(0), look.held_bytes));
+    look.others_bytes =
+        taken_bytes - std::min(taken_bytes, std::max(own.value_or(0), look.held_bytes));
     return look;
   }
   return std::nullopt;
@@ -78,11 +82,14 @@ void CudaDevice::Watch() {
     if (budget != pool_->usage().budget_bytes) pool_->Shrink(budget);
     return;
   }
-  // Where nobody tells how much is ours, growth since the last look is taken for our own whenever there was any.
-  const bool comparable = look->own_told == calm_.own_told && (look->own_told || look->growths == calm_.growths);
+  // Where nobody tells how much is ours, growth since the last look is taken for our own whenever
+  // there was any.
+  const bool comparable =
+      look->own_told == calm_.own_told && (look->own_told || look->growths == calm_.growths);
   if (!comparable) {
     calm_ = *look;
-  } else if (look->card.free_bytes < kNearlyFullBytes && look->others_bytes >= calm_.others_bytes + kMuchBytes) {
+  } else if (look->card.free_bytes < kNearlyFullBytes &&
+             look->others_bytes >= calm_.others_bytes + kMuchBytes) {
     TakeFromStages(*look);
   }
 }
@@ -91,8 +98,9 @@ void CudaDevice::TakeFromStages(const Look& look) {
   const uint64_t give_bytes = std::min(look.held_bytes, look.others_bytes - calm_.others_bytes);
   const cuda::ShrinkReport report = pool_->Shrink(look.held_bytes - give_bytes);
   calm_ = look;
-  LogWarning(name_, ": other programs took ", FormatSize(give_bytes), " of the card; stages give up as much, ",
-             FormatSize(report.budget_bytes), " are left to them");
+  LogWarning(name_, ": other programs took ", FormatSize(give_bytes),
+             " of the card; stages give up as much, ", FormatSize(report.budget_bytes),
+             " are left to them");
 }
 
 std::string CudaDevice::driver_version() const {
@@ -113,7 +121,9 @@ uint64_t CudaDevice::MatrixBytes(TensorType type, int64_t n_out, int64_t k) cons
   return RoundUp(ops::cuda::MatrixBytes(type, n_out, k));
 }
 
-uint64_t CudaDevice::VectorBytes(int64_t n) const { return RoundUp(static_cast<uint64_t>(n) * sizeof(float)); }
+uint64_t CudaDevice::VectorBytes(int64_t n) const {
+  return RoundUp(static_cast<uint64_t>(n) * sizeof(float));
+}
 
 uint64_t CudaDevice::BufferBytes(const StepSizes& sizes, InputForms forms) const {
   return CudaLayout(sizes, forms).bytes;
@@ -125,20 +135,25 @@ uint64_t CudaDevice::HostBytes(const StepSizes& sizes) const {
 
 absl::Status CudaDevice::CheckShape(const StepSizes& s) const {
   if (!s.has_layers) return absl::OkStatus();
-  const ops::cuda::AttentionShape shape{static_cast<uint32_t>(s.n_heads), static_cast<uint32_t>(s.n_kv_heads),
+  const ops::cuda::AttentionShape shape{static_cast<uint32_t>(s.n_heads),
+                                        static_cast<uint32_t>(s.n_kv_heads),
                                         static_cast<uint32_t>(s.head_dim)};
   const absl::Status status = ops::cuda::CheckAttentionShape(shape);
   if (!status.ok()) return Unimplemented(name_, ": ", status.message());
-  return s.numerics.attention == stage::AttentionForm::kFast ? CheckFastAttention(shape, s.numerics.kv) : absl::OkStatus();
+  return s.numerics.attention == stage::AttentionForm::kFast
+             ? CheckFastAttention(shape, s.numerics.kv)
+             : absl::OkStatus();
 }
 
-absl::Status CudaDevice::CheckFastAttention(const ops::cuda::AttentionShape& shape, stage::KvType kv) const {
+absl::Status CudaDevice::CheckFastAttention(const ops::cuda::AttentionShape& shape,
+                                            stage::KvType kv) const {
   if (!fast_attention()) {
     return FailedPrecondition(name_, " (", info().name, ") has kernels of level ", module_->level(),
                               ", fast attention needs level ", ops::cuda::kFastAttentionLevel,
                               " (RTX 30 series and later); use --attention exact, or other cards");
   }
-  RETURN_IF_ERROR(Annotate(stage::CheckFastAttention({shape.n_heads, shape.n_kv_heads, shape.head_dim}, kv), name_));
+  RETURN_IF_ERROR(Annotate(
+      stage::CheckFastAttention({shape.n_heads, shape.n_kv_heads, shape.head_dim}, kv), name_));
   if (!ops::cuda::HasFastAttention(shape, KvElementOf(kv), module_->level())) {
     return Internal(name_, ": no kernel for fast attention that there should be");
   }

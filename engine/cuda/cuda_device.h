@@ -1,4 +1,5 @@
-// A card as the engine's device: context, kernels and a pool of its memory, shared by the stages of this process.
+// A card as the engine's device: context, kernels and a pool of its memory, shared by the stages of
+// this process.
 #pragma once
 
 #include <memory>
@@ -18,14 +19,16 @@ namespace lanyard::engine {
 struct CudaDeviceOptions {
   int ordinal = 0;
   uint64_t budget_bytes = 0;  // the most for stages; 0: no limit but what is free, less the reserve
-  uint64_t reserve_bytes = cuda::PoolOptions().reserve_bytes;  // left to the desktop beyond what it uses now
+  uint64_t reserve_bytes =
+      cuda::PoolOptions().reserve_bytes;  // left to the desktop beyond what it uses now
 };
 
 class CudaDevice final : public Device {
  public:
-  // Compiles the kernels for the card. NotFound: no such card; FailedPrecondition: no kernels for it in this binary.
-  static absl::StatusOr<std::shared_ptr<CudaDevice>> Open(std::shared_ptr<const cuda::Driver> driver,
-                                                          const CudaDeviceOptions& options);
+  // Compiles the kernels for the card. NotFound: no such card; FailedPrecondition: no kernels for
+  // it in this binary.
+  static absl::StatusOr<std::shared_ptr<CudaDevice>> Open(
+      std::shared_ptr<const cuda::Driver> driver, const CudaDeviceOptions& options);
 
   const std::string& name() const override { return name_; }
   const cuda::DeviceInfo& info() const { return context_->device(); }
@@ -33,12 +36,16 @@ class CudaDevice final : public Device {
   const std::shared_ptr<cuda::Module>& module() const { return module_; }
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
-  std::string driver_version() const;  // "580.65.06", or the CUDA version that it is for where NVML is absent
-  double load_seconds() const { return load_seconds_; }  // that the driver took to make the kernels ready
+  std::string driver_version()
+      const;  // "580.65.06", or the CUDA version that it is for where NVML is absent
+  double load_seconds() const {
+    return load_seconds_;
+  }  // that the driver took to make the kernels ready
 
-  // Looks at the card again, to be called now and then by one thread: the driver may keep it waiting. While no stage is there
-  // the budget follows what is free. When other programs took memory since then and the card is nearly full, stages give
-  // back as much: pages first, then layers (LocalStage::lost). A moment in which blocks come or go is not judged.
+  // Looks at the card again, to be called now and then by one thread: the driver may keep it
+  // waiting. While no stage is there the budget follows what is free. When other programs took
+  // memory since then and the card is nearly full, stages give back as much: pages first, then
+  // layers (LocalStage::lost). A moment in which blocks come or go is not judged.
   void Watch();
 
   uint64_t FreeBytes() const override;
@@ -59,17 +66,19 @@ class CudaDevice final : public Device {
     cuda::CardMemory card;
     uint64_t held_bytes = 0;
     uint64_t others_bytes = 0;  // of other programs
-    bool own_told = false;      // NVML knows what is ours; if not, what the driver took for us is among the others'
+    bool own_told =
+        false;  // NVML knows what is ours; if not, what the driver took for us is among the others'
     uint64_t growths = 0;
   };
-  std::optional<Look> LookAtCard() const;  // nothing when the card does not answer, or blocks came or went each time
+  std::optional<Look> LookAtCard()
+      const;  // nothing when the card does not answer, or blocks came or went each time
   void TakeFromStages(const Look& look);
 
   std::string name_;
-  uint64_t limit_bytes_ = 0;   // as asked for; 0: none
+  uint64_t limit_bytes_ = 0;  // as asked for; 0: none
   uint64_t reserve_bytes_ = 0;
   double load_seconds_ = 0;
-  Look calm_;                  // others_bytes of here are theirs by right
+  Look calm_;  // others_bytes of here are theirs by right
   std::unique_ptr<cuda::Nvml> nvml_;
   std::shared_ptr<cuda::Context> context_;
   std::shared_ptr<cuda::Module> module_;

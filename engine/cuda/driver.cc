@@ -129,14 +129,17 @@ bool IsDeviceLost(int result) {
     case abi::kLaunchFailed:
     case abi::kTensorMemoryLeak:
     case abi::kExternalDevice:
-    case abi::kUnknown: return true;
-    default: return false;
+    case abi::kUnknown:
+      return true;
+    default:
+      return false;
   }
 }
 
 Driver::Driver() : api_(std::make_unique<Api>()) {}
 
-// The library stays open: what a driver leaves behind (threads, exit handlers) must not lose its code.
+// The library stays open: what a driver leaves behind (threads, exit handlers) must not lose its
+// code.
 Driver::~Driver() = default;
 
 absl::StatusOr<std::shared_ptr<const Driver>> Driver::Open(const std::string& path) {
@@ -157,8 +160,8 @@ absl::Status Driver::Load(const std::string& path) {
     return NotFound("no NVIDIA driver: ", why != nullptr ? why : path.c_str());
   }
   const char* missing = nullptr;
-#define LANYARD_CUDA_RESOLVE(member, symbol, parameters)                              \
-  api_->member = reinterpret_cast<decltype(api_->member)>(dlsym(library_, symbol));   \
+#define LANYARD_CUDA_RESOLVE(member, symbol, parameters)                            \
+  api_->member = reinterpret_cast<decltype(api_->member)>(dlsym(library_, symbol)); \
   if (api_->member == nullptr) missing = symbol;
   LANYARD_CUDA_FUNCTIONS(LANYARD_CUDA_RESOLVE)
 #undef LANYARD_CUDA_RESOLVE
@@ -176,7 +179,8 @@ absl::Status Driver::ListDevices() {
   }
   for (int ordinal = 0; ordinal < count; ++ordinal) {
     abi::Device device = 0;
-    if (api_->DeviceGet(&device, ordinal) != 0) continue;  // A card that does not answer is not there.
+    if (api_->DeviceGet(&device, ordinal) != 0)
+      continue;  // A card that does not answer is not there.
     DeviceInfo info;
     info.ordinal = ordinal;
     char text[256] = "";
@@ -218,7 +222,8 @@ int Driver::ptx_isa() const {
   const int major = version_ / 1000;
   const int minor = version_ % 1000 / 10;
   if (major >= 13) return 90 + minor;
-  if (major == 12) return 80 + (minor >= 6 ? minor - 1 : minor);  // CUDA 12.5 and 12.6 both brought 8.5
+  if (major == 12)
+    return 80 + (minor >= 6 ? minor - 1 : minor);  // CUDA 12.5 and 12.6 both brought 8.5
   if (major == 11) return 70 + minor;
   if (major == 10) return 63 + std::min(minor, 2);
   return 60;

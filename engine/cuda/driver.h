@@ -1,13 +1,15 @@
-// The CUDA driver API as Lanyard uses it: libcuda.so.1 by dlopen, every call to a Status, every handle owned.
+// The CUDA driver API as Lanyard uses it: libcuda.so.1 by dlopen, every call to a Status, every
+// handle owned.
 //
-// A machine without a driver or a card is no error: Driver::Open says NotFound and the worker goes on with its CPU.
-// Errors: ResourceExhausted = the card's memory is full; Unavailable = the device is lost (a kernel faulted, the card fell
-// off the bus, ECC, the driver died): sticky, every later call on that Context answers the same without asking the driver;
-// NotFound = no driver, no card, no such kernel; Internal = our misuse. The text names the call and the CUresult.
-// Threads: a Context and a Module may be used from any thread; a Stream, an Event, a Graph by one at a time.
-// Ownership: what is made of a Context keeps it alive. Destructors wait for nothing but their own free (a driver's free of
-// memory waits for the work on it).
-// Source of the ABI: CUDA driver API reference, cuda.h of 11.4 to 13.0 (abi.h; checked by driver_abi_test.cc).
+// A machine without a driver or a card is no error: Driver::Open says NotFound and the worker goes
+// on with its CPU. Errors: ResourceExhausted = the card's memory is full; Unavailable = the device
+// is lost (a kernel faulted, the card fell off the bus, ECC, the driver died): sticky, every later
+// call on that Context answers the same without asking the driver; NotFound = no driver, no card,
+// no such kernel; Internal = our misuse. The text names the call and the CUresult. Threads: a
+// Context and a Module may be used from any thread; a Stream, an Event, a Graph by one at a time.
+// Ownership: what is made of a Context keeps it alive. Destructors wait for nothing but their own
+// free (a driver's free of memory waits for the work on it). Source of the ABI: CUDA driver API
+// reference, cuda.h of 11.4 to 13.0 (abi.h; checked by driver_abi_test.cc).
 #pragma once
 
 #include <atomic>
@@ -32,14 +34,14 @@ using DeviceAddress = uint64_t;
 
 struct DeviceInfo {
   int ordinal = 0;
-  std::string name;                // "NVIDIA GeForce RTX 3060"
-  std::string pci_id;              // "0000:01:00.0", lower case, as NVML and lspci spell it
-  std::string uuid;                // of this very card, 32 hex digits; "" = not told
-  int cc_major = 0;                // compute capability
+  std::string name;    // "NVIDIA GeForce RTX 3060"
+  std::string pci_id;  // "0000:01:00.0", lower case, as NVML and lspci spell it
+  std::string uuid;    // of this very card, 32 hex digits; "" = not told
+  int cc_major = 0;    // compute capability
   int cc_minor = 0;
   uint64_t total_bytes = 0;
   int sm_count = 0;
-  int clock_khz = 0;               // 0 = not told
+  int clock_khz = 0;  // 0 = not told
   int memory_clock_khz = 0;
   int memory_bus_bits = 0;
   int l2_bytes = 0;
@@ -48,7 +50,7 @@ struct DeviceInfo {
   int registers_per_sm = 0;
   int threads_per_sm = 0;
   int copy_engines = 0;
-  bool integrated = false;         // shares the machine's memory: VRAM is not its own
+  bool integrated = false;  // shares the machine's memory: VRAM is not its own
 
   int cc() const { return cc_major * 10 + cc_minor; }  // 8.6 -> 86, as PTX images are named
 };
@@ -60,8 +62,8 @@ struct CardMemory {
 
 class Driver {
  public:
-  // Opens `path`, or what LANYARD_CUDA_LIBRARY names, or libcuda.so.1. NotFound "no NVIDIA driver" where the library is
-  // missing, has no function that we need (named), or sees no card.
+  // Opens `path`, or what LANYARD_CUDA_LIBRARY names, or libcuda.so.1. NotFound "no NVIDIA driver"
+  // where the library is missing, has no function that we need (named), or sees no card.
   static absl::StatusOr<std::shared_ptr<const Driver>> Open(const std::string& path = "");
   ~Driver();
 
@@ -83,13 +85,15 @@ class Driver {
 };
 
 struct ContextOptions {
-  bool spin = false;  // waiting threads spin (a few us sooner) rather than sleep (the desk's processor stays free)
+  bool spin = false;  // waiting threads spin (a few us sooner) rather than sleep (the desk's
+                      // processor stays free)
 };
 
 // One card: its primary context, retained. Create one a card and share it.
 class Context {
  public:
-  static absl::StatusOr<std::shared_ptr<Context>> Create(std::shared_ptr<const Driver> driver, int ordinal,
+  static absl::StatusOr<std::shared_ptr<Context>> Create(std::shared_ptr<const Driver> driver,
+                                                         int ordinal,
                                                          const ContextOptions& options = {});
   ~Context();
   Context(const Context&) = delete;
@@ -104,20 +108,22 @@ class Context {
   void Free(DeviceAddress address);
   // Waits for everything on this card.
   absl::Status Synchronize();
-  // Lets kernels and copies of this card reach the peer's memory. Unavailable is never the answer of a card that cannot:
-  // false then, and copies go through the host (Stream::CopyPeer does either).
+  // Lets kernels and copies of this card reach the peer's memory. Unavailable is never the answer
+  // of a card that cannot: false then, and copies go through the host (Stream::CopyPeer does
+  // either).
   absl::StatusOr<bool> EnablePeer(Context& peer);
 
   // True for ever after a call said that the device is lost; `lost_status` says which and why.
   bool lost() const { return lost_.load(std::memory_order_acquire); }
   absl::Status lost_status() const;
 
-  // How often something was made of this context that takes the card's memory beside Allocate (streams, graphs, kernels at
-  // their first use): how much, the driver does not say.
+  // How often something was made of this context that takes the card's memory beside Allocate
+  // (streams, graphs, kernels at their first use): how much, the driver does not say.
   uint64_t growths() const { return growths_.load(std::memory_order_acquire); }
   void NoteGrowth() { growths_.fetch_add(1, std::memory_order_acq_rel); }
 
-  // For this file's classes: makes the context current on this thread; the lost status if it is lost.
+  // For this file's classes: makes the context current on this thread; the lost status if it is
+  // lost.
   absl::Status Use();
   // Status of a result; remembers a loss. OK for 0.
   absl::Status Check(int result, const char* call);
@@ -147,11 +153,12 @@ struct KernelInfo {
 // Kernels, JIT-compiled from PTX for one card. Immutable after Load; lookups are cached.
 class Module {
  public:
-  // Every image of `ptx` is loaded. InvalidArgument with the JIT's log when one does not compile for this card.
+  // Every image of `ptx` is loaded. InvalidArgument with the JIT's log when one does not compile
+  // for this card.
   static absl::StatusOr<std::shared_ptr<Module>> Load(std::shared_ptr<Context> context,
                                                       std::span<const std::string_view> ptx);
-  // The level (61, 75, 80) whose kernels a card gets; asks no driver. FailedPrecondition when the binary was built without
-  // kernels, or has none for so old a card.
+  // The level (61, 75, 80) whose kernels a card gets; asks no driver. FailedPrecondition when the
+  // binary was built without kernels, or has none for so old a card.
   static absl::StatusOr<int> LevelFor(const DeviceInfo& card);
   // The kernels of this binary (ptx_image.h), of the highest level that the card has.
   static absl::StatusOr<std::shared_ptr<Module>> LoadShipped(std::shared_ptr<Context> context);
@@ -175,11 +182,12 @@ class Module {
   std::unique_ptr<Cache> cache_;
 };
 
-// The largest of `levels` (61, 75, 80 ...) that a card of compute capability `cc` runs; 0 when none.
+// The largest of `levels` (61, 75, 80 ...) that a card of compute capability `cc` runs; 0 when
+// none.
 int ChoosePtxLevel(int cc, std::span<const int> levels);
 
-// Page-locked host memory, 256-byte aligned; the copies to and from it are truly asynchronous, so it must not be read,
-// reused or freed before an Event (or Synchronize) says that they are done.
+// Page-locked host memory, 256-byte aligned; the copies to and from it are truly asynchronous, so
+// it must not be read, reused or freed before an Event (or Synchronize) says that they are done.
 class PinnedMemory {
  public:
   PinnedMemory() = default;
@@ -207,7 +215,8 @@ class Event {
   Event(Event&& other) noexcept;
   Event& operator=(Event&& other) noexcept;
 
-  absl::Status Synchronize();        // the thread sleeps until the recorded work is done; at once if none was recorded
+  absl::Status
+  Synchronize();  // the thread sleeps until the recorded work is done; at once if none was recorded
   absl::StatusOr<bool> Done();
   // Between two timing events that are done.
   static absl::StatusOr<double> SecondsBetween(const Event& begin, const Event& end);
@@ -237,8 +246,8 @@ class Graph {
   AbiHandle* exec_ = nullptr;
 };
 
-// Work in order, beside other streams. Everything returns at once but Synchronize; an error of the work itself comes with a
-// later call (as the driver does it).
+// Work in order, beside other streams. Everything returns at once but Synchronize; an error of the
+// work itself comes with a later call (as the driver does it).
 class Stream : public ops::cuda::Launcher {
  public:
   // `module` is where Launch finds its kernels.
@@ -247,14 +256,16 @@ class Stream : public ops::cuda::Launcher {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  absl::Status Launch(std::string_view kernel, ops::cuda::Grid grid, ops::cuda::Grid block, uint32_t shared_bytes,
-                      const void* args, size_t args_bytes) override;
+  absl::Status Launch(std::string_view kernel, ops::cuda::Grid grid, ops::cuda::Grid block,
+                      uint32_t shared_bytes, const void* args, size_t args_bytes) override;
 
-  // `host` should be PinnedMemory: with other memory the driver copies before it returns (to the device) or waits (from it).
+  // `host` should be PinnedMemory: with other memory the driver copies before it returns (to the
+  // device) or waits (from it).
   absl::Status CopyToDevice(DeviceAddress to, const void* host, size_t bytes);
   absl::Status CopyToHost(void* host, DeviceAddress from, size_t bytes);
   absl::Status CopyOnDevice(DeviceAddress to, DeviceAddress from, size_t bytes);
-  // From this stream's card to another's; by way of the host where the cards cannot reach each other.
+  // From this stream's card to another's; by way of the host where the cards cannot reach each
+  // other.
   absl::Status CopyPeer(Context& to_context, DeviceAddress to, DeviceAddress from, size_t bytes);
   absl::Status Fill(DeviceAddress to, uint8_t value, size_t bytes);
 
@@ -264,12 +275,13 @@ class Stream : public ops::cuda::Launcher {
   absl::Status Synchronize();
   absl::StatusOr<bool> Idle();
 
-  // Between the two, calls are recorded and do not run; streams that Wait on an event of this one join the capture, and must
-  // be waited for before End. Allocate nothing and Synchronize nothing between.
+  // Between the two, calls are recorded and do not run; streams that Wait on an event of this one
+  // join the capture, and must be waited for before End. Allocate nothing and Synchronize nothing
+  // between.
   absl::Status BeginCapture();
   absl::StatusOr<Graph> EndCapture();
-  // EndCapture into an existing graph: the same launches with other arguments are an update (some us); another shape is
-  // instantiated anew.
+  // EndCapture into an existing graph: the same launches with other arguments are an update (some
+  // us); another shape is instantiated anew.
   absl::Status EndCaptureInto(Graph& graph);
   absl::Status Launch(Graph& graph);
 

@@ -1,5 +1,6 @@
-// The environment variables of engine/cuda, read in one place: LANYARD_CUDA_LIBRARY, LANYARD_NVML_LIBRARY (tests put a fake in
-// the driver's place) and LANYARD_CUDA_EXACT_BLOCKS (memory_pool.h).
+// The environment variables of engine/cuda, read in one place: LANYARD_CUDA_LIBRARY,
+// LANYARD_NVML_LIBRARY (tests put a fake in the driver's place) and LANYARD_CUDA_EXACT_BLOCKS
+// (memory_pool.h).
 #pragma once
 
 #include <string>

@@ -15,12 +15,16 @@ namespace {
 
 constexpr uint64_t kAlignment = 256;
 
-uint64_t RoundUp(uint64_t bytes, uint64_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
+uint64_t RoundUp(uint64_t bytes, uint64_t multiple) {
+  return (bytes + multiple - 1) / multiple * multiple;
+}
 
 class ContextBlocks : public BlockSource {
  public:
   explicit ContextBlocks(std::shared_ptr<Context> context) : context_(std::move(context)) {}
-  absl::StatusOr<DeviceAddress> Allocate(uint64_t bytes) override { return context_->Allocate(bytes); }
+  absl::StatusOr<DeviceAddress> Allocate(uint64_t bytes) override {
+    return context_->Allocate(bytes);
+  }
   void Free(DeviceAddress address) override { context_->Free(address); }
   absl::StatusOr<CardMemory> Memory() override { return context_->Memory(); }
 
@@ -40,7 +44,7 @@ struct Block {
 
 struct Allocation {
   std::list<Block>::iterator block;
-  uint64_t bytes = 0;        // as cut
+  uint64_t bytes = 0;  // as cut
   uint64_t asked_bytes = 0;
 };
 
@@ -60,9 +64,12 @@ std::unique_ptr<BlockSource> BlocksOf(std::shared_ptr<Context> context) {
 
 std::string_view MemoryUseName(MemoryUse use) {
   switch (use) {
-    case MemoryUse::kWeights: return "weights";
-    case MemoryUse::kKv: return "kv";
-    case MemoryUse::kBuffers: return "buffers";
+    case MemoryUse::kWeights:
+      return "weights";
+    case MemoryUse::kKv:
+      return "kv";
+    case MemoryUse::kBuffers:
+      return "buffers";
   }
   return "?";
 }
@@ -92,17 +99,20 @@ struct MemoryPool::State {
   // The smallest free range that holds `bytes`, cut; 0 when there is none.
   DeviceAddress Cut(uint64_t bytes, uint64_t asked_bytes, MemoryUse use, int group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  // Those below let go of the mutex while they call the driver, which may take long, or for ever: who only asks for the
-  // books never waits for it. They come back with it held.
+  // Those below let go of the mutex while they call the driver, which may take long, or for ever:
+  // who only asks for the books never waits for it. They come back with it held.
   absl::StatusOr<std::list<Block>::iterator> Take(uint64_t bytes, MemoryUse use, int group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  absl::StatusOr<DeviceAddress> AllocateUnlocked(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  absl::StatusOr<DeviceAddress> AllocateUnlocked(uint64_t bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void GiveBack(std::list<Block> leaving) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void DropReserved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  absl::Status Refusal(uint64_t bytes, MemoryUse use, std::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  absl::Status Refusal(uint64_t bytes, MemoryUse use, std::string_view why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 };
 
-DeviceAddress MemoryPool::State::Cut(uint64_t bytes, uint64_t asked_bytes, MemoryUse use, int group) {
+DeviceAddress MemoryPool::State::Cut(uint64_t bytes, uint64_t asked_bytes, MemoryUse use,
+                                     int group) {
   auto best = blocks.end();
   std::map<uint64_t, uint64_t>::iterator range;
   for (auto block = blocks.begin(); block != blocks.end(); ++block) {
@@ -130,16 +140,18 @@ absl::Status MemoryPool::State::Refusal(uint64_t bytes, MemoryUse use, std::stri
   mutex.Lock();
   if (!card.ok() && absl::IsUnavailable(card.status())) return card.status();
   const std::string free =
-      card.ok() ? absl::StrCat(FormatSize(card->free_bytes), " of ", FormatSize(card->total_bytes)) : "unknown";
-  return ResourceExhausted("no room on the card for ", FormatSize(bytes), " of ", AbslView(MemoryUseName(use)), " (",
-                           AbslView(why), "): budget ", FormatSize(budget), ", held ", FormatSize(held),
-                           " (weights ", FormatSize(used[0]), ", kv ", FormatSize(used[1]), ", buffers ",
+      card.ok() ? absl::StrCat(FormatSize(card->free_bytes), " of ", FormatSize(card->total_bytes))
+                : "unknown";
+  return ResourceExhausted("no room on the card for ", FormatSize(bytes), " of ",
+                           AbslView(MemoryUseName(use)), " (", AbslView(why), "): budget ",
+                           FormatSize(budget), ", held ", FormatSize(held), " (weights ",
+                           FormatSize(used[0]), ", kv ", FormatSize(used[1]), ", buffers ",
                            FormatSize(used[2]), "), free on the card ", free,
                            "; give the stage fewer layers or less KV, or raise the card's budget");
 }
 
-// Counted as held from before the driver is asked until after it has taken the block back, so that others who ask meanwhile
-// are refused by the budget and not by the card.
+// Counted as held from before the driver is asked until after it has taken the block back, so that
+// others who ask meanwhile are refused by the budget and not by the card.
 absl::StatusOr<DeviceAddress> MemoryPool::State::AllocateUnlocked(uint64_t bytes) {
   held += bytes;
   ++changing;
@@ -152,7 +164,8 @@ absl::StatusOr<DeviceAddress> MemoryPool::State::AllocateUnlocked(uint64_t bytes
   return address;
 }
 
-absl::StatusOr<std::list<Block>::iterator> MemoryPool::State::Take(uint64_t bytes, MemoryUse use, int group) {
+absl::StatusOr<std::list<Block>::iterator> MemoryPool::State::Take(uint64_t bytes, MemoryUse use,
+                                                                   int group) {
   if (bytes > budget || held > budget - bytes) DropReserved();
   if (bytes > budget || held > budget - bytes) return Refusal(bytes, use, "over the budget");
   absl::StatusOr<DeviceAddress> address = AllocateUnlocked(bytes);
@@ -214,8 +227,9 @@ absl::StatusOr<std::shared_ptr<MemoryPool>> MemoryPool::Create(std::unique_ptr<B
                                                                const PoolOptions& options) {
   if (options.granule_bytes == 0 || options.granule_bytes % kAlignment != 0 ||
       options.block_bytes % options.granule_bytes != 0) {
-    return InvalidArgument("a pool's block of ", options.block_bytes, " bytes is no multiple of its granule of ",
-                           options.granule_bytes, ", or that none of ", kAlignment);
+    return InvalidArgument("a pool's block of ", options.block_bytes,
+                           " bytes is no multiple of its granule of ", options.granule_bytes,
+                           ", or that none of ", kAlignment);
   }
   std::shared_ptr<MemoryPool> pool(new MemoryPool(std::move(source), options));
   State& state = *pool->state_;
@@ -232,7 +246,8 @@ absl::StatusOr<std::shared_ptr<MemoryPool>> MemoryPool::Create(std::unique_ptr<B
 absl::StatusOr<DeviceMemory> MemoryPool::Allocate(uint64_t bytes, MemoryUse use, int group) {
   State& state = *state_;
   const PoolOptions& options = state.options;
-  if (bytes > (uint64_t{1} << 48)) return InvalidArgument("an allocation of ", bytes, " bytes on a card");
+  if (bytes > (uint64_t{1} << 48))
+    return InvalidArgument("an allocation of ", bytes, " bytes on a card");
   const uint64_t cut = RoundUp(std::max<uint64_t>(bytes, 1), kAlignment);
   MutexLock lock(&state.mutex);
   DeviceAddress address = options.exact_blocks ? 0 : state.Cut(cut, bytes, use, group);
@@ -255,9 +270,11 @@ absl::StatusOr<DeviceMemory> MemoryPool::Allocate(uint64_t bytes, MemoryUse use,
 
 absl::Status MemoryPool::Reserve(uint64_t bytes, MemoryUse use, int group) {
   if (bytes == 0 || state_->options.exact_blocks) return absl::OkStatus();
-  if (bytes > (uint64_t{1} << 48)) return InvalidArgument("a reservation of ", bytes, " bytes on a card");
+  if (bytes > (uint64_t{1} << 48))
+    return InvalidArgument("a reservation of ", bytes, " bytes on a card");
   MutexLock lock(&state_->mutex);
-  ASSIGN_OR_RETURN(auto block, state_->Take(RoundUp(bytes, state_->options.granule_bytes), use, group));
+  ASSIGN_OR_RETURN(auto block,
+                   state_->Take(RoundUp(bytes, state_->options.granule_bytes), use, group));
   block->reserved = true;
   return absl::OkStatus();
 }
@@ -279,7 +296,8 @@ void MemoryPool::Free(DeviceAddress address) {
     return;
   }
   auto range = block.free.emplace(address - block.address, allocation.bytes).first;
-  if (const auto next = std::next(range); next != block.free.end() && range->first + range->second == next->first) {
+  if (const auto next = std::next(range);
+      next != block.free.end() && range->first + range->second == next->first) {
     range->second += next->second;
     block.free.erase(next);
   }
@@ -307,7 +325,8 @@ int MemoryPool::AddOwner(std::string name, ReleasePriority priority, ReleaseFn r
   const auto after = [](const std::shared_ptr<Owner>& a, const std::shared_ptr<Owner>& b) {
     return a->priority < b->priority;
   };
-  state_->owners.insert(std::upper_bound(state_->owners.begin(), state_->owners.end(), owner, after), owner);
+  state_->owners.insert(
+      std::upper_bound(state_->owners.begin(), state_->owners.end(), owner, after), owner);
   return owner->key;
 }
 
@@ -316,7 +335,8 @@ void MemoryPool::RemoveOwner(int key) {
   {
     MutexLock lock(&state_->mutex);
     auto& owners = state_->owners;
-    const auto found = std::find_if(owners.begin(), owners.end(), [&](const auto& o) { return o->key == key; });
+    const auto found =
+        std::find_if(owners.begin(), owners.end(), [&](const auto& o) { return o->key == key; });
     if (found == owners.end()) return;
     owner = *found;
     owners.erase(found);
@@ -348,8 +368,8 @@ ShrinkReport MemoryPool::Shrink(uint64_t new_budget_bytes) {
     report.promised_bytes += promised;
     const uint64_t over_after = usage().over_bytes();
     report.asked.push_back(absl::StrCat(owner->name, ": asked ", FormatSize(ask), ", freed ",
-                                        FormatSize(over > over_after ? over - over_after : 0), ", promised ",
-                                        FormatSize(promised)));
+                                        FormatSize(over > over_after ? over - over_after : 0),
+                                        ", promised ", FormatSize(promised)));
   }
   const PoolUsage now = usage();
   report.held_bytes = now.held_bytes;
@@ -370,9 +390,7 @@ PoolUsage MemoryPool::usage() const {
   return usage;
 }
 
-absl::StatusOr<CardMemory> MemoryPool::Card() const {
-  return state_->source->Memory();
-}
+absl::StatusOr<CardMemory> MemoryPool::Card() const { return state_->source->Memory(); }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept { *this = std::move(other); }
 

@@ -8,9 +8,9 @@
 #include <random>
 #include <thread>
 
+#include "base/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "base/mutex.h"
 
 namespace lanyard::cuda {
 namespace {
@@ -32,7 +32,7 @@ struct FakeCard {
   bool lost = false;
   std::map<DeviceAddress, uint64_t> live;
   std::function<void()> called;  // within every call of the driver
-  Mutex mu;                      // as a driver has one of its own: the pool calls from several threads
+  Mutex mu;  // as a driver has one of its own: the pool calls from several threads
 };
 
 class FakeBlocks : public BlockSource {
@@ -42,7 +42,8 @@ class FakeBlocks : public BlockSource {
     if (card_->called) card_->called();
     MutexLock lock(&card_->mu);
     if (card_->lost) return Unavailable("lost");
-    if (card_->allocations++ == card_->fail_at || card_->used + card_->others + bytes > card_->total) {
+    if (card_->allocations++ == card_->fail_at ||
+        card_->used + card_->others + bytes > card_->total) {
       return ResourceExhausted("CUDA_ERROR_OUT_OF_MEMORY");
     }
     const DeviceAddress address = card_->next;
@@ -161,12 +162,15 @@ TEST(MemoryPool, RefusalHasTheArithmetic) {
   auto held = *pool->Allocate(90 * kMiB, MemoryUse::kKv);
   const absl::Status refused = pool->Allocate(20 * kMiB, MemoryUse::kWeights).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(Str(refused.message()), HasSubstr("20.0 MiB of weights (over the budget): budget 100 MiB, held 90.0 MiB"));
+  EXPECT_THAT(Str(refused.message()),
+              HasSubstr("20.0 MiB of weights (over the budget): budget 100 MiB, held 90.0 MiB"));
   EXPECT_THAT(Str(refused.message()), HasSubstr("free on the card 934 MiB of 1.0 GiB"));
   EXPECT_TRUE(pool->Allocate(10 * kMiB, MemoryUse::kWeights).ok());
   // Refused without arithmetic that overflows.
-  EXPECT_EQ(pool->Allocate(~uint64_t{0}, MemoryUse::kWeights).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(pool->Allocate(uint64_t{1} << 47, MemoryUse::kKv).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(pool->Allocate(~uint64_t{0}, MemoryUse::kWeights).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(pool->Allocate(uint64_t{1} << 47, MemoryUse::kKv).status().code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 TEST(MemoryPool, SmallAllocationTakesWhatIsLeftWhereNoSharedBlockFits) {
@@ -189,7 +193,8 @@ TEST(MemoryPool, FullCardBelowTheBudgetIsATypedRefusal) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(Str(refused.message()), HasSubstr("the card is full"));
   card.lost = true;
-  EXPECT_EQ(pool->Allocate(20 * kMiB, MemoryUse::kWeights).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(pool->Allocate(20 * kMiB, MemoryUse::kWeights).status().code(),
+            absl::StatusCode::kUnavailable);
 }
 
 TEST(MemoryPool, ShrinkAsksKvFirstThenLayersAndNoMoreThanNeeded) {
@@ -222,7 +227,8 @@ TEST(MemoryPool, ShrinkAsksKvFirstThenLayersAndNoMoreThanNeeded) {
   EXPECT_EQ(report.must_release_bytes, 30 * kMiB);
   EXPECT_THAT(report.asked, ElementsAre("kv: asked 70.0 MiB, freed 40.0 MiB, promised 0 B",
                                         "layers: asked 30.0 MiB, freed 0 B, promised 60.0 MiB"));
-  EXPECT_EQ(pool->Allocate(kMiB, MemoryUse::kKv).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(pool->Allocate(kMiB, MemoryUse::kKv).status().code(),
+            absl::StatusCode::kResourceExhausted);
   layer.Reset();
   EXPECT_EQ(pool->usage().over_bytes(), 0u);
   EXPECT_TRUE(pool->Allocate(kMiB, MemoryUse::kKv).ok());
@@ -270,7 +276,8 @@ TEST(MemoryPool, AllocationsNeverOverlap) {
   std::map<DeviceAddress, DeviceMemory> live;
   for (int step = 0; step < 4000; ++step) {
     if (live.empty() || random() % 5 < 3) {
-      auto memory = pool->Allocate(random() % 60000, static_cast<MemoryUse>(random() % 3), random() % 2);
+      auto memory =
+          pool->Allocate(random() % 60000, static_cast<MemoryUse>(random() % 3), random() % 2);
       if (!memory.ok()) continue;
       const DeviceAddress address = memory->address();
       const auto after = live.lower_bound(address);

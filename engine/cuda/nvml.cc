@@ -22,7 +22,8 @@ namespace {
 template <typename F>
 void Resolve(void* library, F& function, const char* symbol, const char* older) {
   function = reinterpret_cast<F>(dlsym(library, symbol));
-  if (function == nullptr && older != nullptr) function = reinterpret_cast<F>(dlsym(library, older));
+  if (function == nullptr && older != nullptr)
+    function = reinterpret_cast<F>(dlsym(library, older));
 }
 
 // The number that a function of (device, unsigned*) tells.
@@ -55,7 +56,8 @@ void AddProcesses(F function, nvml::Device device, bool graphics, std::vector<Ca
     for (unsigned i = 0; i < count; ++i) {
       CardProcess process;
       process.pid = processes[i].pid;
-      if (processes[i].used_gpu_memory != nvml::kValueNotAvailable) process.bytes = processes[i].used_gpu_memory;
+      if (processes[i].used_gpu_memory != nvml::kValueNotAvailable)
+        process.bytes = processes[i].used_gpu_memory;
       process.graphics = graphics;
       out.push_back(process);
     }
@@ -70,11 +72,12 @@ std::unique_ptr<Nvml> Nvml::Open(const std::string& path) {
   void* library = dlopen(NvmlLibraryPath(path).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return self;
   auto api = std::make_unique<Api>();
-#define LANYARD_NVML_RESOLVE(member, symbol, older, parameters) Resolve(library, api->member, symbol, older);
+#define LANYARD_NVML_RESOLVE(member, symbol, older, parameters) \
+  Resolve(library, api->member, symbol, older);
   LANYARD_NVML_FUNCTIONS(LANYARD_NVML_RESOLVE)
 #undef LANYARD_NVML_RESOLVE
-  if (api->Init == nullptr || api->DeviceCount == nullptr || api->DeviceByIndex == nullptr || api->Pci == nullptr ||
-      api->Init() != nvml::kSuccess) {
+  if (api->Init == nullptr || api->DeviceCount == nullptr || api->DeviceByIndex == nullptr ||
+      api->Pci == nullptr || api->Init() != nvml::kSuccess) {
     return self;
   }
   self->library_ = library;
@@ -89,7 +92,8 @@ Nvml::~Nvml() {
 
 std::string Nvml::driver_version() const {
   char text[96] = "";
-  if (!present() || api_->DriverVersion == nullptr || api_->DriverVersion(text, sizeof(text) - 1) != nvml::kSuccess) {
+  if (!present() || api_->DriverVersion == nullptr ||
+      api_->DriverVersion(text, sizeof(text) - 1) != nvml::kSuccess) {
     return "";
   }
   return text;
@@ -99,7 +103,8 @@ std::string Nvml::PciId(void* device) const {
   nvml::PciInfo pci = {};
   if (api_->Pci(device, &pci) != nvml::kSuccess) return "";
   char text[32];
-  std::snprintf(text, sizeof(text), "%04x:%02x:%02x.0", pci.domain & 0xffff, pci.bus & 0xff, pci.device & 0xff);
+  std::snprintf(text, sizeof(text), "%04x:%02x:%02x.0", pci.domain & 0xffff, pci.bus & 0xff,
+                pci.device & 0xff);
   return text;
 }
 
@@ -108,7 +113,8 @@ CardNumbers Nvml::Read(void* device) const {
   CardNumbers numbers;
   numbers.pci_id = PciId(device);
   char name[96] = "";
-  if (api.Name != nullptr && api.Name(device, name, sizeof(name) - 1) == nvml::kSuccess) numbers.name = name;
+  if (api.Name != nullptr && api.Name(device, name, sizeof(name) - 1) == nvml::kSuccess)
+    numbers.name = name;
   nvml::Memory memory = {};
   if (api.MemoryInfo != nullptr && api.MemoryInfo(device, &memory) == nvml::kSuccess) {
     numbers.total_bytes = memory.total;
@@ -122,7 +128,8 @@ CardNumbers Nvml::Read(void* device) const {
   }
   numbers.celsius = NumberOf(api.Temperature, device, nvml::kTemperatureGpu);
   if (const auto milliwatts = Number(api.PowerUsage, device)) numbers.watts = *milliwatts * 1e-3;
-  if (const auto milliwatts = Number(api.PowerLimit, device)) numbers.watts_limit = *milliwatts * 1e-3;
+  if (const auto milliwatts = Number(api.PowerLimit, device))
+    numbers.watts_limit = *milliwatts * 1e-3;
   numbers.sm_mhz = NumberOf(api.Clock, device, nvml::kClockSm);
   numbers.memory_mhz = NumberOf(api.Clock, device, nvml::kClockMemory);
   numbers.pcie_generation = Number(api.PcieGeneration, device);
@@ -167,7 +174,8 @@ std::optional<uint64_t> Nvml::ProcessBytes(const std::string& pci_id, uint32_t p
   AddProcesses(api_->GraphicsProcesses, device, true, processes);
   std::optional<uint64_t> bytes;  // one that computes and draws stands in both lists
   for (const CardProcess& process : processes) {
-    if (process.pid == pid && process.bytes.has_value()) bytes = std::max(bytes.value_or(0), *process.bytes);
+    if (process.pid == pid && process.bytes.has_value())
+      bytes = std::max(bytes.value_or(0), *process.bytes);
   }
   return bytes;
 }

@@ -1,6 +1,7 @@
-// What NVML knows of the cards, by dlopen of libnvidia-ml.so.1 (LANYARD_NVML_LIBRARY overrides) and own prototypes.
-// No library, an old one, or a card that does not tell = no number; never an error.
-// Source of the ABI: NVIDIA's NVML API reference (nvml.h); PyPI's nvidia-ml-py shows the same layouts.
+// What NVML knows of the cards, by dlopen of libnvidia-ml.so.1 (LANYARD_NVML_LIBRARY overrides) and
+// own prototypes. No library, an old one, or a card that does not tell = no number; never an error.
+// Source of the ABI: NVIDIA's NVML API reference (nvml.h); PyPI's nvidia-ml-py shows the same
+// layouts.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,8 @@ struct CardNumbers {
   std::optional<uint64_t> total_bytes;
   std::optional<uint64_t> used_bytes;  // by everybody
   std::optional<uint64_t> free_bytes;
-  std::optional<int> gpu_percent;      // of the last sampling time in which a kernel ran
-  std::optional<int> memory_percent;   // in which memory was read or written
+  std::optional<int> gpu_percent;     // of the last sampling time in which a kernel ran
+  std::optional<int> memory_percent;  // in which memory was read or written
   std::optional<int> celsius;
   std::optional<double> watts;
   std::optional<double> watts_limit;
@@ -45,7 +46,8 @@ class Nvml {
   bool present() const { return api_ != nullptr; }
   std::string driver_version() const;  // "550.54.14"; "" = not told
   std::vector<CardNumbers> Cards() const;
-  // Of a card's memory, a process's; nothing where NVML does not tell, or knows the process by another number (containers).
+  // Of a card's memory, a process's; nothing where NVML does not tell, or knows the process by
+  // another number (containers).
   std::optional<uint64_t> ProcessBytes(const std::string& pci_id, uint32_t pid) const;
   // By the PCI id of a DeviceInfo; nothing when NVML does not know it.
   std::optional<CardNumbers> Card(const std::string& pci_id) const;

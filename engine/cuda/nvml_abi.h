@@ -1,5 +1,5 @@
-// The part of NVML's C ABI that nvml.cc calls: own prototypes, no nvml.h. Structures as NVIDIA's NVML API reference and PyPI's
-// nvidia-ml-py (pynvml.py) lay them out.
+// The part of NVML's C ABI that nvml.cc calls: own prototypes, no nvml.h. Structures as NVIDIA's
+// NVML API reference and PyPI's nvidia-ml-py (pynvml.py) lay them out.
 #pragma once
 
 #include <cstdint>
@@ -45,26 +45,34 @@ struct Process {  // nvmlProcessInfo_v2_t
 };
 static_assert(sizeof(Process) == 24);
 
-// X(member, "exported symbol", "older symbol" or nullptr, (parameters)): every function returns an nvmlReturn_t.
-#define LANYARD_NVML_FUNCTIONS(X)                                                                                       \
-  X(Init, "nvmlInit_v2", nullptr, ())                                                                                   \
-  X(Shutdown, "nvmlShutdown", nullptr, ())                                                                              \
-  X(DriverVersion, "nvmlSystemGetDriverVersion", nullptr, (char* text, unsigned length))                                \
-  X(DeviceCount, "nvmlDeviceGetCount_v2", nullptr, (unsigned* count))                                                   \
-  X(DeviceByIndex, "nvmlDeviceGetHandleByIndex_v2", nullptr, (unsigned index, nvml::Device* device))                    \
-  X(Pci, "nvmlDeviceGetPciInfo_v3", nullptr, (nvml::Device device, nvml::PciInfo * info))                               \
-  X(Name, "nvmlDeviceGetName", nullptr, (nvml::Device device, char* text, unsigned length))                             \
-  X(MemoryInfo, "nvmlDeviceGetMemoryInfo", nullptr, (nvml::Device device, nvml::Memory * memory))                       \
-  X(UtilizationRates, "nvmlDeviceGetUtilizationRates", nullptr, (nvml::Device device, nvml::Utilization * rates))       \
-  X(Temperature, "nvmlDeviceGetTemperature", nullptr, (nvml::Device device, int sensor, unsigned* celsius))             \
-  X(PowerUsage, "nvmlDeviceGetPowerUsage", nullptr, (nvml::Device device, unsigned* milliwatts))                        \
-  X(PowerLimit, "nvmlDeviceGetEnforcedPowerLimit", nullptr, (nvml::Device device, unsigned* milliwatts))                \
-  X(Clock, "nvmlDeviceGetClockInfo", nullptr, (nvml::Device device, int clock, unsigned* mhz))                          \
-  X(PcieGeneration, "nvmlDeviceGetCurrPcieLinkGeneration", nullptr, (nvml::Device device, unsigned* generation))        \
-  X(PcieWidth, "nvmlDeviceGetCurrPcieLinkWidth", nullptr, (nvml::Device device, unsigned* lanes))                       \
-  X(ComputeProcesses, "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2",             \
-    (nvml::Device device, unsigned* count, nvml::Process* processes))                                                   \
-  X(GraphicsProcesses, "nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v2",          \
+// X(member, "exported symbol", "older symbol" or nullptr, (parameters)): every function returns an
+// nvmlReturn_t.
+#define LANYARD_NVML_FUNCTIONS(X)                                                                 \
+  X(Init, "nvmlInit_v2", nullptr, ())                                                             \
+  X(Shutdown, "nvmlShutdown", nullptr, ())                                                        \
+  X(DriverVersion, "nvmlSystemGetDriverVersion", nullptr, (char* text, unsigned length))          \
+  X(DeviceCount, "nvmlDeviceGetCount_v2", nullptr, (unsigned* count))                             \
+  X(DeviceByIndex, "nvmlDeviceGetHandleByIndex_v2", nullptr,                                      \
+    (unsigned index, nvml::Device* device))                                                       \
+  X(Pci, "nvmlDeviceGetPciInfo_v3", nullptr, (nvml::Device device, nvml::PciInfo * info))         \
+  X(Name, "nvmlDeviceGetName", nullptr, (nvml::Device device, char* text, unsigned length))       \
+  X(MemoryInfo, "nvmlDeviceGetMemoryInfo", nullptr, (nvml::Device device, nvml::Memory * memory)) \
+  X(UtilizationRates, "nvmlDeviceGetUtilizationRates", nullptr,                                   \
+    (nvml::Device device, nvml::Utilization * rates))                                             \
+  X(Temperature, "nvmlDeviceGetTemperature", nullptr,                                             \
+    (nvml::Device device, int sensor, unsigned* celsius))                                         \
+  X(PowerUsage, "nvmlDeviceGetPowerUsage", nullptr, (nvml::Device device, unsigned* milliwatts))  \
+  X(PowerLimit, "nvmlDeviceGetEnforcedPowerLimit", nullptr,                                       \
+    (nvml::Device device, unsigned* milliwatts))                                                  \
+  X(Clock, "nvmlDeviceGetClockInfo", nullptr, (nvml::Device device, int clock, unsigned* mhz))    \
+  X(PcieGeneration, "nvmlDeviceGetCurrPcieLinkGeneration", nullptr,                               \
+    (nvml::Device device, unsigned* generation))                                                  \
+  X(PcieWidth, "nvmlDeviceGetCurrPcieLinkWidth", nullptr, (nvml::Device device, unsigned* lanes)) \
+  X(ComputeProcesses, "nvmlDeviceGetComputeRunningProcesses_v3",                                  \
+    "nvmlDeviceGetComputeRunningProcesses_v2",                                                    \
+    (nvml::Device device, unsigned* count, nvml::Process* processes))                             \
+  X(GraphicsProcesses, "nvmlDeviceGetGraphicsRunningProcesses_v3",                                \
+    "nvmlDeviceGetGraphicsRunningProcesses_v2",                                                   \
     (nvml::Device device, unsigned* count, nvml::Process* processes))
 
 }  // namespace lanyard::cuda::nvml

@@ -10,9 +10,13 @@ namespace lanyard::cuda {
 namespace op_checks {
 
 Bench::Bench(std::shared_ptr<Module> module, const OpCheckOptions& options)
-    : module_(std::move(module)), context_(module_->context()), options_(options), random_(options.seed) {}
+    : module_(std::move(module)),
+      context_(module_->context()),
+      options_(options),
+      random_(options.seed) {}
 
-absl::StatusOr<std::unique_ptr<Bench>> Bench::Make(std::shared_ptr<Module> module, const OpCheckOptions& options) {
+absl::StatusOr<std::unique_ptr<Bench>> Bench::Make(std::shared_ptr<Module> module,
+                                                   const OpCheckOptions& options) {
   std::unique_ptr<Bench> bench(new Bench(std::move(module), options));
   ASSIGN_OR_RETURN(bench->stream_, Stream::Create(bench->module_));
   ASSIGN_OR_RETURN(bench->begin_, Event::Create(bench->context_, true));
@@ -34,7 +38,8 @@ void Bench::Begin(std::string op, std::string variant) {
 absl::Status Bench::End() {
   Note(stream_->Synchronize());
   for (const DeviceAddress address : std::exchange(taken_, {})) context_->Free(address);
-  if (context_->lost()) return Annotate(context_->lost_status(), absl::StrCat(check_.op, " (", check_.variant, ")"));
+  if (context_->lost())
+    return Annotate(context_->lost_status(), absl::StrCat(check_.op, " (", check_.variant, ")"));
   if (options_.progress) options_.progress(check_);
   checks_.push_back(std::move(check_));
   return absl::OkStatus();
@@ -58,7 +63,8 @@ void Bench::Run(const absl::Status& launched) {
   const absl::Status done = end_.Synchronize();
   Note(done);
   if (!done.ok()) return;
-  if (const auto seconds = Event::SecondsBetween(begin_, end_); seconds.ok()) check_.seconds += *seconds;
+  if (const auto seconds = Event::SecondsBetween(begin_, end_); seconds.ok())
+    check_.seconds += *seconds;
 }
 
 void* Bench::AllocBytes(size_t bytes) {
@@ -131,7 +137,8 @@ std::vector<uint8_t> Bench::Weights(TensorType type, size_t n) {
 
 }  // namespace op_checks
 
-absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module, const OpCheckOptions& options) {
+absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module,
+                                                 const OpCheckOptions& options) {
   ASSIGN_OR_RETURN(auto bench, op_checks::Bench::Make(std::move(module), options));
   RETURN_IF_ERROR(op_checks::CheckRows(*bench));
   RETURN_IF_ERROR(op_checks::CheckProducts(*bench));

@@ -1,5 +1,5 @@
-// Every kernel op on a card against the CPU's scalar reference, bit for bit: what `lanyard gpu-check` runs on a real card, and
-// the tests on the fake one.
+// Every kernel op on a card against the CPU's scalar reference, bit for bit: what `lanyard
+// gpu-check` runs on a real card, and the tests on the fake one.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@
 namespace lanyard::cuda {
 
 struct OpCheck {
-  std::string op;        // "matmul"
-  std::string variant;   // "Q4_K, 3 rows, 33 x 256"
-  uint64_t values = 0;   // compared
+  std::string op;       // "matmul"
+  std::string variant;  // "Q4_K, 3 rows, 33 x 256"
+  uint64_t values = 0;  // compared
   uint64_t different = 0;
-  std::string first;     // of the different ones: "at 17: 0x1.8p+3, not 0x1.9p+3"
-  std::string error;     // of a launch or a copy
-  std::string skipped;   // why this card does not run it; nothing was compared
-  double seconds = 0;    // on the card, by events
+  std::string first;    // of the different ones: "at 17: 0x1.8p+3, not 0x1.9p+3"
+  std::string error;    // of a launch or a copy
+  std::string skipped;  // why this card does not run it; nothing was compared
+  double seconds = 0;   // on the card, by events
   bool ok() const { return different == 0 && error.empty(); }
 };
 
@@ -31,7 +31,9 @@ struct OpCheckOptions {
   std::function<void(const OpCheck&)> progress;  // after each; may be null
 };
 
-// A lost card ends it with its Unavailable, everything else is in the checks. `module` is of LoadShipped.
-absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module, const OpCheckOptions& options = {});
+// A lost card ends it with its Unavailable, everything else is in the checks. `module` is of
+// LoadShipped.
+absl::StatusOr<std::vector<OpCheck>> RunOpChecks(std::shared_ptr<Module> module,
+                                                 const OpCheckOptions& options = {});
 
 }  // namespace lanyard::cuda

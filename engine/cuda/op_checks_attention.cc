@@ -1,7 +1,8 @@
-// Rotation, the key/value pages and attention on the card against engine/ops, for every element type: single rows of long
-// sequences (decode) and runs of rows (prefill), with and without a window. The pages are filled by the CPU's RotateAndStore,
-// compared with the card's, and then read by both. Attention in the fast form (level 80) against the exact one, within what the
-// rounding to halves explains, and its single rows against its tiles in bits.
+// Rotation, the key/value pages and attention on the card against engine/ops, for every element
+// type: single rows of long sequences (decode) and runs of rows (prefill), with and without a
+// window. The pages are filled by the CPU's RotateAndStore, compared with the card's, and then read
+// by both. Attention in the fast form (level 80) against the exact one, within what the rounding to
+// halves explains, and its single rows against its tiles in bits.
 #include <cmath>
 #include <numeric>
 
@@ -30,8 +31,9 @@ struct Case {
 
 std::string Describe(const Case& c) {
   constexpr const char* kNames[] = {"f32", "f16", "i8"};
-  return absl::StrCat(kNames[static_cast<int>(c.element)], ", heads ", c.n_heads, "/", c.n_kv_heads, " of ", c.head_dim,
-                      ", window ", c.window, ", ", c.n_rows, " rows at ", c.pos);
+  return absl::StrCat(kNames[static_cast<int>(c.element)], ", heads ", c.n_heads, "/", c.n_kv_heads,
+                      " of ", c.head_dim, ", window ", c.window, ", ", c.n_rows, " rows at ",
+                      c.pos);
 }
 
 // A sequence's keys and values up to its last row, in the CPU's pages.
@@ -49,14 +51,16 @@ Pages MakePages(Bench& bench, const Case& c) {
   const uint32_t n = c.pos + c.n_rows;
   pages.table.resize((n + 31) / 32);
   std::iota(pages.table.begin(), pages.table.end(), 0u);
-  for (size_t i = pages.table.size(); i > 1; --i) std::swap(pages.table[i - 1], pages.table[bench.Below(i)]);
+  for (size_t i = pages.table.size(); i > 1; --i)
+    std::swap(pages.table[i - 1], pages.table[bench.Below(i)]);
   pages.bytes.assign(pages.table.size() * static_cast<size_t>(pages.kv.page_bytes()), 0);
   pages.kv.base = pages.bytes.data();
   return pages;
 }
 
 // The rows 0 .. n-1 of a sequence: rotation on both sides, the pages compared.
-absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages, ops::cuda::DeviceKv* device_kv) {
+absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages,
+                         ops::cuda::DeviceKv* device_kv) {
   const uint32_t n = c.pos + c.n_rows;
   const int64_t stride = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim;
   const ops::RopeFrequencies frequencies(10000.0, 1.0, static_cast<int>(c.head_dim), {});
@@ -65,13 +69,14 @@ absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages, ops::cuda::D
   std::vector<ops::KvSlot> slots(n);
   std::vector<ops::cuda::DeviceSlot> device_slots(n);
   for (uint32_t p = 0; p < n; ++p) {
-    frequencies.Row(p, ops::RopePairs::kHalves, cos.data() + size_t{p} * c.head_dim, sin.data() + size_t{p} * c.head_dim);
+    frequencies.Row(p, ops::RopePairs::kHalves, cos.data() + size_t{p} * c.head_dim,
+                    sin.data() + size_t{p} * c.head_dim);
     slots[p] = {pages.table[p / 32], p % 32};
     device_slots[p] = {slots[p].page, slots[p].slot};
   }
   std::vector<float> qkv = bench.Floats(static_cast<size_t>(n * stride), 2);
-  *device_kv = {bench.Upload(pages.bytes), static_cast<uint32_t>(c.element), c.n_kv_heads, c.head_dim,
-                static_cast<uint32_t>(pages.kv.part_bytes())};
+  *device_kv = {bench.Upload(pages.bytes), static_cast<uint32_t>(c.element), c.n_kv_heads,
+                c.head_dim, static_cast<uint32_t>(pages.kv.part_bytes())};
   ops::cuda::RotateArgs args;
   args.qkv = bench.Upload(qkv);
   args.cos = bench.Upload(cos);
@@ -87,8 +92,20 @@ absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages, ops::cuda::D
   args.q_scale = 0.125f;
   bench.StartClock();
   bench.Run(ops::cuda::RotateAndStore(bench.stream(), args));
-  const ops::QkvRows rows{qkv.data(), stride,  n, static_cast<int>(c.n_heads), nullptr, nullptr, 0, ops::RopePairs::kHalves,
-                          static_cast<int>(c.head_dim), cos.data(), sin.data(), 0.125f, pages.kv, slots.data()};
+  const ops::QkvRows rows{qkv.data(),
+                          stride,
+                          n,
+                          static_cast<int>(c.n_heads),
+                          nullptr,
+                          nullptr,
+                          0,
+                          ops::RopePairs::kHalves,
+                          static_cast<int>(c.head_dim),
+                          cos.data(),
+                          sin.data(),
+                          0.125f,
+                          pages.kv,
+                          slots.data()};
   ops::RotateAndStore(Isa::kScalar, bench.pool(), rows);
   bench.Expect(device_kv->base, pages.bytes);
   return absl::OkStatus();
@@ -96,15 +113,16 @@ absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages, ops::cuda::D
 
 enum class Form { kExact, kFast };
 
-void Launch(Bench& bench, const ops::cuda::AttentionPlan& plan, const Case& c, Form form, ops::cuda::AttendArgs args) {
+void Launch(Bench& bench, const ops::cuda::AttentionPlan& plan, const Case& c, Form form,
+            ops::cuda::AttendArgs args) {
   args.page_table = bench.Upload(plan.page_table);
   if (!plan.decode.empty()) {
     args.tiles = bench.Upload(plan.decode);
     args.n_tiles = bench.Count(static_cast<uint32_t>(plan.decode.size()));
     args.max_tiles = static_cast<uint32_t>(plan.decode.size());
     args.max_spans = ops::cuda::MaxSpans(c.pos + c.n_rows, c.window);
-    args.partials = bench.Alloc<float>(
-        ops::cuda::PartialFloats({c.n_heads, c.n_kv_heads, c.head_dim}, args.max_tiles, args.max_spans));
+    args.partials = bench.Alloc<float>(ops::cuda::PartialFloats(
+        {c.n_heads, c.n_kv_heads, c.head_dim}, args.max_tiles, args.max_spans));
     bench.StartClock();
     const auto attend = form == Form::kFast ? ops::cuda::AttendFastDecode : ops::cuda::AttendDecode;
     bench.Run(attend(bench.stream(), args));
@@ -114,7 +132,8 @@ void Launch(Bench& bench, const ops::cuda::AttentionPlan& plan, const Case& c, F
     args.n_tiles = bench.Count(static_cast<uint32_t>(plan.prefill.size()));
     args.max_tiles = static_cast<uint32_t>(plan.prefill.size());
     bench.StartClock();
-    const auto attend = form == Form::kFast ? ops::cuda::AttendFastPrefill : ops::cuda::AttendPrefill;
+    const auto attend =
+        form == Form::kFast ? ops::cuda::AttendFastPrefill : ops::cuda::AttendPrefill;
     bench.Run(attend(bench.stream(), args));
   }
 }
@@ -142,11 +161,13 @@ absl::Status Pose(Bench& bench, const Case& c, float q_scale, Problem* out) {
   out->args.n_heads = c.n_heads;
   out->args.window = c.window;
   out->exact.resize(q.size());
-  ops::AttentionScratch scratch(1, static_cast<int>(c.n_heads), out->pages.kv.n_kv_heads, out->pages.kv.head_dim, c.n_rows);
-  ops::Attend(Isa::kScalar, bench.pool(),
-              {out->pages.kv, static_cast<int>(c.n_heads), c.window, q.data(), static_cast<int64_t>(width), out->exact.data(),
-               static_cast<int64_t>(width), out->runs.data(), 1},
-              scratch);
+  ops::AttentionScratch scratch(1, static_cast<int>(c.n_heads), out->pages.kv.n_kv_heads,
+                                out->pages.kv.head_dim, c.n_rows);
+  ops::Attend(
+      Isa::kScalar, bench.pool(),
+      {out->pages.kv, static_cast<int>(c.n_heads), c.window, q.data(), static_cast<int64_t>(width),
+       out->exact.data(), static_cast<int64_t>(width), out->runs.data(), 1},
+      scratch);
   return absl::OkStatus();
 }
 
@@ -161,10 +182,12 @@ absl::Status CheckOne(Bench& bench, const Case& c) {
 }
 
 absl::Status CheckFast(Bench& bench, const Case& c) {
-  bench.Begin(c.n_rows == 1 ? "attend, fast form (decode)" : "attend, fast form (prefill)", Describe(c));
-  if (!ops::cuda::HasFastAttention({c.n_heads, c.n_kv_heads, c.head_dim}, c.element, bench.level())) {
-    bench.Skip(absl::StrCat("the fast form needs kernels of level ", ops::cuda::kFastAttentionLevel, ", this card's are of ",
-                            bench.level()));
+  bench.Begin(c.n_rows == 1 ? "attend, fast form (decode)" : "attend, fast form (prefill)",
+              Describe(c));
+  if (!ops::cuda::HasFastAttention({c.n_heads, c.n_kv_heads, c.head_dim}, c.element,
+                                   bench.level())) {
+    bench.Skip(absl::StrCat("the fast form needs kernels of level ", ops::cuda::kFastAttentionLevel,
+                            ", this card's are of ", bench.level()));
     return bench.End();
   }
   Problem problem;

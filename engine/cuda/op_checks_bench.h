@@ -1,4 +1,5 @@
-// What the op checks share: numbers to feed, memory of the card, comparison by bits. Only for op_checks*.cc.
+// What the op checks share: numbers to feed, memory of the card, comparison by bits. Only for
+// op_checks*.cc.
 #pragma once
 
 #include <cmath>
@@ -18,7 +19,8 @@ namespace lanyard::cuda::op_checks {
 
 class Bench {
  public:
-  static absl::StatusOr<std::unique_ptr<Bench>> Make(std::shared_ptr<Module> module, const OpCheckOptions& options);
+  static absl::StatusOr<std::unique_ptr<Bench>> Make(std::shared_ptr<Module> module,
+                                                     const OpCheckOptions& options);
   ~Bench();
 
   bool small() const { return options_.small; }
@@ -27,7 +29,8 @@ class Bench {
   Stream& stream() { return *stream_; }
   ops::ThreadPool& pool() { return pool_; }
 
-  // A check between Begin and End: the first error of the calls between is the check's. End frees what was taken.
+  // A check between Begin and End: the first error of the calls between is the check's. End frees
+  // what was taken.
   void Begin(std::string op, std::string variant);
   absl::Status End();
   // Instead of what a check would do.
@@ -60,7 +63,8 @@ class Bench {
   void Compare(size_t at, T got, T want) {
     check_.values += 1;
     if (Same(got, want)) return;
-    if (check_.different++ == 0) check_.first = Difference(at, static_cast<double>(got), static_cast<double>(want));
+    if (check_.different++ == 0)
+      check_.first = Difference(at, static_cast<double>(got), static_cast<double>(want));
   }
   template <typename T>
   std::vector<T> Down(const T* address, size_t count) {
@@ -69,11 +73,14 @@ class Bench {
     return got;
   }
 
-  // The values on the card, none further off than `tolerance`. Where what is compared is another form of the operation.
+  // The values on the card, none further off than `tolerance`. Where what is compared is another
+  // form of the operation.
   void ExpectNear(const float* address, const std::vector<float>& want, float tolerance);
 
   uint64_t Below(uint64_t n) { return random_() % n; }
-  float Uniform(float scale) { return (static_cast<float>(random_() % 2000001) - 1e6f) * 1e-6f * scale; }
+  float Uniform(float scale) {
+    return (static_cast<float>(random_() % 2000001) - 1e6f) * 1e-6f * scale;
+  }
   std::vector<float> Floats(size_t n, float scale);
   std::vector<uint8_t> Bytes(size_t n);
   // GGUF bytes of n elements, with scales of ordinary size.
@@ -110,8 +117,9 @@ class Bench {
   std::vector<OpCheck> checks_;
 };
 
-absl::Status CheckRows(Bench& bench);        // op_checks_rows.cc: residual, wire, scale, activation, embedding, logits
-absl::Status CheckProducts(Bench& bench);    // op_checks_products.cc
-absl::Status CheckAttention(Bench& bench);   // op_checks_attention.cc: rotation, decode, prefill
+absl::Status CheckRows(
+    Bench& bench);  // op_checks_rows.cc: residual, wire, scale, activation, embedding, logits
+absl::Status CheckProducts(Bench& bench);   // op_checks_products.cc
+absl::Status CheckAttention(Bench& bench);  // op_checks_attention.cc: rotation, decode, prefill
 
 }  // namespace lanyard::cuda::op_checks

@@ -1,4 +1,5 @@
-// Row ops on the card against engine/ops: residual and norm, the wire's rows, scale, gated activations, embedding, logits.
+// Row ops on the card against engine/ops: residual and norm, the wire's rows, scale, gated
+// activations, embedding, logits.
 #include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/activation.h"
 #include "engine/ops/cuda/activation.h"
@@ -22,7 +23,8 @@ struct ResidualCase {
 };
 
 absl::Status CheckResidual(Bench& bench, const ResidualCase& c) {
-  bench.Begin("residual", absl::StrCat(c.rows, " x ", c.n, c.delta_norm ? ", delta norm" : "", c.round ? ", rounded" : ""));
+  bench.Begin("residual", absl::StrCat(c.rows, " x ", c.n, c.delta_norm ? ", delta norm" : "",
+                                       c.round ? ", rounded" : ""));
   const size_t size = size_t{c.rows} * c.n;
   std::vector<float> x = bench.Floats(size, 100);
   std::vector<float> delta = bench.Floats(size, 3);
@@ -104,7 +106,8 @@ absl::Status CheckElements(Bench& bench, uint32_t rows, uint32_t n) {
 
 absl::Status CheckGate(Bench& bench, ops::Activation activation, uint32_t n) {
   constexpr uint32_t kRows = 3;
-  bench.Begin("gate", absl::StrCat(activation == ops::Activation::kSilu ? "silu, " : "gelu, ", kRows, " x ", n));
+  bench.Begin("gate", absl::StrCat(activation == ops::Activation::kSilu ? "silu, " : "gelu, ",
+                                   kRows, " x ", n));
   std::vector<float> x = bench.Floats(size_t{kRows} * 2 * n, 12);
   ops::cuda::GateArgs args;
   args.gate_up = bench.Upload(x);
@@ -129,7 +132,8 @@ absl::Status CheckEmbed(Bench& bench, TensorType type) {
   const std::vector<int32_t> ids = {8, 0, 3};
   std::vector<float> want(ids.size() * n);
   for (size_t r = 0; r < ids.size(); ++r) {
-    ops::DequantizeRow(type, table.data() + static_cast<size_t>(ids[r]) * row_bytes, n, want.data() + r * n);
+    ops::DequantizeRow(type, table.data() + static_cast<size_t>(ids[r]) * row_bytes, n,
+                       want.data() + r * n);
   }
   ops::cuda::EmbedArgs args;
   args.table = bench.Upload(table);
@@ -164,7 +168,8 @@ absl::Status CheckLogits(Bench& bench, uint32_t rows, uint32_t n) {
   const std::vector<ops::cuda::RowStats> got = bench.Down(args.stats, rows);
   for (uint32_t r = 0; r < rows; ++r) {
     ops::LogitStats want;
-    const bool ok = ops::SummariseLogits(Isa::kScalar, bench.pool(), logits.data() + size_t{r} * n, n, &want);
+    const bool ok =
+        ops::SummariseLogits(Isa::kScalar, bench.pool(), logits.data() + size_t{r} * n, n, &want);
     bench.Compare(r, got[r].ok, ok ? 1u : 0u);
     bench.Compare(r, got[r].argmax, static_cast<int32_t>(want.argmax));
     bench.Compare(r, got[r].max, want.max);
@@ -179,7 +184,8 @@ absl::Status CheckLogits(Bench& bench, uint32_t rows, uint32_t n) {
 absl::Status CheckRows(Bench& bench) {
   std::vector<ResidualCase> residuals = {{1, 576, false, true}, {3, 37, true, false}};
   if (!bench.small()) {
-    residuals.insert(residuals.end(), {{1, 4096, false, true}, {64, 4096, true, true}, {2, 12004, true, true}});
+    residuals.insert(residuals.end(),
+                     {{1, 4096, false, true}, {64, 4096, true, true}, {2, 12004, true, true}});
   }
   for (const ResidualCase& c : residuals) RETURN_IF_ERROR(CheckResidual(bench, c));
   RETURN_IF_ERROR(CheckWire(bench, 3, bench.small() ? 65 : 4096));
@@ -187,8 +193,9 @@ absl::Status CheckRows(Bench& bench) {
   for (const auto activation : {ops::Activation::kSilu, ops::Activation::kGeluTanh}) {
     RETURN_IF_ERROR(CheckGate(bench, activation, bench.small() ? 77 : 14336));
   }
-  for (const auto type : {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
-                          TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
+  for (const auto type :
+       {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
+        TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
     RETURN_IF_ERROR(CheckEmbed(bench, type));
   }
   return CheckLogits(bench, 2, bench.small() ? 4100 : 151936);

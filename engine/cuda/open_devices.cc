@@ -39,28 +39,35 @@ absl::Status ParseLimits(const std::string& vram, DeviceFlags* out) {
     if (equals != std::string::npos) {
       ASSIGN_OR_RETURN(card, ParseCard(item.substr(0, equals)));
     }
-    ASSIGN_OR_RETURN(const uint64_t bytes, ParseSize(equals == std::string::npos ? item : item.substr(equals + 1)));
-    if (bytes == 0) return InvalidArgument("'", item, "' leaves no memory; leave the card out of --devices instead");
-    if (!out->limits.emplace(card, bytes).second) return InvalidArgument("'", item, "' is the second limit of its card");
+    ASSIGN_OR_RETURN(const uint64_t bytes,
+                     ParseSize(equals == std::string::npos ? item : item.substr(equals + 1)));
+    if (bytes == 0)
+      return InvalidArgument("'", item,
+                             "' leaves no memory; leave the card out of --devices instead");
+    if (!out->limits.emplace(card, bytes).second)
+      return InvalidArgument("'", item, "' is the second limit of its card");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<CudaDevice>> OpenCard(const std::shared_ptr<const cuda::Driver>& driver, int ordinal,
-                                                     const DeviceFlags& flags) {
+absl::StatusOr<std::shared_ptr<CudaDevice>> OpenCard(
+    const std::shared_ptr<const cuda::Driver>& driver, int ordinal, const DeviceFlags& flags) {
   CudaDeviceOptions options;
   options.ordinal = ordinal;
   for (const int key : {ordinal, -1}) {
     const auto limit = flags.limits.find(key);
-    if (options.budget_bytes == 0 && limit != flags.limits.end()) options.budget_bytes = limit->second;
+    if (options.budget_bytes == 0 && limit != flags.limits.end())
+      options.budget_bytes = limit->second;
   }
   ASSIGN_OR_RETURN(auto device, CudaDevice::Open(driver, options));
-  LogInfo(device->name(), ": ", device->info().name, ", ", FormatSize(device->BudgetBytes()), " of ",
-          FormatSize(device->info().total_bytes), " for stages; kernels of level ", device->module()->level(), " ready in ",
+  LogInfo(device->name(), ": ", device->info().name, ", ", FormatSize(device->BudgetBytes()),
+          " of ", FormatSize(device->info().total_bytes), " for stages; kernels of level ",
+          device->module()->level(), " ready in ",
           static_cast<int64_t>(device->load_seconds() * 1e3), " ms");
   if (device->BudgetBytes() < options.budget_bytes) {
-    LogInfo(device->name(), ": --vram of ", FormatSize(options.budget_bytes), " is more than is free less the ",
-            FormatSize(options.reserve_bytes), " that are left to the desktop");
+    LogInfo(device->name(), ": --vram of ", FormatSize(options.budget_bytes),
+            " is more than is free less the ", FormatSize(options.reserve_bytes),
+            " that are left to the desktop");
   }
   return device;
 }
@@ -90,14 +97,16 @@ absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenDevices(const Devic
   const auto driver = cuda::Driver::Open();
   if (!driver.ok()) {
     if (!flags.automatic) return Annotate(driver.status(), "--devices");
-    if (!absl::IsNotFound(driver.status())) LogWarning("no cards are used: ", driver.status().message());
+    if (!absl::IsNotFound(driver.status()))
+      LogWarning("no cards are used: ", driver.status().message());
     return out;
   }
   std::vector<int> cards = flags.cards;
   for (const cuda::DeviceInfo& info : (*driver)->devices()) {
     if (!flags.automatic) break;
     if (info.integrated) {
-      LogInfo("cuda:", info.ordinal, " is not used: ", info.name, " has no memory of its own, and the processor's layers ",
+      LogInfo("cuda:", info.ordinal, " is not used: ", info.name,
+              " has no memory of its own, and the processor's layers ",
               "take the machine's already; --devices cuda:", info.ordinal, " uses it all the same");
       continue;
     }

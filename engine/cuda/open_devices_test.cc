@@ -24,7 +24,8 @@ TEST(ParseDevices, Reads) {
 }
 
 TEST(ParseDevices, RefusesAndNames) {
-  for (const char* bad : {"gpu", "cuda", "cuda:", "cuda:x", "cuda:0,", "cuda:0 ", "cuda:99999999999", "cuda:0,cuda:0"}) {
+  for (const char* bad : {"gpu", "cuda", "cuda:", "cuda:x", "cuda:0,", "cuda:0 ",
+                          "cuda:99999999999", "cuda:0,cuda:0"}) {
     const auto flags = ParseDevices(bad, "");
     EXPECT_EQ(flags.status().code(), absl::StatusCode::kInvalidArgument) << bad;
     EXPECT_THAT(std::string(flags.status().message()), HasSubstr("--devices")) << bad;

@@ -48,11 +48,13 @@ absl::StatusOr<bool> Event::Done() {
 }
 
 absl::StatusOr<double> Event::SecondsBetween(const Event& begin, const Event& end) {
-  if (begin.handle_ == nullptr || end.handle_ == nullptr) return Internal("an event that was never created was asked");
+  if (begin.handle_ == nullptr || end.handle_ == nullptr)
+    return Internal("an event that was never created was asked");
   RETURN_IF_ERROR(begin.context_->Use());
   float milliseconds = 0;
   RETURN_IF_ERROR(begin.context_->Check(
-      begin.context_->api().EventElapsedTime(&milliseconds, begin.handle_, end.handle_), "cuEventElapsedTime"));
+      begin.context_->api().EventElapsedTime(&milliseconds, begin.handle_, end.handle_),
+      "cuEventElapsedTime"));
   return milliseconds * 1e-3;
 }
 
@@ -72,14 +74,15 @@ void Graph::Reset() {
   context_.reset();
 }
 
-Stream::Stream(std::shared_ptr<Module> module) : context_(module->context()), module_(std::move(module)) {}
+Stream::Stream(std::shared_ptr<Module> module)
+    : context_(module->context()), module_(std::move(module)) {}
 
 absl::StatusOr<std::unique_ptr<Stream>> Stream::Create(std::shared_ptr<Module> module) {
   std::unique_ptr<Stream> stream(new Stream(std::move(module)));
   Context& context = *stream->context_;
   RETURN_IF_ERROR(context.Use());
-  RETURN_IF_ERROR(
-      context.Check(context.api().StreamCreate(&stream->handle_, abi::kStreamNonBlocking), "cuStreamCreate"));
+  RETURN_IF_ERROR(context.Check(
+      context.api().StreamCreate(&stream->handle_, abi::kStreamNonBlocking), "cuStreamCreate"));
   context.NoteGrowth();
   return stream;
 }
@@ -92,47 +95,54 @@ absl::Status Stream::Launch(std::string_view kernel, ops::cuda::Grid grid, ops::
                             uint32_t shared_bytes, const void* args, size_t args_bytes) {
   ASSIGN_OR_RETURN(AbiHandle * function, module_->Find(kernel, shared_bytes));
   RETURN_IF_ERROR(context_->Use());
-  void* extra[] = {abi::kLaunchParamBufferPointer, const_cast<void*>(args), abi::kLaunchParamBufferSize, &args_bytes,
-                   abi::kLaunchParamEnd};
-  const int result = context_->api().LaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z,
-                                                  shared_bytes, handle_, nullptr, extra);
+  void* extra[] = {abi::kLaunchParamBufferPointer, const_cast<void*>(args),
+                   abi::kLaunchParamBufferSize, &args_bytes, abi::kLaunchParamEnd};
+  const int result =
+      context_->api().LaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z,
+                                   shared_bytes, handle_, nullptr, extra);
   if (result == abi::kSuccess) return absl::OkStatus();
-  return Annotate(context_->Check(result, "cuLaunchKernel"),
-                  absl::StrFormat("kernel %s, grid %ux%ux%u, block %ux%ux%u, %u bytes shared", kernel, grid.x, grid.y,
-                                  grid.z, block.x, block.y, block.z, shared_bytes));
+  return Annotate(
+      context_->Check(result, "cuLaunchKernel"),
+      absl::StrFormat("kernel %s, grid %ux%ux%u, block %ux%ux%u, %u bytes shared", kernel, grid.x,
+                      grid.y, grid.z, block.x, block.y, block.z, shared_bytes));
 }
 
 absl::Status Stream::CopyToDevice(DeviceAddress to, const void* host, size_t bytes) {
   if (bytes == 0) return absl::OkStatus();
   RETURN_IF_ERROR(context_->Use());
-  return context_->Check(context_->api().MemcpyHtoDAsync(to, host, bytes, handle_), "cuMemcpyHtoDAsync");
+  return context_->Check(context_->api().MemcpyHtoDAsync(to, host, bytes, handle_),
+                         "cuMemcpyHtoDAsync");
 }
 
 absl::Status Stream::CopyToHost(void* host, DeviceAddress from, size_t bytes) {
   if (bytes == 0) return absl::OkStatus();
   RETURN_IF_ERROR(context_->Use());
-  return context_->Check(context_->api().MemcpyDtoHAsync(host, from, bytes, handle_), "cuMemcpyDtoHAsync");
+  return context_->Check(context_->api().MemcpyDtoHAsync(host, from, bytes, handle_),
+                         "cuMemcpyDtoHAsync");
 }
 
 absl::Status Stream::CopyOnDevice(DeviceAddress to, DeviceAddress from, size_t bytes) {
   if (bytes == 0) return absl::OkStatus();
   RETURN_IF_ERROR(context_->Use());
-  return context_->Check(context_->api().MemcpyDtoDAsync(to, from, bytes, handle_), "cuMemcpyDtoDAsync");
+  return context_->Check(context_->api().MemcpyDtoDAsync(to, from, bytes, handle_),
+                         "cuMemcpyDtoDAsync");
 }
 
-absl::Status Stream::CopyPeer(Context& to_context, DeviceAddress to, DeviceAddress from, size_t bytes) {
+absl::Status Stream::CopyPeer(Context& to_context, DeviceAddress to, DeviceAddress from,
+                              size_t bytes) {
   if (bytes == 0) return absl::OkStatus();
   if (to_context.lost()) return to_context.lost_status();
   RETURN_IF_ERROR(context_->Use());
-  return context_->Check(
-      context_->api().MemcpyPeerAsync(to, to_context.handle(), from, context_->handle(), bytes, handle_),
-      "cuMemcpyPeerAsync");
+  return context_->Check(context_->api().MemcpyPeerAsync(to, to_context.handle(), from,
+                                                         context_->handle(), bytes, handle_),
+                         "cuMemcpyPeerAsync");
 }
 
 absl::Status Stream::Fill(DeviceAddress to, uint8_t value, size_t bytes) {
   if (bytes == 0) return absl::OkStatus();
   RETURN_IF_ERROR(context_->Use());
-  return context_->Check(context_->api().MemsetD8Async(to, value, bytes, handle_), "cuMemsetD8Async");
+  return context_->Check(context_->api().MemsetD8Async(to, value, bytes, handle_),
+                         "cuMemsetD8Async");
 }
 
 absl::Status Stream::Record(Event& event) {
@@ -142,7 +152,8 @@ absl::Status Stream::Record(Event& event) {
 
 absl::Status Stream::Wait(const Event& event) {
   RETURN_IF_ERROR(context_->Use());
-  return context_->Check(context_->api().StreamWaitEvent(handle_, event.handle(), 0), "cuStreamWaitEvent");
+  return context_->Check(context_->api().StreamWaitEvent(handle_, event.handle(), 0),
+                         "cuStreamWaitEvent");
 }
 
 absl::Status Stream::Synchronize() {
@@ -191,7 +202,8 @@ absl::Status Stream::EndCaptureInto(Graph& graph) {
     graph.Reset();
   }
   AbiHandle* exec = nullptr;
-  const absl::Status status = context_->Check(api.GraphInstantiate(&exec, recorded, 0), "cuGraphInstantiateWithFlags");
+  const absl::Status status =
+      context_->Check(api.GraphInstantiate(&exec, recorded, 0), "cuGraphInstantiateWithFlags");
   if (!context_->lost()) (void)api.GraphDestroy(recorded);
   RETURN_IF_ERROR(status);
   context_->NoteGrowth();

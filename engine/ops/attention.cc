@@ -26,11 +26,13 @@ int64_t ScratchFloats(int n_heads, int n_kv_heads, int head_dim) {
   return TileScratchFloats(queries, head_dim) + 16;
 }
 
-// One unit of work is a tile and the heads of a key/value head, or a part of them where that would leave threads idle. Each
-// part converts the pages again, so there are no more parts than an even share needs.
+// One unit of work is a tile and the heads of a key/value head, or a part of them where that would
+// leave threads idle. Each part converts the pages again, so there are no more parts than an even
+// share needs.
 int HeadsOfUnit(int64_t units, int group, int threads) {
   for (int parts = 1; parts < group; ++parts) {
-    if (units * parts >= 4 * threads || units * parts % threads == 0) return (group + parts - 1) / parts;
+    if (units * parts >= 4 * threads || units * parts % threads == 0)
+      return (group + parts - 1) / parts;
   }
   return 1;
 }
@@ -44,21 +46,27 @@ float* Aligned(std::vector<float>& scratch) {
 
 const AttentionKernels& AttentionKernelsFor(Isa isa) {
   switch (isa) {
-    case Isa::kAvx512: return kAttentionKernelsAvx512;
-    case Isa::kAvx2: return kAttentionKernelsAvx2;
-    case Isa::kScalar: break;
+    case Isa::kAvx512:
+      return kAttentionKernelsAvx512;
+    case Isa::kAvx2:
+      return kAttentionKernelsAvx2;
+    case Isa::kScalar:
+      break;
   }
   return kAttentionKernelsScalar;
 }
 
-AttentionScratch::AttentionScratch(int n_threads, int n_heads, int n_kv_heads, int head_dim, int64_t max_rows)
+AttentionScratch::AttentionScratch(int n_threads, int n_heads, int n_kv_heads, int head_dim,
+                                   int64_t max_rows)
     : threads(n_threads) {
   for (auto& t : threads) t.resize(ScratchFloats(n_heads, n_kv_heads, head_dim));
   tiles.reserve(max_rows);
 }
 
-uint64_t AttentionScratch::Bytes(int threads, int n_heads, int n_kv_heads, int head_dim, int64_t max_rows) {
-  return threads * ScratchFloats(n_heads, n_kv_heads, head_dim) * sizeof(float) + max_rows * sizeof(Tile);
+uint64_t AttentionScratch::Bytes(int threads, int n_heads, int n_kv_heads, int head_dim,
+                                 int64_t max_rows) {
+  return threads * ScratchFloats(n_heads, n_kv_heads, head_dim) * sizeof(float) +
+         max_rows * sizeof(Tile);
 }
 
 void Attend(Isa isa, ThreadPool& pool, const AttentionArgs& args, AttentionScratch& scratch) {
@@ -118,9 +126,12 @@ namespace {
 float KeyAt(const KvLayer& kv, const uint8_t* part, int d, int j) {
   const int64_t i = int64_t{d} * kKvPositions + j;
   switch (kv.element) {
-    case KvElement::kF32: return reinterpret_cast<const float*>(part)[i];
-    case KvElement::kF16: return HalfToFloat(reinterpret_cast<const uint16_t*>(part)[i]);
-    case KvElement::kI8: break;
+    case KvElement::kF32:
+      return reinterpret_cast<const float*>(part)[i];
+    case KvElement::kF16:
+      return HalfToFloat(reinterpret_cast<const uint16_t*>(part)[i]);
+    case KvElement::kI8:
+      break;
   }
   const float* scales = reinterpret_cast<const float*>(part + int64_t{kv.head_dim} * kKvPositions);
   return static_cast<float>(reinterpret_cast<const int8_t*>(part)[i]) * scales[j];
@@ -129,9 +140,12 @@ float KeyAt(const KvLayer& kv, const uint8_t* part, int d, int j) {
 float ValueAt(const KvLayer& kv, const uint8_t* part, int d, int j) {
   const int64_t i = int64_t{j} * kv.head_dim + d;
   switch (kv.element) {
-    case KvElement::kF32: return reinterpret_cast<const float*>(part)[i];
-    case KvElement::kF16: return HalfToFloat(reinterpret_cast<const uint16_t*>(part)[i]);
-    case KvElement::kI8: break;
+    case KvElement::kF32:
+      return reinterpret_cast<const float*>(part)[i];
+    case KvElement::kF16:
+      return HalfToFloat(reinterpret_cast<const uint16_t*>(part)[i]);
+    case KvElement::kI8:
+      break;
   }
   const float* scales = reinterpret_cast<const float*>(part + int64_t{kv.head_dim} * kKvPositions);
   return static_cast<float>(reinterpret_cast<const int8_t*>(part)[i]) * scales[j];
@@ -144,7 +158,8 @@ struct Partial {
 };
 
 // One page, of which `seen` is seen.
-void PageStep(const AttentionTile& t, uint32_t page, const float* q, PageRange seen, Partial* state) {
+void PageStep(const AttentionTile& t, uint32_t page, const float* q, PageRange seen,
+              Partial* state) {
   const auto [begin, end] = seen;
   const int hd = t.kv.head_dim;
   const uint8_t* keys = t.kv.Keys(page, t.kv_head);

@@ -14,15 +14,15 @@ struct AttentionTile {
   int kv_head = 0;
   const uint32_t* pages = nullptr;
   uint32_t first = 0;
-  uint32_t pos = 0;                   // of the first row
-  int n_rows = 0;                     // positions
+  uint32_t pos = 0;  // of the first row
+  int n_rows = 0;    // positions
   int n_heads = 0;
   uint32_t window = 0;
-  const float* q = nullptr;           // (row, head): q + row * q_stride + head * head_dim
+  const float* q = nullptr;  // (row, head): q + row * q_stride + head * head_dim
   int64_t q_stride = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
-  float* scratch = nullptr;           // TileScratchFloats(n_rows * n_heads, head_dim), 64-byte aligned
+  float* scratch = nullptr;  // TileScratchFloats(n_rows * n_heads, head_dim), 64-byte aligned
 };
 
 // First position that a row sees.
@@ -33,7 +33,8 @@ struct AttentionTile {
 // Two converted parts of a page; per query: output, probabilities of a page, and six numbers.
 [[gnu::always_inline]] inline int64_t TileScratchFloats(int64_t queries, int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
-  return 2 * kKvPositions * padded + queries * (padded + kKvPositions) + (queries + 15) / 16 * 16 * 6;
+  return 2 * kKvPositions * padded + queries * (padded + kKvPositions) +
+         (queries + 15) / 16 * 16 * 6;
 }
 
 // Positions [begin, end) of a page.
@@ -43,7 +44,8 @@ struct PageRange {
   bool operator==(const PageRange&) const = default;
 };
 
-// Where a key or value row goes: element i to part[i * step + offset], the scale of int8 to scales[slot].
+// Where a key or value row goes: element i to part[i * step + offset], the scale of int8 to
+// scales[slot].
 struct PartRow {
   KvElement element = KvElement::kF32;
   uint8_t* part = nullptr;

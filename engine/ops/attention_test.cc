@@ -49,7 +49,8 @@ class Sequence {
     std::vector<KvSlot> slots;
     const RopeFrequencies frequencies(10000, 1, n_rot, {});
     for (uint32_t p = begin; p < end; ++p) {
-      frequencies.Row(p, c_.pairs, cos.data() + (p - begin) * n_rot, sin.data() + (p - begin) * n_rot);
+      frequencies.Row(p, c_.pairs, cos.data() + (p - begin) * n_rot,
+                      sin.data() + (p - begin) * n_rot);
       slots.push_back({pages_[p / kKvPositions], p % kKvPositions});
     }
     QkvRows rotate;
@@ -92,7 +93,8 @@ class Sequence {
 
   std::vector<float> All(Isa isa, ThreadPool& pool, uint32_t chunk) {
     std::vector<float> out;
-    for (uint32_t p = 0; p < positions_; p += chunk) Step(isa, pool, p, std::min(positions_, p + chunk), &out);
+    for (uint32_t p = 0; p < positions_; p += chunk)
+      Step(isa, pool, p, std::min(positions_, p + chunk), &out);
     return out;
   }
 
@@ -110,10 +112,14 @@ class Sequence {
 };
 
 const Case kCases[] = {
-    {16, 4, 2, KvElement::kF32, 0, RopePairs::kInterleaved}, {8, 8, 2, KvElement::kF16, 0, RopePairs::kInterleaved},
-    {64, 9, 3, KvElement::kF16, 0, RopePairs::kInterleaved}, {64, 3, 1, KvElement::kI8, 0, RopePairs::kHalves},
-    {24, 4, 1, KvElement::kF16, 40, RopePairs::kHalves},     {40, 2, 2, KvElement::kI8, 300, RopePairs::kHalves},
-    {128, 2, 1, KvElement::kF32, 33, RopePairs::kHalves},    {20, 2, 1, KvElement::kI8, 1, RopePairs::kInterleaved},
+    {16, 4, 2, KvElement::kF32, 0, RopePairs::kInterleaved},
+    {8, 8, 2, KvElement::kF16, 0, RopePairs::kInterleaved},
+    {64, 9, 3, KvElement::kF16, 0, RopePairs::kInterleaved},
+    {64, 3, 1, KvElement::kI8, 0, RopePairs::kHalves},
+    {24, 4, 1, KvElement::kF16, 40, RopePairs::kHalves},
+    {40, 2, 2, KvElement::kI8, 300, RopePairs::kHalves},
+    {128, 2, 1, KvElement::kF32, 33, RopePairs::kHalves},
+    {20, 2, 1, KvElement::kI8, 1, RopePairs::kInterleaved},
 };
 
 TEST(Attention, SameBitsForEveryIsaChunkAndThreadCount) {
@@ -125,9 +131,11 @@ TEST(Attention, SameBitsForEveryIsaChunkAndThreadCount) {
     for (const Isa isa : RunnableIsas()) {
       for (const uint32_t chunk : {333u, 100u, 7u, 1u}) {
         if (isa == Isa::kScalar && chunk == 7) continue;
-        const std::vector<float> got = Sequence(c, positions, 1).All(isa, chunk % 2 == 0 ? one : two, chunk);
+        const std::vector<float> got =
+            Sequence(c, positions, 1).All(isa, chunk % 2 == 0 ? one : two, chunk);
         ASSERT_EQ(std::memcmp(got.data(), expected.data(), expected.size() * sizeof(float)), 0)
-            << IsaName(isa) << " head_dim " << c.head_dim << " chunk " << chunk << " window " << c.window;
+            << IsaName(isa) << " head_dim " << c.head_dim << " chunk " << chunk << " window "
+            << c.window;
       }
     }
   }
@@ -156,7 +164,8 @@ TEST(Attention, IsRight) {
       }
       for (int d = 0; d < 16; ++d) {
         double expected = 0;
-        for (uint32_t j = 0; j <= p; ++j) expected += weights[j] / total * qkv[j * s.stride() + 48 + d];
+        for (uint32_t j = 0; j <= p; ++j)
+          expected += weights[j] / total * qkv[j * s.stride() + 48 + d];
         EXPECT_NEAR(out[p * 32 + h * 16 + d], expected, 1e-5) << p;
       }
     }

@@ -1,6 +1,7 @@
-// Keys and values of one layer, in pages of 32 positions. A page holds, head after head, the keys and then the values of
-// that head: keys [head_dim][32] (a lane is a position), values [32][head_dim] (a lane is an element), both in the
-// element type; in int8 each part is followed by 32 f32 scales, one a position.
+// Keys and values of one layer, in pages of 32 positions. A page holds, head after head, the keys
+// and then the values of that head: keys [head_dim][32] (a lane is a position), values
+// [32][head_dim] (a lane is an element), both in the element type; in int8 each part is followed by
+// 32 f32 scales, one a position.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +22,12 @@ struct KvLayer {
   int64_t part_bytes() const {
     const int64_t elements = int64_t{kKvPositions} * head_dim;
     switch (element) {
-      case KvElement::kF32: return elements * 4;
-      case KvElement::kF16: return elements * 2;
-      case KvElement::kI8: return elements + kKvPositions * 4;
+      case KvElement::kF32:
+        return elements * 4;
+      case KvElement::kF16:
+        return elements * 2;
+      case KvElement::kI8:
+        return elements + kKvPositions * 4;
     }
     return 0;
   }

@@ -14,7 +14,8 @@ int64_t ChunkSize(int64_t n, int64_t c) { return std::min(kLogitChunk, n - c * k
 
 }  // namespace
 
-void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf exp, std::vector<float>* sums) {
+void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf exp,
+               std::vector<float>* sums) {
   const int64_t n = static_cast<int64_t>(logits.size());
   const RowKernels& k = RowKernelsFor(isa);
   sums->resize(Chunks(n));

@@ -14,12 +14,13 @@ inline constexpr int64_t kLogitChunk = 4096;
 
 struct LogitStats {
   float max = 0;
-  int32_t argmax = 0;              // the lowest id that has it
-  double sum = 0;                  // of e^(x - max): f32 in 16 lanes within a chunk, chunks in order in double
-  double lse = 0;                  // max + log(sum)
+  int32_t argmax = 0;  // the lowest id that has it
+  double sum = 0;      // of e^(x - max): f32 in 16 lanes within a chunk, chunks in order in double
+  double lse = 0;      // max + log(sum)
   std::vector<float> chunk_max;
 };
-// `stats` keeps its memory between calls. False when a logit is NaN or infinite (the stats are then worthless).
+// `stats` keeps its memory between calls. False when a logit is NaN or infinite (the stats are then
+// worthless).
 bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, LogitStats* stats);
 
 // Of each chunk the sum of e^((x - max) * scale), as above.
@@ -27,6 +28,7 @@ struct ExpOf {
   float max = 0;
   float scale = 1;
 };
-void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf exp, std::vector<float>* sums);
+void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf exp,
+               std::vector<float>* sums);
 
 }  // namespace lanyard::ops

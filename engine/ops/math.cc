@@ -15,7 +15,8 @@ double Double(uint64_t bits) {
   return x;
 }
 
-constexpr double kLn2Hi = 6.93147180369123816490e-01;  // the low 32 bits are zero: n * kLn2Hi is exact
+constexpr double kLn2Hi =
+    6.93147180369123816490e-01;  // the low 32 bits are zero: n * kLn2Hi is exact
 constexpr double kLn2Lo = 1.90821492927058770002e-10;
 // Step k of the Taylor series: -1 / ((2k+2)(2k+3)) and -1 / ((2k+1)(2k+2)).
 constexpr double kSinSteps[9] = {-1.0 / 6,   -1.0 / 20,  -1.0 / 42,  -1.0 / 72, -1.0 / 110,
@@ -78,10 +79,18 @@ void SinCosDouble(double x, double* sin_out, double* cos_out) {
   s = r + r * s;
   c = 1.0 + c;
   switch (quadrant) {
-    case 0: *sin_out = s, *cos_out = c; break;
-    case 1: *sin_out = c, *cos_out = -s; break;
-    case 2: *sin_out = -s, *cos_out = -c; break;
-    default: *sin_out = -c, *cos_out = s; break;
+    case 0:
+      *sin_out = s, *cos_out = c;
+      break;
+    case 1:
+      *sin_out = c, *cos_out = -s;
+      break;
+    case 2:
+      *sin_out = -s, *cos_out = -c;
+      break;
+    default:
+      *sin_out = -c, *cos_out = s;
+      break;
   }
 }
 

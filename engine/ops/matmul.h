@@ -1,5 +1,6 @@
-// Quantised and float matrix products: out[r][o] = sum over k of w[o][k] * a[r][k]. The definition (lanes, order, rounding)
-// stands in docs/numerics.md and in the scalar reference of matmul.cc; every ISA gives the same bits.
+// Quantised and float matrix products: out[r][o] = sum over k of w[o][k] * a[r][k]. The definition
+// (lanes, order, rounding) stands in docs/numerics.md and in the scalar reference of matmul.cc;
+// every ISA gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,9 @@
 
 namespace lanyard::ops {
 
-// Rows of activations ready for a product. For quantised weights: int8 in blocks of 32 with one f32 scale a block (and
-// the block sums the kernels need); for float weights: the f32 values themselves.
+// Rows of activations ready for a product. For quantised weights: int8 in blocks of 32 with one f32
+// scale a block (and the block sums the kernels need); for float weights: the f32 values
+// themselves.
 class ActRows {
  public:
   ActRows();
@@ -24,9 +26,10 @@ class ActRows {
   ActRows(ActRows&&) noexcept;
   ActRows& operator=(ActRows&&) noexcept;
 
-  // Takes x[rows][k] (row stride `stride` floats). Memory is kept for reuse. `quantise`: to int8 blocks (k a multiple of
-  // 32), else as f32. Row r's result depends on row r alone.
-  void Assign(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t k, int64_t stride, bool quantise);
+  // Takes x[rows][k] (row stride `stride` floats). Memory is kept for reuse. `quantise`: to int8
+  // blocks (k a multiple of 32), else as f32. Row r's result depends on row r alone.
+  void Assign(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t k, int64_t stride,
+              bool quantise);
   int64_t rows() const;
   int64_t k() const;
   bool quantised() const;
@@ -41,10 +44,11 @@ class ActRows {
 // A weight matrix [n_out][k] re-laid for an ISA's kernels.
 class PackedMatrix {
  public:
-  // Reads the matrix in GGUF layout by `read(byte offset, destination)`, a bounded number of bytes at a time: never holds
-  // a second copy of it. `type` must be computable.
+  // Reads the matrix in GGUF layout by `read(byte offset, destination)`, a bounded number of bytes
+  // at a time: never holds a second copy of it. `type` must be computable.
   using Reader = std::function<absl::Status(uint64_t, std::span<uint8_t>)>;
-  static absl::StatusOr<PackedMatrix> Pack(Isa isa, TensorType type, int64_t n_out, int64_t k, const Reader& read);
+  static absl::StatusOr<PackedMatrix> Pack(Isa isa, TensorType type, int64_t n_out, int64_t k,
+                                           const Reader& read);
 
   PackedMatrix(PackedMatrix&&) noexcept;
   PackedMatrix& operator=(PackedMatrix&&) noexcept;
@@ -68,10 +72,11 @@ class PackedMatrix {
 
 // out[r * out_stride + o] for every row r of `a` and output o of `w`. Precondition: a.k() == w.k(),
 // a.quantised() == w.wants_quantised(). Uses the ISA that `w` was packed for.
-void MatMul(ThreadPool& pool, const PackedMatrix& w, const ActRows& a, float* out, int64_t out_stride);
+void MatMul(ThreadPool& pool, const PackedMatrix& w, const ActRows& a, float* out,
+            int64_t out_stride);
 
-// One row of a GGUF-layout matrix to f32 (embedding rows); `row` has the bytes of k elements. Exact: the value that the
-// format defines, rounded once to f32.
+// One row of a GGUF-layout matrix to f32 (embedding rows); `row` has the bytes of k elements.
+// Exact: the value that the format defines, rounded once to f32.
 void DequantizeRow(TensorType type, const uint8_t* row, int64_t k, float* out);
 
 }  // namespace lanyard::ops

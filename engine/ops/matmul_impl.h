@@ -58,20 +58,29 @@ struct KernelTable {
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 
-// KernelTable::product of an ISA: Products::Of<type>(columns). Products is of an unnamed namespace, so that no instance
-// compiled for one ISA is linked into another's code.
+// KernelTable::product of an ISA: Products::Of<type>(columns). Products is of an unnamed namespace,
+// so that no instance compiled for one ISA is linked into another's code.
 template <typename Products>
 ProductFn FindProduct(TensorType type, int columns) {
   switch (type) {
-    case TensorType::kF32: return Products::template Of<TensorType::kF32>(columns);
-    case TensorType::kF16: return Products::template Of<TensorType::kF16>(columns);
-    case TensorType::kQ4_0: return Products::template Of<TensorType::kQ4_0>(columns);
-    case TensorType::kQ4_1: return Products::template Of<TensorType::kQ4_1>(columns);
-    case TensorType::kQ5_0: return Products::template Of<TensorType::kQ5_0>(columns);
-    case TensorType::kQ8_0: return Products::template Of<TensorType::kQ8_0>(columns);
-    case TensorType::kQ4_K: return Products::template Of<TensorType::kQ4_K>(columns);
-    case TensorType::kQ6_K: return Products::template Of<TensorType::kQ6_K>(columns);
-    default: return nullptr;
+    case TensorType::kF32:
+      return Products::template Of<TensorType::kF32>(columns);
+    case TensorType::kF16:
+      return Products::template Of<TensorType::kF16>(columns);
+    case TensorType::kQ4_0:
+      return Products::template Of<TensorType::kQ4_0>(columns);
+    case TensorType::kQ4_1:
+      return Products::template Of<TensorType::kQ4_1>(columns);
+    case TensorType::kQ5_0:
+      return Products::template Of<TensorType::kQ5_0>(columns);
+    case TensorType::kQ8_0:
+      return Products::template Of<TensorType::kQ8_0>(columns);
+    case TensorType::kQ4_K:
+      return Products::template Of<TensorType::kQ4_K>(columns);
+    case TensorType::kQ6_K:
+      return Products::template Of<TensorType::kQ6_K>(columns);
+    default:
+      return nullptr;
   }
 }
 

@@ -1,5 +1,6 @@
-// The row operations between two products: add a layer's output to the residual stream, round it to the wire's type at a
-// layer's end, normalise it for the next product. docs/numerics.md "Rows" has the lanes. Rows do not touch each other.
+// The row operations between two products: add a layer's output to the residual stream, round it to
+// the wire's type at a layer's end, normalise it for the next product. docs/numerics.md "Rows" has
+// the lanes. Rows do not touch each other.
 #pragma once
 
 #include <cstdint>
@@ -14,22 +15,23 @@ namespace lanyard::ops {
 //   delta:      x = x + d
 //   round_f16:  x = half(x / 2^e) * 2^e, e = HalfRowExponent(max |x|)   (base/half.h)
 //   norm:       out = x * (1 / sqrt(mean(x^2) + eps)) * norm
-// Sums of squares: element i goes to partial i mod 16 by fma, then lanes i and i+8, i+4, i+2, i+1 are added.
+// Sums of squares: element i goes to partial i mod 16 by fma, then lanes i and i+8, i+4, i+2, i+1
+// are added.
 struct ResidualRows {
-  float* x = nullptr;                // [rows][n]
-  const float* delta = nullptr;      // [rows][n]
-  const float* delta_norm = nullptr; // [n]
+  float* x = nullptr;                 // [rows][n]
+  const float* delta = nullptr;       // [rows][n]
+  const float* delta_norm = nullptr;  // [n]
   bool round_f16 = false;
-  const float* norm = nullptr;       // [n]
-  float* out = nullptr;              // [rows][n]; may be `delta`
+  const float* norm = nullptr;  // [n]
+  float* out = nullptr;         // [rows][n]; may be `delta`
   int64_t rows = 0;
   int64_t n = 0;
   float eps = 0;
 };
 void Residual(Isa isa, ThreadPool& pool, const ResidualRows& args);
 
-// Rows of a hidden frame of half type: exponents[rows], halves[rows][n] (bytes, unaligned). Decode gives false when any
-// value is not finite.
+// Rows of a hidden frame of half type: exponents[rows], halves[rows][n] (bytes, unaligned). Decode
+// gives false when any value is not finite.
 struct RowShape {
   int64_t rows = 0;
   int64_t n = 0;

@@ -10,11 +10,13 @@
 
 namespace lanyard::ops {
 
-RopeFrequencies::RopeFrequencies(double base, double scale, int n_rot, const std::vector<float>& factors) {
+RopeFrequencies::RopeFrequencies(double base, double scale, int n_rot,
+                                 const std::vector<float>& factors) {
   const double log_base = LogDouble(base);
   for (int i = 0; i < n_rot / 2; ++i) {
     const double frequency = ExpDouble(-2.0 * i / n_rot * log_base) * scale;
-    frequencies_.push_back(factors.empty() ? frequency : frequency / static_cast<double>(factors[i]));
+    frequencies_.push_back(factors.empty() ? frequency
+                                           : frequency / static_cast<double>(factors[i]));
   }
 }
 

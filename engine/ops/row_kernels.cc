@@ -1,4 +1,5 @@
-// The scalar reference of the row operations: the definition that every other version equals bit for bit.
+// The scalar reference of the row operations: the definition that every other version equals bit
+// for bit.
 #include "engine/ops/row_kernels.h"
 
 #include <cmath>
@@ -77,7 +78,8 @@ int EncodeHalfScalar(const float* x, int64_t n, uint16_t* out) {
 }
 
 bool DecodeHalfScalar(const uint16_t* in, int exponent, int64_t n, float* x) {
-  // An exponent outside of what EncodeHalf makes would need two multiplications to be exact: refused as not finite.
+  // An exponent outside of what EncodeHalf makes would need two multiplications to be exact:
+  // refused as not finite.
   if (exponent < kHalfRowExponentMin || exponent > kHalfRowExponentMax) return false;
   const float up = PowerOfTwo(exponent);
   bool finite = true;

@@ -33,10 +33,11 @@ TEST(Residual, SameBitsEverywhere) {
   ThreadPool one(1), two(2);
   for (const int64_t n : kWidths) {
     const int64_t rows = 19;
-    const std::vector<float> x0 = Random(rows * n, 1, 1000), delta = Random(rows * n, 2), w1 = Random(n, 3),
-                             w2 = Random(n, 4);
+    const std::vector<float> x0 = Random(rows * n, 1, 1000), delta = Random(rows * n, 2),
+                             w1 = Random(n, 3), w2 = Random(n, 4);
     for (int steps = 0; steps < 16; ++steps) {
-      const auto run = [&](Isa isa, ThreadPool& pool, std::vector<float>* x, std::vector<float>* out) {
+      const auto run = [&](Isa isa, ThreadPool& pool, std::vector<float>* x,
+                           std::vector<float>* out) {
         ResidualRows args;
         *x = x0;
         out->assign(rows * n, 0);
@@ -55,7 +56,8 @@ TEST(Residual, SameBitsEverywhere) {
       run(Isa::kScalar, one, &x, &out);
       for (const Isa isa : RunnableIsas()) {
         run(isa, two, &x2, &out2);
-        EXPECT_TRUE(SameBits(x, x2) && SameBits(out, out2)) << IsaName(isa) << " n " << n << " steps " << steps;
+        EXPECT_TRUE(SameBits(x, x2) && SameBits(out, out2))
+            << IsaName(isa) << " n " << n << " steps " << steps;
       }
     }
   }
@@ -74,7 +76,8 @@ TEST(Residual, NormIsRight) {
   Residual(BestIsa(), pool, args);
   double squares = 0;
   for (const float v : x) squares += static_cast<double>(v) * v;
-  for (int i = 0; i < 100; ++i) EXPECT_NEAR(out[i], 2 * x[i] / std::sqrt(squares / 100 + 1e-5), 1e-5);
+  for (int i = 0; i < 100; ++i)
+    EXPECT_NEAR(out[i], 2 * x[i] / std::sqrt(squares / 100 + 1e-5), 1e-5);
 }
 
 TEST(HalfRows, SameBytesAndStable) {
@@ -83,7 +86,8 @@ TEST(HalfRows, SameBytesAndStable) {
     const int64_t rows = 9;
     std::vector<float> x = Random(rows * n, 6);
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t i = 0; i < n; ++i) x[r * n + i] *= std::pow(10.0f, static_cast<float>(r * 4 - 16));
+      for (int64_t i = 0; i < n; ++i)
+        x[r * n + i] *= std::pow(10.0f, static_cast<float>(r * 4 - 16));
     }
     std::vector<uint8_t> expected(rows + rows * n * 2), bytes(expected.size());
     EncodeHalfRows(Isa::kScalar, one, x.data(), {rows, n}, expected.data());

@@ -13,8 +13,8 @@
 namespace lanyard::ops {
 namespace {
 
-// An op lasts 5 to 500 us and the next follows at once, also from one step to the next when frames wait
-// (stage::LastTokens); a sleep and a wake-up cost about 50 us on a virtual machine.
+// An op lasts 5 to 500 us and the next follows at once, also from one step to the next when frames
+// wait (stage::LastTokens); a sleep and a wake-up cost about 50 us on a virtual machine.
 constexpr std::chrono::microseconds kSpin(200);
 
 int UsableCpus() {

@@ -21,17 +21,25 @@ struct BlockFields {
 };
 BlockFields FieldsOf(TensorType type) {
   switch (type) {
-    case TensorType::kQ4_0: return {{0}, 0.02f};
-    case TensorType::kQ4_1: return {{0, 2}, 0.02f};
-    case TensorType::kQ5_0: return {{0}, 0.01f};
-    case TensorType::kQ8_0: return {{0}, 0.001f};
-    case TensorType::kQ4_K: return {{0, 2}, 0.0005f};
-    case TensorType::kQ6_K: return {{208}, 0.00003f};
-    default: return {{}, 0};
+    case TensorType::kQ4_0:
+      return {{0}, 0.02f};
+    case TensorType::kQ4_1:
+      return {{0, 2}, 0.02f};
+    case TensorType::kQ5_0:
+      return {{0}, 0.01f};
+    case TensorType::kQ8_0:
+      return {{0}, 0.001f};
+    case TensorType::kQ4_K:
+      return {{0, 2}, 0.0005f};
+    case TensorType::kQ6_K:
+      return {{208}, 0.00003f};
+    default:
+      return {{}, 0};
   }
 }
 
-std::vector<uint8_t> RandomBytes(TensorType type, uint64_t elements, bool matrix, std::mt19937& rng) {
+std::vector<uint8_t> RandomBytes(TensorType type, uint64_t elements, bool matrix,
+                                 std::mt19937& rng) {
   const TypeTraits traits = *TraitsOf(type);
   std::vector<uint8_t> bytes(elements / traits.elements * traits.bytes);
   std::normal_distribution<float> normal;
@@ -56,7 +64,8 @@ std::vector<uint8_t> RandomBytes(TensorType type, uint64_t elements, bool matrix
 
 }  // namespace
 
-RandomModel::RandomModel(const model::ModelShape& shape, std::vector<TensorType> types, uint32_t seed)
+RandomModel::RandomModel(const model::ModelShape& shape, std::vector<TensorType> types,
+                         uint32_t seed)
     : shape_(shape) {
   std::mt19937 rng(seed);
   size_t turn = 0;
@@ -83,12 +92,14 @@ const model::TensorInfo* RandomModel::Find(std::string_view name) const {
   return it == tensors_.end() ? nullptr : &it->second.info;
 }
 
-absl::Status RandomModel::Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const {
+absl::Status RandomModel::Read(std::string_view name, uint64_t offset,
+                               std::span<uint8_t> out) const {
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) return NotFound("no tensor ", AbslView(name));
   const std::vector<uint8_t>& bytes = it->second.bytes;
   if (offset > bytes.size() || out.size() > bytes.size() - offset) {
-    return absl::OutOfRangeError(absl::StrCat("tensor ", AbslView(name), " has ", bytes.size(), " bytes"));
+    return absl::OutOfRangeError(
+        absl::StrCat("tensor ", AbslView(name), " has ", bytes.size(), " bytes"));
   }
   std::memcpy(out.data(), bytes.data() + offset, out.size());
   return absl::OkStatus();

@@ -1,4 +1,5 @@
-// Small models with random weights, made in memory: tests of the engine need no files. Equal seeds give equal models.
+// Small models with random weights, made in memory: tests of the engine need no files. Equal seeds
+// give equal models.
 #pragma once
 
 #include <map>

@@ -28,19 +28,22 @@ enum class CompareOp : uint8_t { kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
 
 struct Expr {
   enum class Kind : uint8_t {
-    kConstant,     // constant
-    kName,         // name_id
-    kList,         // items
-    kTuple,        // items
-    kDict,         // items: key, value, key, value
-    kAttribute,    // items[0].text
-    kItem,         // items[0][items[1]]
-    kSlice,        // items[0][items[1]:items[2]:items[3]], null where absent
-    kCall,         // items[0](arguments)
-    kFilter,       // items[0]|text(arguments); items[0] is null for the body of a filter block
-    kTest,         // items[0] is text(arguments)
-    kNot, kNegative, kPositive,  // items[0]
-    kAnd, kOr,     // items[0], items[1]
+    kConstant,   // constant
+    kName,       // name_id
+    kList,       // items
+    kTuple,      // items
+    kDict,       // items: key, value, key, value
+    kAttribute,  // items[0].text
+    kItem,       // items[0][items[1]]
+    kSlice,      // items[0][items[1]:items[2]:items[3]], null where absent
+    kCall,       // items[0](arguments)
+    kFilter,     // items[0]|text(arguments); items[0] is null for the body of a filter block
+    kTest,       // items[0] is text(arguments)
+    kNot,
+    kNegative,
+    kPositive,  // items[0]
+    kAnd,
+    kOr,           // items[0], items[1]
     kBinary,       // binary: items[0], items[1]
     kConcat,       // items
     kCompare,      // items[0] compares[0] items[1] compares[1] items[2] ...
@@ -62,8 +65,8 @@ struct Expr {
 struct Target {
   Position position;
   NameId name = 0;
-  std::string attribute;            // of the namespace `name`, where not empty
-  std::vector<Target> unpack;       // a tuple of targets, where not empty
+  std::string attribute;       // of the namespace `name`, where not empty
+  std::vector<Target> unpack;  // a tuple of targets, where not empty
 };
 
 struct Statement;
@@ -89,7 +92,8 @@ struct Statement {
     kFilter,    // expr (a chain of filters), body
     kScope,     // body, with its own variables: {% with %}; assignments
     kGroup,     // body: {% generation %}
-    kBreak, kContinue,
+    kBreak,
+    kContinue,
   };
   Kind kind;
   Position position;
@@ -106,7 +110,7 @@ struct Statement {
 
 struct Template {
   Body body;
-  std::vector<std::string> names;   // by NameId
+  std::vector<std::string> names;  // by NameId
 };
 
 }  // namespace lanyard::model::jinja

@@ -19,14 +19,16 @@ absl::StatusOr<std::optional<int64_t>> SliceBound(const Value& v) {
 struct SliceRange {
   int64_t begin, end, step;
 };
-SliceRange Resolve(std::optional<int64_t> begin, std::optional<int64_t> end, int64_t step, int64_t n) {
+SliceRange Resolve(std::optional<int64_t> begin, std::optional<int64_t> end, int64_t step,
+                   int64_t n) {
   const int64_t low = step < 0 ? -1 : 0;
   const int64_t high = step < 0 ? n - 1 : n;
   const auto clamp = [&](int64_t i) {
     if (i < 0) i = i < -n ? low : i + n;
     return std::clamp(i, low, std::max(low, high));
   };
-  return {begin ? clamp(*begin) : (step < 0 ? high : low), end ? clamp(*end) : (step < 0 ? low : high), step};
+  return {begin ? clamp(*begin) : (step < 0 ? high : low),
+          end ? clamp(*end) : (step < 0 ? low : high), step};
 }
 
 }  // namespace
@@ -37,18 +39,22 @@ absl::StatusOr<Value> Interpreter::Eval(const Expr& e) {
   auto result = EvalNode(e);
   --depth_;
   if (!result.ok() && !absl::StartsWith(result.status().message(), "template line ")) {
-    return absl::Status(result.status().code(), ErrorAt(e.position, StdView(result.status().message())).message());
+    return absl::Status(result.status().code(),
+                        ErrorAt(e.position, StdView(result.status().message())).message());
   }
   return result;
 }
 
 absl::StatusOr<Value> Interpreter::EvalNode(const Expr& e) {
   switch (e.kind) {
-    case Expr::Kind::kConstant: return e.constant;
-    case Expr::Kind::kName: return Lookup(e.name_id);
+    case Expr::Kind::kConstant:
+      return e.constant;
+    case Expr::Kind::kName:
+      return Lookup(e.name_id);
     case Expr::Kind::kList:
     case Expr::Kind::kTuple:
-    case Expr::Kind::kDict: return EvalContainer(e);
+    case Expr::Kind::kDict:
+      return EvalContainer(e);
     case Expr::Kind::kAttribute: {
       ASSIGN_OR_RETURN(const Value v, Eval(*e.items[0]));
       return Attribute(v, e.text);
@@ -58,13 +64,18 @@ absl::StatusOr<Value> Interpreter::EvalNode(const Expr& e) {
       ASSIGN_OR_RETURN(const Value key, Eval(*e.items[1]));
       return Item(v, key);
     }
-    case Expr::Kind::kSlice: return EvalSlice(e);
-    case Expr::Kind::kCall: return EvalCall(e);
-    case Expr::Kind::kFilter: return EvalFilter(e);
-    case Expr::Kind::kTest: return EvalTest(e);
+    case Expr::Kind::kSlice:
+      return EvalSlice(e);
+    case Expr::Kind::kCall:
+      return EvalCall(e);
+    case Expr::Kind::kFilter:
+      return EvalFilter(e);
+    case Expr::Kind::kTest:
+      return EvalTest(e);
     case Expr::Kind::kNot:
     case Expr::Kind::kNegative:
-    case Expr::Kind::kPositive: return EvalUnary(e);
+    case Expr::Kind::kPositive:
+      return EvalUnary(e);
     case Expr::Kind::kAnd:
     case Expr::Kind::kOr: {
       ASSIGN_OR_RETURN(Value left, Eval(*e.items[0]));
@@ -76,9 +87,12 @@ absl::StatusOr<Value> Interpreter::EvalNode(const Expr& e) {
       ASSIGN_OR_RETURN(const Value b, Eval(*e.items[1]));
       return Binary(e.binary, a, b);
     }
-    case Expr::Kind::kConcat: return EvalConcat(e);
-    case Expr::Kind::kCompare: return EvalCompare(e);
-    case Expr::Kind::kConditional: return EvalConditional(e);
+    case Expr::Kind::kConcat:
+      return EvalConcat(e);
+    case Expr::Kind::kCompare:
+      return EvalCompare(e);
+    case Expr::Kind::kConditional:
+      return EvalConditional(e);
   }
   return Internal("unknown expression");
 }
@@ -90,10 +104,12 @@ absl::StatusOr<Value> Interpreter::EvalContainer(const Expr& e) {
     items.push_back(std::move(v));
   }
   if (e.kind != Expr::Kind::kDict) {
-    return NewList(std::move(items), e.kind == Expr::Kind::kTuple ? List::Form::kTuple : List::Form::kList);
+    return NewList(std::move(items),
+                   e.kind == Expr::Kind::kTuple ? List::Form::kTuple : List::Form::kList);
   }
   std::vector<std::pair<Value, Value>> pairs;
-  for (size_t i = 0; i < items.size(); i += 2) pairs.emplace_back(std::move(items[i]), std::move(items[i + 1]));
+  for (size_t i = 0; i < items.size(); i += 2)
+    pairs.emplace_back(std::move(items[i]), std::move(items[i + 1]));
   return NewDict(pairs);
 }
 
@@ -167,12 +183,16 @@ absl::StatusOr<Value> Interpreter::EvalCall(const Expr& e) {
   ASSIGN_OR_RETURN(const Value f, Eval(callee));
   ASSIGN_OR_RETURN(const CallArguments arguments, EvalArguments(e.arguments));
   if (f.IsUndefined()) return InvalidArgument(f.WhyUndefined());
-  if (f.kind() != Value::Kind::kCallable) return InvalidArgument("'", f.TypeName(), "' object is not callable");
+  if (f.kind() != Value::Kind::kCallable)
+    return InvalidArgument("'", f.TypeName(), "' object is not callable");
   const Callable& callable = f.AsCallable();
   switch (callable.what) {
-    case Callable::What::kMacro: return CallMacro(*callable.macro, arguments);
-    case Callable::What::kGlobal: return CallGlobal(callable.name, arguments);
-    case Callable::What::kMethod: return CallMethod(callable.receiver, callable.name, arguments);
+    case Callable::What::kMacro:
+      return CallMacro(*callable.macro, arguments);
+    case Callable::What::kGlobal:
+      return CallGlobal(callable.name, arguments);
+    case Callable::What::kMethod:
+      return CallMethod(callable.receiver, callable.name, arguments);
   }
   return Internal("unknown callable");
 }
@@ -217,8 +237,10 @@ absl::StatusOr<Value> Interpreter::EvalCompare(const Expr& e) {
       holds = in == (op == CompareOp::kIn);
     } else {
       ASSIGN_OR_RETURN(const int order, Order(left, right));
-      holds = op == CompareOp::kLt ? order == -1 : op == CompareOp::kLe ? order == -1 || order == 0
-              : op == CompareOp::kGt ? order == 1 : order == 1 || order == 0;
+      holds = op == CompareOp::kLt   ? order == -1
+              : op == CompareOp::kLe ? order == -1 || order == 0
+              : op == CompareOp::kGt ? order == 1
+                                     : order == 1 || order == 0;
     }
     if (!holds) return Value::Bool(false);
     left = std::move(right);
@@ -238,8 +260,8 @@ absl::StatusOr<Value> Interpreter::EvalUnary(const Expr& e) {
   if (e.kind == Expr::Kind::kNot) return Value::Bool(!v.Truthy());
   if (v.IsUndefined()) return InvalidArgument(v.WhyUndefined());
   if (!v.IsNumber()) {
-    return InvalidArgument("bad operand type for unary ", e.kind == Expr::Kind::kNegative ? "-" : "+", ": '",
-                           v.TypeName(), "'");
+    return InvalidArgument("bad operand type for unary ",
+                           e.kind == Expr::Kind::kNegative ? "-" : "+", ": '", v.TypeName(), "'");
   }
   if (v.kind() == Value::Kind::kFloat) {
     return Value::Float(e.kind == Expr::Kind::kNegative ? -v.AsFloat() : v.AsFloat());

@@ -33,15 +33,18 @@ absl::StatusOr<Value> SafeFilter(Interpreter&, const Value&, const Bound&) {
 
 absl::StatusOr<Value> LengthFilter(Interpreter& in, const Value& v, const Bound&) {
   switch (v.kind()) {
-    case Value::Kind::kUndefined: return Value::Int(0);
+    case Value::Kind::kUndefined:
+      return Value::Int(0);
     case Value::Kind::kString:
       RETURN_IF_ERROR(in.Charge(v.AsText().size() / 64));
       return Value::Int(static_cast<int64_t>(CountCodePoints(v.AsBytes())));
-    case Value::Kind::kDict: return Value::Int(static_cast<int64_t>(v.AsDict().size()));
+    case Value::Kind::kDict:
+      return Value::Int(static_cast<int64_t>(v.AsDict().size()));
     case Value::Kind::kList:
       if (v.AsList().HasLength()) return Value::Int(static_cast<int64_t>(v.AsList().items.size()));
       break;
-    default: break;
+    default:
+      break;
   }
   return InvalidArgument("object of type '", v.TypeName(), "' has no len()");
 }
@@ -85,7 +88,8 @@ absl::StatusOr<Value> IndentFilter(Interpreter& in, const Value& v, const Bound&
   if (a[0] && a[0]->IsString()) {
     indent = a[0]->AsText();
   } else if (a[0]) {
-    if (!a[0]->IsInt() || a[0]->AsInt() > 1000) return InvalidArgument("the width of 'indent' must be 0 to 1000");
+    if (!a[0]->IsInt() || a[0]->AsInt() > 1000)
+      return InvalidArgument("the width of 'indent' must be 0 to 1000");
     std::string spaces(static_cast<size_t>(std::max<int64_t>(a[0]->AsInt(), 0)), ' ');
     indent = Text(std::move(spaces), true);
   }
@@ -119,7 +123,8 @@ std::optional<double> ParseFloat(std::string_view s) {
     if (c != '_') digits.push_back(c);
   }
   double out;
-  if (digits.find_first_of("xX") != std::string::npos || !absl::SimpleAtod(digits, &out)) return std::nullopt;
+  if (digits.find_first_of("xX") != std::string::npos || !absl::SimpleAtod(digits, &out))
+    return std::nullopt;
   return out;
 }
 
@@ -135,7 +140,8 @@ absl::StatusOr<Value> FloatFilter(Interpreter&, const Value& v, const Bound& a) 
 absl::StatusOr<Value> IntFilter(Interpreter&, const Value& v, const Bound& a) {
   if (v.IsUndefined()) return InvalidArgument(v.WhyUndefined());
   const Value otherwise = a[0] ? *a[0] : Value::Int(0);
-  if (a[1] && !(a[1]->IsInt() && a[1]->AsInt() == 10)) return Unimplemented("filter 'int' with a base is not supported");
+  if (a[1] && !(a[1]->IsInt() && a[1]->AsInt() == 10))
+    return Unimplemented("filter 'int' with a base is not supported");
   if (v.IsInt()) return Value::Int(v.AsInt());
   double d = 0;
   if (v.IsString()) {
@@ -168,19 +174,22 @@ absl::StatusOr<Value> RoundFilter(Interpreter&, const Value& v, const Bound& a) 
   if (v.IsUndefined()) return InvalidArgument(v.WhyUndefined());
   if (!v.IsNumber()) return InvalidArgument("filter 'round' needs a number, got a ", v.TypeName());
   const int64_t precision = a[0] && a[0]->IsInt() ? a[0]->AsInt() : 0;
-  if (precision < 0 || precision > 50) return Unimplemented("'round' to ", precision, " digits is not supported");
+  if (precision < 0 || precision > 50)
+    return Unimplemented("'round' to ", precision, " digits is not supported");
   std::string method = "common";
   if (a[1]) method = a[1]->IsString() ? a[1]->AsBytes() : "";
   const double d = v.AsFloat();
   if (method == "common") {
     if (v.IsInt()) return Value::Int(v.AsInt());
     char buffer[500];
-    std::snprintf(buffer, sizeof(buffer), "%.*f", static_cast<int>(precision), d);  // exact, half to even
+    std::snprintf(buffer, sizeof(buffer), "%.*f", static_cast<int>(precision),
+                  d);  // exact, half to even
     double out = d;
     if (!std::isfinite(d) || !absl::SimpleAtod(buffer, &out)) return v;
     return Value::Float(out);
   }
-  if (method != "ceil" && method != "floor") return InvalidArgument("method must be common, ceil or floor");
+  if (method != "ceil" && method != "floor")
+    return InvalidArgument("method must be common, ceil or floor");
   const double scale = std::pow(10.0, static_cast<double>(precision));
   return Value::Float((method == "ceil" ? std::ceil(d * scale) : std::floor(d * scale)) / scale);
 }
@@ -190,7 +199,8 @@ absl::StatusOr<Value> ToJsonFilter(Interpreter& in, const Value& v, const Bound&
   options.ensure_ascii = a[0] && a[0]->Truthy();
   options.sort_keys = a[3] && a[3]->Truthy();
   if (a[1] && a[1]->IsInt()) {
-    if (a[1]->AsInt() > 100) return InvalidArgument("an indent of ", a[1]->AsInt(), " is more than 100");
+    if (a[1]->AsInt() > 100)
+      return InvalidArgument("an indent of ", a[1]->AsInt(), " is more than 100");
     options.indent.emplace(static_cast<size_t>(std::max<int64_t>(a[1]->AsInt(), 0)), ' ');
   } else if (a[1] && a[1]->IsString()) {
     options.indent = a[1]->AsBytes();
@@ -234,7 +244,8 @@ constexpr FilterRow kFilters[] = {
 };
 
 const FilterRow* FindFilter(std::string_view name) {
-  for (const std::span<const FilterRow> rows : {std::span<const FilterRow>(kFilters), ListFilters()}) {
+  for (const std::span<const FilterRow> rows :
+       {std::span<const FilterRow>(kFilters), ListFilters()}) {
     for (const FilterRow& row : rows) {
       if (row.name == name) return &row;
     }
@@ -244,7 +255,9 @@ const FilterRow* FindFilter(std::string_view name) {
 
 }  // namespace
 
-bool HasFilter(std::string_view name) { return FindFilter(name) != nullptr || FindItemFilter(name) != nullptr; }
+bool HasFilter(std::string_view name) {
+  return FindFilter(name) != nullptr || FindItemFilter(name) != nullptr;
+}
 
 absl::StatusOr<Value> Interpreter::ApplyFilter(std::string_view name, const Value& v,
                                                const CallArguments& arguments) {
@@ -254,8 +267,8 @@ absl::StatusOr<Value> Interpreter::ApplyFilter(std::string_view name, const Valu
   }
   const FilterRow* row = FindFilter(name);
   if (row == nullptr) return Unimplemented("filter '", AbslView(name), "' is not supported");
-  ASSIGN_OR_RETURN(const Bound bound, BindArguments(absl::StrCat("filter '", AbslView(name), "'"), row->parameters,
-                                                    arguments));
+  ASSIGN_OR_RETURN(const Bound bound, BindArguments(absl::StrCat("filter '", AbslView(name), "'"),
+                                                    row->parameters, arguments));
   return row->filter(*this, v, bound);
 }
 

@@ -31,7 +31,8 @@ absl::StatusOr<Value> LastFilter(Interpreter& in, const Value& v, const Bound&) 
   const auto empty = [] { return Value::Undefined("No last item, sequence was empty."); };
   if (v.IsList()) {
     const List& list = v.AsList();
-    if (list.form == List::Form::kIterator) return InvalidArgument("'generator' object is not reversible");
+    if (list.form == List::Form::kIterator)
+      return InvalidArgument("'generator' object is not reversible");
     return list.items.empty() ? empty() : list.items.back();
   }
   if (v.IsDict()) return v.AsDict().size() == 0 ? empty() : v.AsDict().items().back().first;
@@ -75,8 +76,8 @@ Value IgnoreCase(const Value& v) {
 }
 
 // What items are ordered by.
-absl::StatusOr<Value> KeyOf(Interpreter& in, const Value& item, const std::optional<Value>& attribute,
-                            bool case_sensitive) {
+absl::StatusOr<Value> KeyOf(Interpreter& in, const Value& item,
+                            const std::optional<Value>& attribute, bool case_sensitive) {
   Value key = item;
   if (attribute && !attribute->IsNone()) {
     ASSIGN_OR_RETURN(key, in.Path(item, *attribute));
@@ -95,7 +96,8 @@ absl::StatusOr<Value> SortKeyed(Interpreter& in, std::vector<Keyed> keyed, bool 
   absl::Status status;
   const auto less = [&](const Keyed& a, const Keyed& b) {
     if (!status.ok()) return false;
-    const auto order = in.Charge(1).ok() ? in.Order(a.key, b.key) : absl::StatusOr<int>(in.Charge(1));
+    const auto order =
+        in.Charge(1).ok() ? in.Order(a.key, b.key) : absl::StatusOr<int>(in.Charge(1));
     if (!order.ok()) status = order.status();
     return order.ok() && *order == -1;
   };
@@ -127,10 +129,12 @@ absl::StatusOr<Value> DictSortFilter(Interpreter& in, const Value& v, const Boun
   if (!v.IsDict()) return InvalidArgument("filter 'dictsort' needs a dict, got a ", v.TypeName());
   const bool case_sensitive = a[0] && a[0]->Truthy();
   const std::string by = a[1] && a[1]->IsString() ? a[1]->AsBytes() : "key";
-  if (by != "key" && by != "value") return InvalidArgument("You can only sort by either \"key\" or \"value\"");
+  if (by != "key" && by != "value")
+    return InvalidArgument("You can only sort by either \"key\" or \"value\"");
   std::vector<Keyed> keyed;
   for (const auto& [key, value] : v.AsDict().items()) {
-    ASSIGN_OR_RETURN(Value order_by, KeyOf(in, by == "key" ? key : value, std::nullopt, case_sensitive));
+    ASSIGN_OR_RETURN(Value order_by,
+                     KeyOf(in, by == "key" ? key : value, std::nullopt, case_sensitive));
     ASSIGN_OR_RETURN(Value pair, in.NewList({key, value}, List::Form::kTuple));
     keyed.push_back({std::move(order_by), std::move(pair)});
   }
@@ -200,11 +204,13 @@ constexpr FilterRow kListFilters[] = {
 // Arguments after the first `skip` positional ones.
 CallArguments Rest(const CallArguments& arguments, size_t skip) {
   CallArguments out = arguments;
-  out.positional.erase(out.positional.begin(), out.positional.begin() + static_cast<std::ptrdiff_t>(skip));
+  out.positional.erase(out.positional.begin(),
+                       out.positional.begin() + static_cast<std::ptrdiff_t>(skip));
   return out;
 }
 
-absl::StatusOr<Value> MapAttribute(Interpreter& in, const std::vector<Value>& items, const CallArguments& arguments) {
+absl::StatusOr<Value> MapAttribute(Interpreter& in, const std::vector<Value>& items,
+                                   const CallArguments& arguments) {
   ASSIGN_OR_RETURN(const Bound a, BindArguments("filter 'map'", "attribute,default", arguments));
   std::vector<Value> out;
   for (const Value& item : items) {
@@ -240,14 +246,18 @@ absl::StatusOr<Value> MapFilter(Interpreter& in, const Value& v, const CallArgum
   return in.NewList(std::move(out), List::Form::kIterator);
 }
 
-// select, reject, selectattr, rejectattr: items for which a test (or truth) holds, of the item or of its attribute.
+// select, reject, selectattr, rejectattr: items for which a test (or truth) holds, of the item or
+// of its attribute.
 template <bool kWanted, bool kAttribute>
-absl::StatusOr<Value> SelectFilter(Interpreter& in, const Value& v, const CallArguments& arguments) {
+absl::StatusOr<Value> SelectFilter(Interpreter& in, const Value& v,
+                                   const CallArguments& arguments) {
   ASSIGN_OR_RETURN(const std::vector<Value> items, ItemsOf(in, v));
   const size_t at = kAttribute ? 1 : 0;
-  if (arguments.positional.size() < at) return InvalidArgument("Missing parameter for attribute name");
+  if (arguments.positional.size() < at)
+    return InvalidArgument("Missing parameter for attribute name");
   const bool has_test = arguments.positional.size() > at;
-  if (has_test && !arguments.positional[at].IsString()) return InvalidArgument("the name of a test must be a string");
+  if (has_test && !arguments.positional[at].IsString())
+    return InvalidArgument("the name of a test must be a string");
   const CallArguments rest = has_test ? Rest(arguments, at + 1) : CallArguments{};
   std::vector<Value> out;
   for (const Value& item : items) {

@@ -21,7 +21,8 @@ absl::Status At(Position position, const absl::Status& status) {
 
 class Interpreter::Scope {
  public:
-  explicit Scope(Interpreter* in) : in_(in), begin_(std::exchange(in->scope_begin_, in->bindings_.size())) {
+  explicit Scope(Interpreter* in)
+      : in_(in), begin_(std::exchange(in->scope_begin_, in->bindings_.size())) {
     ++in_->scopes_;
   }
   ~Scope() {
@@ -72,7 +73,8 @@ absl::Status Interpreter::Charge(uint64_t steps) {
 
 absl::Status Interpreter::ChargeBytes(uint64_t bytes) {
   RETURN_IF_ERROR(Charge(bytes / kBytesOfStep));
-  if (bytes > left_.made_bytes) return ResourceExhausted("the template makes too much text and too many lists");
+  if (bytes > left_.made_bytes)
+    return ResourceExhausted("the template makes too much text and too many lists");
   left_.made_bytes -= bytes;
   return absl::OkStatus();
 }
@@ -86,8 +88,10 @@ absl::Status Interpreter::CheckStorable(const Value& v) const {
   switch (v.kind()) {
     case Value::Kind::kNamespace:
     case Value::Kind::kCallable:
-    case Value::Kind::kLoop: return Unimplemented("a ", v.TypeName(), " inside another value is not supported");
-    default: return absl::OkStatus();
+    case Value::Kind::kLoop:
+      return Unimplemented("a ", v.TypeName(), " inside another value is not supported");
+    default:
+      return absl::OkStatus();
   }
 }
 
@@ -98,7 +102,8 @@ absl::StatusOr<Value> Interpreter::NewList(std::vector<Value> items, List::Form 
     RETURN_IF_ERROR(CheckStorable(v));
     list->depth = std::max<uint16_t>(list->depth, DepthOf(v) + 1);
   }
-  if (list->depth > kMaxValueDepth) return ResourceExhausted("lists are nested more than ", kMaxValueDepth, " deep");
+  if (list->depth > kMaxValueDepth)
+    return ResourceExhausted("lists are nested more than ", kMaxValueDepth, " deep");
   list->items = std::move(items);
   list->form = form;
   return Value::Of(std::move(list));
@@ -109,19 +114,22 @@ absl::StatusOr<Value> Interpreter::NewDict(const std::vector<std::pair<Value, Va
   auto dict = std::make_shared<Dict>();
   for (const auto& [key, value] : items) {
     RETURN_IF_ERROR(CheckStorable(value));
-    if (key.IsList() || key.IsDict()) return InvalidArgument("unhashable type: '", key.TypeName(), "'");
+    if (key.IsList() || key.IsDict())
+      return InvalidArgument("unhashable type: '", key.TypeName(), "'");
     RETURN_IF_ERROR(CheckStorable(key));
     if (!key.IsString()) RETURN_IF_ERROR(Charge(dict->size()));
     dict->depth = std::max<uint16_t>(dict->depth, DepthOf(value) + 1);
     dict->Set(key, value);
   }
-  if (dict->depth > kMaxValueDepth) return ResourceExhausted("dicts are nested more than ", kMaxValueDepth, " deep");
+  if (dict->depth > kMaxValueDepth)
+    return ResourceExhausted("dicts are nested more than ", kMaxValueDepth, " deep");
   return Value::Of(std::move(dict));
 }
 
 absl::Status Interpreter::Write(const Text& text) {
   RETURN_IF_ERROR(Charge(text.size() / kBytesOfStep));
-  if (text.size() > left_.output_bytes) return ResourceExhausted("the template's output is too long");
+  if (text.size() > left_.output_bytes)
+    return ResourceExhausted("the template's output is too long");
   left_.output_bytes -= text.size();
   out_->Append(text);
   return absl::OkStatus();
@@ -129,7 +137,8 @@ absl::Status Interpreter::Write(const Text& text) {
 
 absl::Status Interpreter::Write(std::string_view trusted) {
   RETURN_IF_ERROR(Charge(trusted.size() / kBytesOfStep));
-  if (trusted.size() > left_.output_bytes) return ResourceExhausted("the template's output is too long");
+  if (trusted.size() > left_.output_bytes)
+    return ResourceExhausted("the template's output is too long");
   left_.output_bytes -= trusted.size();
   out_->Append(trusted, true);
   return absl::OkStatus();
@@ -151,7 +160,9 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Body& body) {
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteOne(const Statement& s) {
   RETURN_IF_ERROR(Charge(1));
   switch (s.kind) {
-    case Statement::Kind::kData: RETURN_IF_ERROR(Write(s.text)); return Flow::kNormal;
+    case Statement::Kind::kData:
+      RETURN_IF_ERROR(Write(s.text));
+      return Flow::kNormal;
     case Statement::Kind::kOutput: {
       ASSIGN_OR_RETURN(const Value value, Eval(*s.expr));
       if (value.IsString()) {
@@ -162,10 +173,14 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteOne(const Statement& s) {
       }
       return Flow::kNormal;
     }
-    case Statement::Kind::kIf: return ExecuteIf(s);
-    case Statement::Kind::kFor: return ExecuteFor(s);
+    case Statement::Kind::kIf:
+      return ExecuteIf(s);
+    case Statement::Kind::kFor:
+      return ExecuteFor(s);
     case Statement::Kind::kSet:
-    case Statement::Kind::kSetBlock: RETURN_IF_ERROR(ExecuteSet(s)); return Flow::kNormal;
+    case Statement::Kind::kSetBlock:
+      RETURN_IF_ERROR(ExecuteSet(s));
+      return Flow::kNormal;
     case Statement::Kind::kMacro: {
       auto callable = std::make_shared<Callable>();
       callable->what = Callable::What::kMacro;
@@ -181,10 +196,14 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteOne(const Statement& s) {
       RETURN_IF_ERROR(Write(text));
       return Flow::kNormal;
     }
-    case Statement::Kind::kScope: return ExecuteWith(s);
-    case Statement::Kind::kGroup: return Execute(s.body);
-    case Statement::Kind::kBreak: return Flow::kBreak;
-    case Statement::Kind::kContinue: return Flow::kContinue;
+    case Statement::Kind::kScope:
+      return ExecuteWith(s);
+    case Statement::Kind::kGroup:
+      return Execute(s.body);
+    case Statement::Kind::kBreak:
+      return Flow::kBreak;
+    case Statement::Kind::kContinue:
+      return Flow::kContinue;
   }
   return Flow::kNormal;
 }
@@ -245,7 +264,8 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteWith(const Statement& s) {
     values.push_back(std::move(value));
   }
   const Scope scope(this);
-  for (size_t i = 0; i < values.size(); ++i) RETURN_IF_ERROR(Assign(s.assignments[i].first, values[i]));
+  for (size_t i = 0; i < values.size(); ++i)
+    RETURN_IF_ERROR(Assign(s.assignments[i].first, values[i]));
   return Execute(s.body);
 }
 
@@ -279,7 +299,8 @@ absl::Status Interpreter::Assign(const Target& target, const Value& value) {
     ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(value));
     if (items.size() != target.unpack.size()) {
       return InvalidArgument(items.size() > target.unpack.size() ? "too many" : "not enough",
-                             " values to unpack (expected ", target.unpack.size(), ", got ", items.size(), ")");
+                             " values to unpack (expected ", target.unpack.size(), ", got ",
+                             items.size(), ")");
     }
     for (size_t i = 0; i < items.size(); ++i) RETURN_IF_ERROR(Assign(target.unpack[i], items[i]));
     return absl::OkStatus();
@@ -290,7 +311,8 @@ absl::Status Interpreter::Assign(const Target& target, const Value& value) {
   }
   const Value ns = Lookup(target.name);
   if (ns.kind() != Value::Kind::kNamespace) {
-    return InvalidArgument("cannot assign attribute on non-namespace object '", source_.names[target.name], "'");
+    return InvalidArgument("cannot assign attribute on non-namespace object '",
+                           source_.names[target.name], "'");
   }
   RETURN_IF_ERROR(CheckStorable(value));
   RETURN_IF_ERROR(Charge(ns.AsNamespace().attributes.size()));
@@ -357,7 +379,8 @@ absl::Status Interpreter::BindParameters(const MacroNode& macro, const CallArgum
   return absl::OkStatus();
 }
 
-absl::StatusOr<Value> Interpreter::CallMacro(const MacroNode& macro, const CallArguments& arguments) {
+absl::StatusOr<Value> Interpreter::CallMacro(const MacroNode& macro,
+                                             const CallArguments& arguments) {
   const size_t frame = std::exchange(frame_begin_, bindings_.size());
   absl::StatusOr<Value> result;
   {

@@ -1,5 +1,6 @@
-// Runs a template. Everything is counted: steps, bytes made, depth, output; a template or a conversation cannot make it
-// run long or take much memory. No I/O, no time, no attributes beyond data.
+// Runs a template. Everything is counted: steps, bytes made, depth, output; a template or a
+// conversation cannot make it run long or take much memory. No I/O, no time, no attributes beyond
+// data.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@
 namespace lanyard::model::jinja {
 
 struct Limits {
-  uint64_t steps = 1'000'000;               // nodes evaluated; 64 bytes made or read count as one too
-  uint64_t made_bytes = uint64_t{16} << 20;   // strings and lists that the template makes
+  uint64_t steps = 1'000'000;  // nodes evaluated; 64 bytes made or read count as one too
+  uint64_t made_bytes = uint64_t{16} << 20;  // strings and lists that the template makes
   uint64_t output_bytes = uint64_t{16} << 20;
 };
 
@@ -36,7 +37,8 @@ class Interpreter {
 
   absl::StatusOr<Text> Run();
 
-  // For filters, tests and methods ------------------------------------------------------------------------------------
+  // For filters, tests and methods
+  // ------------------------------------------------------------------------------------
   absl::Status Charge(uint64_t steps);
   absl::Status ChargeBytes(uint64_t bytes);
   absl::StatusOr<Value> NewString(Text text);
@@ -59,9 +61,12 @@ class Interpreter {
   absl::StatusOr<Value> Item(const Value& v, const Value& key);
   // "a.b.0", as filters write attributes.
   absl::StatusOr<Value> Path(const Value& v, const Value& path);
-  absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& v, const CallArguments& arguments);
-  absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& v, const CallArguments& arguments);
-  absl::StatusOr<Value> CallMethod(const Value& v, const std::string& name, const CallArguments& arguments);
+  absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& v,
+                                    const CallArguments& arguments);
+  absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& v,
+                                 const CallArguments& arguments);
+  absl::StatusOr<Value> CallMethod(const Value& v, const std::string& name,
+                                   const CallArguments& arguments);
 
  private:
   enum class Flow : uint8_t { kNormal, kBreak, kContinue };
@@ -115,20 +120,22 @@ class Interpreter {
   int depth_ = 0;
   std::optional<NameId> loop_name_;
   Text* out_ = nullptr;
-  Value captured_;                             // what a chain of filters over a block begins with
+  Value captured_;  // what a chain of filters over a block begins with
 };
 
 // Arguments onto parameters "a,b,c"; an error names what is too many, unknown or given twice.
-absl::StatusOr<Bound> BindArguments(std::string_view what, std::string_view parameters, const CallArguments& arguments);
+absl::StatusOr<Bound> BindArguments(std::string_view what, std::string_view parameters,
+                                    const CallArguments& arguments);
 
 // json.dumps(v, ...) as transformers' tojson calls it.
 struct JsonOptions {
   bool ensure_ascii = false;
   bool sort_keys = false;
-  std::optional<std::string> indent;           // of one level; nullopt: on one line
+  std::optional<std::string> indent;  // of one level; nullopt: on one line
   std::string item_separator = ", ";
   std::string key_separator = ": ";
 };
-absl::Status AppendJson(Interpreter& in, const Value& v, const JsonOptions& options, int level, Text* out);
+absl::Status AppendJson(Interpreter& in, const Value& v, const JsonOptions& options, int level,
+                        Text* out);
 
 }  // namespace lanyard::model::jinja

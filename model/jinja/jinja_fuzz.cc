@@ -1,4 +1,5 @@
-// Any bytes as a template: parsed or refused, and what is parsed renders or fails within its limits.
+// Any bytes as a template: parsed or refused, and what is parsed renders or fails within its
+// limits.
 #include <cstdint>
 #include <cstdlib>
 #include <string>

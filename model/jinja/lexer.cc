@@ -69,7 +69,8 @@ class Lexer {
   void SkipSpace() { Advance(LeadingSpaceBytes(rest_)); }
 
   // The data before a tag, less what '-' or lstrip_blocks take off its end.
-  static std::string_view StripData(std::string_view data, char sign, bool lstrip, bool line_starting) {
+  static std::string_view StripData(std::string_view data, char sign, bool lstrip,
+                                    bool line_starting) {
     if (sign == '-') return data.substr(0, data.size() - TrailingSpaceBytes(data));
     if (sign == '+' || !lstrip) return data;
     const size_t newline = data.rfind('\n');
@@ -145,7 +146,8 @@ class Lexer {
 
   absl::Status Raw(size_t begin_bytes, Position begin) {
     Advance(begin_bytes);
-    for (size_t at = rest_.find("{%"); at != std::string_view::npos; at = rest_.find("{%", at + 1)) {
+    for (size_t at = rest_.find("{%"); at != std::string_view::npos;
+         at = rest_.find("{%", at + 1)) {
       size_t i = at + 2;
       char sign = i < rest_.size() ? rest_[i] : '\0';
       if (sign == '-' || sign == '+') ++i;
@@ -216,7 +218,8 @@ class Lexer {
       return absl::OkStatus();
     }
     const Utf8Step step = DecodeUtf8(rest_);
-    return ErrorAt(position_, absl::StrCat("unexpected character '", AbslView(rest_.substr(0, step.bytes)), "'"));
+    return ErrorAt(position_, absl::StrCat("unexpected character '",
+                                           AbslView(rest_.substr(0, step.bytes)), "'"));
   }
 
   // Bytes of digits (of the base), with single underscores between.
@@ -240,14 +243,19 @@ class Lexer {
 
   absl::Status Number() {
     const char second = rest_.size() > 1 ? static_cast<char>(rest_[1] | 0x20) : '\0';
-    const int base = rest_[0] != '0' ? 10 : second == 'x' ? 16 : second == 'o' ? 8 : second == 'b' ? 2 : 10;
+    const int base = rest_[0] != '0' ? 10
+                     : second == 'x' ? 16
+                     : second == 'o' ? 8
+                     : second == 'b' ? 2
+                                     : 10;
     size_t n;
     bool is_float = false;
     if (base != 10) {
       n = 2 + DigitsAt(2, base);
     } else {
       n = DigitsAt(0, 10);
-      // A point only where a digit follows; "1.foo" is an attribute. No float right after a point ("x.0.5").
+      // A point only where a digit follows; "1.foo" is an attribute. No float right after a point
+      // ("x.0.5").
       const bool after_point = !tokens_.empty() && tokens_.back().IsOperator(".");
       size_t fraction = 0;
       if (!after_point && n < rest_.size() && rest_[n] == '.') fraction = DigitsAt(n + 1, 10);
@@ -274,8 +282,8 @@ class Lexer {
     const char* end = digits.data() + digits.size();
     const auto result = is_float ? std::from_chars(digits.data(), end, token.number)
                                  : std::from_chars(digits.data(), end, token.integer, base);
-    if (result.ec != std::errc() || result.ptr != end || (base == 10 && !is_float && digits.size() > 1 &&
-                                                         digits[0] == '0' && token.integer != 0)) {
+    if (result.ec != std::errc() || result.ptr != end ||
+        (base == 10 && !is_float && digits.size() > 1 && digits[0] == '0' && token.integer != 0)) {
       return ErrorAt(position_, "the number is malformed or beyond 64 bits");
     }
     tokens_.push_back(std::move(token));
@@ -315,7 +323,8 @@ class Lexer {
     if (c >= '0' && c <= '7') {
       size_t n = 1;
       char32_t value = c - '0';
-      while (n < 3 && i + 1 + n < rest_.size() && rest_[i + 1 + n] >= '0' && rest_[i + 1 + n] <= '7') {
+      while (n < 3 && i + 1 + n < rest_.size() && rest_[i + 1 + n] >= '0' &&
+             rest_[i + 1 + n] <= '7') {
         value = value * 8 + (rest_[i + 1 + n++] - '0');
       }
       AppendUtf8(value, out);
@@ -326,9 +335,11 @@ class Lexer {
       uint32_t value = 0;
       const std::string_view hex = rest_.substr(i + 2, digits);
       const auto r = std::from_chars(hex.data(), hex.data() + hex.size(), value, 16);
-      const bool whole = hex.size() == digits && r.ec == std::errc() && r.ptr == hex.data() + digits;
+      const bool whole =
+          hex.size() == digits && r.ec == std::errc() && r.ptr == hex.data() + digits;
       if (!whole || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) {
-        return ErrorAt(position_, absl::StrCat("the escape \\", std::string(1, c), " in the string is not a character"));
+        return ErrorAt(position_, absl::StrCat("the escape \\", std::string(1, c),
+                                               " in the string is not a character"));
       }
       AppendUtf8(value, out);
       return 2 + digits;
@@ -348,7 +359,8 @@ class Lexer {
 }  // namespace
 
 absl::Status ErrorAt(Position position, std::string_view message) {
-  return InvalidArgument("template line ", position.line, ", column ", position.column, ": ", AbslView(message));
+  return InvalidArgument("template line ", position.line, ", column ", position.column, ": ",
+                         AbslView(message));
 }
 
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source) {

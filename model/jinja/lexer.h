@@ -18,10 +18,20 @@ struct Position {
 
 struct Token {
   enum class Type : uint8_t {
-    kData, kVariableBegin, kVariableEnd, kBlockBegin, kBlockEnd, kName, kString, kInteger, kFloat, kOperator, kEnd,
+    kData,
+    kVariableBegin,
+    kVariableEnd,
+    kBlockBegin,
+    kBlockEnd,
+    kName,
+    kString,
+    kInteger,
+    kFloat,
+    kOperator,
+    kEnd,
   };
   Type type = Type::kEnd;
-  std::string text;       // kString: unescaped; kOperator: its spelling
+  std::string text;  // kString: unescaped; kOperator: its spelling
   int64_t integer = 0;
   double number = 0;
   Position position;
@@ -33,8 +43,8 @@ struct Token {
 // "template line 3, column 14: " and the message.
 absl::Status ErrorAt(Position position, std::string_view message);
 
-// The last token is kEnd. Source must be valid UTF-8. Line ends are normalised and the last one is dropped first, so that
-// positions count in what is left.
+// The last token is kEnd. Source must be valid UTF-8. Line ends are normalised and the last one is
+// dropped first, so that positions count in what is left.
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source);
 
 }  // namespace lanyard::model::jinja

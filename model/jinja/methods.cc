@@ -18,7 +18,8 @@ absl::Status NeedString(const Value& v, std::string_view what) {
   return InvalidArgument(AbslView(what), " must be str, not ", v.TypeName());
 }
 
-absl::StatusOr<std::optional<std::string>> OptionalString(const std::optional<Value>& v, std::string_view what) {
+absl::StatusOr<std::optional<std::string>> OptionalString(const std::optional<Value>& v,
+                                                          std::string_view what) {
   if (!v || v->IsNone()) return std::optional<std::string>();
   RETURN_IF_ERROR(NeedString(*v, what));
   return std::optional<std::string>(v->AsBytes());
@@ -26,7 +27,8 @@ absl::StatusOr<std::optional<std::string>> OptionalString(const std::optional<Va
 
 absl::StatusOr<int64_t> IntegerOr(const std::optional<Value>& v, int64_t otherwise) {
   if (!v) return otherwise;
-  if (!v->IsInt()) return InvalidArgument("'", v->TypeName(), "' object cannot be interpreted as an integer");
+  if (!v->IsInt())
+    return InvalidArgument("'", v->TypeName(), "' object cannot be interpreted as an integer");
   return v->AsInt();
 }
 
@@ -240,7 +242,8 @@ absl::StatusOr<Value> Range(Interpreter& in, const CallArguments& arguments) {
   if (step == 0) return InvalidArgument("range() arg 3 must not be zero");
   std::vector<Value> items;
   for (int64_t i = begin; step > 0 ? i < end : i > end;) {
-    if (items.size() >= 100'000) return ResourceExhausted("a range of more than 100000 numbers");  // as jinja2's sandbox
+    if (items.size() >= 100'000)
+      return ResourceExhausted("a range of more than 100000 numbers");  // as jinja2's sandbox
     items.push_back(Value::Int(i));
     if (__builtin_add_overflow(i, step, &i)) break;
   }
@@ -250,10 +253,12 @@ absl::StatusOr<Value> Range(Interpreter& in, const CallArguments& arguments) {
 
 absl::StatusOr<Value> DictOf(Interpreter& in, const CallArguments& arguments, bool as_namespace) {
   std::vector<std::pair<Value, Value>> items;
-  if (arguments.positional.size() > 1) return InvalidArgument("dict and namespace take at most 1 positional argument");
+  if (arguments.positional.size() > 1)
+    return InvalidArgument("dict and namespace take at most 1 positional argument");
   if (!arguments.positional.empty()) {
     const Value& from = arguments.positional[0];
-    if (!from.IsDict()) return Unimplemented("making a dict from a ", from.TypeName(), " is not supported");
+    if (!from.IsDict())
+      return Unimplemented("making a dict from a ", from.TypeName(), " is not supported");
     items = from.AsDict().items();
   }
   for (const auto& [name, value] : arguments.named) items.emplace_back(Value::Trusted(name), value);
@@ -261,7 +266,8 @@ absl::StatusOr<Value> DictOf(Interpreter& in, const CallArguments& arguments, bo
   auto ns = std::make_shared<Namespace>();
   for (const auto& [key, value] : items) {
     RETURN_IF_ERROR(in.CheckStorable(value));
-    if (!key.IsString()) return InvalidArgument("the attributes of a namespace are named by strings");
+    if (!key.IsString())
+      return InvalidArgument("the attributes of a namespace are named by strings");
     RETURN_IF_ERROR(in.Charge(1 + ns->attributes.size()));
     ns->Set(key.AsBytes(), value);
   }
@@ -283,11 +289,13 @@ absl::StatusOr<Value> Interpreter::CallMethod(const Value& v, const std::string&
   if (row == nullptr || (row->of_dict ? !v.IsDict() : !v.IsString())) {
     return InvalidArgument("'", v.TypeName(), " object' has no method '", name, "'");
   }
-  ASSIGN_OR_RETURN(const Bound bound, BindArguments(absl::StrCat("method '", name, "'"), row->parameters, arguments));
+  ASSIGN_OR_RETURN(const Bound bound,
+                   BindArguments(absl::StrCat("method '", name, "'"), row->parameters, arguments));
   return row->method(*this, v, bound);
 }
 
-absl::StatusOr<Value> Interpreter::CallGlobal(const std::string& name, const CallArguments& arguments) {
+absl::StatusOr<Value> Interpreter::CallGlobal(const std::string& name,
+                                              const CallArguments& arguments) {
   if (name == "range") return Range(*this, arguments);
   if (name == "dict") return DictOf(*this, arguments, false);
   if (name == "namespace") return DictOf(*this, arguments, true);

@@ -11,24 +11,32 @@ namespace {
 
 const char* Spelling(BinaryOp op) {
   switch (op) {
-    case BinaryOp::kAdd: return "+";
-    case BinaryOp::kSub: return "-";
-    case BinaryOp::kMul: return "*";
-    case BinaryOp::kDiv: return "/";
-    case BinaryOp::kFloorDiv: return "//";
-    case BinaryOp::kMod: return "%";
-    case BinaryOp::kPow: return "**";
+    case BinaryOp::kAdd:
+      return "+";
+    case BinaryOp::kSub:
+      return "-";
+    case BinaryOp::kMul:
+      return "*";
+    case BinaryOp::kDiv:
+      return "/";
+    case BinaryOp::kFloorDiv:
+      return "//";
+    case BinaryOp::kMod:
+      return "%";
+    case BinaryOp::kPow:
+      return "**";
   }
   return "?";
 }
 
 absl::Status WrongTypes(BinaryOp op, const Value& a, const Value& b) {
-  return InvalidArgument("unsupported operand type(s) for ", Spelling(op), ": '", a.TypeName(), "' and '",
-                         b.TypeName(), "'");
+  return InvalidArgument("unsupported operand type(s) for ", Spelling(op), ": '", a.TypeName(),
+                         "' and '", b.TypeName(), "'");
 }
 
 absl::StatusOr<Value> IntegerPower(int64_t base, int64_t exponent) {
-  if (exponent < 0) return Value::Float(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
+  if (exponent < 0)
+    return Value::Float(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
   int64_t out = 1;
   while (exponent > 0) {
     if ((exponent & 1) != 0 && __builtin_mul_overflow(out, base, &out)) {
@@ -46,15 +54,23 @@ absl::StatusOr<Value> Integers(BinaryOp op, int64_t a, int64_t b) {
   int64_t out = 0;
   bool overflow = false;
   switch (op) {
-    case BinaryOp::kAdd: overflow = __builtin_add_overflow(a, b, &out); break;
-    case BinaryOp::kSub: overflow = __builtin_sub_overflow(a, b, &out); break;
-    case BinaryOp::kMul: overflow = __builtin_mul_overflow(a, b, &out); break;
-    case BinaryOp::kPow: return IntegerPower(a, b);
+    case BinaryOp::kAdd:
+      overflow = __builtin_add_overflow(a, b, &out);
+      break;
+    case BinaryOp::kSub:
+      overflow = __builtin_sub_overflow(a, b, &out);
+      break;
+    case BinaryOp::kMul:
+      overflow = __builtin_mul_overflow(a, b, &out);
+      break;
+    case BinaryOp::kPow:
+      return IntegerPower(a, b);
     case BinaryOp::kDiv:
     case BinaryOp::kFloorDiv:
     case BinaryOp::kMod: {
       if (b == 0) return InvalidArgument("division by zero");
-      if (op == BinaryOp::kDiv) return Value::Float(static_cast<double>(a) / static_cast<double>(b));
+      if (op == BinaryOp::kDiv)
+        return Value::Float(static_cast<double>(a) / static_cast<double>(b));
       if (b == -1) {  // the one quotient that may not fit
         if (op == BinaryOp::kMod) return Value::Int(0);
         overflow = __builtin_sub_overflow(int64_t{0}, a, &out);
@@ -71,11 +87,16 @@ absl::StatusOr<Value> Integers(BinaryOp op, int64_t a, int64_t b) {
 
 absl::StatusOr<Value> Floats(BinaryOp op, double a, double b) {
   switch (op) {
-    case BinaryOp::kAdd: return Value::Float(a + b);
-    case BinaryOp::kSub: return Value::Float(a - b);
-    case BinaryOp::kMul: return Value::Float(a * b);
-    case BinaryOp::kPow: return Value::Float(std::pow(a, b));
-    default: break;
+    case BinaryOp::kAdd:
+      return Value::Float(a + b);
+    case BinaryOp::kSub:
+      return Value::Float(a - b);
+    case BinaryOp::kMul:
+      return Value::Float(a * b);
+    case BinaryOp::kPow:
+      return Value::Float(std::pow(a, b));
+    default:
+      break;
   }
   if (b == 0) return InvalidArgument("division by zero");
   if (op == BinaryOp::kDiv) return Value::Float(a / b);
@@ -114,7 +135,8 @@ absl::StatusOr<Value> Interpreter::Binary(BinaryOp op, const Value& a, const Val
     const auto n = static_cast<uint64_t>(std::max<int64_t>(times.AsInt(), 0));
     if (what.IsString()) {
       const uint64_t size = what.AsText().size();
-      if (n != 0 && size > left_.made_bytes / n) return ResourceExhausted("the template makes too much text");
+      if (n != 0 && size > left_.made_bytes / n)
+        return ResourceExhausted("the template makes too much text");
       Text out;
       for (uint64_t i = 0; i < n && size > 0; ++i) out.Append(what.AsText());
       return NewString(std::move(out));
@@ -131,7 +153,8 @@ absl::StatusOr<Value> Interpreter::Binary(BinaryOp op, const Value& a, const Val
       return NewList(std::move(items), what.AsList().form);
     }
   }
-  if (op == BinaryOp::kMod && a.IsString()) return Unimplemented("formatting a string with % is not supported");
+  if (op == BinaryOp::kMod && a.IsString())
+    return Unimplemented("formatting a string with % is not supported");
   return WrongTypes(op, a, b);
 }
 
@@ -152,14 +175,15 @@ absl::StatusOr<int> Interpreter::Order(const Value& a, const Value& b) {
   if (a.IsNumber() && b.IsNumber()) {
     const double x = a.AsFloat(), y = b.AsFloat();
     if (std::isnan(x) || std::isnan(y)) return 2;
-    return Sign(x < y, x > y);
+    return Sign(x<y, x> y);
   }
   if (a.IsString() && b.IsString()) {
     RETURN_IF_ERROR(Charge(std::min(a.AsText().size(), b.AsText().size()) / 64));
     const int order = a.AsBytes().compare(b.AsBytes());  // of UTF-8: that of the code points
-    return Sign(order < 0, order > 0);
+    return Sign(order<0, order> 0);
   }
-  if (a.IsList() && b.IsList() && a.AsList().form == b.AsList().form && a.AsList().form <= List::Form::kTuple) {
+  if (a.IsList() && b.IsList() && a.AsList().form == b.AsList().form &&
+      a.AsList().form <= List::Form::kTuple) {
     const auto& x = a.AsList().items;
     const auto& y = b.AsList().items;
     for (size_t i = 0; i < x.size() && i < y.size(); ++i) {
@@ -169,21 +193,25 @@ absl::StatusOr<int> Interpreter::Order(const Value& a, const Value& b) {
     }
     return Sign(x.size() < y.size(), x.size() > y.size());
   }
-  return InvalidArgument("'<' not supported between instances of '", a.TypeName(), "' and '", b.TypeName(), "'");
+  return InvalidArgument("'<' not supported between instances of '", a.TypeName(), "' and '",
+                         b.TypeName(), "'");
 }
 
 absl::StatusOr<bool> Interpreter::Contains(const Value& container, const Value& item) {
   switch (container.kind()) {
-    case Value::Kind::kUndefined: return false;
+    case Value::Kind::kUndefined:
+      return false;
     case Value::Kind::kString:
       if (!item.IsString()) {
         if (item.IsUndefined()) return InvalidArgument(item.WhyUndefined());
-        return InvalidArgument("'in <string>' requires string as left operand, not ", item.TypeName());
+        return InvalidArgument("'in <string>' requires string as left operand, not ",
+                               item.TypeName());
       }
       RETURN_IF_ERROR(Charge(container.AsText().size() / 16));
       return container.AsBytes().find(item.AsBytes()) != std::string::npos;
     case Value::Kind::kDict:
-      if (item.IsList() || item.IsDict()) return InvalidArgument("unhashable type: '", item.TypeName(), "'");
+      if (item.IsList() || item.IsDict())
+        return InvalidArgument("unhashable type: '", item.TypeName(), "'");
       if (!item.IsString()) RETURN_IF_ERROR(Charge(container.AsDict().size()));
       return container.AsDict().Find(item) != nullptr;
     case Value::Kind::kList: {
@@ -194,14 +222,16 @@ absl::StatusOr<bool> Interpreter::Contains(const Value& container, const Value& 
       }
       return false;
     }
-    default: return InvalidArgument("argument of type '", container.TypeName(), "' is not iterable");
+    default:
+      return InvalidArgument("argument of type '", container.TypeName(), "' is not iterable");
   }
 }
 
 absl::StatusOr<std::vector<Value>> Interpreter::Iterate(const Value& v) {
   std::vector<Value> out;
   switch (v.kind()) {
-    case Value::Kind::kUndefined: return out;
+    case Value::Kind::kUndefined:
+      return out;
     case Value::Kind::kList: {
       List& list = v.AsList();
       RETURN_IF_ERROR(Charge(list.items.size() - list.next));
@@ -226,14 +256,16 @@ absl::StatusOr<std::vector<Value>> Interpreter::Iterate(const Value& v) {
       }
       return out;
     }
-    default: return InvalidArgument("'", v.TypeName(), "' object is not iterable");
+    default:
+      return InvalidArgument("'", v.TypeName(), "' object is not iterable");
   }
 }
 
 absl::StatusOr<Value> Interpreter::Attribute(const Value& v, const std::string& name) {
   if (v.IsUndefined()) return InvalidArgument(v.WhyUndefined());
   const auto missing = [&] {
-    return Value::Undefined(absl::StrCat("'", v.TypeName(), " object' has no attribute '", name, "'"));
+    return Value::Undefined(
+        absl::StrCat("'", v.TypeName(), " object' has no attribute '", name, "'"));
   };
   if (v.kind() == Value::Kind::kNamespace) {
     const Value* found = v.AsNamespace().Find(name);
@@ -252,8 +284,10 @@ absl::StatusOr<Value> Interpreter::Attribute(const Value& v, const std::string& 
     if (name == "revindex0") return Value::Int(n - i - 1);
     if (name == "depth") return Value::Int(1);
     if (name == "depth0") return Value::Int(0);
-    if (name == "previtem") return i > 0 ? (*loop.items)[i - 1] : Value::Undefined("there is no previous item");
-    if (name == "nextitem") return i + 1 < n ? (*loop.items)[i + 1] : Value::Undefined("there is no next item");
+    if (name == "previtem")
+      return i > 0 ? (*loop.items)[i - 1] : Value::Undefined("there is no previous item");
+    if (name == "nextitem")
+      return i + 1 < n ? (*loop.items)[i + 1] : Value::Undefined("there is no next item");
     return missing();
   }
   // As Python: methods come before keys.
@@ -309,13 +343,16 @@ absl::StatusOr<Value> Interpreter::Item(const Value& v, const Value& key) {
 
 absl::StatusOr<Value> Interpreter::Path(const Value& v, const Value& path) {
   if (path.IsInt()) return Item(v, path);
-  if (!path.IsString()) return InvalidArgument("an attribute must be named by a string or a number");
+  if (!path.IsString())
+    return InvalidArgument("an attribute must be named by a string or a number");
   Value at = v;
   for (const absl::string_view part : absl::StrSplit(path.AsBytes(), '.')) {
     int64_t index;
-    const bool number = !part.empty() && part.find_first_not_of("0123456789") == absl::string_view::npos &&
+    const bool number = !part.empty() &&
+                        part.find_first_not_of("0123456789") == absl::string_view::npos &&
                         absl::SimpleAtoi(part, &index);
-    ASSIGN_OR_RETURN(at, Item(at, number ? Value::Int(index) : Value::Trusted(std::string(part.data(), part.size()))));
+    ASSIGN_OR_RETURN(at, Item(at, number ? Value::Int(index)
+                                         : Value::Trusted(std::string(part.data(), part.size()))));
   }
   return at;
 }

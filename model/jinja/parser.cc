@@ -5,7 +5,8 @@
 namespace lanyard::model::jinja {
 
 bool IsReserved(std::string_view name) {
-  for (const std::string_view word : {"and", "or", "not", "in", "is", "if", "else", "elif", "for"}) {
+  for (const std::string_view word :
+       {"and", "or", "not", "in", "is", "if", "else", "elif", "for"}) {
     if (name == word) return true;
   }
   return false;
@@ -16,14 +17,16 @@ struct CompareRow {
   std::string_view text;
   CompareOp op;
 };
-constexpr CompareRow kCompares[] = {{"==", CompareOp::kEq}, {"!=", CompareOp::kNe}, {"<", CompareOp::kLt},
-                                    {"<=", CompareOp::kLe}, {">", CompareOp::kGt},  {">=", CompareOp::kGe}};
+constexpr CompareRow kCompares[] = {{"==", CompareOp::kEq}, {"!=", CompareOp::kNe},
+                                    {"<", CompareOp::kLt},  {"<=", CompareOp::kLe},
+                                    {">", CompareOp::kGt},  {">=", CompareOp::kGe}};
 
 }  // namespace
 
 absl::StatusOr<Template> Parser::Parse(std::string_view source) {
   if (source.size() > kMaxSourceBytes) {
-    return InvalidArgument("the template has ", source.size(), " bytes; at most ", kMaxSourceBytes, " are read");
+    return InvalidArgument("the template has ", source.size(), " bytes; at most ", kMaxSourceBytes,
+                           " are read");
   }
   ASSIGN_OR_RETURN(std::vector<Token> tokens, Tokenize(source));
   Parser parser(std::move(tokens));
@@ -48,14 +51,25 @@ bool Parser::SkipName(std::string_view name) {
 absl::Status Parser::Unexpected(std::string_view wanted) const {
   std::string found;
   switch (Now().type) {
-    case Token::Type::kEnd: found = "the end of the template"; break;
-    case Token::Type::kVariableEnd: found = "}}"; break;
-    case Token::Type::kBlockEnd: found = "%}"; break;
-    case Token::Type::kString: found = "a string"; break;
+    case Token::Type::kEnd:
+      found = "the end of the template";
+      break;
+    case Token::Type::kVariableEnd:
+      found = "}}";
+      break;
+    case Token::Type::kBlockEnd:
+      found = "%}";
+      break;
+    case Token::Type::kString:
+      found = "a string";
+      break;
     case Token::Type::kData:
     case Token::Type::kVariableBegin:
-    case Token::Type::kBlockBegin: found = "text"; break;
-    default: found = absl::StrCat("'", Now().text, "'");
+    case Token::Type::kBlockBegin:
+      found = "text";
+      break;
+    default:
+      found = absl::StrCat("'", Now().text, "'");
   }
   return ErrorAt(Now().position, absl::StrCat("expected ", AbslView(wanted), ", found ", found));
 }
@@ -272,8 +286,12 @@ absl::StatusOr<ExprPtr> Parser::ParsePrimary() {
       node->constant = Value::Trusted(std::move(text));
       return node;
     }
-    case Token::Type::kInteger: node->constant = Value::Int(Next().integer); return node;
-    case Token::Type::kFloat: node->constant = Value::Float(Next().number); return node;
+    case Token::Type::kInteger:
+      node->constant = Value::Int(Next().integer);
+      return node;
+    case Token::Type::kFloat:
+      node->constant = Value::Float(Next().number);
+      return node;
     case Token::Type::kName: {
       if (IsReserved(Now().text)) return Unexpected("an expression");
       const std::string name = Next().text;
@@ -290,7 +308,8 @@ absl::StatusOr<ExprPtr> Parser::ParsePrimary() {
       }
       return node;
     }
-    default: break;
+    default:
+      break;
   }
   if (Now().IsOperator("[")) return ParseList();
   if (Now().IsOperator("{")) return ParseDict();

@@ -1,4 +1,5 @@
-// Tokens to a Template. What jinja2 refuses and what Lanyard does not have is refused here, with line and column.
+// Tokens to a Template. What jinja2 refuses and what Lanyard does not have is refused here, with
+// line and column.
 #pragma once
 
 #include <algorithm>
@@ -78,9 +79,9 @@ class Parser {
   std::vector<Token> tokens_;
   size_t at_ = 0;
   int depth_ = 0;
-  int loops_ = 0;         // around the statement, within the macro
-  int scopes_ = 0;        // for, with, macro, block set around the statement
-  int safes_ = 0;         // filters 'safe' in the tag being read
+  int loops_ = 0;   // around the statement, within the macro
+  int scopes_ = 0;  // for, with, macro, block set around the statement
+  int safes_ = 0;   // filters 'safe' in the tag being read
   absl::flat_hash_map<std::string, NameId> ids_;
   std::vector<std::string> names_;
 };

@@ -86,11 +86,13 @@ absl::Status Parser::ParseArguments(Expr* call) {
       ASSIGN_OR_RETURN(ExprPtr value, ParseExpression());
       RETURN_IF_ERROR(Deepen(call, *value));
       for (const auto& [other, unused] : out->named) {
-        if (other == name) return ErrorAt(value->position, absl::StrCat("argument '", name, "' is given twice"));
+        if (other == name)
+          return ErrorAt(value->position, absl::StrCat("argument '", name, "' is given twice"));
       }
       out->named.emplace_back(std::move(name), std::move(value));
     } else {
-      if (!out->named.empty()) return ErrorAt(Now().position, "an argument without a name follows one with a name");
+      if (!out->named.empty())
+        return ErrorAt(Now().position, "an argument without a name follows one with a name");
       ASSIGN_OR_RETURN(ExprPtr value, ParseExpression());
       RETURN_IF_ERROR(Deepen(call, *value));
       out->positional.push_back(std::move(value));
@@ -100,7 +102,8 @@ absl::Status Parser::ParseArguments(Expr* call) {
   return absl::OkStatus();
 }
 
-// A method or global that there is not is found now, rather than in the first chat that comes to it.
+// A method or global that there is not is found now, rather than in the first chat that comes to
+// it.
 absl::Status Parser::CheckCallee(const Expr& callee) const {
   if (callee.kind == Expr::Kind::kAttribute && !HasMethod(callee.text)) {
     return ErrorAt(callee.position, absl::StrCat("method '", callee.text, "' is not supported"));
@@ -134,13 +137,15 @@ absl::StatusOr<ExprPtr> Parser::ParseTest(ExprPtr node) {
   const bool negated = SkipName("not");
   const Position at = Now().position;
   ASSIGN_OR_RETURN(out->text, ExpectName("the name of a test"));
-  if (!HasTest(out->text)) return ErrorAt(at, absl::StrCat("test '", out->text, "' is not supported"));
+  if (!HasTest(out->text))
+    return ErrorAt(at, absl::StrCat("test '", out->text, "' is not supported"));
   RETURN_IF_ERROR(Add(out.get(), std::move(node)));
   const Token& t = Now();
   const bool starts_argument = t.type == Token::Type::kString || t.type == Token::Type::kInteger ||
-                               t.type == Token::Type::kFloat || t.IsOperator("[") || t.IsOperator("{") ||
-                               (t.type == Token::Type::kName && !t.IsName("else") && !t.IsName("or") &&
-                                !t.IsName("and") && !t.IsName("is"));
+                               t.type == Token::Type::kFloat || t.IsOperator("[") ||
+                               t.IsOperator("{") ||
+                               (t.type == Token::Type::kName && !t.IsName("else") &&
+                                !t.IsName("or") && !t.IsName("and") && !t.IsName("is"));
   if (t.IsOperator("(")) {
     RETURN_IF_ERROR(ParseArguments(out.get()));
   } else if (starts_argument) {

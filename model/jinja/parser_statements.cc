@@ -4,16 +4,16 @@
 
 namespace lanyard::model::jinja {
 
-// Data, outputs and statements until a tag whose name is in `ends`; that tag's name is the next token then. Without
-// ends, until the template is over.
+// Data, outputs and statements until a tag whose name is in `ends`; that tag's name is the next
+// token then. Without ends, until the template is over.
 absl::Status Parser::ParseBody(Body* out, std::initializer_list<std::string_view> ends) {
   if (++depth_ > kMaxDepth) return ErrorAt(Now().position, "the statements are nested too deeply");
   for (;;) {
     const Token& token = Now();
     if (token.type == Token::Type::kEnd) {
       if (ends.size() == 0) break;
-      return ErrorAt(token.position, absl::StrCat("the template ends where '", AbslView(*ends.begin()),
-                                                  "' is expected"));
+      return ErrorAt(token.position, absl::StrCat("the template ends where '",
+                                                  AbslView(*ends.begin()), "' is expected"));
     }
     if (token.type == Token::Type::kData) {
       auto data = std::make_unique<Statement>();
@@ -41,7 +41,8 @@ absl::Status Parser::ParseOutput(Body* out) {
   output->kind = Statement::Kind::kOutput;
   output->position = Next().position;
   ASSIGN_OR_RETURN(output->expr, ParseTuple(true, false));
-  // Marking as safe changes nothing in plain text where it comes last; inside an expression jinja2 would escape the rest.
+  // Marking as safe changes nothing in plain text where it comes last; inside an expression jinja2
+  // would escape the rest.
   if (output->expr->kind == Expr::Kind::kFilter && output->expr->text == "safe" &&
       output->expr->arguments.positional.empty() && output->expr->arguments.named.empty()) {
     output->expr->text = "string";
@@ -125,7 +126,8 @@ absl::Status Parser::ParseFor(Statement* out) {
   if (SkipName("if")) {
     ASSIGN_OR_RETURN(out->condition, ParseExpression());
   }
-  if (Now().IsName("recursive")) return ErrorAt(Now().position, "recursive loops are not supported");
+  if (Now().IsName("recursive"))
+    return ErrorAt(Now().position, "recursive loops are not supported");
   RETURN_IF_ERROR(EndBlock(""));
   ++loops_;
   ++scopes_;
@@ -148,8 +150,10 @@ absl::StatusOr<Target> Parser::ParseOneTarget(bool with_namespace) {
     return out;
   }
   ASSIGN_OR_RETURN(const std::string name, ExpectName("a name to assign to"));
-  for (const std::string_view constant : {"true", "false", "none", "True", "False", "None", "loop"}) {
-    if (name == constant) return ErrorAt(out.position, absl::StrCat("cannot assign to '", name, "'"));
+  for (const std::string_view constant :
+       {"true", "false", "none", "True", "False", "None", "loop"}) {
+    if (name == constant)
+      return ErrorAt(out.position, absl::StrCat("cannot assign to '", name, "'"));
   }
   out.name = Intern(name);
   if (with_namespace && SkipOperator(".")) {
@@ -197,7 +201,8 @@ absl::Status Parser::ParseSet(Statement* out) {
 absl::Status Parser::ParseMacro(Statement* out) {
   out->kind = Statement::Kind::kMacro;
   if (scopes_ > 0) {
-    return ErrorAt(out->position, "a macro inside a loop, a macro or another block is not supported");
+    return ErrorAt(out->position,
+                   "a macro inside a loop, a macro or another block is not supported");
   }
   auto macro = std::make_unique<MacroNode>();
   ASSIGN_OR_RETURN(macro->name, ExpectName("the name of the macro"));
@@ -208,7 +213,8 @@ absl::Status Parser::ParseMacro(Statement* out) {
     const Position at = Now().position;
     ASSIGN_OR_RETURN(const std::string parameter, ExpectName("the name of a parameter"));
     for (const auto& [id, other] : macro->parameters) {
-      if (other == parameter) return ErrorAt(at, absl::StrCat("parameter '", parameter, "' is named twice"));
+      if (other == parameter)
+        return ErrorAt(at, absl::StrCat("parameter '", parameter, "' is named twice"));
     }
     macro->parameters.emplace_back(Intern(parameter), parameter);
     if (SkipOperator("=")) {

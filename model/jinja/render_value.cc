@@ -13,9 +13,12 @@ struct Brackets {
 };
 Brackets BracketsOf(List::Form form) {
   switch (form) {
-    case List::Form::kTuple: return {"(", ")"};
-    case List::Form::kView: return {"dict_view([", "])"};
-    default: return {"[", "]"};
+    case List::Form::kTuple:
+      return {"(", ")"};
+    case List::Form::kView:
+      return {"dict_view([", "])"};
+    default:
+      return {"[", "]"};
   }
 }
 
@@ -23,9 +26,13 @@ Brackets BracketsOf(List::Form form) {
 
 absl::StatusOr<Text> Interpreter::Str(const Value& v) {
   switch (v.kind()) {
-    case Value::Kind::kUndefined: return Text();
-    case Value::Kind::kString: RETURN_IF_ERROR(Charge(v.AsText().size() / 64)); return v.AsText();
-    default: break;
+    case Value::Kind::kUndefined:
+      return Text();
+    case Value::Kind::kString:
+      RETURN_IF_ERROR(Charge(v.AsText().size() / 64));
+      return v.AsText();
+    default:
+      break;
   }
   Text out;
   RETURN_IF_ERROR(AppendRepr(v, &out));
@@ -35,11 +42,21 @@ absl::StatusOr<Text> Interpreter::Str(const Value& v) {
 absl::Status Interpreter::AppendRepr(const Value& v, Text* out) {
   RETURN_IF_ERROR(Charge(1));
   switch (v.kind()) {
-    case Value::Kind::kUndefined: out->Append("Undefined", true); break;
-    case Value::Kind::kNone: out->Append("None", true); break;
-    case Value::Kind::kBool: out->Append(v.AsBool() ? "True" : "False", true); break;
-    case Value::Kind::kInt: out->Append(std::to_string(v.AsInt()), true); break;
-    case Value::Kind::kFloat: out->Append(ReprFloat(v.AsFloat()), true); break;
+    case Value::Kind::kUndefined:
+      out->Append("Undefined", true);
+      break;
+    case Value::Kind::kNone:
+      out->Append("None", true);
+      break;
+    case Value::Kind::kBool:
+      out->Append(v.AsBool() ? "True" : "False", true);
+      break;
+    case Value::Kind::kInt:
+      out->Append(std::to_string(v.AsInt()), true);
+      break;
+    case Value::Kind::kFloat:
+      out->Append(ReprFloat(v.AsFloat()), true);
+      break;
     case Value::Kind::kString: {
       const std::string repr = ReprString(v.AsBytes());
       RETURN_IF_ERROR(ChargeBytes(repr.size()));
@@ -49,7 +66,8 @@ absl::Status Interpreter::AppendRepr(const Value& v, Text* out) {
     case Value::Kind::kList: {
       const List& list = v.AsList();
       if (list.form != List::Form::kList && list.form != List::Form::kTuple) {
-        return Unimplemented("writing a ", v.TypeName(), " as text is not supported; use the filter 'list' first");
+        return Unimplemented("writing a ", v.TypeName(),
+                             " as text is not supported; use the filter 'list' first");
       }
       const Brackets brackets = BracketsOf(list.form);
       out->Append(brackets.open, true);
@@ -74,7 +92,8 @@ absl::Status Interpreter::AppendRepr(const Value& v, Text* out) {
       out->Append("}", true);
       break;
     }
-    default: return Unimplemented("writing a ", v.TypeName(), " as text is not supported");
+    default:
+      return Unimplemented("writing a ", v.TypeName(), " as text is not supported");
   }
   return absl::OkStatus();
 }
@@ -99,7 +118,8 @@ absl::Status AppendKey(Interpreter& in, const Value& key, const JsonOptions& opt
   return absl::OkStatus();
 }
 
-absl::Status AppendJsonDict(Interpreter& in, const Dict& dict, const JsonOptions& options, int level, Text* out) {
+absl::Status AppendJsonDict(Interpreter& in, const Dict& dict, const JsonOptions& options,
+                            int level, Text* out) {
   std::vector<std::pair<Value, Value>> items = dict.items();
   if (options.sort_keys) {
     absl::Status status;
@@ -126,15 +146,25 @@ absl::Status AppendJsonDict(Interpreter& in, const Dict& dict, const JsonOptions
 
 }  // namespace
 
-absl::Status AppendJson(Interpreter& in, const Value& v, const JsonOptions& options, int level, Text* out) {
+absl::Status AppendJson(Interpreter& in, const Value& v, const JsonOptions& options, int level,
+                        Text* out) {
   RETURN_IF_ERROR(in.Charge(1));
   switch (v.kind()) {
-    case Value::Kind::kNone: out->Append("null", true); return absl::OkStatus();
-    case Value::Kind::kBool: out->Append(v.AsBool() ? "true" : "false", true); return absl::OkStatus();
-    case Value::Kind::kInt: out->Append(std::to_string(v.AsInt()), true); return absl::OkStatus();
+    case Value::Kind::kNone:
+      out->Append("null", true);
+      return absl::OkStatus();
+    case Value::Kind::kBool:
+      out->Append(v.AsBool() ? "true" : "false", true);
+      return absl::OkStatus();
+    case Value::Kind::kInt:
+      out->Append(std::to_string(v.AsInt()), true);
+      return absl::OkStatus();
     case Value::Kind::kFloat: {
       const double d = v.AsFloat();
-      out->Append(std::isnan(d) ? "NaN" : std::isinf(d) ? (d < 0 ? "-Infinity" : "Infinity") : ReprFloat(d), true);
+      out->Append(std::isnan(d)   ? "NaN"
+                  : std::isinf(d) ? (d < 0 ? "-Infinity" : "Infinity")
+                                  : ReprFloat(d),
+                  true);
       return absl::OkStatus();
     }
     case Value::Kind::kString: {
@@ -143,7 +173,8 @@ absl::Status AppendJson(Interpreter& in, const Value& v, const JsonOptions& opti
       out->Append(json, v.AsText().AllTrusted());
       return absl::OkStatus();
     }
-    case Value::Kind::kDict: return AppendJsonDict(in, v.AsDict(), options, level, out);
+    case Value::Kind::kDict:
+      return AppendJsonDict(in, v.AsDict(), options, level, out);
     case Value::Kind::kList: {
       const List& list = v.AsList();
       if (list.form > List::Form::kTuple) break;
@@ -157,7 +188,8 @@ absl::Status AppendJson(Interpreter& in, const Value& v, const JsonOptions& opti
       out->Append("]", true);
       return absl::OkStatus();
     }
-    default: break;
+    default:
+      break;
   }
   return InvalidArgument("Object of type ", v.TypeName(), " is not JSON serializable");
 }

@@ -28,12 +28,14 @@ std::u32string Decode(std::string_view s) {
 }
 
 utf8proc_category_t CategoryOf(char32_t c) {
-  return static_cast<utf8proc_category_t>(utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->category);
+  return static_cast<utf8proc_category_t>(
+      utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->category);
 }
 
 bool IsCased(char32_t c) {
   const auto category = CategoryOf(c);
-  return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL || category == UTF8PROC_CATEGORY_LT;
+  return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
+         category == UTF8PROC_CATEGORY_LT;
 }
 
 // Unicode's Case_Ignorable, by category and the punctuation of its list.
@@ -43,17 +45,21 @@ bool IsCaseIgnorable(char32_t c) {
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_SK: return true;
-    default: break;
+    case UTF8PROC_CATEGORY_SK:
+      return true;
+    default:
+      break;
   }
-  constexpr char32_t kPunctuation[] = {'\'', '.', ':', 0xB7, 0x387, 0x55F, 0x5F4, 0x2018, 0x2019, 0x2024, 0x2027,
-                                       0xFE13, 0xFE52, 0xFE55, 0xFF07, 0xFF0E, 0xFF1A};
+  constexpr char32_t kPunctuation[] = {'\'',   '.',    ':',    0xB7,   0x387,  0x55F,
+                                       0x5F4,  0x2018, 0x2019, 0x2024, 0x2027, 0xFE13,
+                                       0xFE52, 0xFE55, 0xFF07, 0xFF0E, 0xFF1A};
   return std::find(std::begin(kPunctuation), std::end(kPunctuation), c) != std::end(kPunctuation);
 }
 
 const SpecialUpper* FindSpecial(char32_t c) {
-  const auto* it = std::lower_bound(std::begin(kSpecialUpper), std::end(kSpecialUpper), c,
-                                    [](const SpecialUpper& row, char32_t v) { return row.from < v; });
+  const auto* it =
+      std::lower_bound(std::begin(kSpecialUpper), std::end(kSpecialUpper), c,
+                       [](const SpecialUpper& row, char32_t v) { return row.from < v; });
   return it != std::end(kSpecialUpper) && it->from == c ? it : nullptr;
 }
 
@@ -97,8 +103,8 @@ void AppendLower(const std::u32string& s, size_t i, std::string* out) {
 
 bool IsSpace(char32_t c) {
   if (c < 0x80) return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20);
-  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 size_t LeadingSpaceBytes(std::string_view s) {
@@ -160,7 +166,8 @@ std::string PythonTitle(std::string_view s) {
   return out;
 }
 
-// A word begins after white space or one of - ( { [ < ; its first character is upper case, the rest lower.
+// A word begins after white space or one of - ( { [ < ; its first character is upper case, the rest
+// lower.
 std::string JinjaTitle(std::string_view s) {
   std::string out;
   const std::u32string points = Decode(s);
@@ -197,13 +204,16 @@ bool IsPrintable(char32_t c) {
     case UTF8PROC_CATEGORY_CO:
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_ZS:
+      return false;
+    default:
+      return true;
   }
 }
 
 std::string ReprString(std::string_view s) {
-  const bool single = s.find('\'') != std::string_view::npos && s.find('"') == std::string_view::npos;
+  const bool single =
+      s.find('\'') != std::string_view::npos && s.find('"') == std::string_view::npos;
   const char quote = single ? '"' : '\'';
   std::string out(1, quote);
   for (const char32_t c : Decode(s)) {
@@ -220,8 +230,9 @@ std::string ReprString(std::string_view s) {
       AppendUtf8(c, &out);
     } else {
       const uint32_t u = c;
-      out += u < 0x100 ? absl::StrFormat("\\x%02x", u)
-                       : u < 0x10000 ? absl::StrFormat("\\u%04x", u) : absl::StrFormat("\\U%08x", u);
+      out += u < 0x100     ? absl::StrFormat("\\x%02x", u)
+             : u < 0x10000 ? absl::StrFormat("\\u%04x", u)
+                           : absl::StrFormat("\\U%08x", u);
     }
   }
   out.push_back(quote);
@@ -235,8 +246,9 @@ std::string ReprFloat(double d) {
   char buffer[400];
   const double size = std::fabs(d);
   const bool scientific = d != 0 && (size < 1e-4 || size >= 1e16);
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), d,
-                                 scientific ? std::chars_format::scientific : std::chars_format::fixed);
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof(buffer), d,
+                    scientific ? std::chars_format::scientific : std::chars_format::fixed);
   std::string out(buffer, end.ptr);
   if (!scientific && out.find('.') == std::string::npos) out += ".0";
   return out;
@@ -249,13 +261,27 @@ std::string JsonString(std::string_view s, bool ensure_ascii) {
     const Utf8Step step = DecodeUtf8(s);
     const char32_t c = step.kind == Utf8Step::kChar ? step.code_point : 0xFFFD;
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\f': out += "\\f"; break;
-      case '\b': out += "\\b"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
       default:
         if (c < 0x20 || (ensure_ascii && c > 0x7E && c < 0x10000)) {
           escape(c);

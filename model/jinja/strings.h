@@ -12,16 +12,17 @@ bool IsSpace(char32_t c);
 size_t LeadingSpaceBytes(std::string_view s);
 size_t TrailingSpaceBytes(std::string_view s);
 
-// str.upper(), str.lower(), str.capitalize(); jinja's `title` filter and str.title(). Unicode's full mappings.
+// str.upper(), str.lower(), str.capitalize(); jinja's `title` filter and str.title(). Unicode's
+// full mappings.
 std::string Upper(std::string_view s);
 std::string Lower(std::string_view s);
 std::string Capitalize(std::string_view s);
 std::string PythonTitle(std::string_view s);
 std::string JinjaTitle(std::string_view s);
 
-bool IsAlphabetic(char32_t c);   // str.isalpha of one character
-bool IsDecimal(char32_t c);      // str.isdecimal
-bool IsPrintable(char32_t c);    // str.isprintable
+bool IsAlphabetic(char32_t c);  // str.isalpha of one character
+bool IsDecimal(char32_t c);     // str.isdecimal
+bool IsPrintable(char32_t c);   // str.isprintable
 bool IsUpperCase(char32_t c);
 bool IsLowerCase(char32_t c);
 

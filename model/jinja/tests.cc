@@ -30,7 +30,9 @@ bool IsSequence(const Value& v) {
   if (v.IsList()) return v.AsList().HasIndex();
   return v.IsString() || v.IsDict() || v.IsUndefined();
 }
-bool IsIterable(const Value& v) { return v.IsList() || v.IsString() || v.IsDict() || v.IsUndefined(); }
+bool IsIterable(const Value& v) {
+  return v.IsList() || v.IsString() || v.IsDict() || v.IsUndefined();
+}
 
 struct SimpleRow {
   std::string_view name;
@@ -58,8 +60,8 @@ struct CompareNames {
   std::array<std::string_view, 3> names;
 };
 constexpr CompareNames kCompareNames[] = {
-    {CompareOp::kEq, {"eq", "equalto", "=="}}, {CompareOp::kNe, {"ne", "!=", "!="}},
-    {CompareOp::kLt, {"lt", "lessthan", "<"}}, {CompareOp::kLe, {"le", "<=", "<="}},
+    {CompareOp::kEq, {"eq", "equalto", "=="}},    {CompareOp::kNe, {"ne", "!=", "!="}},
+    {CompareOp::kLt, {"lt", "lessthan", "<"}},    {CompareOp::kLe, {"le", "<=", "<="}},
     {CompareOp::kGt, {"gt", "greaterthan", ">"}}, {CompareOp::kGe, {"ge", ">=", ">="}},
     {CompareOp::kIn, {"in", "in", "in"}},
 };
@@ -74,7 +76,8 @@ const CompareNames* FindCompare(std::string_view name) {
 constexpr std::string_view kWithInteger[] = {"even", "odd", "divisibleby"};
 
 bool NeedsInteger(std::string_view name) {
-  return std::find(std::begin(kWithInteger), std::end(kWithInteger), name) != std::end(kWithInteger);
+  return std::find(std::begin(kWithInteger), std::end(kWithInteger), name) !=
+         std::end(kWithInteger);
 }
 
 absl::StatusOr<bool> CompareTest(Interpreter& in, CompareOp op, const Value& a, const Value& b) {
@@ -85,10 +88,14 @@ absl::StatusOr<bool> CompareTest(Interpreter& in, CompareOp op, const Value& a, 
   }
   ASSIGN_OR_RETURN(const int order, in.Order(a, b));
   switch (op) {
-    case CompareOp::kLt: return order == -1;
-    case CompareOp::kLe: return order == -1 || order == 0;
-    case CompareOp::kGt: return order == 1;
-    default: return order == 1 || order == 0;
+    case CompareOp::kLt:
+      return order == -1;
+    case CompareOp::kLe:
+      return order == -1 || order == 0;
+    case CompareOp::kGt:
+      return order == 1;
+    default:
+      return order == 1 || order == 0;
   }
 }
 
@@ -96,11 +103,13 @@ absl::StatusOr<bool> CompareTest(Interpreter& in, CompareOp op, const Value& a, 
 
 bool HasTest(std::string_view name) {
   return name == "upper" || name == "lower" || name == "sameas" || FindCompare(name) != nullptr ||
-         NeedsInteger(name) || std::any_of(std::begin(kSimple), std::end(kSimple),
-                                           [&](const SimpleRow& r) { return r.name == name; });
+         NeedsInteger(name) ||
+         std::any_of(std::begin(kSimple), std::end(kSimple),
+                     [&](const SimpleRow& r) { return r.name == name; });
 }
 
-absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& v, const CallArguments& arguments) {
+absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& v,
+                                            const CallArguments& arguments) {
   RETURN_IF_ERROR(Charge(1));
   for (const SimpleRow& row : kSimple) {
     if (row.name != name) continue;
@@ -117,7 +126,8 @@ absl::StatusOr<bool> Interpreter::ApplyTest(std::string_view name, const Value& 
     RETURN_IF_ERROR(Charge(text.size() / 8));
     return AllCased(text.bytes(), name == "upper");
   }
-  if (const CompareNames* row = FindCompare(name); row != nullptr) return CompareTest(*this, row->op, v, *bound[0]);
+  if (const CompareNames* row = FindCompare(name); row != nullptr)
+    return CompareTest(*this, row->op, v, *bound[0]);
   if (name == "sameas") {
     const Value& other = *bound[0];
     if (v.kind() != other.kind()) return false;

@@ -1,5 +1,6 @@
-// Strings that remember which of their bytes came from the template (trusted) and which from what it was given. Trust
-// survives joining and cutting; where it cannot be followed, the whole result is untrusted.
+// Strings that remember which of their bytes came from the template (trusted) and which from what
+// it was given. Trust survives joining and cutting; where it cannot be followed, the whole result
+// is untrusted.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,8 @@ namespace lanyard::model::jinja {
 class Text {
  public:
   Text() = default;
-  Text(std::string bytes, bool trusted) : bytes_(std::move(bytes)), trusted_(trusted || bytes_.empty()) {}
+  Text(std::string bytes, bool trusted)
+      : bytes_(std::move(bytes)), trusted_(trusted || bytes_.empty()) {}
 
   const std::string& bytes() const { return bytes_; }
   size_t size() const { return bytes_.size(); }
@@ -47,8 +49,8 @@ class Text {
     bool trusted;
   };
   std::string bytes_;
-  bool trusted_ = true;     // of all bytes, where there are no runs
-  std::vector<Run> runs_;   // two or more, neighbours differ; or none
+  bool trusted_ = true;    // of all bytes, where there are no runs
+  std::vector<Run> runs_;  // two or more, neighbours differ; or none
 };
 
 }  // namespace lanyard::model::jinja

@@ -40,7 +40,8 @@ std::vector<Text> SplitAtSpace(const Text& s, int64_t max_splits) {
       break;
     }
     size_t end = at;
-    while (end < all.size() && LeadingSpaceBytes(all.substr(end, 4)) == 0) end += DecodeUtf8(all.substr(end)).bytes;
+    while (end < all.size() && LeadingSpaceBytes(all.substr(end, 4)) == 0)
+      end += DecodeUtf8(all.substr(end)).bytes;
     out.push_back(s.Sub(at, end - at));
     at = end + LeadingSpaceBytes(all.substr(end));
   }
@@ -58,7 +59,8 @@ Text Strip(const Text& s, const std::optional<std::string>& chars, bool left, bo
   return s.Sub(begin, all.size() - end);
 }
 
-std::optional<Text> Replace(const Text& s, const Text& from, const Text& to, int64_t count, uint64_t max_bytes) {
+std::optional<Text> Replace(const Text& s, const Text& from, const Text& to, int64_t count,
+                            uint64_t max_bytes) {
   Text out;
   const std::string& all = s.bytes();
   size_t at = 0;
@@ -87,7 +89,8 @@ std::optional<Text> Replace(const Text& s, const Text& from, const Text& to, int
   return out;
 }
 
-std::vector<Text> Split(const Text& s, const std::optional<std::string>& separator, int64_t max_splits) {
+std::vector<Text> Split(const Text& s, const std::optional<std::string>& separator,
+                        int64_t max_splits) {
   if (!separator) return SplitAtSpace(s, max_splits);
   std::vector<Text> out;
   size_t at = 0;
@@ -102,7 +105,8 @@ std::vector<Text> Split(const Text& s, const std::optional<std::string>& separat
   return out;
 }
 
-std::vector<Text> SplitFromRight(const Text& s, const std::optional<std::string>& separator, int64_t max_splits) {
+std::vector<Text> SplitFromRight(const Text& s, const std::optional<std::string>& separator,
+                                 int64_t max_splits) {
   if (max_splits < 0) return Split(s, separator, -1);
   std::vector<Text> out;  // from the right
   const std::string_view all = s.bytes();
@@ -138,7 +142,8 @@ std::vector<Text> SplitLines(const Text& s, bool keep_ends) {
   for (size_t i = 0; i < all.size();) {
     const Utf8Step step = DecodeUtf8(all.substr(i));
     const char32_t c = step.kind == Utf8Step::kChar ? step.code_point : 0xFFFD;
-    const bool line_end = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+    const bool line_end = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 ||
+                          c == 0x2028 || c == 0x2029;
     size_t n = step.bytes;
     if (line_end) {
       if (c == '\r' && i + 1 < all.size() && all[i + 1] == '\n') n = 2;

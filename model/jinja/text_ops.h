@@ -15,11 +15,14 @@ namespace lanyard::model::jinja {
 Text Strip(const Text& s, const std::optional<std::string>& chars, bool left, bool right);
 
 // str.replace; count below 0: all. The result is never longer than max_bytes: nullopt then.
-std::optional<Text> Replace(const Text& s, const Text& from, const Text& to, int64_t count, uint64_t max_bytes);
+std::optional<Text> Replace(const Text& s, const Text& from, const Text& to, int64_t count,
+                            uint64_t max_bytes);
 
 // str.split and str.rsplit; nullopt: at white space. An empty separator is the caller's error.
-std::vector<Text> Split(const Text& s, const std::optional<std::string>& separator, int64_t max_splits);
-std::vector<Text> SplitFromRight(const Text& s, const std::optional<std::string>& separator, int64_t max_splits);
+std::vector<Text> Split(const Text& s, const std::optional<std::string>& separator,
+                        int64_t max_splits);
+std::vector<Text> SplitFromRight(const Text& s, const std::optional<std::string>& separator,
+                                 int64_t max_splits);
 std::vector<Text> SplitLines(const Text& s, bool keep_ends);
 
 // A function of the whole string, such as upper(): trusted where all of s is.

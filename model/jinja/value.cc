@@ -5,7 +5,8 @@
 namespace lanyard::model::jinja {
 
 Value Value::Undefined(std::string why) {
-  return Value(Rep(std::in_place_index<0>, UndefinedRep{std::make_shared<const std::string>(std::move(why))}));
+  return Value(Rep(std::in_place_index<0>,
+                   UndefinedRep{std::make_shared<const std::string>(std::move(why))}));
 }
 
 std::string Value::WhyUndefined() const {
@@ -15,54 +16,84 @@ std::string Value::WhyUndefined() const {
 
 const void* Value::Identity() const {
   switch (kind()) {
-    case Kind::kString: return std::get<5>(rep_).get();
-    case Kind::kList: return std::get<6>(rep_).get();
-    case Kind::kDict: return std::get<7>(rep_).get();
-    case Kind::kNamespace: return std::get<8>(rep_).get();
-    case Kind::kCallable: return std::get<9>(rep_).get();
-    case Kind::kLoop: return std::get<10>(rep_).get();
-    default: return nullptr;
+    case Kind::kString:
+      return std::get<5>(rep_).get();
+    case Kind::kList:
+      return std::get<6>(rep_).get();
+    case Kind::kDict:
+      return std::get<7>(rep_).get();
+    case Kind::kNamespace:
+      return std::get<8>(rep_).get();
+    case Kind::kCallable:
+      return std::get<9>(rep_).get();
+    case Kind::kLoop:
+      return std::get<10>(rep_).get();
+    default:
+      return nullptr;
   }
 }
 
 bool Value::Truthy() const {
   switch (kind()) {
     case Kind::kUndefined:
-    case Kind::kNone: return false;
-    case Kind::kBool: return AsBool();
-    case Kind::kInt: return AsInt() != 0;
-    case Kind::kFloat: return AsFloat() != 0;
-    case Kind::kString: return !AsText().empty();
-    case Kind::kList: return AsList().form == List::Form::kIterator || !AsList().items.empty();
-    case Kind::kDict: return AsDict().size() > 0;
+    case Kind::kNone:
+      return false;
+    case Kind::kBool:
+      return AsBool();
+    case Kind::kInt:
+      return AsInt() != 0;
+    case Kind::kFloat:
+      return AsFloat() != 0;
+    case Kind::kString:
+      return !AsText().empty();
+    case Kind::kList:
+      return AsList().form == List::Form::kIterator || !AsList().items.empty();
+    case Kind::kDict:
+      return AsDict().size() > 0;
     case Kind::kNamespace:
     case Kind::kCallable:
-    case Kind::kLoop: return true;
+    case Kind::kLoop:
+      return true;
   }
   return false;
 }
 
 const char* Value::TypeName() const {
   switch (kind()) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
-    case Kind::kInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return "str";
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
+    case Kind::kInt:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return "str";
     case Kind::kList:
       switch (AsList().form) {
-        case List::Form::kList: return "list";
-        case List::Form::kTuple: return "tuple";
-        case List::Form::kRange: return "range";
-        case List::Form::kView: return "dict view";
-        case List::Form::kIterator: return "generator";
+        case List::Form::kList:
+          return "list";
+        case List::Form::kTuple:
+          return "tuple";
+        case List::Form::kRange:
+          return "range";
+        case List::Form::kView:
+          return "dict view";
+        case List::Form::kIterator:
+          return "generator";
       }
       return "list";
-    case Kind::kDict: return "dict";
-    case Kind::kNamespace: return "Namespace";
-    case Kind::kCallable: return "function";
-    case Kind::kLoop: return "LoopContext";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kNamespace:
+      return "Namespace";
+    case Kind::kCallable:
+      return "function";
+    case Kind::kLoop:
+      return "LoopContext";
   }
   return "object";
 }
@@ -108,7 +139,8 @@ void Namespace::Set(std::string_view name, Value value) {
 }
 
 size_t CountCodePoints(std::string_view s) {
-  return std::count_if(s.begin(), s.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; });
+  return std::count_if(s.begin(), s.end(),
+                       [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; });
 }
 
 uint16_t DepthOf(const Value& v) {
@@ -143,13 +175,16 @@ bool Equal(const Value& a, const Value& b, uint64_t* steps) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case Value::Kind::kUndefined:
-    case Value::Kind::kNone: return true;
-    case Value::Kind::kString: return a.AsBytes() == b.AsBytes();
+    case Value::Kind::kNone:
+      return true;
+    case Value::Kind::kString:
+      return a.AsBytes() == b.AsBytes();
     case Value::Kind::kList:
       return a.Identity() == b.Identity() || EqualLists(a.AsList(), b.AsList(), steps);
     case Value::Kind::kDict:
       return a.Identity() == b.Identity() || EqualDicts(a.AsDict(), b.AsDict(), steps);
-    default: return a.Identity() == b.Identity();
+    default:
+      return a.Identity() == b.Identity();
   }
 }
 

@@ -23,11 +23,22 @@ struct Callable;
 struct Loop;
 struct MacroNode;
 
-// Small and cheap to copy; strings and containers are shared. Containers from outside are never changed by a template.
+// Small and cheap to copy; strings and containers are shared. Containers from outside are never
+// changed by a template.
 class Value {
  public:
   enum class Kind : uint8_t {
-    kUndefined, kNone, kBool, kInt, kFloat, kString, kList, kDict, kNamespace, kCallable, kLoop,
+    kUndefined,
+    kNone,
+    kBool,
+    kInt,
+    kFloat,
+    kString,
+    kList,
+    kDict,
+    kNamespace,
+    kCallable,
+    kLoop,
   };
 
   Value() = default;  // undefined, without saying what
@@ -35,7 +46,9 @@ class Value {
   static Value Bool(bool b) { return Value(Rep(std::in_place_index<2>, b)); }
   static Value Int(int64_t i) { return Value(Rep(std::in_place_index<3>, i)); }
   static Value Float(double d) { return Value(Rep(std::in_place_index<4>, d)); }
-  static Value String(Text text) { return Value(Rep(std::make_shared<const Text>(std::move(text)))); }
+  static Value String(Text text) {
+    return Value(Rep(std::make_shared<const Text>(std::move(text))));
+  }
   static Value Trusted(std::string s) { return String(Text(std::move(s), true)); }
   static Value Of(std::shared_ptr<List> list) { return Value(Rep(std::move(list))); }
   static Value Of(std::shared_ptr<Dict> dict) { return Value(Rep(std::move(dict))); }
@@ -51,13 +64,17 @@ class Value {
   bool IsString() const { return kind() == Kind::kString; }
   bool IsList() const { return kind() == Kind::kList; }
   bool IsDict() const { return kind() == Kind::kDict; }
-  bool IsInt() const { return kind() == Kind::kInt || kind() == Kind::kBool; }  // Python's bool is an int
+  bool IsInt() const {
+    return kind() == Kind::kInt || kind() == Kind::kBool;
+  }  // Python's bool is an int
   bool IsNumber() const { return IsInt() || kind() == Kind::kFloat; }
 
   // Each needs the kind that its name says.
   bool AsBool() const { return std::get<2>(rep_); }
   int64_t AsInt() const { return kind() == Kind::kBool ? AsBool() : std::get<3>(rep_); }
-  double AsFloat() const { return kind() == Kind::kFloat ? std::get<4>(rep_) : static_cast<double>(AsInt()); }
+  double AsFloat() const {
+    return kind() == Kind::kFloat ? std::get<4>(rep_) : static_cast<double>(AsInt());
+  }
   const Text& AsText() const { return *std::get<5>(rep_); }
   const std::string& AsBytes() const { return AsText().bytes(); }
   List& AsList() const { return *std::get<6>(rep_); }
@@ -79,9 +96,10 @@ class Value {
     std::shared_ptr<const std::string> why;
   };
   struct NoneRep {};
-  using Rep = std::variant<UndefinedRep, NoneRep, bool, int64_t, double, std::shared_ptr<const Text>,
-                           std::shared_ptr<List>, std::shared_ptr<Dict>, std::shared_ptr<Namespace>,
-                           std::shared_ptr<Callable>, std::shared_ptr<Loop>>;
+  using Rep =
+      std::variant<UndefinedRep, NoneRep, bool, int64_t, double, std::shared_ptr<const Text>,
+                   std::shared_ptr<List>, std::shared_ptr<Dict>, std::shared_ptr<Namespace>,
+                   std::shared_ptr<Callable>, std::shared_ptr<Loop>>;
   explicit Value(Rep rep) : rep_(std::move(rep)) {}
   Rep rep_;
 };
@@ -94,7 +112,9 @@ struct List {
   size_t next = 0;     // kIterator: what has been taken already; can be walked once, as in Python
 
   bool HasLength() const { return form != Form::kIterator; }
-  bool HasIndex() const { return form == Form::kList || form == Form::kTuple || form == Form::kRange; }
+  bool HasIndex() const {
+    return form == Form::kList || form == Form::kTuple || form == Form::kRange;
+  }
 };
 
 // Insertion order. Keys are strings, numbers, booleans or None.
@@ -142,7 +162,8 @@ inline constexpr uint16_t kMaxValueDepth = 100;
 // 0 for what is no container.
 uint16_t DepthOf(const Value& v);
 
-// Python's == ; false for unlike types. Takes one from *steps for each value looked at, and gives up at 0.
+// Python's == ; false for unlike types. Takes one from *steps for each value looked at, and gives
+// up at 0.
 bool Equal(const Value& a, const Value& b, uint64_t* steps);
 
 }  // namespace lanyard::model::jinja

@@ -22,9 +22,12 @@ uint64_t DataBytes(TensorType type, const std::vector<uint64_t>& dims) {
 GgufWriter TinyModel(const std::string& arch, uint32_t layers, uint32_t n_kv_heads) {
   GgufWriter w;
   w.Str("general.architecture", arch).Str("general.name", "Tiny");
-  w.U32(arch + ".block_count", layers).U32(arch + ".context_length", 128).U32(arch + ".embedding_length", 64);
+  w.U32(arch + ".block_count", layers)
+      .U32(arch + ".context_length", 128)
+      .U32(arch + ".embedding_length", 64);
   w.U32(arch + ".feed_forward_length", 96).U32(arch + ".attention.head_count", 4);
-  w.U32(arch + ".attention.head_count_kv", n_kv_heads).F32(arch + ".attention.layer_norm_rms_epsilon", 1e-5f);
+  w.U32(arch + ".attention.head_count_kv", n_kv_heads)
+      .F32(arch + ".attention.layer_norm_rms_epsilon", 1e-5f);
   std::vector<std::string> tokens;
   for (int i = 0; i < 40; ++i) tokens.push_back(absl::StrCat("t", i));
   w.Str("tokenizer.ggml.model", "llama").Strings("tokenizer.ggml.tokens", tokens);
@@ -107,7 +110,8 @@ GgufWriter& GgufWriter::Ints(std::string_view key, const std::vector<int32_t>& v
 }
 
 GgufWriter& GgufWriter::Duplicate(std::string_view key) {
-  const auto it = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.key == key; });
+  const auto it =
+      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.key == key; });
   EXPECT_NE(it, entries_.end()) << key;
   if (it != entries_.end()) entries_.push_back(Entry(*it));
   return *this;
@@ -118,13 +122,16 @@ GgufWriter& GgufWriter::Remove(std::string_view key) {
   return *this;
 }
 
-GgufWriter& GgufWriter::Tensor(std::string_view name, TensorType type, const std::vector<uint64_t>& dims) {
-  tensors_.push_back({std::string(name), static_cast<uint32_t>(type), dims, DataBytes(type, dims), std::nullopt});
+GgufWriter& GgufWriter::Tensor(std::string_view name, TensorType type,
+                               const std::vector<uint64_t>& dims) {
+  tensors_.push_back(
+      {std::string(name), static_cast<uint32_t>(type), dims, DataBytes(type, dims), std::nullopt});
   return *this;
 }
 
 GgufWriter& GgufWriter::RemoveTensor(std::string_view name) {
-  EXPECT_EQ(std::erase_if(tensors_, [&](const WriterTensor& t) { return t.name == name; }), 1u) << name;
+  EXPECT_EQ(std::erase_if(tensors_, [&](const WriterTensor& t) { return t.name == name; }), 1u)
+      << name;
   return *this;
 }
 
@@ -138,7 +145,10 @@ WriterTensor& GgufWriter::Edit(std::string_view name) {
 
 std::vector<uint8_t> GgufWriter::BuildHeader() const {
   Bytes out;
-  out.Text("GGUF").U32(version).U64(tensor_count.value_or(tensors_.size())).U64(kv_count.value_or(entries_.size()));
+  out.Text("GGUF")
+      .U32(version)
+      .U64(tensor_count.value_or(tensors_.size()))
+      .U64(kv_count.value_or(entries_.size()));
   for (const Entry& entry : entries_) out.Str(entry.key).U32(entry.type).Append(entry.bytes);
   uint64_t offset = 0;
   for (const WriterTensor& tensor : tensors_) {

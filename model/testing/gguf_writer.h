@@ -38,11 +38,12 @@ struct WriterTensor {
   std::string name;
   uint32_t type = 0;
   std::vector<uint64_t> dims;
-  uint64_t bytes = 0;                    // of the data that Build lays down for it
-  std::optional<uint64_t> offset;        // written instead of the right one
+  uint64_t bytes = 0;              // of the data that Build lays down for it
+  std::optional<uint64_t> offset;  // written instead of the right one
 };
 
-// Keys and tensors are written in the order of their first mention; setting a key again replaces its value.
+// Keys and tensors are written in the order of their first mention; setting a key again replaces
+// its value.
 class GgufWriter {
  public:
   GgufWriter& U32(std::string_view key, uint32_t v);
@@ -68,8 +69,8 @@ class GgufWriter {
   std::vector<WriterTensor>& tensors() { return tensors_; }
 
   uint32_t version = 3;
-  uint64_t alignment = 32;                   // of the layout; the key general.alignment is set by hand
-  std::optional<uint64_t> tensor_count;      // written instead of the right ones
+  uint64_t alignment = 32;               // of the layout; the key general.alignment is set by hand
+  std::optional<uint64_t> tensor_count;  // written instead of the right ones
   std::optional<uint64_t> kv_count;
 
   std::vector<uint8_t> Build() const;
@@ -85,7 +86,8 @@ class GgufWriter {
   std::vector<WriterTensor> tensors_;
 };
 
-// A right model of two layers (gemma3: seven), every weight zero: d_model 64, 4 heads of 16, 2 KV heads, d_ff 96, 40 tokens.
+// A right model of two layers (gemma3: seven), every weight zero: d_model 64, 4 heads of 16, 2 KV
+// heads, d_ff 96, 40 tokens.
 GgufWriter TinyLlama();
 GgufWriter TinyGemma3();
 

@@ -1,4 +1,5 @@
-// An HTTP server over a FakeGenerator, for client tests: prints its URL, ends when stdin does or when asked to stop.
+// An HTTP server over a FakeGenerator, for client tests: prints its URL, ends when stdin does or
+// when asked to stop.
 //   fake_server [TICK_US [LISTEN]] [--keys FILE] [--tls CERTIFICATE KEY CA]
 // Without --keys it is open. With --tls a client certificate of the CA is an administrator's.
 #include <openssl/ssl.h>
@@ -68,13 +69,16 @@ int main(int argc, char** argv) {
       options.open = false;
     } else if (word == "--tls" && i + 3 < argc) {
       options.tls = [context = Context(argv[i + 1], argv[i + 2], argv[i + 3])] { return context; };
-      options.admin_of = [](const std::string&) -> absl::StatusOr<std::string> { return std::string("admin"); };
+      options.admin_of = [](const std::string&) -> absl::StatusOr<std::string> {
+        return std::string("admin");
+      };
       i += 3;
     } else {
       plain.push_back(word);
     }
   }
   if (plain.size() > 1) options.listen = plain[1];
-  web::FakeGenerator generator{std::chrono::microseconds(plain.empty() ? 1000 : std::atoi(plain[0].c_str()))};
+  web::FakeGenerator generator{
+      std::chrono::microseconds(plain.empty() ? 1000 : std::atoi(plain[0].c_str()))};
   return Serve(options, generator);
 }

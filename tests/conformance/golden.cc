@@ -30,7 +30,8 @@ absl::StatusOr<std::vector<GoldenPrompt>> ReadGolden(const std::string& path) {
   return out;
 }
 
-Comparison Compare(const std::vector<GoldenPrompt>& golden, const std::vector<engine::EvalResult>& results) {
+Comparison Compare(const std::vector<GoldenPrompt>& golden,
+                   const std::vector<engine::EvalResult>& results) {
   Comparison c;
   double predicted = 0;
   for (size_t i = 0; i < golden.size(); ++i) {
@@ -38,10 +39,13 @@ Comparison Compare(const std::vector<GoldenPrompt>& golden, const std::vector<en
     for (size_t p = 0; p < a.positions.size(); ++p) {
       const auto &x = a.positions[p].top, &y = b.positions[p].top;
       for (const auto& [id, logit] : x) {
-        const auto same = std::find_if(y.begin(), y.end(), [id = id](const auto& t) { return t.first == id; });
-        if (same != y.end()) c.worst_logit = std::max(c.worst_logit, std::fabs(double(logit) - same->second));
+        const auto same =
+            std::find_if(y.begin(), y.end(), [id = id](const auto& t) { return t.first == id; });
+        if (same != y.end())
+          c.worst_logit = std::max(c.worst_logit, std::fabs(double(logit) - same->second));
       }
-      c.worst_lse = std::max(c.worst_lse, std::fabs(double(a.positions[p].lse) - b.positions[p].lse));
+      c.worst_lse =
+          std::max(c.worst_lse, std::fabs(double(a.positions[p].lse) - b.positions[p].lse));
       const bool same = x[0].first == y[0].first;
       const float margin = x[0].second - x[1].second;
       ++c.positions;
@@ -62,10 +66,11 @@ Comparison Compare(const std::vector<GoldenPrompt>& golden, const std::vector<en
 
 std::string Comparison::ToString() const {
   return absl::StrFormat(
-      "worst logit %.5f, worst lse %.5f; top-1 %d of %d, %d of %d with margin 0.3, %d of %d with margin 1; "
+      "worst logit %.5f, worst lse %.5f; top-1 %d of %d, %d of %d with margin 0.3, %d of %d with "
+      "margin 1; "
       "mean_nll %.6f, golden %.6f (%+.3f %%); equal greedy texts %d",
-      worst_logit, worst_lse, same_top1, positions, clear_same, clear, sure_same, sure, nll, golden_nll,
-      (nll / golden_nll - 1) * 100, same_greedy);
+      worst_logit, worst_lse, same_top1, positions, clear_same, clear, sure_same, sure, nll,
+      golden_nll, (nll / golden_nll - 1) * 100, same_greedy);
 }
 
 }  // namespace lanyard

@@ -17,16 +17,17 @@ struct GoldenPrompt {
 absl::StatusOr<std::vector<GoldenPrompt>> ReadGolden(const std::string& path);
 
 struct Comparison {
-  double worst_logit = 0;           // over the golden ids that are listed in both
+  double worst_logit = 0;  // over the golden ids that are listed in both
   double worst_lse = 0;
   int positions = 0;
   int same_top1 = 0;
-  int clear = 0, clear_same = 0;    // golden margin of 0.3 or more
-  int sure = 0, sure_same = 0;      // 1 or more
-  double golden_nll = 0, nll = 0;   // token-weighted means
+  int clear = 0, clear_same = 0;   // golden margin of 0.3 or more
+  int sure = 0, sure_same = 0;     // 1 or more
+  double golden_nll = 0, nll = 0;  // token-weighted means
   int same_greedy = 0;
   std::string ToString() const;
 };
-Comparison Compare(const std::vector<GoldenPrompt>& golden, const std::vector<engine::EvalResult>& results);
+Comparison Compare(const std::vector<GoldenPrompt>& golden,
+                   const std::vector<engine::EvalResult>& results);
 
 }  // namespace lanyard

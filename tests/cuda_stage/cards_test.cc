@@ -1,5 +1,5 @@
-// What a card is beside a stage: which are used, how much of one is for stages, whose memory is whose, and how rows go from one
-// to the next.
+// What a card is beside a stage: which are used, how much of one is for stages, whose memory is
+// whose, and how rows go from one to the next.
 #include <atomic>
 #include <thread>
 
@@ -16,7 +16,9 @@ constexpr uint64_t kMiB = 1 << 20;
 
 nlohmann::json Stats() { return nlohmann::json::parse(fake_cuda::FakeCuda::Get().Stats()); }
 
-absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> Open(const char* config, const char* devices, const char* vram) {
+absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> Open(const char* config,
+                                                              const char* devices,
+                                                              const char* vram) {
   if (!fake_cuda::FakeCuda::Get().Reset(config)) return InvalidArgument("fake cards: ", config);
   ASSIGN_OR_RETURN(const DeviceFlags flags, ParseDevices(devices, vram));
   return OpenDevices(flags);
@@ -32,13 +34,15 @@ TEST(Cards, TheDesktopKeepsItsReserveWhateverVramSays) {
 }
 
 TEST(Cards, TooOldAndIntegratedOnesAreLeftOut) {
-  const char kConfig[] = "devices=3,memory=1GiB,cc=5.2/8.6/8.7,integrated=0/0/1,lose_device=0,lose_at=1";
+  const char kConfig[] =
+      "devices=3,memory=1GiB,cc=5.2/8.6/8.7,integrated=0/0/1,lose_device=0,lose_at=1";
   const auto automatic = Open(kConfig, "auto", "");
   ASSERT_TRUE(automatic.ok()) << automatic.status();
   ASSERT_EQ(automatic->size(), 1u);
   EXPECT_EQ((*automatic)[0]->name(), "cuda:1");
   EXPECT_EQ(Stats()["cards"][0]["lost"], 0) << "the old card was never called";
-  EXPECT_THAT(std::string(Open(kConfig, "cuda:0", "").status().message()), HasSubstr("compute capability 5.2"));
+  EXPECT_THAT(std::string(Open(kConfig, "cuda:0", "").status().message()),
+              HasSubstr("compute capability 5.2"));
   const auto named = Open(kConfig, "cuda:2", "");
   ASSERT_TRUE(named.ok()) << named.status();
   EXPECT_EQ((*named)[0]->name(), "cuda:2");
@@ -47,7 +51,8 @@ TEST(Cards, TooOldAndIntegratedOnesAreLeftOut) {
 class Desk : public ::testing::Test {
  protected:
   Desk() : model_(testing::SmallLlama(), kQuantised, 2) {
-    spec_ = (*CutEvenly(model_.shape(), OptionsOf(Config{}, Id(stage::KvType::kF16, stage::WireType::kF16))))[0];
+    spec_ = (*CutEvenly(model_.shape(),
+                        OptionsOf(Config{}, Id(stage::KvType::kF16, stage::WireType::kF16))))[0];
     frame_.plan = spec_.plan;
     frame_.epoch = spec_.epoch;
     frame_.numerics = spec_.numerics;
@@ -122,7 +127,8 @@ TEST_F(Desk, BlocksThatComeAndGoMeanwhileAreNoOtherPrograms) {
   EXPECT_FALSE(stage_->lost());
 }
 
-// A card writes into the next one's memory where the driver lets it; where not, rows go through the host.
+// A card writes into the next one's memory where the driver lets it; where not, rows go through the
+// host.
 TEST_F(Desk, RowsGoFromCardToCardOrByTheHost) {
   const Config on_cpu;
   const auto expected = Answers(model_.shape(), model_, spec_.numerics, on_cpu);

@@ -1,5 +1,5 @@
-// Stages of plans with fast attention: near the exact form, in the same bits whatever the chunks, the batch, the cut and the card
-// of a generation; and who may not compute them.
+// Stages of plans with fast attention: near the exact form, in the same bits whatever the chunks,
+// the batch, the cut and the card of a generation; and who may not compute them.
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -91,18 +91,23 @@ double Distance(const std::vector<EvalResult>& a, const std::vector<EvalResult>&
   return std::sqrt(sum / static_cast<double>(n));
 }
 
-// As near as keys and values in 16 or 8 bits are to those in 32: models amplify roundings differently, this one all alike.
+// As near as keys and values in 16 or 8 bits are to those in 32: models amplify roundings
+// differently, this one all alike.
 TEST_P(FastStages, NearTheExactFormAndByItsOwnKernels) {
   const uint32_t longest = 270;  // more than one span
   const auto fast = Get({{cards_[0]}, 1, 512, false, longest});
   ASSERT_TRUE(fast.ok()) << fast.status();
   EXPECT_GT(Launches("lanyard_attend_fast_split_"), 0u);
   EXPECT_GT(Launches("lanyard_attend_fast_"), Launches("lanyard_attend_fast_split_"));
-  EXPECT_EQ(Launches("lanyard_attend_decode_") + Launches("lanyard_attend_prefill_") + Launches("lanyard_attend_rows_"), 0u);
+  EXPECT_EQ(Launches("lanyard_attend_decode_") + Launches("lanyard_attend_prefill_") +
+                Launches("lanyard_attend_rows_"),
+            0u);
   Config on_cpu;
   on_cpu.longest = longest;
-  const auto exact = Answers(model_.shape(), model_, Id(GetParam().kv, stage::WireType::kF16), on_cpu);
-  const auto kv_f32 = Answers(model_.shape(), model_, Id(stage::KvType::kF32, stage::WireType::kF16), on_cpu);
+  const auto exact =
+      Answers(model_.shape(), model_, Id(GetParam().kv, stage::WireType::kF16), on_cpu);
+  const auto kv_f32 =
+      Answers(model_.shape(), model_, Id(stage::KvType::kF32, stage::WireType::kF16), on_cpu);
   ASSERT_TRUE(exact.ok() && kv_f32.ok());
   ASSERT_EQ(fast->size(), exact->size());
   const double near = Distance(*fast, *exact);
@@ -115,23 +120,27 @@ TEST_P(FastStages, SameBitsInEveryChunkBatchAndCut) {
   ASSERT_TRUE(expected.ok()) << expected.status();
   const uint32_t layers = model_.shape().n_layers;
   // Row by row (graphs among them), mixed steps, chunks that begin and end inside pages and tiles.
-  for (const Config& config : {Config{{cards_[0]}, 1, 1, true, 20}, Config{{cards_[1]}, layers, 7, true, 20},
-                               Config{{cards_[0]}, layers + 2, 33, false, 20}}) {
-    SCOPED_TRACE(absl::StrCat("stages ", config.stages, " chunk ", config.chunk, config.batch ? " batch" : ""));
+  for (const Config& config :
+       {Config{{cards_[0]}, 1, 1, true, 20}, Config{{cards_[1]}, layers, 7, true, 20},
+        Config{{cards_[0]}, layers + 2, 33, false, 20}}) {
+    SCOPED_TRACE(absl::StrCat("stages ", config.stages, " chunk ", config.chunk,
+                              config.batch ? " batch" : ""));
     const auto got = Get(config);
     ASSERT_TRUE(got.ok()) << got.status();
     ExpectSame(*expected, *got);
   }
 }
 
-// Layers over two cards, an old one between them that gets none, and a head that finds no room on a card.
+// Layers over two cards, an old one between them that gets none, and a head that finds no room on a
+// card.
 TEST_P(FastStages, SeveralCards) {
   const auto expected = Get({{cards_[0]}, 1, 512, false, 20});
   ASSERT_TRUE(expected.ok()) << expected.status();
   ChainOptions options = OptionsOf(Config{{}, 1, 32, true, 20}, Fast(GetParam().kv));
   const stage::StageSpec spec = (*CutEvenly(model_.shape(), options))[0];
   const uint32_t n = model_.shape().n_layers;
-  const std::vector<std::shared_ptr<Device>> devices = {RoomFor(cards_[0], model_, spec, {0, 1}), cards_[2],
+  const std::vector<std::shared_ptr<Device>> devices = {RoomFor(cards_[0], model_, spec, {0, 1}),
+                                                        cards_[2],
                                                         RoomFor(cards_[1], model_, spec, {1, n})};
   const auto stage = LocalStage::Create(model_.shape(), spec, model_, {1, ops::BestIsa(), devices});
   ASSERT_TRUE(stage.ok()) << stage.status();
@@ -176,11 +185,14 @@ TEST_F(FastRefusals, SayWhatAndWhere) {
   using ::testing::HasSubstr;
   const stage::NumericsId f16 = Fast(stage::KvType::kF16);
   const model::ModelShape good = LlamaOf(6, 2, 64);
-  EXPECT_THAT(Said(good, f16, {cards_[2]}),
-              AllOf(HasSubstr("layers [0, 3) are left for the processor"), HasSubstr("cuda:2"), HasSubstr("level 75"),
-                    HasSubstr("needs level 80"), HasSubstr("--attention exact")));
-  EXPECT_THAT(Said(testing::SmallLlama(), f16, {cards_[0]}), AllOf(HasSubstr("cuda:0"), HasSubstr("have 16")));
-  EXPECT_THAT(Said(good, Fast(stage::KvType::kF32), {cards_[0]}), AllOf(HasSubstr("cuda:0"), HasSubstr("--kv f16")));
+  EXPECT_THAT(
+      Said(good, f16, {cards_[2]}),
+      AllOf(HasSubstr("layers [0, 3) are left for the processor"), HasSubstr("cuda:2"),
+            HasSubstr("level 75"), HasSubstr("needs level 80"), HasSubstr("--attention exact")));
+  EXPECT_THAT(Said(testing::SmallLlama(), f16, {cards_[0]}),
+              AllOf(HasSubstr("cuda:0"), HasSubstr("have 16")));
+  EXPECT_THAT(Said(good, Fast(stage::KvType::kF32), {cards_[0]}),
+              AllOf(HasSubstr("cuda:0"), HasSubstr("--kv f16")));
   // A card that is full: the rest has nowhere to go.
   const RandomModel model(good, kQuantised, 7);
   const stage::StageSpec spec = (*CutEvenly(good, OptionsOf(Config{}, f16)))[0];
@@ -196,7 +208,8 @@ TEST_F(FastRefusals, PlannerAndKernelsAgree) {
       for (const uint32_t kv_heads : {1u, 2u, 3u}) {
         for (const uint32_t heads : {1u, 2u, 12u, 32u, 33u, 64u, 66u}) {
           const bool planned = stage::CheckFastAttention({heads, kv_heads, head_dim}, kv).ok();
-          EXPECT_EQ(planned, ops::cuda::HasFastAttention({heads, kv_heads, head_dim}, KvElementOf(kv), 80))
+          EXPECT_EQ(planned,
+                    ops::cuda::HasFastAttention({heads, kv_heads, head_dim}, KvElementOf(kv), 80))
               << heads << "/" << kv_heads << " of " << head_dim;
           fast += planned ? 1 : 0;
         }

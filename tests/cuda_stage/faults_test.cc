@@ -1,5 +1,5 @@
-// What a stage on a card does when the card has no memory, is lost, or is wanted back: a typed error, nothing leaked, no
-// crash, and the processor's stages beside it go on.
+// What a stage on a card does when the card has no memory, is lost, or is wanted back: a typed
+// error, nothing leaked, no crash, and the processor's stages beside it go on.
 #include "stage/hidden.h"
 #include "tests/cuda_stage/rig.h"
 
@@ -69,7 +69,8 @@ TEST_F(FaultyCard, OutOfMemoryAtEveryAllocation) {
     EXPECT_GE(failures, 5) << key;
     EXPECT_LT(failures, 150) << key;
   }
-  for (int n = 1; n < 60; n += 3) EXPECT_TRUE(Live(absl::StrCat(kQuick, ",fail_alloc=", n)).ok()) << n;
+  for (int n = 1; n < 60; n += 3)
+    EXPECT_TRUE(Live(absl::StrCat(kQuick, ",fail_alloc=", n)).ok()) << n;
 }
 
 TEST_F(FaultyCard, LostAtAnyCall) {
@@ -87,7 +88,8 @@ TEST_F(FaultyCard, LostAtAnyCall) {
 TEST_F(FaultyCard, LostInAnyWork) {
   int failures = 0;
   for (int n = 1; n < 3000; n += 1 + n / 10) {
-    const absl::Status status = Live(absl::StrCat("devices=1,memory=64MiB,seed=", n, ",lose_at_work=", n));
+    const absl::Status status =
+        Live(absl::StrCat("devices=1,memory=64MiB,seed=", n, ",lose_at_work=", n));
     if (status.ok()) break;
     ++failures;
     EXPECT_TRUE(absl::IsUnavailable(status)) << n << ": " << status;
@@ -135,7 +137,8 @@ class WatchedSource : public model::TensorSource {
   const std::function<void()> then_;
 };
 
-// In the middle of any tensor: nothing is freed under the loader; the stage that comes of it says that it is lost.
+// In the middle of any tensor: nothing is freed under the loader; the stage that comes of it says
+// that it is lost.
 TEST_F(FaultyCard, ItsMemoryIsTakenBackWhileItLoads) {
   int n = 0;
   for (bool reached = true; reached; ++n) {
@@ -146,10 +149,12 @@ TEST_F(FaultyCard, ItsMemoryIsTakenBackWhileItLoads) {
       (*cards)[0]->pool().Shrink(0);
       reached = true;
     });
-    const auto stage = LocalStage::Create(model_.shape(), spec_, source, {1, ops::BestIsa(), {(*cards)[0]}});
+    const auto stage =
+        LocalStage::Create(model_.shape(), spec_, source, {1, ops::BestIsa(), {(*cards)[0]}});
     if (!reached) break;
     const absl::Status status = stage.ok() ? (*stage)->Run(frame_, {}).status() : stage.status();
-    EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) << n << ": " << status;
+    EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsResourceExhausted(status))
+        << n << ": " << status;
   }
   EXPECT_GT(n, 5);
 }

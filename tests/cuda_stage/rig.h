@@ -22,7 +22,8 @@ using testing::RandomModel;
 // A card with less memory to give than it has: steers what goes where.
 class LimitedDevice final : public DeviceView {
  public:
-  LimitedDevice(std::shared_ptr<Device> device, uint64_t bytes) : DeviceView(std::move(device)), bytes_(bytes) {}
+  LimitedDevice(std::shared_ptr<Device> device, uint64_t bytes)
+      : DeviceView(std::move(device)), bytes_(bytes) {}
   uint64_t FreeBytes() const override { return bytes_; }
   uint64_t BudgetBytes() const override { return bytes_; }
 
@@ -31,7 +32,8 @@ class LimitedDevice final : public DeviceView {
 };
 
 // Every allocation has its own bounds, so that the fake card sees an access beyond them.
-inline absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenCards(const std::string& config) {
+inline absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenCards(
+    const std::string& config) {
   fake_cuda::FakeCuda& fake = fake_cuda::FakeCuda::Get();
   setenv("LANYARD_CUDA_EXACT_BLOCKS", "1", 1);
   if (!fake.Reset(config)) return InvalidArgument("fake cards: ", config);
@@ -49,8 +51,9 @@ inline absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenCards(const 
 }
 
 // `card` with room for the first `layers` layers of a stage that begins at `begin`, and no more.
-inline std::shared_ptr<Device> RoomFor(const std::shared_ptr<CudaDevice>& card, const RandomModel& model,
-                                       stage::StageSpec spec, stage::LayerRange layers) {
+inline std::shared_ptr<Device> RoomFor(const std::shared_ptr<CudaDevice>& card,
+                                       const RandomModel& model, stage::StageSpec spec,
+                                       stage::LayerRange layers) {
   spec.layers = layers;
   spec.samples = false;
   const auto find = [&](const std::string& name) { return model.Find(name); };
@@ -82,14 +85,17 @@ inline std::vector<std::vector<int32_t>> Prompts(uint32_t n_vocab, uint32_t long
   std::vector<std::vector<int32_t>> out;
   for (const uint32_t length : {45u, 1u, longest}) {
     std::vector<int32_t> tokens;
-    for (uint32_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>((i * 37 + length * 11) % n_vocab));
+    for (uint32_t i = 0; i < length; ++i)
+      tokens.push_back(static_cast<int32_t>((i * 37 + length * 11) % n_vocab));
     out.push_back(tokens);
   }
   return out;
 }
 
-inline absl::StatusOr<std::vector<EvalResult>> Answers(const model::ModelShape& shape, const model::TensorSource& source,
-                                                       stage::NumericsId numerics, const Config& config) {
+inline absl::StatusOr<std::vector<EvalResult>> Answers(const model::ModelShape& shape,
+                                                       const model::TensorSource& source,
+                                                       stage::NumericsId numerics,
+                                                       const Config& config) {
   ASSIGN_OR_RETURN(const auto chain, Chain::Create(shape, source, OptionsOf(config, numerics)));
   EvalOptions eval;
   eval.generate = 6;
@@ -105,17 +111,20 @@ inline void ExpectSame(const std::vector<EvalResult>& a, const std::vector<EvalR
     ASSERT_EQ(a[i].positions.size(), b[i].positions.size());
     for (size_t p = 0; p < a[i].positions.size(); ++p) {
       const EvalPosition &x = a[i].positions[p], &y = b[i].positions[p];
-      ASSERT_EQ(std::memcmp(&x.lse, &y.lse, sizeof(float)), 0) << "prompt " << i << " position " << p;
+      ASSERT_EQ(std::memcmp(&x.lse, &y.lse, sizeof(float)), 0)
+          << "prompt " << i << " position " << p;
       ASSERT_EQ(x.top, y.top) << "prompt " << i << " position " << p;
     }
   }
 }
 
-inline stage::NumericsId Id(stage::KvType kv, stage::WireType wire) { return {kNumericsVersion, kv, wire}; }
+inline stage::NumericsId Id(stage::KvType kv, stage::WireType wire) {
+  return {kNumericsVersion, kv, wire};
+}
 
 inline const std::vector<TensorType> kFloats = {TensorType::kF32};
-inline const std::vector<TensorType> kQuantised = {TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF16,
-                                                   TensorType::kQ5_0, TensorType::kQ4_0, TensorType::kQ4_K,
-                                                   TensorType::kQ6_K};
+inline const std::vector<TensorType> kQuantised = {
+    TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF16, TensorType::kQ5_0,
+    TensorType::kQ4_0, TensorType::kQ4_K, TensorType::kQ6_K};
 
 }  // namespace lanyard::engine

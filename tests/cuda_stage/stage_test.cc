@@ -1,5 +1,6 @@
-// A stage on cards gives the bits of a stage on the processor: over models, types, cuts, chunks, batches, several cards and
-// layers partly in RAM. The cards are interpreted (tests/fake_cuda): streams run late and in any order that events allow.
+// A stage on cards gives the bits of a stage on the processor: over models, types, cuts, chunks,
+// batches, several cards and layers partly in RAM. The cards are interpreted (tests/fake_cuda):
+// streams run late and in any order that events allow.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -23,11 +24,13 @@ struct Case {
 std::vector<Case> Cases() {
   using stage::KvType;
   using stage::WireType;
-  return {{"llama_f32", testing::SmallLlama(), kFloats, Id(KvType::kF32, WireType::kF32), 1},
-          {"llama_quantised", testing::SmallLlama(), kQuantised, Id(KvType::kF16, WireType::kF16), 2},
-          {"llama_kv8", testing::SmallLlama(), kQuantised, Id(KvType::kQ8, WireType::kF16), 3},
-          {"gemma3_f32", testing::SmallGemma3(), kFloats, Id(KvType::kF32, WireType::kF32), 4},
-          {"gemma3_quantised", testing::SmallGemma3(), kQuantised, Id(KvType::kF16, WireType::kF16), 5}};
+  return {
+      {"llama_f32", testing::SmallLlama(), kFloats, Id(KvType::kF32, WireType::kF32), 1},
+      {"llama_quantised", testing::SmallLlama(), kQuantised, Id(KvType::kF16, WireType::kF16), 2},
+      {"llama_kv8", testing::SmallLlama(), kQuantised, Id(KvType::kQ8, WireType::kF16), 3},
+      {"gemma3_f32", testing::SmallGemma3(), kFloats, Id(KvType::kF32, WireType::kF32), 4},
+      {"gemma3_quantised", testing::SmallGemma3(), kQuantised, Id(KvType::kF16, WireType::kF16),
+       5}};
 }
 
 class StageOnCards : public ::testing::TestWithParam<Case> {
@@ -66,7 +69,8 @@ TEST_P(StageOnCards, CutAtEveryLayer) {
 // Every split of the layers over two cards and RAM.
 TEST_P(StageOnCards, TwoCardsAndRam) {
   const uint32_t n = model_.shape().n_layers;
-  const stage::StageSpec spec = (*CutEvenly(model_.shape(), OptionsOf(Config{{}, 1, 32, true, 20}, GetParam().numerics)))[0];
+  const stage::StageSpec spec =
+      (*CutEvenly(model_.shape(), OptionsOf(Config{{}, 1, 32, true, 20}, GetParam().numerics)))[0];
   for (uint32_t first = 0; first <= n; ++first) {
     for (uint32_t second = first; second <= n; ++second) {
       if ((first + second) % 2 == 1) continue;  // half of them are enough
@@ -74,10 +78,12 @@ TEST_P(StageOnCards, TwoCardsAndRam) {
       if (first > 0) devices.push_back(RoomFor(cards_[0], model_, spec, {0, first}));
       if (second > first) devices.push_back(RoomFor(cards_[1], model_, spec, {first, second}));
       SCOPED_TRACE(absl::StrCat("layers ", first, " and ", second - first, " on cards"));
-      const auto stage = LocalStage::Create(model_.shape(), spec, model_, {1, ops::BestIsa(), devices});
+      const auto stage =
+          LocalStage::Create(model_.shape(), spec, model_, {1, ops::BestIsa(), devices});
       ASSERT_TRUE(stage.ok()) << stage.status();
       uint32_t on_cards = 0;
-      for (const StageMemory::OnDevice& device : (*stage)->memory().devices) on_cards += device.layers.size();
+      for (const StageMemory::OnDevice& device : (*stage)->memory().devices)
+        on_cards += device.layers.size();
       EXPECT_EQ(on_cards, second);
       Expect({devices, 1, 32, true, 20});
     }
@@ -85,7 +91,8 @@ TEST_P(StageOnCards, TwoCardsAndRam) {
 }
 
 TEST_P(StageOnCards, PlannedIsHeld) {
-  const stage::StageSpec spec = (*CutEvenly(model_.shape(), OptionsOf(Config{}, GetParam().numerics)))[0];
+  const stage::StageSpec spec =
+      (*CutEvenly(model_.shape(), OptionsOf(Config{}, GetParam().numerics)))[0];
   const StageOptions options{1, ops::BestIsa(), {cards_[0]}};
   const StageMemory plan = PlanMemory(model_.shape(), spec, model_.Infos(), options);
   const uint64_t before = fake_cuda::FakeCuda::Get().UsedBytes(0);
@@ -123,14 +130,16 @@ TEST_P(TinyModels, OnTwoCards) {
   const auto cards = OpenCards(kTwoCards);
   ASSERT_TRUE(cards.ok()) << cards.status();
   for (const uint32_t stages : {1u, 2u}) {
-    const auto got = Answers(*shape, **file, DefaultNumerics(*shape), {{(*cards)[0], (*cards)[1]}, stages, 32, true, 20});
+    const auto got = Answers(*shape, **file, DefaultNumerics(*shape),
+                             {{(*cards)[0], (*cards)[1]}, stages, 32, true, 20});
     ASSERT_TRUE(got.ok()) << got.status();
     ExpectSame(*expected, *got);
   }
   EXPECT_EQ(fake_cuda::FakeCuda::Get().Reports(), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Conformance, TinyModels, ::testing::Values("llama", "llama-tied-rope-factors", "gemma3"),
+INSTANTIATE_TEST_SUITE_P(Conformance, TinyModels,
+                         ::testing::Values("llama", "llama-tied-rope-factors", "gemma3"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

@@ -1,4 +1,5 @@
-// The worker beside a card: a driver that does not answer, memory that others take, and rates that are measured once.
+// The worker beside a card: a driver that does not answer, memory that others take, and rates that
+// are measured once.
 #include <fstream>
 
 #include "tests/cuda_stage/rig.h"
@@ -10,9 +11,9 @@
 namespace lanyard::worker {
 namespace {
 
+using fake_cuda::FakeCuda;
 using testing::FakeCoordinator;
 using testing::WaitFor;
-using fake_cuda::FakeCuda;
 
 constexpr uint64_t kMiB = 1 << 20;
 
@@ -65,7 +66,8 @@ TEST_F(WorkerWithACard, TellsTheCoordinatorWhatItsCardHasLeft) {
   ASSERT_FALSE(HasFatalFailure());
   const uint64_t before = coordinator_->Hello("w").devices.at(0).memory_bytes;
   FakeCuda::Get().SetOthers(0, 200 * kMiB);
-  EXPECT_TRUE(WaitFor([&] { return coordinator_->Hello("w").devices.at(0).memory_bytes < before - 100 * kMiB; }));
+  EXPECT_TRUE(WaitFor(
+      [&] { return coordinator_->Hello("w").devices.at(0).memory_bytes < before - 100 * kMiB; }));
 }
 
 class Rates : public ::testing::Test {
@@ -76,15 +78,16 @@ class Rates : public ::testing::Test {
     cards_ = *std::move(cards);
   }
   CardRates Get(double read_bytes_per_second) {
-    return RatesOf(cards_, dir_.path(), [&](engine::CudaDevice&) -> absl::StatusOr<cuda::CardProbe> {
-      ++probes_;
-      cuda::CardProbe probe;
-      probe.read_bytes_per_second = read_bytes_per_second;
-      probe.int8_dp4a_ops_per_second = 5e12;
-      probe.int8_mma_ops_per_second = 9e13;
-      probe.to_host_bytes_per_second = 2e10;
-      return probe;
-    });
+    return RatesOf(cards_, dir_.path(),
+                   [&](engine::CudaDevice&) -> absl::StatusOr<cuda::CardProbe> {
+                     ++probes_;
+                     cuda::CardProbe probe;
+                     probe.read_bytes_per_second = read_bytes_per_second;
+                     probe.int8_dp4a_ops_per_second = 5e12;
+                     probe.int8_mma_ops_per_second = 9e13;
+                     probe.to_host_bytes_per_second = 2e10;
+                     return probe;
+                   });
   }
 
   testing::TempDir dir_;
@@ -114,7 +117,8 @@ TEST_F(Rates, ADamagedFileIsAsGoodAsNone) {
   }
   std::ifstream file(dir_.path() + "/cards.json");
   std::string kept{std::istreambuf_iterator<char>(file), {}};
-  for (size_t at = 0; (at = kept.find("200000000000.0", at)) != std::string::npos;) kept.replace(at, 14, "\"fast\"");
+  for (size_t at = 0; (at = kept.find("200000000000.0", at)) != std::string::npos;)
+    kept.replace(at, 14, "\"fast\"");
   std::ofstream(dir_.path() + "/cards.json") << kept;
   probes_ = 0;
   EXPECT_EQ(Get(250e9).at("cuda:0").read_bytes_per_second, 250e9);
@@ -129,7 +133,8 @@ TEST_F(Rates, WhatCannotBeIsNotBelieved) {
   EXPECT_FALSE(Believable(untold, 1e9));
 }
 
-// An interpreted card's times are no card's: a short look says so, and the speed is that of its clock and width.
+// An interpreted card's times are no card's: a short look says so, and the speed is that of its
+// clock and width.
 TEST_F(Rates, AnInterpretedCardIsNotMeasured) {
   const auto measured = MeasureCard(*cards_[0]);
   EXPECT_EQ(measured.status().code(), absl::StatusCode::kFailedPrecondition) << measured.status();

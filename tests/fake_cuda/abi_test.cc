@@ -1,5 +1,5 @@
-// engine/cuda/abi.h against the vendor's header, where one is installed: numbers and the shape of every signature. Where there
-// is none this file has no test.
+// engine/cuda/abi.h against the vendor's header, where one is installed: numbers and the shape of
+// every signature. Where there is none this file has no test.
 #include "engine/cuda/abi.h"
 
 #include "gtest/gtest.h"
@@ -11,7 +11,8 @@
 namespace lanyard::cuda {
 namespace {
 
-#define SAME(ours, theirs) static_assert(static_cast<long long>(ours) == static_cast<long long>(theirs))
+#define SAME(ours, theirs) \
+  static_assert(static_cast<long long>(ours) == static_cast<long long>(theirs))
 SAME(abi::kSuccess, CUDA_SUCCESS);
 SAME(abi::kInvalidValue, CUDA_ERROR_INVALID_VALUE);
 SAME(abi::kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY);
@@ -111,7 +112,8 @@ struct SameCall<R1 (*)(A...), R2 (*)(B...)> {
   }();
 };
 
-#define SAME_CALL(member, theirs) static_assert(SameCall<decltype(Api::member), decltype(&theirs)>::value)
+#define SAME_CALL(member, theirs) \
+  static_assert(SameCall<decltype(Api::member), decltype(&theirs)>::value)
 SAME_CALL(Init, ::cuInit);
 SAME_CALL(DriverGetVersion, ::cuDriverGetVersion);
 SAME_CALL(DeviceGetCount, ::cuDeviceGetCount);

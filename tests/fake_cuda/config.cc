@@ -14,7 +14,8 @@ absl::StatusOr<uint64_t> Number(std::string_view key, std::string_view text, uin
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value > limit) {
-    return InvalidArgument("LANYARD_FAKE_CUDA: ", AbslView(key), " of \"", AbslView(text), "\", at most ", limit);
+    return InvalidArgument("LANYARD_FAKE_CUDA: ", AbslView(key), " of \"", AbslView(text),
+                           "\", at most ", limit);
   }
   return value;
 }
@@ -43,22 +44,28 @@ absl::Status SetCards(Config& config, std::string_view key, std::string_view val
   const auto capability = [&](std::string_view text) { return Capability(key, text); };
   const auto small = [&](std::string_view text) { return Number(key, text, 1000); };
   if (key == "memory") {
-    return EachCard(config.cards, value, size, [](CardConfig& c, uint64_t v) { c.memory_bytes = v; });
+    return EachCard(config.cards, value, size,
+                    [](CardConfig& c, uint64_t v) { c.memory_bytes = v; });
   }
   if (key == "others") {
-    return EachCard(config.cards, value, size, [](CardConfig& c, uint64_t v) { c.others_bytes = v; });
+    return EachCard(config.cards, value, size,
+                    [](CardConfig& c, uint64_t v) { c.others_bytes = v; });
   }
   if (key == "cc") {
-    return EachCard(config.cards, value, capability, [](CardConfig& c, uint64_t v) { c.cc = static_cast<int>(v); });
+    return EachCard(config.cards, value, capability,
+                    [](CardConfig& c, uint64_t v) { c.cc = static_cast<int>(v); });
   }
   if (key == "sms") {
-    return EachCard(config.cards, value, small, [](CardConfig& c, uint64_t v) { c.sm_count = static_cast<int>(v); });
+    return EachCard(config.cards, value, small,
+                    [](CardConfig& c, uint64_t v) { c.sm_count = static_cast<int>(v); });
   }
   if (key == "integrated") {
-    return EachCard(config.cards, value, small, [](CardConfig& c, uint64_t v) { c.integrated = v != 0; });
+    return EachCard(config.cards, value, small,
+                    [](CardConfig& c, uint64_t v) { c.integrated = v != 0; });
   }
   if (key == "graph_bytes") {
-    return EachCard(config.cards, value, size, [](CardConfig& c, uint64_t v) { c.graph_bytes = v; });
+    return EachCard(config.cards, value, size,
+                    [](CardConfig& c, uint64_t v) { c.graph_bytes = v; });
   }
   known = false;
   return absl::OkStatus();
@@ -85,8 +92,9 @@ absl::Status SetNumber(Config& config, std::string_view key, std::string_view va
     *found->second = on == 1;
     return absl::OkStatus();
   }
-  const std::map<std::string_view, int*> numbers = {
-      {"driver", &config.driver}, {"lose_code", &config.lose_code}, {"lose_device", &config.lose_device}};
+  const std::map<std::string_view, int*> numbers = {{"driver", &config.driver},
+                                                    {"lose_code", &config.lose_code},
+                                                    {"lose_device", &config.lose_device}};
   if (const auto found = numbers.find(key); found != numbers.end()) {
     ASSIGN_OR_RETURN(const uint64_t number, Number(key, value, 100000));
     *found->second = static_cast<int>(number);
@@ -102,7 +110,8 @@ absl::StatusOr<Config> ParseConfig(std::string_view text) {
   std::vector<std::pair<std::string, std::string>> pairs;
   for (absl::string_view part : absl::StrSplit(AbslView(text), ',', absl::SkipWhitespace())) {
     std::vector<std::string> pair = absl::StrSplit(part, absl::MaxSplits('=', 1));
-    if (pair.size() != 2) return InvalidArgument("LANYARD_FAKE_CUDA: \"", part, "\" is no key=value");
+    if (pair.size() != 2)
+      return InvalidArgument("LANYARD_FAKE_CUDA: \"", part, "\" is no key=value");
     pairs.emplace_back(pair[0], pair[1]);
   }
   for (const auto& [key, value] : pairs) {
@@ -117,7 +126,8 @@ absl::StatusOr<Config> ParseConfig(std::string_view text) {
     RETURN_IF_ERROR(SetCards(config, key, value, known));
     if (known) continue;
     if (key == "order") {
-      if (value != "random" && value != "eager") return InvalidArgument("LANYARD_FAKE_CUDA: order=", value);
+      if (value != "random" && value != "eager")
+        return InvalidArgument("LANYARD_FAKE_CUDA: order=", value);
       config.order = value == "random" ? Order::kRandom : Order::kEager;
       continue;
     }

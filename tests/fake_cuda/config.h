@@ -1,5 +1,5 @@
-// How the fake cards are set up: "devices=2,memory=256MiB/64MiB,cc=8.6/7.5,seed=7", from LANYARD_FAKE_CUDA or a test.
-// A list by "/" is one value a card; the last one counts for the rest.
+// How the fake cards are set up: "devices=2,memory=256MiB/64MiB,cc=8.6/7.5,seed=7", from
+// LANYARD_FAKE_CUDA or a test. A list by "/" is one value a card; the last one counts for the rest.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@
 namespace lanyard::fake_cuda {
 
 enum class Order {
-  kRandom,  // queued work runs late and in any order that streams and events allow, drawn from the seed
+  kRandom,  // queued work runs late and in any order that streams and events allow, drawn from the
+            // seed
   kEager,   // at once, in the order of the calls
 };
 
@@ -21,8 +22,8 @@ struct CardConfig {
   uint64_t others_bytes = 0;  // used by other programs from the start
   int cc = 86;
   int sm_count = 4;
-  bool integrated = false;    // shares the machine's memory
-  uint64_t graph_bytes = 0;   // of the card's memory that each graph takes, as a driver's do
+  bool integrated = false;   // shares the machine's memory
+  uint64_t graph_bytes = 0;  // of the card's memory that each graph takes, as a driver's do
 };
 
 struct Config {
@@ -30,10 +31,11 @@ struct Config {
   std::vector<CardConfig> cards;  // one a device
   uint64_t seed = 1;
   Order order = Order::kRandom;
-  int driver = 13000;        // as cuDriverGetVersion says it; PTX of a newer ISA is refused
-  bool peer = false;         // cards reach each other's memory
-  bool checks = true;        // the machine's checks of initialisation and races (bounds are always checked)
-  bool strict_reads = false; // copying memory that nobody wrote to the host is an error
+  int driver = 13000;  // as cuDriverGetVersion says it; PTX of a newer ISA is refused
+  bool peer = false;   // cards reach each other's memory
+  bool checks =
+      true;  // the machine's checks of initialisation and races (bounds are always checked)
+  bool strict_reads = false;  // copying memory that nobody wrote to the host is an error
   // Failures, counted from 1; 0 = never.
   uint64_t fail_alloc = 0;       // this cuMemAlloc says OUT_OF_MEMORY
   uint64_t fail_alloc_from = 0;  // this one and all after it
@@ -41,7 +43,7 @@ struct Config {
   uint64_t lose_at = 0;          // this call (of those that reach a card) loses its card
   uint64_t lose_at_work = 0;     // this kernel, copy or fill that runs loses its card
   int lose_code = 719;
-  int lose_device = -1;          // count and lose only this card; -1 = any
+  int lose_device = -1;  // count and lose only this card; -1 = any
 };
 
 // Unknown keys and values out of range are InvalidArgument.

@@ -1,5 +1,5 @@
-// The C ABI of libcuda.so.1, as far as engine/cuda/abi.h calls it: devices, contexts, memory, modules. Streams, events and
-// graphs are in cuda_abi_streams.cc.
+// The C ABI of libcuda.so.1, as far as engine/cuda/abi.h calls it: devices, contexts, memory,
+// modules. Streams, events and graphs are in cuda_abi_streams.cc.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -44,30 +44,46 @@ void SetUpOnce() {
 int Attribute(const Card& card, int attribute) {
   using namespace cuda::abi;  // NOLINT: a table of its names
   switch (attribute) {
-    case kClockRate: return 1'500'000;
-    case kMultiprocessorCount: return card.config.sm_count;
-    case kIntegrated: return card.config.integrated ? 1 : 0;
-    case kMemoryClockRate: return 7'000'000;
-    case kMemoryBusWidth: return 192;
-    case kL2CacheSize: return 3 << 20;
-    case kMaxThreadsPerMultiprocessor: return card.config.cc == 75 ? 1024 : 1536;
-    case kAsyncEngineCount: return 2;
-    case kComputeCapabilityMajor: return card.config.cc / 10;
-    case kComputeCapabilityMinor: return card.config.cc % 10;
-    case kMaxSharedPerMultiprocessor: return card.config.cc >= 80 ? 100 << 10 : 64 << 10;
-    case kMaxRegistersPerMultiprocessor: return 65536;
-    case kMaxSharedPerBlockOptin: return card.config.cc >= 80 ? 99 << 10 : card.config.cc == 75 ? 64 << 10 : 48 << 10;
-    default: return -1;
+    case kClockRate:
+      return 1'500'000;
+    case kMultiprocessorCount:
+      return card.config.sm_count;
+    case kIntegrated:
+      return card.config.integrated ? 1 : 0;
+    case kMemoryClockRate:
+      return 7'000'000;
+    case kMemoryBusWidth:
+      return 192;
+    case kL2CacheSize:
+      return 3 << 20;
+    case kMaxThreadsPerMultiprocessor:
+      return card.config.cc == 75 ? 1024 : 1536;
+    case kAsyncEngineCount:
+      return 2;
+    case kComputeCapabilityMajor:
+      return card.config.cc / 10;
+    case kComputeCapabilityMinor:
+      return card.config.cc % 10;
+    case kMaxSharedPerMultiprocessor:
+      return card.config.cc >= 80 ? 100 << 10 : 64 << 10;
+    case kMaxRegistersPerMultiprocessor:
+      return 65536;
+    case kMaxSharedPerBlockOptin:
+      return card.config.cc >= 80 ? 99 << 10 : card.config.cc == 75 ? 64 << 10 : 48 << 10;
+    default:
+      return -1;
   }
 }
 
 Card* DeviceCard(cuda::abi::Device device) {
   World& world = World::Get();
-  return device >= 0 && device < static_cast<int>(world.cards.size()) ? world.cards[device].get() : nullptr;
+  return device >= 0 && device < static_cast<int>(world.cards.size()) ? world.cards[device].get()
+                                                                      : nullptr;
 }
 
 // The caller's buffer of a JIT option, filled.
-void WriteLog(const std::string& text, unsigned count, const int* options, void** values, int which) {
+void WriteLog(const std::string& text, unsigned count, const int* options, void** values,
+              int which) {
   char* buffer = nullptr;
   size_t bytes = 0;
   for (unsigned i = 0; i < count; ++i) {
@@ -78,7 +94,8 @@ void WriteLog(const std::string& text, unsigned count, const int* options, void*
   std::snprintf(buffer, bytes, "%s", text.c_str());
 }
 
-int Jit(const Card& card, const char* image, std::string& log, std::shared_ptr<const ptx::Module>& out) {
+int Jit(const Card& card, const char* image, std::string& log,
+        std::shared_ptr<const ptx::Module>& out) {
   const World& world = World::Get();
   absl::StatusOr<std::shared_ptr<const ptx::Module>> parsed = ParseCached(image);
   if (!parsed.ok()) {
@@ -86,14 +103,18 @@ int Jit(const Card& card, const char* image, std::string& log, std::shared_ptr<c
     return cuda::abi::kInvalidPtx;
   }
   if ((*parsed)->ptx_version() > IsaOf(world.config.driver)) {
-    log = absl::StrFormat("ptxas application ptx input, line 1; fatal   : Unsupported .version %d.%d; current version is %d.%d",
-                          (*parsed)->ptx_version() / 10, (*parsed)->ptx_version() % 10, IsaOf(world.config.driver) / 10,
-                          IsaOf(world.config.driver) % 10);
+    log = absl::StrFormat(
+        "ptxas application ptx input, line 1; fatal   : Unsupported .version %d.%d; current "
+        "version is %d.%d",
+        (*parsed)->ptx_version() / 10, (*parsed)->ptx_version() % 10,
+        IsaOf(world.config.driver) / 10, IsaOf(world.config.driver) % 10);
     return cuda::abi::kUnsupportedPtxVersion;
   }
   if ((*parsed)->target_sm() > card.config.cc) {
-    log = absl::StrCat("ptxas fatal   : SM version specified by .target is higher than default SM version assumed: sm_",
-                       (*parsed)->target_sm(), " for a card of sm_", card.config.cc);
+    log = absl::StrCat(
+        "ptxas fatal   : SM version specified by .target is higher than default SM version "
+        "assumed: sm_",
+        (*parsed)->target_sm(), " for a card of sm_", card.config.cc);
     return cuda::abi::kInvalidPtx;
   }
   out = *std::move(parsed);
@@ -239,8 +260,9 @@ int cuMemAlloc_v2(abi::Pointer* address, size_t bytes) {
     return abi::kStreamCaptureUnsupported;
   }
   ++world.stats.allocs;
-  const bool fails = world.stats.allocs == world.config.fail_alloc ||
-                     (world.config.fail_alloc_from != 0 && world.stats.allocs >= world.config.fail_alloc_from);
+  const bool fails =
+      world.stats.allocs == world.config.fail_alloc ||
+      (world.config.fail_alloc_from != 0 && world.stats.allocs >= world.config.fail_alloc_from);
   Card& card = entry.card();
   if (fails || bytes > card.free_bytes()) return abi::kOutOfMemory;
   const uint64_t at = card.memory->Alloc(bytes, absl::StrCat("cuMemAlloc #", world.stats.allocs));
@@ -258,14 +280,16 @@ int cuMemFree_v2(abi::Pointer address) {
   Card& card = entry.card();
   const auto found = card.allocations.find(address);
   if (found == card.allocations.end()) {
-    entry.world().Report(absl::StrCat("cuda:", card.ordinal, ": cuMemFree of an address that is no allocation's"));
+    entry.world().Report(
+        absl::StrCat("cuda:", card.ordinal, ": cuMemFree of an address that is no allocation's"));
     return abi::kInvalidValue;
   }
   entry.world().RunCard(card.ordinal);  // the driver waits for the card too
   if (card.lost != 0) return card.lost;
   card.used_bytes -= found->second;
   card.allocations.erase(found);
-  if (const absl::Status status = card.memory->Free(address); !status.ok()) entry.world().Report(Str(status.message()));
+  if (const absl::Status status = card.memory->Free(address); !status.ok())
+    entry.world().Report(Str(status.message()));
   return 0;
 }
 
@@ -294,7 +318,8 @@ int cuMemFreeHost(void* pointer) {
   return 0;
 }
 
-int cuModuleLoadDataEx(abi::Handle* module, const void* image, unsigned count, int* options, void** values) {
+int cuModuleLoadDataEx(abi::Handle* module, const void* image, unsigned count, int* options,
+                       void** values) {
   Entry entry;
   if (const int result = entry.OnCurrent(); result != 0) return result;
   std::string log;
@@ -354,11 +379,20 @@ int cuFuncGetAttribute(int* value, int attribute, abi::Handle function) {
   if (const int result = entry.On(found->second->device); result != 0) return result;
   const ptx::Kernel& kernel = *found->second->kernel;
   switch (attribute) {
-    case abi::kFunctionMaxThreads: *value = static_cast<int>(kernel.max_threads()); return 0;
-    case abi::kFunctionSharedBytes: *value = static_cast<int>(kernel.static_shared_bytes()); return 0;
-    case abi::kFunctionLocalBytes: *value = static_cast<int>(kernel.local_bytes()); return 0;
-    case abi::kFunctionRegisters: *value = static_cast<int>(kernel.live_registers()); return 0;
-    default: return abi::kInvalidValue;
+    case abi::kFunctionMaxThreads:
+      *value = static_cast<int>(kernel.max_threads());
+      return 0;
+    case abi::kFunctionSharedBytes:
+      *value = static_cast<int>(kernel.static_shared_bytes());
+      return 0;
+    case abi::kFunctionLocalBytes:
+      *value = static_cast<int>(kernel.local_bytes());
+      return 0;
+    case abi::kFunctionRegisters:
+      *value = static_cast<int>(kernel.live_registers());
+      return 0;
+    default:
+      return abi::kInvalidValue;
   }
 }
 

@@ -43,13 +43,16 @@ bool ReadExtra(void** extra, const void*& buffer, size_t& bytes) {
 int CheckLaunch(const Function& function, const ptx::LaunchConfig& launch, size_t param_bytes) {
   const uint64_t threads = launch.block.Count();
   if (launch.grid.Count() == 0 || threads == 0) return abi::kInvalidValue;
-  if (launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535) return abi::kInvalidValue;
+  if (launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535)
+    return abi::kInvalidValue;
   if (launch.block.x > 1024 || launch.block.y > 1024 || launch.block.z > 64 || threads > 1024) {
     return abi::kInvalidValue;
   }
   if (threads > function.kernel->max_threads()) return abi::kLaunchOutOfResources;
-  const uint64_t limit = std::max<uint64_t>(48 << 10, function.max_dynamic_shared_bytes + function.kernel->static_shared_bytes());
-  if (launch.shared_bytes + function.kernel->static_shared_bytes() > limit) return abi::kInvalidValue;
+  const uint64_t limit = std::max<uint64_t>(
+      48 << 10, function.max_dynamic_shared_bytes + function.kernel->static_shared_bytes());
+  if (launch.shared_bytes + function.kernel->static_shared_bytes() > limit)
+    return abi::kInvalidValue;
   if (param_bytes != function.kernel->param_bytes()) return abi::kInvalidValue;
   return 0;
 }
@@ -57,12 +60,15 @@ int CheckLaunch(const Function& function, const ptx::LaunchConfig& launch, size_
 bool SameShape(const Nodes& a, const Nodes& b) {
   if (a.size() != b.size()) return false;
   for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].work.kind != b[i].work.kind || a[i].work.device != b[i].work.device || a[i].after != b[i].after) return false;
+    if (a[i].work.kind != b[i].work.kind || a[i].work.device != b[i].work.device ||
+        a[i].after != b[i].after)
+      return false;
   }
   return true;
 }
 
-// Whether every node comes before the end of the origin: nothing of a joined stream is left dangling.
+// Whether every node comes before the end of the origin: nothing of a joined stream is left
+// dangling.
 bool Joined(const Nodes& nodes, const std::vector<int>& tail) {
   std::vector<bool> seen(nodes.size(), false);
   std::vector<int> todo = tail;
@@ -111,9 +117,9 @@ int RefuseInCapture(Stream& stream) {
 
 extern "C" {  // the names of namespace members too are plain C
 
-int cuLaunchKernel(abi::Handle function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                   unsigned block_y, unsigned block_z, unsigned shared_bytes, abi::Handle stream_handle, void** params,
-                   void** extra) {
+int cuLaunchKernel(abi::Handle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                   abi::Handle stream_handle, void** params, void** extra) {
   Entry entry;
   World& world = entry.world();
   Stream* stream = FindStream(world, stream_handle);
@@ -136,16 +142,19 @@ int cuLaunchKernel(abi::Handle function, unsigned grid_x, unsigned grid_y, unsig
   work.launch.max_dynamic_shared_bytes = called.max_dynamic_shared_bytes;
   if (const int result = CheckLaunch(called, work.launch, bytes); result != 0) {
     world.Report(Str(absl::StrFormat(
-        "launch of %s refused: grid %ux%ux%u, block %ux%ux%u, shared %u + %u bytes, %u of %u bytes of arguments",
+        "launch of %s refused: grid %ux%ux%u, block %ux%ux%u, shared %u + %u bytes, %u of %u bytes "
+        "of arguments",
         called.kernel->name(), grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
         called.kernel->static_shared_bytes(), bytes, called.kernel->param_bytes())));
     return result;
   }
-  work.params.assign(static_cast<const uint8_t*>(buffer), static_cast<const uint8_t*>(buffer) + bytes);
+  work.params.assign(static_cast<const uint8_t*>(buffer),
+                     static_cast<const uint8_t*>(buffer) + bytes);
   return world.Submit(*stream, std::move(work));
 }
 
-int cuMemcpyHtoDAsync_v2(abi::Pointer to, const void* from, size_t bytes, abi::Handle stream_handle) {
+int cuMemcpyHtoDAsync_v2(abi::Pointer to, const void* from, size_t bytes,
+                         abi::Handle stream_handle) {
   Entry entry;
   World& world = entry.world();
   Stream* stream = FindStream(world, stream_handle);
@@ -160,7 +169,8 @@ int cuMemcpyHtoDAsync_v2(abi::Pointer to, const void* from, size_t bytes, abi::H
   work.bytes = bytes;
   if (!world.IsPinned(from, bytes)) {
     if (const int result = RefuseInCapture(*stream); result != 0) return result;
-    work.staged.assign(static_cast<const uint8_t*>(from), static_cast<const uint8_t*>(from) + bytes);
+    work.staged.assign(static_cast<const uint8_t*>(from),
+                       static_cast<const uint8_t*>(from) + bytes);
   }
   return world.Submit(*stream, std::move(work));
 }
@@ -183,7 +193,8 @@ int cuMemcpyDtoHAsync_v2(void* to, abi::Pointer from, size_t bytes, abi::Handle 
   work.from = from;
   work.bytes = bytes;
   // Whoever reads before the copy is done shall see neither old nor new.
-  if (stream->capture == nullptr && !world.HostReadPending(reinterpret_cast<uintptr_t>(to), bytes)) {
+  if (stream->capture == nullptr &&
+      !world.HostReadPending(reinterpret_cast<uintptr_t>(to), bytes)) {
     std::memset(to, 0xe7, bytes);
   }
   const int result = world.Submit(*stream, std::move(work));
@@ -192,7 +203,8 @@ int cuMemcpyDtoHAsync_v2(void* to, abi::Pointer from, size_t bytes, abi::Handle 
   return world.card(stream->device).lost;
 }
 
-int cuMemcpyDtoDAsync_v2(abi::Pointer to, abi::Pointer from, size_t bytes, abi::Handle stream_handle) {
+int cuMemcpyDtoDAsync_v2(abi::Pointer to, abi::Pointer from, size_t bytes,
+                         abi::Handle stream_handle) {
   Entry entry;
   World& world = entry.world();
   Stream* stream = FindStream(world, stream_handle);
@@ -210,8 +222,8 @@ int cuMemcpyDtoDAsync_v2(abi::Pointer to, abi::Pointer from, size_t bytes, abi::
   return world.Submit(*stream, std::move(work));
 }
 
-int cuMemcpyPeerAsync(abi::Pointer to, abi::Handle to_context, abi::Pointer from, abi::Handle from_context, size_t bytes,
-                      abi::Handle stream_handle) {
+int cuMemcpyPeerAsync(abi::Pointer to, abi::Handle to_context, abi::Pointer from,
+                      abi::Handle from_context, size_t bytes, abi::Handle stream_handle) {
   Entry entry;
   World& world = entry.world();
   Stream* stream = FindStream(world, stream_handle);
@@ -221,7 +233,8 @@ int cuMemcpyPeerAsync(abi::Pointer to, abi::Handle to_context, abi::Pointer from
   const Card* from_card = world.CardOfContext(from_context);
   if (to_card == nullptr || from_card == nullptr) return abi::kInvalidContext;
   if (to_card->lost != 0) return to_card->lost;
-  if (!InCard(world, to_card->ordinal, to, bytes) || !InCard(world, from_card->ordinal, from, bytes)) {
+  if (!InCard(world, to_card->ordinal, to, bytes) ||
+      !InCard(world, from_card->ordinal, from, bytes)) {
     return abi::kInvalidValue;
   }
   Work work;
@@ -428,11 +441,14 @@ int cuEventElapsedTime(float* milliseconds, abi::Handle begin_handle, abi::Handl
   World& world = entry.world();
   const Event* begin = FindEvent(world, begin_handle);
   const Event* end = FindEvent(world, end_handle);
-  if (begin == nullptr || end == nullptr || !begin->timing || !end->timing) return abi::kInvalidHandle;
+  if (begin == nullptr || end == nullptr || !begin->timing || !end->timing)
+    return abi::kInvalidHandle;
   if (const int result = entry.On(begin->device); result != 0) return result;
   if (begin->completion == nullptr || end->completion == nullptr) return abi::kInvalidHandle;
   if (!begin->completion->done || !end->completion->done) return abi::kNotReady;
-  *milliseconds = std::chrono::duration<float, std::milli>(end->completion->when - begin->completion->when).count();
+  *milliseconds =
+      std::chrono::duration<float, std::milli>(end->completion->when - begin->completion->when)
+          .count();
   return 0;
 }
 
@@ -453,7 +469,8 @@ int cuGraphInstantiateWithFlags(abi::Handle* exec, abi::Handle graph, unsigned l
   return 0;
 }
 
-int cuGraphExecUpdate(abi::Handle exec, abi::Handle graph, abi::Handle* error_node, int* update_result) {
+int cuGraphExecUpdate(abi::Handle exec, abi::Handle graph, abi::Handle* error_node,
+                      int* update_result) {
   Entry entry;
   World& world = entry.world();
   const auto to = world.execs.find(exec);

@@ -112,7 +112,8 @@ TEST(Driver, CopiesAndKernelsByOneStream) {
     std::iota(values.begin(), values.end(), 0);
     ASSERT_OK((*stream)->CopyToDevice(*address, values.data(), kN * 4));
     values.assign(kN, 0);  // pageable: the driver has a copy already
-    for (uint32_t step = 0; step < 3; ++step) ASSERT_OK(Mix(**stream, {*address, kN, step, *address}));
+    for (uint32_t step = 0; step < 3; ++step)
+      ASSERT_OK(Mix(**stream, {*address, kN, step, *address}));
     std::vector<uint32_t> result(kN, 7);
     ASSERT_OK((*stream)->CopyToHost(result.data(), *address, kN * 4));
     for (uint32_t i = 0; i < kN; ++i) ASSERT_EQ(result[i], i * 27 + 3 + 2);
@@ -135,7 +136,8 @@ TEST(Driver, EverythingIsGivenBack) {
     ASSERT_OK(pinned);
     auto event = Event::Create(rig->contexts[0]);
     ASSERT_OK(event);
-    auto pool = cuda::MemoryPool::Create(cuda::BlocksOf(rig->contexts[0]), {.budget_bytes = 10 << 20});
+    auto pool =
+        cuda::MemoryPool::Create(cuda::BlocksOf(rig->contexts[0]), {.budget_bytes = 10 << 20});
     ASSERT_OK(pool);
     auto memory = (*pool)->Allocate(kN * 4, cuda::MemoryUse::kKv);
     ASSERT_OK(memory);
@@ -146,7 +148,8 @@ TEST(Driver, EverythingIsGivenBack) {
     ASSERT_OK((*stream)->Launch(*graph));
   }
   const auto stats = nlohmann::json::parse(FakeCuda::Get().Stats());
-  for (const char* key : {"live_streams", "live_events", "live_graphs", "live_modules", "live_pinned"}) {
+  for (const char* key :
+       {"live_streams", "live_events", "live_graphs", "live_modules", "live_pinned"}) {
     EXPECT_EQ(stats[key], 0) << key;
   }
   EXPECT_EQ(stats["cards"][0]["live_allocations"], 0);
@@ -166,7 +169,8 @@ TEST(Driver, BadLaunchIsToldWithItsKernel) {
   EXPECT_THAT(Str(status.message()), HasSubstr("kernel mix, grid 1x1x1, block 64x1x1"));
   EXPECT_THAT(Str(status.message()), HasSubstr("CUDA_ERROR_INVALID_VALUE"));
   EXPECT_FALSE(rig->contexts[0]->lost());
-  EXPECT_EQ((*stream)->Launch("none", {1}, {64}, 0, &too_few, 4).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ((*stream)->Launch("none", {1}, {64}, 0, &too_few, 4).code(),
+            absl::StatusCode::kNotFound);
   const MixArgs args;
   EXPECT_FALSE((*stream)->Launch("mix", {1}, {2048}, 0, &args, sizeof(args)).ok());
   EXPECT_FALSE((*stream)->Launch("mix", {1}, {64}, 512 << 10, &args, sizeof(args)).ok());
@@ -183,7 +187,8 @@ TEST(Driver, KernelThatFaultsLosesTheCardForGood) {
   auto address = rig->contexts[0]->Allocate(kN * 4);
   ASSERT_OK(address);
   ASSERT_OK((*stream)->Fill(*address, 0, kN * 4));
-  EXPECT_TRUE(Mix(**stream, {*address, kN, 0, *address}, "mix_unbounded").ok() || rig->contexts[0]->lost());
+  EXPECT_TRUE(Mix(**stream, {*address, kN, 0, *address}, "mix_unbounded").ok() ||
+              rig->contexts[0]->lost());
   const absl::Status status = (*stream)->Synchronize();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Str(status.message()), HasSubstr("lost cuda:0"));
@@ -219,9 +224,11 @@ TEST(Driver, FullCardIsResourceExhaustedAndNotLost) {
   ASSERT_OK(memory);
   EXPECT_EQ(memory->free_bytes, 6u << 20);
   EXPECT_OK(rig->contexts[0]->Allocate(5 << 20).status());
-  EXPECT_EQ(rig->contexts[0]->Allocate(2 << 20).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(rig->contexts[0]->Allocate(2 << 20).status().code(),
+            absl::StatusCode::kResourceExhausted);
   FakeCuda::Get().SetOthers(0, 9 << 20);
-  EXPECT_EQ(rig->contexts[0]->Allocate(1 << 10).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(rig->contexts[0]->Allocate(1 << 10).status().code(),
+            absl::StatusCode::kResourceExhausted);
   EXPECT_FALSE(rig->contexts[0]->lost());
 }
 
@@ -250,16 +257,19 @@ TEST(Driver, ResultNamesAndLosses) {
   EXPECT_EQ(cuda::ResultName(0), "CUDA_SUCCESS");
   EXPECT_EQ(cuda::ResultName(700), "CUDA_ERROR_ILLEGAL_ADDRESS");
   EXPECT_EQ(cuda::ResultName(4711), "CUDA_ERROR 4711");
-  for (const int lost : {4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 911, 999}) {
+  for (const int lost :
+       {4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 911, 999}) {
     EXPECT_TRUE(cuda::IsDeviceLost(lost)) << lost;
   }
-  for (const int not_lost : {0, 1, 2, 3, 100, 201, 400, 500, 600, 701, 704, 708, 712, 713, 720, 901, 910}) {
+  for (const int not_lost :
+       {0, 1, 2, 3, 100, 201, 400, 500, 600, 701, 704, 708, 712, 713, 720, 901, 910}) {
     EXPECT_FALSE(cuda::IsDeviceLost(not_lost)) << not_lost;
   }
 }
 
 TEST(FakeCudaConfig, Refusals) {
-  for (const char* bad : {"devices", "devices=17", "nothing=1", "order=sideways", "memory=lots", "peer=2", "cc=x"}) {
+  for (const char* bad :
+       {"devices", "devices=17", "nothing=1", "order=sideways", "memory=lots", "peer=2", "cc=x"}) {
     EXPECT_FALSE(FakeCuda::Get().Reset(bad)) << bad;
   }
   EXPECT_TRUE(FakeCuda::Get().Reset(""));

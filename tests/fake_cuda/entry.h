@@ -21,7 +21,8 @@ class Entry {
   }
 
   World& world() { return World::Get(); }
-  // The call is about this card / the card of the thread's context: a CUresult to return at once, or 0.
+  // The call is about this card / the card of the thread's context: a CUresult to return at once,
+  // or 0.
   int On(int device) {
     device_ = device;
     return world().Enter(device);

@@ -1,12 +1,14 @@
-// A test's hand on libfakecuda.so: configure it anew, ask what happened. Header only; needs LANYARD_BIN_DIR (lanyard_test sets
-// it). The library is loaded once a process and stays; Reset forgets everything that was made of it before.
+// A test's hand on libfakecuda.so: configure it anew, ask what happened. Header only; needs
+// LANYARD_BIN_DIR (lanyard_test sets it). The library is loaded once a process and stays; Reset
+// forgets everything that was made of it before.
 //
-//   FakeCuda& fake = FakeCuda::Get();        // sets LANYARD_CUDA_LIBRARY too, so Driver::Open() finds it
-//   fake.Reset("devices=2,seed=7");
+//   FakeCuda& fake = FakeCuda::Get();        // sets LANYARD_CUDA_LIBRARY too, so Driver::Open()
+//   finds it fake.Reset("devices=2,seed=7");
 //   ... ; EXPECT_EQ(fake.Reports(), "");
 //
-// A process that is started by a test gets LANYARD_CUDA_LIBRARY and LANYARD_FAKE_CUDA in its environment instead, and may be
-// given LANYARD_FAKE_CUDA_REPORT=file (what checks found, a line each) and LANYARD_FAKE_CUDA_STATS=file (JSON at exit).
+// A process that is started by a test gets LANYARD_CUDA_LIBRARY and LANYARD_FAKE_CUDA in its
+// environment instead, and may be given LANYARD_FAKE_CUDA_REPORT=file (what checks found, a line
+// each) and LANYARD_FAKE_CUDA_STATS=file (JSON at exit).
 #pragma once
 
 #include <dlfcn.h>
@@ -34,7 +36,9 @@ class FakeCuda {
   std::string Reports() const { return reports_(); }  // what the checks found, a line each
   void SetOthers(int device, uint64_t bytes) { set_others_(device, bytes); }
   uint64_t UsedBytes(int device) const { return used_(device); }
-  void Hang(bool on) { hang_(on ? 1 : 0); }  // whoever asks a card for its free memory waits meanwhile
+  void Hang(bool on) {
+    hang_(on ? 1 : 0);
+  }  // whoever asks a card for its free memory waits meanwhile
 
  private:
   FakeCuda() {

@@ -15,10 +15,10 @@
 namespace lanyard::fake_cuda {
 
 #define EXPECT_OK(expr) EXPECT_EQ(::lanyard::status_internal::ToStatus(expr), absl::OkStatus())
-#define ASSERT_OK(expr)                                    \
-  do {                                                     \
+#define ASSERT_OK(expr)                                                  \
+  do {                                                                   \
     const absl::Status ok_ = ::lanyard::status_internal::ToStatus(expr); \
-    ASSERT_TRUE(ok_.ok()) << ok_;                          \
+    ASSERT_TRUE(ok_.ok()) << ok_;                                        \
   } while (0)
 
 struct Rig {
@@ -41,7 +41,8 @@ inline absl::StatusOr<Rig> OpenRig() {
   return rig;
 }
 
-inline absl::Status Mix(cuda::Stream& stream, const MixArgs& args, std::string_view kernel = "mix") {
+inline absl::Status Mix(cuda::Stream& stream, const MixArgs& args,
+                        std::string_view kernel = "mix") {
   return ops::cuda::LaunchWith(stream, kernel, {(args.n + 63) / 64}, {64}, args);
 }
 

@@ -24,7 +24,8 @@ class GpuCheck : public ::testing::Test {
  protected:
   void SetUp() override {
     if (ops::cuda::PtxLevels().empty()) GTEST_SKIP() << "this build has no CUDA kernels";
-    out_ = std::filesystem::temp_directory_path() / ("gpu_check_test." + std::to_string(getpid()) + ".json");
+    out_ = std::filesystem::temp_directory_path() /
+           ("gpu_check_test." + std::to_string(getpid()) + ".json");
   }
   void TearDown() override { std::filesystem::remove(out_); }
 
@@ -73,7 +74,9 @@ TEST_F(GpuCheck, TwoCardsOneReport) {
 }
 
 TEST_F(GpuCheck, OldCardIsSkippedAndTheOthersAreChecked) {
-  ASSERT_EQ(Run("devices=2,cc=5.2/8.6,sms=1,memory=64MiB,lose_device=0,lose_at=1", {"--no-probe"}), cli::kOk) << stdout_;
+  ASSERT_EQ(Run("devices=2,cc=5.2/8.6,sms=1,memory=64MiB,lose_device=0,lose_at=1", {"--no-probe"}),
+            cli::kOk)
+      << stdout_;
   EXPECT_THAT(stdout_, HasSubstr("skipped  Interpreted card 0 has compute capability 5.2"));
   const json report = json::parse(ReportText());
   EXPECT_EQ(report["ok"], true);
@@ -86,8 +89,9 @@ TEST_F(GpuCheck, NothingOfTheMachineOrItsUser) {
   const std::string text = ReportText();
   char host[256] = "";
   ASSERT_EQ(gethostname(host, sizeof(host) - 1), 0);
-  for (const std::string& secret : {std::string(host), out_.string(), std::filesystem::current_path().string(),
-                                    LibraryPath(), std::string("0000:0a")}) {
+  for (const std::string& secret :
+       {std::string(host), out_.string(), std::filesystem::current_path().string(), LibraryPath(),
+        std::string("0000:0a")}) {
     if (secret == host && secret.size() < 9) continue;  // a short name may be a word of the report
     EXPECT_THAT(text, Not(HasSubstr(secret)));
   }

@@ -48,7 +48,6 @@ std::string StatsText(const World& world) {
   return json.dump();
 }
 
-
 extern "C" {  // the names of namespace members too are plain C
 
 int lanyard_fake_cuda_reset(const char* config) {
@@ -87,7 +86,9 @@ void lanyard_fake_cuda_hang(int on) { World::Get().hung.store(on != 0); }
 // Bytes in use by this process. Never waits.
 uint64_t lanyard_fake_cuda_used(int device) {
   World& world = World::Get();
-  return device >= 0 && device < static_cast<int>(world.cards.size()) ? world.card(device).used_bytes.load() : 0;
+  return device >= 0 && device < static_cast<int>(world.cards.size())
+             ? world.card(device).used_bytes.load()
+             : 0;
 }
 
 }  // extern "C"

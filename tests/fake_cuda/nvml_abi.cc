@@ -1,6 +1,6 @@
-// libfakenvml.so: NVML for the cards of LANYARD_FAKE_CUDA. Memory in use is what libfakecuda.so of the same process says, and
-// what "others" takes. LANYARD_FAKE_NVML: "silent" = every number is refused, as old cards and WSL2 do; "own" = the process that
-// computes is this one.
+// libfakenvml.so: NVML for the cards of LANYARD_FAKE_CUDA. Memory in use is what libfakecuda.so of
+// the same process says, and what "others" takes. LANYARD_FAKE_NVML: "silent" = every number is
+// refused, as old cards and WSL2 do; "own" = the process that computes is this one.
 #include "engine/cuda/nvml_abi.h"
 
 #include <dlfcn.h>
@@ -127,7 +127,8 @@ int nvmlDeviceGetMemoryInfo(Device device, nvml::Memory* memory) {
   if (result != 0) return result;
   const CardConfig& card = g_config.cards[static_cast<size_t>(IndexOf(device))];
   memory->total = card.memory_bytes;
-  memory->used = std::min<uint64_t>(card.others_bytes + UsedHere(IndexOf(device)), card.memory_bytes);
+  memory->used =
+      std::min<uint64_t>(card.others_bytes + UsedHere(IndexOf(device)), card.memory_bytes);
   memory->free = memory->total - memory->used;
   return 0;
 }
@@ -138,21 +139,33 @@ int nvmlDeviceGetUtilizationRates(Device device, nvml::Utilization* rates) {
   return result;
 }
 
-int nvmlDeviceGetTemperature(Device device, int, unsigned* celsius) { return Tell(device, 51, celsius); }
-int nvmlDeviceGetPowerUsage(Device device, unsigned* milliwatts) { return Tell(device, 64'500, milliwatts); }
-int nvmlDeviceGetEnforcedPowerLimit(Device device, unsigned* milliwatts) { return Tell(device, 170'000, milliwatts); }
+int nvmlDeviceGetTemperature(Device device, int, unsigned* celsius) {
+  return Tell(device, 51, celsius);
+}
+int nvmlDeviceGetPowerUsage(Device device, unsigned* milliwatts) {
+  return Tell(device, 64'500, milliwatts);
+}
+int nvmlDeviceGetEnforcedPowerLimit(Device device, unsigned* milliwatts) {
+  return Tell(device, 170'000, milliwatts);
+}
 int nvmlDeviceGetClockInfo(Device device, int clock, unsigned* mhz) {
   return Tell(device, clock == nvml::kClockSm ? 1777 : 7501, mhz);
 }
-int nvmlDeviceGetCurrPcieLinkGeneration(Device device, unsigned* generation) { return Tell(device, 4, generation); }
-int nvmlDeviceGetCurrPcieLinkWidth(Device device, unsigned* lanes) { return Tell(device, 16, lanes); }
+int nvmlDeviceGetCurrPcieLinkGeneration(Device device, unsigned* generation) {
+  return Tell(device, 4, generation);
+}
+int nvmlDeviceGetCurrPcieLinkWidth(Device device, unsigned* lanes) {
+  return Tell(device, 16, lanes);
+}
 
-int nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned* count, nvml::Process* processes) {
+int nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned* count,
+                                            nvml::Process* processes) {
   const unsigned pid = Mode("own") ? static_cast<unsigned>(getpid()) : 4242;
   return Processes(device, count, processes, {pid, UsedHere(IndexOf(device)), 0, 0});
 }
 
-int nvmlDeviceGetGraphicsRunningProcesses_v3(Device device, unsigned* count, nvml::Process* processes) {
+int nvmlDeviceGetGraphicsRunningProcesses_v3(Device device, unsigned* count,
+                                             nvml::Process* processes) {
   return Processes(device, count, processes, {1717, nvml::kValueNotAvailable, 0, 0});
 }
 

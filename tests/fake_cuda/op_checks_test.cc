@@ -1,5 +1,5 @@
-// The shipped kernels through the driver on fake cards: the op checks of `lanyard gpu-check` and the probe. (Every shape and
-// both compilers: tests/ptx.)
+// The shipped kernels through the driver on fake cards: the op checks of `lanyard gpu-check` and
+// the probe. (Every shape and both compilers: tests/ptx.)
 #include "engine/cuda/op_checks.h"
 
 #include "engine/cuda/probe.h"
@@ -13,7 +13,8 @@ using cuda::Context;
 using cuda::Driver;
 using cuda::Module;
 
-// Of a card of this compute capability, with the driver's version. Null: this build has no kernels for it.
+// Of a card of this compute capability, with the driver's version. Null: this build has no kernels
+// for it.
 std::shared_ptr<Module> Shipped(const std::string& config) {
   FakeCuda::Get().Reset(config);
   auto driver = Driver::Open();
@@ -27,20 +28,22 @@ std::shared_ptr<Module> Shipped(const std::string& config) {
 }
 
 class ShippedKernels : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Cards, ShippedKernels, ::testing::Values("6.1", "7.5", "8.6"), [](const auto& info) {
-  return std::string("cc") + info.param[0] + info.param[2];
-});
+INSTANTIATE_TEST_SUITE_P(Cards, ShippedKernels, ::testing::Values("6.1", "7.5", "8.6"),
+                         [](const auto& info) {
+                           return std::string("cc") + info.param[0] + info.param[2];
+                         });
 
 TEST_P(ShippedKernels, EveryOpGivesTheBitsOfTheReference) {
   const auto module = Shipped(std::string("seed=11,cc=") + GetParam());
-  if (module == nullptr) GTEST_SKIP() << "this build has no kernels for compute capability " << GetParam();
+  if (module == nullptr)
+    GTEST_SKIP() << "this build has no kernels for compute capability " << GetParam();
   auto checks = cuda::RunOpChecks(module, {.small = true, .seed = 3, .progress = nullptr});
   ASSERT_OK(checks);
   EXPECT_GT(checks->size(), 40u);
   int fast_checks = 0;
   for (const cuda::OpCheck& check : *checks) {
-    EXPECT_TRUE(check.ok()) << check.op << " (" << check.variant << "): " << check.different << " of " << check.values << ", "
-                            << check.first << check.error;
+    EXPECT_TRUE(check.ok()) << check.op << " (" << check.variant << "): " << check.different
+                            << " of " << check.values << ", " << check.first << check.error;
     // The fast form of attention is for level 80, and says so elsewhere.
     const bool fast = check.op.find("fast form") != std::string::npos;
     EXPECT_EQ(check.skipped.empty(), !fast || module->level() >= 80) << check.op;
@@ -54,7 +57,8 @@ TEST_P(ShippedKernels, EveryOpGivesTheBitsOfTheReference) {
 
 TEST_P(ShippedKernels, ProbeMeasuresAndGivesBack) {
   const auto module = Shipped(std::string("seed=2,memory=64MiB,sms=1,cc=") + GetParam());
-  if (module == nullptr) GTEST_SKIP() << "this build has no kernels for compute capability " << GetParam();
+  if (module == nullptr)
+    GTEST_SKIP() << "this build has no kernels for compute capability " << GetParam();
   cuda::ProbeOptions options;
   options.buffer_bytes = 1 << 20;
   options.repeats = 1;
@@ -77,15 +81,17 @@ TEST_P(ShippedKernels, ProbeMeasuresAndGivesBack) {
 
 TEST(ShippedKernelsDriver, OldestDriverCompilesThem) {
   const auto levels = ops::cuda::PtxLevels();
-  if (levels.empty() || levels.front() > 61) GTEST_SKIP() << "kernels of nvcc, or none: they need a new driver";
+  if (levels.empty() || levels.front() > 61)
+    GTEST_SKIP() << "kernels of nvcc, or none: they need a new driver";
   EXPECT_NE(Shipped("driver=11040,cc=8.6"), nullptr);
 }
 
 TEST(ShippedKernelsDriver, LostCardEndsTheChecks) {
   const auto module = Shipped("lose_at_work=40,cc=8.6");
   if (module == nullptr) GTEST_SKIP() << "this build has no kernels";
-  EXPECT_EQ(cuda::RunOpChecks(module, {.small = true, .seed = 1, .progress = nullptr}).status().code(),
-            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(
+      cuda::RunOpChecks(module, {.small = true, .seed = 1, .progress = nullptr}).status().code(),
+      absl::StatusCode::kUnavailable);
 }
 
 TEST(ShippedKernelsDriver, FullCardIsAnErrorOfTheCheck) {

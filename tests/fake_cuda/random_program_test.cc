@@ -1,6 +1,6 @@
-// Programs drawn at random: kernels on several streams, over shared buffers, with every wait that their hazards
-// need. Right ones give the result of running one after another for every seed; with one needed wait left out, some seed shows
-// it.
+// Programs drawn at random: kernels on several streams, over shared buffers, with every wait that
+// their hazards need. Right ones give the result of running one after another for every seed; with
+// one needed wait left out, some seed shows it.
 #include <map>
 #include <random>
 
@@ -25,7 +25,8 @@ struct Step {
   std::vector<int> waits;
 };
 
-// Waits for the last conflicting step of every other stream: who wrote what is read, who read or wrote what is written.
+// Waits for the last conflicting step of every other stream: who wrote what is read, who read or
+// wrote what is written.
 std::vector<Step> MakeProgram(uint32_t seed, int length) {
   std::mt19937 random(seed);
   std::vector<Step> steps;
@@ -51,7 +52,8 @@ std::vector<std::vector<uint32_t>> Reference(const std::vector<Step>& steps) {
   std::vector<std::vector<uint32_t>> buffers(kBuffers, std::vector<uint32_t>(kN, 0x01010101u));
   for (const Step& step : steps) {
     for (uint32_t i = 0; i < kN; ++i) {
-      buffers[static_cast<size_t>(step.to)][i] = buffers[static_cast<size_t>(step.from)][i] * 3 + step.value;
+      buffers[static_cast<size_t>(step.to)][i] =
+          buffers[static_cast<size_t>(step.from)][i] * 3 + step.value;
     }
   }
   return buffers;
@@ -64,7 +66,8 @@ std::vector<Step> EarlyOrder(const std::vector<Step>& steps, int victim) {
   while (!todo.empty()) {
     const int at = todo.back();
     todo.pop_back();
-    std::vector<int> after = at == victim ? std::vector<int>() : steps[static_cast<size_t>(at)].waits;
+    std::vector<int> after =
+        at == victim ? std::vector<int>() : steps[static_cast<size_t>(at)].waits;
     for (int j = at - 1; j >= 0; --j) {
       if (steps[static_cast<size_t>(j)].stream != steps[static_cast<size_t>(at)].stream) continue;
       after.push_back(j);
@@ -116,7 +119,8 @@ absl::Status Enqueue(Machine& m, const std::vector<Step>& steps, int left_out) {
     const Step& step = steps[i];
     Stream& stream = *m.streams[static_cast<size_t>(step.stream)];
     for (const int wait : step.waits) {
-      if (static_cast<int>(i) != left_out) RETURN_IF_ERROR(stream.Wait(done[static_cast<size_t>(wait)]));
+      if (static_cast<int>(i) != left_out)
+        RETURN_IF_ERROR(stream.Wait(done[static_cast<size_t>(wait)]));
     }
     RETURN_IF_ERROR(Mix(stream, {m.buffers[static_cast<size_t>(step.to)], kN, step.value,
                                  m.buffers[static_cast<size_t>(step.from)]}));
@@ -137,7 +141,8 @@ absl::StatusOr<std::vector<std::vector<uint32_t>>> Download(Machine& m) {
   return out;
 }
 
-absl::StatusOr<std::vector<std::vector<uint32_t>>> RunProgram(const std::vector<Step>& steps, int seed, int left_out) {
+absl::StatusOr<std::vector<std::vector<uint32_t>>> RunProgram(const std::vector<Step>& steps,
+                                                              int seed, int left_out) {
   FakeCuda::Get().Reset(absl::StrCat("seed=", seed));
   ASSIGN_OR_RETURN(Machine m, Open());
   RETURN_IF_ERROR(Enqueue(m, steps, left_out));
@@ -157,7 +162,8 @@ TEST(RandomPrograms, RightOnesAreRightInEveryOrder) {
   EXPECT_EQ(FakeCuda::Get().Reports(), "");
 }
 
-// The same program captured: the first stream begins, the others join by a wait and are waited for at the end.
+// The same program captured: the first stream begins, the others join by a wait and are waited for
+// at the end.
 TEST(RandomPrograms, CapturedTheyAreTheSame) {
   for (uint32_t program = 0; program < 20; ++program) {
     std::vector<Step> steps = MakeProgram(program, 10);
@@ -207,7 +213,9 @@ TEST(RandomPrograms, AWaitLeftOutIsFound) {
     const auto want = Reference(steps);
     for (int victim = 0; victim < static_cast<int>(steps.size()); ++victim) {
       // Waits that others imply, or whose want nobody sees, are no mistake to leave out.
-      if (steps[static_cast<size_t>(victim)].waits.empty() || Reference(EarlyOrder(steps, victim)) == want) continue;
+      if (steps[static_cast<size_t>(victim)].waits.empty() ||
+          Reference(EarlyOrder(steps, victim)) == want)
+        continue;
       ++planted;
       for (int seed = 0; seed < 40; ++seed) {
         auto got = RunProgram(steps, seed, victim);

@@ -1,5 +1,5 @@
-// Streams, events, pinned memory and graphs, in the random orders of the fake library: what is right never fails, what lacks
-// a wait is found.
+// Streams, events, pinned memory and graphs, in the random orders of the fake library: what is
+// right never fails, what lacks a wait is found.
 #include <atomic>
 #include <thread>
 
@@ -52,7 +52,8 @@ absl::StatusOr<Cards> Open() {
 
 uint32_t* Words(const PinnedMemory& memory) { return reinterpret_cast<uint32_t*>(memory.data()); }
 
-// Three rounds of: copy in on one stream, compute on another, copy out on the first. The sum of what came out, or an error.
+// Three rounds of: copy in on one stream, compute on another, copy out on the first. The sum of
+// what came out, or an error.
 absl::StatusOr<uint64_t> Rounds(Mistake mistake) {
   ASSIGN_OR_RETURN(Cards cards, Open());
   uint64_t sum = 0;
@@ -197,7 +198,8 @@ TEST(Streams, TwoCardsByPeerCopyAndEvent) {
     ASSERT_OK(Mix(**second, {*b, kN, 5, *b}));
     std::vector<uint32_t> out(kN);
     ASSERT_OK((*second)->CopyToHost(out.data(), *b, kBytes));
-    for (const uint32_t value : out) ASSERT_EQ(value, (0x01010101u * 3 + 5) * 3 + 5) << "seed " << seed;
+    for (const uint32_t value : out)
+      ASSERT_EQ(value, (0x01010101u * 3 + 5) * 3 + 5) << "seed " << seed;
     EXPECT_EQ(rig->contexts[0]->EnablePeer(*rig->contexts[1]).value(), false);
   }
 }
@@ -238,7 +240,8 @@ TEST(Graphs, CaptureLaunchUpdate) {
       for (uint32_t i = 0; i < kN; ++i) Words(cards->in)[i] = i + round;
       ASSERT_OK(cards->copies->Launch(graph));
       ASSERT_OK(cards->copies->Synchronize());
-      for (uint32_t i = 0; i < kN; ++i) ASSERT_EQ(Words(cards->out)[i], (i + round) * 3 + round) << "seed " << seed;
+      for (uint32_t i = 0; i < kN; ++i)
+        ASSERT_EQ(Words(cards->out)[i], (i + round) * 3 + round) << "seed " << seed;
     }
     // Another shape under the same graph is instantiated anew.
     ASSERT_OK(cards->copies->BeginCapture());

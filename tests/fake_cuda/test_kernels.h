@@ -1,4 +1,5 @@
-// Small kernels for tests of the driver, as PTX by hand: what they compute depends on the order in which they run.
+// Small kernels for tests of the driver, as PTX by hand: what they compute depends on the order in
+// which they run.
 #pragma once
 
 #include <cstdint>
@@ -6,13 +7,14 @@
 namespace lanyard::fake_cuda {
 
 struct MixArgs {
-  uint64_t to = 0;    // uint32_t[n]
+  uint64_t to = 0;  // uint32_t[n]
   uint32_t n = 0;
   uint32_t value = 0;
   uint64_t from = 0;  // uint32_t[n]
 };
 
-// mix: to[i] = from[i] * 3 + value. mix_unbounded: the same without looking at n. Blocks of any size, one element a thread.
+// mix: to[i] = from[i] * 3 + value. mix_unbounded: the same without looking at n. Blocks of any
+// size, one element a thread.
 inline constexpr char kMixPtx[] = R"(
 .version 7.0
 .target sm_61

@@ -33,9 +33,10 @@ void MarkDone(Op& op) {
 }
 
 // Copies between two memories; what nobody wrote stays not written.
-absl::Status CopyAcross(ptx::Memory& to_memory, uint64_t to, const ptx::Memory& from_memory, uint64_t from,
-                        size_t bytes) {
-  if (from_memory.IsInitialised(from, bytes)) return to_memory.Write(to, reinterpret_cast<const void*>(from), bytes);
+absl::Status CopyAcross(ptx::Memory& to_memory, uint64_t to, const ptx::Memory& from_memory,
+                        uint64_t from, size_t bytes) {
+  if (from_memory.IsInitialised(from, bytes))
+    return to_memory.Write(to, reinterpret_cast<const void*>(from), bytes);
   if (bytes == 1) return to_memory.MarkUninitialised(to, 1);
   const size_t half = bytes / 2;
   RETURN_IF_ERROR(CopyAcross(to_memory, to, from_memory, from, half));
@@ -131,7 +132,8 @@ void World::Report(const std::string& text) {
 
 void World::Lose(int device, int code) {
   card(device).lost = code;
-  // Whoever waits must not wait for ever; the waiting card computes with whatever is there, the caller hears of the loss.
+  // Whoever waits must not wait for ever; the waiting card computes with whatever is there, the
+  // caller hears of the loss.
   for (auto& [handle, stream] : streams) {
     if (stream->device != device) continue;
     for (Op& op : stream->queue) {
@@ -143,7 +145,8 @@ void World::Lose(int device, int code) {
 
 std::shared_ptr<Capture> World::CaptureOfThisThread() const {
   for (const auto& [handle, stream] : streams) {
-    if (stream->capture != nullptr && stream->capture->thread == std::this_thread::get_id()) return stream->capture;
+    if (stream->capture != nullptr && stream->capture->thread == std::this_thread::get_id())
+      return stream->capture;
   }
   return nullptr;
 }
@@ -189,8 +192,8 @@ bool World::Ready(const Stream& stream) const {
   return true;
 }
 
-// One piece of work of one stream. Half of the time the stream of the highest priority goes on (so that one runs far ahead
-// of another), half of the time any; priorities change now and then.
+// One piece of work of one stream. Half of the time the stream of the highest priority goes on (so
+// that one runs far ahead of another), half of the time any; priorities change now and then.
 bool World::Step() {
   std::vector<std::pair<Handle, Stream*>> ready;
   for (auto& [handle, stream] : streams) {
@@ -218,9 +221,14 @@ void World::RunFront(Stream& stream) {
       Execute(work);
       return;
     }
-    case Op::Kind::kRecord: MarkDone(op); break;
-    case Op::Kind::kWait: break;
-    case Op::Kind::kGraph: RunNode(stream, op); return;
+    case Op::Kind::kRecord:
+      MarkDone(op);
+      break;
+    case Op::Kind::kWait:
+      break;
+    case Op::Kind::kGraph:
+      RunNode(stream, op);
+      return;
   }
   stream.queue.pop_front();
 }
@@ -231,7 +239,8 @@ void World::RunNode(Stream& stream, Op& op) {
   for (size_t i = 0; i < nodes->size(); ++i) {
     if (op.node_done[i]) continue;
     const auto& after = (*nodes)[i].after;
-    if (std::all_of(after.begin(), after.end(), [&](int n) { return op.node_done[n]; })) ready.push_back(i);
+    if (std::all_of(after.begin(), after.end(), [&](int n) { return op.node_done[n]; }))
+      ready.push_back(i);
   }
   if (!ready.empty()) {
     const size_t node = ready[Random(ready.size())];
@@ -312,30 +321,38 @@ absl::Status World::Copy(const Work& work) {
   ptx::Memory& memory = *card(work.device).memory;
   switch (work.kind) {
     case WorkKind::kToDevice:
-      return memory.Write(work.to, work.staged.empty() ? reinterpret_cast<const void*>(work.from) : work.staged.data(),
-                          work.bytes);
+      return memory.Write(
+          work.to,
+          work.staged.empty() ? reinterpret_cast<const void*>(work.from) : work.staged.data(),
+          work.bytes);
     case WorkKind::kToHost:
       RETURN_IF_ERROR(memory.CheckRange(work.from, work.bytes));
       if (!memory.IsInitialised(work.from, work.bytes)) {
         ++stats.uninitialised_reads;
-        if (config.strict_reads) return memory.Read(work.from, reinterpret_cast<void*>(work.to), work.bytes);
+        if (config.strict_reads)
+          return memory.Read(work.from, reinterpret_cast<void*>(work.to), work.bytes);
       }
-      std::memcpy(reinterpret_cast<void*>(work.to), reinterpret_cast<const void*>(work.from), work.bytes);
+      std::memcpy(reinterpret_cast<void*>(work.to), reinterpret_cast<const void*>(work.from),
+                  work.bytes);
       return absl::OkStatus();
-    case WorkKind::kOnDevice: return memory.Copy(work.to, work.from, work.bytes);
+    case WorkKind::kOnDevice:
+      return memory.Copy(work.to, work.from, work.bytes);
     case WorkKind::kPeer:
       RETURN_IF_ERROR(memory.CheckRange(work.from, work.bytes));
       return CopyAcross(*card(work.to_device).memory, work.to, memory, work.from, work.bytes);
-    case WorkKind::kFill: return memory.Set(work.to, work.value, work.bytes);
-    case WorkKind::kKernel: break;
+    case WorkKind::kFill:
+      return memory.Set(work.to, work.value, work.bytes);
+    case WorkKind::kKernel:
+      break;
   }
   return Internal("no copy");
 }
 
 void World::Fault(const Work& work, const absl::Status& why) {
-  constexpr const char* kWhat[] = {"kernel", "copy to the card", "copy to the host", "copy on the card",
-                                   "copy between cards", "fill"};
-  Report(absl::StrCat("cuda:", work.device, ": ", kWhat[static_cast<int>(work.kind)], ": ", why.message()));
+  constexpr const char* kWhat[] = {"kernel",           "copy to the card",   "copy to the host",
+                                   "copy on the card", "copy between cards", "fill"};
+  Report(absl::StrCat("cuda:", work.device, ": ", kWhat[static_cast<int>(work.kind)], ": ",
+                      why.message()));
   Lose(work.device, CodeOf(why));
 }
 

@@ -1,11 +1,13 @@
-// What stands behind libfakecuda.so: cards with memory of their own, streams as queues that run late and in a random order
-// of those that are legal, events, captures and graphs; kernels run on tests/ptx's machine.
+// What stands behind libfakecuda.so: cards with memory of their own, streams as queues that run
+// late and in a random order of those that are legal, events, captures and graphs; kernels run on
+// tests/ptx's machine.
 //
-// Work runs only when somebody waits (or now and then before, as the seed will have it), so that a missing event wait, a
-// pinned buffer reused too early or read too early shows as a wrong result for some seed. What a card's checks find is
-// printed, kept, and loses the card, as the driver does.
-// Threads: everything under World's mutex, which every call takes (entry.h). Whoever waits for work lets others in after each
-// piece of it, so that a heartbeat that asks for free memory is not kept for a whole step.
+// Work runs only when somebody waits (or now and then before, as the seed will have it), so that a
+// missing event wait, a pinned buffer reused too early or read too early shows as a wrong result
+// for some seed. What a card's checks find is printed, kept, and loses the card, as the driver
+// does. Threads: everything under World's mutex, which every call takes (entry.h). Whoever waits
+// for work lets others in after each piece of it, so that a heartbeat that asks for free memory is
+// not kept for a whole step.
 #pragma once
 
 #include <atomic>
@@ -39,7 +41,7 @@ enum class WorkKind { kKernel, kToDevice, kToHost, kOnDevice, kPeer, kFill };
 // What a stream does, and what a graph's node does.
 struct Work {
   WorkKind kind = WorkKind::kKernel;
-  int device = 0;                            // whose stream; copies between cards read this one's memory
+  int device = 0;  // whose stream; copies between cards read this one's memory
   std::shared_ptr<const ptx::Module> module;  // keeps the kernel
   const ptx::Kernel* kernel = nullptr;
   ptx::LaunchConfig launch;
@@ -49,7 +51,7 @@ struct Work {
   size_t bytes = 0;
   uint8_t value = 0;
   int to_device = 0;
-  std::vector<uint8_t> staged;               // a copy from pageable memory read it at the call
+  std::vector<uint8_t> staged;  // a copy from pageable memory read it at the call
 };
 
 struct Node {
@@ -114,8 +116,8 @@ struct Card {
   int ordinal = 0;
   CardConfig config;
   int retained = 0;
-  int lost = 0;  // the CUresult that every call gets
-  std::set<int> peers;  // cards whose memory this one may reach
+  int lost = 0;                         // the CUresult that every call gets
+  std::set<int> peers;                  // cards whose memory this one may reach
   std::atomic<uint64_t> used_bytes{0};  // NVML reads it without the mutex
   uint64_t peak_bytes = 0;
   std::map<uint64_t, uint64_t> allocations;
@@ -132,7 +134,7 @@ struct Stats {
   uint64_t calls = 0;  // those that lose_at counts
   uint64_t allocs = 0;
   uint64_t host_allocs = 0;
-  uint64_t work = 0;   // kernels, copies, fills that ran
+  uint64_t work = 0;  // kernels, copies, fills that ran
   uint64_t kernels = 0;
   uint64_t graphs = 0;
   uint64_t peer_copies = 0;
@@ -144,8 +146,9 @@ class World {
   static World& Get();
 
   std::mutex mutex;
-  std::atomic<int> waiting{0};  // calls that want the mutex: long runs let them in between pieces of work
-  bool configured = false;  // by Reset
+  std::atomic<int> waiting{
+      0};  // calls that want the mutex: long runs let them in between pieces of work
+  bool configured = false;        // by Reset
   std::atomic<bool> hung{false};  // a driver that does not answer: cuMemGetInfo waits for as long
   Config config;
   std::vector<std::unique_ptr<Card>> cards;
@@ -162,7 +165,8 @@ class World {
 
   // Forgets everything and starts anew; false when the text is no configuration (printed).
   bool Reset(const char* text);
-  // A call that reaches a card: counts it, loses the card if it is time. The CUresult to return at once, or 0.
+  // A call that reaches a card: counts it, loses the card if it is time. The CUresult to return at
+  // once, or 0.
   int Enter(int device);
   Card& card(int device) { return *cards[device]; }
   Card* CardOfContext(Handle context);

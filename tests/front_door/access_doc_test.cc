@@ -11,7 +11,8 @@
 namespace lanyard::front_door {
 namespace {
 
-constexpr char kBegin[] = "<!-- routes: made by tests/front_door (LANYARD_UPDATE_DOCS=1 makes it anew) -->\n";
+constexpr char kBegin[] =
+    "<!-- routes: made by tests/front_door (LANYARD_UPDATE_DOCS=1 makes it anew) -->\n";
 constexpr char kEnd[] = "<!-- /routes -->\n";
 
 std::string Table() {
@@ -20,7 +21,8 @@ std::string Table() {
   for (const web::Route& route : router.routes()) {
     const bool open = route.access == web::Access::kPublic;
     absl::StrAppend(&out, "| `", route.method, " ", route.path, "` | ", open ? "yes" : "401", " | ",
-                    route.access == web::Access::kAdmin ? "403" : "yes", " | yes | ", route.about, " |\n");
+                    route.access == web::Access::kAdmin ? "403" : "yes", " | yes | ", route.about,
+                    " |\n");
   }
   return out + "| anything else | 401 | 404, 405 | 404, 405 | |\n";
 }
@@ -31,7 +33,8 @@ TEST(AccessDocTest, TheTableIsTheServers) {
   std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   const size_t begin = text.find(kBegin);
   const size_t end = text.find(kEnd);
-  ASSERT_TRUE(begin != text.npos && end != text.npos && begin < end) << path << " has no place for the table";
+  ASSERT_TRUE(begin != text.npos && end != text.npos && begin < end)
+      << path << " has no place for the table";
   const size_t first = begin + sizeof(kBegin) - 1;
   if (std::getenv("LANYARD_UPDATE_DOCS") != nullptr) {
     text.replace(first, end - first, Table());

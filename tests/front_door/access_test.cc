@@ -1,4 +1,5 @@
-// Every route for every kind of caller, over sockets and TLS; keys over HTTP; revocation in the middle of an answer.
+// Every route for every kind of caller, over sockets and TLS; keys over HTTP; revocation in the
+// middle of an answer.
 #include <cctype>
 
 #include "base/api_key.h"
@@ -20,7 +21,8 @@ std::string PathOf(const web::Route& route) {
 
 // Well-formed, and as harmless as can be: an empty object.
 std::string RequestOf(const web::Route& route, const std::string& headers) {
-  return route.method + " " + PathOf(route) + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + headers + "\r\n{}";
+  return route.method + " " + PathOf(route) +
+         " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + headers + "\r\n{}";
 }
 
 class AccessTest : public Rig {};
@@ -52,7 +54,9 @@ class CellTest : public AccessTest {
     altered[40] = altered[40] == 'x' ? 'y' : 'x';
     ApiKeyText other_secret = *ApiKeyText::Parse(good);
     other_secret.secret[5] = static_cast<char>(other_secret.secret[5] + 1);
-    const auto bearer = [](const std::string& text) { return "Authorization: Bearer " + text + "\r\n"; };
+    const auto bearer = [](const std::string& text) {
+      return "Authorization: Bearer " + text + "\r\n";
+    };
     return {
         {"no credentials", "", nullptr, 0},
         {"an empty Bearer", bearer(""), nullptr, 0},
@@ -69,7 +73,8 @@ class CellTest : public AccessTest {
         {"the key without a scheme", "Authorization: " + good + "\r\n", nullptr, 0},
         {"the key as a cookie", "Cookie: api_key=" + good + "\r\n", nullptr, 0},
         {"a wrong x-api-key", "x-api-key: " + altered + "\r\n", nullptr, 0},
-        {"a forwarded user", "X-Forwarded-User: admin\r\nX-OpenWebUI-User-Role: admin\r\n", nullptr, 0},
+        {"a forwarded user", "X-Forwarded-User: admin\r\nX-OpenWebUI-User-Role: admin\r\n", nullptr,
+         0},
         {"a worker's certificate", "", &worker_, 0},
         {"a good key", bearer(good), nullptr, 1},
         {"a good x-api-key", "x-api-key: " + good + "\r\n", nullptr, 1},
@@ -85,7 +90,8 @@ class CellTest : public AccessTest {
     const int status = StatusOf(answer);
     const int needed = route.access == Access::kPublic ? 0 : route.access == Access::kUser ? 1 : 2;
     if (who.rank >= needed) {
-      EXPECT_TRUE(status != 401 && status != 403 && status != 429 && status != 0) << where << "\n" << answer;
+      EXPECT_TRUE(status != 401 && status != 403 && status != 429 && status != 0) << where << "\n"
+                                                                                  << answer;
       return;
     }
     ASSERT_EQ(status, who.rank == 0 ? 401 : 403) << where << "\n" << answer;
@@ -108,7 +114,8 @@ TEST_F(CellTest, EveryRouteForEveryCaller) {
       ++cells;
     }
     // A path that is none.
-    EXPECT_EQ(StatusOf(Ask(Get("/nowhere", who.headers), who.identity)), who.rank == 0 ? 401 : 404) << who.name;
+    EXPECT_EQ(StatusOf(Ask(Get("/nowhere", who.headers), who.identity)), who.rank == 0 ? 401 : 404)
+        << who.name;
   }
   EXPECT_FALSE(generator_.shutdown_requested());
   EXPECT_EQ(StatusOf(Ask(Post("/admin/v1/stop", "{}"), &admin_)), 202);
@@ -124,21 +131,26 @@ TEST_F(AccessTest, OneConstantForStrangers) {
   generator_.set_ready(false);
   EXPECT_EQ(health(), R"({"status":"ok"})");
   const std::string refusal = BodyOf(Ask(Get("/v1/models")));
-  for (const char* path : {"/readyz", "/metrics", "/version", "/livez", "/", "/admin/v1/status", "/admin/v1/keys/x", "/nope",
-                           "/health/", "//health", "/v1/models/x", "/HEALTH", "/health%2f"}) {
+  for (const char* path :
+       {"/readyz", "/metrics", "/version", "/livez", "/", "/admin/v1/status", "/admin/v1/keys/x",
+        "/nope", "/health/", "//health", "/v1/models/x", "/HEALTH", "/health%2f"}) {
     const std::string answer = Ask(Get(path));
     EXPECT_EQ(StatusOf(answer), 401) << path;
     EXPECT_EQ(BodyOf(answer), refusal) << path;
   }
   // Not even the body is read.
-  EXPECT_EQ(StatusOf(Ask("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n")), 401);
+  EXPECT_EQ(
+      StatusOf(Ask(
+          "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n")),
+      401);
 }
 
 TEST_F(AccessTest, KeysOverHttp) {
   UseTls();
   Start();
   const Identity admin = Issue(authority_, {.common_name = "admin", .alternative_names = ""});
-  const std::string made = Ask(Post("/admin/v1/keys", R"({"name":"laptop","ttl_seconds":60})"), &admin);
+  const std::string made =
+      Ask(Post("/admin/v1/keys", R"({"name":"laptop","ttl_seconds":60})"), &admin);
   ASSERT_EQ(StatusOf(made), 201) << made;
   EXPECT_NE(made.find("Cache-Control: no-store"), made.npos);
   const json key = json::parse(BodyOf(made));
@@ -163,8 +175,11 @@ TEST_F(AccessTest, KeysOverHttp) {
   EXPECT_EQ(code(R"({"name":"x","ttl_seconds":-1})").substr(0, 3), "400");
   EXPECT_EQ(code("nonsense"), "400 \"invalid_json\"");
 
-  EXPECT_EQ(StatusOf(Ask("DELETE /admin/v1/keys/nobody HTTP/1.1\r\nHost: localhost\r\n\r\n", &admin)), 404);
-  const std::string gone = Ask("DELETE /admin/v1/keys/laptop HTTP/1.1\r\nHost: localhost\r\n\r\n", &admin);
+  EXPECT_EQ(
+      StatusOf(Ask("DELETE /admin/v1/keys/nobody HTTP/1.1\r\nHost: localhost\r\n\r\n", &admin)),
+      404);
+  const std::string gone =
+      Ask("DELETE /admin/v1/keys/laptop HTTP/1.1\r\nHost: localhost\r\n\r\n", &admin);
   EXPECT_EQ(json::parse(BodyOf(gone))["revoked_unix_s"], now_.load());
   EXPECT_EQ(StatusOf(Ask(Get("/v1/models", bearer))), 401);
 }
@@ -189,7 +204,10 @@ TEST_F(AccessTest, RevocationEndsRunningAnswersWithinASecond) {
     ASSERT_TRUE(keys_->Revoke(key.info.id).ok());
     EXPECT_EQ(StatusOf(Ask(Get("/v1/models", Bearer(key)))), 401);
     ASSERT_TRUE(Eventually([&] { return generator_.open() == 1; }));
-    worst_ms = std::max(worst_ms, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    worst_ms =
+        std::max(worst_ms,
+                 std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+                     .count());
     EXPECT_TRUE(streaming->ReadUntil("\r\n0\r\n\r\n"));
     EXPECT_NE(streaming->got().find("invalid_api_key"), std::string::npos) << streaming->got();
     EXPECT_EQ(StatusOf(waiting->ReadAnswer()), 401);
@@ -204,7 +222,9 @@ TEST_F(AccessTest, ExpiryEndsRunningAnswersToo) {
   Start();
   const auto key = MakeKey("k", 60);
   const auto client = Connect();
-  client->Send(Post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"STALL"}],"stream":true})", Bearer(key)));
+  client->Send(Post("/v1/chat/completions",
+                    R"({"messages":[{"role":"user","content":"STALL"}],"stream":true})",
+                    Bearer(key)));
   ASSERT_TRUE(client->ReadUntil("assistant"));
   now_ += 60;
   EXPECT_TRUE(client->ReadUntil("invalid_api_key"));

@@ -44,8 +44,10 @@ Client::~Client() {
 bool Client::Send(const std::string& bytes) {
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t n = ssl_ != nullptr ? SSL_write(ssl_, bytes.data() + done, static_cast<int>(bytes.size() - done))
-                                      : ::send(fd_, bytes.data() + done, bytes.size() - done, MSG_NOSIGNAL);
+    const ssize_t n =
+        ssl_ != nullptr
+            ? SSL_write(ssl_, bytes.data() + done, static_cast<int>(bytes.size() - done))
+            : ::send(fd_, bytes.data() + done, bytes.size() - done, MSG_NOSIGNAL);
     if (n <= 0) return false;
     done += static_cast<size_t>(n);
   }
@@ -58,10 +60,13 @@ bool Client::ReadSome() {
     if (::poll(&fd, 1, 10'000) <= 0) return false;
   }
   char buffer[65536];
-  const ssize_t n = ssl_ != nullptr ? SSL_read(ssl_, buffer, sizeof(buffer)) : ::recv(fd_, buffer, sizeof(buffer), 0);
+  const ssize_t n = ssl_ != nullptr ? SSL_read(ssl_, buffer, sizeof(buffer))
+                                    : ::recv(fd_, buffer, sizeof(buffer), 0);
   if (n <= 0) {
     closed_ = true;
-    if (const char* reason = ERR_reason_error_string(ERR_peek_error()); ssl_ != nullptr && reason != nullptr) error_ = reason;
+    if (const char* reason = ERR_reason_error_string(ERR_peek_error());
+        ssl_ != nullptr && reason != nullptr)
+      error_ = reason;
     return false;
   }
   got_.append(buffer, static_cast<size_t>(n));
@@ -98,11 +103,14 @@ std::string Get(const std::string& path, const std::string& headers) {
 }
 
 std::string Post(const std::string& path, const std::string& body, const std::string& headers) {
-  return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" + headers +
-         "\r\n" + body;
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
+         headers + "\r\n" + body;
 }
 
-int StatusOf(const std::string& answer) { return answer.size() < 12 ? 0 : std::atoi(answer.c_str() + 9); }
+int StatusOf(const std::string& answer) {
+  return answer.size() < 12 ? 0 : std::atoi(answer.c_str() + 9);
+}
 
 std::string BodyOf(const std::string& answer) {
   const size_t at = answer.find("\r\n\r\n");

@@ -1,4 +1,5 @@
-// A blocking HTTP/1.1 client for tests, in plaintext or TLS: whatever bytes are wanted, from whatever loopback address.
+// A blocking HTTP/1.1 client for tests, in plaintext or TLS: whatever bytes are wanted, from
+// whatever loopback address.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -11,10 +12,11 @@ namespace lanyard::front_door {
 class Client {
  public:
   struct Options {
-    std::string from;                  // a source address such as 127.0.0.2; empty: any
-    std::shared_ptr<SSL_CTX> tls;      // null: plaintext
+    std::string from;              // a source address such as 127.0.0.2; empty: any
+    std::shared_ptr<SSL_CTX> tls;  // null: plaintext
   };
-  // "127.0.0.1:PORT". A failed TLS handshake leaves connected() false and error() in OpenSSL's words.
+  // "127.0.0.1:PORT". A failed TLS handshake leaves connected() false and error() in OpenSSL's
+  // words.
   Client(const std::string& address, Options options);
   explicit Client(const std::string& address) : Client(address, Options()) {}
   ~Client();

@@ -29,12 +29,14 @@ Identity Make(const IssueOptions& options, const Identity* authority) {
   X509_gmtime_adj(X509_getm_notBefore(x), options.from_seconds);
   X509_gmtime_adj(X509_getm_notAfter(x), options.to_seconds);
   X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC,
-                             reinterpret_cast<const unsigned char*>(options.common_name.c_str()), -1, -1, 0);
+                             reinterpret_cast<const unsigned char*>(options.common_name.c_str()),
+                             -1, -1, 0);
   X509* const issuer = authority != nullptr ? authority->certificate.get() : x;
   X509_set_issuer_name(x, X509_get_subject_name(issuer));
   X509_set_pubkey(x, out.key.get());
   if (authority == nullptr) Extend(x, issuer, NID_basic_constraints, "critical,CA:TRUE");
-  if (!options.alternative_names.empty()) Extend(x, issuer, NID_subject_alt_name, options.alternative_names);
+  if (!options.alternative_names.empty())
+    Extend(x, issuer, NID_subject_alt_name, options.alternative_names);
   X509_sign(x, authority != nullptr ? authority->key.get() : out.key.get(), EVP_sha256());
   return out;
 }
@@ -58,15 +60,18 @@ Identity MakeAuthority(const std::string& common_name) {
   return Make({.common_name = common_name, .alternative_names = "", .to_seconds = 86400}, nullptr);
 }
 
-Identity Issue(const Identity& authority, const IssueOptions& options) { return Make(options, &authority); }
+Identity Issue(const Identity& authority, const IssueOptions& options) {
+  return Make(options, &authority);
+}
 
 std::string CommonNameOfPem(const std::string& pem) {
-  const std::unique_ptr<BIO, decltype(&BIO_free_all)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
-                                                          BIO_free_all);
+  const std::unique_ptr<BIO, decltype(&BIO_free_all)> bio(
+      BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())), BIO_free_all);
   const Certificate certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
   if (certificate == nullptr) return "";
   char name[256] = "";
-  X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()), NID_commonName, name, sizeof(name));
+  X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()), NID_commonName, name,
+                            sizeof(name));
   return name;
 }
 

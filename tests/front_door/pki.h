@@ -29,8 +29,10 @@ Identity Issue(const Identity& authority, const IssueOptions& options);
 
 std::string CommonNameOfPem(const std::string& pem);
 
-// TLS 1.3 only. The server asks for a client certificate of `authority` and does without; the client checks the server's.
+// TLS 1.3 only. The server asks for a client certificate of `authority` and does without; the
+// client checks the server's.
 std::shared_ptr<SSL_CTX> ServerContext(const Identity& identity, const Identity& authority);
-std::shared_ptr<SSL_CTX> ClientContext(const Identity& authority, const Identity* identity = nullptr);
+std::shared_ptr<SSL_CTX> ClientContext(const Identity& authority,
+                                       const Identity* identity = nullptr);
 
 }  // namespace lanyard::front_door

@@ -39,7 +39,8 @@ class Rig : public ::testing::Test {
   // Certificates whose common name begins with "admin" are administrators'.
   void UseTls() {
     authority_ = MakeAuthority("cluster");
-    identity_ = Issue(authority_, {.common_name = "server", .alternative_names = "DNS:localhost,IP:127.0.0.1"});
+    identity_ = Issue(authority_,
+                      {.common_name = "server", .alternative_names = "DNS:localhost,IP:127.0.0.1"});
     options_.tls = [context = ServerContext(identity_, authority_)] { return context; };
     options_.admin_of = [](const std::string& pem) -> absl::StatusOr<std::string> {
       const std::string name = CommonNameOfPem(pem);
@@ -57,7 +58,9 @@ class Rig : public ::testing::Test {
     EXPECT_TRUE(key.ok()) << key.status();
     return key.ok() ? *key : coordinator::NewApiKey{};
   }
-  static std::string Bearer(const coordinator::NewApiKey& key) { return "Authorization: Bearer " + key.key + "\r\n"; }
+  static std::string Bearer(const coordinator::NewApiKey& key) {
+    return "Authorization: Bearer " + key.key + "\r\n";
+  }
   // TLS if the server speaks it; with the identity's certificate if there is one.
   std::unique_ptr<Client> Connect(const Identity* identity = nullptr) {
     Client::Options options;

@@ -1,4 +1,5 @@
-// Hundreds of connections that dribble a header for ever, from another address, beside honest clients with a key.
+// Hundreds of connections that dribble a header for ever, from another address, beside honest
+// clients with a key.
 #include <algorithm>
 
 #include "tests/front_door/rig.h"
@@ -22,7 +23,8 @@ class SlowStrangersTest : public Rig {
     return out;
   }
   static double At(const std::vector<double>& sorted, double share) {
-    return sorted[std::min(sorted.size() - 1, static_cast<size_t>(share * static_cast<double>(sorted.size())))];
+    return sorted[std::min(sorted.size() - 1,
+                           static_cast<size_t>(share * static_cast<double>(sorted.size())))];
   }
 };
 
@@ -30,7 +32,8 @@ TEST_F(SlowStrangersTest, HonestClientsHardlyNotice) {
   constexpr int kStrangers = 400;
   UseTls();
   Start();
-  const std::string request = Post("/v1/completions", R"({"prompt":"hi","max_tokens":4})", Bearer(MakeKey("k")));
+  const std::string request =
+      Post("/v1/completions", R"({"prompt":"hi","max_tokens":4})", Bearer(MakeKey("k")));
   Honest(request, 20);  // warm
   const auto before = Honest(request, 300);
 
@@ -42,7 +45,8 @@ TEST_F(SlowStrangersTest, HonestClientsHardlyNotice) {
     const std::string header = Get("/v1/models", "X-Padding: " + std::string(4000, 'x') + "\r\n");
     for (size_t at = 0; !stop; ++at) {
       for (size_t i = 0; i < strangers.size() && !stop; ++i) {
-        // A third of them say nothing of TLS, and one byte after the other otherwise; who was thrown out comes again.
+        // A third of them say nothing of TLS, and one byte after the other otherwise; who was
+        // thrown out comes again.
         const std::string byte(1, i % 3 == 0 ? '\x16' : header[at % header.size()]);
         if (strangers[i] != nullptr && strangers[i]->Send(byte)) continue;
         // Not a flood: at most 20 new ones a round.
@@ -56,7 +60,8 @@ TEST_F(SlowStrangersTest, HonestClientsHardlyNotice) {
     }
   });
   ASSERT_TRUE(Eventually([&] { return opened >= kStrangers; }));
-  // What else runs on the machine only adds: the best of three rounds is the nearest to what strangers alone cost.
+  // What else runs on the machine only adds: the best of three rounds is the nearest to what
+  // strangers alone cost.
   std::vector<double> during = Honest(request, 300);
   for (int round = 0; round < 2; ++round) {
     std::vector<double> again = Honest(request, 300);
@@ -65,10 +70,12 @@ TEST_F(SlowStrangersTest, HonestClientsHardlyNotice) {
   const size_t held = server_->connections();
   stop = true;
   attacker.join();
-  std::printf("honest requests over TLS, ms: p50 %.2f, p99 %.2f alone; p50 %.2f, p99 %.2f beside %d slow strangers "
-              "(%zu held, %d opened, %d thrown out)\n",
-              At(before, 0.5), At(before, 0.99), At(during, 0.5), At(during, 0.99), kStrangers, held, opened.load(),
-              dropped.load());
+  std::printf(
+      "honest requests over TLS, ms: p50 %.2f, p99 %.2f alone; p50 %.2f, p99 %.2f beside %d slow "
+      "strangers "
+      "(%zu held, %d opened, %d thrown out)\n",
+      At(before, 0.5), At(before, 0.99), At(during, 0.5), At(during, 0.99), kStrangers, held,
+      opened.load(), dropped.load());
   EXPECT_LE(held, options_.limits.max_strangers_per_client + 10);
   EXPECT_LT(At(during, 0.99), 10 * At(before, 0.99) + 50);
 }

@@ -1,4 +1,5 @@
-// TLS at the front: versions, certificates, renewal under a running server, plaintext on the wrong port, time-outs.
+// TLS at the front: versions, certificates, renewal under a running server, plaintext on the wrong
+// port, time-outs.
 #include <openssl/err.h>
 
 #include "tests/front_door/rig.h"
@@ -22,12 +23,14 @@ TEST_F(TlsTest, ServesAndStreams) {
     client->Send(Get("/v1/models", Bearer(key)));
     EXPECT_EQ(StatusOf(client->ReadAnswer()), 200);
   }
-  client->Send(Post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"}],"stream":true})", Bearer(key)));
+  client->Send(Post("/v1/chat/completions",
+                    R"({"messages":[{"role":"user","content":"hi"}],"stream":true})", Bearer(key)));
   EXPECT_TRUE(client->ReadUntil("data: [DONE]\n\n\r\n0\r\n\r\n"));
   // A long body, and an answer after which the connection ends with TLS's goodbye.
   const auto closing = Connect();
   const std::string prompt(300'000, 'x');
-  closing->Send(Post("/v1/completions", "{\"prompt\":\"" + prompt + "\"}", Bearer(key) + "Connection: close\r\n"));
+  closing->Send(Post("/v1/completions", "{\"prompt\":\"" + prompt + "\"}",
+                     Bearer(key) + "Connection: close\r\n"));
   EXPECT_TRUE(closing->ReadToEnd());
   EXPECT_EQ(StatusOf(closing->got()), 200);
   EXPECT_EQ(closing->error(), "");
@@ -38,8 +41,10 @@ TEST_F(TlsTest, LeavingCancels) {
   const auto key = MakeKey("k");
   for (const char* stream : {"true", "false"}) {
     auto client = Connect();
-    client->Send(Post("/v1/chat/completions",
-                      absl::StrCat(R"({"messages":[{"role":"user","content":"STALL"}],"stream":)", stream, "}"), Bearer(key)));
+    client->Send(Post(
+        "/v1/chat/completions",
+        absl::StrCat(R"({"messages":[{"role":"user","content":"STALL"}],"stream":)", stream, "}"),
+        Bearer(key)));
     ASSERT_TRUE(Eventually([&] { return generator_.open() == 1; }));
     client.reset();
     EXPECT_TRUE(Eventually([&] { return generator_.open() == 0; }, 1000));
@@ -77,17 +82,21 @@ TEST_F(TlsTest, OldVersionsAndForeignCertificatesAreRefused) {
   const Identity stranger_ca = MakeAuthority("cluster");  // the same name, another key
   const Identity forged = Issue(stranger_ca, {.common_name = "admin", .alternative_names = ""});
   EXPECT_EQ(attempt(ClientContext(authority_, &forged)).substr(0, 7), "refused");
-  const Identity expired =
-      Issue(authority_, {.common_name = "admin", .alternative_names = "", .from_seconds = -7200, .to_seconds = -3600});
+  const Identity expired = Issue(authority_, {.common_name = "admin",
+                                              .alternative_names = "",
+                                              .from_seconds = -7200,
+                                              .to_seconds = -3600});
   EXPECT_EQ(attempt(ClientContext(authority_, &expired)).substr(0, 7), "refused");
-  EXPECT_NE(attempt(ClientContext(stranger_ca)).find("certificate verify failed"), std::string::npos);
+  EXPECT_NE(attempt(ClientContext(stranger_ca)).find("certificate verify failed"),
+            std::string::npos);
 }
 
 TEST_F(TlsTest, CertificatesAreRenewedUnderARunningServer) {
   std::atomic<int> serving{0};
   std::vector<std::shared_ptr<SSL_CTX>> contexts;
   for (int i = 0; i < 20; ++i) {
-    const Identity renewed = Issue(authority_, {.common_name = absl::StrCat("s", i), .alternative_names = ""});
+    const Identity renewed =
+        Issue(authority_, {.common_name = absl::StrCat("s", i), .alternative_names = ""});
     contexts.push_back(ServerContext(renewed, authority_));
   }
   options_.tls = [&] { return contexts[static_cast<size_t>(serving.load())]; };
@@ -125,7 +134,8 @@ TEST_F(TlsTest, SilenceAndHalfHandshakesEnd) {
   EXPECT_TRUE(Eventually([&] { return server_->connections() == 0; }));
 }
 
-// A client certificate does not outlive its revocation in a connection that is kept, nor in one that resumes.
+// A client certificate does not outlive its revocation in a connection that is kept, nor in one
+// that resumes.
 TEST_F(TlsTest, AnAdministratorWhoIsOneNoMore) {
   std::atomic<bool> revoked{false};
   options_.admin_of = [&](const std::string& pem) -> absl::StatusOr<std::string> {

@@ -1,13 +1,13 @@
-// A worker with a valid certificate sends altered hellos, control messages, results and frames to a coordinator's port and
-// to a neighbour's, beside an honest worker. What the honest one sends must arrive unaltered; under ASan nothing may be
-// touched that is not there. Long form, 10^6 messages: ./dev soak hostile.
+// A worker with a valid certificate sends altered hellos, control messages, results and frames to a
+// coordinator's port and to a neighbour's, beside an honest worker. What the honest one sends must
+// arrive unaltered; under ASan nothing may be touched that is not there. Long form, 10^6 messages:
+// ./dev soak hostile.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include <atomic>
 #include <cstdlib>
+#include <thread>
 
 #include "base/version.h"
 #include "coordinator/access/quarantine.h"
@@ -27,9 +27,9 @@
 namespace lanyard::hostile {
 namespace {
 
-using ::testing::HasSubstr;
 using net::testing::NodeOf;
 using net::testing::WaitFor;
+using ::testing::HasSubstr;
 
 uint64_t Messages() {
   const char* soak = std::getenv("LANYARD_SOAK");
@@ -105,7 +105,9 @@ class Frames final : public net::FrameSink {
 class NoParts final : public net::PartProvider {
  public:
   absl::StatusOr<uint64_t> PartBytes(std::string_view) override { return NotFound("no such part"); }
-  absl::Status ReadPart(std::string_view, uint64_t, std::span<uint8_t>) override { return NotFound("no such part"); }
+  absl::Status ReadPart(std::string_view, uint64_t, std::span<uint8_t>) override {
+    return NotFound("no such part");
+  }
 };
 
 net::WorkerHello HelloOf(const std::string& name) {
@@ -136,17 +138,21 @@ class HostileTest : public ::testing::Test {
     neighbour_ = *std::move(stage);
   }
   std::shared_ptr<grpc::Channel> ToCoordinator() {
-    return net::MakeChannel({coordinator_->address(), evil_, identity::TlsName(identity::Role::kCoordinator, "")},
-                            net::kMaxControlMessageBytes);
+    return net::MakeChannel(
+        {coordinator_->address(), evil_, identity::TlsName(identity::Role::kCoordinator, "")},
+        net::kMaxControlMessageBytes);
   }
   std::shared_ptr<grpc::Channel> ToNeighbour() {
-    const std::string name = identity::TlsName(identity::Role::kWorker, NodeOf(neighbour_credential_));
+    const std::string name =
+        identity::TlsName(identity::Role::kWorker, NodeOf(neighbour_credential_));
     return net::MakeChannel({neighbour_->address(), evil_, name}, net::kMaxControlMessageBytes);
   }
 
-  // Sends altered messages of one kind until `count` were read or ended a stream; returns how many streams were ended.
+  // Sends altered messages of one kind until `count` were read or ended a stream; returns how many
+  // streams were ended.
   template <typename Out, typename In, typename Open>
-  uint64_t Attack(uint64_t count, const std::vector<Out>& good, const Out& hello, const Out& ping, const Open& open) {
+  uint64_t Attack(uint64_t count, const std::vector<Out>& good, const Out& hello, const Out& ping,
+                  const Open& open) {
     uint64_t ended = 0;
     for (uint64_t sent = 0; sent < count;) {
       grpc::ClientContext context;
@@ -178,7 +184,8 @@ class HostileTest : public ::testing::Test {
   const net::testing::TestCluster cluster_;
   const std::shared_ptr<identity::LiveCredential> evil_ = cluster_.Worker("evil");
   const std::shared_ptr<identity::LiveCredential> honest_ = cluster_.Worker("honest");
-  const std::shared_ptr<identity::LiveCredential> neighbour_credential_ = cluster_.Worker("neighbour");
+  const std::shared_ptr<identity::LiveCredential> neighbour_credential_ =
+      cluster_.Worker("neighbour");
   std::shared_ptr<identity::LiveCredential> coordinator_credential_;
   Random random_{20261125};
   Events events_;
@@ -227,12 +234,14 @@ uint64_t HostileTest::AttackControl(uint64_t count) {
       ToMessage(HelloOf("evil")),
   };
   return Attack<v1::WorkerMessage, v1::CoordinatorMessage>(
-      count, good, ToMessage(HelloOf("evil")), good[0], [&](grpc::ClientContext* context) { return stub->Join(context); });
+      count, good, ToMessage(HelloOf("evil")), good[0],
+      [&](grpc::ClientContext* context) { return stub->Join(context); });
 }
 
 uint64_t HostileTest::AttackResults(uint64_t count) {
   Silent joined;
-  const auto control = net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("evil"), &joined);
+  const auto control =
+      net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("evil"), &joined);
   EXPECT_TRUE(WaitFor([&] { return joined.welcomed.load(); }));
   // A silent worker would be given up, and its results refused at their hello.
   const std::jthread beats([&control](const std::stop_token& stop) {
@@ -251,7 +260,8 @@ uint64_t HostileTest::AttackResults(uint64_t count) {
   step.tokens = {token, token};
   net::ToProto(step, result.mutable_result());
   return Attack<v1::ResultMessage, v1::FrameReply>(
-      count, {result}, StreamHello<v1::ResultMessage>("evil", PlanId(7)), PingMessage<v1::ResultMessage>(),
+      count, {result}, StreamHello<v1::ResultMessage>("evil", PlanId(7)),
+      PingMessage<v1::ResultMessage>(),
       [&](grpc::ClientContext* context) { return stub->Results(context); });
 }
 
@@ -260,18 +270,21 @@ uint64_t HostileTest::AttackFrames(uint64_t count) {
   v1::FrameMessage frame;
   EXPECT_TRUE(net::ToProto(net::testing::SampleFrame(), frame.mutable_frame()).ok());
   return Attack<v1::FrameMessage, v1::FrameReply>(
-      count, {frame}, StreamHello<v1::FrameMessage>("evil", PlanId(7)), PingMessage<v1::FrameMessage>(),
+      count, {frame}, StreamHello<v1::FrameMessage>("evil", PlanId(7)),
+      PingMessage<v1::FrameMessage>(),
       [&](grpc::ClientContext* context) { return stub->Frames(context); });
 }
 
 TEST_F(HostileTest, AlteredMessagesHurtNobodyElse) {
   Listen(nullptr);
   Silent joined;
-  const auto control = net::ControlClient::Connect({coordinator_->address(), honest_}, HelloOf("honest"), &joined);
+  const auto control =
+      net::ControlClient::Connect({coordinator_->address(), honest_}, HelloOf("honest"), &joined);
   ASSERT_TRUE(WaitFor([&] { return joined.welcomed.load(); }));
   std::atomic<int> closed{0};
   const auto on_closed = [&](const absl::Status&) { ++closed; };
-  const auto results = net::ResultClient::Connect({coordinator_->address(), honest_}, "honest", on_closed);
+  const auto results =
+      net::ResultClient::Connect({coordinator_->address(), honest_}, "honest", on_closed);
   ASSERT_TRUE(results->WaitReady(5000).ok());
   net::RemoteStageOptions to;
   to.address = neighbour_->address();
@@ -310,13 +323,16 @@ TEST_F(HostileTest, AlteredMessagesHurtNobodyElse) {
   EXPECT_EQ(frames_.altered, 0U);
   EXPECT_EQ(closed, 0);
   EXPECT_FALSE(joined.closed);
-  // The alterations were not so mild that nothing was refused, nor so wild that nothing got through.
+  // The alterations were not so mild that nothing was refused, nor so wild that nothing got
+  // through.
   EXPECT_GT(ended_control, each / 50);
   EXPECT_GT(ended_results, each / 50);
   EXPECT_GT(ended_frames, each / 50);
   EXPECT_GT(events_.from_evil, each / 50);
-  std::printf("%lu altered messages; streams ended: control %lu, results %lu, frames %lu; honest messages: %lu\n", 3 * each,
-              ended_control, ended_results, ended_frames, 2 * sent);
+  std::printf(
+      "%lu altered messages; streams ended: control %lu, results %lu, frames %lu; honest messages: "
+      "%lu\n",
+      3 * each, ended_control, ended_results, ended_frames, 2 * sent);
 }
 
 TEST_F(HostileTest, WhoGoesOnIsQuarantinedWithinTwoSeconds) {
@@ -325,7 +341,8 @@ TEST_F(HostileTest, WhoGoesOnIsQuarantinedWithinTwoSeconds) {
   Listen(quarantine);
   const TimeNs start = MonotonicNow();
   Silent joined;
-  const auto control = net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("evil"), &joined);
+  const auto control =
+      net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("evil"), &joined);
   ASSERT_TRUE(WaitFor([&] { return joined.welcomed.load(); }));
   while (quarantine->Check(evil_->Get()->self).ok()) {
     ASSERT_LT(MonotonicNow() - start, 2 * kSecond);
@@ -356,12 +373,16 @@ TEST_F(HostileTest, WhoGoesOnIsQuarantinedWithinTwoSeconds) {
 TEST_F(HostileTest, NoWorkerSpeaksForAnother) {
   Listen(nullptr);
   Silent joined;
-  const auto control = net::ControlClient::Connect({coordinator_->address(), honest_}, HelloOf("honest"), &joined);
+  const auto control =
+      net::ControlClient::Connect({coordinator_->address(), honest_}, HelloOf("honest"), &joined);
   ASSERT_TRUE(WaitFor([&] { return joined.welcomed.load(); }));
-  const auto results = net::ResultClient::Connect({coordinator_->address(), evil_}, "honest", [](const absl::Status&) {});
-  EXPECT_THAT(std::string(results->WaitReady(5000).message()), HasSubstr("may not speak as worker 'honest'"));
+  const auto results = net::ResultClient::Connect({coordinator_->address(), evil_}, "honest",
+                                                  [](const absl::Status&) {});
+  EXPECT_THAT(std::string(results->WaitReady(5000).message()),
+              HasSubstr("may not speak as worker 'honest'"));
   Silent as_honest;
-  const auto other = net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("honest"), &as_honest);
+  const auto other =
+      net::ControlClient::Connect({coordinator_->address(), evil_}, HelloOf("honest"), &as_honest);
   ASSERT_TRUE(WaitFor([&] { return as_honest.closed.load(); }));
   EXPECT_FALSE(as_honest.welcomed);
   EXPECT_FALSE(joined.closed);

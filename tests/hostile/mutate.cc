@@ -15,8 +15,16 @@ using google::protobuf::Reflection;
 template <typename T>
 T Number(Random* random) {
   using L = std::numeric_limits<T>;
-  const std::array<T, 10> interesting = {T{0}, T{1},           L::max(),   L::lowest(),      static_cast<T>(L::max() / 2),
-                                         T{2}, static_cast<T>(-1), T{127}, static_cast<T>(65536), static_cast<T>(1 << 20)};
+  const std::array<T, 10> interesting = {T{0},
+                                         T{1},
+                                         L::max(),
+                                         L::lowest(),
+                                         static_cast<T>(L::max() / 2),
+                                         T{2},
+                                         static_cast<T>(-1),
+                                         T{127},
+                                         static_cast<T>(65536),
+                                         static_cast<T>(1 << 20)};
   if ((*random)() % 4 == 0) return static_cast<T>((*random)());
   return interesting[(*random)() % interesting.size()];
 }
@@ -24,7 +32,7 @@ T Number(Random* random) {
 template <typename T>
 T Real(Random* random) {
   using L = std::numeric_limits<T>;
-  const std::array<T, 8> interesting = {T{0},           T{-0.0},  L::quiet_NaN(),   L::infinity(),
+  const std::array<T, 8> interesting = {T{0},           T{-0.0},  L::quiet_NaN(),  L::infinity(),
                                         -L::infinity(), L::max(), L::denorm_min(), T{-1}};
   return interesting[(*random)() % interesting.size()];
 }
@@ -47,7 +55,8 @@ std::string Text(Random* random, const std::string& before) {
   }
 }
 
-// Proto3's strings are UTF-8 on the wire, else the other side's parser ends it before any check of ours.
+// Proto3's strings are UTF-8 on the wire, else the other side's parser ends it before any check of
+// ours.
 std::string Ascii(std::string text) {
   for (char& c : text) c = static_cast<char>(c & 0x7f);
   return text;
@@ -96,7 +105,8 @@ void AddOne(Message* m, const FieldDescriptor* f, Random* random) {
     case FieldDescriptor::CPPTYPE_MESSAGE:
       r->AddMessage(m, f);
       if (const int n = r->FieldSize(*m, f); n > 1 && (*random)() % 2 == 0) {
-        r->MutableRepeatedMessage(m, f, n - 1)->CopyFrom(r->GetRepeatedMessage(*m, f, 0));  // the same once more
+        r->MutableRepeatedMessage(m, f, n - 1)
+            ->CopyFrom(r->GetRepeatedMessage(*m, f, 0));  // the same once more
       }
       return;
     default:

@@ -1,5 +1,6 @@
-// A Launcher over the PTX machine: the host side of the kernels runs on it as on a card's stream, and tests compare what
-// comes out with the CPU's scalar references. One image is one compiler's PTX of one level.
+// A Launcher over the PTX machine: the host side of the kernels runs on it as on a card's stream,
+// and tests compare what comes out with the CPU's scalar references. One image is one compiler's
+// PTX of one level.
 #pragma once
 
 #include <cstdlib>
@@ -52,14 +53,15 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
     return out;
   }
 
-  absl::Status Launch(std::string_view kernel, ops::cuda::Grid grid, ops::cuda::Grid block, uint32_t shared_bytes,
-                      const void* args, size_t args_bytes) override {
+  absl::Status Launch(std::string_view kernel, ops::cuda::Grid grid, ops::cuda::Grid block,
+                      uint32_t shared_bytes, const void* args, size_t args_bytes) override {
     for (const auto& module : *modules_) {
       const Kernel* found = module->Find(kernel);
       if (found == nullptr) continue;
       LaunchConfig config{{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes};
       config.max_dynamic_shared_bytes = shared_bytes;  // as the driver's stream opts in
-      return machine_.Launch(*found, config, {static_cast<const uint8_t*>(args), args_bytes}, &counters_);
+      return machine_.Launch(*found, config, {static_cast<const uint8_t*>(args), args_bytes},
+                             &counters_);
     }
     return NotFound("no module has the kernel ", AbslView(kernel));
   }
@@ -83,7 +85,8 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
   }
   template <typename T>
   absl::Status Write(T* address, const std::vector<T>& values) {
-    return memory_.Write(reinterpret_cast<uint64_t>(address), values.data(), values.size() * sizeof(T));
+    return memory_.Write(reinterpret_cast<uint64_t>(address), values.data(),
+                         values.size() * sizeof(T));
   }
 
  private:
@@ -91,8 +94,8 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
 
   explicit InterpreterLauncher(MachineOptions options) : machine_(&memory_, options) {}
 
-  // Parsed once a process. LANYARD_PTX_OVERRIDE names a PTX file that stands in for the module of its file name
-  // (matmul.clang.75.ptx, say): the planted bugs are run so.
+  // Parsed once a process. LANYARD_PTX_OVERRIDE names a PTX file that stands in for the module of
+  // its file name (matmul.clang.75.ptx, say): the planted bugs are run so.
   static absl::StatusOr<std::shared_ptr<const Modules>> ModulesOf(Image image) {
     static auto& parsed = *new std::map<std::string, std::shared_ptr<const Modules>>;
     auto& entry = parsed[image.Name()];
@@ -101,7 +104,8 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
     for (const ops::cuda::PtxFile& file : ops::cuda::PtxImagesOf(image.compiler, image.level)) {
       std::string text(file.text);
       if (const char* path = std::getenv("LANYARD_PTX_OVERRIDE"); path != nullptr) {
-        const std::string_view leaf = std::string_view(path).substr(std::string_view(path).rfind('/') + 1);
+        const std::string_view leaf =
+            std::string_view(path).substr(std::string_view(path).rfind('/') + 1);
         if (leaf.substr(0, leaf.find('.')) == file.name) {
           std::ifstream in(path);
           std::stringstream all;
@@ -110,7 +114,8 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
         }
       }
       auto module = Module::Parse(text);
-      if (!module.ok()) return Annotate(module.status(), std::string(file.name) + " of " + image.Name());
+      if (!module.ok())
+        return Annotate(module.status(), std::string(file.name) + " of " + image.Name());
       modules.push_back(*std::move(module));
     }
     entry = std::make_shared<const Modules>(std::move(modules));

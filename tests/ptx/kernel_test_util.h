@@ -10,23 +10,26 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-
 #include "tests/ptx/interpreter_launcher.h"
 
 namespace lanyard::ptx {
 
-// Equal bits, or both NaN: a NaN's payload and sign differ between processors (and are no part of the numerics).
+// Equal bits, or both NaN: a NaN's payload and sign differ between processors (and are no part of
+// the numerics).
 inline bool SameFloat(float a, float b) {
   uint32_t x, y;
   std::memcpy(&x, &a, 4);
   std::memcpy(&y, &b, 4);
   return x == y || (a != a && b != b);
 }
-inline bool SameHalf(uint16_t a, uint16_t b) { return a == b || ((a & 0x7fff) > 0x7c00 && (b & 0x7fff) > 0x7c00); }
+inline bool SameHalf(uint16_t a, uint16_t b) {
+  return a == b || ((a & 0x7fff) > 0x7c00 && (b & 0x7fff) > 0x7c00);
+}
 
 template <typename T>
 ::testing::AssertionResult SameBits(const std::vector<T>& got, const std::vector<T>& want) {
-  if (got.size() != want.size()) return ::testing::AssertionFailure() << got.size() << " values, not " << want.size();
+  if (got.size() != want.size())
+    return ::testing::AssertionFailure() << got.size() << " values, not " << want.size();
   size_t wrong = 0, first = 0;
   for (size_t i = 0; i < got.size(); ++i) {
     bool same;
@@ -38,8 +41,9 @@ template <typename T>
     if (!same && wrong++ == 0) first = i;
   }
   if (wrong == 0) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << wrong << " of " << got.size() << " differ, the first at " << first << ": "
-                                       << std::hexfloat << +got[first] << ", not " << +want[first];
+  return ::testing::AssertionFailure()
+         << wrong << " of " << got.size() << " differ, the first at " << first << ": "
+         << std::hexfloat << +got[first] << ", not " << +want[first];
 }
 
 class Numbers {
@@ -47,7 +51,9 @@ class Numbers {
   explicit Numbers(uint64_t seed) : random_(seed) {}
 
   uint64_t Below(uint64_t n) { return random_() % n; }
-  float Uniform(float scale) { return (static_cast<float>(random_() % 2000001) - 1e6f) * 1e-6f * scale; }
+  float Uniform(float scale) {
+    return (static_cast<float>(random_() % 2000001) - 1e6f) * 1e-6f * scale;
+  }
   std::vector<float> Floats(size_t n, float scale = 1) {
     std::vector<float> out(n);
     for (float& v : out) v = Uniform(scale);
@@ -58,11 +64,20 @@ class Numbers {
     std::vector<float> out = Floats(n, 3);
     for (float& v : out) {
       switch (random_() % 8) {
-        case 0: v = 0; break;
-        case 1: v = -0.0f; break;
-        case 2: v *= 1e-39f; break;
-        case 3: v *= 1e17f; break;
-        default: break;
+        case 0:
+          v = 0;
+          break;
+        case 1:
+          v = -0.0f;
+          break;
+        case 2:
+          v *= 1e-39f;
+          break;
+        case 3:
+          v *= 1e17f;
+          break;
+        default:
+          break;
       }
     }
     return out;
@@ -97,18 +112,20 @@ class KernelTest : public ::testing::TestWithParam<Image> {
   std::unique_ptr<InterpreterLauncher> device_;
 };
 
-inline std::string ImageName(const ::testing::TestParamInfo<Image>& info) { return info.param.Name(); }
+inline std::string ImageName(const ::testing::TestParamInfo<Image>& info) {
+  return info.param.Name();
+}
 
-#define EXPECT_LAUNCH(call)                          \
-  do {                                               \
-    const absl::Status launched = (call);            \
-    EXPECT_TRUE(launched.ok()) << launched;          \
+#define EXPECT_LAUNCH(call)                 \
+  do {                                      \
+    const absl::Status launched = (call);   \
+    EXPECT_TRUE(launched.ok()) << launched; \
   } while (false)
 
 // Runs a suite for every image of this build; without a compiler of kernels there are none.
-#define INSTANTIATE_KERNELS(suite)                                                                    \
-  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(suite);                                               \
-  INSTANTIATE_TEST_SUITE_P(Images, suite, ::testing::ValuesIn(::lanyard::ptx::AllImages()),           \
+#define INSTANTIATE_KERNELS(suite)                                                          \
+  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(suite);                                     \
+  INSTANTIATE_TEST_SUITE_P(Images, suite, ::testing::ValuesIn(::lanyard::ptx::AllImages()), \
                            ::lanyard::ptx::ImageName)
 
 }  // namespace lanyard::ptx

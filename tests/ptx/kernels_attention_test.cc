@@ -1,16 +1,16 @@
-// Attention kernels against the scalar reference, bit for bit: decode over spans, prefill in tiles, rows of any head size.
-// Positions that nobody sees are not there: their memory counts as never written, and holds NaN.
+// Attention kernels against the scalar reference, bit for bit: decode over spans, prefill in tiles,
+// rows of any head size. Positions that nobody sees are not there: their memory counts as never
+// written, and holds NaN.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
-#include "gtest/gtest.h"
-
 #include "base/half.h"
 #include "engine/ops/attention.h"
 #include "engine/ops/cuda/attention.h"
+#include "gtest/gtest.h"
 #include "tests/ptx/kernel_test_util.h"
 
 namespace lanyard::ptx {
@@ -56,7 +56,8 @@ class Frame {
     written_.assign(pages_.size(), false);
     size_t next = 0;
     for (size_t i = 0; i < c.runs.size(); ++i) {
-      tables_.emplace_back(ids.begin() + static_cast<ptrdiff_t>(next), ids.begin() + static_cast<ptrdiff_t>(next + counts_[i]));
+      tables_.emplace_back(ids.begin() + static_cast<ptrdiff_t>(next),
+                           ids.begin() + static_cast<ptrdiff_t>(next + counts_[i]));
       next += counts_[i];
       for (uint32_t p = FirstPosition(c.runs[i].pos); p < c.runs[i].pos + c.runs[i].n_rows; ++p) {
         Fill(tables_[i][p / 32 - firsts_[i]], static_cast<int>(p % 32));
@@ -66,7 +67,8 @@ class Frame {
     const size_t width = size_t{c.shape.n_heads} * c.shape.head_dim;
     q_stride_ = width + 8;
     out_stride_ = width + 4;
-    q_ = numbers_.Floats(rows_ * q_stride_, 24.0f / std::sqrt(static_cast<float>(c.shape.head_dim)));
+    q_ =
+        numbers_.Floats(rows_ * q_stride_, 24.0f / std::sqrt(static_cast<float>(c.shape.head_dim)));
   }
 
   std::vector<ops::AttentionRun> Runs() const {
@@ -83,11 +85,12 @@ class Frame {
     std::vector<float> out(rows_ * out_stride_, 5.0f);
     const std::vector<ops::AttentionRun> runs = Runs();
     ops::ThreadPool pool(1);
-    ops::AttentionScratch scratch(1, static_cast<int>(case_.shape.n_heads), kv_.n_kv_heads, kv_.head_dim,
-                                  static_cast<int64_t>(rows_));
+    ops::AttentionScratch scratch(1, static_cast<int>(case_.shape.n_heads), kv_.n_kv_heads,
+                                  kv_.head_dim, static_cast<int64_t>(rows_));
     ops::Attend(ops::Isa::kScalar, pool,
-                {kv_, static_cast<int>(case_.shape.n_heads), case_.window, q_.data(), static_cast<int64_t>(q_stride_),
-                 out.data(), static_cast<int64_t>(out_stride_), runs.data(), static_cast<int64_t>(runs.size())},
+                {kv_, static_cast<int>(case_.shape.n_heads), case_.window, q_.data(),
+                 static_cast<int64_t>(q_stride_), out.data(), static_cast<int64_t>(out_stride_),
+                 runs.data(), static_cast<int64_t>(runs.size())},
                 scratch);
     return out;
   }
@@ -99,7 +102,8 @@ class Frame {
       size_t end = i;
       while (end < written_.size() && !written_[end]) ++end;
       if (end > i) {
-        EXPECT_TRUE(device.memory().MarkUninitialised(reinterpret_cast<uint64_t>(base) + i, end - i).ok());
+        EXPECT_TRUE(
+            device.memory().MarkUninitialised(reinterpret_cast<uint64_t>(base) + i, end - i).ok());
       }
       i = end + 1;
     }
@@ -146,7 +150,8 @@ class Frame {
           if (kv_.element == KvElement::kF16) Put(base + at * 2, FloatToHalf(v));
           if (kv_.element == KvElement::kI8) Put(base + at, static_cast<int8_t>(v * 63));
         }
-        if (kv_.element == KvElement::kI8) Put(base + int64_t{hd} * 32 + slot * 4, 0.01f + std::fabs(numbers_.Uniform(0.02f)));
+        if (kv_.element == KvElement::kI8)
+          Put(base + int64_t{hd} * 32 + slot * 4, 0.01f + std::fabs(numbers_.Uniform(0.02f)));
       }
     }
   }
@@ -176,8 +181,8 @@ class AttentionKernels : public KernelTest {
     if (force != Force::kNone) Redeal(force, &plan);
 
     ops::cuda::AttendArgs args;
-    args.kv = {frame.UploadPages(*device_), static_cast<uint32_t>(c.element), c.shape.n_kv_heads, c.shape.head_dim,
-               static_cast<uint32_t>(frame.kv().part_bytes())};
+    args.kv = {frame.UploadPages(*device_), static_cast<uint32_t>(c.element), c.shape.n_kv_heads,
+               c.shape.head_dim, static_cast<uint32_t>(frame.kv().part_bytes())};
     args.q = device_->Upload(frame.q(), "q");
     args.q_stride = frame.q_stride();
     args.out_stride = frame.out_stride();
@@ -191,15 +196,18 @@ class AttentionKernels : public KernelTest {
       args.n_tiles = Count(static_cast<uint32_t>(plan.decode.size()));
       args.max_tiles = static_cast<uint32_t>(plan.decode.size()) + 1;
       args.max_spans = ops::cuda::MaxSpans(frame.LongestContext(), c.window) + extra_spans_;
-      args.partials = device_->Alloc<float>(ops::cuda::PartialFloats(c.shape, args.max_tiles, args.max_spans), "partials");
-      const auto attend = form == Form::kFast ? ops::cuda::AttendFastDecode : ops::cuda::AttendDecode;
+      args.partials = device_->Alloc<float>(
+          ops::cuda::PartialFloats(c.shape, args.max_tiles, args.max_spans), "partials");
+      const auto attend =
+          form == Form::kFast ? ops::cuda::AttendFastDecode : ops::cuda::AttendDecode;
       EXPECT_LAUNCH(attend(*device_, args));
     }
     if (!plan.prefill.empty()) {
       args.tiles = device_->Upload(plan.prefill, "prefill tiles");
       args.n_tiles = Count(static_cast<uint32_t>(plan.prefill.size()));
       args.max_tiles = static_cast<uint32_t>(plan.prefill.size()) + 1;
-      const auto attend = form == Form::kFast ? ops::cuda::AttendFastPrefill : ops::cuda::AttendPrefill;
+      const auto attend =
+          form == Form::kFast ? ops::cuda::AttendFastPrefill : ops::cuda::AttendPrefill;
       EXPECT_LAUNCH(attend(*device_, args));
     }
     return Down(args.out, before.size());
@@ -223,16 +231,18 @@ class AttentionKernels : public KernelTest {
   }
 
   void Check(const Case& c, Force force = Force::kNone) {
-    SCOPED_TRACE(testing::Message() << "element " << static_cast<int>(c.element) << ", heads " << c.shape.n_heads << "/"
-                                    << c.shape.n_kv_heads << " of " << c.shape.head_dim << ", window " << c.window);
+    SCOPED_TRACE(testing::Message() << "element " << static_cast<int>(c.element) << ", heads "
+                                    << c.shape.n_heads << "/" << c.shape.n_kv_heads << " of "
+                                    << c.shape.head_dim << ", window " << c.window);
     Frame frame(c);
     EXPECT_TRUE(SameBits(Run(c, frame, force), frame.Reference()));
   }
 
   // The fast form: near the exact one, and the same bits by single rows and by tiles.
   void CheckFast(const Case& c) {
-    SCOPED_TRACE(testing::Message() << "fast, element " << static_cast<int>(c.element) << ", heads " << c.shape.n_heads << "/"
-                                    << c.shape.n_kv_heads << " of " << c.shape.head_dim << ", window " << c.window);
+    SCOPED_TRACE(testing::Message() << "fast, element " << static_cast<int>(c.element) << ", heads "
+                                    << c.shape.n_heads << "/" << c.shape.n_kv_heads << " of "
+                                    << c.shape.head_dim << ", window " << c.window);
     Frame frame(c);
     const std::vector<float> exact = frame.Reference();
     const std::vector<float> tiles = Run(c, frame, Force::kPrefill, Form::kFast);
@@ -240,9 +250,11 @@ class AttentionKernels : public KernelTest {
     double squares = 0;
     for (size_t i = 0; i < exact.size(); ++i) {
       worst = std::max(worst, std::fabs(exact[i] - tiles[i]));
-      squares += static_cast<double>(exact[i] - tiles[i]) * static_cast<double>(exact[i] - tiles[i]);
+      squares +=
+          static_cast<double>(exact[i] - tiles[i]) * static_cast<double>(exact[i] - tiles[i]);
     }
-    // Values are up to 2, scores up to 30: a score's half is off by up to 0.01, its probability by 1 %.
+    // Values are up to 2, scores up to 30: a score's half is off by up to 0.01, its probability by
+    // 1 %.
     EXPECT_LT(worst, 0.04f);
     EXPECT_LT(std::sqrt(squares / static_cast<double>(exact.size())), 0.004);
     EXPECT_TRUE(SameBits(Run(c, frame, Force::kDecode, Form::kFast), tiles));
@@ -255,7 +267,8 @@ INSTANTIATE_KERNELS(AttentionKernels);
 TEST_P(AttentionKernels, DecodeOfEveryTypeAndLength) {
   for (const KvElement element : {KvElement::kF32, KvElement::kF16, KvElement::kI8}) {
     // One position; a page's end and a position more; a span's end and more; three spans.
-    Check({element, {6, 2, 64}, 0, {{0, 1}, {31, 1}, {32, 1}, {255, 1}, {256, 1}, {600, 1}}}, Force::kDecode);
+    Check({element, {6, 2, 64}, 0, {{0, 1}, {31, 1}, {32, 1}, {255, 1}, {256, 1}, {600, 1}}},
+          Force::kDecode);
   }
 }
 
@@ -291,9 +304,9 @@ TEST_P(AttentionKernels, PrefillOfEveryType) {
 
 TEST_P(AttentionKernels, PrefillWithAWindow) {
   Check({KvElement::kF16, {2, 2, 64}, 20, {{0, 45}}});
-  Check({KvElement::kF32, {1, 1, 64}, 40, {{240, 50}}});   // the span's end within the tile
-  Check({KvElement::kI8, {4, 1, 128}, 270, {{505, 9}}});   // some rows see two spans, some three
-  Check({KvElement::kF16, {4, 1, 64}, 270, {{520, 8}}});   // the first span differs from row to row
+  Check({KvElement::kF32, {1, 1, 64}, 40, {{240, 50}}});  // the span's end within the tile
+  Check({KvElement::kI8, {4, 1, 128}, 270, {{505, 9}}});  // some rows see two spans, some three
+  Check({KvElement::kF16, {4, 1, 64}, 270, {{520, 8}}});  // the first span differs from row to row
 }
 
 TEST_P(AttentionKernels, PrefillOfAnyHeadSize) {
@@ -359,7 +372,8 @@ TEST_P(AttentionKernels, FastFormKeepsNotFiniteInItsRows) {
   }
 }
 
-// Requests to the first-level cache: keys once for all four query heads of a key/value head; values once a group of threads.
+// Requests to the first-level cache: keys once for all four query heads of a key/value head; values
+// once a group of threads.
 TEST_P(AttentionKernels, TrafficIsAsDesigned) {
   const Case c{KvElement::kF16, {8, 2, 128}, 0, {{1023, 1}}};
   Frame frame(c);
@@ -383,14 +397,16 @@ TEST_P(AttentionKernels, PrefillTrafficIsAsDesigned) {
   EXPECT_LT(prefill.global_read_sectors * 32, 2 * part + part / 6);
   EXPECT_LT(prefill.shared_conflicts, prefill.shared_requests / 4);
   EXPECT_EQ(prefill.local_requests, 0u);
-  // Half of the products' multiply-adds are scores, half are values; what else there is must stay small beside them.
+  // Half of the products' multiply-adds are scores, half are values; what else there is must stay
+  // small beside them.
   const uint64_t multiply_adds = uint64_t{2} * 1000 * 128 * 64;
   EXPECT_LT(prefill.fp32, multiply_adds * 6 / 5);
 }
 
 TEST(AttentionPlan, DealsRows) {
   const std::vector<uint32_t> pages = {4, 9, 2};
-  const std::vector<ops::AttentionRun> runs = {{0, 70, 1, pages.data(), 0}, {1, 0, 33, pages.data(), 0}};
+  const std::vector<ops::AttentionRun> runs = {{0, 70, 1, pages.data(), 0},
+                                               {1, 0, 33, pages.data(), 0}};
   const std::vector<uint32_t> counts = {3, 2};
   ops::cuda::AttentionPlan plan;
   ops::cuda::PlanAttention(runs, counts, {4, 2, 128}, &plan);

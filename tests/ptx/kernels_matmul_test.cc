@@ -1,5 +1,5 @@
-// Product kernels against the scalar reference, bit for bit: every type, few and many rows, shapes with odd ends, extreme
-// blocks.
+// Product kernels against the scalar reference, bit for bit: every type, few and many rows, shapes
+// with odd ends, extreme blocks.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -7,13 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "gtest/gtest.h"
-
 #include "base/half.h"
 #include "engine/ops/cuda/matmul.h"
 #include "engine/ops/cuda/matmul_args.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/quant.h"
+#include "gtest/gtest.h"
 #include "tests/ptx/kernel_test_util.h"
 
 namespace lanyard::ptx {
@@ -57,7 +56,8 @@ std::vector<uint8_t> FloatWeights(TensorType type, size_t n, Fill fill, Numbers&
   for (size_t i = 0; i < n; ++i) {
     const float v = numbers.Uniform(scale);
     const uint16_t h = FloatToHalf(v);
-    const auto* bytes = type == TensorType::kF16 ? reinterpret_cast<const uint8_t*>(&h) : reinterpret_cast<const uint8_t*>(&v);
+    const auto* bytes = type == TensorType::kF16 ? reinterpret_cast<const uint8_t*>(&h)
+                                                 : reinterpret_cast<const uint8_t*>(&v);
     out.insert(out.end(), bytes, bytes + TraitsOf(type)->bytes);
   }
   return out;
@@ -72,7 +72,8 @@ std::vector<uint8_t> Weights(TensorType type, const Shape& shape, Fill fill, Num
   const bool lowest = fill == Fill::kLowest;
   const bool bytes = type == TensorType::kQ8_0;
   if (lowest) std::fill(out.begin(), out.end(), bytes ? uint8_t{0x80} : uint8_t{0});
-  if (fill == Fill::kHighest) std::fill(out.begin(), out.end(), bytes ? uint8_t{0x7f} : uint8_t{0xff});
+  if (fill == Fill::kHighest)
+    std::fill(out.begin(), out.end(), bytes ? uint8_t{0x7f} : uint8_t{0xff});
   for (size_t block = 0; block < out.size(); block += traits.bytes) {
     if (type == TensorType::kQ6_K && (lowest || fill == Fill::kHighest)) {
       std::memset(&out[block + 192], lowest ? 0x80 : 0x7f, 16);
@@ -85,7 +86,8 @@ std::vector<uint8_t> Weights(TensorType type, const Shape& shape, Fill fill, Num
   return out;
 }
 
-// Rows with zero blocks, tiny, large and, where there are several, one with an infinity and one with a NaN.
+// Rows with zero blocks, tiny, large and, where there are several, one with an infinity and one
+// with a NaN.
 std::vector<float> Rows(const Shape& shape, Fill fill, Numbers& numbers) {
   std::vector<float> x = numbers.Floats(static_cast<size_t>(shape.rows * shape.k), 2);
   if (fill == Fill::kHighest || fill == Fill::kLowest) {
@@ -117,34 +119,39 @@ class MatMulKernels : public KernelTest {
           return absl::OkStatus();
         },
         [&](uint64_t offset, std::span<const uint8_t> part) {
-          return device_->memory().Write(reinterpret_cast<uint64_t>(data) + offset, part.data(), part.size());
+          return device_->memory().Write(reinterpret_cast<uint64_t>(data) + offset, part.data(),
+                                         part.size());
         });
     EXPECT_TRUE(packed.ok()) << packed;
     return {type, shape.n_out, shape.k, data};
   }
 
-  cuda::DeviceRows RowsOf(bool quantised, const Shape& shape, const std::vector<float>& x, int64_t stride) {
+  cuda::DeviceRows RowsOf(bool quantised, const Shape& shape, const std::vector<float>& x,
+                          int64_t stride) {
     cuda::DeviceRows rows{quantised, shape.rows, shape.k, nullptr};
     rows.data = device_->Alloc<uint8_t>(cuda::RowsBytes(quantised, shape.rows, shape.k), "rows");
     EXPECT_LAUNCH(cuda::AssignRows(*device_, device_->Upload(x, "x"), stride, rows));
     return rows;
   }
 
-  std::vector<float> Reference(TensorType type, const Shape& shape, const std::vector<uint8_t>& gguf,
-                               const std::vector<float>& x) {
-    auto w = ops::PackedMatrix::Pack(Isa::kScalar, type, shape.n_out, shape.k, [&](uint64_t offset, std::span<uint8_t> to) {
-      std::memcpy(to.data(), gguf.data() + offset, to.size());
-      return absl::OkStatus();
-    });
+  std::vector<float> Reference(TensorType type, const Shape& shape,
+                               const std::vector<uint8_t>& gguf, const std::vector<float>& x) {
+    auto w = ops::PackedMatrix::Pack(Isa::kScalar, type, shape.n_out, shape.k,
+                                     [&](uint64_t offset, std::span<uint8_t> to) {
+                                       std::memcpy(to.data(), gguf.data() + offset, to.size());
+                                       return absl::OkStatus();
+                                     });
     EXPECT_TRUE(w.ok()) << w.status();
     ops::ActRows rows;
-    rows.Assign(Isa::kScalar, pool_, x.data(), shape.rows, shape.k, shape.k, ops::IsQuantised(type));
+    rows.Assign(Isa::kScalar, pool_, x.data(), shape.rows, shape.k, shape.k,
+                ops::IsQuantised(type));
     std::vector<float> out(static_cast<size_t>(shape.rows * shape.n_out));
     ops::MatMul(pool_, *w, rows, out.data(), shape.n_out);
     return out;
   }
 
-  // `multiprocessors`: 1 makes every product fill the device, so that many rows go to tiles; a huge number, none.
+  // `multiprocessors`: 1 makes every product fill the device, so that many rows go to tiles; a huge
+  // number, none.
   void Check(TensorType type, const Shape& shape, Fill fill, int multiprocessors) {
     Numbers numbers(static_cast<uint64_t>(shape.rows * 1000003 + shape.n_out * 1009 + shape.k));
     const std::vector<uint8_t> gguf = Weights(type, shape, fill, numbers);
@@ -162,8 +169,9 @@ class MatMulKernels : public KernelTest {
       std::copy_n(want.begin() + r * shape.n_out, shape.n_out, out.begin() + r * stride);
     }
     EXPECT_TRUE(SameBits(Down(to, out.size()), out))
-        << TraitsOf(type)->name << ", " << shape.rows << " rows, " << shape.n_out << " x " << shape.k << ", fill "
-        << static_cast<int>(fill) << ", " << multiprocessors << " multiprocessors";
+        << TraitsOf(type)->name << ", " << shape.rows << " rows, " << shape.n_out << " x "
+        << shape.k << ", fill " << static_cast<int>(fill) << ", " << multiprocessors
+        << " multiprocessors";
   }
 
   ops::ThreadPool pool_{1};
@@ -179,7 +187,8 @@ int64_t Fit(TensorType type, int64_t k) {
 }
 
 TEST_P(MatMulKernels, QuantisedRowsAreTheReference) {
-  for (const Shape& shape : {Shape{1, 1, 96}, Shape{3, 1, 320}, Shape{11, 1, 32}, Shape{8, 1, 64}}) {
+  for (const Shape& shape :
+       {Shape{1, 1, 96}, Shape{3, 1, 320}, Shape{11, 1, 32}, Shape{8, 1, 64}}) {
     Numbers numbers(static_cast<uint64_t>(shape.rows));
     std::vector<float> x = Rows(shape, Fill::kHuge, numbers);
     x[0] = 0x1p-100f;  // the border below which a block is zero
@@ -191,11 +200,13 @@ TEST_P(MatMulKernels, QuantisedRowsAreTheReference) {
       std::copy_n(x.begin() + r * shape.k, shape.k, strided.begin() + r * stride);
     }
     const cuda::DeviceRows rows = RowsOf(true, shape, strided, stride);
-    const int64_t n_blocks = shape.k / 32, columns = shape.rows == 3 ? 4 : std::min<int64_t>(8, shape.rows);
+    const int64_t n_blocks = shape.k / 32,
+                  columns = shape.rows == 3 ? 4 : std::min<int64_t>(8, shape.rows);
     const int64_t blocks = (shape.rows + columns - 1) / columns * columns * n_blocks;
     ASSERT_EQ(cuda::RowsBytes(true, shape.rows, shape.k), static_cast<uint64_t>(blocks * 40));
     const std::vector<uint8_t> q = Down(rows.data, static_cast<size_t>(blocks * 32));
-    const std::vector<float> scales = Down(reinterpret_cast<float*>(rows.data + blocks * 32), static_cast<size_t>(blocks * 2));
+    const std::vector<float> scales =
+        Down(reinterpret_cast<float*>(rows.data + blocks * 32), static_cast<size_t>(blocks * 2));
     for (int64_t at = 0; at < blocks; ++at) {
       const int64_t r = at / n_blocks, b = at % n_blocks;
       ops::ActBlock want{};
@@ -204,12 +215,16 @@ TEST_P(MatMulKernels, QuantisedRowsAreTheReference) {
       for (int64_t p = 0; p < b % 8; ++p) position += (n_blocks - p + 7) / 8;
       const int64_t unit = r / columns * n_blocks + position;
       for (int64_t i = 0; i < 32; ++i) {
-        ASSERT_EQ(static_cast<int8_t>(q[static_cast<size_t>(((unit * 2 + i / 16) * columns + r % columns) * 16 + i % 16)]),
+        ASSERT_EQ(static_cast<int8_t>(q[static_cast<size_t>(
+                      ((unit * 2 + i / 16) * columns + r % columns) * 16 + i % 16)]),
                   want.q[i])
             << shape.rows << " rows, row " << r << " block " << b << " element " << i;
       }
-      EXPECT_TRUE(SameFloat(scales[static_cast<size_t>(unit * columns + r % columns)], want.d)) << r << " " << b;
-      EXPECT_TRUE(SameFloat(scales[static_cast<size_t>(blocks + unit * columns + r % columns)], want.s)) << r << " " << b;
+      EXPECT_TRUE(SameFloat(scales[static_cast<size_t>(unit * columns + r % columns)], want.d))
+          << r << " " << b;
+      EXPECT_TRUE(
+          SameFloat(scales[static_cast<size_t>(blocks + unit * columns + r % columns)], want.s))
+          << r << " " << b;
     }
   }
 }
@@ -236,7 +251,8 @@ TEST_P(MatMulKernels, SomeRows) {
 }
 
 TEST_P(MatMulKernels, ManyRows) {
-  const Shape shapes[] = {{33, 130, 32}, {64, 128, 288}, {65, 37, 96}, {40, 16, 576}, {130, 129, 320}, {128, 16, 64}};
+  const Shape shapes[] = {{33, 130, 32}, {64, 128, 288},  {65, 37, 96},
+                          {40, 16, 576}, {130, 129, 320}, {128, 16, 64}};
   for (const TensorType type : kQuantised) {
     for (Shape shape : shapes) {
       shape.k = Fit(type, shape.k);
@@ -257,7 +273,7 @@ TEST_P(MatMulKernels, ExtremeBlocks) {
 }
 
 TEST_P(MatMulKernels, Floats) {
-  const Shape shapes[] = {{1, 16, 32}, {1, 33, 289}, {2, 17, 5},     {3, 5, 576},  {7, 31, 256},
+  const Shape shapes[] = {{1, 16, 32}, {1, 33, 289}, {2, 17, 5},    {3, 5, 576},  {7, 31, 256},
                           {8, 32, 95}, {9, 20, 300}, {33, 30, 100}, {65, 130, 77}};
   for (const TensorType type : kFloats) {
     for (const Shape& shape : shapes) Check(type, shape, Fill::kNormal, kFull);
@@ -267,30 +283,39 @@ TEST_P(MatMulKernels, Floats) {
   }
 }
 
-// What docs/gpu.md says of memory: few rows read hardly more than the weights, many rows meet no bank conflicts.
+// What docs/gpu.md says of memory: few rows read hardly more than the weights, many rows meet no
+// bank conflicts.
 TEST_P(MatMulKernels, TrafficIsAsDesigned) {
   const bool print = std::getenv("LANYARD_PRINT_COUNTERS") != nullptr;
   const int64_t k = print ? 2048 : 512;
-  for (const TensorType type : {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K,
-                                TensorType::kQ6_K, TensorType::kF32, TensorType::kF16}) {
-    for (const Shape& shape :
-         {Shape{1, 64, k}, Shape{8, 64, k}, Shape{16, 64, k}, Shape{32, 64, k}, Shape{64, 128, k}, Shape{128, 128, k}}) {
+  for (const TensorType type :
+       {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0,
+        TensorType::kQ4_K, TensorType::kQ6_K, TensorType::kF32, TensorType::kF16}) {
+    for (const Shape& shape : {Shape{1, 64, k}, Shape{8, 64, k}, Shape{16, 64, k}, Shape{32, 64, k},
+                               Shape{64, 128, k}, Shape{128, 128, k}}) {
       Numbers numbers(1);
-      const cuda::DeviceMatrix w = Matrix(type, shape, Weights(type, shape, Fill::kNormal, numbers));
-      const cuda::DeviceRows rows = RowsOf(w.wants_quantised(), shape, Rows(shape, Fill::kNormal, numbers), k);
+      const cuda::DeviceMatrix w =
+          Matrix(type, shape, Weights(type, shape, Fill::kNormal, numbers));
+      const cuda::DeviceRows rows =
+          RowsOf(w.wants_quantised(), shape, Rows(shape, Fill::kNormal, numbers), k);
       auto* out = device_->Alloc<float>(static_cast<size_t>(shape.rows * shape.n_out), "out");
       device_->counters() = Counters();
       EXPECT_LAUNCH(cuda::MatMul(*device_, {GetParam().level, kFull}, w, rows, {out, shape.n_out}));
       const Counters& c = device_->counters();
       const double weight_bytes = static_cast<double>(cuda::MatrixBytes(type, shape.n_out, k));
       const double read = static_cast<double>(c.global_read_sectors) * 32 / weight_bytes;
-      const std::string name = std::string(TraitsOf(type)->name) + ", " + std::to_string(shape.rows) + " rows";
+      const std::string name =
+          std::string(TraitsOf(type)->name) + ", " + std::to_string(shape.rows) + " rows";
       if (print) {
         const double blocks = static_cast<double>(shape.n_out * k) / 32;
-        std::printf("%s %-16s read %.2f x weights, %.2f lane instructions a block of output and row, %llu conflicts of %llu\n",
-                    GetParam().Name().c_str(), name.c_str(), read,
-                    static_cast<double>(c.warp_instructions) * 32 / blocks / static_cast<double>(shape.rows),
-                    static_cast<unsigned long long>(c.shared_conflicts), static_cast<unsigned long long>(c.shared_requests));
+        std::printf(
+            "%s %-16s read %.2f x weights, %.2f lane instructions a block of output and row, %llu "
+            "conflicts of %llu\n",
+            GetParam().Name().c_str(), name.c_str(), read,
+            static_cast<double>(c.warp_instructions) * 32 / blocks /
+                static_cast<double>(shape.rows),
+            static_cast<unsigned long long>(c.shared_conflicts),
+            static_cast<unsigned long long>(c.shared_requests));
       }
       if (shape.rows == 1) {
         EXPECT_LT(read, 1.7) << name;
@@ -298,7 +323,8 @@ TEST_P(MatMulKernels, TrafficIsAsDesigned) {
       const bool tensor_cores = ops::IsQuantised(type) && shape.rows > 8 && GetParam().level >= 75;
       EXPECT_EQ(c.mma > 0, tensor_cores) << name;
       EXPECT_EQ(c.dp4a > 0, ops::IsQuantised(type) && !tensor_cores) << name;
-      EXPECT_EQ(c.async_copies > 0, tensor_cores && shape.rows > 32 && GetParam().level >= 80) << name;
+      EXPECT_EQ(c.async_copies > 0, tensor_cores && shape.rows > 32 && GetParam().level >= 80)
+          << name;
       EXPECT_LE(c.shared_conflicts * 20, c.shared_requests) << name;
     }
   }
@@ -307,9 +333,12 @@ TEST_P(MatMulKernels, TrafficIsAsDesigned) {
 TEST_P(MatMulKernels, MisfitsAreRefused) {
   const cuda::Target target{GetParam().level, 1};
   const cuda::DeviceMatrix w{TensorType::kQ4_0, 16, 64, nullptr};
-  EXPECT_EQ(cuda::MatMul(*device_, target, w, {true, 1, 32, nullptr}, {nullptr, 16}).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(cuda::MatMul(*device_, target, w, {false, 1, 64, nullptr}, {nullptr, 16}).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(cuda::AssignRows(*device_, nullptr, 64, {true, 1, 48, nullptr}).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cuda::MatMul(*device_, target, w, {true, 1, 32, nullptr}, {nullptr, 16}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cuda::MatMul(*device_, target, w, {false, 1, 64, nullptr}, {nullptr, 16}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cuda::AssignRows(*device_, nullptr, 64, {true, 1, 48, nullptr}).code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(cuda::MatMul(*device_, target, w, {true, 0, 64, nullptr}, {nullptr, 16}).ok());
 }
 

@@ -1,10 +1,9 @@
 // Rotation and key/value store against the scalar reference: queries and whole pages, bit for bit.
 #include <cmath>
 
-#include "gtest/gtest.h"
-
 #include "engine/ops/cuda/rope.h"
 #include "engine/ops/rope.h"
+#include "gtest/gtest.h"
 #include "tests/ptx/kernel_test_util.h"
 
 namespace lanyard::ptx {
@@ -49,7 +48,8 @@ class RopeKernel : public KernelTest {
     const ops::RopeFrequencies frequencies(10000.0, 1.0, static_cast<int>(c.n_rot), {});
     const uint32_t positions[kRows] = {0, 1, 4097, 77, 31};
     for (uint32_t r = 0; r < kRows; ++r) {
-      frequencies.Row(positions[r], c.pairs, d.cos.data() + r * c.n_rot, d.sin.data() + r * c.n_rot);
+      frequencies.Row(positions[r], c.pairs, d.cos.data() + r * c.n_rot,
+                      d.sin.data() + r * c.n_rot);
     }
     d.slots = {{2, 0}, {2, 1}, {0, 31}, {3, 13}, {1, 31}};
     d.pages = numbers.Bytes(kPages * static_cast<size_t>(d.kv.page_bytes()));
@@ -67,8 +67,8 @@ class RopeKernel : public KernelTest {
     for (const ops::KvSlot& slot : d.slots) slots.push_back({slot.page, slot.slot});
     args.slots = device_->Upload(slots, "slots");
     args.n_rows = Count(kRows);
-    args.kv = {device_->Upload(d.pages, "pages"), static_cast<uint32_t>(c.element), c.n_kv_heads, c.head_dim,
-               static_cast<uint32_t>(d.kv.part_bytes())};
+    args.kv = {device_->Upload(d.pages, "pages"), static_cast<uint32_t>(c.element), c.n_kv_heads,
+               c.head_dim, static_cast<uint32_t>(d.kv.part_bytes())};
     args.stride = static_cast<uint64_t>(d.stride);
     args.max_rows = kRows + 2;
     args.n_heads = c.n_heads;
@@ -79,9 +79,20 @@ class RopeKernel : public KernelTest {
     EXPECT_LAUNCH(ops::cuda::RotateAndStore(*device_, args));
 
     d.kv.base = d.pages.data();
-    ops::QkvRows rows{d.qkv.data(), d.stride, kRows, static_cast<int>(c.n_heads), c.norms ? d.q_norm.data() : nullptr,
-                      c.norms ? d.k_norm.data() : nullptr, 1e-6f, c.pairs, static_cast<int>(c.n_rot), d.cos.data(),
-                      d.sin.data(), 0.125f, d.kv, d.slots.data()};
+    ops::QkvRows rows{d.qkv.data(),
+                      d.stride,
+                      kRows,
+                      static_cast<int>(c.n_heads),
+                      c.norms ? d.q_norm.data() : nullptr,
+                      c.norms ? d.k_norm.data() : nullptr,
+                      1e-6f,
+                      c.pairs,
+                      static_cast<int>(c.n_rot),
+                      d.cos.data(),
+                      d.sin.data(),
+                      0.125f,
+                      d.kv,
+                      d.slots.data()};
     ops::ThreadPool pool(1);
     ops::RotateAndStore(ops::Isa::kScalar, pool, rows);
 
@@ -97,7 +108,8 @@ class RopeKernel : public KernelTest {
   }
 
   // Bytes; in f16 NaN is NaN.
-  static ::testing::AssertionResult SamePages(KvElement element, std::vector<uint8_t> got, const std::vector<uint8_t>& want) {
+  static ::testing::AssertionResult SamePages(KvElement element, std::vector<uint8_t> got,
+                                              const std::vector<uint8_t>& want) {
     if (element == KvElement::kF16) {
       for (size_t i = 0; i + 1 < got.size(); i += 2) {
         uint16_t a, b;
@@ -131,10 +143,10 @@ TEST_P(RopeKernel, ZeroTinyAndNotFiniteHeads) {
     const RopeCase c{element, RopePairs::kInterleaved, 1, 2, 32, 16, false};
     Data d = Make(c);
     float* k0 = d.qkv.data() + 32;
-    std::fill(k0, k0 + 32, 0.0f);                        // a key of zeros
-    d.qkv[d.stride + 32 + 20] = std::nanf("");           // one NaN in a key
-    d.qkv[2 * d.stride + 96 + 3] = HUGE_VALF;            // an infinity in a value
-    d.qkv[3 * d.stride + 96 + 1] = 70000.0f;             // beyond half's range
+    std::fill(k0, k0 + 32, 0.0f);               // a key of zeros
+    d.qkv[d.stride + 32 + 20] = std::nanf("");  // one NaN in a key
+    d.qkv[2 * d.stride + 96 + 3] = HUGE_VALF;   // an infinity in a value
+    d.qkv[3 * d.stride + 96 + 1] = 70000.0f;    // beyond half's range
     for (int i = 0; i < 32; ++i) d.qkv[4 * d.stride + 128 + i] = 1e-40f * static_cast<float>(i);
     Check(c, d);
   }

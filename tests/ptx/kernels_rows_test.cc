@@ -2,8 +2,6 @@
 #include <cmath>
 #include <limits>
 
-#include "gtest/gtest.h"
-
 #include "base/tensor_type.h"
 #include "engine/ops/activation.h"
 #include "engine/ops/cuda/activation.h"
@@ -11,6 +9,7 @@
 #include "engine/ops/cuda/rows.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/residual.h"
+#include "gtest/gtest.h"
 #include "tests/ptx/kernel_test_util.h"
 
 namespace lanyard::ptx {
@@ -40,8 +39,8 @@ struct ResidualData {
 ResidualData MakeResidual(const ResidualCase& c, uint64_t seed) {
   Numbers numbers(seed);
   const size_t size = size_t{c.rows} * c.n;
-  ResidualData d{numbers.Floats(size, 100), numbers.Floats(size, 3), numbers.Floats(c.n, 2), numbers.Floats(c.n, 2),
-                 std::vector<float>(size, 7)};
+  ResidualData d{numbers.Floats(size, 100), numbers.Floats(size, 3), numbers.Floats(c.n, 2),
+                 numbers.Floats(c.n, 2), std::vector<float>(size, 7)};
   // A row of zeros, one with very small and one with very large values, one that is not finite.
   for (uint32_t r = 0; r < c.rows; ++r) {
     float* x = d.x.data() + size_t{r} * c.n;
@@ -72,9 +71,11 @@ void Reference(const ResidualCase& c, ResidualData* d, ops::ThreadPool& pool) {
 
 TEST_P(RowKernels, ResidualIsTheReference) {
   const ResidualCase cases[] = {
-      {1, 576, false, false, false, true}, {2, 640, true, false, false, true},  {5, 96, true, true, true, true},
-      {3, 37, true, true, false, false},   {5, 100, false, false, true, false}, {1, 1, true, true, true, true},
-      {2, 257, true, false, true, true},   {1, 12004, true, true, true, true},  {2, 12001, false, false, false, true},
+      {1, 576, false, false, false, true},   {2, 640, true, false, false, true},
+      {5, 96, true, true, true, true},       {3, 37, true, true, false, false},
+      {5, 100, false, false, true, false},   {1, 1, true, true, true, true},
+      {2, 257, true, false, true, true},     {1, 12004, true, true, true, true},
+      {2, 12001, false, false, false, true},
   };
   uint64_t seed = 0;
   for (const ResidualCase& c : cases) {
@@ -173,9 +174,13 @@ TEST_P(RowKernels, DecodeSeesWhatIsNotFinite) {
   };
   const uint32_t rows = 3, n = 40;
   const size_t halves = rows;
-  const Damage cases[] = {{halves + 2 * 79, {0x00, 0x7c}, true}, {halves + 2 * 119, {0x01, 0xfe}, true}, {2, {120}, true},
-                          {1, {static_cast<uint8_t>(-111)}, true}, {1, {static_cast<uint8_t>(-110)}, false},
-                          {halves, {0xff, 0x7b}, false}, {0, {113}, true}};
+  const Damage cases[] = {{halves + 2 * 79, {0x00, 0x7c}, true},
+                          {halves + 2 * 119, {0x01, 0xfe}, true},
+                          {2, {120}, true},
+                          {1, {static_cast<uint8_t>(-111)}, true},
+                          {1, {static_cast<uint8_t>(-110)}, false},
+                          {halves, {0xff, 0x7b}, false},
+                          {0, {113}, true}};
   for (const Damage& damage : cases) {
     SCOPED_TRACE(damage.at);
     std::vector<uint8_t> data(rows + rows * n * 2, 0x3c);
@@ -184,9 +189,11 @@ TEST_P(RowKernels, DecodeSeesWhatIsNotFinite) {
       data[halves] = 0xff;
       data[halves + 1] = 0x7b;  // 65504 * 2^113 is infinite
     }
-    std::copy(damage.bytes.begin(), damage.bytes.end(), data.begin() + static_cast<ptrdiff_t>(damage.at));
+    std::copy(damage.bytes.begin(), damage.bytes.end(),
+              data.begin() + static_cast<ptrdiff_t>(damage.at));
     std::vector<float> x(rows * n);
-    EXPECT_EQ(ops::DecodeHalfRows(Isa::kScalar, pool_, data.data(), {rows, n}, x.data()), !damage.bad);
+    EXPECT_EQ(ops::DecodeHalfRows(Isa::kScalar, pool_, data.data(), {rows, n}, x.data()),
+              !damage.bad);
     ops::cuda::HalfRowsArgs args;
     args.x = device_->Alloc<float>(x.size(), "x");
     args.data = device_->Upload(data, "wire");
@@ -245,8 +252,9 @@ TEST_P(RowKernels, GateMulIsTheReference) {
 }
 
 TEST_P(RowKernels, EmbeddedRowsAreTheReference) {
-  for (const auto type : {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
-                          TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
+  for (const auto type :
+       {TensorType::kF32, TensorType::kF16, TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
+        TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K}) {
     const auto traits = *TraitsOf(type);
     SCOPED_TRACE(std::string(traits.name));
     const uint32_t n = traits.elements == 256 ? 512 : traits.elements == 32 ? 288 : 35;
@@ -256,7 +264,8 @@ TEST_P(RowKernels, EmbeddedRowsAreTheReference) {
     const std::vector<uint8_t> table = numbers.Bytes(7 * row_bytes);
     std::vector<float> want(ids.size() * n);
     for (size_t r = 0; r < ids.size(); ++r) {
-      ops::DequantizeRow(type, table.data() + static_cast<size_t>(ids[r]) * row_bytes, n, want.data() + r * n);
+      ops::DequantizeRow(type, table.data() + static_cast<size_t>(ids[r]) * row_bytes, n,
+                         want.data() + r * n);
     }
     ops::cuda::EmbedArgs args;
     args.table = device_->Upload(table, "table");
@@ -274,7 +283,8 @@ TEST_P(RowKernels, EmbeddedRowsAreTheReference) {
     args.ids = nullptr;
     args.scale = 25.298221f;
     EXPECT_LAUNCH(ops::cuda::EmbedRows(*device_, args));
-    for (size_t r = 0; r < 3; ++r) ops::DequantizeRow(type, table.data() + r * row_bytes, n, want.data() + r * n);
+    for (size_t r = 0; r < 3; ++r)
+      ops::DequantizeRow(type, table.data() + r * row_bytes, n, want.data() + r * n);
     ops::Scale(Isa::kScalar, want.data(), static_cast<int64_t>(want.size()), args.scale);
     EXPECT_TRUE(SameBits(Down(args.x, want.size()), want));
   }

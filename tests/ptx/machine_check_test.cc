@@ -136,7 +136,8 @@ TEST_F(Checks, ConstantMemoryIsNotWritten) {
 std::string Turn(const char* first, const char* second) {
   return absl::StrCat(kThread, R"(
   .shared .align 4 .b8 s[256];
-  mov.u32 %r5, s; shl.b32 %r6, %r32, 2; add.u32 %r7, %r5, %r6; sub.u32 %r8, 252, %r6; add.u32 %r8, %r5, %r8;
+  mov.u32 %r5, s; shl.b32 %r6, %r32, 2; add.u32 %r7, %r5, %r6; sub.u32 %r8, 252, %r6;
+  add.u32 %r8, %r5, %r8;
   ld.global.u32 %r2, [%rd4];
   st.shared.u32 [%r7], %r2;
 )",
@@ -159,7 +160,8 @@ TEST_F(Checks, SharedRaces) {
   // Half of a warp writes what the other half reads: lanes are no order, bar.warp.sync is. (A block
   // of one warp.)
   const std::string one_warp = R"(
-  .shared .align 4 .b8 s[128]; mov.u32 %r1, %tid.x; mov.u32 %r5, s; shl.b32 %r6, %r1, 2; add.u32 %r7, %r5, %r6;
+  .shared .align 4 .b8 s[128]; mov.u32 %r1, %tid.x; mov.u32 %r5, s; shl.b32 %r6, %r1, 2;
+  add.u32 %r7, %r5, %r6;
   xor.b32 %r8, %r6, 64; add.u32 %r8, %r5, %r8;
   st.shared.u32 [%r7], %r1;
   SYNC
@@ -213,7 +215,8 @@ TEST_F(Checks, ATreeNeedsABarrierAtEveryLevel) {
 LOOP:
   setp.ge.u32 %p1, %r32, %r8; @%p1 bra SKIP;
   shl.b32 %r9, %r8, 2; add.u32 %r9, %r7, %r9;
-  ld.shared.u32 %r10, [%r9]; ld.shared.u32 %r11, [%r7]; add.u32 %r11, %r11, %r10; st.shared.u32 [%r7], %r11;
+  ld.shared.u32 %r10, [%r9]; ld.shared.u32 %r11, [%r7]; add.u32 %r11, %r11, %r10;
+  st.shared.u32 [%r7], %r11;
 SKIP:
   )";
     return absl::StrCat(body, barrier, R"(

@@ -360,7 +360,8 @@ TEST_F(Flow, SeedsChangeTheOrderAndNothingElse) {
 TEST_F(Flow, GridsAndBlocksOfThreeDimensions) {
   const auto module = ParseKernel(R"(
   ld.param.u64 %rd1, [p0];
-  mov.u32 %r1, %ctaid.z; mov.u32 %r2, %nctaid.y; mov.u32 %r3, %ctaid.y; mad.lo.u32 %r4, %r1, %r2, %r3;
+  mov.u32 %r1, %ctaid.z; mov.u32 %r2, %nctaid.y; mov.u32 %r3, %ctaid.y;
+  mad.lo.u32 %r4, %r1, %r2, %r3;
   mov.u32 %r2, %nctaid.x; mov.u32 %r3, %ctaid.x; mad.lo.u32 %r4, %r4, %r2, %r3;
   mov.u32 %r2, %ntid.z; mov.u32 %r3, %tid.z; mad.lo.u32 %r4, %r4, %r2, %r3;
   mov.u32 %r2, %ntid.y; mov.u32 %r3, %tid.y; mad.lo.u32 %r4, %r4, %r2, %r3;
@@ -382,7 +383,7 @@ TEST_F(Flow, GridsAndBlocksOfThreeDimensions) {
 }
 
 // --- What must fail
-// ---------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 TEST_F(Flow, AnEndlessLoopEnds) {
   MachineOptions options;

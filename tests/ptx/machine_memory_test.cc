@@ -144,14 +144,17 @@ TEST_F(MachineMemory, GenericAddressesConstantsAndVariables) {
   mov.u64 %rd4, tile; cvta.shared.u64 %rd5, %rd4;
   mul.wide.u32 %rd6, %r1, 4; add.s64 %rd7, %rd5, %rd6;
   st.u32 [%rd7], %r1; ld.u32 %r6, [%rd7];
-  isspacep.shared %p1, %rd7; isspacep.global %p2, %rd7; selp.u32 %r10, 1000, 0, %p1; selp.u32 %r11, 5000, 0, %p2;
+  isspacep.shared %p1, %rd7; isspacep.global %p2, %rd7; selp.u32 %r10, 1000, 0, %p1;
+  selp.u32 %r11, 5000, 0, %p2;
   cvta.to.shared.u64 %rd8, %rd7; ld.shared.u32 %r7, [%rd8];
   // local, each lane its own
   mov.u64 %rd9, depot; cvta.local.u64 %rd10, %rd9; add.s64 %rd11, %rd10, %rd2;
   st.u32 [%rd11], %r1; cvta.to.local.u64 %rd12, %rd11; ld.local.u32 %r8, [%rd12];
   // a variable
-  mov.u64 %rd13, buffer; add.s64 %rd14, %rd13, %rd6; st.global.u32 [%rd14], %r1; ld.global.u32 %r9, [%rd14];
-  add.u32 %r3, %r3, %r4; add.u32 %r3, %r3, %r5; add.u32 %r3, %r3, %r6; add.u32 %r3, %r3, %r7; add.u32 %r3, %r3, %r8;
+  mov.u64 %rd13, buffer; add.s64 %rd14, %rd13, %rd6; st.global.u32 [%rd14], %r1;
+  ld.global.u32 %r9, [%rd14];
+  add.u32 %r3, %r3, %r4; add.u32 %r3, %r3, %r5; add.u32 %r3, %r3, %r6; add.u32 %r3, %r3, %r7;
+  add.u32 %r3, %r3, %r8;
   add.u32 %r3, %r3, %r9; add.u32 %r3, %r3, %r10; add.u32 %r3, %r3, %r11;
   add.s64 %rd15, %rd1, %rd6; st.global.u32 [%rd15], %r3; ret;)",
                 {out}, {1, 32}, before));
@@ -246,7 +249,7 @@ TEST_F(MachineMemory, Atomics) {
 }
 
 // --- Tensor cores
-// -----------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 template <typename T>
 void LoadLanes(std::string* body, const char* reg, int first, int count, int offset_bytes) {
@@ -385,8 +388,10 @@ TEST_F(MachineMemory, LoadMatrix) {
     ASSERT_OK(
         Run(absl::StrCat(kThread, R"(
   .shared .align 16 .b8 s[512];
-  mul.wide.u32 %rd3, %r1, 16; add.s64 %rd4, %rd1, %rd3; ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%rd4];
-  mov.u32 %r6, s; shl.b32 %r7, %r1, 4; add.u32 %r6, %r6, %r7; st.shared.v4.u32 [%r6], {%r2, %r3, %r4, %r5};
+  mul.wide.u32 %rd3, %r1, 16; add.s64 %rd4, %rd1, %rd3;
+  ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%rd4];
+  mov.u32 %r6, s; shl.b32 %r7, %r1, 4; add.u32 %r6, %r6, %r7;
+  st.shared.v4.u32 [%r6], {%r2, %r3, %r4, %r5};
   bar.sync 0;
   ldmatrix.sync.aligned.m8n8.x4)",
                          transposed ? ".trans" : "", R"(.shared.b16 {%r10, %r11, %r12, %r13}, [%r6];
@@ -452,7 +457,7 @@ TEST_F(MachineMemory, AsyncCopiesArriveAtTheWait) {
 }
 
 // --- Counters
-// -----------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 TEST_F(MachineMemory, SectorsAndConflicts) {
   const std::vector<uint32_t> in(32 * 32, 1);
@@ -513,7 +518,7 @@ TEST_F(MachineMemory, InstructionCounts) {
 }
 
 // --- The Memory class
-// ---------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 TEST(DeviceMemory, KnowsItsAllocations) {
   Memory m;

@@ -141,7 +141,8 @@ TEST(MachineParse, WhatCompilersWrite) {
 .address_size 64
 	// .globl	k
 .file	1 "a/b.cu", 1, 2
-.extern .func (.param .b32 func_retval0) vprintf (.param .b64 vprintf_param_0, .param .b64 vprintf_param_1);
+.extern .func (.param .b32 func_retval0) vprintf (.param .b64 vprintf_param_0,
+.param .b64 vprintf_param_1);
 .func (.param .b32 result) helper(.param .b32 x)
 {
   .reg .b32 %r<2>;

@@ -100,7 +100,8 @@ absl::Status FakeWorker::RunRows(stage::StepFrame* frame, std::vector<uint64_t>*
 absl::Status FakeWorker::ReadDrawn(stage::StepBatch* batch) {
   for (const stage::SeqRun& run : batch->runs) {
     if (run.token_of == StepId()) {
-      if (assignment_->spec.embeds && run.tokens.size() != run.n_rows) return InvalidArgument("tokens are missing");
+      if (assignment_->spec.embeds && run.tokens.size() != run.n_rows)
+        return InvalidArgument("tokens are missing");
       continue;
     }
     if (!assignment_->spec.embeds || !assignment_->spec.samples) {

@@ -15,7 +15,8 @@ constexpr TimeNs kLossLimit = 2 * kSecond;  // a lost worker's requests end with
 
 }  // namespace
 
-World::World(const WorldOptions& options) : options_(options), rng_(Mix(options.seed, 77)), drain_rng_(Mix(options.seed, 78)) {}
+World::World(const WorldOptions& options)
+    : options_(options), rng_(Mix(options.seed, 77)), drain_rng_(Mix(options.seed, 78)) {}
 
 void World::Violation(const std::string& text) {
   if (report_.violations.size() < 5) {
@@ -143,21 +144,25 @@ void World::PlanWeather() {
   });
 }
 
-// Half of the lives drain workers, also in the middle of everything else; at last nobody is drained.
+// Half of the lives drain workers, also in the middle of everything else; at last nobody is
+// drained.
 void World::PlanDrains() {
   const auto random = [this](uint64_t below) { return drain_rng_() % below; };
   if (random(2) == 0) return;
   const uint64_t n = 1 + random(4);
   for (uint64_t e = 0; e < n; ++e) {
     const size_t i = random(nodes_.size());
-    const TimeNs when = 2 * kSecond + static_cast<TimeNs>(random(2) == 0 ? random(4000) : random(30000)) * kMillisecond;
+    const TimeNs when =
+        2 * kSecond +
+        static_cast<TimeNs>(random(2) == 0 ? random(4000) : random(30000)) * kMillisecond;
     At(when, [this, i] { Drain(i); });
     if (random(3) > 0) {
-      At(when + static_cast<TimeNs>(random(8000)) * kMillisecond, [this, name = absl::StrCat("w", i)] {
-        drained_.erase(name);
-        pool_->Undrain(name, now_);
-        Pump();
-      });
+      At(when + static_cast<TimeNs>(random(8000)) * kMillisecond,
+         [this, name = absl::StrCat("w", i)] {
+           drained_.erase(name);
+           pool_->Undrain(name, now_);
+           Pump();
+         });
     }
   }
   At(kStormEnds, [this] {

@@ -75,7 +75,8 @@ void World::Drain(size_t index) {
   const bool served = pool_->serving();
   const absl::Status status = pool_->Drain(name);
   if (!status.ok()) {
-    if (!absl::IsFailedPrecondition(status)) Violation(absl::StrCat("Drain said ", status.ToString()));
+    if (!absl::IsFailedPrecondition(status))
+      Violation(absl::StrCat("Drain said ", status.ToString()));
     if (served != pool_->serving()) Violation("a refused drain stopped the pool");
     return Pump();
   }
@@ -86,7 +87,8 @@ void World::Drain(size_t index) {
   After(drain_patience_ + 3 * kSecond, [this, name] {
     if (!drained_.contains(name)) return;
     for (const auto& stage : pool_->placement().stages()) {
-      if (stage.planned.machine == name) Violation(absl::StrCat(name, " was drained and still has layers"));
+      if (stage.planned.machine == name)
+        Violation(absl::StrCat(name, " was drained and still has layers"));
     }
   });
 }
@@ -128,7 +130,8 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   const Epoch epoch = assign.assignment.spec.epoch;
   Epoch& highest = assigned_epoch_[assign.link.value];
   if (epoch <= highest) Violation("an epoch was assigned twice");
-  if (node != nullptr && drained_.contains(node->worker->name()) && !pool_->placement().kept(node->worker->name())) {
+  if (node != nullptr && drained_.contains(node->worker->name()) &&
+      !pool_->placement().kept(node->worker->name())) {
     Violation("a drained worker was planned in");
   }
   highest = epoch;

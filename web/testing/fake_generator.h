@@ -1,8 +1,9 @@
-// A Generator without a model, for tests of web/ and of its clients. One thread plays the pool: every tick each open
-// sequence gets one "token", a word that depends on the prompt, the seed (at temperature above 0) and the position.
+// A Generator without a model, for tests of web/ and of its clients. One thread plays the pool:
+// every tick each open sequence gets one "token", a word that depends on the prompt, the seed (at
+// temperature above 0) and the position.
 //
-// A prompt's text can ask for trouble: "TOO LONG" (OutOfRange), "QUEUE FULL", "NOT READY", "DIE" (Unavailable after 3
-// tokens), "STALL" (never any text), "FLOOD" (64 KiB a token).
+// A prompt's text can ask for trouble: "TOO LONG" (OutOfRange), "QUEUE FULL", "NOT READY", "DIE"
+// (Unavailable after 3 tokens), "STALL" (never any text), "FLOOD" (64 KiB a token).
 #pragma once
 
 #include <chrono>
@@ -39,14 +40,17 @@ class FakeGenerator : public coordinator::Generator {
     Sequence seq;
     seq.text = PromptText(request);
     if (!request.model.empty() && request.model != kModel) {
-      return NotFound("The model '", request.model, "' does not exist; this pool serves '", kModel, "'.");
+      return NotFound("The model '", request.model, "' does not exist; this pool serves '", kModel,
+                      "'.");
     }
     if (seq.text.find("TOO LONG") != std::string::npos) {
       return absl::OutOfRangeError(absl::StrCat("This model's maximum context length is ", kContext,
                                                 " tokens. However, your prompt has 5000 tokens."));
     }
-    if (seq.text.find("QUEUE FULL") != std::string::npos) return ResourceExhausted("the queue is full (256 requests)");
-    if (seq.text.find("NOT READY") != std::string::npos) return Unavailable("the pool is loading the model");
+    if (seq.text.find("QUEUE FULL") != std::string::npos)
+      return ResourceExhausted("the queue is full (256 requests)");
+    if (seq.text.find("NOT READY") != std::string::npos)
+      return Unavailable("the pool is loading the model");
     seq.request = request;
     seq.sink = std::move(sink);
     seq.prompt_tokens = static_cast<uint32_t>(seq.text.size() / 4 + 1);
@@ -155,7 +159,8 @@ class FakeGenerator : public coordinator::Generator {
   }
 
   static std::string Word(const Sequence& seq) {
-    static constexpr const char* kWords[] = {"one", "two", "tree", "\xC3\xA9t\xC3\xA9", "\xF0\x9F\x8E\x89", "sea", "sun", "end"};
+    static constexpr const char* kWords[] = {
+        "one", "two", "tree", "\xC3\xA9t\xC3\xA9", "\xF0\x9F\x8E\x89", "sea", "sun", "end"};
     if (seq.text.find("FLOOD") != std::string::npos) return std::string(64u << 10, 'x');
     uint64_t h = seq.request.sample.temperature > 0 ? seq.request.sample.seed : 0;
     for (const char c : seq.text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
@@ -165,7 +170,8 @@ class FakeGenerator : public coordinator::Generator {
 
   // One token; true when the sequence is over.
   static bool Step(Sequence& seq) {
-    const coordinator::Usage usage{.prompt_tokens = seq.prompt_tokens, .completion_tokens = seq.made};
+    const coordinator::Usage usage{.prompt_tokens = seq.prompt_tokens,
+                                   .completion_tokens = seq.made};
     if (seq.text.find("STALL") != std::string::npos) return false;
     if (seq.text.find("DIE") != std::string::npos && seq.made == 3) {
       seq.sink->OnError(Unavailable("worker w2 was lost"), usage);
@@ -176,7 +182,8 @@ class FakeGenerator : public coordinator::Generator {
       seq.sink->OnDone(coordinator::FinishReason::kLength, usage);
       return true;
     }
-    if (!seq.request.ignore_eos && seq.made >= kNaturalTokens && seq.text.find("FLOOD") == std::string::npos) {
+    if (!seq.request.ignore_eos && seq.made >= kNaturalTokens &&
+        seq.text.find("FLOOD") == std::string::npos) {
       seq.sink->OnDone(coordinator::FinishReason::kStop, usage);
       return true;
     }
@@ -193,7 +200,8 @@ class FakeGenerator : public coordinator::Generator {
     std::vector<coordinator::TokenLogprob> logprobs;
     if (seq.request.logprobs) {
       coordinator::TokenLogprob lp{.id = 7, .bytes = word, .logprob = -0.5f, .top = {}};
-      for (uint32_t i = 0; i < seq.request.top_logprobs; ++i) lp.top.emplace_back(word + std::to_string(i), -0.5f - i);
+      for (uint32_t i = 0; i < seq.request.top_logprobs; ++i)
+        lp.top.emplace_back(word + std::to_string(i), -0.5f - i);
       logprobs.push_back(std::move(lp));
     }
     seq.sink->OnText(word, std::move(logprobs));

@@ -22,7 +22,9 @@ class FakeKeys : public coordinator::ApiKeys {
   absl::StatusOr<coordinator::NewApiKey> Create(std::string_view, std::optional<int64_t>) override {
     return absl::AlreadyExistsError("there is one");
   }
-  absl::StatusOr<std::vector<coordinator::ApiKeyInfo>> List() override { return std::vector<coordinator::ApiKeyInfo>{}; }
+  absl::StatusOr<std::vector<coordinator::ApiKeyInfo>> List() override {
+    return std::vector<coordinator::ApiKeyInfo>{};
+  }
   absl::StatusOr<coordinator::ApiKeyInfo> Revoke(std::string_view) override {
     live = false;
     return coordinator::ApiKeyInfo{};

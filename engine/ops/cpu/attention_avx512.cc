@@ -1,5 +1,5 @@
-#include "engine/ops/cpu/lanes_avx512.h"
 #include "engine/ops/cpu/attention_inl.h"
+#include "engine/ops/cpu/lanes_avx512.h"
 
 namespace lanyard::ops {
 

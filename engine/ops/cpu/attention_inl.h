@@ -1,5 +1,6 @@
-// Attention over sixteen lanes: a lane is a position for the scores and an element for the values, so that no sum runs
-// across lanes but the stated tree of a page's probabilities. Follows attention.cc and rope.cc operation for operation.
+// Attention over sixteen lanes: a lane is a position for the scores and an element for the values,
+// so that no sum runs across lanes but the stated tree of a page's probabilities. Follows
+// attention.cc and rope.cc operation for operation.
 #pragma once
 
 #include "engine/ops/attention_kernels.h"
@@ -47,7 +48,8 @@ struct PageLoad {
       const int64_t row = int64_t{j} * kv.head_dim;
       const F s = L::Set(scales[j]);
       int d = 0;
-      for (; d + 16 <= kv.head_dim; d += 16) L::Store(buffer + row + d, L::Mul(L::LoadI8(q + row + d), s));
+      for (; d + 16 <= kv.head_dim; d += 16)
+        L::Store(buffer + row + d, L::Mul(L::LoadI8(q + row + d), s));
       for (; d < kv.head_dim; ++d) buffer[row + d] = static_cast<float>(q[row + d]) * scales[j];
     }
     return buffer;
@@ -60,11 +62,11 @@ struct TileOps {
 
   struct State {
     const AttentionTile* t;
-    float *keys, *values;   // a page, converted
-    float *o;               // [queries][padded]: output of the span
-    float *p;               // [queries][32]
-    float *m, *l;           // of the span
-    float *corr, *sum;      // of a page
+    float *keys, *values;  // a page, converted
+    float* o;              // [queries][padded]: output of the span
+    float* p;              // [queries][32]
+    float *m, *l;          // of the span
+    float *corr, *sum;     // of a page
     float *total_m, *total_l;
     int64_t padded;
     int queries;
@@ -232,7 +234,8 @@ struct TileOps {
   struct Queries {
     int first, n;
   };
-  static void Group(const State& s, const float* keys, const float* values, Queries queries, PageRange seen) {
+  static void Group(const State& s, const float* keys, const float* values, Queries queries,
+                    PageRange seen) {
     const auto [first, n] = queries;
     int i = 0;
     for (; i + L::kScoreRows <= n; i += L::kScoreRows) Scores<L::kScoreRows>(s, keys, first + i);
@@ -255,7 +258,8 @@ struct TileOps {
       const PageRange seen = Seen(t, row, start);
       int next = row + 1;
       while (next < t.n_rows && Seen(t, next, start) == seen) ++next;
-      if (seen.begin < seen.end) Group(s, keys, values, {row * t.n_heads, (next - row) * t.n_heads}, seen);
+      if (seen.begin < seen.end)
+        Group(s, keys, values, {row * t.n_heads, (next - row) * t.n_heads}, seen);
       row = next;
     }
   }
@@ -265,8 +269,12 @@ struct TileOps {
     const uint32_t pos = t.pos + static_cast<uint32_t>(row);
     const int64_t lo = int64_t{FirstSeen(pos, t.window)} - start;
     const int64_t hi = int64_t{pos} + 1 - start;
-    return {static_cast<int>(lo < 0 ? 0 : lo > kKvPositions ? kKvPositions : lo),
-            static_cast<int>(hi < 0 ? 0 : hi > kKvPositions ? kKvPositions : hi)};
+    return {static_cast<int>(lo < 0              ? 0
+                             : lo > kKvPositions ? kKvPositions
+                                                 : lo),
+            static_cast<int>(hi < 0              ? 0
+                             : hi > kKvPositions ? kKvPositions
+                                                 : hi)};
   }
 
   static void StartSpan(const State& s) {
@@ -309,7 +317,8 @@ struct TileOps {
       // One lane of each: the sum of the row.
       const F l = L::Fma(L::Set(s.total_l[i]), a, L::Mul(L::Set(s.l[i]), b));
       L::StoreN(s.total_l + i, l, 1);
-      Each(out, hd, [&](int d, int n) { return L::Fma(Get(out + d, n), a, L::Mul(Get(o + d, n), b)); });
+      Each(out, hd,
+           [&](int d, int n) { return L::Fma(Get(out + d, n), a, L::Mul(Get(o + d, n), b)); });
       s.total_m[i] = m;
     }
   }
@@ -427,7 +436,8 @@ struct RopeOps {
         float* q = row + int64_t{h} * hd;
         if (args.q_norm != nullptr) Norm(q, args.q_norm, hd, args.eps);
         Rotate(q, args, cos, sin);
-        for (int i = 0; i < hd; i += 16) Put(q + i, L::Mul(Get(q + i, Lanes(i, hd)), scale), Lanes(i, hd));
+        for (int i = 0; i < hd; i += 16)
+          Put(q + i, L::Mul(Get(q + i, Lanes(i, hd)), scale), Lanes(i, hd));
       }
       const KvSlot slot = args.slots[r];
       const int s = static_cast<int>(slot.slot);

@@ -1,4 +1,5 @@
-// Sixteen f32 lanes as two AVX2 registers. Included by *_avx2.cc files only. Same contract as lanes_avx512.h.
+// Sixteen f32 lanes as two AVX2 registers. Included by *_avx2.cc files only. Same contract as
+// lanes_avx512.h.
 #pragma once
 
 #include <immintrin.h>
@@ -28,7 +29,8 @@ struct LanesAvx2 {
   }
   // The first n lanes; the others are 0 and untouched in memory.
   static F LoadN(const float* p, int n) {
-    return {_mm256_maskload_ps(p, Mask8(n)), n > 8 ? _mm256_maskload_ps(p + 8, Mask8(n - 8)) : _mm256_setzero_ps()};
+    return {_mm256_maskload_ps(p, Mask8(n)),
+            n > 8 ? _mm256_maskload_ps(p + 8, Mask8(n - 8)) : _mm256_setzero_ps()};
   }
   static void StoreN(float* p, F x, int n) {
     _mm256_maskstore_ps(p, Mask8(n), x.a);
@@ -39,8 +41,10 @@ struct LanesAvx2 {
             _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
   }
   static void StoreF16(uint16_t* p, F x) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
+                     _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
   }
   static F RoundF16(F x) {
     return {_mm256_cvtph_ps(_mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT)),
@@ -55,7 +59,9 @@ struct LanesAvx2 {
   static F Sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
   static F Mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
   static F Div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-  static F Fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+  static F Fma(F x, F y, F z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
   // x > y ? x : y and x < y ? x : y, y when either is NaN.
   static F Max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
   static F Min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }

@@ -1,4 +1,5 @@
-// Sixteen f32 lanes as one AVX-512 register. Included by *_avx512.cc files only. Same contract as lanes_avx2.h.
+// Sixteen f32 lanes as one AVX-512 register. Included by *_avx512.cc files only. Same contract as
+// lanes_avx2.h.
 #pragma once
 
 #include <immintrin.h>
@@ -25,7 +26,8 @@ struct LanesAvx512 {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static void StoreF16(uint16_t* p, F x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }
   static F RoundF16(F x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
   static F LoadI8(const int8_t* p) {

@@ -1,10 +1,10 @@
-// The row operations over sixteen lanes, for any lane type L (lanes_avx2.h, lanes_avx512.h). Each function follows the
-// scalar reference in ops/row_kernels.cc step by step.
+// The row operations over sixteen lanes, for any lane type L (lanes_avx2.h, lanes_avx512.h). Each
+// function follows the scalar reference in ops/row_kernels.cc step by step.
 #pragma once
 
 #include "base/half.h"
-#include "engine/ops/row_kernels.h"
 #include "engine/ops/cpu/math_inl.h"
+#include "engine/ops/row_kernels.h"
 
 namespace lanyard::ops {
 namespace {
@@ -65,7 +65,9 @@ struct RowOps {
         const int e = HalfRowExponent(MaxMagnitude(x, n));
         const F down = L::Set(PowerOfTwo(-e));
         const F up = L::Set(PowerOfTwo(e));
-        Each(x, n, [&](int64_t i, int m) { return L::Mul(L::RoundF16(L::Mul(Get(x + i, m), down)), up); });
+        Each(x, n, [&](int64_t i, int m) {
+          return L::Mul(L::RoundF16(L::Mul(Get(x + i, m), down)), up);
+        });
       }
       if (args.norm != nullptr) {
         const F scale = L::Set(InverseRms(x, n, args.eps));

@@ -7,7 +7,8 @@ absl::Status GateMul(Launcher& launcher, const GateArgs& args) {
     return InvalidArgument("activation: gate_up and n_rows must be device addresses");
   }
   if (args.max_rows == 0 || args.n == 0) {
-    return InvalidArgument("activation: ", args.max_rows, " rows of ", args.n, "; neither may be 0");
+    return InvalidArgument("activation: ", args.max_rows, " rows of ", args.n,
+                           "; neither may be 0");
   }
   const bool vectors = args.n % 4 == 0;
   const uint32_t per_block = 256 * (vectors ? 4 : 1);

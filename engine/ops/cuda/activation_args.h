@@ -1,4 +1,5 @@
-// Arguments of the activation kernels (activation.cu). Pointers are device addresses; n_rows and max_rows as in rows_args.h.
+// Arguments of the activation kernels (activation.cu). Pointers are device addresses; n_rows and
+// max_rows as in rows_args.h.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@ struct GateArgs {
   const uint32_t* n_rows = nullptr;
   uint32_t max_rows = 0;
   uint32_t n = 0;
-  uint32_t activation = 0;   // ops::Activation
+  uint32_t activation = 0;  // ops::Activation
 };
 
 }  // namespace lanyard::ops::cuda

@@ -1,10 +1,12 @@
-// Attention of single rows, exact: docs/numerics.md "Attention". A block takes up to four query heads of one key/value head, which
-// share every load, and one span of 8 pages (grid.x; a row's spans side by side), in three phases:
+// Attention of single rows, exact: docs/numerics.md "Attention". A block takes up to four query
+// heads of one key/value head, which share every load, and one span of 8 pages (grid.x; a row's
+// spans side by side), in three phases:
 //   1. a warp a page, a lane a position: the scores, each one chain of fma;
 //   2. a warp a query: the pages in order: maximum, exponentials, the sum's tree;
 //   3. a thread two elements of an output: the values in order.
-// lanyard_attend_merge_* then adds a row's spans in ascending order; a row with one span is finished at once.
-// The kernels *_rows_* walk all spans of a row in one block: any head size, many rows.
+// lanyard_attend_merge_* then adds a row's spans in ascending order; a row with one span is
+// finished at once. The kernels *_rows_* walk all spans of a row in one block: any head size, many
+// rows.
 #include "engine/ops/cuda/attention_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/kv.cuh"
@@ -14,27 +16,28 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kThreads = 256;
-constexpr uint32_t kQueries = 4;     // of a block
-constexpr uint32_t kPartialHead = 4; // floats before a partial's output: m, l and two unused, so that it is aligned
+constexpr uint32_t kQueries = 4;  // of a block
+constexpr uint32_t kPartialHead =
+    4;  // floats before a partial's output: m, l and two unused, so that it is aligned
 
 struct Shared {
   float p[kQueries][kSpanPositions];  // scores, then probabilities
   float corr[kQueries][kSpanPages];
   float m[kQueries];
   float l[kQueries];
-  float total_m[kQueries];            // of the spans before, where one block walks them all
+  float total_m[kQueries];  // of the spans before, where one block walks them all
   float total_l[kQueries];
 };
 
 // What a block works on.
 struct Work {
   AttentionTile tile;
-  uint32_t lo;        // first position that the row sees
+  uint32_t lo;  // first position that the row sees
   uint32_t first_span;
   uint32_t n_spans;
   uint32_t kv_head;
-  uint32_t head;      // the first query head
-  uint32_t n;         // query heads, <= kQueries
+  uint32_t head;  // the first query head
+  uint32_t n;     // query heads, <= kQueries
 };
 
 LANYARD_DEVICE Work WorkOf(const AttendArgs& a, uint32_t tile, uint32_t unit) {
@@ -59,12 +62,14 @@ LANYARD_DEVICE uint32_t PageOf(const AttendArgs& a, const Work& w, uint32_t bloc
 LANYARD_DEVICE void LoadQueries(const AttendArgs& a, const Work& w, float* q) {
   const uint32_t hd = a.kv.head_dim;
   const float* from = a.q + w.tile.row * a.q_stride + static_cast<uint64_t>(w.head) * hd;
-  for (uint32_t i = ThreadX(); i < kQueries * hd; i += kThreads) q[i] = i < w.n * hd ? from[i] : 0.0f;
+  for (uint32_t i = ThreadX(); i < kQueries * hd; i += kThreads)
+    q[i] = i < w.n * hd ? from[i] : 0.0f;
 }
 
 // Elements d .. d + kStep - 1 of the scores' chains; the loads of a step are in flight together.
 template <uint32_t kElement, uint32_t kStep>
-LANYARD_DEVICE void ScoreStep(const uint8_t* keys, float scale, const float* q, uint32_t hd, float* s) {
+LANYARD_DEVICE void ScoreStep(const uint8_t* keys, float scale, const float* q, uint32_t hd,
+                              float* s) {
   float k[kStep];
   LANYARD_UNROLL
   for (uint32_t i = 0; i < kStep; ++i) k[i] = PartAt<kElement>(keys, i * kKvPositions, scale);
@@ -82,14 +87,16 @@ LANYARD_DEVICE void ScoreStep(const uint8_t* keys, float scale, const float* q, 
 template <uint32_t kElement>
 LANYARD_DEVICE void PrefetchValues(const AttendArgs& a, const uint8_t* values, PageRange seen) {
   const uint32_t row_bytes = a.kv.head_dim * kKvBytes<kElement>;
-  for (uint32_t at = seen.begin * row_bytes + Lane() * 128; at < seen.end * row_bytes; at += kWarp * 128) {
+  for (uint32_t at = seen.begin * row_bytes + Lane() * 128; at < seen.end * row_bytes;
+       at += kWarp * 128) {
     PrefetchL2(values + at);
   }
 }
 
 // Phase 1 of the page that is this warp's.
 template <uint32_t kElement>
-LANYARD_DEVICE void Scores(const AttendArgs& a, const Work& w, uint32_t span, const float* q, Shared* shared) {
+LANYARD_DEVICE void Scores(const AttendArgs& a, const Work& w, uint32_t span, const float* q,
+                           Shared* shared) {
   constexpr uint32_t kBytes = kKvBytes<kElement>;
   constexpr uint32_t kStep = 16;
   const uint32_t hd = a.kv.head_dim;
@@ -108,7 +115,8 @@ LANYARD_DEVICE void Scores(const AttendArgs& a, const Work& w, uint32_t span, co
   for (; d + kStep <= hd; d += kStep) {
     ScoreStep<kElement, kStep>(keys + d * kKvPositions * kBytes, scale, q + d, hd, s);
   }
-  for (; d < hd; d += 4) ScoreStep<kElement, 4>(keys + d * kKvPositions * kBytes, scale, q + d, hd, s);
+  for (; d < hd; d += 4)
+    ScoreStep<kElement, 4>(keys + d * kKvPositions * kBytes, scale, q + d, hd, s);
   LANYARD_UNROLL
   for (uint32_t g = 0; g < kQueries; ++g) shared->p[g][WarpOfBlock() * kKvPositions + j] = s[g];
 }
@@ -140,7 +148,8 @@ LANYARD_DEVICE void Softmax(const Work& w, uint32_t span, uint32_t g, Shared* sh
 
 // The next kStep positions of a page; the loads of a step are in flight together.
 template <uint32_t kElement, uint32_t kPer, uint32_t kStep>
-LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32_t hd, const float* const* p, Vec2f* o) {
+LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32_t hd,
+                              const float* const* p, Vec2f* o) {
   RawPair<kElement> raw[kStep];
   LANYARD_UNROLL
   for (uint32_t j = 0; j < kStep; ++j) {
@@ -150,14 +159,15 @@ LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32
   for (uint32_t j = 0; j < kStep; ++j) {
     const Vec2f v = raw[j].Floats(kElement == kKvI8 ? scales[j] : 1.0f);
     LANYARD_UNROLL
-    for (uint32_t k = 0; k < kPer; ++k) o[k] = {Fma(p[k][j], v.x, o[k].x), Fma(p[k][j], v.y, o[k].y)};
+    for (uint32_t k = 0; k < kPer; ++k)
+      o[k] = {Fma(p[k][j], v.x, o[k].x), Fma(p[k][j], v.y, o[k].y)};
   }
 }
 
 // Phase 3: elements e and e + 1 of kPer queries.
 template <uint32_t kElement, uint32_t kPer>
-LANYARD_DEVICE void Accumulate(const AttendArgs& a, const Work& w, uint32_t span, uint32_t e, const uint32_t* queries,
-                               const Shared* shared, Vec2f* o) {
+LANYARD_DEVICE void Accumulate(const AttendArgs& a, const Work& w, uint32_t span, uint32_t e,
+                               const uint32_t* queries, const Shared* shared, Vec2f* o) {
   constexpr uint32_t kBytes = kKvBytes<kElement>;
   constexpr uint32_t kStep = kElement == kKvF32 ? 16 : 32;
   const uint32_t hd = a.kv.head_dim;
@@ -205,13 +215,13 @@ LANYARD_DEVICE float* OutOf(const AttendArgs& a, const AttentionTile& tile, uint
 // Where a span's output goes.
 struct Sink {
   uint32_t tile;
-  uint32_t span;      // counted from the row's first
-  bool walks;         // this block walks all spans: into `total`
-  float* total;       // [kQueries][head_dim], shared memory
+  uint32_t span;  // counted from the row's first
+  bool walks;     // this block walks all spans: into `total`
+  float* total;   // [kQueries][head_dim], shared memory
 };
 
-LANYARD_DEVICE void Give(const AttendArgs& a, const Work& w, const Sink& sink, uint32_t g, uint32_t e, Vec2f o,
-                         const Shared& shared) {
+LANYARD_DEVICE void Give(const AttendArgs& a, const Work& w, const Sink& sink, uint32_t g,
+                         uint32_t e, Vec2f o, const Shared& shared) {
   const float l = shared.l[g];
   const float m = shared.m[g];
   if (!sink.walks && w.n_spans > 1) {
@@ -231,7 +241,8 @@ LANYARD_DEVICE void Give(const AttendArgs& a, const Work& w, const Sink& sink, u
     o = {Fma(t.x, x, o.x * y), Fma(t.y, x, o.y * y)};
   }
   if (sink.span + 1 == w.n_spans) {
-    *reinterpret_cast<Vec2f*>(OutOf(a, w.tile, w.head + g) + e) = {Div(o.x, total_l), Div(o.y, total_l)};
+    *reinterpret_cast<Vec2f*>(OutOf(a, w.tile, w.head + g) + e) = {Div(o.x, total_l),
+                                                                   Div(o.y, total_l)};
   } else {
     *reinterpret_cast<Vec2f*>(sink.total + g * a.kv.head_dim + e) = o;
   }
@@ -239,7 +250,8 @@ LANYARD_DEVICE void Give(const AttendArgs& a, const Work& w, const Sink& sink, u
 
 // A thread has a fixed pair of elements of some queries; a large head is walked in strides.
 template <uint32_t kElement, uint32_t kPer>
-LANYARD_DEVICE void Values(const AttendArgs& a, const Work& w, uint32_t span, const Sink& sink, const Shared& shared) {
+LANYARD_DEVICE void Values(const AttendArgs& a, const Work& w, uint32_t span, const Sink& sink,
+                           const Shared& shared) {
   const uint32_t pairs = a.kv.head_dim / 2;
   const uint32_t groups = pairs < kThreads ? kThreads / pairs : 1;
   const uint32_t group = pairs < kThreads ? ThreadX() / pairs : 0;
@@ -247,8 +259,10 @@ LANYARD_DEVICE void Values(const AttendArgs& a, const Work& w, uint32_t span, co
   for (uint32_t first = group; first < w.n; first += kPer * groups) {
     uint32_t queries[kPer];
     LANYARD_UNROLL
-    for (uint32_t k = 0; k < kPer; ++k) queries[k] = first + k * groups < w.n ? first + k * groups : w.n - 1;
-    for (uint32_t pair = pairs < kThreads ? ThreadX() % pairs : ThreadX(); pair < pairs; pair += kThreads) {
+    for (uint32_t k = 0; k < kPer; ++k)
+      queries[k] = first + k * groups < w.n ? first + k * groups : w.n - 1;
+    for (uint32_t pair = pairs < kThreads ? ThreadX() % pairs : ThreadX(); pair < pairs;
+         pair += kThreads) {
       Vec2f o[kPer];
       Accumulate<kElement, kPer>(a, w, span, 2 * pair, queries, &shared, o);
       LANYARD_UNROLL
@@ -260,7 +274,8 @@ LANYARD_DEVICE void Values(const AttendArgs& a, const Work& w, uint32_t span, co
 }
 
 template <uint32_t kElement>
-LANYARD_DEVICE void Span(const AttendArgs& a, const Work& w, const Sink& sink, const float* q, Shared* shared) {
+LANYARD_DEVICE void Span(const AttendArgs& a, const Work& w, const Sink& sink, const float* q,
+                         Shared* shared) {
   const uint32_t span = w.first_span + sink.span;
   Scores<kElement>(a, w, span, q, shared);
   Barrier();
@@ -307,7 +322,8 @@ LANYARD_DEVICE void DecodeRow(const AttendArgs& a, Shared* shared) {
         shared->total_l[g] = shared->l[g];
       } else {
         const float most = m > shared->total_m[g] ? m : shared->total_m[g];
-        shared->total_l[g] = Fma(shared->total_l[g], Exp(shared->total_m[g] - most), shared->l[g] * Exp(m - most));
+        shared->total_l[g] =
+            Fma(shared->total_l[g], Exp(shared->total_m[g] - most), shared->l[g] * Exp(m - most));
         shared->total_m[g] = most;
       }
     }

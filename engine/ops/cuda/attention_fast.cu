@@ -1,9 +1,11 @@
-// Attention on f16 tensor cores, under a numerics id of its own: docs/numerics.md "Attention, fast form". Spans, pages, softmax and
-// merge are those of the exact form; the two products take halves and sum in f32 as the card's mma does. A row's result still
-// depends on nothing but its own tokens and the card's architecture: a row of an mma does not see its neighbours.
+// Attention on f16 tensor cores, under a numerics id of its own: docs/numerics.md "Attention, fast
+// form". Spans, pages, softmax and merge are those of the exact form; the two products take halves
+// and sum in f32 as the card's mma does. A row's result still depends on nothing but its own tokens
+// and the card's architecture: a row of an mma does not see its neighbours.
 //
-// A block of four warps takes up to 32 queries (rows x the query heads of one key/value head). lanyard_attend_fast_* walks all
-// spans of a tile; lanyard_attend_fast_split_* takes one span of a single row (grid.z), lanyard_attend_merge adds them.
+// A block of four warps takes up to 32 queries (rows x the query heads of one key/value head).
+// lanyard_attend_fast_* walks all spans of a tile; lanyard_attend_fast_split_* takes one span of a
+// single row (grid.z), lanyard_attend_merge adds them.
 #include "engine/ops/cuda/attention_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/kv.cuh"
@@ -15,10 +17,10 @@ namespace {
 
 constexpr uint32_t kThreads = 128;
 constexpr uint32_t kQueries = 32;
-constexpr uint32_t kPad = 8;                         // halves behind a row: eight rows lie in different banks
-constexpr uint32_t kPageRow = kKvPositions + kPad;   // halves
-constexpr uint32_t kScoreRow = kKvPositions + 4;     // floats
-constexpr uint32_t kPartialHead = 4;                 // attention_decode.cu
+constexpr uint32_t kPad = 8;  // halves behind a row: eight rows lie in different banks
+constexpr uint32_t kPageRow = kKvPositions + kPad;  // halves
+constexpr uint32_t kScoreRow = kKvPositions + 4;    // floats
+constexpr uint32_t kPartialHead = 4;                // attention_decode.cu
 
 constexpr uint32_t kSpanGoesOn = 0;
 constexpr uint32_t kSpanIsFirst = 1;
@@ -26,11 +28,11 @@ constexpr uint32_t kSpanIsMerged = 2;
 
 template <uint32_t kHd>
 struct Shared {
-  alignas(16) uint16_t q[kQueries * (kHd + kPad)];       // [query][d]
-  alignas(16) uint16_t keys[kHd * kPageRow];             // [d][position]
+  alignas(16) uint16_t q[kQueries * (kHd + kPad)];           // [query][d]
+  alignas(16) uint16_t keys[kHd * kPageRow];                 // [d][position]
   alignas(16) uint16_t values[kKvPositions * (kHd + kPad)];  // [position][d]
-  alignas(16) uint16_t p[kQueries * kPageRow];           // [query][position]
-  alignas(16) float s[kQueries * kScoreRow];             // [query][position]
+  alignas(16) uint16_t p[kQueries * kPageRow];               // [query][position]
+  alignas(16) float s[kQueries * kScoreRow];                 // [query][position]
   float corr[kQueries];
   float m[kQueries];
   float l[kQueries];
@@ -39,10 +41,12 @@ struct Shared {
   float a[kQueries];
   float b[kQueries];
   uint32_t ends[kQueries];
-  uint32_t bad[2];  // bit j: the values of position j are not all finite; of this page and of the next
+  uint32_t
+      bad[2];  // bit j: the values of position j are not all finite; of this page and of the next
 };
 
-static_assert(sizeof(Shared<64>) == FastAttentionSharedBytes(64) && sizeof(Shared<256>) == FastAttentionSharedBytes(256));
+static_assert(sizeof(Shared<64>) == FastAttentionSharedBytes(64) &&
+              sizeof(Shared<256>) == FastAttentionSharedBytes(256));
 
 LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
   uint64_t address;
@@ -64,9 +68,11 @@ LANYARD_DEVICE void LoadMatricesTransposed(const uint16_t* row, uint32_t out[4])
                : "memory");
 }
 
-// d += a b: a is 16 x 16, b 16 x 8. Lane (g, t) holds of d columns 2t and 2t + 1 of rows g and g + 8.
+// d += a b: a is 16 x 16, b 16 x 8. Lane (g, t) holds of d columns 2t and 2t + 1 of rows g and g
+// + 8.
 LANYARD_DEVICE void Multiply(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
+      "%9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -83,10 +89,11 @@ LANYARD_DEVICE void LoadQueries(const AttendArgs& a, const Tile& t, Shared<kHd>*
     Vec4f v = {0.0f, 0.0f, 0.0f, 0.0f};
     if (query < t.n) {
       const uint64_t row = t.rows.row + query / t.group;
-      v = *reinterpret_cast<const Vec4f*>(a.q + row * a.q_stride + (t.kv_head * t.group + query % t.group) * kHd + d);
+      v = *reinterpret_cast<const Vec4f*>(a.q + row * a.q_stride +
+                                          (t.kv_head * t.group + query % t.group) * kHd + d);
     }
-    *reinterpret_cast<Vec2i*>(shared->q + query * (kHd + kPad) + d) = {static_cast<int32_t>(TwoHalves(v.x, v.y)),
-                                                                     static_cast<int32_t>(TwoHalves(v.z, v.w))};
+    *reinterpret_cast<Vec2i*>(shared->q + query * (kHd + kPad) + d) = {
+        static_cast<int32_t>(TwoHalves(v.x, v.y)), static_cast<int32_t>(TwoHalves(v.z, v.w))};
   }
 }
 
@@ -109,10 +116,11 @@ LANYARD_DEVICE bool HasNotFinite(uint32_t halves) {
   return (halves & 0x7c00u) == 0x7c00u || (halves & 0x7c000000u) == 0x7c000000u;
 }
 
-// The page's keys and values. Values that are not finite become 0 and their position is marked: 0 * NaN in a product would
-// reach queries that do not see the position.
+// The page's keys and values. Values that are not finite become 0 and their position is marked: 0 *
+// NaN in a product would reach queries that do not see the position.
 template <uint32_t kHd, uint32_t kElement>
-LANYARD_DEVICE void StagePage(const AttendArgs& a, const Tile& t, uint32_t block, Shared<kHd>* shared) {
+LANYARD_DEVICE void StagePage(const AttendArgs& a, const Tile& t, uint32_t block,
+                              Shared<kHd>* shared) {
   const uint32_t page = a.page_table[t.rows.pages + block - t.rows.first];
   const uint8_t* keys = KeysOf(a.kv, page, t.kv_head);
   const uint8_t* values = ValuesOf(a.kv, page, t.kv_head);
@@ -124,8 +132,8 @@ LANYARD_DEVICE void StagePage(const AttendArgs& a, const Tile& t, uint32_t block
     Vec4f scale = {1.0f, 1.0f, 1.0f, 1.0f};
     if constexpr (kElement == kKvI8) {
       const float* scales = ScalesOf(a.kv, keys) + j;
-      scale = {mask >> j & 1u ? scales[0] : 0.0f, mask >> j & 2u ? scales[1] : 0.0f, mask >> j & 4u ? scales[2] : 0.0f,
-               mask >> j & 8u ? scales[3] : 0.0f};
+      scale = {mask >> j & 1u ? scales[0] : 0.0f, mask >> j & 2u ? scales[1] : 0.0f,
+               mask >> j & 4u ? scales[2] : 0.0f, mask >> j & 8u ? scales[3] : 0.0f};
     }
     *reinterpret_cast<Vec2i*>(shared->keys + i / kKvPositions * kPageRow + j) =
         FourHalves<kElement>(keys, i, scale, mask >> j & 0xfu);
@@ -137,7 +145,10 @@ LANYARD_DEVICE void StagePage(const AttendArgs& a, const Tile& t, uint32_t block
     Vec2i v = FourHalves<kElement>(values, i, {scale, scale, scale, scale}, sees ? 0xfu : 0u);
     if (HasNotFinite(static_cast<uint32_t>(v.x)) || HasNotFinite(static_cast<uint32_t>(v.y))) {
       v = {0, 0};
-      asm volatile("red.shared.or.b32 [%0], %1;" : : "r"(SharedAddress(&shared->bad[block % 2])), "r"(1u << j) : "memory");
+      asm volatile("red.shared.or.b32 [%0], %1;"
+                   :
+                   : "r"(SharedAddress(&shared->bad[block % 2])), "r"(1u << j)
+                   : "memory");
     }
     *reinterpret_cast<Vec2i*>(shared->values + j * (kHd + kPad) + i % kHd) = v;
   }
@@ -168,7 +179,8 @@ LANYARD_DEVICE void Scores(Shared<kHd>* shared) {
 
 // How the span of a query that ends with this page enters its total.
 template <uint32_t kHd>
-LANYARD_DEVICE void FinishSpan(uint32_t span, uint32_t lo, uint32_t pos, uint32_t query, Shared<kHd>* shared) {
+LANYARD_DEVICE void FinishSpan(uint32_t span, uint32_t lo, uint32_t pos, uint32_t query,
+                               Shared<kHd>* shared) {
   const float m = shared->m[query];
   const float l = shared->l[query];
   if (span < lo / kSpanPositions || span > pos / kSpanPositions) {
@@ -190,7 +202,8 @@ LANYARD_DEVICE void FinishSpan(uint32_t span, uint32_t lo, uint32_t pos, uint32_
 
 // As in attention_prefill.cu: the page's step of one query, by a warp.
 template <uint32_t kHd, bool kWalks>
-LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, uint32_t block, uint32_t query, Shared<kHd>* shared) {
+LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, uint32_t block, uint32_t query,
+                                Shared<kHd>* shared) {
   const uint32_t j = Lane();
   const uint32_t pos = t.rows.pos + (query < t.n ? query / t.group : 0);
   const uint32_t lo = FirstSeen(pos, a.window);
@@ -204,7 +217,8 @@ LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, uint32_t blo
   const float most = MaxOfLanes(sees && s > m ? s : m);
   const float p = sees ? Exp(s - most) : 0.0f;
   // A NaN would reach the whole row of the product, which is what it does here, too.
-  const float sum = SumLanes32(sees && (shared->bad[block % 2] >> j & 1u) ? FloatOf(0x7fc00000u) : p);
+  const float sum =
+      SumLanes32(sees && (shared->bad[block % 2] >> j & 1u) ? FloatOf(0x7fc00000u) : p);
   shared->p[query * kPageRow + j] = FloatToHalf(p);
   WarpBarrier();  // every lane has read m and l before the first one writes them
   if (j != 0) return;
@@ -224,7 +238,8 @@ LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, uint32_t blo
   }
 }
 
-// Warp w has queries 16 (w % 2) .. + 15 and half of the elements: tile i of 8 starts at (w / 2) kHd / 2 + 8 i.
+// Warp w has queries 16 (w % 2) .. + 15 and half of the elements: tile i of 8 starts at (w / 2) kHd
+// / 2 + 8 i.
 template <uint32_t kHd>
 struct Outputs {
   float o[kHd / 16][4];
@@ -251,14 +266,16 @@ LANYARD_DEVICE void Values(const Shared<kHd>& shared, Outputs<kHd>* out) {
     LANYARD_UNROLL
     for (uint32_t i = 0; i < kHd / 16; i += 2) {
       uint32_t v[4];
-      LoadMatricesTransposed(shared.values + (j + lane % 16) * (kHd + kPad) + element + i * 8 + lane / 16 * 8, v);
+      LoadMatricesTransposed(
+          shared.values + (j + lane % 16) * (kHd + kPad) + element + i * 8 + lane / 16 * 8, v);
       Multiply(out->o[i], p, v[0], v[1]);
       Multiply(out->o[i + 1], p, v[2], v[3]);
     }
   }
 }
 
-// At a span's end it enters the totals and starts again from 0. Adding +0 makes a zero's sign the same on every way.
+// At a span's end it enters the totals and starts again from 0. Adding +0 makes a zero's sign the
+// same on every way.
 template <uint32_t kHd>
 LANYARD_DEVICE void EndSpan(const Shared<kHd>& shared, Outputs<kHd>* span, Outputs<kHd>* total) {
   LANYARD_UNROLL
@@ -286,10 +303,11 @@ LANYARD_DEVICE Vec2f PairOf(const Outputs<kHd>& out, uint32_t i, uint32_t half) 
   return {out.o[i][2 * half], out.o[i][2 * half + 1]};
 }
 
-// Pages blocks.begin .. blocks.end - 1 of a tile; kWalks: over spans, into `total`; else of one span. Ends behind a barrier.
+// Pages blocks.begin .. blocks.end - 1 of a tile; kWalks: over spans, into `total`; else of one
+// span. Ends behind a barrier.
 template <uint32_t kHd, uint32_t kElement, bool kWalks>
-LANYARD_DEVICE void Walk(const AttendArgs& a, const Tile& t, PageRange blocks, Shared<kHd>* shared, Outputs<kHd>* span,
-                         Outputs<kHd>* total) {
+LANYARD_DEVICE void Walk(const AttendArgs& a, const Tile& t, PageRange blocks, Shared<kHd>* shared,
+                         Outputs<kHd>* span, Outputs<kHd>* total) {
   if (ThreadX() < 2) shared->bad[ThreadX()] = 0;
   LoadQueries<kHd>(a, t, shared);
   Barrier();
@@ -305,7 +323,8 @@ LANYARD_DEVICE void Walk(const AttendArgs& a, const Tile& t, PageRange blocks, S
     Barrier();
     if (ThreadX() == 0) shared->bad[block % 2] = 0;  // of the page after the next
     Values<kHd>(*shared, span);
-    if (kWalks && (block % kSpanPages == kSpanPages - 1 || block + 1 == blocks.end)) EndSpan<kHd>(*shared, span, total);
+    if (kWalks && (block % kSpanPages == kSpanPages - 1 || block + 1 == blocks.end))
+      EndSpan<kHd>(*shared, span, total);
     Barrier();
   }
 }
@@ -317,15 +336,16 @@ LANYARD_DEVICE void FastTile(const AttendArgs& a, Shared<kHd>* shared) {
   const Tile t = TileOf(a, n_tiles - 1 - BlockX());  // the last rows of a run see the most
   Outputs<kHd> span = {};
   Outputs<kHd> total = {};
-  Walk<kHd, kElement, true>(a, t, {t.lo / kKvPositions, t.hi / kKvPositions + 1}, shared, &span, &total);
+  Walk<kHd, kElement, true>(a, t, {t.lo / kKvPositions, t.hi / kKvPositions + 1}, shared, &span,
+                            &total);
   LANYARD_UNROLL
   for (uint32_t half = 0; half < 2; ++half) {
     const uint32_t query = WarpOfBlock() % 2 * 16 + Lane() / 4 + half * 8;
     if (query >= t.n) continue;
     const float l = shared->total_l[query];
     const uint64_t row = t.rows.row + query / t.group;
-    float* out = a.out + row * a.out_stride + (t.kv_head * t.group + query % t.group) * kHd + WarpOfBlock() / 2 * (kHd / 2) +
-                 Lane() % 4 * 2;
+    float* out = a.out + row * a.out_stride + (t.kv_head * t.group + query % t.group) * kHd +
+                 WarpOfBlock() / 2 * (kHd / 2) + Lane() % 4 * 2;
     LANYARD_UNROLL
     for (uint32_t i = 0; i < kHd / 16; ++i) {
       const Vec2f o = PairOf<kHd>(total, i, half);
@@ -345,7 +365,8 @@ LANYARD_DEVICE void FastSpan(const AttendArgs& a, Shared<kHd>* shared) {
   const uint32_t begin = (first_span + BlockZ()) * kSpanPositions;
   const uint32_t last = t.hi / kKvPositions;
   if (begin > t.lo) t.lo = begin;
-  const uint32_t end = begin / kKvPositions + kSpanPages < last + 1 ? begin / kKvPositions + kSpanPages : last + 1;
+  const uint32_t end =
+      begin / kKvPositions + kSpanPages < last + 1 ? begin / kKvPositions + kSpanPages : last + 1;
   Outputs<kHd> span = {};
   Walk<kHd, kElement, false>(a, t, {t.lo / kKvPositions, end}, shared, &span, nullptr);
   LANYARD_UNROLL
@@ -355,11 +376,14 @@ LANYARD_DEVICE void FastSpan(const AttendArgs& a, Shared<kHd>* shared) {
     const uint32_t head = t.kv_head * t.group + query;
     const uint32_t element = WarpOfBlock() / 2 * (kHd / 2) + Lane() % 4 * 2;
     const float l = shared->l[query];
-    float* partial = a.partials + ((static_cast<uint64_t>(BlockX()) * a.n_heads + head) * a.max_spans + BlockZ()) *
-                                      (kHd + kPartialHead);
+    float* partial =
+        a.partials +
+        ((static_cast<uint64_t>(BlockX()) * a.n_heads + head) * a.max_spans + BlockZ()) *
+            (kHd + kPartialHead);
     if (n_spans > 1 && element == 0) *reinterpret_cast<Vec2f*>(partial) = {shared->m[query], l};
     float* out = n_spans > 1 ? partial + kPartialHead + element
-                             : a.out + t.rows.row * a.out_stride + static_cast<uint64_t>(head) * kHd + element;
+                             : a.out + t.rows.row * a.out_stride +
+                                   static_cast<uint64_t>(head) * kHd + element;
     LANYARD_UNROLL
     for (uint32_t i = 0; i < kHd / 16; ++i) {
       Vec2f o = PairOf<kHd>(span, i, half);
@@ -373,12 +397,14 @@ LANYARD_DEVICE void FastSpan(const AttendArgs& a, Shared<kHd>* shared) {
 }  // namespace
 
 // blocks: at least so many fit in a multiprocessor, by registers.
-#define LANYARD_FAST(hd, name, element, blocks)                                                             \
-  LANYARD_KERNEL __launch_bounds__(kThreads, blocks) lanyard_attend_fast_##name##_##hd(AttendArgs a) {       \
-    FastTile<hd, element>(a, reinterpret_cast<Shared<hd>*>(dynamic_shared));                                 \
-  }                                                                                                          \
-  LANYARD_KERNEL __launch_bounds__(kThreads, blocks) lanyard_attend_fast_split_##name##_##hd(AttendArgs a) { \
-    FastSpan<hd, element>(a, reinterpret_cast<Shared<hd>*>(dynamic_shared));                                 \
+#define LANYARD_FAST(hd, name, element, blocks)                              \
+  LANYARD_KERNEL __launch_bounds__(kThreads, blocks)                         \
+      lanyard_attend_fast_##name##_##hd(AttendArgs a) {                      \
+    FastTile<hd, element>(a, reinterpret_cast<Shared<hd>*>(dynamic_shared)); \
+  }                                                                          \
+  LANYARD_KERNEL __launch_bounds__(kThreads, blocks)                         \
+      lanyard_attend_fast_split_##name##_##hd(AttendArgs a) {                \
+    FastSpan<hd, element>(a, reinterpret_cast<Shared<hd>*>(dynamic_shared)); \
   }
 LANYARD_FAST(64, f16, kKvF16, 4)
 LANYARD_FAST(64, q8, kKvI8, 4)

@@ -1,7 +1,9 @@
-// Attention of many rows of one sequence, exact: docs/numerics.md "Attention". A block takes up to 32 queries (rows x the query heads
-// of one key/value head) of a tile and walks the pages that they see: a product of queries and keys, the softmax's step, a
-// product of probabilities and values, spans merged as they end. All chains are those of the definition: a thread holds a tile of
-// scores whose chains go over d, then a tile of outputs whose chains go over the positions. Threads: kHd (64, 128 or 256).
+// Attention of many rows of one sequence, exact: docs/numerics.md "Attention". A block takes up to
+// 32 queries (rows x the query heads of one key/value head) of a tile and walks the pages that they
+// see: a product of queries and keys, the softmax's step, a product of probabilities and values,
+// spans merged as they end. All chains are those of the definition: a thread holds a tile of scores
+// whose chains go over d, then a tile of outputs whose chains go over the positions. Threads: kHd
+// (64, 128 or 256).
 #include "engine/ops/cuda/attention_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/kv.cuh"
@@ -11,7 +13,7 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kQueries = 32;
-constexpr uint32_t kStage = 2048;     // elements of a page's keys or values that are staged at a time
+constexpr uint32_t kStage = 2048;  // elements of a page's keys or values that are staged at a time
 constexpr uint32_t kRow = kQueries + 4;
 
 // How a query's finished span enters its total.
@@ -21,25 +23,25 @@ constexpr uint32_t kSpanIsMerged = 2;
 
 template <uint32_t kHd>
 struct Shared {
-  alignas(16) float q[kHd * kQueries];          // [d][query]
-  alignas(16) float stage[kStage];              // keys [d][position] or values [position][d]
-  alignas(16) float p[kKvPositions * kRow];     // [position][query]: scores, then probabilities
+  alignas(16) float q[kHd * kQueries];       // [d][query]
+  alignas(16) float stage[kStage];           // keys [d][position] or values [position][d]
+  alignas(16) float p[kKvPositions * kRow];  // [position][query]: scores, then probabilities
   float corr[kQueries];
   float m[kQueries];
   float l[kQueries];
   float total_m[kQueries];
   float total_l[kQueries];
-  float a[kQueries];                            // factors of the total and of the span when they are merged
+  float a[kQueries];  // factors of the total and of the span when they are merged
   float b[kQueries];
-  uint32_t seen[kQueries];                      // bit j: position j of the page
-  uint32_t ends[kQueries];                      // kSpanGoesOn, ...
+  uint32_t seen[kQueries];  // bit j: position j of the page
+  uint32_t ends[kQueries];  // kSpanGoesOn, ...
 };
 
 // One page of a tile.
 struct Page {
   uint32_t block;
-  PageRange seen;     // by any row
-  bool all;           // every row sees every position
+  PageRange seen;  // by any row
+  bool all;        // every row sees every position
   const uint8_t* keys;
   const uint8_t* values;
 };
@@ -62,7 +64,8 @@ LANYARD_DEVICE void LoadQueries(const AttendArgs& a, const Tile& t, Shared<kHd>*
   }
 }
 
-// Keys d0 .. d0 + 63 of every position that is seen; 0 for the others, which may never have been written.
+// Keys d0 .. d0 + 63 of every position that is seen; 0 for the others, which may never have been
+// written.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void StageKeys(const AttendArgs& a, const Page& page, uint32_t d0, float* stage) {
   const float* scales = ScalesOf(a.kv, page.keys);
@@ -79,7 +82,8 @@ LANYARD_DEVICE void StageKeys(const AttendArgs& a, const Page& page, uint32_t d0
       LANYARD_UNROLL
       for (uint32_t k = 0; k < 4; ++k) {
         if (j + k >= page.seen.begin && j + k < page.seen.end) {
-          each[k] = PartAt<kElement>(page.keys, index + k, kElement == kKvI8 ? scales[j + k] : 1.0f);
+          each[k] =
+              PartAt<kElement>(page.keys, index + k, kElement == kKvI8 ? scales[j + k] : 1.0f);
         }
       }
       v = {each[0], each[1], each[2], each[3]};
@@ -122,7 +126,8 @@ LANYARD_DEVICE void Scores(const AttendArgs& a, const Page& page, Shared<kHd>* s
     LANYARD_UNROLL_BY(8)
     for (uint32_t d = 0; d < kStage / kKvPositions; ++d) {
       const Vec4f q = *reinterpret_cast<const Vec4f*>(shared->q + (d0 + d) * kQueries + query);
-      const Keys<kPos> keys = *reinterpret_cast<const Keys<kPos>*>(shared->stage + d * kKvPositions + j);
+      const Keys<kPos> keys =
+          *reinterpret_cast<const Keys<kPos>*>(shared->stage + d * kKvPositions + j);
       LANYARD_UNROLL
       for (uint32_t k = 0; k < kPos; ++k) {
         s[0][k] = Fma(q.x, keys.k[k], s[0][k]);
@@ -135,13 +140,15 @@ LANYARD_DEVICE void Scores(const AttendArgs& a, const Page& page, Shared<kHd>* s
   }
   LANYARD_UNROLL
   for (uint32_t k = 0; k < kPos; ++k) {
-    *reinterpret_cast<Vec4f*>(shared->p + (j + k) * kRow + query) = {s[0][k], s[1][k], s[2][k], s[3][k]};
+    *reinterpret_cast<Vec4f*>(shared->p + (j + k) * kRow + query) = {s[0][k], s[1][k], s[2][k],
+                                                                     s[3][k]};
   }
 }
 
 // The page's step of one query, by a warp; at a span's end also how the span enters the total.
 template <uint32_t kHd>
-LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, const Page& page, uint32_t query, Shared<kHd>* shared) {
+LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, const Page& page,
+                                uint32_t query, Shared<kHd>* shared) {
   const uint32_t j = Lane();
   const uint32_t pos = t.rows.pos + (query < t.n ? query / t.group : 0);
   const uint32_t lo = FirstSeen(pos, a.window);
@@ -168,7 +175,8 @@ LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, const Page& 
   shared->m[query] = new_m;
   shared->l[query] = new_l;
   const uint32_t span = page.block / kSpanPages;
-  const bool span_ends = page.block % kSpanPages == kSpanPages - 1 || page.block == t.hi / kKvPositions;
+  const bool span_ends =
+      page.block % kSpanPages == kSpanPages - 1 || page.block == t.hi / kKvPositions;
   uint32_t ends = kSpanGoesOn;
   if (span_ends && query < t.n && lo / kSpanPositions <= span && span <= pos / kSpanPositions) {
     if (span == lo / kSpanPositions) {
@@ -195,10 +203,11 @@ struct Outputs {
   float o[8][4];
 };
 
-// One position's value, times the probabilities of the thread's queries. kMasked: only for those that see it; the others it must
-// not touch: 0 * NaN is NaN, -0 + 0 is +0.
+// One position's value, times the probabilities of the thread's queries. kMasked: only for those
+// that see it; the others it must not touch: 0 * NaN is NaN, -0 + 0 is +0.
 template <bool kMasked>
-LANYARD_DEVICE void AddPosition(const float* value, const float* of_queries, const uint32_t* seen, uint32_t j, Outputs* out) {
+LANYARD_DEVICE void AddPosition(const float* value, const float* of_queries, const uint32_t* seen,
+                                uint32_t j, Outputs* out) {
   const Vec4f v = *reinterpret_cast<const Vec4f*>(value);
   const Vec4f p0 = *reinterpret_cast<const Vec4f*>(of_queries);
   const Vec4f p1 = *reinterpret_cast<const Vec4f*>(of_queries + 4);
@@ -214,7 +223,8 @@ LANYARD_DEVICE void AddPosition(const float* value, const float* of_queries, con
 }
 
 template <uint32_t kHd, uint32_t kElement>
-LANYARD_DEVICE void Values(const AttendArgs& a, const Page& page, Shared<kHd>* shared, Outputs* out) {
+LANYARD_DEVICE void Values(const AttendArgs& a, const Page& page, Shared<kHd>* shared,
+                           Outputs* out) {
   constexpr uint32_t kStagePositions = kStage / kHd;
   const uint32_t e = ThreadX() % (kHd / 4) * 4;
   const uint32_t query = ThreadX() / (kHd / 4) * 8;
@@ -233,7 +243,8 @@ LANYARD_DEVICE void Values(const AttendArgs& a, const Page& page, Shared<kHd>* s
     const float* p = shared->p + j0 * kRow + query;
     if (page.all) {
       LANYARD_UNROLL_BY(4)
-      for (uint32_t j = 0; j < kStagePositions; ++j) AddPosition<false>(values + j * kHd, p + j * kRow, nullptr, j0 + j, out);
+      for (uint32_t j = 0; j < kStagePositions; ++j)
+        AddPosition<false>(values + j * kHd, p + j * kRow, nullptr, j0 + j, out);
     } else {
       LANYARD_NO_UNROLL
       for (uint32_t j = 0; j < kStagePositions; ++j) {
@@ -265,7 +276,8 @@ LANYARD_DEVICE void EndSpan(const Shared<kHd>& shared, Outputs* span, Outputs* t
 }
 
 template <uint32_t kHd>
-LANYARD_DEVICE void StoreOutputs(const AttendArgs& a, const Tile& t, const Shared<kHd>& shared, const Outputs& total) {
+LANYARD_DEVICE void StoreOutputs(const AttendArgs& a, const Tile& t, const Shared<kHd>& shared,
+                                 const Outputs& total) {
   const uint32_t e = ThreadX() % (kHd / 4) * 4;
   const uint32_t first = ThreadX() / (kHd / 4) * 8;
   LANYARD_UNROLL
@@ -275,8 +287,8 @@ LANYARD_DEVICE void StoreOutputs(const AttendArgs& a, const Tile& t, const Share
     const float l = shared.total_l[query];
     const uint64_t row = t.rows.row + query / t.group;
     float* out = a.out + row * a.out_stride + (t.kv_head * t.group + query % t.group) * kHd + e;
-    *reinterpret_cast<Vec4f*>(out) = {Div(total.o[i][0], l), Div(total.o[i][1], l), Div(total.o[i][2], l),
-                                      Div(total.o[i][3], l)};
+    *reinterpret_cast<Vec4f*>(out) = {Div(total.o[i][0], l), Div(total.o[i][1], l),
+                                      Div(total.o[i][2], l), Div(total.o[i][3], l)};
   }
 }
 
@@ -294,13 +306,15 @@ LANYARD_DEVICE void Prefill(const AttendArgs& a, Shared<kHd>* shared) {
     Page page;
     page.block = block;
     page.seen = RangeOf(block, t.lo, t.hi);
-    page.all = block * kKvPositions + kKvPositions - 1 <= t.rows.pos && FirstSeen(t.hi, a.window) <= block * kKvPositions;
+    page.all = block * kKvPositions + kKvPositions - 1 <= t.rows.pos &&
+               FirstSeen(t.hi, a.window) <= block * kKvPositions;
     const uint32_t at = a.page_table[t.rows.pages + block - t.rows.first];
     page.keys = KeysOf(a.kv, at, t.kv_head);
     page.values = ValuesOf(a.kv, at, t.kv_head);
     Scores<kHd, kElement>(a, page, shared);
     Barrier();
-    for (uint32_t query = WarpOfBlock(); query < kQueries; query += kHd / kWarp) SoftmaxStep<kHd>(a, t, page, query, shared);
+    for (uint32_t query = WarpOfBlock(); query < kQueries; query += kHd / kWarp)
+      SoftmaxStep<kHd>(a, t, page, query, shared);
     Barrier();
     Values<kHd, kElement>(a, page, shared, &span);
     if (block % kSpanPages == kSpanPages - 1 || block == last) EndSpan<kHd>(*shared, &span, &total);
@@ -311,10 +325,10 @@ LANYARD_DEVICE void Prefill(const AttendArgs& a, Shared<kHd>* shared) {
 
 }  // namespace
 
-#define LANYARD_PREFILL(hd, name, element)                                                           \
-  LANYARD_KERNEL __launch_bounds__(hd) lanyard_attend_prefill_##name##_##hd(AttendArgs a) {          \
-    __shared__ Shared<hd> shared;                                                                    \
-    Prefill<hd, element>(a, &shared);                                                                \
+#define LANYARD_PREFILL(hd, name, element)                                                  \
+  LANYARD_KERNEL __launch_bounds__(hd) lanyard_attend_prefill_##name##_##hd(AttendArgs a) { \
+    __shared__ Shared<hd> shared;                                                           \
+    Prefill<hd, element>(a, &shared);                                                       \
   }
 LANYARD_PREFILL(64, f32, kKvF32)
 LANYARD_PREFILL(64, f16, kKvF16)

@@ -1,6 +1,7 @@
-// What kernels are written in: one set of names over nvcc and over clang without an SDK. Every float operation is rounded to
-// nearest even and never fused unless Fma is written (both compilers run without contraction); no library of device
-// functions, nothing approximate. LANYARD_PTX_LEVEL is 61, 75 or 80.
+// What kernels are written in: one set of names over nvcc and over clang without an SDK. Every
+// float operation is rounded to nearest even and never fused unless Fma is written (both compilers
+// run without contraction); no library of device functions, nothing approximate. LANYARD_PTX_LEVEL
+// is 61, 75 or 80.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +28,8 @@ namespace lanyard::ops::cuda {
 constexpr uint32_t kWarp = 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// --- Where a thread is -----------------------------------------------------------------------------------------------
+// --- Where a thread is
+// -----------------------------------------------------------------------------------------------
 #ifdef __CUDACC_VER_MAJOR__
 LANYARD_DEVICE uint32_t ThreadX() { return threadIdx.x; }
 LANYARD_DEVICE uint32_t ThreadY() { return threadIdx.y; }
@@ -65,7 +67,8 @@ LANYARD_DEVICE float Add(float a, float b) { return __nvvm_add_rn_f(a, b); }
 LANYARD_DEVICE uint32_t Lane() { return ThreadX() % kWarp; }
 LANYARD_DEVICE uint32_t WarpOfBlock() { return ThreadX() / kWarp; }
 
-// --- Bits ------------------------------------------------------------------------------------------------------------
+// --- Bits
+// -------------------------------------------------------------------------------------------------
 LANYARD_DEVICE uint32_t BitsOf(float x) { return __builtin_bit_cast(uint32_t, x); }
 LANYARD_DEVICE float FloatOf(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 LANYARD_DEVICE uint64_t BitsOf(double x) { return __builtin_bit_cast(uint64_t, x); }
@@ -73,7 +76,8 @@ LANYARD_DEVICE double DoubleOf(uint64_t bits) { return __builtin_bit_cast(double
 LANYARD_DEVICE float Magnitude(float x) { return FloatOf(BitsOf(x) & 0x7fffffffu); }
 LANYARD_DEVICE bool IsFinite(float x) { return (BitsOf(x) & 0x7f800000u) != 0x7f800000u; }
 
-// Half, exact one way and round to nearest even the other (base/half.h); the NaN of a half has no defined payload.
+// Half, exact one way and round to nearest even the other (base/half.h); the NaN of a half has no
+// defined payload.
 LANYARD_DEVICE float HalfToFloat(uint16_t h) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
@@ -85,28 +89,43 @@ LANYARD_DEVICE uint16_t FloatToHalf(float x) {
   return h;
 }
 
-// --- Vectors of memory: one access each, aligned to their size ---------------------------------------------------------
-struct alignas(16) Vec4i { int32_t x, y, z, w; };
-struct alignas(16) Vec4f { float x, y, z, w; };
-struct alignas(8) Vec2i { int32_t x, y; };
-struct alignas(8) Vec2f { float x, y; };
+// --- Vectors of memory: one access each, aligned to their size
+// ---------------------------------------------------------
+struct alignas(16) Vec4i {
+  int32_t x, y, z, w;
+};
+struct alignas(16) Vec4f {
+  float x, y, z, w;
+};
+struct alignas(8) Vec2i {
+  int32_t x, y;
+};
+struct alignas(8) Vec2f {
+  float x, y;
+};
 
-// --- Lanes -----------------------------------------------------------------------------------------------------------
+// --- Lanes
+// -------------------------------------------------------------------------------------------------
 // Every lane of the warp takes part.
 LANYARD_DEVICE uint32_t ShuffleXor(uint32_t value, uint32_t mask) {
   uint32_t out;
   asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, -1;" : "=r"(out) : "r"(value), "r"(mask));
   return out;
 }
-LANYARD_DEVICE float ShuffleXor(float value, uint32_t mask) { return FloatOf(ShuffleXor(BitsOf(value), mask)); }
+LANYARD_DEVICE float ShuffleXor(float value, uint32_t mask) {
+  return FloatOf(ShuffleXor(BitsOf(value), mask));
+}
 LANYARD_DEVICE uint32_t ShuffleFrom(uint32_t value, uint32_t lane) {
   uint32_t out;
   asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, -1;" : "=r"(out) : "r"(value), "r"(lane));
   return out;
 }
-LANYARD_DEVICE float ShuffleFrom(float value, uint32_t lane) { return FloatOf(ShuffleFrom(BitsOf(value), lane)); }
+LANYARD_DEVICE float ShuffleFrom(float value, uint32_t lane) {
+  return FloatOf(ShuffleFrom(BitsOf(value), lane));
+}
 
-// --- Integers --------------------------------------------------------------------------------------------------------
+// --- Integers
+// -------------------------------------------------------------------------------------------------
 // c + the four products of signed bytes.
 LANYARD_DEVICE int32_t Dp4a(int32_t a, int32_t b, int32_t c) {
   int32_t d;
@@ -121,10 +140,15 @@ LANYARD_DEVICE int32_t Dp4aUS(uint32_t a, int32_t b, int32_t c) {
 }
 
 // Starts to bring a line of 128 bytes into the second-level cache; a hint.
-LANYARD_DEVICE void PrefetchL2(const void* p) { asm volatile("prefetch.global.L2 [%0];" : : "l"(p)); }
+LANYARD_DEVICE void PrefetchL2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+}
 
 LANYARD_DEVICE void AtomicOr(uint32_t* word, uint32_t bits) {
-  asm volatile("red.global.or.b32 [%0], %1;" : : "l"(__builtin_bit_cast(uint64_t, word)), "r"(bits) : "memory");
+  asm volatile("red.global.or.b32 [%0], %1;"
+               :
+               : "l"(__builtin_bit_cast(uint64_t, word)), "r"(bits)
+               : "memory");
 }
 
 // Dynamic shared memory of a launch.

@@ -1,5 +1,5 @@
-// Rows of an embedding matrix: grid.y is a row, a thread an element. docs/numerics.md "Products" has the formats, quant.cc the
-// reference.
+// Rows of an embedding matrix: grid.y is a row, a thread an element. docs/numerics.md "Products"
+// has the formats, quant.cc the reference.
 #include "base/tensor_type.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/embed_args.h"
@@ -16,7 +16,9 @@ struct Element {
 
 LANYARD_DEVICE uint16_t U16(const uint8_t* p) { return *reinterpret_cast<const uint16_t*>(p); }
 LANYARD_DEVICE float Half(const uint8_t* p) { return HalfToFloat(U16(p)); }
-LANYARD_DEVICE int32_t Nibble(const uint8_t* qs, uint32_t i) { return (qs[i % 16] >> (i < 16 ? 0 : 4)) & 0xf; }
+LANYARD_DEVICE int32_t Nibble(const uint8_t* qs, uint32_t i) {
+  return (qs[i % 16] >> (i < 16 ? 0 : 4)) & 0xf;
+}
 
 LANYARD_DEVICE Element OfQ4K(const uint8_t* super, uint32_t sub, uint32_t i) {
   const uint8_t* s = super + 4;
@@ -63,9 +65,12 @@ LANYARD_DEVICE Element ElementOf(TensorType type, const uint8_t* row, uint32_t i
       const uint8_t* p = row + b * 34;
       return {static_cast<int8_t>(p[2 + i]), Half(p), 0.0f};
     }
-    case TensorType::kQ4_K: return OfQ4K(row + b / 8 * 144, b % 8, i);
-    case TensorType::kQ6_K: return OfQ6K(row + b / 8 * 210, b % 8, i);
-    default: break;
+    case TensorType::kQ4_K:
+      return OfQ4K(row + b / 8 * 144, b % 8, i);
+    case TensorType::kQ6_K:
+      return OfQ6K(row + b / 8 * 210, b % 8, i);
+    default:
+      break;
   }
   return {0, 0.0f, 0.0f};
 }
@@ -76,7 +81,8 @@ LANYARD_KERNEL __launch_bounds__(256) lanyard_embed_rows(EmbedArgs a) {
   const uint32_t r = BlockY();
   const uint32_t i = BlockX() * 256 + ThreadX();
   if (r >= *a.n_rows || i >= a.n) return;
-  const uint8_t* row = a.table + (a.ids == nullptr ? r : static_cast<uint64_t>(a.ids[r])) * a.row_bytes;
+  const uint8_t* row =
+      a.table + (a.ids == nullptr ? r : static_cast<uint64_t>(a.ids[r])) * a.row_bytes;
   const TensorType type = static_cast<TensorType>(a.type);
   float v;
   if (type == TensorType::kF32) {

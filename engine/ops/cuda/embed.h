@@ -1,4 +1,5 @@
-// Rows of an embedding matrix, from their GGUF bytes to f32: the bits of DequantizeRow, then of Scale.
+// Rows of an embedding matrix, from their GGUF bytes to f32: the bits of DequantizeRow, then of
+// Scale.
 #pragma once
 
 #include "base/status.h"
@@ -7,7 +8,8 @@
 
 namespace lanyard::ops::cuda {
 
-// The table lies on the device (with ids), or only the step's rows do (ids null, in the frame's order).
+// The table lies on the device (with ids), or only the step's rows do (ids null, in the frame's
+// order).
 absl::Status EmbedRows(Launcher& launcher, const EmbedArgs& args);
 
 }  // namespace lanyard::ops::cuda

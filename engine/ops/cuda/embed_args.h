@@ -1,4 +1,5 @@
-// Arguments of the embedding kernel (embed.cu). Pointers are device addresses; n_rows and max_rows as in rows_args.h.
+// Arguments of the embedding kernel (embed.cu). Pointers are device addresses; n_rows and max_rows
+// as in rows_args.h.
 #pragma once
 
 #include <cstdint>
@@ -6,15 +7,16 @@
 namespace lanyard::ops::cuda {
 
 struct EmbedArgs {
-  const uint8_t* table = nullptr;     // rows in GGUF layout, one after another; 4-byte aligned (2 for quantised types)
-  const int32_t* ids = nullptr;       // [n_rows]: row r is row ids[r] of the table; null: row r of it
-  float* x = nullptr;                 // [n_rows][n]
+  const uint8_t* table =
+      nullptr;  // rows in GGUF layout, one after another; 4-byte aligned (2 for quantised types)
+  const int32_t* ids = nullptr;  // [n_rows]: row r is row ids[r] of the table; null: row r of it
+  float* x = nullptr;            // [n_rows][n]
   const uint32_t* n_rows = nullptr;
   uint64_t row_bytes = 0;
   uint32_t max_rows = 0;
-  uint32_t n = 0;                     // a multiple of the type's block
-  uint32_t type = 0;                  // TensorType
-  float scale = 1;                    // one multiplication after it, left out where it is 1
+  uint32_t n = 0;     // a multiple of the type's block
+  uint32_t type = 0;  // TensorType
+  float scale = 1;    // one multiplication after it, left out where it is 1
 };
 
 }  // namespace lanyard::ops::cuda

@@ -36,9 +36,12 @@ LANYARD_DEVICE float PartAt(const uint8_t* part, uint32_t index, float scale) {
 
 // Bytes of an element.
 template <uint32_t kElement>
-constexpr uint32_t kKvBytes = kElement == kKvF32 ? 4 : kElement == kKvF16 ? 2 : 1;
+constexpr uint32_t kKvBytes = kElement == kKvF32   ? 4
+                              : kElement == kKvF16 ? 2
+                                                   : 1;
 
-// Two neighbouring elements of a part as they are stored, so that many can be on their way before the first is used.
+// Two neighbouring elements of a part as they are stored, so that many can be on their way before
+// the first is used.
 template <uint32_t kElement>
 struct RawPair;
 template <>
@@ -50,26 +53,30 @@ template <>
 struct RawPair<kKvF16> {
   uint32_t both;
   LANYARD_MEMBER Vec2f Floats(float) const {
-    return {HalfToFloat(static_cast<uint16_t>(both)), HalfToFloat(static_cast<uint16_t>(both >> 16))};
+    return {HalfToFloat(static_cast<uint16_t>(both)),
+            HalfToFloat(static_cast<uint16_t>(both >> 16))};
   }
 };
 template <>
 struct RawPair<kKvI8> {
   uint16_t both;
   LANYARD_MEMBER Vec2f Floats(float scale) const {
-    return {static_cast<float>(static_cast<int8_t>(both)) * scale, static_cast<float>(static_cast<int8_t>(both >> 8)) * scale};
+    return {static_cast<float>(static_cast<int8_t>(both)) * scale,
+            static_cast<float>(static_cast<int8_t>(both >> 8)) * scale};
   }
 };
 
-// Elements `index` .. `index + 3`, index a multiple of 4; their scales (of int8) are those of one position or of four.
+// Elements `index` .. `index + 3`, index a multiple of 4; their scales (of int8) are those of one
+// position or of four.
 template <uint32_t kElement>
 LANYARD_DEVICE Vec4f QuadAt(const uint8_t* part, uint32_t index, Vec4f scale) {
   if constexpr (kElement == kKvF32) {
     return *reinterpret_cast<const Vec4f*>(part + index * 4);
   } else if constexpr (kElement == kKvF16) {
     const Vec2i all = *reinterpret_cast<const Vec2i*>(part + index * 2);
-    return {HalfToFloat(static_cast<uint16_t>(all.x)), HalfToFloat(static_cast<uint16_t>(all.x >> 16)),
-            HalfToFloat(static_cast<uint16_t>(all.y)), HalfToFloat(static_cast<uint16_t>(all.y >> 16))};
+    return {
+        HalfToFloat(static_cast<uint16_t>(all.x)), HalfToFloat(static_cast<uint16_t>(all.x >> 16)),
+        HalfToFloat(static_cast<uint16_t>(all.y)), HalfToFloat(static_cast<uint16_t>(all.y >> 16))};
   } else {
     const int32_t all = *reinterpret_cast<const int32_t*>(part + index);
     return {static_cast<float>(static_cast<int8_t>(all)) * scale.x,
@@ -93,10 +100,10 @@ LANYARD_DEVICE uint32_t FirstSeen(uint32_t pos, uint32_t window) {
 struct Tile {
   AttentionTile rows;
   uint32_t kv_head;
-  uint32_t group;     // query heads of the key/value head
-  uint32_t n;         // queries: rows * group
-  uint32_t lo;        // first position that any row sees
-  uint32_t hi;        // last
+  uint32_t group;  // query heads of the key/value head
+  uint32_t n;      // queries: rows * group
+  uint32_t lo;     // first position that any row sees
+  uint32_t hi;     // last
 };
 
 LANYARD_DEVICE Tile TileOf(const AttendArgs& a, uint32_t index) {

@@ -1,8 +1,10 @@
-// What the host side of the CUDA kernels needs of a device: launches on one stream, in order. The driver's Stream implements
-// it (engine/cuda/), and so does the interpreter of the tests (tests/ptx/interpreter_launcher.h).
+// What the host side of the CUDA kernels needs of a device: launches on one stream, in order. The
+// driver's Stream implements it (engine/cuda/), and so does the interpreter of the tests
+// (tests/ptx/interpreter_launcher.h).
 //
-// Kernels are `extern "C" __global__ void NAME(XArgs args)` with exactly one struct by value, declared in a header that
-// both compilers of kernels and the host's compiler read (engine/ops/cuda/*_args.h): pointers are 64 bits on both sides.
+// Kernels are `extern "C" __global__ void NAME(XArgs args)` with exactly one struct by value,
+// declared in a header that both compilers of kernels and the host's compiler read
+// (engine/ops/cuda/*_args.h): pointers are 64 bits on both sides.
 #pragma once
 
 #include <cstddef>
@@ -22,16 +24,17 @@ struct Grid {
 class Launcher {
  public:
   virtual ~Launcher() = default;
-  // Enqueues a kernel: `grid` blocks of `block` threads with `shared_bytes` of dynamic shared memory. `args` is copied
-  // before the call returns. An error is of this launch or of an earlier one.
-  virtual absl::Status Launch(std::string_view kernel, Grid grid, Grid block, uint32_t shared_bytes, const void* args,
-                              size_t args_bytes) = 0;
+  // Enqueues a kernel: `grid` blocks of `block` threads with `shared_bytes` of dynamic shared
+  // memory. `args` is copied before the call returns. An error is of this launch or of an earlier
+  // one.
+  virtual absl::Status Launch(std::string_view kernel, Grid grid, Grid block, uint32_t shared_bytes,
+                              const void* args, size_t args_bytes) = 0;
 };
 
 // A launch with a struct of arguments.
 template <typename Args>
-absl::Status LaunchWith(Launcher& launcher, std::string_view kernel, Grid grid, Grid block, const Args& args,
-                        uint32_t shared_bytes = 0) {
+absl::Status LaunchWith(Launcher& launcher, std::string_view kernel, Grid grid, Grid block,
+                        const Args& args, uint32_t shared_bytes = 0) {
   return launcher.Launch(kernel, grid, block, shared_bytes, &args, sizeof(args));
 }
 

@@ -6,7 +6,8 @@ namespace lanyard::ops::cuda {
 namespace {
 
 absl::Status Check(const LogitsArgs& args) {
-  if (args.logits == nullptr || args.chunk_sums == nullptr || args.stats == nullptr || args.n_rows == nullptr) {
+  if (args.logits == nullptr || args.chunk_sums == nullptr || args.stats == nullptr ||
+      args.n_rows == nullptr) {
     return InvalidArgument("logits: logits, chunk_sums, stats and n_rows must be device addresses");
   }
   if (args.max_rows == 0 || args.n == 0) {
@@ -35,7 +36,8 @@ absl::Status SummariseLogits(Launcher& launcher, const LogitsArgs& args) {
 
 absl::Status ChunkSums(Launcher& launcher, const LogitsArgs& args) {
   RETURN_IF_ERROR(Check(args));
-  return LaunchWith(launcher, "lanyard_logits_exp_sums", {LogitChunks(args.n), args.max_rows}, {256}, args);
+  return LaunchWith(launcher, "lanyard_logits_exp_sums", {LogitChunks(args.n), args.max_rows},
+                    {256}, args);
 }
 
 }  // namespace lanyard::ops::cuda

@@ -9,7 +9,8 @@ namespace {
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kChunk = 4096;  // engine/ops/logits.h kLogitChunk
 
-// A logit and its id; the larger one is better, of equal ones that with the lower id. A NaN is never taken.
+// A logit and its id; the larger one is better, of equal ones that with the lower id. A NaN is
+// never taken.
 struct Best {
   float value;
   uint32_t id;
@@ -31,7 +32,8 @@ LANYARD_DEVICE uint32_t Chunks(const LogitsArgs& a) { return (a.n + kChunk - 1) 
 
 }  // namespace
 
-// The best of each chunk. Where nothing is above -infinity its first id is taken, as by the reference.
+// The best of each chunk. Where nothing is above -infinity its first id is taken, as by the
+// reference.
 LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_logits_max(LogitsArgs a) {
   __shared__ float values[kThreads / kWarp];
   __shared__ uint32_t ids[kThreads / kWarp];
@@ -82,7 +84,8 @@ LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_logits_exp_sums(LogitsArgs a)
   const float scale = a.scales == nullptr ? 1.0f : a.scales[BlockY()];
   const uint32_t begin = BlockX() * kChunk;
   const uint32_t count = a.n - begin < kChunk ? a.n - begin : kChunk;
-  for (uint32_t i = ThreadX(); i < count; i += kThreads) terms[i] = Exp((row[begin + i] - max) * scale);
+  for (uint32_t i = ThreadX(); i < count; i += kThreads)
+    terms[i] = Exp((row[begin + i] - max) * scale);
   Barrier();
   if (WarpOfBlock() != 0) return;
   float partial = 0;
@@ -99,7 +102,8 @@ LANYARD_KERNEL __launch_bounds__(32) lanyard_logits_total(LogitsArgs a) {
   RowStats stats = {0, 0, a.stats[r].max, a.stats[r].argmax, 0, 0};
   if (IsFinite(stats.max)) {
     const uint32_t chunks = Chunks(a);
-    for (uint32_t c = 0; c < chunks; ++c) stats.sum = stats.sum + static_cast<double>(a.chunk_sums[r * chunks + c]);
+    for (uint32_t c = 0; c < chunks; ++c)
+      stats.sum = stats.sum + static_cast<double>(a.chunk_sums[r * chunks + c]);
     if (stats.sum >= 0.5) {
       stats.ok = 1;
       stats.lse = static_cast<double>(stats.max) + LogDouble(stats.sum);

@@ -57,8 +57,10 @@ LANYARD_DEVICE double LogDouble(double x) {
   return exponent * 6.93147180369123816490e-01 + (exponent * 1.90821492927058770002e-10 + log_m);
 }
 
-// --- Sums and maxima of a warp, of a block -----------------------------------------------------------------------------
-// The 16 partials of docs/numerics.md "Rows": lanes l and l + 16 hold the same partial l; i and i+8, i+4, i+2, i+1 are added.
+// --- Sums and maxima of a warp, of a block
+// ----------------------------------------------------------------------------- The 16 partials of
+// docs/numerics.md "Rows": lanes l and l + 16 hold the same partial l; i and i+8, i+4, i+2, i+1 are
+// added.
 LANYARD_DEVICE float SumLanes16(float partial) {
   LANYARD_UNROLL
   for (uint32_t step = 8; step >= 1; step /= 2) partial = partial + ShuffleXor(partial, step);
@@ -82,7 +84,8 @@ LANYARD_DEVICE float MaxOfLanes(float max) {
   return max;
 }
 
-// Sum of squares of x[0..n) with element i in partial i mod 16, by a whole warp; then 1 / sqrt(mean + eps).
+// Sum of squares of x[0..n) with element i in partial i mod 16, by a whole warp; then 1 / sqrt(mean
+// + eps).
 LANYARD_DEVICE float InverseRms(const float* x, uint32_t n, float eps) {
   float partial = 0;
   LANYARD_UNROLL_BY(8)
@@ -94,7 +97,8 @@ LANYARD_DEVICE float InverseRms(const float* x, uint32_t n, float eps) {
   return Div(1.0f, Sqrt(mean + eps));
 }
 
-// Of a block of kThreads threads; `of_warps` is shared memory of kThreads / 32 floats, free again after the next barrier.
+// Of a block of kThreads threads; `of_warps` is shared memory of kThreads / 32 floats, free again
+// after the next barrier.
 template <uint32_t kThreads>
 LANYARD_DEVICE float MaxOfBlock(float max, float* of_warps) {
   max = MaxOfLanes(max);

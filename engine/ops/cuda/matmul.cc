@@ -12,7 +12,8 @@ namespace {
 constexpr uint32_t kAssignThreads = 128;
 constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
 constexpr uint32_t kTileThreads = 256;
-constexpr uint32_t kSplitRows = 32;  // that pass over the weights together, with the weights read once
+constexpr uint32_t kSplitRows =
+    32;  // that pass over the weights together, with the weights read once
 constexpr int64_t kMaxRows = 1 << 16;
 constexpr uint64_t kMaxBlocks = 1 << 27;  // 8 threads each: below 2^31
 
@@ -39,15 +40,18 @@ float* SumsOf(const DeviceRows& rows) { return ScalesOf(rows) + PaddedBlocks(row
 std::string TypeName(TensorType type) {
   std::string name;
   const TypeTraits traits = *TraitsOf(type);  // outlives the loop over its name
-  for (const char c : traits.name) name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  for (const char c : traits.name)
+    name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   return name;
 }
 
 absl::Status CheckRows(const DeviceRows& rows) {
   const bool inside = rows.rows >= 0 && rows.rows <= kMaxRows && rows.k > 0 && rows.k <= kMaxK;
-  if (!inside || (rows.quantised && rows.k % kBlock != 0) || PaddedBlocks(rows.rows, rows.k) > kMaxBlocks) {
-    return InvalidArgument("rows of activations: ", rows.rows, " x ", rows.k, "; the kernels take at most ", kMaxRows, " x ",
-                           kMaxK, ", ", kMaxBlocks, " blocks of 32 in all",
+  if (!inside || (rows.quantised && rows.k % kBlock != 0) ||
+      PaddedBlocks(rows.rows, rows.k) > kMaxBlocks) {
+    return InvalidArgument("rows of activations: ", rows.rows, " x ", rows.k,
+                           "; the kernels take at most ", kMaxRows, " x ", kMaxK, ", ", kMaxBlocks,
+                           " blocks of 32 in all",
                            rows.quantised ? ", and a multiple of 32 elements" : "");
   }
   return absl::OkStatus();
@@ -77,7 +81,8 @@ uint32_t Blocks(uint32_t count, uint32_t of_block) { return (count + of_block - 
 
 // A kernel for few rows: a tile of 16 outputs and a group of columns a block of threads.
 absl::Status LaunchVector(Launcher& launcher, const DeviceMatrix& w, const ProductArgs& args) {
-  const std::string name = "matvec_" + TypeName(w.type) + "_" + std::to_string(ColumnsOf(args.rows));
+  const std::string name =
+      "matvec_" + TypeName(w.type) + "_" + std::to_string(ColumnsOf(args.rows));
   return LaunchWith(launcher, name, {args.n_tiles, args.groups, 1}, {kVectorThreads, 1, 1}, args);
 }
 
@@ -90,8 +95,10 @@ struct TileShape {
 Grid GridOf(const TileShape& shape, const ProductArgs& args) {
   return {Blocks(args.n_out, shape.outputs), Blocks(args.rows, shape.columns), 1};
 }
-absl::Status LaunchTile(Launcher& launcher, const TileShape& shape, const DeviceMatrix& w, const ProductArgs& args) {
-  return LaunchWith(launcher, shape.kernel + TypeName(w.type), GridOf(shape, args), {kTileThreads, 1, 1}, args);
+absl::Status LaunchTile(Launcher& launcher, const TileShape& shape, const DeviceMatrix& w,
+                        const ProductArgs& args) {
+  return LaunchWith(launcher, shape.kernel + TypeName(w.type), GridOf(shape, args),
+                    {kTileThreads, 1, 1}, args);
 }
 
 // A device is full when every multiprocessor has a block.
@@ -103,7 +110,8 @@ bool Fills(const TileShape& shape, const ProductArgs& args, const Target& target
 absl::Status LaunchSplit(Launcher& launcher, const DeviceMatrix& w, const ProductArgs& args) {
   const uint32_t columns = args.rows <= 16 ? 16 : 32;
   const std::string name = "matmul_split_" + TypeName(w.type) + "_" + std::to_string(columns);
-  return LaunchWith(launcher, name, {Blocks(args.n_tiles, 2), Blocks(args.rows, columns), 1}, {kTileThreads, 1, 1}, args);
+  return LaunchWith(launcher, name, {Blocks(args.n_tiles, 2), Blocks(args.rows, columns), 1},
+                    {kTileThreads, 1, 1}, args);
 }
 
 constexpr TileShape kMmaWide{"matmul_wide_", 128, 128};
@@ -117,7 +125,8 @@ bool DeviceMatrix::wants_quantised() const { return IsQuantised(type); }
 
 uint64_t RowsBytes(bool quantised, int64_t rows, int64_t k) {
   // An element of a quantised block: a byte, and the block's d and s.
-  return PaddedBlocks(rows, k) * (quantised ? kBlockElements + 2 * sizeof(float) : kBlockElements * sizeof(float));
+  return PaddedBlocks(rows, k) *
+         (quantised ? kBlockElements + 2 * sizeof(float) : kBlockElements * sizeof(float));
 }
 
 absl::Status AssignRows(Launcher& launcher, const float* x, int64_t stride, const DeviceRows& to) {
@@ -136,16 +145,17 @@ absl::Status AssignRows(Launcher& launcher, const float* x, int64_t stride, cons
   args.s = SumsOf(to);
   const uint64_t threads = PaddedBlocks(to.rows, to.k) * 8;
   const auto blocks = static_cast<uint32_t>((threads + kAssignThreads - 1) / kAssignThreads);
-  return LaunchWith(launcher, to.quantised ? "assign_rows_q8" : "assign_rows_f32", {blocks, 1, 1}, {kAssignThreads, 1, 1},
-                    args);
+  return LaunchWith(launcher, to.quantised ? "assign_rows_q8" : "assign_rows_f32", {blocks, 1, 1},
+                    {kAssignThreads, 1, 1}, args);
 }
 
-absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows,
-                    const DeviceOut& out) {
+absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w,
+                    const DeviceRows& rows, const DeviceOut& out) {
   RETURN_IF_ERROR(CheckRows(rows));
   if (rows.k != w.k || rows.quantised != w.wants_quantised() || UnitBytes(w.type) == 0) {
-    return InvalidArgument("product of a matrix with rows of ", w.k, " elements and ", rows.quantised ? "quantised" : "float",
-                           " activations of ", rows.k, ": they do not fit");
+    return InvalidArgument("product of a matrix with rows of ", w.k, " elements and ",
+                           rows.quantised ? "quantised" : "float", " activations of ", rows.k,
+                           ": they do not fit");
   }
   if (rows.rows == 0) return absl::OkStatus();
   const ProductArgs args = ArgsOf(w, rows, out);
@@ -158,8 +168,10 @@ absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix
   if (target.level < 75) {
     return many ? LaunchTile(launcher, kDp4aTile, w, args) : LaunchVector(launcher, w, args);
   }
-  if (args.rows > kMmaTile.columns && Fills(kMmaWide, args, target)) return LaunchTile(launcher, kMmaWide, w, args);
-  return many && Fills(kMmaTile, args, target) ? LaunchTile(launcher, kMmaTile, w, args) : LaunchSplit(launcher, w, args);
+  if (args.rows > kMmaTile.columns && Fills(kMmaWide, args, target))
+    return LaunchTile(launcher, kMmaWide, w, args);
+  return many && Fills(kMmaTile, args, target) ? LaunchTile(launcher, kMmaTile, w, args)
+                                               : LaunchSplit(launcher, w, args);
 }
 
 }  // namespace lanyard::ops::cuda

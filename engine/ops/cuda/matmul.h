@@ -1,6 +1,6 @@
-// Matrix products on a CUDA device, twin of engine/ops/matmul.h: the same definition and the same bits (docs/numerics.md
-// "Products"). Which kernels there are and what they cost: docs/gpu.md. Only launches: memory belongs to the caller, addresses
-// are the device's and aligned to 256 bytes.
+// Matrix products on a CUDA device, twin of engine/ops/matmul.h: the same definition and the same
+// bits (docs/numerics.md "Products"). Which kernels there are and what they cost: docs/gpu.md. Only
+// launches: memory belongs to the caller, addresses are the device's and aligned to 256 bytes.
 #pragma once
 
 #include <cstdint>
@@ -30,17 +30,19 @@ struct DeviceMatrix {
   bool wants_quantised() const;  // the form of DeviceRows that MatMul takes
 };
 
-// Bytes of a re-laid matrix, for planning too: the GGUF size with n_out rounded up to 16 (Q4_K: 148/144 of it; floats: K
-// rounded up to 32). 0 for a type without kernels.
+// Bytes of a re-laid matrix, for planning too: the GGUF size with n_out rounded up to 16 (Q4_K:
+// 148/144 of it; floats: K rounded up to 32). 0 for a type without kernels.
 uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k);
 
-// Re-lays a matrix in GGUF layout: reads at most 1 MiB (or one row of tiles) at a time and hands the re-laid bytes on in
-// ascending order without gaps, MatrixBytes in all. InvalidArgument for a type or shape without kernels.
+// Re-lays a matrix in GGUF layout: reads at most 1 MiB (or one row of tiles) at a time and hands
+// the re-laid bytes on in ascending order without gaps, MatrixBytes in all. InvalidArgument for a
+// type or shape without kernels.
 using MatrixWriter = std::function<absl::Status(uint64_t offset, std::span<const uint8_t> bytes)>;
 absl::Status PackMatrix(TensorType type, int64_t n_out, int64_t k, const PackedMatrix::Reader& read,
                         const MatrixWriter& write);
 
-// Rows of activations in a form for products, in a buffer of at least RowsBytes(quantised, rows, k).
+// Rows of activations in a form for products, in a buffer of at least RowsBytes(quantised, rows,
+// k).
 struct DeviceRows {
   bool quantised = false;
   int64_t rows = 0;
@@ -50,8 +52,9 @@ struct DeviceRows {
 // Grows with rows.
 uint64_t RowsBytes(bool quantised, int64_t rows, int64_t k);
 
-// x[rows][k] (stride in floats) into `to`, whose `data` is given: quantised to int8 blocks (k a multiple of 32) or as floats.
-// A row's result depends on it alone. InvalidArgument for a shape without kernels.
+// x[rows][k] (stride in floats) into `to`, whose `data` is given: quantised to int8 blocks (k a
+// multiple of 32) or as floats. A row's result depends on it alone. InvalidArgument for a shape
+// without kernels.
 absl::Status AssignRows(Launcher& launcher, const float* x, int64_t stride, const DeviceRows& to);
 
 struct DeviceOut {
@@ -59,8 +62,9 @@ struct DeviceOut {
   int64_t stride = 0;  // floats from a row to the next
 };
 
-// out.data[r * out.stride + o] for every row r and output o. InvalidArgument where rows and matrix do not fit each other.
-absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w, const DeviceRows& rows,
-                    const DeviceOut& out);
+// out.data[r * out.stride + o] for every row r and output o. InvalidArgument where rows and matrix
+// do not fit each other.
+absl::Status MatMul(Launcher& launcher, const Target& target, const DeviceMatrix& w,
+                    const DeviceRows& rows, const DeviceOut& out);
 
 }  // namespace lanyard::ops::cuda

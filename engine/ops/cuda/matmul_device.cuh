@@ -30,17 +30,23 @@ LANYARD_DEVICE uint32_t DealtFirst(uint32_t n_blocks, uint32_t p) {
 #endif
 LANYARD_DEVICE Vec4u LoadStream16(const uint8_t* p) {
   Vec4u v;
-  asm(LANYARD_STREAM ".v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm(LANYARD_STREAM ".v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
   return v;
 }
 LANYARD_DEVICE Vec4u Load16(const void* p) {
   Vec4u v;
-  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
   return v;
 }
 LANYARD_DEVICE Vec4f Load16f(const void* p) {
   Vec4f v;
-  asm("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+  asm("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "l"(p));
   return v;
 }
 LANYARD_DEVICE void Load8(const void* p, uint32_t* a, uint32_t* b) {
@@ -67,7 +73,8 @@ LANYARD_DEVICE uint16_t Load2(const void* p) {
   return v;
 }
 
-// --- Shared memory by its 32-bit address -----------------------------------------------------------
+// --- Shared memory by its 32-bit address
+// -----------------------------------------------------------
 LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
   uint64_t a;
   asm("cvta.to.shared.u64 %0, %1;" : "=l"(a) : "l"(p));
@@ -75,12 +82,18 @@ LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
 }
 LANYARD_DEVICE Vec4f SharedLoad16f(uint32_t at) {
   Vec4f v;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at) : "memory");
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(at)
+               : "memory");
   return v;
 }
 LANYARD_DEVICE Vec4u SharedLoad16(uint32_t at) {
   Vec4u v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(at)
+               : "memory");
   return v;
 }
 LANYARD_DEVICE Vec2f SharedLoad8f(uint32_t at) {
@@ -97,7 +110,10 @@ LANYARD_DEVICE uint32_t SharedLoad4(uint32_t at) {
   return v;
 }
 LANYARD_DEVICE void SharedStore16(uint32_t at, Vec4u v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" : : "r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
 LANYARD_DEVICE void SharedStore8f(uint32_t at, Vec2f v) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" : : "r"(at), "f"(v.x), "f"(v.y) : "memory");
@@ -107,8 +123,8 @@ LANYARD_DEVICE void SharedStore4f(uint32_t at, float v) {
 }
 
 #if LANYARD_PTX_LEVEL >= 75
-// Four 8 x 16-byte matrices: lane l gives the address of row l % 8 of matrix l / 8, and gets bytes 4 (l % 4) .. + 3 of row
-// l / 4 of each.
+// Four 8 x 16-byte matrices: lane l gives the address of row l % 8 of matrix l / 8, and gets bytes
+// 4 (l % 4) .. + 3 of row l / 4 of each.
 LANYARD_DEVICE void LoadMatrices(uint32_t at, uint32_t out[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -123,12 +139,13 @@ LANYARD_DEVICE void LoadMatrices2(uint32_t at, uint32_t out[2]) {
                : "memory");
 }
 
-// d = c + a b, a 16 x 32 and b 32 x 8 signed bytes. Lane (g, t) = (lane / 4, lane % 4) holds bytes 4t..4t+3 of a's rows g and
-// g + 8 (a[0], a[1]) and 16 + 4t.. of the same (a[2], a[3]); of b's column g likewise (b[0], b[1]); of d the columns 2t, 2t + 1
-// of row g and of row g + 8.
+// d = c + a b, a 16 x 32 and b 32 x 8 signed bytes. Lane (g, t) = (lane / 4, lane % 4) holds bytes
+// 4t..4t+3 of a's rows g and g + 8 (a[0], a[1]) and 16 + 4t.. of the same (a[2], a[3]); of b's
+// column g likewise (b[0], b[1]); of d the columns 2t, 2t + 1 of row g and of row g + 8.
 LANYARD_DEVICE void Mma32(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, int32_t c) {
 #if LANYARD_PTX_LEVEL >= 80
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
+      "%9}, {%10, %10, %10, %10};"
       : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c));
 #else
@@ -146,7 +163,8 @@ LANYARD_DEVICE void Mma32(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32
 // The same with 16 bytes of k: a[0], a[1] and b.
 LANYARD_DEVICE void Mma16(int32_t d[4], uint32_t a0, uint32_t a1, uint32_t b, int32_t c) {
 #if LANYARD_PTX_LEVEL >= 80
-  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, "
+      "%7, %7};"
       : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
       : "r"(a0), "r"(a1), "r"(b), "r"(c));
 #else

@@ -1,5 +1,6 @@
-// Many rows and float weights: a block of threads makes 128 outputs of 64 rows, a thread 8 x 4 of them by fma, element after
-// element. 16 elements of K at a time pass through shared memory as floats, double buffered.
+// Many rows and float weights: a block of threads makes 128 outputs of 64 rows, a thread 8 x 4 of
+// them by fma, element after element. 16 elements of K at a time pass through shared memory as
+// floats, double buffered.
 #include "engine/ops/cuda/matmul_device.cuh"
 
 namespace lanyard::ops::cuda {
@@ -9,7 +10,8 @@ constexpr uint32_t kOutputs = 128;
 constexpr uint32_t kColumns = 64;
 constexpr uint32_t kFloatThreads = 256;
 constexpr uint32_t kElements = 16;  // of a stage: half a block
-constexpr uint32_t kStageFloats = kElements * (kOutputs + kColumns);  // [element][128], then [element][64]
+constexpr uint32_t kStageFloats =
+    kElements * (kOutputs + kColumns);  // [element][128], then [element][64]
 
 LANYARD_DEVICE uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
@@ -25,16 +27,20 @@ template <bool half>
 LANYARD_DEVICE void FetchFloats(const ProductArgs& a, uint32_t at, FloatPieces<half>* to) {
   constexpr uint32_t kChunks = half ? 4 : 8;  // of a block
   const uint32_t position = at / 2;
-  const uint32_t tile = Least(BlockX() * (kOutputs / kTileOutputs) + ThreadX() % kOutputs / kTileOutputs, a.n_tiles - 1);
-  const uint8_t* unit = a.tiles + tile * a.tile_bytes + static_cast<uint64_t>(position) * (kChunks * kTileOutputs * 16);
+  const uint32_t tile = Least(
+      BlockX() * (kOutputs / kTileOutputs) + ThreadX() % kOutputs / kTileOutputs, a.n_tiles - 1);
+  const uint8_t* unit = a.tiles + tile * a.tile_bytes +
+                        static_cast<uint64_t>(position) * (kChunks * kTileOutputs * 16);
   LANYARD_UNROLL for (uint32_t i = 0; i < (half ? 1 : 2); ++i) {
     const uint32_t chunk = at % 2 * (kChunks / 2) + i * 2 + ThreadX() / kOutputs;
     to->weights[i] = Load16(unit + (chunk * kTileOutputs + ThreadX() % kTileOutputs) * 16);
   }
   const uint32_t column = ThreadX() % kColumns;
-  const uint32_t group = Least(BlockY() * (kColumns / kMaxColumns) + column / kMaxColumns, a.groups - 1);
+  const uint32_t group =
+      Least(BlockY() * (kColumns / kMaxColumns) + column / kMaxColumns, a.groups - 1);
   const uint32_t chunk = at % 2 * 4 + ThreadX() / kColumns;
-  const uint64_t place = ((static_cast<uint64_t>(group) * a.n_blocks + position) * 8 + chunk) * kMaxColumns;
+  const uint64_t place =
+      ((static_cast<uint64_t>(group) * a.n_blocks + position) * 8 + chunk) * kMaxColumns;
   to->column = Load16(a.q + (place + column % kMaxColumns) * 16);
 }
 
@@ -42,18 +48,22 @@ template <bool half>
 LANYARD_DEVICE void CommitFloats(float* stage, const FloatPieces<half>& from) {
   const uint32_t output = ThreadX() % kOutputs;
   LANYARD_UNROLL for (uint32_t i = 0; i < (half ? 1 : 2); ++i) {
-    const uint32_t word[4] = {from.weights[i].x, from.weights[i].y, from.weights[i].z, from.weights[i].w};
+    const uint32_t word[4] = {from.weights[i].x, from.weights[i].y, from.weights[i].z,
+                              from.weights[i].w};
     const uint32_t chunk = i * 2 + ThreadX() / kOutputs;
     LANYARD_UNROLL for (uint32_t j = 0; j < 4; ++j) {
       if constexpr (half) {
-        stage[(chunk * 8 + 2 * j) * kOutputs + output] = HalfToFloat(static_cast<uint16_t>(word[j]));
-        stage[(chunk * 8 + 2 * j + 1) * kOutputs + output] = HalfToFloat(static_cast<uint16_t>(word[j] >> 16));
+        stage[(chunk * 8 + 2 * j) * kOutputs + output] =
+            HalfToFloat(static_cast<uint16_t>(word[j]));
+        stage[(chunk * 8 + 2 * j + 1) * kOutputs + output] =
+            HalfToFloat(static_cast<uint16_t>(word[j] >> 16));
       } else {
         stage[(chunk * 4 + j) * kOutputs + output] = FloatOf(word[j]);
       }
     }
   }
-  float* columns = stage + kElements * kOutputs + ThreadX() / kColumns * 4 * kColumns + ThreadX() % kColumns;
+  float* columns =
+      stage + kElements * kOutputs + ThreadX() / kColumns * 4 * kColumns + ThreadX() % kColumns;
   columns[0] = FloatOf(from.column.x);
   columns[kColumns] = FloatOf(from.column.y);
   columns[2 * kColumns] = FloatOf(from.column.z);
@@ -65,14 +75,17 @@ LANYARD_DEVICE void ComputeFloats(const float* stage, uint32_t x, uint32_t y, fl
   LANYARD_UNROLL for (uint32_t e = 0; e < kElements; ++e) {
     const Vec4f w0 = *reinterpret_cast<const Vec4f*>(stage + e * kOutputs + 4 * x);
     const Vec4f w1 = *reinterpret_cast<const Vec4f*>(stage + e * kOutputs + kOutputs / 2 + 4 * x);
-    const Vec4f v = *reinterpret_cast<const Vec4f*>(stage + kElements * kOutputs + e * kColumns + 4 * y);
+    const Vec4f v =
+        *reinterpret_cast<const Vec4f*>(stage + kElements * kOutputs + e * kColumns + 4 * y);
     const float w[8] = {w0.x, w0.y, w0.z, w0.w, w1.x, w1.y, w1.z, w1.w};
     const float columns[4] = {v.x, v.y, v.z, v.w};
-    LANYARD_UNROLL for (int i = 0; i < 32; ++i) acc[i / 4][i % 4] = Fma(w[i / 4], columns[i % 4], acc[i / 4][i % 4]);
+    LANYARD_UNROLL for (int i = 0; i < 32; ++i) acc[i / 4][i % 4] =
+        Fma(w[i / 4], columns[i % 4], acc[i / 4][i % 4]);
   }
 }
 
-LANYARD_DEVICE void StoreFloats(const ProductArgs& a, uint32_t x, uint32_t y, const float total[8][4]) {
+LANYARD_DEVICE void StoreFloats(const ProductArgs& a, uint32_t x, uint32_t y,
+                                const float total[8][4]) {
   LANYARD_UNROLL for (uint32_t c = 0; c < 4; ++c) {
     const uint32_t r = BlockY() * kColumns + 4 * y + c;
     LANYARD_UNROLL for (uint32_t i = 0; i < 8; ++i) {
@@ -116,7 +129,11 @@ LANYARD_DEVICE void FloatTile(const ProductArgs& a) {
 
 }  // namespace
 
-LANYARD_KERNEL __launch_bounds__(kFloatThreads, 2) matmul_tile_f32(const ProductArgs a) { FloatTile<false>(a); }
-LANYARD_KERNEL __launch_bounds__(kFloatThreads, 2) matmul_tile_f16(const ProductArgs a) { FloatTile<true>(a); }
+LANYARD_KERNEL __launch_bounds__(kFloatThreads, 2) matmul_tile_f32(const ProductArgs a) {
+  FloatTile<false>(a);
+}
+LANYARD_KERNEL __launch_bounds__(kFloatThreads, 2) matmul_tile_f16(const ProductArgs a) {
+  FloatTile<true>(a);
+}
 
 }  // namespace lanyard::ops::cuda

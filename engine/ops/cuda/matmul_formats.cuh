@@ -1,17 +1,20 @@
-// The quantised formats of weights as the product kernels see them (layout: matmul_args.h). A format F has
-//   kUnitBytes, kHeaderBytes (a super block of a tile, 0 without), kQuantOffset, kRowBytes (16 or 32 bytes of quants a row),
-//   kHighOffset, kHighBytes (a row's further bits), kScales (floats that a row's scales become), kMinimum, kHalves (the two
-//   halves of a block have scales of their own);
-//   LoadScales / Scales: a row's scales, raw and as floats: d, then m or the two sub-scales divided by kUnit
-//   Low / High: bytes 4j.. and 16 + 4j.. of a block from dword j of the row's plane and its high bits: kUnit times the value
-//   ToFloat: the float of a sum that started at kMagic: exact, since it stays below 2^22.
+// The quantised formats of weights as the product kernels see them (layout: matmul_args.h). A
+// format F has
+//   kUnitBytes, kHeaderBytes (a super block of a tile, 0 without), kQuantOffset, kRowBytes (16 or
+//   32 bytes of quants a row), kHighOffset, kHighBytes (a row's further bits), kScales (floats that
+//   a row's scales become), kMinimum, kHalves (the two halves of a block have scales of their own);
+//   LoadScales / Scales: a row's scales, raw and as floats: d, then m or the two sub-scales divided
+//   by kUnit Low / High: bytes 4j.. and 16 + 4j.. of a block from dword j of the row's plane and
+//   its high bits: kUnit times the value ToFloat: the float of a sum that started at kMagic: exact,
+//   since it stays below 2^22.
 #pragma once
 
 #include "engine/ops/cuda/matmul_device.cuh"
 
 namespace lanyard::ops::cuda {
 
-// The bits of 1.5 * 2^23: an integer sum of less than 2^22 that starts here is, read as a float, that number plus the sum.
+// The bits of 1.5 * 2^23: an integer sum of less than 2^22 that starts here is, read as a float,
+// that number plus the sum.
 constexpr int32_t kMagic = 0x4b400000;
 constexpr float kMagicFloat = 12582912.0f;
 
@@ -37,8 +40,12 @@ struct FormatBase {
   LANYARD_DEVICE RawScales LoadScales(const uint8_t* unit, const uint8_t*, uint32_t row) {
     return {Load2(unit + 2 * row), 0};
   }
-  LANYARD_DEVICE RowScales Scales(RawScales raw) { return {HalfToFloat(static_cast<uint16_t>(raw.a)), 0, 0}; }
-  LANYARD_DEVICE float ToFloat(int32_t sum) { return Add(FloatOf(static_cast<uint32_t>(sum)), -kMagicFloat); }
+  LANYARD_DEVICE RowScales Scales(RawScales raw) {
+    return {HalfToFloat(static_cast<uint16_t>(raw.a)), 0, 0};
+  }
+  LANYARD_DEVICE float ToFloat(int32_t sum) {
+    return Add(FloatOf(static_cast<uint32_t>(sum)), -kMagicFloat);
+  }
 };
 
 struct FormatQ4_0 : FormatBase<288, 32, 16> {
@@ -61,7 +68,8 @@ struct FormatQ4_1 : FormatBase<320, 64, 16>, UnsignedNibbles {
     return {Load4(unit + 4 * row), 0};
   }
   LANYARD_DEVICE RowScales Scales(RawScales raw) {
-    return {HalfToFloat(static_cast<uint16_t>(raw.a)), HalfToFloat(static_cast<uint16_t>(raw.a >> 16)), 0};
+    return {HalfToFloat(static_cast<uint16_t>(raw.a)),
+            HalfToFloat(static_cast<uint16_t>(raw.a >> 16)), 0};
   }
 };
 
@@ -89,7 +97,9 @@ struct FormatQ4_K : FormatBase<288, 32, 16>, UnsignedNibbles {
     return {Load2(unit + 2 * row), Load4(header + 4 * row)};
   }
   // A small integer as a float, exactly, without the slow conversion.
-  LANYARD_DEVICE float Small(uint32_t byte) { return Add(FloatOf(0x4b000000u | byte), -8388608.0f); }
+  LANYARD_DEVICE float Small(uint32_t byte) {
+    return Add(FloatOf(0x4b000000u | byte), -8388608.0f);
+  }
   LANYARD_DEVICE RowScales Scales(RawScales raw) {
     const float d = HalfToFloat(static_cast<uint16_t>(raw.b));
     const float dmin = HalfToFloat(static_cast<uint16_t>(raw.b >> 16));
@@ -107,7 +117,9 @@ struct FormatQ6_K : FormatBase<416, 160, 16> {
     return {Load2(unit + 2 * row), Load2(header + 2 * row)};
   }
   // A signed byte divided by kUnit = 4: 2^21 + (byte + 128) / 4 has no bits to lose.
-  LANYARD_DEVICE float Quarter(uint32_t byte) { return Add(FloatOf(0x4a000000u | (byte ^ 0x80u)), -2097184.0f); }
+  LANYARD_DEVICE float Quarter(uint32_t byte) {
+    return Add(FloatOf(0x4a000000u | (byte ^ 0x80u)), -2097184.0f);
+  }
   LANYARD_DEVICE RowScales Scales(RawScales raw) {
     return {HalfToFloat(static_cast<uint16_t>(raw.b)), Quarter(raw.a & 0xffu), Quarter(raw.a >> 8)};
   }
@@ -124,11 +136,14 @@ struct FormatQ6_K : FormatBase<416, 160, 16> {
   }
 };
 
-// The header of a tile for the block at a position: super block i holds every partial sum's i-th block.
+// The header of a tile for the block at a position: super block i holds every partial sum's i-th
+// block.
 template <typename F>
-LANYARD_DEVICE const uint8_t* HeaderAt(const ProductArgs& a, const uint8_t* tile, uint32_t position) {
+LANYARD_DEVICE const uint8_t* HeaderAt(const ProductArgs& a, const uint8_t* tile,
+                                       uint32_t position) {
   if constexpr (F::kHeaderBytes == 0) return tile;
-  const auto p = static_cast<uint32_t>(static_cast<uint64_t>(2 * position) * a.supers_inverse >> 32);
+  const auto p =
+      static_cast<uint32_t>(static_cast<uint64_t>(2 * position) * a.supers_inverse >> 32);
   return tile + (position - p * a.supers) * F::kHeaderBytes;
 }
 

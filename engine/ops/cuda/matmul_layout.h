@@ -9,7 +9,8 @@
 
 namespace lanyard::ops::cuda {
 
-// So that offsets inside a tile fit 32 bits, supers_inverse is exact, and a grid's first dimension holds the tiles.
+// So that offsets inside a tile fit 32 bits, supers_inverse is exact, and a grid's first dimension
+// holds the tiles.
 inline constexpr int64_t kMaxK = int64_t{1} << 20;
 inline constexpr int64_t kMaxOutputs = int64_t{1} << 30;
 

@@ -25,7 +25,8 @@ void StoreNibbles(const uint32_t groups[8], uint8_t* q, int64_t r) {
 
 void PackQ4_0(const uint8_t* p, int64_t r, uint8_t* unit) {
   std::memcpy(unit + 2 * r, p, 2);
-  for (int j = 0; j < 4; ++j) Store32(unit + 32 + r * 16 + j * 4, Load32(p + 2 + 4 * j) ^ kTopOfNibbles);
+  for (int j = 0; j < 4; ++j)
+    Store32(unit + 32 + r * 16 + j * 4, Load32(p + 2 + 4 * j) ^ kTopOfNibbles);
 }
 
 void PackQ4_1(const uint8_t* p, int64_t r, uint8_t* unit) {
@@ -94,9 +95,11 @@ void PackBlock(TensorType type, const uint8_t* row, int64_t k, int64_t b, Packed
   const auto [r, unit] = to;
   switch (type) {
     case TensorType::kF32:
-      return PackFloats(row + b * 128, static_cast<uint64_t>(std::min<int64_t>(32, k - b * 32)) * 4, r, unit);
+      return PackFloats(row + b * 128, static_cast<uint64_t>(std::min<int64_t>(32, k - b * 32)) * 4,
+                        r, unit);
     case TensorType::kF16:
-      return PackFloats(row + b * 64, static_cast<uint64_t>(std::min<int64_t>(32, k - b * 32)) * 2, r, unit);
+      return PackFloats(row + b * 64, static_cast<uint64_t>(std::min<int64_t>(32, k - b * 32)) * 2,
+                        r, unit);
     case TensorType::kQ4_0:
       return PackQ4_0(row + b * 18, r, unit);
     case TensorType::kQ4_1:
@@ -124,12 +127,14 @@ void PackHeader(TensorType type, const uint8_t* row, int64_t supers, int64_t r, 
 absl::Status CheckShape(TensorType type, int64_t n_out, int64_t k) {
   const auto traits = TraitsOf(type);
   if (!traits || UnitBytes(type) == 0) {
-    return InvalidArgument("no CUDA kernels for tensor type ", traits ? AbslView(traits->name) : "unknown",
+    return InvalidArgument("no CUDA kernels for tensor type ",
+                           traits ? AbslView(traits->name) : "unknown",
                            "; convert the model to one of F32 F16 Q4_0 Q4_1 Q5_0 Q8_0 Q4_K Q6_K");
   }
   if (n_out <= 0 || k <= 0 || k > kMaxK || n_out > kMaxOutputs) {
-    return InvalidArgument("matrix of ", n_out, " x ", k, " elements is empty or above the kernels' limit of ", kMaxOutputs,
-                           " x ", kMaxK);
+    return InvalidArgument("matrix of ", n_out, " x ", k,
+                           " elements is empty or above the kernels' limit of ", kMaxOutputs, " x ",
+                           kMaxK);
   }
   if (k % traits->elements != 0) {
     return InvalidArgument("matrix of type ", AbslView(traits->name), " has rows of ", k,
@@ -181,7 +186,8 @@ void PackTile(TensorType type, const TileSource& source, int64_t k, uint8_t* til
     PackHeader(type, row, k / kSuperBlock, r, tile);
     uint8_t* unit = units;
     for (int64_t p = 0; p < kPartials; ++p) {
-      for (int64_t b = p; b < n_blocks; b += kPartials, unit += UnitBytes(type)) PackBlock(type, row, k, b, {r, unit});
+      for (int64_t b = p; b < n_blocks; b += kPartials, unit += UnitBytes(type))
+        PackBlock(type, row, k, b, {r, unit});
     }
   }
 }
@@ -204,13 +210,14 @@ absl::Status PackMatrix(TensorType type, int64_t n_out, int64_t k, const PackedM
   for (int64_t first = 0; first < tiles; first += tiles_a_read) {
     const int64_t row_begin = first * kRows;
     const int64_t row_end = std::min(n_out, row_begin + tiles_a_read * kRows);
-    const std::span<uint8_t> part(source.data(), static_cast<uint64_t>(row_end - row_begin) * row_bytes);
+    const std::span<uint8_t> part(source.data(),
+                                  static_cast<uint64_t>(row_end - row_begin) * row_bytes);
     RETURN_IF_ERROR(read(static_cast<uint64_t>(row_begin) * row_bytes, part));
     std::fill(packed.begin(), packed.end(), uint8_t{0});
     uint64_t bytes = 0;
     for (int64_t row = row_begin; row < row_end; row += kRows, bytes += tile_bytes) {
-      const TileSource tile{part.data() + static_cast<uint64_t>(row - row_begin) * row_bytes, row_bytes,
-                            std::min(kRows, row_end - row)};
+      const TileSource tile{part.data() + static_cast<uint64_t>(row - row_begin) * row_bytes,
+                            row_bytes, std::min(kRows, row_end - row)};
       PackTile(type, tile, k, packed.data() + bytes);
     }
     RETURN_IF_ERROR(write(static_cast<uint64_t>(first) * tile_bytes, {packed.data(), bytes}));

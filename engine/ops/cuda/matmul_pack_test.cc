@@ -14,8 +14,9 @@
 namespace lanyard::ops::cuda {
 namespace {
 
-constexpr TensorType kTypes[] = {TensorType::kF32,  TensorType::kF16,  TensorType::kQ4_0, TensorType::kQ4_1,
-                                 TensorType::kQ5_0, TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K};
+constexpr TensorType kTypes[] = {TensorType::kF32,  TensorType::kF16,  TensorType::kQ4_0,
+                                 TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0,
+                                 TensorType::kQ4_K, TensorType::kQ6_K};
 
 struct Gguf {
   TensorType type;
@@ -59,7 +60,9 @@ struct UnitView {
 
   int Byte(int64_t at) const { return unit[at]; }
   float Half(int64_t at) const { return HalfToFloat(LoadUnaligned<uint16_t>(unit + at)); }
-  int Nibble(int64_t plane, int64_t i) const { return (unit[plane + row * 16 + i % 16] >> (i < 16 ? 0 : 4)) & 15; }
+  int Nibble(int64_t plane, int64_t i) const {
+    return (unit[plane + row * 16 + i % 16] >> (i < 16 ? 0 : 4)) & 15;
+  }
 };
 
 int Signed(int value, int bits) { return value >= 1 << (bits - 1) ? value - (1 << bits) : value; }
@@ -88,7 +91,8 @@ WeightBlock Unpacked(TensorType type, const UnitView& v) {
       case TensorType::kQ4_K: {
         const uint8_t* header = v.tile + v.super * 64 + 4 * r;
         out.d = HalfToFloat(LoadUnaligned<uint16_t>(header)) * static_cast<float>(v.Byte(2 * r));
-        out.m = -(HalfToFloat(LoadUnaligned<uint16_t>(header + 2)) * static_cast<float>(v.Byte(2 * r + 1)));
+        out.m = -(HalfToFloat(LoadUnaligned<uint16_t>(header + 2)) *
+                  static_cast<float>(v.Byte(2 * r + 1)));
         out.w[i] = v.Nibble(32, i);
         break;
       }
@@ -107,11 +111,14 @@ WeightBlock Unpacked(TensorType type, const UnitView& v) {
 
 class BlocksTest : public testing::TestWithParam<TensorType> {};
 class FloatsTest : public testing::TestWithParam<TensorType> {};
-std::string TypeNameOf(const testing::TestParamInfo<TensorType>& info) { return std::string(TraitsOf(info.param)->name); }
-INSTANTIATE_TEST_SUITE_P(Pack, FloatsTest, testing::Values(TensorType::kF32, TensorType::kF16), TypeNameOf);
+std::string TypeNameOf(const testing::TestParamInfo<TensorType>& info) {
+  return std::string(TraitsOf(info.param)->name);
+}
+INSTANTIATE_TEST_SUITE_P(Pack, FloatsTest, testing::Values(TensorType::kF32, TensorType::kF16),
+                         TypeNameOf);
 INSTANTIATE_TEST_SUITE_P(Pack, BlocksTest,
-                         testing::Values(TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0, TensorType::kQ8_0,
-                                         TensorType::kQ4_K, TensorType::kQ6_K),
+                         testing::Values(TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ5_0,
+                                         TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ6_K),
                          TypeNameOf);
 
 int64_t PositionOf(int64_t n_blocks, int64_t b) {
@@ -135,8 +142,8 @@ TEST_P(BlocksTest, ComeBack) {
     for (int64_t o = 0; o < n_out; ++o) {
       for (int64_t b = 0; b < k / 32; ++b) {
         const uint8_t* tile = packed->data() + static_cast<uint64_t>(o / 16) * TileBytes(type, k);
-        const uint8_t* unit =
-            tile + HeaderBytes(type, k) + static_cast<uint64_t>(PositionOf(k / 32, b)) * UnitBytes(type);
+        const uint8_t* unit = tile + HeaderBytes(type, k) +
+                              static_cast<uint64_t>(PositionOf(k / 32, b)) * UnitBytes(type);
         const WeightBlock got = Unpacked(type, {tile, unit, o % 16, b / 8});
         WeightBlock want;
         DecodeBlock(type, m.bytes.data() + static_cast<uint64_t>(o) * m.row_bytes, b, &want);
@@ -162,8 +169,10 @@ TEST_P(FloatsTest, LieInChunks) {
                             static_cast<uint64_t>(PositionOf(3, e / 32)) * UnitBytes(type);
       const uint8_t* got = unit + (e % 32 / of_chunk * 16 + o % 16) * 16 + e % of_chunk * bytes;
       const uint8_t zero[4] = {};
-      const uint8_t* want = e < k ? m.bytes.data() + static_cast<uint64_t>(o) * m.row_bytes + e * bytes : zero;
-      ASSERT_EQ(0, std::memcmp(got, want, static_cast<size_t>(bytes))) << "row " << o << " element " << e;
+      const uint8_t* want =
+          e < k ? m.bytes.data() + static_cast<uint64_t>(o) * m.row_bytes + e * bytes : zero;
+      ASSERT_EQ(0, std::memcmp(got, want, static_cast<size_t>(bytes)))
+          << "row " << o << " element " << e;
     }
   }
 }
@@ -194,16 +203,20 @@ TEST(Pack, RefusesShapesAndTypesWithoutKernels) {
   EXPECT_EQ(pack(TensorType::kQ4_0, 16, 48).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pack(TensorType::kQ4_K, 16, 224).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pack(TensorType::kF32, 0, 32).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(pack(TensorType::kF32, 16, int64_t{1} << 40).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(pack(TensorType::kF32, 16, int64_t{1} << 40).code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(Pack, ErrorsOfReadingAndWritingComeBack) {
   const auto ok_read = [](uint64_t, std::span<uint8_t>) { return absl::OkStatus(); };
   const auto ok_write = [](uint64_t, std::span<const uint8_t>) { return absl::OkStatus(); };
-  EXPECT_EQ(PackMatrix(TensorType::kQ4_0, 16, 32, [](uint64_t, std::span<uint8_t>) { return NotFound("gone"); }, ok_write)
+  EXPECT_EQ(PackMatrix(
+                TensorType::kQ4_0, 16, 32,
+                [](uint64_t, std::span<uint8_t>) { return NotFound("gone"); }, ok_write)
                 .code(),
             absl::StatusCode::kNotFound);
-  EXPECT_EQ(PackMatrix(TensorType::kQ4_0, 16, 32, ok_read, [](uint64_t, std::span<const uint8_t>) { return NotFound("x"); })
+  EXPECT_EQ(PackMatrix(TensorType::kQ4_0, 16, 32, ok_read,
+                       [](uint64_t, std::span<const uint8_t>) { return NotFound("x"); })
                 .code(),
             absl::StatusCode::kNotFound);
 }

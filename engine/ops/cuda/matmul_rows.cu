@@ -1,4 +1,5 @@
-// Rows of activations in the form that products take: QuantiseBlock of engine/ops/quant.cc, or floats in blocks.
+// Rows of activations in the form that products take: QuantiseBlock of engine/ops/quant.cc, or
+// floats in blocks.
 #include "engine/ops/cuda/matmul_device.cuh"
 
 namespace lanyard::ops::cuda {
@@ -29,7 +30,8 @@ LANYARD_DEVICE BlockPlace PlaceOf(const AssignRowsArgs& a) {
 }
 
 // Four elements of a row from `at` on; zeros beyond k and for padding.
-LANYARD_DEVICE void LoadElements(const AssignRowsArgs& a, const BlockPlace& place, uint32_t at, float x[4]) {
+LANYARD_DEVICE void LoadElements(const AssignRowsArgs& a, const BlockPlace& place, uint32_t at,
+                                 float x[4]) {
   const float* row = a.x + place.row * a.stride;
   const bool aligned = (__builtin_bit_cast(uint64_t, a.x) % 16 == 0) && a.stride % 4 == 0;
   if (place.real && aligned && at + 4 <= a.k) {
@@ -40,7 +42,8 @@ LANYARD_DEVICE void LoadElements(const AssignRowsArgs& a, const BlockPlace& plac
     x[3] = v.w;
     return;
   }
-  LANYARD_UNROLL for (uint32_t i = 0; i < 4; ++i) x[i] = place.real && at + i < a.k ? row[at + i] : 0.0f;
+  LANYARD_UNROLL for (uint32_t i = 0; i < 4; ++i) x[i] =
+      place.real && at + i < a.k ? row[at + i] : 0.0f;
 }
 
 LANYARD_DEVICE uint32_t Max(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -69,10 +72,12 @@ LANYARD_KERNEL assign_rows_q8(const AssignRowsArgs a) {
   }
   if (!usable) packed = 0;
   uint32_t sum = static_cast<uint32_t>(Dp4a(static_cast<int32_t>(packed), 0x01010101, 0));
-  LANYARD_UNROLL for (uint32_t mask = 1; mask < kLanesOfBlock; mask *= 2) sum += ShuffleXor(sum, mask);
+  LANYARD_UNROLL for (uint32_t mask = 1; mask < kLanesOfBlock; mask *= 2) sum +=
+      ShuffleXor(sum, mask);
   if (!place.inside) return;
   uint8_t* q = a.q + place.unit * a.columns * kBlockElements;
-  *reinterpret_cast<uint32_t*>(q + (lane / 4 * a.columns + place.column) * 16 + lane % 4 * 4) = packed;
+  *reinterpret_cast<uint32_t*>(q + (lane / 4 * a.columns + place.column) * 16 + lane % 4 * 4) =
+      packed;
   if (lane != 0) return;
   const float unusable = finite ? 0.0f : FloatOf(0x7fc00000u);
   const float d = usable ? Div(amax, 127.0f) : unusable;
@@ -87,7 +92,8 @@ LANYARD_KERNEL assign_rows_f32(const AssignRowsArgs a) {
   if (!place.inside) return;
   float x[4];
   LoadElements(a, place, place.block * kBlockElements + 4 * lane, x);
-  auto* out = reinterpret_cast<Vec4f*>(a.q) + (place.unit * kLanesOfBlock + lane) * a.columns + place.column;
+  auto* out = reinterpret_cast<Vec4f*>(a.q) + (place.unit * kLanesOfBlock + lane) * a.columns +
+              place.column;
   *out = {x[0], x[1], x[2], x[3]};
 }
 

@@ -1,6 +1,7 @@
-// More rows than a vector kernel takes and too few for tiles, or a small matrix: a block of threads makes 32 outputs of 16 or
-// 32 rows; each of its 8 warps takes one partial sum and streams that partial's blocks from memory straight into the
-// fragments of the tensor cores. Weights are read once for 32 rows.
+// More rows than a vector kernel takes and too few for tiles, or a small matrix: a block of threads
+// makes 32 outputs of 16 or 32 rows; each of its 8 warps takes one partial sum and streams that
+// partial's blocks from memory straight into the fragments of the tensor cores. Weights are read
+// once for 32 rows.
 #include "engine/ops/cuda/matmul_mma.cuh"
 
 #if LANYARD_PTX_LEVEL >= 75
@@ -36,7 +37,8 @@ LANYARD_DEVICE void LoadFragments(const SplitPlace& place, uint32_t i, RawFragme
     }
     raw->high[r][0] = raw->high[r][1] = 0;
     if constexpr (F::kHighBytes == 4) raw->high[r][0] = Load4(unit + F::kHighOffset + row * 4);
-    if constexpr (F::kHighBytes == 8) Load8(unit + F::kHighOffset + row * 8, &raw->high[r][0], &raw->high[r][1]);
+    if constexpr (F::kHighBytes == 8)
+      Load8(unit + F::kHighOffset + row * 8, &raw->high[r][0], &raw->high[r][1]);
     raw->scales[r] = F::LoadScales(unit, place.tile[r / 2] + i * F::kHeaderBytes, row);
   }
 }
@@ -44,9 +46,11 @@ LANYARD_DEVICE void LoadFragments(const SplitPlace& place, uint32_t i, RawFragme
 template <typename F>
 LANYARD_DEVICE void Fragments(const RawFragments<F>& raw, uint32_t t, uint32_t a[2][4]) {
   if constexpr (F::kRowBytes == 32) {
-    LANYARD_UNROLL for (int i = 0; i < 8; ++i) a[i / 4][i % 4] = raw.q[i % 4 / 2][i / 4 * 2 + i % 2];
+    LANYARD_UNROLL for (int i = 0; i < 8; ++i) a[i / 4][i % 4] =
+        raw.q[i % 4 / 2][i / 4 * 2 + i % 2];
   } else {
-    LANYARD_UNROLL for (int m = 0; m < 2; ++m) UnpackFragment<F>(raw.q[0] + 2 * m, raw.high + 2 * m, t, a[m]);
+    LANYARD_UNROLL for (int m = 0; m < 2; ++m)
+        UnpackFragment<F>(raw.q[0] + 2 * m, raw.high + 2 * m, t, a[m]);
   }
 }
 
@@ -58,8 +62,8 @@ struct SplitColumns {
 };
 
 template <typename F, int tiles>
-LANYARD_DEVICE void ComputeFragments(const RawFragments<F>& raw, const SplitColumns<tiles>& columns, uint32_t i, uint32_t t,
-                                     float acc[tiles][2][4]) {
+LANYARD_DEVICE void ComputeFragments(const RawFragments<F>& raw, const SplitColumns<tiles>& columns,
+                                     uint32_t i, uint32_t t, float acc[tiles][2][4]) {
   uint32_t a[2][4];
   Fragments<F>(raw, t, a);
   RowScales w[4];
@@ -75,13 +79,15 @@ LANYARD_DEVICE void ComputeFragments(const RawFragments<F>& raw, const SplitColu
       s[0] = s2.x;
       s[1] = s2.y;
     }
-    LANYARD_UNROLL for (int m = 0; m < 2; ++m) MultiplyBlock<F>(a[m], b, w + 2 * m, d, s, acc[n][m]);
+    LANYARD_UNROLL for (int m = 0; m < 2; ++m)
+        MultiplyBlock<F>(a[m], b, w + 2 * m, d, s, acc[n][m]);
   }
 }
 
 // Adds the 8 warps' partial sums in their order, and stores.
 template <int tiles>
-LANYARD_DEVICE void StoreSplit(const ProductArgs& a, float* partials, const float acc[tiles][2][4]) {
+LANYARD_DEVICE void StoreSplit(const ProductArgs& a, float* partials,
+                               const float acc[tiles][2][4]) {
   constexpr uint32_t columns = tiles * kMaxColumns;
   const uint32_t g = Lane() / 4;
   const uint32_t t = Lane() % 4;
@@ -98,7 +104,8 @@ LANYARD_DEVICE void StoreSplit(const ProductArgs& a, float* partials, const floa
     const uint32_t column = index / kWarpOutputs;
     const float* from = partials + column * kColumnStride + index % kWarpOutputs;
     float total = 0;
-    LANYARD_UNROLL for (uint32_t p = 0; p < kDealtPartials; ++p) total = Add(total, from[p * (columns * kColumnStride)]);
+    LANYARD_UNROLL for (uint32_t p = 0; p < kDealtPartials; ++p) total =
+        Add(total, from[p * (columns * kColumnStride)]);
     const uint32_t output = BlockX() * kWarpOutputs + index % kWarpOutputs;
     const uint32_t r = BlockY() * columns + column;
     if (output < a.n_out && r < a.rows) a.out[r * a.out_stride + output] = total;
@@ -106,12 +113,14 @@ LANYARD_DEVICE void StoreSplit(const ProductArgs& a, float* partials, const floa
 }
 
 template <int tiles>
-LANYARD_DEVICE SplitColumns<tiles> ColumnsFrom(const ProductArgs& a, uint32_t first, uint32_t g, uint32_t t) {
+LANYARD_DEVICE SplitColumns<tiles> ColumnsFrom(const ProductArgs& a, uint32_t first, uint32_t g,
+                                               uint32_t t) {
   SplitColumns<tiles> columns;
   LANYARD_UNROLL for (uint32_t n = 0; n < tiles; ++n) {
     const uint32_t group = BlockY() * tiles + n;
     // Columns beyond the last group are computed from it and not stored.
-    const uint64_t position = static_cast<uint64_t>(group < a.groups ? group : a.groups - 1) * a.n_blocks + first;
+    const uint64_t position =
+        static_cast<uint64_t>(group < a.groups ? group : a.groups - 1) * a.n_blocks + first;
     columns.q[n] = a.q + position * (kMaxColumns * kBlockElements) + g * 16 + t * 4;
     columns.d[n] = a.d + position * kMaxColumns + 2 * t;
     columns.s[n] = a.s + position * kMaxColumns + 2 * t;
@@ -149,12 +158,12 @@ LANYARD_DEVICE void Split(const ProductArgs& a) {
 
 }  // namespace
 
-#define LANYARD_SPLIT(name, F)                                                                            \
-  LANYARD_KERNEL __launch_bounds__(kSplitThreads) matmul_split_##name##_16(const ProductArgs a) {        \
-    Split<F, 2>(a);                                                                                       \
-  }                                                                                                       \
-  LANYARD_KERNEL __launch_bounds__(kSplitThreads) matmul_split_##name##_32(const ProductArgs a) {        \
-    Split<F, 4>(a);                                                                                       \
+#define LANYARD_SPLIT(name, F)                                                                    \
+  LANYARD_KERNEL __launch_bounds__(kSplitThreads) matmul_split_##name##_16(const ProductArgs a) { \
+    Split<F, 2>(a);                                                                               \
+  }                                                                                               \
+  LANYARD_KERNEL __launch_bounds__(kSplitThreads) matmul_split_##name##_32(const ProductArgs a) { \
+    Split<F, 4>(a);                                                                               \
   }
 
 LANYARD_SPLIT(q4_0, FormatQ4_0)

@@ -1,8 +1,9 @@
-// Many rows: a block of threads makes 128 outputs of 64 or 128 rows. Its 8 warps hold 32 x 32 (two blocks to a multiprocessor)
-// or 32 x 64 of them each (one block, more work for each byte and instruction): the running partial sum and the total in
-// registers, so that the 8 partials are walked one after the other, in the order in which the blocks are stored. A few blocks
-// of K at a time pass through shared memory, double buffered; scales become floats on the way, once for all warps, in the
-// order in which lanes want them.
+// Many rows: a block of threads makes 128 outputs of 64 or 128 rows. Its 8 warps hold 32 x 32 (two
+// blocks to a multiprocessor) or 32 x 64 of them each (one block, more work for each byte and
+// instruction): the running partial sum and the total in registers, so that the 8 partials are
+// walked one after the other, in the order in which the blocks are stored. A few blocks of K at a
+// time pass through shared memory, double buffered; scales become floats on the way, once for all
+// warps, in the order in which lanes want them.
 #include "engine/ops/cuda/matmul_mma.cuh"
 
 #if LANYARD_PTX_LEVEL >= 75
@@ -40,11 +41,14 @@ template <typename F>
 struct Stage {
   static constexpr uint32_t kHalvesOfRow = F::kRowBytes / 16;
   static constexpr uint32_t kColumnScales = F::kMinimum ? 2 : 1;
-  static constexpr uint32_t kStepBytes = kOutputs * (F::kRowBytes + F::kHighBytes + 4 * F::kScales) +
-                                         F::kColumns * (kBlockElements + 4 * kColumnScales);
-  // Blocks of K: as many as two stages have room for in 48 KiB, and a thread for each pair of column scales.
+  static constexpr uint32_t kStepBytes =
+      kOutputs * (F::kRowBytes + F::kHighBytes + 4 * F::kScales) +
+      F::kColumns * (kBlockElements + 4 * kColumnScales);
+  // Blocks of K: as many as two stages have room for in 48 KiB, and a thread for each pair of
+  // column scales.
   static constexpr uint32_t kSteps =
-      Least(kMostSteps, Least(((48u << 10) - kParkedBytes) / 2 / kStepBytes, kTileThreads * 2 / F::kColumns / kColumnScales));
+      Least(kMostSteps, Least(((48u << 10) - kParkedBytes) / 2 / kStepBytes,
+                              kTileThreads * 2 / F::kColumns / kColumnScales));
   static constexpr uint32_t kHigh = kSteps * kOutputs * F::kRowBytes;
   static constexpr uint32_t kColumnsAt = kHigh + kSteps * kOutputs * F::kHighBytes;
   static constexpr uint32_t kScalesAt = kColumnsAt + kSteps * F::kColumns * kBlockElements;
@@ -65,8 +69,9 @@ struct TilePlace {
   uint32_t first_group;  // of 8 columns
 };
 
-// Where a thread's pieces lie, in bytes from the block's first tile and group; parked in shared memory, where it costs no
-// registers. Outputs and columns beyond the last are computed from the last and not stored; blocks beyond it are loaded as it.
+// Where a thread's pieces lie, in bytes from the block's first tile and group; parked in shared
+// memory, where it costs no registers. Outputs and columns beyond the last are computed from the
+// last and not stored; blocks beyond it are loaded as it.
 struct alignas(16) Parked {
   uint32_t tile;          // of the thread's output, thread % 128
   uint32_t columns;       // the group of column thread % kColumns, and the piece in a unit
@@ -94,7 +99,8 @@ LANYARD_DEVICE Parked ParkedOf(const ProductArgs& a, const TilePlace& place, uin
   return parked;
 }
 
-// The thread's pieces of a stage. On sm_80 the copies go to shared memory by themselves; before, they wait in registers.
+// The thread's pieces of a stage. On sm_80 the copies go to shared memory by themselves; before,
+// they wait in registers.
 template <typename F>
 struct Pieces {
   RawScales scales[kShare<Stage<F>::kScaleRows>];
@@ -106,7 +112,8 @@ struct Pieces {
 #endif
 };
 
-// The thread's index, read anew: what depends on it is computed again for each stage and holds no register between.
+// The thread's index, read anew: what depends on it is computed again for each stage and holds no
+// register between.
 LANYARD_DEVICE uint32_t FreshThread() {
   uint32_t x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
@@ -122,8 +129,8 @@ LANYARD_DEVICE void ForPieces(uint32_t thread, const Body& body) {
   }
 }
 
-// Starts to load the stage whose first block is at position `at`. A piece's output is thread % 128, its column thread %
-// kColumns.
+// Starts to load the stage whose first block is at position `at`. A piece's output is thread % 128,
+// its column thread % kColumns.
 template <typename F>
 struct StageSource {
   const uint8_t* tiles;  // the block's first
@@ -136,7 +143,8 @@ struct StageSource {
   uint32_t header_bytes;
   uint32_t thread;
 
-  LANYARD_METHOD StageSource(const ProductArgs& a, const TilePlace& place, uint32_t parked_at, uint32_t at)
+  LANYARD_METHOD StageSource(const ProductArgs& a, const TilePlace& place, uint32_t parked_at,
+                             uint32_t at)
       : at(at), last(a.n_blocks - 1), header_bytes(a.header_bytes), thread(FreshThread()) {
     const uint64_t unit = static_cast<uint64_t>(place.first_group) * a.n_blocks;
     tiles = a.tiles + place.first_tile * a.tile_bytes;
@@ -152,14 +160,17 @@ struct StageSource {
   LANYARD_METHOD const uint8_t* Weights(uint32_t i) const {
     constexpr uint32_t kHalves = Stage<F>::kHalvesOfRow;
     const uint32_t rest = i * (kTileThreads / kOutputs) + thread / kOutputs;
-    const uint32_t in_unit = F::kQuantOffset + (rest % kHalves * kTileOutputs + thread % kTileOutputs) * 16;
+    const uint32_t in_unit =
+        F::kQuantOffset + (rest % kHalves * kTileOutputs + thread % kTileOutputs) * 16;
     return tiles + UnitOf(parked.tile, rest / kHalves) + in_unit;
   }
-  LANYARD_METHOD const uint8_t* High(const ProductArgs& a, const TilePlace& place, uint32_t piece) const {
+  LANYARD_METHOD const uint8_t* High(const ProductArgs& a, const TilePlace& place,
+                                     uint32_t piece) const {
     constexpr uint32_t kStepPieces = kOutputs * F::kHighBytes / 16;
     const uint32_t in_step = piece % kStepPieces;
     const uint32_t tile = LocalTile(a, place, in_step / F::kHighBytes);
-    return tiles + UnitOf(tile, piece / kStepPieces) + F::kHighOffset + in_step % F::kHighBytes * 16;
+    return tiles + UnitOf(tile, piece / kStepPieces) + F::kHighOffset +
+           in_step % F::kHighBytes * 16;
   }
   LANYARD_METHOD const uint8_t* Columns(uint32_t i) const {
     const uint32_t step = i * (kTileThreads / F::kColumns / 2) + thread / F::kColumns / 2;
@@ -168,7 +179,8 @@ struct StageSource {
   LANYARD_METHOD RawScales Scales(const ProductArgs& a, uint32_t i) const {
     const uint32_t step = i * (kTileThreads / kOutputs) + thread / kOutputs;
     const uint8_t* unit = tiles + UnitOf(parked.tile, step);
-    return F::LoadScales(unit, HeaderAt<F>(a, tiles + parked.tile, Least(at + step, last)), thread % kTileOutputs);
+    return F::LoadScales(unit, HeaderAt<F>(a, tiles + parked.tile, Least(at + step, last)),
+                         thread % kTileOutputs);
   }
   // One at most for a thread.
   LANYARD_METHOD Vec2f ColumnScale() const {
@@ -181,32 +193,39 @@ struct StageSource {
 };
 
 template <typename F>
-LANYARD_DEVICE void Fetch(const ProductArgs& a, const TilePlace& place, const StageSource<F>& from, uint32_t shared,
-                          Pieces<F>* to) {
+LANYARD_DEVICE void Fetch(const ProductArgs& a, const TilePlace& place, const StageSource<F>& from,
+                          uint32_t shared, Pieces<F>* to) {
   using S = Stage<F>;
   const uint32_t thread = from.thread;
 #if LANYARD_PTX_LEVEL >= 80
-  ForPieces<S::kWeightPieces>(
-      thread, [&](uint32_t i, uint32_t piece) { CopyAsync16(shared + piece * 16, from.Weights(i)); });
+  ForPieces<S::kWeightPieces>(thread, [&](uint32_t i, uint32_t piece) {
+    CopyAsync16(shared + piece * 16, from.Weights(i));
+  });
   if constexpr (S::kHighPieces > 0) {
     ForPieces<S::kHighPieces>(thread, [&](uint32_t, uint32_t piece) {
       CopyAsync16(shared + S::kHigh + piece * 16, from.High(a, place, piece));
     });
   }
-  ForPieces<S::kColumnPieces>(
-      thread, [&](uint32_t i, uint32_t piece) { CopyAsync16(shared + S::kColumnsAt + piece * 16, from.Columns(i)); });
+  ForPieces<S::kColumnPieces>(thread, [&](uint32_t i, uint32_t piece) {
+    CopyAsync16(shared + S::kColumnsAt + piece * 16, from.Columns(i));
+  });
   CopyAsyncCommit();
 #else
   (void)shared;
-  ForPieces<S::kWeightPieces>(thread, [&](uint32_t i, uint32_t) { to->weights[i] = Load16(from.Weights(i)); });
+  ForPieces<S::kWeightPieces>(
+      thread, [&](uint32_t i, uint32_t) { to->weights[i] = Load16(from.Weights(i)); });
   if constexpr (S::kHighPieces > 0) {
-    ForPieces<S::kHighPieces>(
-        thread, [&](uint32_t i, uint32_t piece) { to->high[i] = Load16(from.High(a, place, piece)); });
+    ForPieces<S::kHighPieces>(thread, [&](uint32_t i, uint32_t piece) {
+      to->high[i] = Load16(from.High(a, place, piece));
+    });
   }
-  ForPieces<S::kColumnPieces>(thread, [&](uint32_t i, uint32_t) { to->columns[i] = Load16(from.Columns(i)); });
+  ForPieces<S::kColumnPieces>(
+      thread, [&](uint32_t i, uint32_t) { to->columns[i] = Load16(from.Columns(i)); });
 #endif
-  ForPieces<S::kScaleRows>(thread, [&](uint32_t i, uint32_t) { to->scales[i] = from.Scales(a, i); });
-  ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t) { to->column_scales[i] = from.ColumnScale(); });
+  ForPieces<S::kScaleRows>(thread,
+                           [&](uint32_t i, uint32_t) { to->scales[i] = from.Scales(a, i); });
+  ForPieces<S::kColumnScalePairs>(
+      thread, [&](uint32_t i, uint32_t) { to->column_scales[i] = from.ColumnScale(); });
 }
 
 // Ends what Fetch began: after the next barrier the stage is there.
@@ -218,7 +237,8 @@ LANYARD_DEVICE void Commit(uint32_t shared, const Pieces<F>& from) {
     const uint32_t row = piece % kOutputs;
     const uint32_t slot = row / kWarpOutputs * kWarpOutputs + row % 8 * 4 + row % kWarpOutputs / 8;
     const RowScales w = F::Scales(from.scales[i]);
-    const uint32_t at = shared + S::kScalesAt + (piece / kOutputs * F::kScales * kOutputs + slot) * 4;
+    const uint32_t at =
+        shared + S::kScalesAt + (piece / kOutputs * F::kScales * kOutputs + slot) * 4;
     SharedStore4f(at, w.d);
     if constexpr (F::kScales >= 2) SharedStore4f(at + kOutputs * 4, w.e);
     if constexpr (F::kScales >= 3) SharedStore4f(at + kOutputs * 8, w.f);
@@ -226,24 +246,32 @@ LANYARD_DEVICE void Commit(uint32_t shared, const Pieces<F>& from) {
   ForPieces<S::kColumnScalePairs>(thread, [&](uint32_t i, uint32_t piece) {
     const uint32_t pair = piece % (F::kColumns / 2);  // of neighbours; eight of them are 16 columns
     const uint32_t slot = pair / 8 * 16 + pair % 4 * 4 + pair / 4 % 2 * 2;
-    SharedStore8f(shared + S::kColumnScalesAt + (piece / (F::kColumns / 2) * F::kColumns + slot) * 4, from.column_scales[i]);
+    SharedStore8f(
+        shared + S::kColumnScalesAt + (piece / (F::kColumns / 2) * F::kColumns + slot) * 4,
+        from.column_scales[i]);
   });
 #if LANYARD_PTX_LEVEL >= 80
   CopyAsyncWaitAll();
 #else
-  ForPieces<S::kWeightPieces>(thread, [&](uint32_t i, uint32_t piece) { SharedStore16(shared + piece * 16, from.weights[i]); });
+  ForPieces<S::kWeightPieces>(thread, [&](uint32_t i, uint32_t piece) {
+    SharedStore16(shared + piece * 16, from.weights[i]);
+  });
   if constexpr (S::kHighPieces > 0) {
-    ForPieces<S::kHighPieces>(thread, 
-        [&](uint32_t i, uint32_t piece) { SharedStore16(shared + S::kHigh + piece * 16, from.high[i]); });
+    ForPieces<S::kHighPieces>(thread, [&](uint32_t i, uint32_t piece) {
+      SharedStore16(shared + S::kHigh + piece * 16, from.high[i]);
+    });
   }
-  ForPieces<S::kColumnPieces>(thread, 
-      [&](uint32_t i, uint32_t piece) { SharedStore16(shared + S::kColumnsAt + piece * 16, from.columns[i]); });
+  ForPieces<S::kColumnPieces>(thread, [&](uint32_t i, uint32_t piece) {
+    SharedStore16(shared + S::kColumnsAt + piece * 16, from.columns[i]);
+  });
 #endif
 }
 
-// 16 (m = 0, 1) of the warp's 32 outputs of a step as a fragment, and the scales of the lane's two rows.
+// 16 (m = 0, 1) of the warp's 32 outputs of a step as a fragment, and the scales of the lane's two
+// rows.
 template <typename F>
-LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint32_t a[4], RowScales w[2]) {
+LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint32_t a[4],
+                                RowScales w[2]) {
   using S = Stage<F>;
   const uint32_t lane = Lane();
   const uint32_t first = WarpOfBlock() % kWarpsOut * kWarpOutputs;
@@ -255,7 +283,8 @@ LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint
     LoadMatrices2(shared + (step * kOutputs + row) * 16, raw);
     uint32_t high[2][2] = {};
     LANYARD_UNROLL for (uint32_t i = 0; i < 2; ++i) {
-      const uint32_t at = shared + S::kHigh + (step * kOutputs + first + m * 16 + lane / 4 + 8 * i) * F::kHighBytes;
+      const uint32_t at =
+          shared + S::kHigh + (step * kOutputs + first + m * 16 + lane / 4 + 8 * i) * F::kHighBytes;
       if constexpr (F::kHighBytes == 4) high[i][0] = SharedLoad4(at);
       if constexpr (F::kHighBytes == 8) SharedLoad8(at, &high[i][0], &high[i][1]);
     }
@@ -288,7 +317,8 @@ template <typename F>
 LANYARD_DEVICE PairOfColumns LoadPair(uint32_t shared, uint32_t step, uint32_t pair) {
   using S = Stage<F>;
   const uint32_t lane = Lane();
-  const uint32_t column = WarpOfBlock() / kWarpsOut * F::kWarpColumns + pair * 16 + lane / 16 * 8 + lane % 8;
+  const uint32_t column =
+      WarpOfBlock() / kWarpsOut * F::kWarpColumns + pair * 16 + lane / 16 * 8 + lane % 8;
   const uint32_t half = lane / 8 % 2;
   const uint32_t at = shared + S::kColumnsAt + ((step * 2 + half) * F::kColumns + column) * 16;
   PairOfColumns out;
@@ -308,8 +338,8 @@ LANYARD_DEVICE PairOfColumns LoadPair(uint32_t shared, uint32_t step, uint32_t p
 
 // 16 outputs against 16 columns.
 template <typename F>
-LANYARD_DEVICE void MultiplyPair(const PairOfColumns& columns, const uint32_t a[4], const RowScales w[2], float acc0[4],
-                                 float acc1[4]) {
+LANYARD_DEVICE void MultiplyPair(const PairOfColumns& columns, const uint32_t a[4],
+                                 const RowScales w[2], float acc0[4], float acc1[4]) {
   MultiplyBlock<F>(a, columns.b, w, columns.d, columns.s, acc0);
   MultiplyBlock<F>(a, columns.b + 2, w, columns.d + 2, columns.s + 2, acc1);
 }
@@ -318,7 +348,8 @@ template <typename F>
 LANYARD_DEVICE void ComputeStep(uint32_t shared, uint32_t step, float acc[2 * F::kPairs][2][4]) {
   uint32_t a[2][4];
   RowScales w[2][2];
-  if constexpr (F::kPairs > 2 && !F::kHalves) {  // registers for all outputs: columns are loaded once
+  if constexpr (F::kPairs > 2 &&
+                !F::kHalves) {  // registers for all outputs: columns are loaded once
     LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) LoadOutputs<F>(shared, step, m, a[m], w[m]);
     LANYARD_UNROLL for (uint32_t pair = 0; pair < F::kPairs; ++pair) {
       const PairOfColumns columns = LoadPair<F>(shared, step, pair);
@@ -330,16 +361,20 @@ LANYARD_DEVICE void ComputeStep(uint32_t shared, uint32_t step, float acc[2 * F:
     LANYARD_UNROLL for (uint32_t m = 0; m < 2; ++m) {
       LoadOutputs<F>(shared, step, m, a[m], w[m]);
       LANYARD_UNROLL for (uint32_t pair = 0; pair < F::kPairs; ++pair) {
-        MultiplyPair<F>(LoadPair<F>(shared, step, pair), a[m], w[m], acc[2 * pair][m], acc[2 * pair + 1][m]);
+        MultiplyPair<F>(LoadPair<F>(shared, step, pair), a[m], w[m], acc[2 * pair][m],
+                        acc[2 * pair + 1][m]);
       }
     }
   }
 }
 
 template <typename F>
-LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place, const float total[2 * F::kPairs][2][4]) {
-  const uint32_t output = place.first_tile * kTileOutputs + WarpOfBlock() % kWarpsOut * kWarpOutputs + Lane() / 4;
-  const uint32_t column = place.first_group * kMaxColumns + WarpOfBlock() / kWarpsOut * F::kWarpColumns + Lane() % 4 * 2;
+LANYARD_DEVICE void StoreTile(const ProductArgs& a, const TilePlace& place,
+                              const float total[2 * F::kPairs][2][4]) {
+  const uint32_t output =
+      place.first_tile * kTileOutputs + WarpOfBlock() % kWarpsOut * kWarpOutputs + Lane() / 4;
+  const uint32_t column = place.first_group * kMaxColumns +
+                          WarpOfBlock() / kWarpsOut * F::kWarpColumns + Lane() % 4 * 2;
   LANYARD_UNROLL for (uint32_t n = 0; n < 2 * F::kPairs; ++n) {
     LANYARD_UNROLL for (uint32_t e = 0; e < 2; ++e) {
       const uint32_t r = column + n * 8 + e;
@@ -359,12 +394,15 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
   static_assert(sizeof(stages) <= 48 << 10 && S::kColumnScalePairs <= kTileThreads);
   const uint32_t shared = SharedAddress(stages);
   const uint32_t parked_at = shared + 2 * S::kBytes;
-  const TilePlace place{BlockX() * (kOutputs / kTileOutputs), BlockY() * (F::kColumns / kMaxColumns)};
+  const TilePlace place{BlockX() * (kOutputs / kTileOutputs),
+                        BlockY() * (F::kColumns / kMaxColumns)};
   const Parked parked = ParkedOf<F>(a, place, ThreadX());  // for this thread alone
-  SharedStore16(parked_at + ThreadX() * 16, {parked.tile, parked.columns, parked.column_scale, parked.unused});
+  SharedStore16(parked_at + ThreadX() * 16,
+                {parked.tile, parked.columns, parked.column_scale, parked.unused});
   constexpr int kSums = 16 * F::kPairs;  // of a lane
   float acc[2 * F::kPairs][2][4], total[2 * F::kPairs][2][4];
-  LANYARD_UNROLL for (int i = 0; i < kSums; ++i) acc[i / 8][i / 4 % 2][i % 4] = total[i / 8][i / 4 % 2][i % 4] = 0.0f;
+  LANYARD_UNROLL for (int i = 0; i < kSums; ++i) acc[i / 8][i / 4 % 2][i % 4] =
+      total[i / 8][i / 4 % 2][i % 4] = 0.0f;
   Pieces<F> pieces;
   Fetch<F>(a, place, StageSource<F>(a, place, parked_at, 0), shared, &pieces);
   Commit<F>(shared, pieces);
@@ -401,12 +439,12 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
 
 }  // namespace
 
-#define LANYARD_TILE(name, F)                                                                     \
-  LANYARD_KERNEL __launch_bounds__(kTileThreads, 2) matmul_tile_##name(const ProductArgs a) {     \
-    Tile<Tiled<F, 2>>(a);                                                                         \
-  }                                                                                               \
-  LANYARD_KERNEL __launch_bounds__(kTileThreads, 1) matmul_wide_##name(const ProductArgs a) {     \
-    Tile<Tiled<F, 4>>(a);                                                                         \
+#define LANYARD_TILE(name, F)                                                                 \
+  LANYARD_KERNEL __launch_bounds__(kTileThreads, 2) matmul_tile_##name(const ProductArgs a) { \
+    Tile<Tiled<F, 2>>(a);                                                                     \
+  }                                                                                           \
+  LANYARD_KERNEL __launch_bounds__(kTileThreads, 1) matmul_wide_##name(const ProductArgs a) { \
+    Tile<Tiled<F, 4>>(a);                                                                     \
   }
 
 LANYARD_TILE(q4_0, FormatQ4_0)

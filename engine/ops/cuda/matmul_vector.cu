@@ -1,15 +1,18 @@
-// Few rows: weights are read once, at the speed of memory. A block of threads takes a tile of 16 outputs; 16 lanes, an output
-// each, walk one partial sum's blocks, which lie one after the other: 256 consecutive bytes a load. The activations of a
-// block are the same for 16 lanes.
+// Few rows: weights are read once, at the speed of memory. A block of threads takes a tile of 16
+// outputs; 16 lanes, an output each, walk one partial sum's blocks, which lie one after the other:
+// 256 consecutive bytes a load. The activations of a block are the same for 16 lanes.
 #include "engine/ops/cuda/matmul_formats.cuh"
 
 namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
-// Blocks that a thread has under way: enough bytes to hide memory's latency, few enough registers for many warps.
+// Blocks that a thread has under way: enough bytes to hide memory's latency, few enough registers
+// for many warps.
 template <typename F, int columns>
-constexpr uint32_t kAheadOf = F::kRowBytes == 32 || columns >= 4 || (F::kHalves && columns >= 2) ? 2 : 4;
+constexpr uint32_t kAheadOf = F::kRowBytes == 32 || columns >= 4 || (F::kHalves && columns >= 2)
+                                  ? 2
+                                  : 4;
 
 // What a lane reads of a unit.
 template <typename F>
@@ -20,7 +23,8 @@ struct RawBlock {
 };
 
 template <typename F>
-LANYARD_DEVICE RawBlock<F> LoadBlock(const uint8_t* units, const uint8_t* headers, uint32_t i, uint32_t row) {
+LANYARD_DEVICE RawBlock<F> LoadBlock(const uint8_t* units, const uint8_t* headers, uint32_t i,
+                                     uint32_t row) {
   const uint8_t* unit = units + i * F::kUnitBytes;
   RawBlock<F> raw;
   LANYARD_UNROLL for (uint32_t h = 0; h < F::kRowBytes / 16; ++h) {
@@ -28,7 +32,8 @@ LANYARD_DEVICE RawBlock<F> LoadBlock(const uint8_t* units, const uint8_t* header
   }
   raw.high[0] = raw.high[1] = 0;
   if constexpr (F::kHighBytes == 4) raw.high[0] = Load4(unit + F::kHighOffset + row * 4);
-  if constexpr (F::kHighBytes == 8) Load8(unit + F::kHighOffset + row * 8, &raw.high[0], &raw.high[1]);
+  if constexpr (F::kHighBytes == 8)
+    Load8(unit + F::kHighOffset + row * 8, &raw.high[0], &raw.high[1]);
   raw.scales = F::LoadScales(unit, headers + i * F::kHeaderBytes, row);
   return raw;
 }
@@ -59,7 +64,8 @@ LANYARD_DEVICE int32_t Dot16(const int32_t w[4], const Vec4u& q, int32_t sum) {
 }
 
 template <typename F>
-LANYARD_DEVICE float BlockValue(const int32_t w[8], const Vec4u& q0, const Vec4u& q1, const RowScales& scales) {
+LANYARD_DEVICE float BlockValue(const int32_t w[8], const Vec4u& q0, const Vec4u& q1,
+                                const RowScales& scales) {
   if constexpr (F::kHalves) {
     return F::ToFloat(Dot16(w, q0, kMagic), Dot16(w + 4, q1, kMagic), scales.e, scales.f);
   } else {
@@ -69,8 +75,8 @@ LANYARD_DEVICE float BlockValue(const int32_t w[8], const Vec4u& q0, const Vec4u
 
 // A unit against the columns. q, d, s: of the unit's position.
 template <typename F, int columns>
-LANYARD_DEVICE void ComputeBlock(const RawBlock<F>& raw, const uint8_t* q, const float* d, const float* s,
-                                 float acc[columns]) {
+LANYARD_DEVICE void ComputeBlock(const RawBlock<F>& raw, const uint8_t* q, const float* d,
+                                 const float* s, float acc[columns]) {
   int32_t w[8];
   Unpack<F>(raw, w);
   const RowScales scales = F::Scales(raw.scales);
@@ -82,16 +88,18 @@ LANYARD_DEVICE void ComputeBlock(const RawBlock<F>& raw, const uint8_t* q, const
   }
 }
 
-// Floats from a partial sum's outputs to the next one's: two partials that a warp stores go to other banks.
+// Floats from a partial sum's outputs to the next one's: two partials that a warp stores go to
+// other banks.
 template <int columns>
-constexpr uint32_t kPartialStride = columns * kTileOutputs + (columns % 2 == 0 ? kTileOutputs : 0);
+constexpr uint32_t kPartialStride = columns* kTileOutputs + (columns % 2 == 0 ? kTileOutputs : 0);
 
 // The partial sums of all columns, added in their order and stored. `partials`: [8][columns][16].
 template <int columns>
 LANYARD_DEVICE void StoreTotals(const ProductArgs& a, float* partials, const float acc[columns]) {
   const uint32_t row = ThreadX() % kTileOutputs;
   const uint32_t p = ThreadX() / kTileOutputs;
-  LANYARD_UNROLL for (int c = 0; c < columns; ++c) partials[p * kPartialStride<columns> + c * kTileOutputs + row] = acc[c];
+  LANYARD_UNROLL for (int c = 0; c < columns; ++c)
+      partials[p * kPartialStride<columns> + c * kTileOutputs + row] = acc[c];
   Barrier();
   if (p >= columns) return;  // columns <= 8: a thread for every total
   float total = 0;
@@ -141,11 +149,12 @@ LANYARD_DEVICE void MatVec(const ProductArgs& a) {
   StoreTotals<columns>(a, partials, acc);
 }
 
-// --- Float weights: the 32 elements of a block in order -------------------------------------------
+// --- Float weights: the 32 elements of a block in order
+// -------------------------------------------
 
 template <bool half>
 struct FloatFormat {
-  static constexpr uint32_t kChunks = half ? 4 : 8;      // of 16 bytes
+  static constexpr uint32_t kChunks = half ? 4 : 8;    // of 16 bytes
   static constexpr uint32_t kElements = half ? 8 : 4;  // of a chunk
   static constexpr uint32_t kUnitBytes = kChunks * kTileOutputs * 16;
   LANYARD_DEVICE void Unpack(const Vec4u& v, float w[kElements]) {
@@ -169,8 +178,10 @@ LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
   const uint32_t p = ThreadX() / kTileOutputs;
   const uint32_t first = DealtFirst(a.n_blocks, p);
   const uint32_t chunks = DealtCount(a.n_blocks, p) * F::kChunks;
-  const uint8_t* w = a.tiles + BlockX() * a.tile_bytes + static_cast<uint64_t>(first) * F::kUnitBytes + row * 16;
-  const uint8_t* x = a.q + (static_cast<uint64_t>(BlockY()) * a.n_blocks + first) * (columns * kBlockElements * 4);
+  const uint8_t* w =
+      a.tiles + BlockX() * a.tile_bytes + static_cast<uint64_t>(first) * F::kUnitBytes + row * 16;
+  const uint8_t* x =
+      a.q + (static_cast<uint64_t>(BlockY()) * a.n_blocks + first) * (columns * kBlockElements * 4);
   float acc[columns];
   LANYARD_UNROLL for (int c = 0; c < columns; ++c) acc[c] = 0.0f;
   constexpr uint32_t kChunkStride = kTileOutputs * 16;
@@ -182,7 +193,8 @@ LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
   for (uint32_t i = 0; i < chunks; i += F::kChunks) {
     Vec4u next[F::kChunks];
     LANYARD_UNROLL for (uint32_t u = 0; u < F::kChunks; ++u) {
-      next[u] = i + F::kChunks < chunks ? LoadStream16(w + (F::kChunks + u) * kChunkStride) : raw[u];
+      next[u] =
+          i + F::kChunks < chunks ? LoadStream16(w + (F::kChunks + u) * kChunkStride) : raw[u];
     }
     w += F::kUnitBytes;
     LANYARD_UNROLL for (uint32_t u = 0; u < F::kChunks; ++u) {
@@ -206,15 +218,17 @@ LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
 
 }  // namespace
 
-// Blocks of threads on a multiprocessor at least: fewer registers where few are needed, none spilled.
-#define LANYARD_MATVEC(name, F, columns)                                                                   \
-  LANYARD_KERNEL __launch_bounds__(kVectorThreads, (F::kHalves || columns > 2 ? 4 : 5))                    \
-  matvec_##name##_##columns(const ProductArgs a) {                                                         \
-    MatVec<F, columns>(a);                                                                                 \
+// Blocks of threads on a multiprocessor at least: fewer registers where few are needed, none
+// spilled.
+#define LANYARD_MATVEC(name, F, columns)                                                \
+  LANYARD_KERNEL __launch_bounds__(kVectorThreads, (F::kHalves || columns > 2 ? 4 : 5)) \
+      matvec_##name##_##columns(const ProductArgs a) {                                  \
+    MatVec<F, columns>(a);                                                              \
   }
-#define LANYARD_MATVEC_FLOAT(name, half, columns)                                                          \
-  LANYARD_KERNEL __launch_bounds__(kVectorThreads) matvec_##name##_##columns(const ProductArgs a) {        \
-    MatVecFloat<half, columns>(a);                                                                         \
+#define LANYARD_MATVEC_FLOAT(name, half, columns)      \
+  LANYARD_KERNEL __launch_bounds__(kVectorThreads)     \
+      matvec_##name##_##columns(const ProductArgs a) { \
+    MatVecFloat<half, columns>(a);                     \
   }
 #define LANYARD_MATVEC_COLUMNS(macro, name, F) \
   macro(name, F, 1) macro(name, F, 2) macro(name, F, 4) macro(name, F, 8)

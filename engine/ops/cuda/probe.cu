@@ -1,5 +1,5 @@
-// Kernels that do one thing as fast as a card can: the probe's rooflines (engine/cuda/probe.h). Independent chains hide each
-// instruction's latency; every result is stored.
+// Kernels that do one thing as fast as a card can: the probe's rooflines (engine/cuda/probe.h).
+// Independent chains hide each instruction's latency; every result is stored.
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/probe_args.h"
 
@@ -11,7 +11,9 @@ LANYARD_DEVICE uint32_t ThreadOfGrid() { return BlockX() * BlockSizeX() + Thread
 
 LANYARD_DEVICE uint32_t ReadVector(const uint8_t* at) {
   uint32_t x, y, z, w;
-  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x), "=r"(y), "=r"(z), "=r"(w) : "l"(at));
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
+               : "l"(at));
   return x ^ y ^ z ^ w;
 }
 
@@ -87,7 +89,8 @@ LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_mma_s8(ProbeArgs a
     for (int c = 0; c < kMmaChains; ++c) {
 #if LANYARD_PTX_LEVEL >= 80
       asm volatile(
-          "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"
+          "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %4, %4, %4}, "
+          "{%4, %4}, {%0, %1, %2, %3};"
           : "+r"(sum[c][0]), "+r"(sum[c][1]), "+r"(sum[c][2]), "+r"(sum[c][3])
           : "r"(x));
 #else
@@ -119,12 +122,14 @@ LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_mma_f16(ProbeArgs 
     for (int c = 0; c < kMmaChains; ++c) {
 #if LANYARD_PTX_LEVEL >= 80
       asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"
+          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %4, %4, %4}, "
+          "{%4, %4}, {%0, %1, %2, %3};"
           : "+f"(sum[c][0]), "+f"(sum[c][1]), "+f"(sum[c][2]), "+f"(sum[c][3])
           : "r"(x));
 #else
       asm volatile(
-          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %4}, {%4}, {%0, %1, %2, %3};"
+          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %4}, {%4}, {%0, "
+          "%1, %2, %3};"
           : "+f"(sum[c][0]), "+f"(sum[c][1]), "+f"(sum[c][2]), "+f"(sum[c][3])
           : "r"(x));
 #endif
@@ -132,7 +137,8 @@ LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_mma_f16(ProbeArgs 
   }
   uint32_t all = 0;
   LANYARD_UNROLL
-  for (int c = 0; c < kMmaChains; ++c) all ^= BitsOf(sum[c][0]) ^ BitsOf(sum[c][1]) ^ BitsOf(sum[c][2]) ^ BitsOf(sum[c][3]);
+  for (int c = 0; c < kMmaChains; ++c)
+    all ^= BitsOf(sum[c][0]) ^ BitsOf(sum[c][1]) ^ BitsOf(sum[c][2]) ^ BitsOf(sum[c][3]);
   a.sink[thread] = all;
 }
 #endif

@@ -1,5 +1,5 @@
-// Norm, rotation and scale of heads, keys and values into their pages: a warp takes a head of a row (grid.y is the row), whose
-// elements it keeps in shared memory.
+// Norm, rotation and scale of heads, keys and values into their pages: a warp takes a head of a row
+// (grid.y is the row), whose elements it keeps in shared memory.
 #include "engine/ops/cuda/attention_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/kv.cuh"
@@ -11,7 +11,8 @@ namespace {
 constexpr uint32_t kHeads = 4;
 
 // Loads a head, with its norm if it has one; ends with the warp's barrier.
-LANYARD_DEVICE void LoadHead(const float* from, const float* norm, const RotateArgs& a, float* head) {
+LANYARD_DEVICE void LoadHead(const float* from, const float* norm, const RotateArgs& a,
+                             float* head) {
   const uint32_t n = a.kv.head_dim;
   for (uint32_t i = Lane(); i < n; i += kWarp) head[i] = from[i];
   WarpBarrier();
@@ -39,10 +40,12 @@ LANYARD_DEVICE void RotateHead(const RotateArgs& a, float* head) {
 }
 
 // Element i of the head goes to part[i * step + offset].
-LANYARD_DEVICE void StorePart(const RotateArgs& a, uint8_t* part, const float* head, uint32_t step, uint32_t offset) {
+LANYARD_DEVICE void StorePart(const RotateArgs& a, uint8_t* part, const float* head, uint32_t step,
+                              uint32_t offset) {
   const uint32_t n = a.kv.head_dim;
   if (a.kv.element == kKvF32) {
-    for (uint32_t i = Lane(); i < n; i += kWarp) reinterpret_cast<float*>(part)[i * step + offset] = head[i];
+    for (uint32_t i = Lane(); i < n; i += kWarp)
+      reinterpret_cast<float*>(part)[i * step + offset] = head[i];
     return;
   }
   if (a.kv.element == kKvF16) {
@@ -60,7 +63,8 @@ LANYARD_DEVICE void StorePart(const RotateArgs& a, uint8_t* part, const float* h
   const float inverse = max > 0 ? Div(127.0f, max) : 0.0f;
   for (uint32_t i = Lane(); i < n; i += kWarp) {
     const float product = head[i] * inverse;
-    // A NaN's payload differs between processors: it is stored as 0, beside a scale that makes it NaN or as good as lost.
+    // A NaN's payload differs between processors: it is stored as 0, beside a scale that makes it
+    // NaN or as good as lost.
     const float rounded = product == product ? product + kExpMagic : kExpMagic;
     part[i * step + offset] = static_cast<uint8_t>(BitsOf(rounded) - BitsOf(kExpMagic));
   }
@@ -71,7 +75,7 @@ LANYARD_DEVICE void StorePart(const RotateArgs& a, uint8_t* part, const float* h
 
 }  // namespace
 
-LANYARD_KERNEL __launch_bounds__(kHeads * kWarp) lanyard_rotate_and_store(RotateArgs a) {
+LANYARD_KERNEL __launch_bounds__(kHeads* kWarp) lanyard_rotate_and_store(RotateArgs a) {
   const uint32_t index = BlockX() * kHeads + WarpOfBlock();  // queries, then keys, then values
   const uint32_t n_kv = a.kv.n_kv_heads;
   if (BlockY() >= *a.n_rows || index >= a.n_heads + 2 * n_kv) return;

@@ -1,5 +1,6 @@
-// Row operations between products: a block is a row. The 16 partials of a sum of squares are chains that one warp walks from
-// shared memory (both halves of it the same 16); all else is spread over the block's threads.
+// Row operations between products: a block is a row. The 16 partials of a sum of squares are chains
+// that one warp walks from shared memory (both halves of it the same 16); all else is spread over
+// the block's threads.
 #include "base/half.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/math.cuh"
@@ -33,14 +34,17 @@ LANYARD_DEVICE int32_t BlockExponent(float max, RowShared* shared) {
   if (bits == 0) return 0;
   bits += 0xfffu + (bits >> 13 & 1u);
   const int32_t exponent = static_cast<int32_t>(bits >> 23) - 127 - 14;
-  return exponent < kHalfRowExponentMin ? kHalfRowExponentMin
-                                        : exponent > kHalfRowExponentMax ? kHalfRowExponentMax : exponent;
+  return exponent < kHalfRowExponentMin   ? kHalfRowExponentMin
+         : exponent > kHalfRowExponentMax ? kHalfRowExponentMax
+                                          : exponent;
 }
 
 LANYARD_DEVICE float Power(int32_t e) { return FloatOf(static_cast<uint32_t>(e + 127) << 23); }
 
-// `held` is the row as it becomes: in shared memory, or x itself for a row that is too long for it. delta_held: the same of delta.
-LANYARD_DEVICE void ResidualRow(const ResidualArgs& a, float* x, float* held, bool staged, RowShared* shared) {
+// `held` is the row as it becomes: in shared memory, or x itself for a row that is too long for it.
+// delta_held: the same of delta.
+LANYARD_DEVICE void ResidualRow(const ResidualArgs& a, float* x, float* held, bool staged,
+                                RowShared* shared) {
   const uint32_t n = a.n;
   const float* delta = a.delta == nullptr ? nullptr : a.delta + static_cast<uint64_t>(BlockX()) * n;
   float* out = a.out + static_cast<uint64_t>(BlockX()) * n;

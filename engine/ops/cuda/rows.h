@@ -1,6 +1,6 @@
-// The row operations on a device: twins of engine/ops/residual.h, the same bits (a NaN's payload aside). Each call is one
-// launch on the launcher's stream; arguments are checked first (an InvalidArgument says which). How a step's number of rows
-// reaches a captured graph: rows_args.h.
+// The row operations on a device: twins of engine/ops/residual.h, the same bits (a NaN's payload
+// aside). Each call is one launch on the launcher's stream; arguments are checked first (an
+// InvalidArgument says which). How a step's number of rows reaches a captured graph: rows_args.h.
 #pragma once
 
 #include "base/status.h"
