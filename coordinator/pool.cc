@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "coordinator/serve/request_check.h"
+
 namespace lanyard::coordinator {
 namespace {
 
@@ -255,11 +257,7 @@ void PoolMachine::Serve() {
 
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
   if (!admits()) return NotServing();
-  if (spec.prompt.size() + 1 > context()) {
-    return absl::OutOfRangeError(absl::StrCat("the prompt of ", spec.prompt.size(),
-                                              " tokens does not fit the context of ", context(),
-                                              " tokens"));
-  }
+  RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), context()));
   busy_at_ = now;
   return scheduler_.Submit(std::move(spec), now);
 }
@@ -310,6 +308,7 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
   }
   node->drained = placement_.drained().contains(node->name);
   if (node->drained) node->state = node->has_stage ? "draining" : "drained";
+  node->why = placement_.WhyNotUsed(node->name);
 }
 
 PoolStatus PoolMachine::Status(TimeNs now) const {
@@ -343,6 +342,7 @@ PoolStatus PoolMachine::Status(TimeNs now) const {
     NodeStatus& node = status.nodes.emplace_back();
     FillNode(lost.member, now, &node);
     node.state = "lost";
+    if (!node.drained) node.why = "it left the pool and has not come back";
     node.has_stage = false;
   }
   for (const SequenceView& view : scheduler_.View()) {

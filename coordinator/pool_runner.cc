@@ -24,6 +24,7 @@ int64_t UnixMs() {
 PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model,
                         Epoch last_epoch) {
   PoolOptions pool;
+  pool.scheduler = options.scheduler;
   pool.scheduler.eos_ids = model.eos_ids;
   pool.placement.manifest = model.manifest;
   const model::ModelShape& shape = model.manifest->shape;
@@ -269,17 +270,9 @@ void PoolRunner::SendFrame(stage::StepFrame frame) {
 absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   MutexLock lock(&mu_);
   if (!machine_.admits()) return machine_.NotServing();
-  const uint32_t context = machine_.context();
-  if (prompt_tokens + 1 > context) {
-    return absl::OutOfRangeError(
-        absl::StrCat("This model's maximum context length is ", context,
-                     " tokens. However, your messages resulted in ", prompt_tokens,
-                     " tokens. Please reduce the length of the messages."));
-  }
-  const uint32_t most = SchedulerOptions().max_waiting;
-  if (machine_.scheduler().n_waiting() + reserved_ >= most) {
-    return ResourceExhausted("the queue is full: ", most, " requests wait; try again later");
-  }
+  RETURN_IF_ERROR(CheckPromptFits(prompt_tokens, machine_.context()));
+  const Scheduler& scheduler = machine_.scheduler();
+  RETURN_IF_ERROR(CheckQueueHasRoom(scheduler.n_waiting() + reserved_, scheduler.max_waiting()));
   ++reserved_;
   return absl::OkStatus();
 }

@@ -35,6 +35,7 @@ struct PoolRunnerOptions {
   uint32_t users = 4;
   std::vector<std::string> drained = {};  // workers, from an earlier life
   stage::NumericsChoice numerics;
+  SchedulerOptions scheduler = {};    // its eos_ids are the model's
   std::function<void()> on_shutdown;  // asked by RequestShutdown; any thread
   // The network; tests put a pool of their own in its place.
   std::function<absl::StatusOr<std::unique_ptr<net::CoordinatorServer>>(

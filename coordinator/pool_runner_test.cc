@@ -259,7 +259,7 @@ class PoolRunnerTest : public ::testing::Test {
  protected:
   void SetUp() override {
     state_ = ::testing::TempDir() + absl::StrCat("runner-", ::getpid());
-    PoolRunnerOptions options;
+    PoolRunnerOptions& options = options_;
     options.state_directory = state_;
     options.expect_workers = 1;
     options.on_shutdown = [this] { shutdown_ = true; };
@@ -273,15 +273,18 @@ class PoolRunnerTest : public ::testing::Test {
     options.connect = [this](const net::RemoteStageOptions&) {
       return std::make_unique<InProcessStage>(pool_);
     };
-    auto runner = PoolRunner::Start(options, SmallModel());
-    ASSERT_TRUE(runner.ok()) << runner.status();
-    runner_ = *std::move(runner);
+    StartRunner();
     heart_ = std::jthread([this](std::stop_token stop) {
       while (!stop.stop_requested()) {
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
         if (joined_) pool_->Beat();
       }
     });
+  }
+  void StartRunner() {
+    auto runner = PoolRunner::Start(options_, SmallModel());
+    ASSERT_TRUE(runner.ok()) << runner.status();
+    runner_ = *std::move(runner);
   }
   void TearDown() override {
     heart_ = {};
@@ -313,6 +316,7 @@ class PoolRunnerTest : public ::testing::Test {
     return text;
   }
 
+  PoolRunnerOptions options_;
   std::string state_;
   std::atomic<bool> shutdown_{false};
   std::atomic<bool> joined_{false};
@@ -360,8 +364,10 @@ TEST_F(PoolRunnerTest, BadRequestsAreTyped) {
   const uint32_t context = runner_->Status().context;
   EXPECT_EQ(code(Request(context, 1)), absl::StatusCode::kOutOfRange);
   const auto over = runner_->Start(Request(context, 1), std::make_shared<Sink>()).status();
-  EXPECT_THAT(std::string(over.message()),
-              HasSubstr("This model's maximum context length is 512 tokens"));
+  EXPECT_THAT(
+      std::string(over.message()),
+      HasSubstr("maximum context length is 512 tokens, and at least 1 of them is needed for "
+                "the answer. However, your prompt has 512 tokens, which is 1 token too "));
   GenerateRequest request = Request(4, 1);
   request.model = "other";
   EXPECT_EQ(code(request), absl::StatusCode::kNotFound);
@@ -374,6 +380,36 @@ TEST_F(PoolRunnerTest, BadRequestsAreTyped) {
   EXPECT_EQ(code(request), absl::StatusCode::kInvalidArgument);
   request.prompt = std::vector<ChatMessage>{{"user", "hi", ""}};
   EXPECT_EQ(code(request), absl::StatusCode::kInvalidArgument);  // no chat template
+}
+
+// The runner counts what waits against the limit that its scheduler has, whatever that is.
+TEST_F(PoolRunnerTest, TheQueueIsAsLongAsTheOptionSays) {
+  for (const uint32_t most : {1U, 3U}) {
+    runner_.reset();
+    joined_ = false;
+    options_.scheduler.max_running = 1;
+    options_.scheduler.max_waiting = most;
+    StartRunner();
+    Join();
+    pool_->SetMute(true);  // the first never ends, so the others wait
+    const auto start = [&] {
+      return runner_->Start(Request(4, 400), std::make_shared<Sink>()).status();
+    };
+    ASSERT_TRUE(start().ok());
+    const auto waiting = [&] {
+      const auto requests = runner_->Status().requests;
+      return std::count_if(requests.begin(), requests.end(),
+                           [](const RequestStatus& r) { return r.state == "queued"; });
+    };
+    for (int i = 0; i < 2000 && (runner_->Status().requests.empty() || waiting() > 0); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    for (uint32_t i = 0; i < most; ++i) EXPECT_TRUE(start().ok()) << i << " of " << most;
+    const absl::Status refused = start();
+    EXPECT_TRUE(absl::IsResourceExhausted(refused)) << most;
+    EXPECT_THAT(std::string(refused.message()),
+                HasSubstr(absl::StrCat("the queue is full: ", most)));
+  }
 }
 
 TEST_F(PoolRunnerTest, AStopStringEndsTheSequence) {

@@ -281,6 +281,7 @@ class DrainTest : public PoolTest {
     ASSERT_TRUE(pool_->serving());
   }
   std::string StateOf(size_t node) { return pool_->Status(now_).nodes[node].state; }
+  std::string WhyOf(size_t node) { return pool_->Status(now_).nodes[node].why; }
 
   uint32_t context_ = 256;
 };
@@ -326,6 +327,43 @@ TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
   pool_->Undrain("w2", now_);
   EXPECT_EQ(StateOf(1), "joined");
   EXPECT_TRUE(pool_->Drain("w3").ok());
+}
+
+// A worker without layers always says who left it out, and one with layers says nothing.
+TEST_F(DrainTest, WhoHasNoLayersSaysWhy) {
+  const auto check = [&](const char* when) {
+    for (const NodeStatus& node : pool_->Status(now_).nodes) {
+      const bool used = node.has_stage && !node.drained;
+      EXPECT_EQ(node.why.empty(), used) << when << ": " << node.name << ": " << node.why;
+    }
+  };
+  Join(1, "w1");
+  check("waiting");
+  EXPECT_THAT(WhyOf(0), HasSubstr("nothing is served now"));
+  for (uint64_t link : {2, 3}) Join(link, absl::StrCat("w", link));
+  Pass(2 * kSecond);
+  check("loading");
+  EXPECT_THAT(WhyOf(2), HasSubstr("the plan that is being loaded does without it"));
+  Ready(1);
+  Ready(2);
+  ASSERT_TRUE(pool_->serving());
+  Pass(10 * kSecond);
+  check("serving");
+  EXPECT_THAT(WhyOf(2), HasSubstr("no plan with it is enough better"));
+  ASSERT_TRUE(pool_->Drain("w2").ok());
+  EXPECT_THAT(WhyOf(1), HasSubstr("an administrator drained it, and its layers go to other"));
+  Pass(50 * kMillisecond);
+  check("drained");
+  EXPECT_THAT(WhyOf(1), HasSubstr("`lanyard node drain --disable w2` takes it back"));
+  Ready(1);
+  Ready(3);
+  pool_->Undrain("w2", now_);
+  EXPECT_EQ(StateOf(1), "joined");
+  check("taken back");
+  EXPECT_THAT(WhyOf(1), HasSubstr("soon looks whether a plan with it is better"));
+  Pass(10 * kSecond);
+  check("spare");
+  EXPECT_THAT(WhyOf(1), HasSubstr("takes over when a worker that has layers leaves"));
 }
 
 TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {

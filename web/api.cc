@@ -86,6 +86,7 @@ void Stop(Generator* generator, ResponseWriter& writer) {
 ordered_json NodeJson(const NodeStatus& n) {
   ordered_json out = {{"name", n.name},
                       {"state", n.state},
+                      {"why", n.why},
                       {"address", n.address},
                       {"version", n.version},
                       {"isa", n.isa},

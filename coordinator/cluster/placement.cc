@@ -386,6 +386,44 @@ void Placement::Undrain(const std::string& name, TimeNs now) {
   joined_at_ = now;
 }
 
+std::string Placement::WhyNotUsed(const std::string& name) const {
+  if (drained_.contains(name)) {
+    const std::string back =
+        absl::StrCat("; `lanyard node drain --disable ", name, "` takes it back");
+    if (!HasStage(name)) {
+      return absl::StrCat("an administrator drained it, so no plan gives it layers", back);
+    }
+    return absl::StrCat("an administrator drained it, ",
+                        move_blocked_ ? "but the other workers cannot take over its layers yet"
+                                      : "and its layers go to other workers",
+                        back);
+  }
+  if (HasStage(name)) return "";
+  const auto uses = [&](const sharding::Plan& plan) {
+    return std::any_of(plan.stages.begin(), plan.stages.end(),
+                       [&](const auto& s) { return s.machine == name; });
+  };
+  switch (state_) {
+    case PlacementState::kWaiting:
+    case PlacementState::kNoFit:
+      return absl::StrCat("nothing is served now: ", why_);
+    case PlacementState::kLoading:
+      return "the plan that is being loaded does without it; once the pool serves, it is "
+             "considered "
+             "again";
+    case PlacementState::kServing:
+      break;
+  }
+  if (better_ && uses(better_->plan)) {
+    return absl::StrCat("it gets layers when no request runs, because that gives ", better_->why);
+  }
+  if (members_changed_) {
+    return "the pool serves without it, and soon looks whether a plan with it is better";
+  }
+  return "the pool serves without it, and no plan with it is enough better to interrupt the "
+         "service; it takes over when a worker that has layers leaves";
+}
+
 bool Placement::wants_move() const {
   return state_ == PlacementState::kServing && !move_blocked_ &&
          std::any_of(drained_.begin(), drained_.end(),

@@ -112,6 +112,9 @@ class Placement {
   // Drained, and in the plan all the same: the one without it did not load, so what served before
   // serves again until something changes.
   bool kept(const std::string& name) const { return kept_.contains(name); }
+  // Why a worker that is here has no layers, or is to lose them: one sentence that says who left it
+  // out. Empty for one that the present plan uses.
+  std::string WhyNotUsed(const std::string& name) const;
   bool moving() const { return moving_; }  // the plan that Move made is loading
   uint64_t moves() const { return moves_; }
 

@@ -81,6 +81,8 @@ struct NodeStatus {
   std::string name;
   std::string state;  // "joined" "loading" "ready" "draining" (drained, but has layers yet)
                       // "drained" "lost"
+  std::string why =
+      {};  // one sentence when no plan uses it: who left it out, and what changes that
   std::string address;
   std::string version;
   std::string isa;

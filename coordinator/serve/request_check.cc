@@ -46,4 +46,22 @@ absl::Status CheckRequest(const GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPromptFits(uint64_t prompt_tokens, uint32_t context) {
+  const uint64_t needed = prompt_tokens + 1;  // an answer has at least one token
+  if (needed <= context) return absl::OkStatus();
+  const uint64_t over = needed - context;
+  return absl::OutOfRangeError(absl::StrCat(
+      "This model's maximum context length is ", context,
+      " tokens, and at least 1 of them is needed for the answer. However, your prompt has ",
+      prompt_tokens, " tokens, which is ", over, over == 1 ? " token" : " tokens",
+      " too many. Please reduce the length of the messages."));
+}
+
+absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting) {
+  if (waiting < max_waiting) return absl::OkStatus();
+  return ResourceExhausted("the queue is full: ", waiting,
+                           waiting == 1 ? " request waits" : " requests wait",
+                           " and no more may; try again later");
+}
+
 }  // namespace lanyard::coordinator

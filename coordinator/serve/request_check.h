@@ -13,4 +13,11 @@ inline constexpr uint32_t kMaxTopLogprobs = 128;
 // InvalidArgument naming the field, the value and the limit.
 absl::Status CheckRequest(const GenerateRequest& request);
 
+// OutOfRange when a prompt leaves no room in the context for a single token of the answer; the text
+// says by how many tokens it is too long, and holds OpenAI's words, by which clients know it.
+absl::Status CheckPromptFits(uint64_t prompt_tokens, uint32_t context);
+
+// ResourceExhausted when as many requests wait as may.
+absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting);
+
 }  // namespace lanyard::coordinator

@@ -38,5 +38,28 @@ TEST(RequestCheck, NamesTheFieldAndTheLimit) {
               HasSubstr("messages"));
 }
 
+// Each number in the sentence is true of the numbers given: prompt + 1 - context is what is over.
+TEST(RequestCheck, APromptLeavesRoomForOneToken) {
+  for (const uint32_t context : {1U, 2U, 512U, 4096U}) {
+    EXPECT_TRUE(CheckPromptFits(context - 1, context).ok());
+    for (const uint64_t over : {1ULL, 2ULL, 1000ULL}) {
+      const uint64_t prompt = context - 1 + over;
+      const absl::Status status = CheckPromptFits(prompt, context);
+      ASSERT_TRUE(absl::IsOutOfRange(status));
+      const std::string text(status.message());
+      EXPECT_THAT(text, HasSubstr(absl::StrCat("context length is ", context, " tokens")));
+      EXPECT_THAT(text, HasSubstr(absl::StrCat("prompt has ", prompt, " tokens")));
+      EXPECT_THAT(text, HasSubstr(absl::StrCat(over, over == 1 ? " token too" : " tokens too")));
+    }
+  }
+  EXPECT_TRUE(absl::IsOutOfRange(CheckPromptFits(UINT32_MAX, UINT32_MAX)));
+}
+
+TEST(RequestCheck, AQueueOfItsFullLengthTakesNoMore) {
+  EXPECT_TRUE(CheckQueueHasRoom(2, 3).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(CheckQueueHasRoom(3, 3)));
+  EXPECT_TRUE(absl::IsResourceExhausted(CheckQueueHasRoom(0, 0)));
+}
+
 }  // namespace
 }  // namespace lanyard::coordinator

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "coordinator/serve/request_check.h"
+
 namespace lanyard::coordinator {
 
 Scheduler::Scheduler(SchedulerOptions options) : options_(std::move(options)) {}
@@ -14,15 +16,8 @@ Scheduler::Sequence* Scheduler::Find(SeqId id) {
 
 absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
   if (spec.prompt.empty()) return InvalidArgument("the prompt has no tokens");
-  if (waiting_.size() >= options_.max_waiting) {
-    return ResourceExhausted("the queue is full: ", waiting_.size(),
-                             " requests wait; try again later");
-  }
-  if (ready_ && spec.prompt.size() + 1 > shape_.context) {
-    return absl::OutOfRangeError(absl::StrCat("the prompt of ", spec.prompt.size(),
-                                              " tokens does not fit the context of ",
-                                              shape_.context, " tokens"));
-  }
+  RETURN_IF_ERROR(CheckQueueHasRoom(waiting_.size(), options_.max_waiting));
+  if (ready_) RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), shape_.context));
   auto sequence = std::make_unique<Sequence>();
   sequence->order = next_order_++;
   sequence->tokens = spec.prompt;
@@ -51,10 +46,8 @@ std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& sha
   ready_ = true;
   std::vector<SequenceFailure> failures;
   for (auto& [id, sequence] : sequences_) {
-    if (sequence->length() + 1 > shape_.context) {
-      failures.push_back({id, absl::OutOfRangeError(absl::StrCat(
-                                  "the pool came back with a context of ", shape_.context,
-                                  " tokens; this request has ", sequence->length()))});
+    if (const absl::Status fits = CheckPromptFits(sequence->length(), shape_.context); !fits.ok()) {
+      failures.push_back({id, Annotate(fits, "the pool came back with a shorter context")});
       continue;
     }
     sequence->max_tokens = std::min(sequence->max_tokens, shape_.context);

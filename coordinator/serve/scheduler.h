@@ -123,6 +123,7 @@ class Scheduler {
   std::vector<SeqId> FailWaiting(TimeNs arrived_before);
 
   uint32_t n_running() const { return static_cast<uint32_t>(running_.size()); }
+  uint32_t max_waiting() const { return options_.max_waiting; }
   uint32_t n_waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t steps_in_flight() const { return static_cast<uint32_t>(steps_.size()); }
   uint64_t preemptions() const { return preemptions_; }
