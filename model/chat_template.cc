@@ -141,6 +141,14 @@ Json JoinParts(Json messages) {
   return messages;
 }
 
+// What OpenAI calls the developer's message is the system's to a template that knows no developer.
+void DeveloperToSystem(Json* messages) {
+  for (auto& message : *messages) {
+    if (message.is_object() && message.contains("role") && message["role"] == "developer")
+      message["role"] = "system";
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
@@ -192,10 +200,12 @@ bool ChatTemplate::ReadsParts() const {
          text.find("\"type\"") == std::string::npos;
 }
 
-absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const Json& messages,
+absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const Json& given,
                                                              const Options& options) const {
-  if (!messages.is_array()) return InvalidArgument("messages must be a JSON array");
-  return reads_parts_ ? RenderOnce(messages, options) : RenderOnce(JoinParts(messages), options);
+  if (!given.is_array()) return InvalidArgument("messages must be a JSON array");
+  Json messages = reads_parts_ ? given : JoinParts(given);
+  if (source_->find("developer") == std::string::npos) DeveloperToSystem(&messages);
+  return RenderOnce(messages, options);
 }
 
 absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const nlohmann::json& messages,

@@ -40,7 +40,8 @@ class ChatTemplate {
   };
 
   // `messages` is an array of objects with "role" and "content" (a string, or an array of parts
-  // {"type":"text","text":..}, which are joined where the template cannot read them). The parts
+  // {"type":"text","text":..}, which are joined where the template cannot read them). The role
+  // "developer" is "system" to a template that does not know it. The parts
   // joined are the prompt; text of messages is not trusted, save for the usual names of roles.
   // InvalidArgument where the template refuses the messages (raise_exception), ResourceExhausted
   // where it passes a limit. Encode the result with add_special: BOS is not doubled. Ordered JSON

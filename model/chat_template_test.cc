@@ -307,6 +307,27 @@ TEST(ChatTemplate, PartsAreJoinedWhereTheTemplateCannotReadThem) {
             PromptText(*t.Render(Json::parse(R"([{"role":"user","content":"ab"}])"), {})));
 }
 
+// The one place where "developer" becomes "system": for the HTTP API and for `lanyard template`.
+TEST(ChatTemplate, ADeveloperIsTheSystemToATemplateThatKnowsNone) {
+  const char* plain = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}";
+  const auto text = [](const std::string& source, const Json& messages) {
+    const auto parsed = ChatTemplate::Parse(source);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    const auto parts = parsed->Render(messages, {});
+    EXPECT_TRUE(parts.ok()) << parts.status();
+    return PromptText(*parts);
+  };
+  const Json as_text = {{{"role", "developer"}, {"content", "Be brief."}}};
+  const Json as_parts = {{{"role", "developer"},
+                          {"content", Json::array({{{"type", "text"}, {"text", "Be brief."}}})}}};
+  EXPECT_EQ(text(plain, as_text), "[system] Be brief.");
+  EXPECT_EQ(text(plain, as_parts), "[system] Be brief.");
+  // One that speaks of developers has a place of its own for them.
+  const std::string knows =
+      std::string(plain) + "{% if messages[0].role == 'developer' %}!{% endif %}";
+  EXPECT_EQ(text(knows, as_text), "[developer] Be brief.!");
+}
+
 TEST(ChatTemplate, RealModels) {
   const char* dir = std::getenv("LANYARD_MODELS");
   const std::string models = dir != nullptr ? dir : LANYARD_SOURCE_DIR "/build/models";

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "absl/strings/escaping.h"
+#include "model/file_kind.h"
 #include "model/gguf_header.h"
 
 namespace lanyard::model {
@@ -172,11 +173,17 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
   struct stat info;
   if (fstat(impl->fd, &info) != 0)
     return FileError(errno, absl::StrCat("cannot stat model ", QuoteName(path)));
-  if (!S_ISREG(info.st_mode))
-    return InvalidArgument("model ", QuoteName(path), " is not a regular file");
+  if (S_ISDIR(info.st_mode)) {
+    return InvalidArgument("model ", QuoteName(path),
+                           ": not a GGUF file: it is a folder; name the .gguf file in it");
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return InvalidArgument("model ", QuoteName(path),
+                           ": not a GGUF file: it is a device, a pipe or a socket");
+  }
   impl->file_bytes = static_cast<uint64_t>(info.st_size);
-  if (impl->file_bytes == 0)
-    return InvalidArgument("model ", QuoteName(path), ": the file is empty");
+  if (impl->file_bytes == 0)  // which cannot be mapped
+    return Annotate(CheckIsGguf({}), absl::StrCat("model ", QuoteName(path)));
   impl->mapped_bytes = impl->file_bytes;
   void* mapping = mmap(nullptr, impl->mapped_bytes, PROT_READ, MAP_PRIVATE, impl->fd, 0);
   if (mapping == MAP_FAILED)

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "absl/strings/escaping.h"
+#include "model/file_kind.h"
 
 namespace lanyard::model {
 namespace {
@@ -133,24 +134,6 @@ std::string_view UnsupportedTypeName(uint32_t type) {
   }
 }
 
-absl::Status CheckMagic(ByteSpan bytes) {
-  const std::string_view start = View(bytes.first(std::min<size_t>(bytes.size(), 24)));
-  if (start.substr(0, 4) == "GGUF") return absl::OkStatus();
-  if (start.substr(0, 19) == "version https://git") {
-    return InvalidArgument(
-        "magic at offset 0: this is a Git LFS pointer, not a model; fetch the file itself");
-  }
-  const std::string_view magic = start.substr(0, 4);
-  if (magic == "lmgg" || magic == "tjgg" || magic == "fmgg" || magic == "algg") {
-    return Unimplemented(
-        "magic at offset 0: a GGML file from before GGUF; convert the model to GGUF");
-  }
-  if (bytes.size() < 4) {
-    return InvalidArgument("magic at offset 0 needs 4 bytes, ", bytes.size(), " remain");
-  }
-  return InvalidArgument("magic at offset 0 is ", QuoteName(magic), ", not \"GGUF\"");
-}
-
 absl::Status CheckVersion(uint32_t version) {
   if (version == 2 || version == 3) return absl::OkStatus();
   if (version == 1) {
@@ -182,7 +165,7 @@ class Parser {
   explicit Parser(ByteSpan bytes) : bytes_(bytes), in_(bytes) {}
 
   absl::StatusOr<GgufHeader> Run() {
-    RETURN_IF_ERROR(CheckMagic(bytes_));
+    RETURN_IF_ERROR(CheckIsGguf(bytes_));
     uint32_t magic = 0;
     RETURN_IF_ERROR(in_.Read("magic", &magic));
     RETURN_IF_ERROR(in_.Read("version", &header_.version));

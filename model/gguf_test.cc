@@ -192,14 +192,16 @@ TEST(Gguf, LayoutsThatTheFormatAllows) {
 
 TEST(Gguf, PathsThatAreNoModels) {
   EXPECT_EQ(GgufFile::Open("/no/such/file.gguf").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(Str(GgufFile::Open("/").status().message()), HasSubstr("not a regular file"));
+  EXPECT_THAT(Str(GgufFile::Open("/").status().message()),
+              HasSubstr("not a GGUF file: it is a folder"));
   const std::string empty = WriteTemp("empty.gguf", {});
-  EXPECT_THAT(Str(GgufFile::Open(empty).status().message()), HasSubstr("the file is empty"));
+  EXPECT_THAT(Str(GgufFile::Open(empty).status().message()),
+              HasSubstr("not a GGUF file: it is empty"));
   unlink(empty.c_str());
   const std::string fifo = ::testing::TempDir() + "/fifo." + std::to_string(getpid());
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   EXPECT_THAT(Str(GgufFile::Open(fifo).status().message()),
-              HasSubstr("not a regular file"));  // and does not hang
+              HasSubstr("not a GGUF file: it is a device, a pipe"));  // and does not hang
   unlink(fifo.c_str());
   const std::string bad = WriteTemp("bad.gguf", Bytes().Text("GGUF").U32(3).U64(9).U64(9).data());
   const std::string text = Str(GgufFile::Open(bad).status().message());

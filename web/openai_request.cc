@@ -228,14 +228,14 @@ absl::StatusOr<ChatMessage> ParseMessage(const json& message, size_t index) {
   if (!role->is_string()) return WrongType(where + ".role", "a string", *role);
   ChatMessage out;
   out.role = role->get<std::string>();
-  if (out.role == "developer") out.role = "system";
   if (out.role == "tool" || out.role == "function") {
     return BadField(
         where + ".role",
         absl::StrCat("Messages of role '", out.role, "' are not supported yet by this server."),
         "unsupported_parameter");
   }
-  if (out.role != "system" && out.role != "user" && out.role != "assistant") {
+  if (out.role != "system" && out.role != "developer" && out.role != "user" &&
+      out.role != "assistant") {
     return BadField(
         where + ".role",
         absl::StrCat(

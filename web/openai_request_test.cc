@@ -74,7 +74,7 @@ TEST(ChatRequest, RolesAndContent) {
   ASSERT_TRUE(r.ok()) << r.status();
   const auto& messages = std::get<std::vector<ChatMessage>>(r->generate.prompt);
   ASSERT_EQ(messages.size(), 3u);
-  EXPECT_EQ(messages[0].role, "system");
+  EXPECT_EQ(messages[0].role, "developer");  // the model's template decides (ChatTemplate)
   EXPECT_EQ(messages[1].content, "ab");
   EXPECT_EQ(messages[1].name, "x");
   EXPECT_EQ(messages[2].content, "");
