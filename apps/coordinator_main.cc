@@ -1,19 +1,17 @@
 // lanyard-coordinator: cuts a model over the workers that join and serves it.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
-#include "apps/daemon_config.h"
+#include "apps/coordinator_flags.h"
 #include "apps/service_loop.h"
+#include "base/command_line.h"
 #include "base/environment.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/version.h"
-#include "cli/numerics_flags.h"
 #include "coordinator/access/cluster.h"
 #include "coordinator/access/key_ring.h"
 #include "coordinator/access/quarantine.h"
@@ -29,24 +27,8 @@ using namespace lanyard;  // NOLINT: a main
 
 constexpr int64_t kReadyTokenSeconds = 600;
 
-struct Flags {
-  std::string model, ready_file, log_level = "info";
-  coordinator::PoolRunnerOptions pool;
-  std::vector<std::string> networks;
-  web::ServerOptions front;
-  int ready_fd = -1;
-  uint32_t ready_tokens = 0;
-  bool plaintext = false;
-  bool discovery = true;
-  uint16_t discovery_port = net::kDiscoveryPort;
-  double drain_timeout_s = 0;
-  int64_t certificate_life_s = identity::kNodeCertificateSeconds;
-  double renew_every_s = 0;
-  bool log_json = false;
-};
-
 // One JSON line with the addresses, for whoever starts the workers.
-void TellReady(const Flags& flags, nlohmann::json line) {
+void TellReady(const apps::CoordinatorFlags& flags, nlohmann::json line) {
   const std::string text = line.dump() + "\n";
   if (flags.ready_fd >= 0 && ::write(flags.ready_fd, text.data(), text.size()) < 0) {
     LogWarning("--ready-fd ", flags.ready_fd, " takes no line");
@@ -102,7 +84,7 @@ struct Identity {
 };
 
 // Opens the cluster's authority and makes the pool and its front door use it.
-absl::StatusOr<Identity> OpenIdentity(coordinator::Store* store, Flags* flags) {
+absl::StatusOr<Identity> OpenIdentity(coordinator::Store* store, apps::CoordinatorFlags* flags) {
   coordinator::ClusterOptions options{flags->pool.state_directory, MachineName(),
                                       flags->front.host_names};
   options.certificate_seconds = flags->certificate_life_s;
@@ -133,7 +115,7 @@ void ServeJoining(const Identity& identity, coordinator::PoolRunner* pool) {
   identity.cluster->Serve(std::move(hooks), JoinAddress(pool->grpc_address()));
 }
 
-absl::Status Run(Flags flags) {
+absl::Status Run(apps::CoordinatorFlags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
   ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
@@ -171,7 +153,7 @@ absl::Status Run(Flags flags) {
     }
   }
   std::unique_ptr<net::DiscoveryResponder> discovery;
-  if (cluster != nullptr && flags.discovery) {
+  if (cluster != nullptr && !flags.no_discovery) {
     discovery =
         net::Announce({cluster->authority().cluster(), pool->grpc_address(), flags.discovery_port});
   }
@@ -194,64 +176,10 @@ absl::Status Run(Flags flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Flags flags;
-  CLI::App app("Serves a model that is cut over the workers of a Lanyard pool.",
-               "lanyard-coordinator");
-  app.set_version_flag("--version", kVersion);
-  app.add_option("--model", flags.model, "a GGUF file")->required();
-  app.add_option("--listen", flags.pool.listen, "where workers join")->capture_default_str();
-  app.add_option("--network", flags.networks,
-                 "that machines may join from, like 10.1.0.0/16; again for more (default: loopback "
-                 "and private ones)");
-  app.add_option("--http", flags.front.listen, "where clients ask")->capture_default_str();
-  app.add_flag("--http-open", flags.front.open,
-               "without API keys, for every program of this machine; on loopback only");
-  app.add_option("--http-name", flags.front.host_names,
-                 "a name that clients use for this server, besides its address");
-  app.add_flag("--public", flags.front.public_address,
-               "listen for HTTP also where the internet can reach it");
-  app.add_option("--state", flags.pool.state_directory,
-                 "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
-  app.add_option("--workers", flags.pool.expect_workers,
-                 "plan as soon as so many have joined (default: a second after the last)");
-  app.add_option("--context", flags.pool.context,
-                 "tokens of one conversation at most (default: the model's, at most 4096)");
-  app.add_option("--users", flags.pool.users, "conversations of full length that KV is wanted for")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  cli::AddNumericsFlags(app, &flags.pool.numerics);
-  app.add_option("--drain-timeout", flags.drain_timeout_s,
-                 "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
-      ->check(CLI::Range(0.0, 3600.0))
-      ->capture_default_str();
-  app.add_option("--certificate-life", flags.certificate_life_s,
-                 "seconds that every certificate of the cluster is given for; clocks that differ "
-                 "by more shut machines out")
-      ->check(CLI::Range(identity::kLeastCertificateSeconds, identity::kNodeCertificateSeconds))
-      ->capture_default_str();
-  app.add_option("--renew-every", flags.renew_every_s,
-                 "seconds between this machine's certificates (default: when a third of their life "
-                 "is left)")
-      ->check(CLI::Range(0.1, 86400.0));
-  app.add_flag("--plaintext", flags.plaintext,
-               "no encryption and no identities between coordinator and workers; on loopback only");
-  app.add_flag("!--no-discovery", flags.discovery,
-               "do not answer machines that look for a coordinator (UDP)");
-  app.add_option("--discovery-port", flags.discovery_port, "where it answers them")
-      ->capture_default_str();
-  app.add_option("--ready-token", flags.ready_tokens,
-                 "put a join token for so many workers into the ready line")
-      ->check(CLI::Range(1, 1000));
-  app.add_option("--ready-fd", flags.ready_fd,
-                 "write one JSON line with the addresses there once both listen");
-  app.add_option("--ready-file", flags.ready_file, "the same into a file");
-  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
-      ->capture_default_str();
-  app.add_flag("--log-json", flags.log_json, "one JSON object a line");
-  apps::AddConfigFile(app, "LANYARD_COORDINATOR");
-  CLI11_PARSE(app, argc, argv);
+  apps::CoordinatorFlags flags;
+  const auto app = apps::MakeCoordinatorApp(&flags);
+  if (const auto code = ParseCommandLine(*app, argc, argv); code.has_value()) return *code;
   const absl::Status status = Run(std::move(flags));
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "lanyard-coordinator: %s\n", std::string(status.message()).c_str());
-  return 1;
+  if (!status.ok()) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
+  return ExitCodeOf(status.code());
 }

@@ -1,12 +1,12 @@
 // lanyard-worker: one machine's share of a pool.
-#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 
-#include "apps/daemon_config.h"
 #include "apps/service_loop.h"
+#include "apps/worker_flags.h"
+#include "base/command_line.h"
 #include "base/environment.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -24,18 +24,6 @@ namespace {
 
 using namespace lanyard;  // NOLINT: a main
 
-struct Flags {
-  std::string join, token, token_file, name, memory, cache_limit, state, listen, isa,
-      log_level = "info";
-  std::string models, devices = "auto", vram;
-  std::vector<std::string> model, networks;
-  int threads = 0;
-  double speed = 0;
-  double renew_every_s = 0;
-  bool plaintext = false;
-  bool log_json = false;
-};
-
 // Where the stage before reaches this worker, when nobody said: loopback for a coordinator there,
 // else every address.
 std::string ListenFor(const std::string& join) {
@@ -46,7 +34,7 @@ std::string ListenFor(const std::string& join) {
 }
 
 // The machine's membership, made with the token at the first start.
-absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags,
+absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const apps::WorkerFlags& flags,
                                                       worker::DaemonOptions* options) {
   net::EnrolmentOptions enrol{options->weights.state_dir + "/identity", flags.join, flags.token,
                               identity::Role::kWorker, options->name};
@@ -67,7 +55,7 @@ absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags,
   return enrolment;
 }
 
-absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
+absl::StatusOr<worker::DaemonOptions> ToOptions(const apps::WorkerFlags& flags) {
   worker::DaemonOptions out;
   out.join = flags.join;
   if (flags.plaintext && flags.join.empty())
@@ -103,7 +91,7 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const Flags& flags) {
   return out;
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status Run(const apps::WorkerFlags& flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   ASSIGN_OR_RETURN(worker::DaemonOptions options, ToOptions(flags));
   SetupLog({level, flags.log_json, options.name});
@@ -141,57 +129,11 @@ void HideToken(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   worker::TuneMalloc();
-  Flags flags;
-  CLI::App app("Joins this machine to a Lanyard pool and runs the layers it is given.",
-               "lanyard-worker");
-  app.set_version_flag("--version", kVersion);
-  app.add_option(
-      "--join", flags.join,
-      "the coordinator's host:port; auto: looks for it here (default: where it was before)");
-  app.add_option("--token", flags.token, "that `lanyard token create` printed; needed once");
-  app.add_option("--token-file", flags.token_file,
-                 "a file with the token, so that nobody reads it in the process list");
-  app.add_option(
-         "--renew-every", flags.renew_every_s,
-         "seconds between certificates (default: when a third of a certificate's life is left)")
-      ->check(CLI::Range(0.1, 86400.0));
-  app.add_flag("--plaintext", flags.plaintext, "no encryption and no identities; on loopback only");
-  app.add_option("--name", flags.name, "unique in the pool (default: the host's name)");
-  app.add_option("--memory", flags.memory,
-                 "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)");
-  app.add_option("--threads", flags.threads, "that compute (default: every processor)")
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
-  app.add_option("--cache-limit", flags.cache_limit,
-                 "of cached weights, e.g. 40GiB: the longest unused go first, layers in use never "
-                 "(default: the disk)");
-  app.add_option("--model", flags.model, "a local copy of the model, used instead of fetching it");
-  app.add_option("--models", flags.models, "a folder of GGUF files to look into");
-  app.add_option("--listen", flags.listen,
-                 "where the stage before reaches this worker (default: any port of any address; of "
-                 "loopback for a "
-                 "coordinator there)");
-  app.add_option("--network", flags.networks,
-                 "that others may connect from, like 10.1.0.0/16; again for more (default: "
-                 "loopback and private ones)");
-  app.add_option("--isa", flags.isa,
-                 "scalar, avx2 or avx512 (default: the best of this processor)");
-  app.add_option("--devices", flags.devices,
-                 "auto (every card), cpu, or cards as cuda:0,cuda:1; the CPU takes the rest")
-      ->capture_default_str();
-  app.add_option("--vram", flags.vram,
-                 "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
-  app.add_option("--speed", flags.speed,
-                 "relative speed for the planner (default: threads x instruction set)")
-      ->check(CLI::Range(0.001, 1e6));
-  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
-      ->capture_default_str();
-  app.add_flag("--log-json", flags.log_json, "one JSON object a line");
-  apps::AddConfigFile(app, "LANYARD_WORKER");
-  CLI11_PARSE(app, argc, argv);
+  apps::WorkerFlags flags;
+  const auto app = apps::MakeWorkerApp(&flags);
+  if (const auto code = ParseCommandLine(*app, argc, argv); code.has_value()) return *code;
   HideToken(argc, argv);
   const absl::Status status = Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "lanyard-worker: %s\n", std::string(status.message()).c_str());
-  return 1;
+  if (!status.ok()) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
+  return ExitCodeOf(status.code());
 }

@@ -24,6 +24,12 @@ std::string Check(std::string_view id, std::string_view secret) {
 
 }  // namespace
 
+absl::Status NotAnApiKey() {
+  return absl::UnauthenticatedError(
+      "The API key is not valid. Copy the whole line that `lanyard key create NAME` printed; "
+      "`lanyard key list` shows an administrator which keys are expired or revoked.");
+}
+
 bool IsApiKeyId(std::string_view s) {
   return s.size() == 2 * kApiKeyIdBytes &&
          s.find_first_not_of("0123456789abcdef") == std::string_view::npos;
@@ -44,15 +50,8 @@ std::string ApiKeyText::Encode() const {
 }
 
 absl::StatusOr<ApiKeyText> ApiKeyText::Parse(std::string_view text) {
-  if (text.substr(0, kApiKeyPrefix.size()) != kApiKeyPrefix) {
-    return InvalidArgument("this is not an API key of Lanyard (one starts with '",
-                           AbslView(kApiKeyPrefix), "')");
-  }
-  if (text.size() != kTextChars) {
-    return InvalidArgument("the API key is ", text.size() < kTextChars ? "cut short" : "too long",
-                           ": ", text.size(), " characters of ", kTextChars,
-                           "; copy the whole line that `lanyard key create` printed");
-  }
+  if (text.size() != kTextChars || text.substr(0, kApiKeyPrefix.size()) != kApiKeyPrefix)
+    return NotAnApiKey();
   const std::string_view id = text.substr(kApiKeyPrefix.size(), 2 * kApiKeyIdBytes);
   const std::string_view tail = text.substr(text.size() - kTailChars);
   std::string bytes;
@@ -60,12 +59,7 @@ absl::StatusOr<ApiKeyText> ApiKeyText::Parse(std::string_view text) {
                      absl::WebSafeBase64Unescape(AbslView(tail), &bytes) &&
                      bytes.size() == kApiKeySecretBytes + kCheckBytes;
   ApiKeyText key{std::string(id), whole ? bytes.substr(0, kApiKeySecretBytes) : ""};
-  if (!whole || bytes.substr(kApiKeySecretBytes) != Check(key.id, key.secret)) {
-    return InvalidArgument(
-        "the API key was altered (a character is wrong); copy the whole line that `lanyard key "
-        "create` "
-        "printed");
-  }
+  if (!whole || bytes.substr(kApiKeySecretBytes) != Check(key.id, key.secret)) return NotAnApiKey();
   return key;
 }
 

@@ -1,6 +1,6 @@
 // The text of an API key: "lyk_<id>_<base64url(secret | check)>", 65 characters. The check lets a
-// client tell a mistyped key from an unknown one without asking anybody; the server says the same
-// of both.
+// program tell a mistyped key from an unknown one without asking anybody; client and server say the
+// same of both (NotAnApiKey).
 #pragma once
 
 #include <cstddef>
@@ -21,12 +21,15 @@ struct ApiKeyText {
 
   // With a new id and secret. Internal when the system gives no random bytes.
   static absl::StatusOr<ApiKeyText> Make();
-  // InvalidArgument in different words, none of which holds the text: no key at all, cut short,
-  // altered.
+  // NotAnApiKey for what is none, is cut short or was altered.
   static absl::StatusOr<ApiKeyText> Parse(std::string_view text);
 
   std::string Encode() const;
 };
+
+// What is said of every key that is none, is cut short, unknown, expired or revoked, whoever finds
+// out: Unauthenticated.
+absl::Status NotAnApiKey();
 
 bool IsApiKeyId(std::string_view s);
 

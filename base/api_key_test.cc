@@ -34,26 +34,20 @@ TEST(ApiKeyTextTest, EveryCharacterCounts) {
       std::string wrong = text;
       if (wrong[i] == c) continue;
       wrong[i] = c;
-      const auto key = ApiKeyText::Parse(wrong);
-      ASSERT_FALSE(key.ok()) << i << " " << c;
-      EXPECT_NE(key.status().message().find("altered"), absl::string_view::npos);
-      EXPECT_EQ(key.status().message().find(text.substr(20, 20)), absl::string_view::npos)
-          << "the key stands in an error";
+      EXPECT_EQ(ApiKeyText::Parse(wrong).status(), NotAnApiKey()) << i << " " << c;
     }
   }
 }
 
-TEST(ApiKeyTextTest, SaysWhatIsWrong) {
+// What is wrong with a key is nobody's business: all of it is said in the same words.
+TEST(ApiKeyTextTest, EveryLengthButOneIsNoKey) {
   const std::string text = ApiKeyText::Make()->Encode();
-  const auto words = [](std::string_view s) {
-    return Str(ApiKeyText::Parse(s).status().message());
-  };
-  for (size_t n = kApiKeyPrefix.size(); n < text.size(); ++n) {
-    EXPECT_NE(words(text.substr(0, n)).find("cut short"), std::string::npos) << n;
+  for (size_t n = 0; n < text.size(); ++n) {
+    EXPECT_EQ(ApiKeyText::Parse(text.substr(0, n)).status(), NotAnApiKey()) << n;
   }
-  EXPECT_NE(words(text + "x").find("too long"), std::string::npos);
-  EXPECT_NE(words("sk-abc").find("not an API key"), std::string::npos);
-  EXPECT_NE(words("").find("not an API key"), std::string::npos);
+  EXPECT_EQ(ApiKeyText::Parse(text + "x").status(), NotAnApiKey());
+  EXPECT_EQ(ApiKeyText::Parse("sk-abc").status(), NotAnApiKey());
+  EXPECT_TRUE(ApiKeyText::Parse(text).ok());
 }
 
 }  // namespace

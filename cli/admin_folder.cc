@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,12 +84,38 @@ absl::Status RenewIfDue(const std::string& folder, const identity::IdentityFolde
   return self.ok() && now < self->not_after ? absl::OkStatus() : renewed;
 }
 
+// Why the folder that was named by `from` cannot be used.
+absl::Status NotAFolder(const char* from, const std::string& folder) {
+  struct stat info {};
+  int error = ::stat(folder.c_str(), &info) != 0 ? errno : 0;
+  const bool is_folder = error == 0 && S_ISDIR(info.st_mode);
+  const bool has_file = is_folder && ::stat((folder + "/https").c_str(), &info) == 0;
+  if (is_folder && !has_file) error = errno == ENOENT ? 0 : errno;
+  if (has_file) error = EACCES;
+  const std::string what = absl::StrCat(from, " ", folder, ": ");
+  if (error == EACCES) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        what, "this user may not read the folder (", std::strerror(error),
+        ")\n  Its owner or root may; for a folder of your own: lanyard token create --role admin"));
+  }
+  const std::string why = error == ENOENT ? "there is no such folder"
+                          : error != 0    ? std::strerror(error)
+                          : is_folder
+                              ? "it is not an administrator's folder (it has no file `https`)"
+                              : "it is not a folder";
+  return NotFound(
+      what, why,
+      "\n  `lanyard join` makes one; that of a pool on this machine is `coordinator/admin` "
+      "in its state folder");
+}
+
 }  // namespace
 
 std::string OwnAdminFolder() { return StateHome() + "/admin"; }
 
 absl::Status UseAdminFolder(HttpClient::Options* options) {
   std::string folder = options->admin;
+  const char* from = folder.empty() ? "LANYARD_ADMIN" : "--admin";
   if (folder.empty() && options->look_around) folder = EnvironmentOr("LANYARD_ADMIN", "");
   if (folder.empty()) {
     if (!options->look_around) return absl::OkStatus();
@@ -96,12 +123,7 @@ absl::Status UseAdminFolder(HttpClient::Options* options) {
     ASSIGN_OR_RETURN(folder, DefaultFolder());
     if (folder.empty()) return absl::OkStatus();
   } else if (!IsFolder(folder)) {
-    const std::string why = std::strerror(errno);
-    return errno == EACCES
-               ? absl::PermissionDeniedError(absl::StrCat("the administrator's folder ", folder,
-                                                          ": ", why,
-                                                          "; its owner or root may read it"))
-               : NotFound("the administrator's folder ", folder, " has no file `https`: ", why);
+    return NotAFolder(from, folder);
   }
   ASSIGN_OR_RETURN(const identity::IdentityFolder identity, identity::IdentityFolder::Open(folder));
   ASSIGN_OR_RETURN(const auto joined, identity.Load());

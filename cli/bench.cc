@@ -180,14 +180,18 @@ void RegisterBench(CLI::App& app) {
   command->add_option("--threads", args->threads, "threads (default: all processors)");
   command->add_option("--prompt", args->prompt, "prompt lengths")
       ->delimiter(',')
-      ->check(CLI::Range(1u, 1u << 20));
+      ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
   command->add_option("--generate", args->generate, "tokens to generate; 0: no decode tests")
-      ->check(CLI::Range(0u, 1u << 20));
+      ->check(CLI::Range(0u, 1u << 20))
+      ->capture_default_str();
   command->add_option("--users", args->users, "sequences at once")
       ->delimiter(',')
-      ->check(CLI::Range(1u, stage::kMaxFrameRows));
+      ->check(CLI::Range(1u, stage::kMaxFrameRows))
+      ->capture_default_str();
   command->add_option("--repeat", args->repeat, "runs of each test that count")
-      ->check(CLI::Range(1u, 1000u));
+      ->check(CLI::Range(1u, 1000u))
+      ->capture_default_str();
   command->add_option("--isa", args->isa, "scalar, avx2 or avx512 (default: the best)");
   command
       ->add_option("--devices", args->devices,

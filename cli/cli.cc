@@ -3,14 +3,94 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/command_line.h"
 #include "base/version.h"
 
 namespace lanyard::cli {
 namespace {
 
-int* ExitCodeSlot() {
-  static int code = kOk;
-  return &code;
+// Of the verb that was parsed last.
+std::function<int()>* RunnerSlot() {
+  static std::function<int()> runner;
+  return &runner;
+}
+
+// Words of `ollama`, `docker`, `kubectl` and `git` for what a verb does here.
+const Habits& Habits() {
+  static const lanyard::Habits habits = {
+      {"chat", "`lanyard run`"},
+      {"ask", "`lanyard run`"},
+      {"prompt", "`lanyard run`"},
+      {"generate", "`lanyard run --prompt TEXT`"},
+      {"exec", "`lanyard run`"},
+      {"serve", "`lanyard up --model FILE`, which starts a pool on this machine"},
+      {"start", "`lanyard up --model FILE`, which starts a pool on this machine"},
+      {"deploy", "`lanyard up --model FILE`, which starts a pool on this machine"},
+      {"create", "`lanyard up --model FILE`, which starts a pool on this machine"},
+      {"down", "`lanyard stop`"},
+      {"kill", "`lanyard stop`"},
+      {"shutdown", "`lanyard stop`"},
+      {"rm", "`lanyard stop`, which ends the pool that serves the model; files stay"},
+      {"delete", "`lanyard stop`, which ends the pool that serves the model; files stay"},
+      {"pull", "`lanyard up --model FILE`; a model is a GGUF file that you download yourself"},
+      {"push", "`lanyard up --model FILE`; a model is a GGUF file that you keep yourself"},
+      {"show", "`lanyard inspect --model FILE` for a model file, or `lanyard node status`"},
+      {"describe", "`lanyard inspect --model FILE` for a model file, or `lanyard node status`"},
+      {"models", "`lanyard list`"},
+      {"images", "`lanyard list`"},
+      {"get", "`lanyard list`, or `lanyard node list`"},
+      {"nodes", "`lanyard node status`"},
+      {"workers", "`lanyard node status`"},
+      {"status", "`lanyard node status`"},
+      {"top", "`lanyard node status`, or `lanyard ps` for requests"},
+      {"drain", "`lanyard node drain NAME`"},
+      {"cordon", "`lanyard node drain NAME`"},
+      {"uncordon", "`lanyard node drain --disable NAME`"},
+      {"logs",
+       "`journalctl -u lanyard-coordinator -u lanyard-worker`, or the *.log files in the "
+       "state folder of `lanyard up`"},
+      {"login", "`lanyard join ADDRESS`, which makes this machine an administrator's"},
+      {"invite", "`lanyard token create`"},
+      {"add", "`lanyard token create`, whose line you paste on the new machine"},
+      {"check", "`lanyard doctor`"},
+      {"diagnose", "`lanyard doctor`"},
+  };
+  return habits;
+}
+
+int PrintHelp(const CLI::App& root, const std::vector<std::string>& words) {
+  const CLI::App* at = &root;
+  std::string parents;
+  for (const std::string& word : words) {
+    const CLI::App* next = nullptr;
+    for (const CLI::App* verb : at->get_subcommands([](const CLI::App*) { return true; })) {
+      if (verb->check_name(word)) next = verb;
+    }
+    if (next == nullptr) {
+      std::fputs(NoSuchVerb(*at, word, Habits()).c_str(), stderr);
+      return kUsage;
+    }
+    parents = FullName(*at);
+    at = next;
+  }
+  // The root would show the help of the verb that was parsed, which is `help`.
+  const std::string text = at == &root ? root.get_formatter()->make_help(&root, root.get_name(),
+                                                                         CLI::AppFormatMode::Normal)
+                                       : at->help(parents);
+  std::fputs(text.c_str(), stdout);
+  return kOk;
+}
+
+void RegisterHelp(CLI::App& app) {
+  const auto words = std::make_shared<std::vector<std::string>>();
+  AddCommand(app, "help", "Shows the help of a verb",
+             "  lanyard help run\n  lanyard help node drain",
+             [&app, words] { return PrintHelp(app, *words); })
+      ->add_option("VERB", *words, "The verb, and the verb within it (default: all of them)");
+  AddCommand(app, "version", "Shows the version", "  lanyard version", [] {
+    std::printf("%s\n", VersionText().c_str());
+    return static_cast<int>(kOk);
+  });
 }
 
 }  // namespace
@@ -19,60 +99,61 @@ CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::strin
                      const std::string& examples, std::function<int()> run) {
   CLI::App* command = parent.add_subcommand(name, description);
   if (!examples.empty()) command->footer("Examples:\n" + examples);
-  if (run) command->callback([run = std::move(run)] { *ExitCodeSlot() = run(); });
+  if (run) command->callback([run = std::move(run)] { *RunnerSlot() = run; });
   return command;
 }
 
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "error: %s\n", Str(status.message()).c_str());
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-      return kUnreachable;
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated:
-      return kDenied;
-    case absl::StatusCode::kNotFound:
-      return kNotFound;
-    case absl::StatusCode::kDeadlineExceeded:
-      return kTimedOut;
-    case absl::StatusCode::kCancelled:
-      return kInterrupted;
-    default:
-      return kFailed;
+  return ExitCodeOf(status.code());
+}
+
+std::string VersionText() { return std::string("lanyard ") + kVersion; }
+
+std::unique_ptr<CLI::App> MakeCommands() {
+  auto app = std::make_unique<CLI::App>(
+      "Lanyard: one private LLM inference pool out of your office machines", "lanyard");
+  app->set_version_flag("--version", VersionText());
+  app->require_subcommand(1);
+  app->footer("Exit codes: " + ExitCodesText() +
+              ".\n"
+              "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_ADMIN, LANYARD_CA, LANYARD_CERT, "
+              "LANYARD_CERT_KEY, NO_COLOR.");
+  RegisterRun(*app);
+  RegisterUp(*app);
+  RegisterNode(*app);
+  RegisterMember(*app);
+  RegisterKey(*app);
+  RegisterDoctor(*app);
+  RegisterDiscover(*app);
+  RegisterPlan(*app);
+  RegisterInspect(*app);
+  RegisterTokenize(*app);
+  RegisterEval(*app);
+  RegisterBench(*app);
+  RegisterLoad(*app);
+  RegisterGpuCheck(*app);
+  RegisterHelp(*app);
+  return app;
+}
+
+std::string ParseOnly(const std::vector<std::string>& words) {
+  const auto app = MakeCommands();
+  std::vector<const char*> argv = {"lanyard"};
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  try {
+    app->parse(static_cast<int>(argv.size()), argv.data());
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) return UsageError(*app, error, Habits());
   }
+  return "";
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app{"Lanyard: one private LLM inference pool out of your office machines", "lanyard"};
-  app.set_version_flag("--version", std::string("lanyard ") + kVersion);
-  app.require_subcommand(1);
-  app.footer(
-      "Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 not found, 6 timed out, 130 "
-      "interrupted.\n"
-      "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_ADMIN, LANYARD_CA, LANYARD_CERT, "
-      "LANYARD_CERT_KEY, NO_COLOR.");
-  // REGISTER: each room file adds its line here.
-  RegisterEval(app);
-  RegisterBench(app);
-  RegisterInspect(app);
-  RegisterTokenize(app);
-  RegisterPlan(app);
-  RegisterLoad(app);
-  RegisterNode(app);
-  RegisterMember(app);
-  RegisterKey(app);
-  RegisterRun(app);
-  RegisterUp(app);
-  RegisterGpuCheck(app);
-  RegisterDiscover(app);
-  RegisterDoctor(app);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    const int code = app.exit(e);
-    return code == 0 ? kOk : kUsage;
-  }
-  return *ExitCodeSlot();
+  const auto app = MakeCommands();
+  if (const auto code = ParseCommandLine(*app, argc, argv, Habits()); code.has_value())
+    return *code;
+  return (*RunnerSlot())();
 }
 
 }  // namespace lanyard::cli

@@ -4,26 +4,18 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <memory>
 #include <string>
+#include <vector>
 
+#include "base/exit_code.h"
 #include "base/status.h"
 
 namespace lanyard::cli {
 
-// Documented in `lanyard --help` and README.
-enum ExitCode {
-  kOk = 0,
-  kFailed = 1,
-  kUsage = 2,
-  kUnreachable = 3,
-  kDenied = 4,
-  kNotFound = 5,
-  kTimedOut = 6,
-  kInterrupted = 130,
-};
-
-// Adds a subcommand whose help ends with `examples`; when it is chosen, `run` is called after
-// parsing and its result is the process's exit code. Returns it so that options can be added.
+// Adds a subcommand whose help ends with `examples`; when it is chosen, Main calls `run` after
+// parsing, which does nothing itself, and its result is the process's exit code. Returns it so that
+// options can be added.
 CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::string& description,
                      const std::string& examples, std::function<int()> run);
 
@@ -31,8 +23,16 @@ CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::strin
 // status.
 int Fail(const absl::Status& status);
 
-// Parses and runs. Every Register* of this room is called here and nowhere else.
+// Every verb with its options. Each Register* of this room is called there and nowhere else.
+std::unique_ptr<CLI::App> MakeCommands();
+
+// The usage error of these words after `lanyard`; empty when they can be run. Runs nothing.
+std::string ParseOnly(const std::vector<std::string>& words);
+
+// Parses and runs.
 int Main(int argc, char** argv);
+
+std::string VersionText();
 
 void RegisterInspect(CLI::App& app);   // cli/inspect.cc
 void RegisterTokenize(CLI::App& app);  // cli/tokenize.cc: tokenize, detokenize, template

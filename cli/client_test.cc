@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/api_key.h"
+#include "base/exit_code.h"
 #include "cli/duration.h"
 #include "cli/http_client.h"
 #include "cli/load_stats.h"
@@ -71,19 +73,68 @@ TEST(HttpClientTest, Urls) {
   EXPECT_EQ(url(""), "http://127.0.0.1:8080");
 }
 
-TEST(HttpClientTest, AMistypedKeyIsToldHere) {
+// Whatever is wrong with a key, and wherever it came from, it is refused as the server refuses one.
+TEST(HttpClientTest, AMistypedKeyIsToldHereInTheServersWords) {
   const std::string key = ApiKeyText::Make()->Encode();
-  const auto words = [](const std::string& text) {
-    return Str(HttpClient::Create({.url = "http://h", .api_key = text}).status().message());
+  const auto of = [](const std::string& text) {
+    return HttpClient::Create({.url = "http://h", .api_key = text}).status();
   };
-  EXPECT_EQ(words(key), "");
-  EXPECT_EQ(words("sk-of-somebody-else"), "");
+  EXPECT_TRUE(of(key).ok());
+  EXPECT_TRUE(of("sk-of-somebody-else").ok());  // the server judges it
   std::string altered = key;
   altered[30] = altered[30] == 'a' ? 'b' : 'a';
-  EXPECT_NE(words(altered).find("altered"), std::string::npos);
-  EXPECT_NE(words(key.substr(0, 50)).find("cut short: 50 characters of 65"), std::string::npos);
-  EXPECT_EQ(words(altered).find(altered.substr(20, 10)), std::string::npos)
-      << "the key stands in an error";
+  for (const std::string& wrong :
+       {altered, key.substr(0, 50), key.substr(0, 64), key + "x", key + " ", key + "\n", "\t" + key,
+        key.substr(0, 20) + "ä" + key.substr(22), std::string("two words"), std::string("lyk_")}) {
+    EXPECT_EQ(of(wrong), NotAnApiKey()) << wrong;
+    EXPECT_EQ(ExitCodeOf(of(wrong).code()), kDenied) << wrong;
+    ::setenv("LANYARD_API_KEY", wrong.c_str(), 1);
+    EXPECT_EQ(of(""), NotAnApiKey()) << "from the environment: " << wrong;
+    ::unsetenv("LANYARD_API_KEY");
+  }
+  // The server's 401 becomes the same status.
+  HttpReply reply;
+  reply.status = 401;
+  reply.body = nlohmann::json{{"error", {{"message", Str(NotAnApiKey().message())}}}}.dump();
+  EXPECT_EQ(StatusOfReply(reply), NotAnApiKey());
+}
+
+TEST(TableTest, WithoutRowsItIsASentence) {
+  Table table({"NAME", ">SIZE"});
+  const auto printed = [&] {
+    ::testing::internal::CaptureStdout();
+    PrintTable(table, "There is none.");
+    return ::testing::internal::GetCapturedStdout();
+  };
+  EXPECT_EQ(printed(), "There is none.\n");
+  table.AddRow({"a", "1"});
+  EXPECT_EQ(printed(), table.ToString());
+}
+
+// Each thing that can be wrong with the folder has words of its own.
+TEST(AdminFolderTest, WhatIsWrongWithAFolderThatWasNamed) {
+  const std::string dir = ::testing::TempDir() + absl::StrCat("admin-", ::getpid());
+  std::filesystem::create_directories(dir + "/empty");
+  std::ofstream(dir + "/file") << "x";
+  const auto of = [](const std::string& admin) {
+    return HttpClient::Create({.url = "https://h", .api_key = "", .admin = admin}).status();
+  };
+  const std::pair<std::string, const char*> cases[] = {
+      {dir + "/absent", "there is no such folder"},
+      {dir + "/file", "it is not a folder"},
+      {dir + "/empty", "it is not an administrator's folder (it has no file `https`)"},
+  };
+  for (const auto& [folder, words] : cases) {
+    EXPECT_TRUE(absl::IsNotFound(of(folder))) << of(folder);
+    EXPECT_NE(Str(of(folder).message()).find("--admin " + folder + ": " + words), std::string::npos)
+        << of(folder);
+    ::setenv("LANYARD_ADMIN", folder.c_str(), 1);
+    EXPECT_NE(Str(of("").message()).find("LANYARD_ADMIN " + folder + ": " + words),
+              std::string::npos)
+        << of("");
+    ::unsetenv("LANYARD_ADMIN");
+  }
+  std::filesystem::remove_all(dir);
 }
 
 TEST(HttpClientTest, TlsFilesThatCannotBeUsed) {

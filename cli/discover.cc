@@ -27,7 +27,7 @@ int Discover(const Options& o) {
                      {"addresses", beacon.addresses}});
     }
     Print({{"coordinators", std::move(out)}});
-  } else {
+  } else if (!found->empty()) {
     Table table({"CLUSTER", "VERSION", "ADDRESSES"});
     for (const net::Beacon& beacon : *found) {
       std::string addresses;
@@ -35,7 +35,7 @@ int Discover(const Options& o) {
         absl::StrAppend(&addresses, addresses.empty() ? "" : " ", address);
       table.AddRow({beacon.cluster, beacon.version, addresses});
     }
-    std::fputs(table.ToString().c_str(), stdout);
+    PrintTable(table, "");
   }
   if (!found->empty()) return kOk;
   return Fail(NotFound("no coordinator answers in this network (UDP port ", o.discover.port,

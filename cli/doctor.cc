@@ -27,7 +27,7 @@ struct Options {
 };
 
 ordered_json ToJson(const Report& report, const std::optional<PoolFacts>& pool) {
-  ordered_json out = {{"healthy", report.findings.empty()}};
+  ordered_json out = {{"healthy", IsHealthy(report)}};
   out["findings"] = ordered_json::array();
   for (const Finding& f : report.findings) {
     out["findings"].push_back({{"where", f.where},
@@ -39,29 +39,36 @@ ordered_json ToJson(const Report& report, const std::optional<PoolFacts>& pool) 
   out["good"] = ordered_json::array();
   for (const Good& g : report.good)
     out["good"].push_back({{"where", g.where}, {"check", g.check}, {"text", g.text}});
+  out["not_looked_at"] = ordered_json::array();
+  for (const NotLooked& n : report.not_looked) {
+    out["not_looked_at"].push_back(
+        {{"where", n.where}, {"check", n.check}, {"why", n.why}, {"next", n.next}});
+  }
   out["pool"] = pool.has_value() ? pool->answer : ordered_json(nullptr);
   return out;
+}
+
+// A machine's words may come from a stranger: nothing in them moves the cursor.
+void PrintSafely(std::string text) {
+  for (char& c : text) {
+    if ((static_cast<unsigned char>(c) < 0x20 && c != '\n') || c == 0x7f) c = '?';
+  }
+  std::fputs(text.c_str(), stdout);
 }
 
 void PrintReport(const Report& report) {
   Table table({"WHERE", "CHECK", "FOUND"});
   for (const Good& g : report.good) table.AddRow({g.where, g.check, g.text});
-  std::fputs(table.ToString().c_str(), stdout);
+  PrintTable(table, "Nothing was found to be well.");
   for (const Finding& f : report.findings) {
-    // A machine's words may come from a stranger: nothing in them moves the cursor.
-    std::string text = absl::StrCat("\n", f.where, ", ", f.check, ": ", f.what,
-                                    "\n  cause: ", f.cause, "\n  next:  ", f.next, "\n");
-    for (char& c : text) {
-      if ((static_cast<unsigned char>(c) < 0x20 && c != '\n') || c == 0x7f) c = '?';
-    }
-    std::fputs(text.c_str(), stdout);
+    PrintSafely(absl::StrCat("\n", f.where, ", ", f.check, ": ", f.what, "\n  cause: ", f.cause,
+                             "\n  next:  ", f.next, "\n"));
   }
-  if (report.findings.empty()) {
-    std::printf("\nAll is well.\n");
-  } else {
-    std::printf("\n%zu %s.\n", report.findings.size(),
-                report.findings.size() == 1 ? "finding" : "findings");
+  for (const NotLooked& n : report.not_looked) {
+    PrintSafely(absl::StrCat("\n", n.where, ", ", n.check, ": not looked at: ", n.why,
+                             "\n  next:  ", n.next, "\n"));
   }
+  std::printf("\n%s\n", Verdict(report).c_str());
 }
 
 // The pool's own words for a machine that it does not know are a finding, too.
@@ -89,7 +96,7 @@ int Doctor(Options o) {
   } else {
     PrintReport(report);
   }
-  return report.findings.empty() ? kOk : kFailed;
+  return DoctorExitCode(report);
 }
 
 }  // namespace
@@ -102,8 +109,11 @@ void RegisterDoctor(CLI::App& app) {
       "Finds what is wrong with this machine, the coordinator and the pool, and says what to do",
       "  lanyard doctor\n  lanyard doctor --node pc-7\n  lanyard doctor --json\n"
       "      {\"healthy\",\"findings\":[{\"where\",\"check\",\"what\",\"cause\",\"next\"}],"
-      "\"good\":[{\"where\",\"check\",\"text\"}],\"pool\":{...}}\n"
-      "Exit code 0 when all is well, 1 with findings.",
+      "\"good\":[{\"where\",\"check\",\"text\"}],"
+      "\"not_looked_at\":[{\"where\",\"check\",\"why\",\"next\"}],\"pool\":{...}}\n"
+      "Exit code 0 when everything was looked at and is well, 1 with findings; without findings, 3 "
+      "when no pool\nwas found, 4 when something was not this user's to read, 6 when there was no "
+      "time to measure a link.",
       [o] { return Doctor(*o); });
   command->add_option("--node", o->node, "One machine of the pool, and the ways to and from it");
   command->add_option("--state", o->gather.state_dir,

@@ -36,6 +36,9 @@ class Place {
   void Good(const std::string& check, std::string text) {
     out_->good.push_back({where_, check, std::move(text)});
   }
+  void Skip(const std::string& check, std::string why, std::string next, absl::StatusCode code) {
+    out_->not_looked.push_back({where_, check, std::move(why), std::move(next), code});
+  }
 
  private:
   const std::string where_;
@@ -97,9 +100,8 @@ void CheckEnd(Place& place, int64_t left, int64_t life, const std::string& whose
 
 void CheckIdentity(Place& place, const IdentityFacts& facts, identity::UnixTime now) {
   if (absl::IsPermissionDenied(facts.status)) {
-    return place.Good(
-        "certificate",
-        absl::StrCat(facts.folder, " is not this user's to read (run as root to check it)"));
+    return place.Skip("certificate", absl::StrCat(facts.folder, " is not this user's to read"),
+                      "sudo lanyard doctor", facts.status.code());
   }
   CheckKeyMode(place, facts.key_mode, facts.folder + "/node.key");
   const std::string whose =
@@ -150,7 +152,8 @@ void CheckWeights(Place& place, const WeightFacts& facts, const std::string& sta
   const std::string folder = state_dir + "/weights";
   if (absl::IsNotFound(facts.status)) return place.Good("weights", "none kept yet");
   if (absl::IsPermissionDenied(facts.status)) {
-    return place.Good("weights", folder + " is not this user's to read (run as root to check it)");
+    return place.Skip("weights", folder + " is not this user's to read", "sudo lanyard doctor",
+                      facts.status.code());
   }
   if (!facts.status.ok()) {
     return place.Bad("weights", absl::StrCat(folder, ": ", Says(facts.status)),
@@ -324,7 +327,8 @@ void CheckLinks(const ordered_json& links, Report* out) {
                              "--listen must name an address "
                              "of the office's network"));
     } else if (code == "CANCELLED") {
-      place.Good("link", error);
+      place.Skip("link", error, absl::StrCat("lanyard doctor --node ", from),
+                 absl::StatusCode::kDeadlineExceeded);
     } else {
       place.Bad("tls", what,
                 "it refuses this machine: another cluster, a revoked node, or other clocks",
@@ -352,12 +356,30 @@ void CheckMachine(const MachineFacts& facts, Report* out) {
   for (const IdentityFacts& identity : facts.identities) CheckIdentity(place, identity, facts.now);
 }
 
+namespace {
+
+void SkipPool(Place& place) {
+  place.Skip("pool", "the machines of a pool and the ways between them are asked for there",
+             "the same", absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+
 void CheckCoordinator(const CoordinatorFacts& facts, Report* out) {
   Place place(kCoordinator, out);
   if (facts.url.empty()) {
-    place.Good(
-        "port",
-        "not looked at: this machine administers no cluster (lanyard join), and no --url is given");
+    place.Skip("port",
+               "this machine administers no cluster, no pool of `lanyard up` runs here, and no "
+               "--url is given",
+               "lanyard doctor --url https://HOST:PORT, or make this machine an administrator's: "
+               "lanyard join",
+               absl::StatusCode::kUnavailable);
+    SkipPool(place);
+  } else if (!facts.access.ok()) {
+    place.Bad("access", Says(facts.access),
+              "an address, a folder or a file that was named cannot be used",
+              "lanyard doctor --help shows how a pool is named");
+    SkipPool(place);
   } else if (!facts.name.ok()) {
     CheckPort(place, "name", facts.name, "lanyard-coordinator");
   } else if (!facts.port.ok()) {
@@ -414,6 +436,26 @@ void CheckPool(const PoolFacts& facts, Report* out) {
   }
   for (const ordered_json& node : List(answer, "nodes")) CheckNode(node, facts, out);
   CheckLinks(List(answer, "links"), out);
+}
+
+bool IsHealthy(const Report& report) {
+  return report.findings.empty() && report.not_looked.empty();
+}
+
+ExitCode DoctorExitCode(const Report& report) {
+  if (!report.findings.empty()) return kFailed;
+  return report.not_looked.empty() ? kOk : ExitCodeOf(report.not_looked.front().code);
+}
+
+std::string Verdict(const Report& report) {
+  const size_t n = report.findings.size(), skipped = report.not_looked.size();
+  if (IsHealthy(report)) return "All is well.";
+  const std::string unseen =
+      skipped == 0
+          ? ""
+          : absl::StrCat(skipped, skipped == 1 ? " thing was" : " things were", " not looked at.");
+  if (n == 0) return absl::StrCat("What was looked at is well, but ", unseen);
+  return absl::StrCat(n, n == 1 ? " finding." : " findings.", unseen.empty() ? "" : " ", unseen);
 }
 
 }  // namespace lanyard::cli

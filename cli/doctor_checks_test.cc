@@ -105,6 +105,15 @@ Expected OfCoordinator(const CoordinatorFacts& facts) {
   return Names(report);
 }
 
+std::vector<std::string> OfCoordinatorGood(const CoordinatorFacts& facts) {
+  Report report;
+  CheckCoordinator(facts, &report);
+  std::vector<std::string> out;
+  for (const Good& g : report.good)
+    if (g.check != "join") out.push_back(g.check);
+  return out;
+}
+
 Expected OfPool(PoolFacts facts) {
   facts.answer = ordered_json::parse(facts.answer.dump());  // as it comes from the wire
   Report report;
@@ -192,7 +201,51 @@ TEST(DoctorTest, Coordinator) {
   facts.join_port = absl::OkStatus();
   facts.join_tls = absl::PermissionDeniedError("another cluster");
   EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/join"});
-  EXPECT_EQ(OfCoordinator({}), Expected{});  // nothing is known, nothing is wrong
+  EXPECT_EQ(OfCoordinator({}), Expected{});  // nothing is known, nothing is found
+  facts = GoodCoordinator();
+  facts.access = NotFound("--admin /nonexistent: there is no such folder");
+  EXPECT_EQ(OfCoordinator(facts), Expected{"coordinator/access"});
+  EXPECT_TRUE(OfCoordinatorGood(facts).empty());  // nothing was asked, so nothing answered
+}
+
+// "All is well" is said by no report that left something out.
+TEST(DoctorTest, WhatWasNotLookedAtIsNotWell) {
+  Report good;
+  CheckMachine(GoodMachine(), &good);
+  CheckCoordinator(GoodCoordinator(), &good);
+  CheckPool(GoodPool(), &good);
+  ASSERT_TRUE(IsHealthy(good));
+  EXPECT_EQ(DoctorExitCode(good), kOk);
+  EXPECT_EQ(Verdict(good), "All is well.");
+
+  std::vector<std::pair<Report, ExitCode>> cases(4);
+  CheckMachine(GoodMachine(), &cases[0].first);
+  CheckCoordinator({}, &cases[0].first);  // no pool is known here
+  cases[0].second = kUnreachable;
+  MachineFacts machine = GoodMachine();
+  machine.identities[0].status = absl::PermissionDeniedError("Permission denied");
+  CheckMachine(machine, &cases[1].first);
+  cases[1].second = kDenied;
+  machine = GoodMachine();
+  machine.weights.status = absl::PermissionDeniedError("Permission denied");
+  CheckMachine(machine, &cases[2].first);
+  cases[2].second = kDenied;
+  PoolFacts pool = GoodPool();
+  pool.answer["links"][0].update({{"code", "CANCELLED"}, {"error", "not measured"}});
+  CheckPool(pool, &cases[3].first);
+  cases[3].second = kTimedOut;
+  for (const auto& [report, code] : cases) {
+    EXPECT_TRUE(report.findings.empty());
+    ASSERT_FALSE(report.not_looked.empty());
+    EXPECT_FALSE(IsHealthy(report));
+    EXPECT_EQ(DoctorExitCode(report), code);
+    EXPECT_EQ(Verdict(report).find("All is well"), std::string::npos) << Verdict(report);
+    EXPECT_NE(Verdict(report).find("not looked at"), std::string::npos);
+    for (const Good& g : report.good) EXPECT_EQ(g.text.find("not looked"), std::string::npos);
+    Report with_finding = report;
+    with_finding.findings.push_back({"a", "disk", "b", "c", "d"});
+    EXPECT_EQ(DoctorExitCode(with_finding), kFailed);
+  }
 }
 
 TEST(DoctorTest, PoolAndItsMachines) {

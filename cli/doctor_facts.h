@@ -55,8 +55,9 @@ struct MachineFacts {
 };
 
 struct CoordinatorFacts {
-  std::string url;    // of the HTTP front; empty: this machine knows of none
-  absl::Status name;  // whether the name in it is known
+  std::string url;      // of the HTTP front; empty: this machine knows of none
+  absl::Status access;  // whether address, folder and files that were named can be used at all
+  absl::Status name;    // whether the name in it is known
   std::vector<std::string> addresses;
   absl::Status port;  // whether it answers; see net::Reach
   double connect_ms = 0;

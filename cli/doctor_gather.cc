@@ -260,7 +260,7 @@ CoordinatorFacts GatherCoordinator(const HttpClient::Options& http, const Machin
   const auto client = HttpClient::Create(http);
   if (!client.ok()) {
     out.url = http.url.empty() ? "the pool" : http.url;
-    out.https = client.status();
+    out.access = client.status();
     return out;
   }
   const bool told =

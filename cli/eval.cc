@@ -179,14 +179,19 @@ void RegisterEval(CLI::App& app) {
                  });
   command->add_option("--model", args->model, "GGUF file")->required();
   command->add_option("--prompts", args->prompts, "file of prompts")->required();
-  command->add_option("--generate", args->generate, "tokens to continue with, at most");
+  command->add_option("--generate", args->generate, "tokens to continue with, at most")
+      ->capture_default_str();
   command->add_option("--top", args->top, "logits listed for each position")
-      ->check(CLI::Range(0u, 1024u));
+      ->check(CLI::Range(0u, 1024u))
+      ->capture_default_str();
   command->add_option("--threads", args->threads, "threads (default: all processors)");
   command->add_option("--chunk", args->chunk, "prompt tokens of one step")
-      ->check(CLI::Range(1u, stage::kMaxFrameRows));
-  command->add_option("--stages", args->stages,
-                      "cut the model into so many stages, with framing between them");
+      ->check(CLI::Range(1u, stage::kMaxFrameRows))
+      ->capture_default_str();
+  command
+      ->add_option("--stages", args->stages,
+                   "cut the model into so many stages, with framing between them")
+      ->capture_default_str();
   command->add_flag("--batch", args->batch, "all prompts at once");
   command->add_option("--isa", args->isa, "scalar, avx2 or avx512 (default: the best)");
   command

@@ -310,7 +310,9 @@ void RegisterGpuCheck(CLI::App& app) {
       "5 no driver or no card.",
       [o] { return Run(*o); });
   command->add_option("--out", o->out, "File for the report")->capture_default_str();
-  command->add_option("--card", o->card, "Only this card, as the driver numbers them")
+  command
+      ->add_option("--card", o->card,
+                   "Only this card, as the driver numbers them (default: every card)")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--small", o->small, "Few and small shapes");
   command->add_flag("--no-probe", o->no_probe, "Do not measure rates");

@@ -70,12 +70,12 @@ class ReplyParser : public http::basic_parser<false> {
   bool stopped_ = false;
 };
 
-// A key of ours says by itself whether it was mistyped; others are the server's to judge.
+// A key of ours says by itself whether it was mistyped, and others that a header can carry are the
+// server's to judge. The words are the same in both cases.
 absl::Status CheckApiKey(const std::string& key) {
   for (const char c : key) {
-    if (static_cast<unsigned char>(c) <= ' ' || c == 0x7f) {
-      return InvalidArgument("the API key holds spaces or control characters");
-    }
+    if (static_cast<unsigned char>(c) <= ' ' || static_cast<unsigned char>(c) >= 0x7f)
+      return NotAnApiKey();
   }
   if (key.compare(0, kApiKeyPrefix.size(), kApiKeyPrefix) != 0) return absl::OkStatus();
   return ApiKeyText::Parse(key).status();

@@ -35,7 +35,8 @@ class HttpClient {
     bool look_around = true;  // false: what is empty stays so, whatever the environment and the
                               // default folders hold
   };
-  // InvalidArgument for a malformed URL, a mistyped key of Lanyard's, or files that cannot be read.
+  // InvalidArgument for a malformed URL or files that cannot be read, Unauthenticated for a
+  // mistyped key (NotAnApiKey).
   static absl::StatusOr<HttpClient> Create(Options options);
 
   // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/command_line.h"
 #include "cli/cli.h"
 #include "cli/connection.h"
 #include "cli/duration.h"
@@ -75,7 +76,7 @@ int ListKeys(const Options& o) {
                   DateText(key, "created_unix_s", "-"), DateText(key, "expires_unix_s", "never"),
                   DateText(key, "last_used_unix_s", "never")});
   }
-  std::fputs(table.ToString().c_str(), stdout);
+  PrintTable(table, "There is no API key. Make one with: lanyard key create NAME");
   return kOk;
 }
 
@@ -117,8 +118,10 @@ void RegisterKey(CLI::App& app) {
                  [options] { return Create(*options); });
   create->add_option("NAME", options->name, "Whose it is: letters, digits and . _ - @ +")
       ->required();
-  create->add_option("--ttl", options->ttl,
-                     "How long it is valid: 12h, 90d, 52w (default: until it is revoked)");
+  create
+      ->add_option("--ttl", options->ttl,
+                   "How long it is valid: 12h, 90d, 52w (default: until it is revoked)")
+      ->check(ParsesAs(ParseSeconds));
 
   CLI::App* list = AddCommand(
       *key, "list", "Lists every key, without its text",

@@ -111,7 +111,9 @@ int Load(Options o) {
   LoadStats total;
   total.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   for (const LoadStats& s : stats) total.Add(s);
-  std::fputs(o.json ? (total.ToJson() + "\n").c_str() : total.ToText().c_str(), stdout);
+  // Without a single answer there are no figures, only the error.
+  if (o.json) std::printf("%s\n", total.ToJson().c_str());
+  if (!o.json && total.errors < total.requests) std::fputs(total.ToText().c_str(), stdout);
   if (Interrupted().load()) return kInterrupted;
   if (total.errors == 0) return kOk;
   std::fprintf(stderr, "error: %llu of %llu requests failed, the first with: %s\n",
@@ -136,13 +138,19 @@ void RegisterLoad(CLI::App& app) {
                  [o] { return Load(*o); });
   AddConnectionFlags(load, &o->http);
   load->add_option("--model", o->model, "Id of a model of the pool (default: its own)");
-  load->add_option("--users", o->users, "Requests at a time")->check(CLI::Range(1, 1000));
-  load->add_option("--requests", o->requests, "Requests in all")->check(CLI::Range(1, 1'000'000));
+  load->add_option("--users", o->users, "Requests at a time")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  load->add_option("--requests", o->requests, "Requests in all")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   load->add_option("--prompt-tokens", o->prompt_tokens,
                    "Tokens of each prompt; every prompt is another")
-      ->check(CLI::Range(1, 1'000'000));
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   load->add_option("--generate", o->generate, "Tokens of each answer")
-      ->check(CLI::Range(1, 1'000'000));
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   load->add_flag("--json", o->json, "One line of JSON");
 }
 

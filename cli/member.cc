@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/command_line.h"
 #include "base/file.h"
 #include "cli/admin_folder.h"
 #include "cli/cli.h"
@@ -81,7 +82,7 @@ int ListTokens(const Options& o) {
                     absl::StrCat(Count(token, "used"), " of ", Count(token, "uses")),
                     DateText(token, "expires_unix_s", "-")});
     }
-    std::fputs(table.ToString().c_str(), stdout);
+    PrintTable(table, "No token can be used. Make one with: lanyard token create");
   });
 }
 
@@ -91,7 +92,7 @@ int RevokeToken(const Options& o) {
   return Show(o,
               ObjectOf(*client, client->Delete(absl::StrCat(kTokens, "/", EscapeForPath(o.name)))),
               [&](const ordered_json&) {
-                std::printf("The token %s lets nobody in any more.\n", o.name.c_str());
+                std::printf("The token %s can no longer be used.\n", o.name.c_str());
               });
 }
 
@@ -116,7 +117,7 @@ int ListMembers(const Options& o) {
           {Text(node, "name"), Text(node, "role"), state, DateText(node, "joined_unix_s", "-"),
            DateText(node, "certificate_ends_unix_s", "-"), Text(node, "from"), Text(node, "id")});
     }
-    std::fputs(table.ToString().c_str(), stdout);
+    PrintTable(table, "The cluster has no members.");
     for (const auto& node : List(reply, "members")) {
       if (const std::string why = Text(node, "quarantine"); !why.empty()) {
         std::printf("'%s' is in quarantine for %s\n", Text(node, "name").c_str(), why.c_str());
@@ -233,6 +234,7 @@ void RegisterTokens(CLI::App& app, const std::shared_ptr<Options>& options) {
   create->add_option("--role", options->role, "worker, or admin for a machine that administers")
       ->capture_default_str();
   create->add_option("--ttl", options->ttl, "How long it is good: 30m, 1h, 7d")
+      ->check(ParsesAs(ParseSeconds))
       ->capture_default_str();
   create->add_option("--uses", options->uses, "How many machines may use it")
       ->capture_default_str();
@@ -281,7 +283,7 @@ void RegisterMember(CLI::App& app) {
   }
 
   CLI::App* join = AddCommand(app, "join", "Makes this machine one that administers a cluster",
-                              "  lanyard join 192.168.1.10:7470 --token lyt1…",
+                              "  lanyard join 192.168.1.10:7470 --name laptop --token lyt1…",
                               [options] { return Join(*options); });
   join->add_option("ADDRESS", options->address,
                    "Where machines join, as `lanyard token create --role admin` prints it")

@@ -21,7 +21,7 @@ struct Options {
   HttpClient::Options http;
   std::string name;
   bool json = false;
-  bool wait = true;
+  bool no_wait = false;
 };
 
 std::string Bytes(const ordered_json& object, const char* key) {
@@ -77,7 +77,7 @@ int ListModels(const Options& o) {
     table.AddRow({Text(model, "id"), model["bytes"].is_null() ? "-" : Bytes(model, "bytes"),
                   Text(model, "context"), model["state"].is_null() ? "-" : Text(model, "state")});
   }
-  std::fputs(table.ToString().c_str(), stdout);
+  PrintTable(table, "The pool serves no model.");
   return kOk;
 }
 
@@ -96,7 +96,7 @@ int ListRequests(const Options& o) {
                   Text(r, "prefilled_tokens"), Text(r, "completion_tokens"),
                   FormatSeconds(Real(r, "age_s"))});
   }
-  std::fputs(table.ToString().c_str(), stdout);
+  PrintTable(table, "No request is running or waiting.");
   return kOk;
 }
 
@@ -115,7 +115,12 @@ void PrintPool(const ordered_json& status) {
                   absl::StrFormat("%.0f%%", 100 * Real(n, "busy")),
                   FormatSeconds(Real(n, "heartbeat_age_s")) + " ago"});
   }
-  std::fputs(table.ToString().c_str(), stdout);
+  PrintTable(table, "No worker has joined this pool.");
+  for (const auto& n : List(status, "nodes")) {
+    if (const std::string why = Text(n, "why"); !why.empty()) {
+      std::printf("%s (%s): %s\n", Text(n, "name").c_str(), Text(n, "state").c_str(), why.c_str());
+    }
+  }
 }
 
 void PrintNode(const ordered_json& node) {
@@ -162,11 +167,11 @@ int Stop(const Options& o) {
   if (!reply.ok()) return Fail(reply.status());
   if (const absl::Status status = StatusOfReply(*reply); !status.ok()) return Fail(status);
   bool stopped = false;
-  for (int i = 0; o.wait && i < 100 && !stopped; ++i) {
+  for (int i = 0; !o.no_wait && i < 100 && !stopped; ++i) {
     stopped = !client->Get("/livez").ok();
     if (!stopped) std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  if (o.wait && !stopped) {
+  if (!o.no_wait && !stopped) {
     return Fail(absl::DeadlineExceededError(
         absl::StrCat("the pool at ", client->url(), " still answers 10 s after it was asked to ",
                      "stop\n  Look at it with: lanyard node status")));
@@ -223,7 +228,7 @@ void RegisterNode(CLI::App& app) {
                               "  lanyard stop\n  lanyard stop --url http://127.0.0.1:8090",
                               [options] { return Stop(*options); });
   AddConnectionFlags(stop, &options->http);
-  stop->add_flag("!--no-wait", options->wait, "Do not wait until the pool has stopped");
+  stop->add_flag("--no-wait", options->no_wait, "Do not wait until the pool has stopped");
   stop->add_flag("--json", options->json, kJson);
 }
 

@@ -322,12 +322,11 @@ int Run(Options options) {
 
 void RegisterRun(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  CLI::App* run =
-      AddCommand(app, "run", "Chats with a pool",
-                 "  lanyard run                                  a conversation, on a terminal\n"
-                 "  lanyard run --prompt 'Why is the sky blue?' --temperature 0\n"
-                 "  cat letter.txt | lanyard run --system 'Summarise this letter.'",
-                 [options] { return Run(*options); });
+  CLI::App* run = AddCommand(app, "run", "Chats with a pool",
+                             "  lanyard run   # a conversation, on a terminal\n"
+                             "  lanyard run --prompt 'Why is the sky blue?' --temperature 0\n"
+                             "  cat letter.txt | lanyard run --system 'Summarise this letter.'",
+                             [options] { return Run(*options); });
   run->add_option("MODEL", options->model, "Id of a model of the pool (default: its first)");
   AddConnectionFlags(run, &options->http);
   run->add_option("--prompt", options->prompt,

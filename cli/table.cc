@@ -1,6 +1,7 @@
 #include "cli/table.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "base/status.h"
 
@@ -51,6 +52,10 @@ std::string Table::ToString() const {
     out += line + "\n";
   }
   return out;
+}
+
+void PrintTable(const Table& table, const std::string& when_empty) {
+  std::fputs(table.empty() ? (when_empty + "\n").c_str() : table.ToString().c_str(), stdout);
 }
 
 std::string FormatSeconds(double seconds) {

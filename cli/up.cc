@@ -33,6 +33,7 @@
 #include "cli/table.h"
 #include "cli/up_process.h"
 #include "cli/up_status.h"
+#include "model/gguf.h"
 
 namespace lanyard::cli {
 namespace {
@@ -55,7 +56,7 @@ struct Options {
   uint32_t threads = 0;
   std::string memory;
   uint32_t context = 0;
-  uint32_t users = 0;
+  uint32_t users = 4;
   uint32_t port = 8080;
   std::string state;
   bool http_open = false;
@@ -195,7 +196,7 @@ absl::Status Pool::StartCoordinator() {
     spec.args.insert(spec.args.end(), {"--ready-token", absl::StrCat(o_.workers)});
   }
   if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
-  if (o_.users > 0) spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
+  spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
   for (std::string& word : NumericsArgs(o_.numerics)) spec.args.push_back(std::move(word));
   if (o_.http_open) spec.args.emplace_back("--http-open");
   coordinator_ = std::make_unique<Process>(std::move(spec));
@@ -206,7 +207,7 @@ absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string& log = coordinator_->spec().log_path;
   // What it said itself is the error; a crash shows what led to it.
   const std::string last = LastLines(log, 1);
-  const std::string own = "lanyard-coordinator: ";
+  const std::string own = "error: ";
   if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
   const std::string tail = LastLines(log, 10);
   return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n",
@@ -489,9 +490,7 @@ absl::StatusOr<fs::path> ChooseState(const Options& o) {
 }
 
 int Up(const Options& o) {
-  if (::access(o.model.c_str(), R_OK) != 0) {
-    return Fail(NotFound("cannot read the model ", o.model, ": ", std::strerror(errno)));
-  }
+  if (const auto file = model::GgufFile::Open(o.model); !file.ok()) return Fail(file.status());
   if (o.plaintext && !o.http_open) {
     return Fail(InvalidArgument(
         "--plaintext leaves out the identities that HTTPS is made of; leave --plaintext out, or "
@@ -531,7 +530,9 @@ void RegisterUp(CLI::App& app) {
       "  Ctrl-C or SIGTERM stops all of it. Logs lie in STATE/logs.",
       [o] { return Up(*o); });
   up->add_option("--model", o->model, "Model file (GGUF)")->required();
-  up->add_option("--workers", o->workers, "Worker processes")->check(CLI::Range(1, 64));
+  up->add_option("--workers", o->workers, "Worker processes")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   up->add_option("--threads-per-worker", o->threads,
                  "Compute threads of each worker (default: the CPUs, shared out)")
       ->check(CLI::Range(1, 1024));
@@ -545,9 +546,11 @@ void RegisterUp(CLI::App& app) {
   up->add_option("--context", o->context, "Tokens of one conversation at most (default: what fits)")
       ->check(CLI::Range(1, 16'777'216));
   up->add_option("--users", o->users, "Conversations at a time that memory is set aside for")
-      ->check(CLI::Range(1, 4096));
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
   up->add_option("--port", o->port, "Port of the API on 127.0.0.1; 0: a free one")
-      ->check(CLI::Range(0, 65535));
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
   up->add_flag("--plaintext", o->plaintext,
                "no encryption between coordinator and workers (they stay on loopback)");
   up->add_flag(

@@ -60,8 +60,7 @@ Gate::Verdict Gate::CheckKey(std::string_view presented, std::string_view client
   const std::string who = absl::StrCat(AbslView(client), "/", known ? text->id : "");
   if (failures_.IsBlocked(who, now)) return Refuse(TooManyFailures());
   const absl::StatusOr<std::string> id =
-      options_.keys != nullptr ? options_.keys->Check(presented)
-                               : absl::UnauthenticatedError("The API key is not valid.");
+      options_.keys != nullptr ? options_.keys->Check(presented) : NotAnApiKey();
   if (id.ok()) return {.caller = {Caller::Kind::kUser, *id, ""}, .refused = {}};
   failures_.Failed(who, now);
   return Refuse(ToResponse(id.status()));
@@ -87,9 +86,11 @@ Gate::Verdict Gate::Enter(const Credentials& c, std::optional<Access> access, Ti
     if (verdict.refused.has_value()) return verdict;
   }
   if (access == Access::kAdmin && verdict.caller.kind != Caller::Kind::kAdmin) {
-    verdict.refused = ToResponse(
-        absl::PermissionDeniedError("This is for administrators: it takes an administrator's "
-                                    "certificate, and no API key will do."));
+    verdict.refused = ToResponse(absl::PermissionDeniedError(
+        "This is for administrators: it takes an administrator's certificate, and no API key "
+        "will do. On the coordinator's machine `lanyard` finds one when neither --url nor "
+        "LANYARD_URL is given, and --admin FOLDER names one. For another machine `lanyard token "
+        "create --role admin` prints, there, a token for `lanyard join`."));
   }
   return verdict;
 }

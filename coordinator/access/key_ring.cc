@@ -106,8 +106,7 @@ absl::StatusOr<std::string> KeyRing::Check(std::string_view presented) {
   static const Digest kNobodys{};
   const Digest& expected = it != keys_.end() ? it->second.secret_sha256 : kNobodys;
   const bool equal = CRYPTO_memcmp(digest.data(), expected.data(), digest.size()) == 0;
-  if (it == keys_.end() || !equal || !Live(it->second, now))
-    return absl::UnauthenticatedError("The API key is not valid.");
+  if (it == keys_.end() || !equal || !Live(it->second, now)) return NotAnApiKey();
   Key& key = it->second;
   if (!key.info.last_used_unix_s.has_value() ||
       now - *key.info.last_used_unix_s >= kUseStepSeconds) {

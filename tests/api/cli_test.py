@@ -76,6 +76,52 @@ class Cli(unittest.TestCase):
         for args in (("list",), ("ps",), ("node", "status"), ("node", "status", "w1")):
             self.assertTrue(self.run_cli(*args).strip())
 
+    def test_an_error_stands_alone(self):
+        """After an error nothing stands on stdout: no header of a table, no half of an answer."""
+        lists = (("list",), ("ps",), ("node", "status"), ("node", "status", "w1"), ("node", "list"), ("token", "list"),
+                 ("key", "list"), ("load", "--requests", "2"), ("run", "--prompt", "x"), ("stop",), ("token", "create"),
+                 ("key", "create", "x"), ("node", "drain", "w1"))
+        for args in lists:
+            for extra in ((), ("--json",)):
+                if args[0] == "run" and extra:
+                    continue
+                with self.subTest(args=args + extra):
+                    done = subprocess.run([ARGS.lanyard, *args, *extra, "--url", "http://127.0.0.1:1"], capture_output=True,
+                                          text=True, env=self.env(), timeout=30)
+                    self.assertEqual((done.returncode, done.stdout), (3, ""), done.stderr)
+                    self.assertTrue(done.stderr.startswith("error: "), done.stderr)
+        for model in ("/nonexistent.gguf", ARGS.lanyard, "/", "/etc/passwd"):
+            said = set()
+            for args in (("inspect",), ("plan", "--machines", "/nonexistent.toml"), ("tokenize",), ("detokenize",), ("template",),
+                         ("eval", "--prompts", "/etc/passwd"), ("bench",), ("up",)):
+                done = subprocess.run([ARGS.lanyard, *args, "--model", model], capture_output=True, text=True,
+                                      stdin=subprocess.DEVNULL, env=self.env(), timeout=30)
+                self.assertEqual(done.stdout, "", args)
+                said.add((done.returncode, done.stderr))
+            self.assertEqual(len(said), 1, said)  # the same words by every verb
+            code, text = said.pop()
+            self.assertIn("No such file" if code == 5 else "not a GGUF file: ", text)
+
+    def test_empty_lists_say_so(self):
+        self.assertEqual(self.run_cli("ps"), "No request is running or waiting.\n")
+        done = subprocess.run([ARGS.lanyard, "discover", "--timeout-ms", "100", "--port", "9"], capture_output=True, text=True,
+                              env=self.env(), timeout=30)
+        self.assertEqual((done.returncode, done.stdout), (5, ""), done.stderr)
+        done = subprocess.run([ARGS.lanyard, "discover", "--timeout-ms", "100", "--port", "9", "--json"], capture_output=True,
+                              text=True, env=self.env(), timeout=30)
+        self.assertEqual((done.returncode, json.loads(done.stdout)), (5, {"coordinators": []}))
+
+    def test_help_version_and_wrong_words(self):
+        for args in (("--version",), ("version",)):
+            self.assertRegex(self.run_cli(*args), r"^lanyard \d+\.\d+\.\d+\n$")
+        self.assertEqual(self.run_cli("help", "node", "drain"), self.run_cli("node", "drain", "--help"))
+        self.assertEqual(self.run_cli("help", "run"), self.run_cli("run", "--help"))
+        self.assertEqual(self.run_cli("help"), self.run_cli("--help"))
+        for args in ((), ("lst",), ("chat",), ("node", "lst"), ("run", "--memry"), ("help", "lst"), ("up",)):
+            error = self.run_cli(*args, code=2)
+            self.assertTrue(error.startswith("error: "), error)
+            self.assertTrue(not args or args[-1] in error.split("\n")[0] or args == ("up",), error)
+
     def test_load(self):
         out = json.loads(self.run_cli("load", "--users", "4", "--requests", "10", "--prompt-tokens", "16", "--generate", "20", "--json"))
         self.assertEqual((out["requests"], out["errors"], out["completion_tokens"]), (10, 0, 200))

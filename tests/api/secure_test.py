@@ -128,14 +128,19 @@ class Secure(unittest.TestCase):
         self.assertIn("revoked", self.cli("key", "revoke", "laptop"))
         self.assertIn("not valid", self.cli("run", "--prompt", "hi", admin=None, key=key, code=4))
         self.assertIn("no key named", self.cli("key", "revoke", "laptop", code=5))
-        self.assertIn("no span of time", self.cli("key", "create", "x", "--ttl", "soon", code=1))
+        self.assertIn("no span of time", self.cli("key", "create", "x", "--ttl", "soon", code=2))
         self.cli("key", "create", code=2)
 
     def test_a_mistyped_key_is_told_without_the_server(self):
         key = self.cli("key", "create", "typist").strip()
         wrong = key[:30] + ("a" if key[30] != "a" else "b") + key[31:]
-        self.assertIn("was altered", self.cli("run", "--prompt", "hi", admin=None, key=wrong, url="https://127.0.0.1:1", code=1))
-        self.assertIn("cut short: 60 characters of 65", self.cli("run", "--prompt", "hi", admin=None, key=key[:60], code=1))
+        self.assertIn("is not valid", self.cli("run", "--prompt", "hi", admin=None, key=wrong, url="https://127.0.0.1:1", code=4))
+        for args in (("ps",), ("node", "status"), ("node", "list"), ("token", "list"), ("key", "list"), ("stop",)):
+            said = self.cli(*args, admin=None, key=key, code=4)  # a good key, which is no administrator's
+            self.assertIn("lanyard token create --role admin", said)
+        unknown = "lyk-unknown"  # which the server refuses
+        said = {self.cli("run", "--prompt", "hi", admin=None, key=k, code=4) for k in (wrong, key[:60], key + "x", unknown)}
+        self.assertEqual(len(said), 1, said)
 
     def test_words_for_tls(self):
         self.assertIn("CA that this machine knows", self.cli("key", "list", ca=None, code=4))

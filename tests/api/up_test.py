@@ -16,11 +16,14 @@ import urllib.request
 
 ARGS = argparse.Namespace(lanyard="")
 
+# A GGUF file of no tensors, which the stand-in reads on.
+HEADER = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
+
 # Serves /admin/v1/status; "joined" workers are files beside the ready file. MODE is in the model file.
 COORDINATOR = r'''#!/usr/bin/env python3
 import http.server, json, os, pathlib, signal, sys, threading
 a = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-mode = pathlib.Path(a["--model"]).read_text()
+mode = pathlib.Path(a["--model"]).read_bytes()[24:].decode()  # behind the header
 print("coordinator starts"); sys.stdout.flush()
 if mode == "broken":
     print("error: the model is malformed at offset 7"); sys.exit(1)
@@ -89,7 +92,7 @@ class Up(unittest.TestCase):
             (self.bin / name).chmod(0o755)
         self.state = self.dir / "state"
         self.model = self.dir / "m.gguf"
-        self.model.write_text("fine")
+        self.model.write_bytes(HEADER + b"fine")
         self.process = None
         self.addCleanup(self.kill)
 
@@ -182,14 +185,14 @@ class Up(unittest.TestCase):
         return error
 
     def test_no_plan(self):
-        self.model.write_text("no plan")
+        self.model.write_bytes(HEADER + b"no plan")
         self.up("--json")
         self.fails_with("needs 97 MiB, there are 20 MiB", "w2: 10 MiB")
 
     def test_broken_model(self):
-        self.model.write_text("broken")
+        self.model.write_bytes(HEADER + b"broken")
         self.up("--json")
-        self.fails_with("exit code 1", "malformed at offset 7")
+        self.fails_with("malformed at offset 7", "coordinator.log")
 
     def test_worker_that_cannot_start(self):
         self.state.mkdir()

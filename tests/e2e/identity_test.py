@@ -84,7 +84,7 @@ class Joining(unittest.TestCase):
                                 "one bit flipped": flipped}.items():
                 code, text = c.try_join(token)
                 print(f"{what}: {text}", flush=True)
-                self.assertEqual(code, 1, what)
+                self.assertIn(code, (1, 4), what)
                 said[what] = text
             self.assertIn("expired", said["expired"])
             self.assertIn("not of the one that the token is for", said["other cluster"])

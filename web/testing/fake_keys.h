@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/api_key.h"
 #include "coordinator/access/api_keys.h"
 
 namespace lanyard::web {
@@ -16,7 +17,7 @@ class FakeKeys : public coordinator::ApiKeys {
   absl::StatusOr<std::string> Check(std::string_view presented) override {
     ++checks;
     if (live && presented == good_) return id;
-    return absl::UnauthenticatedError("The API key is not valid.");
+    return NotAnApiKey();
   }
   bool IsLive(std::string_view key_id) const override { return live && key_id == id; }
   absl::StatusOr<coordinator::NewApiKey> Create(std::string_view, std::optional<int64_t>) override {

@@ -1,0 +1,34 @@
+// The command line of lanyard-coordinator.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/pool_runner.h"
+#include "net/discovery.h"
+#include "web/http_server.h"
+
+namespace lanyard::apps {
+
+struct CoordinatorFlags {
+  std::string model, ready_file, log_level = "info";
+  coordinator::PoolRunnerOptions pool;
+  std::vector<std::string> networks;
+  web::ServerOptions front;
+  int ready_fd = -1;
+  uint32_t ready_tokens = 0;
+  bool plaintext = false;
+  bool no_discovery = false;
+  uint16_t discovery_port = net::kDiscoveryPort;
+  double drain_timeout_s = 0;
+  int64_t certificate_life_s = identity::kNodeCertificateSeconds;
+  double renew_every_s = 0;
+  bool log_json = false;
+};
+
+// The program's options, bound to *flags, which must outlive the parsing.
+std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* flags);
+
+}  // namespace lanyard::apps
