@@ -58,10 +58,12 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
   app.add_option("--discovery-port", flags.discovery_port, "where it answers them")
       ->capture_default_str();
   app.add_option("--ready-token", flags.ready_tokens,
-                 "put a join token for so many workers into the ready line")
+                 "put a join token for so many workers into the ready line (default: "
+                 "none)")
       ->check(CLI::Range(1, 1000));
   app.add_option("--ready-fd", flags.ready_fd,
-                 "write one JSON line with the addresses there once both listen");
+                 "write one JSON line with the addresses there once both listen (default: "
+                 "nowhere)");
   app.add_option("--ready-file", flags.ready_file, "the same into a file");
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
       ->check(ParsesAs(ParseLogLevel))

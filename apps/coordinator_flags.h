@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/pool_runner.h"
+#include "identity/authority.h"
 #include "net/discovery.h"
 #include "web/http_server.h"
 

@@ -90,7 +90,7 @@ int Doctor(Options o) {
   CheckAbsent(o, &coordinator, &report);
   if (o.node.empty()) CheckMachine(machine, &report);
   CheckCoordinator(coordinator, &report);
-  if (pool.has_value()) CheckPool(*pool, &report);
+  pool.has_value() ? CheckPool(*pool, &report) : SkipPool(&report);
   if (o.json) {
     Print(ToJson(report, pool));
   } else {

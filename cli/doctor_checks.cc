@@ -356,15 +356,6 @@ void CheckMachine(const MachineFacts& facts, Report* out) {
   for (const IdentityFacts& identity : facts.identities) CheckIdentity(place, identity, facts.now);
 }
 
-namespace {
-
-void SkipPool(Place& place) {
-  place.Skip("pool", "the machines of a pool and the ways between them are asked for there",
-             "the same", absl::StatusCode::kUnavailable);
-}
-
-}  // namespace
-
 void CheckCoordinator(const CoordinatorFacts& facts, Report* out) {
   Place place(kCoordinator, out);
   if (facts.url.empty()) {
@@ -374,12 +365,10 @@ void CheckCoordinator(const CoordinatorFacts& facts, Report* out) {
                "lanyard doctor --url https://HOST:PORT, or make this machine an administrator's: "
                "lanyard join",
                absl::StatusCode::kUnavailable);
-    SkipPool(place);
   } else if (!facts.access.ok()) {
     place.Bad("access", Says(facts.access),
               "an address, a folder or a file that was named cannot be used",
               "lanyard doctor --help shows how a pool is named");
-    SkipPool(place);
   } else if (!facts.name.ok()) {
     CheckPort(place, "name", facts.name, "lanyard-coordinator");
   } else if (!facts.port.ok()) {
@@ -436,6 +425,14 @@ void CheckPool(const PoolFacts& facts, Report* out) {
   }
   for (const ordered_json& node : List(answer, "nodes")) CheckNode(node, facts, out);
   CheckLinks(List(answer, "links"), out);
+}
+
+void SkipPool(Report* out) {
+  Place(kCoordinator, out)
+      .Skip("pool",
+            "the coordinator gave no answer about the machines of the pool and the ways between "
+            "them",
+            "mend what stands above, then: lanyard doctor", absl::StatusCode::kUnavailable);
 }
 
 bool IsHealthy(const Report& report) {

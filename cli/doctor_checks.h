@@ -53,5 +53,6 @@ std::string Verdict(const Report& report);
 void CheckMachine(const MachineFacts& facts, Report* out);
 void CheckCoordinator(const CoordinatorFacts& facts, Report* out);
 void CheckPool(const PoolFacts& facts, Report* out);
+void SkipPool(Report* out);  // instead, when there are no facts
 
 }  // namespace lanyard::cli

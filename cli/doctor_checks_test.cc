@@ -210,10 +210,14 @@ TEST(DoctorTest, Coordinator) {
 
 // "All is well" is said by no report that left something out.
 TEST(DoctorTest, WhatWasNotLookedAtIsNotWell) {
+  const auto check_pool = [](PoolFacts pool, Report* report) {
+    pool.answer = ordered_json::parse(pool.answer.dump());  // as it comes from the wire
+    CheckPool(pool, report);
+  };
   Report good;
   CheckMachine(GoodMachine(), &good);
   CheckCoordinator(GoodCoordinator(), &good);
-  CheckPool(GoodPool(), &good);
+  check_pool(GoodPool(), &good);
   ASSERT_TRUE(IsHealthy(good));
   EXPECT_EQ(DoctorExitCode(good), kOk);
   EXPECT_EQ(Verdict(good), "All is well.");
@@ -221,6 +225,7 @@ TEST(DoctorTest, WhatWasNotLookedAtIsNotWell) {
   std::vector<std::pair<Report, ExitCode>> cases(4);
   CheckMachine(GoodMachine(), &cases[0].first);
   CheckCoordinator({}, &cases[0].first);  // no pool is known here
+  SkipPool(&cases[0].first);
   cases[0].second = kUnreachable;
   MachineFacts machine = GoodMachine();
   machine.identities[0].status = absl::PermissionDeniedError("Permission denied");
@@ -232,7 +237,7 @@ TEST(DoctorTest, WhatWasNotLookedAtIsNotWell) {
   cases[2].second = kDenied;
   PoolFacts pool = GoodPool();
   pool.answer["links"][0].update({{"code", "CANCELLED"}, {"error", "not measured"}});
-  CheckPool(pool, &cases[3].first);
+  check_pool(pool, &cases[3].first);
   cases[3].second = kTimedOut;
   for (const auto& [report, code] : cases) {
     EXPECT_TRUE(report.findings.empty());
