@@ -6,8 +6,25 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "cli/numerics_flags.h"
+#include "web/address.h"
 
 namespace lanyard::apps {
+namespace {
+
+void AddHttpFlags(CLI::App& app, web::ServerOptions* front) {
+  app.add_option("--http", front->listen, "where clients ask")
+      ->check(ParsesAs(web::ParseListen))
+      ->capture_default_str();
+  app.add_flag("--http-open", front->open,
+               "without API keys, for every program of this machine; on loopback only");
+  app.add_option("--http-name", front->host_names,
+                 "a name that clients use for this server, besides its address")
+      ->check(ParsesAs([](const std::string& name) { return web::ParseHostNames({name}); }));
+  app.add_flag("--public", front->public_address,
+               "listen for HTTP also where the internet can reach it");
+}
+
+}  // namespace
 
 std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
   auto made = std::make_unique<CLI::App>(
@@ -21,19 +38,15 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
                  "that machines may join from, like 10.1.0.0/16; again for more (default: loopback "
                  "and private ones)")
       ->check(ParsesAs(Network::Parse));
-  app.add_option("--http", flags.front.listen, "where clients ask")->capture_default_str();
-  app.add_flag("--http-open", flags.front.open,
-               "without API keys, for every program of this machine; on loopback only");
-  app.add_option("--http-name", flags.front.host_names,
-                 "a name that clients use for this server, besides its address");
-  app.add_flag("--public", flags.front.public_address,
-               "listen for HTTP also where the internet can reach it");
+  AddHttpFlags(app, &flags.front);
   app.add_option("--state", flags.pool.state_directory,
                  "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
   app.add_option("--workers", flags.pool.expect_workers,
-                 "plan as soon as so many have joined (default: a second after the last)");
+                 "plan as soon as so many have joined (default: a second after the last)")
+      ->check(CLI::Range(1, 4096));
   app.add_option("--context", flags.pool.context,
-                 "tokens of one conversation at most (default: the model's, at most 4096)");
+                 "tokens of one conversation at most (default: the model's, at most 4096)")
+      ->check(CLI::Range(1, 16'777'216));
   app.add_option("--users", flags.pool.users, "conversations of full length that KV is wanted for")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
@@ -56,6 +69,7 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
   app.add_flag("--no-discovery", flags.no_discovery,
                "do not answer machines that look for a coordinator (UDP)");
   app.add_option("--discovery-port", flags.discovery_port, "where it answers them")
+      ->check(CLI::Range(1, 65535))
       ->capture_default_str();
   app.add_option("--ready-token", flags.ready_tokens,
                  "put a join token for so many workers into the ready line (default: "

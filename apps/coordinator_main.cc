@@ -11,6 +11,7 @@
 #include "base/command_line.h"
 #include "base/environment.h"
 #include "base/file.h"
+#include "base/listen_check.h"
 #include "base/log.h"
 #include "coordinator/access/cluster.h"
 #include "coordinator/access/key_ring.h"
@@ -19,6 +20,7 @@
 #include "coordinator/state/store.h"
 #include "net/channel.h"
 #include "net/discovery.h"
+#include "web/address.h"
 #include "web/http_server.h"
 
 namespace {
@@ -120,13 +122,17 @@ absl::Status Run(apps::CoordinatorFlags flags) {
   SetupLog({level, flags.log_json, "coordinator"});
   ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
+  ASSIGN_OR_RETURN(flags.front.host_names, web::ParseHostNames(flags.front.host_names));
   std::signal(SIGPIPE, SIG_IGN);
-  const sigset_t signals = apps::BlockEndingSignals();
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   flags.pool.on_shutdown = [] { ::kill(getpid(), SIGTERM); };
 
+  RETURN_IF_ERROR(web::HttpServer::Check(flags.front, !flags.plaintext && !flags.front.open));
+  RETURN_IF_ERROR(CheckCanListen(flags.pool.listen, "stop it, or choose another with --listen"));
+  // Reads all of a new model, which takes minutes: until then a signal ends the process at once.
   ASSIGN_OR_RETURN(auto model,
                    coordinator::ServedModel::Load(flags.model, flags.pool.state_directory));
+  const sigset_t signals = apps::BlockEndingSignals();
   ASSIGN_OR_RETURN(const auto store,
                    coordinator::Store::Open(flags.pool.state_directory + "/lanyard.db"));
   ASSIGN_OR_RETURN(const auto keys, coordinator::KeyRing::Open(store.get()));

@@ -32,14 +32,14 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
       ->check([](const std::string& name) { return Str(net::CheckWorkerName(name).message()); });
   app.add_option("--memory", flags.memory,
                  "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)")
-      ->check(ParsesAs(ParseSize));
+      ->check(ParsesAsLimit(kLeastProcessBytes));
   app.add_option("--threads", flags.threads, "that compute (default: every processor)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
   app.add_option("--cache-limit", flags.cache_limit,
                  "of cached weights, e.g. 40GiB: the longest unused go first, layers in use never "
                  "(default: the disk)")
-      ->check(ParsesAs(ParseSize));
+      ->check(ParsesAsLimit(kLeastStoreBytes));
   app.add_option("--model", flags.model, "a local copy of the model, used instead of fetching it");
   app.add_option("--models", flags.models, "a folder of GGUF files to look into");
   app.add_option("--listen", flags.listen,

@@ -88,12 +88,21 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const apps::WorkerFlags& flags) 
                    engine::ParseDevices(flags.devices, flags.vram));
   worker::GiveDriverACache(out.weights.state_dir);
   ASSIGN_OR_RETURN(out.devices, engine::OpenDevices(devices));
+  // Now, with its drivers, it is as large as it is before any layer.
+  if (const uint64_t own = worker::OwnBytes(); out.memory_bytes <= own) {
+    const std::string takes =
+        absl::StrCat(" and this program alone takes ", FormatSize(own), "; the layers come on top");
+    if (flags.memory.empty())
+      return ResourceExhausted("3/4 of this machine's free memory is ",
+                               FormatSize(out.memory_bytes), takes);
+    return InvalidArgument("--memory: the limit is ", FormatSize(out.memory_bytes), takes,
+                           ", so give it more, for example ", FormatSize(4 * own));
+  }
   return out;
 }
 
-absl::Status Run(const apps::WorkerFlags& flags) {
+absl::Status Run(const apps::WorkerFlags& flags, worker::DaemonOptions options) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
-  ASSIGN_OR_RETURN(worker::DaemonOptions options, ToOptions(flags));
   SetupLog({level, flags.log_json, options.name});
   RETURN_IF_ERROR(MakePrivateDir(options.weights.state_dir));
   ASSIGN_OR_RETURN(const worker::StateLock lock,
@@ -133,7 +142,11 @@ int main(int argc, char** argv) {
   const auto app = apps::MakeWorkerApp(&flags);
   if (const auto code = ParseCommandLine(*app, argc, argv); code.has_value()) return *code;
   HideToken(argc, argv);
-  const absl::Status status = Run(flags);
+  auto options = ToOptions(flags);
+  const bool usable = options.ok() || !absl::IsInvalidArgument(options.status());
+  const absl::Status status =
+      options.ok() ? Run(flags, *std::move(options)) : std::move(options).status();
   if (!status.ok()) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-  return ExitCodeOf(status.code());
+  // Wrong options do not become right by trying again, which systemd and `lanyard up` know by this.
+  return usable ? ExitCodeOf(status.code()) : kUsage;
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "base/nearest.h"
+#include "base/size.h"
 #include "base/status.h"
 
 namespace lanyard {
@@ -131,6 +132,10 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* 
     return kUsage;
   }
   return std::nullopt;
+}
+
+std::function<std::string(const std::string&)> ParsesAsLimit(uint64_t least) {
+  return ParsesAs([least](const std::string& text) { return ParseLimit(text, least); });
 }
 
 }  // namespace lanyard

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -40,5 +42,8 @@ std::function<std::string(const std::string&)> ParsesAs(Parse parse) {
     return value.ok() ? std::string() : std::string(value.status().message());
   };
 }
+
+// Likewise for a size of at least so many bytes.
+std::function<std::string(const std::string&)> ParsesAsLimit(uint64_t least);
 
 }  // namespace lanyard

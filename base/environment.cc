@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <utility>
 
 namespace lanyard {
 
@@ -17,6 +18,14 @@ std::string StateHome() {
   if (const std::string home = EnvironmentOr("HOME", ""); !home.empty())
     return home + "/.local/state/lanyard";
   return "/var/lib/lanyard";
+}
+
+std::vector<std::string> RuntimeHomes() {
+  std::vector<std::string> out;
+  if (std::string xdg = EnvironmentOr("XDG_RUNTIME_DIR", ""); xdg.starts_with('/'))
+    out.push_back(std::move(xdg));
+  out.push_back("/run/user/" + std::to_string(::geteuid()));
+  return out;
 }
 
 std::string HostName() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace lanyard {
 
@@ -13,6 +14,11 @@ std::string EnvironmentOr(const char* name, const std::string& fallback);
 // path, as the XDG base directory specification asks), else ~/.local/state/lanyard, else (no HOME:
 // a service) /var/lib/lanyard.
 std::string StateHome();
+
+// Where a program of this user keeps what lasts as long as it runs, the best first:
+// $XDG_RUNTIME_DIR and what the login would have set it to. None need exist, and none is checked:
+// the environment may be another user's (sudo).
+std::vector<std::string> RuntimeHomes();
 
 // The machine's name, made of what names of nodes may have (A-Z a-z 0-9, and . _ - after the first;
 // at most 64); "" when it has none that fits.

@@ -48,6 +48,14 @@ TEST(Environment, StateHomeIsXdgThenHomeThenVarLib) {
   EXPECT_EQ(StateHome(), "/var/lib/lanyard");
 }
 
+TEST(Environment, RuntimeHomesAreAbsolute) {
+  const Variable relative("XDG_RUNTIME_DIR", "relative");
+  ASSERT_EQ(RuntimeHomes().size(), 1u);
+  EXPECT_TRUE(RuntimeHomes().front().starts_with("/run/user/"));
+  const Variable xdg("XDG_RUNTIME_DIR", "/run/ada");
+  EXPECT_EQ(RuntimeHomes().front(), "/run/ada");
+}
+
 TEST(HostName, IsWhatNodesMayBeCalled) {
   const std::string name = HostName();
   EXPECT_LE(name.size(), 64u);

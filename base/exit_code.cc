@@ -17,6 +17,7 @@ constexpr Row kTable[] = {
     {kNotFound, "not found"},
     {kTimedOut, "timed out"},
     {kInterrupted, "interrupted"},
+    {kTerminated, "terminated"},
 };
 
 }  // namespace

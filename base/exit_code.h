@@ -15,7 +15,8 @@ enum ExitCode {
   kDenied = 4,
   kNotFound = 5,
   kTimedOut = 6,
-  kInterrupted = 130,
+  kInterrupted = 130,  // SIGINT: 128 and the signal's number
+  kTerminated = 143,   // SIGTERM
 };
 
 ExitCode ExitCodeOf(absl::StatusCode code);

@@ -74,6 +74,26 @@ absl::StatusOr<LogLevel> ParseLogLevel(std::string_view text) {
                          "' is not one of debug, info, warning, error, off");
 }
 
+std::optional<LogLine> ParseLogLine(std::string_view line) {
+  constexpr std::string_view kTime = "00:00:00.000 ";
+  if (line.size() < kTime.size()) return std::nullopt;
+  for (size_t i = 0; i < kTime.size(); ++i) {
+    const bool digit = line[i] >= '0' && line[i] <= '9';
+    if (kTime[i] == '0' ? !digit : line[i] != kTime[i]) return std::nullopt;
+  }
+  line.remove_prefix(kTime.size());
+  for (int word = 0; word < 2; ++word) {  // the level, or the program and the level
+    const size_t end = line.find(' ');
+    if (end == std::string_view::npos) return std::nullopt;
+    const std::string_view name = line.substr(0, end);
+    line.remove_prefix(end + 1);
+    if (name == "off") return std::nullopt;
+    if (const auto level = ParseLogLevel(name); level.ok())
+      return LogLine{*level, std::string(line)};
+  }
+  return std::nullopt;
+}
+
 void SetupLog(const LogOptions& options) {
   g_level = static_cast<int>(options.level);
   g_json = options.json;

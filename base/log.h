@@ -3,6 +3,7 @@
 // line.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,6 +24,13 @@ absl::StatusOr<LogLevel> ParseLogLevel(std::string_view text);
 
 // Once, at the start of a program. Before it, lines of level info and above go to stderr as text.
 void SetupLog(const LogOptions& options);
+
+struct LogLine {
+  LogLevel level = LogLevel::kInfo;
+  std::string words;  // without time and program
+};
+// A line as these programs write it (as text, not JSON); nullopt for any other.
+std::optional<LogLine> ParseLogLine(std::string_view line);
 
 bool LogEnabled(LogLevel level);
 // Thread-safe. Control characters in `line` are escaped.

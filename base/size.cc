@@ -53,6 +53,17 @@ absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
   return static_cast<uint64_t>(bytes);
 }
 
+absl::StatusOr<uint64_t> ParseLimit(std::string_view text, uint64_t least) {
+  ASSIGN_OR_RETURN(const uint64_t bytes, ParseSize(text));
+  if (bytes >= least) return bytes;
+  const bool bare = text.find_first_not_of("0123456789. ") == std::string_view::npos;
+  return InvalidArgument(
+      "'", AbslView(text), "' is ", FormatSize(bytes), "; at least ", FormatSize(least),
+      " can work",
+      bare ? absl::StrCat(". Without a unit it is bytes; write for example ", AbslView(text), "GiB")
+           : "");
+}
+
 std::string FormatSize(uint64_t bytes) {
   if (bytes < 1024) return absl::StrCat(bytes, " B");
   static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -15,6 +15,14 @@ namespace lanyard {
 // below one byte is refused.
 absl::StatusOr<uint64_t> ParseSize(std::string_view text);
 
+// A size that limits something that is never smaller than `least`: InvalidArgument below it, with
+// both values. A bare number is most often one whose unit was forgotten, and is told so.
+absl::StatusOr<uint64_t> ParseLimit(std::string_view text, uint64_t least);
+// No program of Lanyard fits into less: of limits of whole processes, before they start.
+inline constexpr uint64_t kLeastProcessBytes = uint64_t{8} << 20;
+// Of limits of a card's memory and of caches: less holds no layer of any model.
+inline constexpr uint64_t kLeastStoreBytes = uint64_t{1} << 20;
+
 // "512 B", "1.5 KiB", "88.0 MiB": powers of 1024, one decimal below 100 of a unit.
 std::string FormatSize(uint64_t bytes);
 

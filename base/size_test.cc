@@ -24,6 +24,19 @@ TEST(SizeTest, RefusesWithTheText) {
   }
 }
 
+TEST(SizeTest, ALimitBelowTheLeastIsRefusedWithBoth) {
+  EXPECT_EQ(*ParseLimit("8MiB", 8 << 20), 8u << 20);
+  const auto words = [](const char* text) {
+    return Str(ParseLimit(text, uint64_t{8} << 20).status().message());
+  };
+  EXPECT_EQ(words("40"),
+            "'40' is 40 B; at least 8.0 MiB can work. Without a unit it is bytes; write for "
+            "example 40GiB");
+  // Whose unit was written meant it.
+  EXPECT_EQ(words("40KiB"), "'40KiB' is 40.0 KiB; at least 8.0 MiB can work");
+  EXPECT_NE(words("40 parsecs").find("unknown unit"), std::string::npos);
+}
+
 TEST(SizeTest, Formats) {
   EXPECT_EQ(FormatSize(0), "0 B");
   EXPECT_EQ(FormatSize(1536), "1.5 KiB");

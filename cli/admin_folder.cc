@@ -1,19 +1,14 @@
 #include "cli/admin_folder.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/environment.h"
-#include "base/file.h"
+#include "cli/running_pools.h"
 #include "identity/certificate.h"
 #include "net/enrolment.h"
 
@@ -26,47 +21,27 @@ bool IsFolder(const std::string& folder) {
   return ::access((folder + "/https").c_str(), R_OK) == 0;
 }
 
-bool IsLocked(const std::string& file) {
-  const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  const bool locked = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  ::close(fd);
-  return locked;
-}
+// Where a pool is.
+struct Place {
+  std::string url;    // empty: as the folder says
+  std::string admin;  // empty: it takes no certificate
+};
 
-// Of the pools of `lanyard up` that run now: its lock says that one does, ready.json where its
-// folder is.
-std::vector<std::string> FoldersOfUp() {
-  std::vector<std::string> out;
-  std::error_code ec;
-  for (const auto& pool : std::filesystem::directory_iterator(StateHome() + "/up", ec)) {
-    const absl::StatusOr<std::string> text = ReadSmallFile((pool.path() / "ready.json").string());
-    if (!text.ok() || !IsLocked((pool.path() / "lock").string())) continue;
-    const auto ready = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-    if (!ready.is_object() || !ready.contains("admin") || !ready["admin"].is_string()) continue;
-    if (IsFolder(ready["admin"].get<std::string>()))
-      out.push_back(ready["admin"].get<std::string>());
-  }
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
-// "" when there is none.
-absl::StatusOr<std::string> DefaultFolder() {
-  if (IsFolder(OwnAdminFolder())) return OwnAdminFolder();
-  if (const std::vector<std::string> up = FoldersOfUp(); up.size() == 1) {
-    return up.front();
-  } else if (up.size() > 1) {
-    std::string names;
-    for (const std::string& folder : up) names += "\n  --admin " + folder;
+// Of what runs or was set up on this machine; both empty when there is none.
+absl::StatusOr<Place> DefaultPlace() {
+  if (IsFolder(OwnAdminFolder())) return Place{"", OwnAdminFolder()};
+  if (const std::vector<RunningPool> pools = RunningPools(); pools.size() == 1) {
+    return Place{pools.front().url, pools.front().admin};
+  } else if (pools.size() > 1) {
     return InvalidArgument(
-        up.size(), " pools of lanyard up run on this machine; say which one is meant:", names);
+        pools.size(),
+        " pools of lanyard up run on this machine; say which one is meant:", ListOf(pools));
   }
   for (const std::string& folder :
        {StateHome() + "/coordinator/admin", std::string(kServiceFolder)}) {
-    if (IsFolder(folder)) return folder;
+    if (IsFolder(folder)) return Place{"", folder};
   }
-  return "";
+  return Place{};
 }
 
 // The coordinator renews its own folder; that of `lanyard join` is renewed by its use.
@@ -109,20 +84,10 @@ absl::Status NotAFolder(const char* from, const std::string& folder) {
       "in its state folder");
 }
 
-}  // namespace
-
-std::string OwnAdminFolder() { return StateHome() + "/admin"; }
-
-absl::Status UseAdminFolder(HttpClient::Options* options) {
-  std::string folder = options->admin;
-  const char* from = folder.empty() ? "LANYARD_ADMIN" : "--admin";
-  if (folder.empty() && options->look_around) folder = EnvironmentOr("LANYARD_ADMIN", "");
-  if (folder.empty()) {
-    if (!options->look_around) return absl::OkStatus();
-    if (!options->url.empty() || !EnvironmentOr("LANYARD_URL", "").empty()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(folder, DefaultFolder());
-    if (folder.empty()) return absl::OkStatus();
-  } else if (!IsFolder(folder)) {
+// Fills what is empty from the folder, which `from` named.
+absl::Status UseAdminFolder(const char* from, HttpClient::Options* options) {
+  const std::string& folder = options->admin;
+  if (!IsFolder(folder)) {
     return NotAFolder(from, folder);
   }
   ASSIGN_OR_RETURN(const identity::IdentityFolder identity, identity::IdentityFolder::Open(folder));
@@ -140,6 +105,31 @@ absl::Status UseAdminFolder(HttpClient::Options* options) {
     options->tls.key = folder + "/node.key";
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string OwnAdminFolder() { return StateHome() + "/admin"; }
+
+absl::Status FindPool(HttpClient::Options* options) {
+  Place place{options->url, options->admin};
+  const char* from = "--admin";
+  if (!options->pool.empty()) {
+    ASSIGN_OR_RETURN(const RunningPool pool, FindRunningPool(options->pool));
+    place = {pool.url, pool.admin};
+  } else if (options->look_around) {
+    if (place.admin.empty()) {
+      place.admin = EnvironmentOr("LANYARD_ADMIN", "");
+      from = "LANYARD_ADMIN";
+    }
+    if (place.admin.empty() && place.url.empty()) place.url = EnvironmentOr("LANYARD_URL", "");
+    if (place.admin.empty() && place.url.empty()) {
+      ASSIGN_OR_RETURN(place, DefaultPlace());
+    }
+  }
+  options->url = std::move(place.url);
+  options->admin = std::move(place.admin);
+  return options->admin.empty() ? absl::OkStatus() : UseAdminFolder(from, options);
 }
 
 }  // namespace lanyard::cli

@@ -1,5 +1,6 @@
-// Where an administrator's certificate is: the coordinator's own folder for its machine, that of a
-// pool of `lanyard up`, or the one that `lanyard join` made.
+// Which pool a verb talks to, and with which administrator's certificate: what was named, else the
+// folder that `lanyard join` made, a pool of `lanyard up` that runs, or the coordinator of this
+// machine.
 #pragma once
 
 #include "base/status.h"
@@ -10,11 +11,11 @@ namespace lanyard::cli {
 // The folder of `lanyard join`.
 std::string OwnAdminFolder();
 
-// Fills url, CA, certificate and key from the folder named by options->admin or LANYARD_ADMIN, or,
-// when no URL was given either, from the first default folder that there is. What was given by
-// flags stays. A certificate that is due is renewed. NotFound or PermissionDenied when a folder
-// that was named cannot be used; InvalidArgument when none was named and several pools of `lanyard
-// up` run.
-absl::Status UseAdminFolder(HttpClient::Options* options);
+// Fills url, admin, CA, certificate and key from what options->pool, admin or url name, else from
+// LANYARD_ADMIN or LANYARD_URL, else from the first default that there is; url stays empty when
+// there is none. What was given by flags stays. A certificate that is due is renewed. NotFound or
+// PermissionDenied when what was named cannot be used; InvalidArgument when nothing was named and
+// several pools of `lanyard up` run.
+absl::Status FindPool(HttpClient::Options* options);
 
 }  // namespace lanyard::cli

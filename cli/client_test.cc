@@ -70,7 +70,6 @@ TEST(HttpClientTest, Urls) {
   ::setenv("LANYARD_URL", "http://from-env:5", 1);
   EXPECT_EQ(url(""), "http://from-env:5");
   ::unsetenv("LANYARD_URL");
-  EXPECT_EQ(url(""), "http://127.0.0.1:8080");
 }
 
 // Whatever is wrong with a key, and wherever it came from, it is refused as the server refuses one.
@@ -167,7 +166,7 @@ TEST(HttpClientTest, NobodyThere) {
   const auto reply = client->Get("/health");
   EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(reply.status().message().find("http://127.0.0.1:1"), absl::string_view::npos);
-  EXPECT_NE(reply.status().message().find("lanyard up"), absl::string_view::npos);
+  EXPECT_NE(reply.status().message().find("--url"), absl::string_view::npos);
 }
 
 TEST(HttpClientTest, StatusOfReplies) {
@@ -323,7 +322,7 @@ TEST(UpProcessTest, RunsStopsAndReadsLogs) {
     ::usleep(10'000);
   }
   EXPECT_EQ(how, "exit code 3");
-  EXPECT_FALSE(quick.exited_cleanly());
+  EXPECT_EQ(quick.exit_code(), 3);
   EXPECT_EQ(LastLines(log, 2), "two\nthree");
   EXPECT_EQ(LastLines(log, 9), "one\ntwo\nthree");
   EXPECT_EQ(LastLines("/nowhere", 9), "");
@@ -339,6 +338,43 @@ TEST(UpProcessTest, RunsStopsAndReadsLogs) {
   Process missing({"missing", "/nowhere/lanyard-worker", {}, log});
   EXPECT_EQ(missing.Start().code(), absl::StatusCode::kNotFound);
   ::unlink(log.c_str());
+}
+
+// A log that a test writes to.
+class LogFile {
+ public:
+  LogFile() : path_(::testing::TempDir() + "/lanyard_log_" + std::to_string(::getpid())) {
+    Add("");
+  }
+  ~LogFile() { ::unlink(path_.c_str()); }
+  void Add(const std::string& text) { std::ofstream(path_, std::ios::app) << text; }
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+};
+
+TEST(UpProcessTest, LastWordsAreWhatAProgramSaidItself) {
+  LogFile log;
+  EXPECT_EQ(LastWords(log.path()), "");
+  log.Add("12:00:00.000 w1 info joined 127.0.0.1:7300 as 'w1'\n");
+  EXPECT_EQ(LastWords(log.path()), "");
+  log.Add("error: --memory: too small\n");
+  EXPECT_EQ(LastWords(log.path()), "--memory: too small");
+  log.Add("terminate called\n");
+  EXPECT_EQ(LastWords(log.path()), "terminate called");
+}
+
+TEST(UpProcessTest, ComplaintsAreWarningsAndErrorsOnce) {
+  LogFile log;
+  Complaints complaints(log.path());
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(complaints.Next(), Lines{});
+  log.Add("12:00:00.000 w1 info joined\n12:00:00.100 w1 warning not joined: no\nfree text\n12:0");
+  EXPECT_EQ(complaints.Next(), Lines{"not joined: no"});
+  log.Add("0:01.000 w1 error no room: \"info\"\n12:00:02.000 w1 warning not joined: no\n");
+  EXPECT_EQ(complaints.Next(), Lines{"no room: \"info\""});
+  EXPECT_EQ(complaints.Next(), Lines{});
 }
 
 }  // namespace

@@ -3,15 +3,22 @@
 namespace lanyard::cli {
 
 void AddConnectionFlags(CLI::App* command, HttpClient::Options* options) {
-  command->add_option("--url", options->url,
-                      "Address of the pool (default: LANYARD_URL, then http://127.0.0.1:8080)");
+  CLI::Option* url = command->add_option(
+      "--url", options->url,
+      "Address of the pool (default: LANYARD_URL, else that of the pool that is found)");
+  CLI::Option* pool = command->add_option(
+      "--pool", options->pool,
+      "A pool of `lanyard up` on this machine, by its name or state directory (default: the one "
+      "that runs)");
   command->add_option(
       "--api-key", options->api_key,
       "Key for the pool (default: LANYARD_API_KEY, which other users of this machine cannot see)");
-  command->add_option("--admin", options->admin,
-                      "An administrator's folder (default: LANYARD_ADMIN, then where `lanyard "
-                      "join` put it, then that of the "
-                      "pool of `lanyard up` that runs, then this machine's coordinator's)");
+  CLI::Option* admin =
+      command->add_option("--admin", options->admin,
+                          "An administrator's folder (default: LANYARD_ADMIN, then where `lanyard "
+                          "join` put it, then that of the pool of `lanyard up` that runs, then "
+                          "this machine's coordinator's)");
+  pool->excludes(url)->excludes(admin);
   command->add_option("--ca", options->tls.ca,
                       "The cluster's CA certificate, for https:// (default: LANYARD_CA)");
   command->add_option("--cert", options->tls.cert,

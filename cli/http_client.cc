@@ -12,6 +12,7 @@
 #include "base/api_key.h"
 #include "base/environment.h"
 #include "cli/admin_folder.h"
+#include "cli/running_pools.h"
 
 namespace lanyard::cli {
 namespace {
@@ -84,11 +85,14 @@ absl::Status CheckApiKey(const std::string& key) {
 }  // namespace
 
 absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
-  RETURN_IF_ERROR(UseAdminFolder(&options));
+  RETURN_IF_ERROR(FindPool(&options));
+  if (options.url.empty()) {
+    return Unavailable("no pool was found: none of lanyard up runs on this machine, and no address",
+                       " was given", HowToFindAPool());
+  }
   const auto environment_or = [&](const char* name, const char* fallback) {
     return options.look_around ? EnvironmentOr(name, fallback) : std::string(fallback);
   };
-  if (options.url.empty()) options.url = environment_or("LANYARD_URL", "http://127.0.0.1:8080");
   if (options.api_key.empty()) options.api_key = environment_or("LANYARD_API_KEY", "");
   if (options.tls.ca.empty()) options.tls.ca = environment_or("LANYARD_CA", "");
   if (options.tls.cert.empty() && options.tls.key.empty()) {

@@ -24,9 +24,10 @@ struct HttpReply {
 class HttpClient {
  public:
   struct Options {
-    std::string url;      // "http[s]://HOST[:PORT]"; empty: LANYARD_URL, then http://127.0.0.1:8080
-    std::string api_key;  // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
-    std::string admin = {};     // an administrator's folder (admin_folder.h)
+    std::string url;            // "http[s]://HOST[:PORT]"; empty: see FindPool (admin_folder.h)
+    std::string api_key;        // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
+    std::string pool = {};      // of lanyard up, by name or state directory; instead of url
+    std::string admin = {};     // an administrator's folder
     TlsFiles tls = {};          // of https; empty: LANYARD_CA, LANYARD_CERT with LANYARD_CERT_KEY
     std::string tls_name = {};  // what the server's certificate must be for; empty: the URL's host
     int connect_timeout_ms = 5'000;
@@ -35,8 +36,8 @@ class HttpClient {
     bool look_around = true;  // false: what is empty stays so, whatever the environment and the
                               // default folders hold
   };
-  // InvalidArgument for a malformed URL or files that cannot be read, Unauthenticated for a
-  // mistyped key (NotAnApiKey).
+  // Unavailable when there is no pool to talk to; InvalidArgument for a malformed URL or files that
+  // cannot be read, Unauthenticated for a mistyped key (NotAnApiKey).
   static absl::StatusOr<HttpClient> Create(Options options);
 
   // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do);

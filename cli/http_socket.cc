@@ -18,6 +18,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cli/running_pools.h"
 #include "identity/openssl.h"
 
 namespace lanyard::cli {
@@ -152,8 +153,7 @@ absl::StatusOr<int> ConnectAny(const SocketOptions& o) {
   ::freeaddrinfo(found);
   if (fd.ok() || absl::IsCancelled(fd.status())) return fd;
   return Unavailable("cannot reach the pool at ", o.url, ": ", fd.status().message(),
-                     "\n  Start one with: lanyard up --model FILE.gguf --workers 3",
-                     "\n  or give the address of yours: --url http://HOST:PORT (or LANYARD_URL)");
+                     HowToFindAPool());
 }
 
 }  // namespace

@@ -128,7 +128,7 @@ void RegisterLoad(CLI::App& app) {
   const auto o = std::make_shared<Options>();
   CLI::App* load =
       AddCommand(app, "load", "Puts load on a pool over HTTP and measures what its users see",
-                 "  lanyard load --url http://127.0.0.1:8080 --users 8 --requests 64 "
+                 "  lanyard load --users 8 --requests 64 "
                  "--prompt-tokens 128 --generate 64 --json\n"
                  "      "
                  "{\"requests\",\"errors\",\"tokens_per_s\",\"ttft_ms\":{\"p50\",\"p99\"},"

@@ -224,10 +224,14 @@ void RegisterNode(CLI::App& app) {
   AddConnectionFlags(status, &options->http);
   status->add_flag("--json", options->json, kJson);
 
-  CLI::App* stop = AddCommand(app, "stop", "Stops a pool cleanly",
-                              "  lanyard stop\n  lanyard stop --url http://127.0.0.1:8090",
-                              [options] { return Stop(*options); });
+  CLI::App* stop =
+      AddCommand(app, "stop", "Stops a pool cleanly",
+                 "  lanyard stop\n  lanyard stop --pool smollm2\n  lanyard stop --state DIR",
+                 [options] { return Stop(*options); });
   AddConnectionFlags(stop, &options->http);
+  stop->add_option("--state", options->http.pool,
+                   "The pool that `lanyard up --state` was given this directory for")
+      ->excludes("--pool", "--url", "--admin");
   stop->add_flag("--no-wait", options->no_wait, "Do not wait until the pool has stopped");
   stop->add_flag("--json", options->json, kJson);
 }

@@ -1,12 +1,7 @@
 // `lanyard up`: a whole pool on this machine. Starts a coordinator and its workers as processes,
 // shows how they load, prints where to reach them, starts a worker that died again, and stops
 // everything together.
-#include <arpa/inet.h>
-#include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/file.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,7 +17,7 @@
 
 #include "absl/strings/ascii.h"
 #include "base/clock.h"
-#include "base/environment.h"
+#include "base/command_line.h"
 #include "base/file.h"
 #include "base/size.h"
 #include "cli/cli.h"
@@ -30,9 +25,12 @@
 #include "cli/numerics_flags.h"
 #include "cli/pool_json.h"
 #include "cli/progress.h"
+#include "cli/running_pools.h"
 #include "cli/table.h"
 #include "cli/up_process.h"
+#include "cli/up_start.h"
 #include "cli/up_status.h"
+#include "engine/cuda/open_devices.h"
 #include "model/gguf.h"
 
 namespace lanyard::cli {
@@ -60,6 +58,7 @@ struct Options {
   uint32_t port = 8080;
   std::string state;
   bool http_open = false;
+  std::vector<std::string> http_names;
   stage::NumericsChoice numerics;
   std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
   std::vector<std::string> vram;
@@ -84,18 +83,20 @@ class Signals {
   bool StopWithin(int ms) {
     const timespec wait{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
     const int got = ::sigtimedwait(&set_, nullptr, &wait);
-    stop_ = stop_ || (got > 0 && got != SIGCHLD);
-    return stop_;
+    if (stop_ == 0 && got > 0 && got != SIGCHLD) stop_ = got;
+    return stop_ != 0;
   }
+  int stop() const { return stop_; }  // the signal that ended it, or 0
 
  private:
   sigset_t set_;
-  bool stop_ = false;
+  int stop_ = 0;
 };
 
 struct Worker {
-  explicit Worker(ProcessSpec spec) : process(std::move(spec)) {}
+  explicit Worker(ProcessSpec spec) : process(std::move(spec)), log(process.spec().log_path) {}
   Process process;
+  Complaints log;
   BackOff back_off;
   TimeNs started = 0;
   TimeNs next_start = 0;
@@ -119,6 +120,9 @@ class Pool {
   absl::Status StartWorkers();
   absl::Status WaitUntilReady();
   absl::Status Supervise();  // looks after the workers once
+  absl::Status Ended(Worker& worker, const std::string& how);
+  void ShowComplaints();
+  int EndedEarly();  // the exit code of one that was stopped before it was ready
   absl::Status CoordinatorError(const std::string& how) const;
   HttpClient::Options Client(const std::string& key) const;  // "": as administrator
   // The API key that is given out: that of the last time while it is good, else a new one.
@@ -126,6 +130,7 @@ class Pool {
   absl::StatusOr<PoolView> Look() const;
   void ShowLoading(const PoolView& view);
   void Announce(const PoolView& view) const;
+  void MakeKnown();  // to the other verbs, from when its coordinator answers
   void Stop();
 
   const Options o_;
@@ -136,6 +141,7 @@ class Pool {
   std::vector<std::unique_ptr<Worker>> workers_;
   PoolAccess access_;
   std::string grpc_;
+  std::unique_ptr<PoolEntry> entry_;
   bool was_ready_ = false;
 };
 
@@ -155,25 +161,6 @@ void KeepPreviousLogs(const fs::path& dir) {
 }
 
 absl::Status Stopped() { return absl::CancelledError("interrupted"); }
-
-// One line now instead of a log to read later.
-absl::Status CheckPort(uint32_t port) {
-  if (port == 0) return absl::OkStatus();
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return Internal("socket: ", std::strerror(errno));
-  const int on = 1;
-  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  const int rc = ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address));
-  const int error = errno;
-  ::close(fd);
-  if (rc == 0) return absl::OkStatus();
-  return FailedPrecondition("cannot listen on 127.0.0.1:", port, ": ", std::strerror(error),
-                            "; choose another port with --port, or --port 0 for a free one");
-}
 
 absl::Status Pool::StartCoordinator() {
   const std::string ready = (state_ / "ready.json").string();
@@ -198,6 +185,8 @@ absl::Status Pool::StartCoordinator() {
   if (o_.context > 0) spec.args.insert(spec.args.end(), {"--context", absl::StrCat(o_.context)});
   spec.args.insert(spec.args.end(), {"--users", absl::StrCat(o_.users)});
   for (std::string& word : NumericsArgs(o_.numerics)) spec.args.push_back(std::move(word));
+  for (const std::string& name : o_.http_names)
+    spec.args.insert(spec.args.end(), {"--http-name", name});
   if (o_.http_open) spec.args.emplace_back("--http-open");
   coordinator_ = std::make_unique<Process>(std::move(spec));
   return coordinator_->Start();
@@ -271,27 +260,46 @@ absl::Status Pool::StartWorkers() {
   return absl::OkStatus();
 }
 
-absl::Status Pool::Supervise() {
-  if (const auto how = coordinator_->Poll(); how.has_value()) {
-    if (coordinator_->exited_cleanly()) return Stopped();  // `lanyard stop`
-    return CoordinatorError(*how);
+void Pool::ShowComplaints() {
+  for (const auto& worker : workers_) {
+    for (const std::string& words : worker->log.Next()) {
+      progress_.Clear();
+      std::fprintf(stderr, "worker %s: %s\n", worker->process.spec().name.c_str(), words.c_str());
+    }
+  }
+}
+
+absl::Status Pool::Ended(Worker& worker, const std::string& how) {
+  const ProcessSpec& spec = worker.process.spec();
+  const std::string words = LastWords(spec.log_path);
+  if (worker.process.exit_code() == kUsage) {
+    return InvalidArgument("worker ", spec.name, " cannot run: ", words.empty() ? how : words,
+                           "\n  Log: ", spec.log_path);
   }
   const TimeNs now = MonotonicNow();
+  worker.next_start = worker.back_off.NextStart(worker.started, now);
+  if (!was_ready_ && worker.back_off.failures() >= kStartFailures) {
+    return Internal("worker ", spec.name, " ended ", kStartFailures, " times (", how,
+                    "); its last lines:\n", LastLines(spec.log_path, 10),
+                    "\n  Log: ", spec.log_path);
+  }
+  progress_.Clear();
+  std::fprintf(stderr, "worker %s ended (%s)%s%s; starting it again in %s\n", spec.name.c_str(),
+               how.c_str(), words.empty() ? "" : ": ", words.c_str(),
+               FormatSeconds(static_cast<double>(worker.next_start - now) / kSecond).c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Pool::Supervise() {
+  if (const auto how = coordinator_->Poll(); how.has_value()) {
+    if (coordinator_->exit_code() == 0) return Stopped();  // `lanyard stop`
+    return CoordinatorError(*how);
+  }
+  ShowComplaints();
   for (const auto& worker : workers_) {
     Process& process = worker->process;
-    if (const auto how = process.Poll(); how.has_value()) {
-      worker->next_start = worker->back_off.NextStart(worker->started, now);
-      if (!was_ready_ && worker->back_off.failures() >= kStartFailures) {
-        return Internal("worker ", process.spec().name, " ended ", kStartFailures, " times (", *how,
-                        "); its last lines:\n", LastLines(process.spec().log_path, 10),
-                        "\n  Log: ", process.spec().log_path);
-      }
-      progress_.Clear();
-      std::fprintf(stderr, "worker %s ended (%s); starting it again in %s\n",
-                   process.spec().name.c_str(), how->c_str(),
-                   FormatSeconds(static_cast<double>(worker->next_start - now) / kSecond).c_str());
-    }
-    if (!process.running() && now >= worker->next_start) {
+    if (const auto how = process.Poll(); how.has_value()) RETURN_IF_ERROR(Ended(*worker, *how));
+    if (const TimeNs now = MonotonicNow(); !process.running() && now >= worker->next_start) {
       RETURN_IF_ERROR(process.Start());
       worker->started = now;
     }
@@ -430,11 +438,32 @@ void Pool::Stop() {
   StopAll(all, kGrace);
 }
 
+void Pool::MakeKnown() {
+  const std::string name = state_.filename().string();
+  auto entry = PoolEntry::Make({name, state_.string(), access_.url, access_.admin,
+                                fs::path(o_.model).stem().string(), ::getpid()});
+  if (entry.ok()) {
+    entry_ = *std::move(entry);
+  } else {
+    progress_.Clear();
+    std::fprintf(stderr, "lanyard finds this pool by --url or --admin only: %s\n",
+                 Str(entry.status().message()).c_str());
+  }
+}
+
+int Pool::EndedEarly() {
+  const int signal = signals_.stop();
+  std::fprintf(stderr, "error: the pool was stopped%s%s before it was ready\n",
+               signal != 0 ? " by " : "", signal != 0 ? ::strsignal(signal) : "");
+  return signal != 0 ? 128 + signal : kFailed;
+}
+
 int Pool::Run() {
   const auto run = [&]() -> absl::Status {
     RETURN_IF_ERROR(StartCoordinator());
     RETURN_IF_ERROR(WaitForAddresses());
     RETURN_IF_ERROR(ChooseKey());
+    MakeKnown();
     RETURN_IF_ERROR(StartWorkers());
     RETURN_IF_ERROR(WaitUntilReady());
     while (!signals_.StopWithin(100)) RETURN_IF_ERROR(Supervise());
@@ -442,51 +471,16 @@ int Pool::Run() {
   };
   const absl::Status status = run();
   progress_.Clear();
+  if (!absl::IsCancelled(status)) ShowComplaints();
+  entry_.reset();
   Stop();
   if (!absl::IsCancelled(status)) {
     Fail(status);
-    return kFailed;
+    return absl::IsInvalidArgument(status) ? kUsage : kFailed;
   }
+  if (!was_ready_) return EndedEarly();
   if (!o_.json) std::printf("The pool has stopped.\n");
   return kOk;
-}
-
-// The directory for logs, caches and identities, locked for the life of this process (its
-// descriptor stays open).
-absl::StatusOr<fs::path> LockState(const fs::path& dir) {
-  std::error_code ec;
-  fs::create_directories(dir / "logs", ec);
-  if (ec)
-    return FailedPrecondition("cannot create the state directory ", dir.string(), ": ",
-                              ec.message(), "; name another with --state");
-  const int fd = ::open((dir / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0)
-    return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ",
-                              std::strerror(errno), "; name another with --state");
-  bool locked = false;
-  // A `lanyard` that looks for running pools holds it for an instant.
-  for (int i = 0; i < 5 && !locked; ++i) {
-    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    locked = ::flock(fd, LOCK_EX | LOCK_NB) == 0;
-  }
-  if (!locked) {
-    ::close(fd);
-    return absl::AlreadyExistsError(
-        absl::StrCat("another pool uses the state directory ", dir.string(),
-                     "; stop it with: lanyard stop, or name another with --state"));
-  }
-  return fs::absolute(dir);
-}
-
-absl::StatusOr<fs::path> ChooseState(const Options& o) {
-  if (!o.state.empty()) return LockState(o.state);
-  const fs::path base = fs::path(StateHome()) / "up";
-  const std::string stem = fs::path(o.model).stem().string();
-  for (int i = 1;; ++i) {
-    // Several pools of one model may run at once; each has a directory that it finds again.
-    auto state = LockState(base / (i == 1 ? stem : absl::StrCat(stem, "-", i)));
-    if (state.ok() || !absl::IsAlreadyExists(state.status()) || i == 100) return state;
-  }
 }
 
 int Up(const Options& o) {
@@ -497,12 +491,15 @@ int Up(const Options& o) {
         "give ",
         "--http-open with it: plain HTTP without API keys, for every program of this machine"));
   }
-  if (!o.memory.empty()) {
-    if (const auto bytes = ParseSize(o.memory); !bytes.ok())
-      return Fail(Annotate(bytes.status(), "--memory-per-worker"));
+  for (uint32_t i = 0; i < o.workers; ++i) {
+    const auto devices = engine::ParseDevices(OfWorker(o.devices, i), OfWorker(o.vram, i));
+    if (!devices.ok()) {
+      Fail(devices.status());
+      return kUsage;
+    }
   }
   if (const absl::Status port = CheckPort(o.port); !port.ok()) return Fail(port);
-  const auto state = ChooseState(o);
+  const auto state = ChooseState(o.state, o.model);
   if (!state.ok()) return Fail(state.status());
   return Pool(o, *state).Run();
 }
@@ -518,8 +515,7 @@ void RegisterUp(CLI::App& app) {
       "  lanyard up --model smollm2.gguf --workers 3\n"
       "      HTTPS on loopback; the API key is in STATE/api.key, the CA certificate in "
       "STATE/coordinator/admin/ca.crt.\n"
-      "      `lanyard run`, `list`, `node status`, `stop` find a pool with a default STATE by "
-      "themselves.\n"
+      "      `lanyard run`, `list`, `node status`, `stop` find the pool by themselves.\n"
       "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
       "      one line when ready: "
       "{\"url\",\"api_key\",\"ca\",\"admin\",\"model\",\"context\",\"pids\":{\"coordinator\"},"
@@ -537,7 +533,8 @@ void RegisterUp(CLI::App& app) {
                  "Compute threads of each worker (default: the CPUs, shared out)")
       ->check(CLI::Range(1, 1024));
   up->add_option("--memory-per-worker", o->memory,
-                 "What each worker may hold, for example 200MiB: weights, KV and code");
+                 "What each worker may hold, for example 200MiB: weights, KV and code")
+      ->check(ParsesAsLimit(kLeastProcessBytes));
   up->add_option("--devices", o->devices,
                  "Of each worker: auto, cpu, or cards as cuda:0,cuda:1. Once a worker; the last "
                  "counts for the rest (default: auto for the first worker, cpu for the rest)");
@@ -556,6 +553,8 @@ void RegisterUp(CLI::App& app) {
   up->add_flag(
       "--http-open", o->http_open,
       "Plain HTTP without API keys: every program of this machine may use the pool and stop it");
+  up->add_option("--http-name", o->http_names,
+                 "A name that clients use for this server, besides its address; again for more");
   up->add_option(
       "--state", o->state,
       "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");

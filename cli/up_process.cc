@@ -10,7 +10,11 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <thread>
+#include <utility>
+
+#include "base/log.h"
 
 namespace lanyard::cli {
 namespace {
@@ -18,6 +22,7 @@ namespace {
 constexpr TimeNs kFirstPause = 250 * kMillisecond;
 constexpr TimeNs kLongestPause = 10 * kSecond;
 constexpr TimeNs kHealthyLife = 60 * kSecond;
+constexpr size_t kMostComplaints = 20;  // that a terminal is shown of one log
 
 // After fork: only calls that are safe there.
 [[noreturn]] void RunChild(const char* program, char* const* argv, int log_fd, pid_t parent) {
@@ -65,7 +70,7 @@ std::optional<std::string> Process::Poll() {
   int state = 0;
   if (::waitpid(pid_, &state, WNOHANG) != pid_) return std::nullopt;
   pid_ = -1;
-  exited_cleanly_ = WIFEXITED(state) && WEXITSTATUS(state) == 0;
+  exit_code_ = WIFEXITED(state) ? WEXITSTATUS(state) : -1;
   if (WIFEXITED(state)) return absl::StrCat("exit code ", WEXITSTATUS(state));
   return absl::StrCat("signal ", WTERMSIG(state), " (", ::strsignal(WTERMSIG(state)), ")");
 }
@@ -106,6 +111,32 @@ std::string LastLines(const std::string& path, int lines) {
   for (int i = 0; i < lines && at != std::string::npos && at > 0; ++i)
     at = text.rfind('\n', at - 1);
   return at == std::string::npos || at == 0 ? text : text.substr(at + 1);
+}
+
+std::string LastWords(const std::string& log_path) {
+  std::string line = LastLines(log_path, 1);
+  if (ParseLogLine(line).has_value()) return "";
+  const std::string prefix = "error: ";
+  return line.starts_with(prefix) ? line.substr(prefix.size()) : line;
+}
+
+std::vector<std::string> Complaints::Next() {
+  std::vector<std::string> out;
+  std::ifstream in(path_, std::ios::binary);
+  if (!in.seekg(at_)) return out;
+  std::string text((std::istreambuf_iterator<char>(in)), {});
+  at_ += static_cast<int64_t>(text.size());
+  text = std::exchange(rest_, "") + text;
+  size_t begin = 0;
+  for (size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string line = text.substr(begin, end - begin);
+    const std::optional<LogLine> said = ParseLogLine(line);
+    if (!said.has_value() || said->level < LogLevel::kWarning) continue;
+    if (told_.size() < kMostComplaints && told_.insert(said->words).second)
+      out.push_back(said->words);
+  }
+  rest_ = text.substr(begin);
+  return out;
 }
 
 TimeNs BackOff::NextStart(TimeNs started, TimeNs ended) {

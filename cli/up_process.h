@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ class Process {
   // How it ended ("exit code 1", "signal 9 (Killed)"), once; nullopt while it runs.
   std::optional<std::string> Poll();
   bool running() const { return pid_ > 0; }
-  bool exited_cleanly() const { return exited_cleanly_; }  // of the last end: exit code 0
+  int exit_code() const { return exit_code_; }  // of the last end; -1: a signal, or none yet
   pid_t pid() const { return pid_; }
   const ProcessSpec& spec() const { return spec_; }
   void Signal(int number) const;
@@ -39,7 +40,7 @@ class Process {
  private:
   ProcessSpec spec_;
   pid_t pid_ = -1;
-  bool exited_cleanly_ = false;
+  int exit_code_ = -1;
 };
 
 // SIGTERM to all, SIGKILL to those that still run after `grace`; returns when none is left.
@@ -47,6 +48,24 @@ void StopAll(const std::vector<Process*>& processes, std::chrono::milliseconds g
 
 // The last `lines` lines of a file; empty when it cannot be read.
 std::string LastLines(const std::string& path, int lines);
+
+// What a program said that was its end: the last line of its log without "error: ", or
+// nothing where that is an ordinary line of a log.
+std::string LastWords(const std::string& log_path);
+
+// Reads what comes to a log: the warnings and errors among its lines, each once.
+class Complaints {
+ public:
+  explicit Complaints(std::string log_path) : path_(std::move(log_path)) {}
+  // The new ones, without time and program.
+  std::vector<std::string> Next();
+
+ private:
+  const std::string path_;
+  int64_t at_ = 0;
+  std::string rest_;  // of a line that is not whole yet
+  std::set<std::string> told_;
+};
 
 // When to start a process that died again: 0.25 s, 0.5 s, ... at most 10 s; a life of a minute
 // starts from the front.

@@ -54,6 +54,7 @@ PoolRunner::PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedMo
 
 absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(
     PoolRunnerOptions options, std::shared_ptr<const ServedModel> model) {
+  if (options.context > 0) RETURN_IF_ERROR(model->CheckContext(options.context));
   ASSIGN_OR_RETURN(StateDirectory state, StateDirectory::Open(options.state_directory));
   ASSIGN_OR_RETURN(const Epoch last_epoch, state.LastEpoch());
   PoolOptions pool = MakeOptions(options, *model, last_epoch);

@@ -64,7 +64,27 @@ bool IsOurs(const std::string& name, const HostPolicy& policy) {
   return address.has_value() && address == IpAddress::Parse(policy.listen.host);
 }
 
+// Of letters, digits, '-', '_' and dots between them (RFC 1123, and what office networks add).
+bool IsHostName(std::string_view name) {
+  if (name.empty() || name.size() > 253 || name.front() == '-' || name.front() == '.') return false;
+  return std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
+  });
+}
+
 }  // namespace
+
+absl::StatusOr<std::vector<std::string>> ParseHostNames(const std::vector<std::string>& names) {
+  std::vector<std::string> out;
+  for (const std::string& name : names) {
+    if (name.find_first_of(":/") != std::string::npos || !IsHostName(HostName(name))) {
+      return InvalidArgument("'", name, "' is not the name of a host; give it without scheme and ",
+                             "port, for example pc1.lan");
+    }
+    out.push_back(HostName(name));
+  }
+  return out;
+}
 
 absl::StatusOr<ListenAddress> ParseListen(const std::string& listen) {
   const size_t colon = listen.rfind(':');
@@ -112,12 +132,17 @@ std::string CheckHostAndOrigin(std::string_view host, std::string_view origin,
   if (!host.empty() && !IsOurs(HostName(host), policy)) {
     const std::string asked =
         absl::StrCat("the request came for host '", AbslView(host.substr(0, 100)), "'. ");
+    const std::string name = HostName(host.substr(0, 100));
+    const std::string allow =
+        IsHostName(name)
+            ? absl::StrCat(", or let the server go by that name: start it with --http-name ", name)
+            : "";
     if (policy.listen.loopback) {
       return absl::StrCat("This server listens on this machine only, but ", asked,
-                          "Use 127.0.0.1 or localhost.");
+                          "Use 127.0.0.1 or localhost", allow, ".");
     }
-    return absl::StrCat("This server does not go by that name: ", asked,
-                        "Use its address, or have the name configured.");
+    return absl::StrCat("This server does not go by that name: ", asked, "Use its address", allow,
+                        ".");
   }
   if (origin.empty()) return "";
   std::string_view authority = origin;

@@ -26,9 +26,13 @@ absl::StatusOr<ListenAddress> ParseListen(const std::string& listen);
 // What limits per client count by (IpAddress::Client), as a key.
 std::string ClientGroup(const std::string& numeric);
 
+// Names for HostPolicy as people write them: in any case, with or without the dot at the end.
+// InvalidArgument for what is no host's name alone, such as a URL.
+absl::StatusOr<std::vector<std::string>> ParseHostNames(const std::vector<std::string>& names);
+
 struct HostPolicy {
   ListenAddress listen;
-  std::vector<std::string> names;  // of this server besides its address
+  std::vector<std::string> names;  // of this server besides its address, in lower case
   bool tls = false;
 };
 

@@ -1,9 +1,14 @@
 #include "web/address.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace lanyard::web {
 namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
 
 HostPolicy PolicyOf(const std::string& listen, std::vector<std::string> names = {},
                     bool tls = false) {
@@ -57,6 +62,26 @@ TEST(HostAndOriginTest, Loopback) {
   EXPECT_EQ(CheckHostAndOrigin("127.0.0.1:8080", "http://localhost:3000", policy), "");
   EXPECT_NE(CheckHostAndOrigin("127.0.0.1:8080", "https://evil.example", policy), "");
   EXPECT_NE(CheckHostAndOrigin("127.0.0.1:8080", "null", policy), "");
+}
+
+TEST(HostAndOriginTest, AnUnknownNameIsToldHowItBecomesKnown) {
+  const HostPolicy loopback = PolicyOf("127.0.0.1:1234", {});
+  EXPECT_THAT(CheckHostAndOrigin("PC1.lan:80", "", loopback), HasSubstr("--http-name pc1.lan"));
+  EXPECT_THAT(CheckHostAndOrigin("PC1.lan:80", "", PolicyOf("0.0.0.0:1234", {}, true)),
+              HasSubstr("--http-name pc1.lan"));
+  // What is no name is not made a part of a command.
+  for (const char* bad : {"a b", "a;rm", "$(x)", "-x", "[fd00::1]"})
+    EXPECT_THAT(CheckHostAndOrigin(bad, "", loopback), Not(HasSubstr("--http-name"))) << bad;
+}
+
+TEST(HostNamesTest, AsPeopleWriteThem) {
+  EXPECT_THAT(*ParseHostNames({"PC1.Lan", "pool_2.", "10.1.2.3"}),
+              ElementsAre("pc1.lan", "pool_2", "10.1.2.3"));
+  for (const char* bad : {"https://pc1", "pc1:8080", "", "a b", "pc1/x", "*.lan"}) {
+    const auto names = ParseHostNames({"good", bad});
+    EXPECT_EQ(names.status().code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_THAT(std::string(names.status().message()), HasSubstr(absl::StrCat("'", bad, "'")));
+  }
 }
 
 TEST(HostAndOriginTest, BeyondLoopback) {

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/listen_check.h"
 #include "base/log.h"
 #include "web/api.h"
 #include "web/session.h"
@@ -29,7 +30,8 @@ void RaiseDescriptorLimit(size_t wanted) {
 }
 
 // Whether the address may be listened on like that.
-absl::Status CheckExposure(const ListenAddress& address, const ServerOptions& options) {
+absl::Status CheckExposure(const ListenAddress& address, const ServerOptions& options,
+                           bool secure) {
   if (address.loopback) return absl::OkStatus();
   if (options.open) {
     return InvalidArgument("without keys (--http-open) HTTP listens on this machine only, but '",
@@ -38,7 +40,7 @@ absl::Status CheckExposure(const ListenAddress& address, const ServerOptions& op
                            "out and give out keys: ",
                            "lanyard key create NAME");
   }
-  if (!options.tls || options.keys == nullptr) {
+  if (!secure) {
     return InvalidArgument("the HTTP address '", options.listen,
                            "' can be reached by other machines, which takes TLS and API ",
                            "keys, and there ", options.tls ? "are no keys" : "is no certificate",
@@ -134,10 +136,17 @@ asio::awaitable<void> HttpServer::Impl::Sweep() {
   }
 }
 
+absl::Status HttpServer::Check(const ServerOptions& options, bool secure) {
+  ASSIGN_OR_RETURN(const ListenAddress listen, ParseListen(options.listen));
+  RETURN_IF_ERROR(CheckExposure(listen, options, secure));
+  return CheckCanListen(options.listen,
+                        "stop it, or choose another port with --http (0: a free one)");
+}
+
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ServerOptions& options,
                                                               coordinator::Generator* generator) {
   ASSIGN_OR_RETURN(const ListenAddress listen, ParseListen(options.listen));
-  RETURN_IF_ERROR(CheckExposure(listen, options));
+  RETURN_IF_ERROR(CheckExposure(listen, options, options.tls && options.keys != nullptr));
   if (options.open) {
     LogInfo("HTTP on ", options.listen,
             " asks for no key (--http-open): every program of this machine may use it");

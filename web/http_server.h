@@ -56,6 +56,9 @@ struct ServerOptions {
 
 class HttpServer {
  public:
+  // The errors that Start would give for the address, with who has its port: before work that they
+  // would waste. `secure`: TLS and keys will be there.
+  static absl::Status Check(const ServerOptions& options, bool secure);
   // Binds and serves. The generator must outlive the server. InvalidArgument: the address is
   // malformed, or others can reach it and it lacks what that takes (TLS and keys; for a public one
   // also public_address). Unavailable: the port is in use (the text holds the address).

@@ -29,9 +29,6 @@
 namespace lanyard::worker {
 namespace {
 
-// What gRPC and the heap come to take beside a stage, over what is resident at the start: measured
-// with frames of 512 rows going through (docs/benchmarks.md).
-constexpr uint64_t kBaseMarginBytes = uint64_t{8} << 20;
 constexpr int kFirstBackoffMs = 100;
 constexpr int kLastBackoffMs = 2000;
 constexpr int kLeaveMs = 500;
@@ -226,7 +223,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     server.limits = options_.limits;
     ASSIGN_OR_RETURN(server_, net::StageServer::Start(server, &gate_));
     ASSIGN_OR_RETURN(advertised_, net::AdvertisedAddress(server_->address(), options_.join));
-    base_bytes_ = PeakResidentBytes() + kBaseMarginBytes;
+    base_bytes_ = OwnBytes();
     LoaderOptions loader;
     loader.worker = options_.name;
     loader.credential = options_.credential;

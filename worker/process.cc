@@ -19,6 +19,10 @@
 namespace lanyard::worker {
 namespace {
 
+// What gRPC and the heap come to take beside a stage, over what is resident at the start: measured
+// with frames of 512 rows going through (docs/benchmarks.md).
+constexpr uint64_t kOwnMarginBytes = uint64_t{8} << 20;
+
 // "Key:   123 kB" of a /proc file, in bytes; 0 when absent.
 uint64_t ProcField(const char* path, const char* key) {
   std::FILE* file = std::fopen(path, "re");
@@ -61,6 +65,8 @@ void TrimMalloc() {
 
 uint64_t ResidentBytes() { return ProcField("/proc/self/status", "VmRSS"); }
 uint64_t PeakResidentBytes() { return ProcField("/proc/self/status", "VmHWM"); }
+uint64_t OwnBytes() { return PeakResidentBytes() + kOwnMarginBytes; }
+
 uint64_t AvailableBytes() { return ProcField("/proc/meminfo", "MemAvailable"); }
 
 uint64_t FreeDiskBytes(const std::string& folder) {

@@ -16,6 +16,7 @@ void TrimMalloc();
 
 uint64_t ResidentBytes();      // VmRSS
 uint64_t PeakResidentBytes();  // VmHWM (ru_maxrss would inherit the parent's peak)
+uint64_t OwnBytes();           // what this process takes before any layer, with a margin
 uint64_t AvailableBytes();     // MemAvailable of the machine
 uint64_t FreeDiskBytes(
     const std::string& folder);  // that this user may fill; 0 when the folder is not there

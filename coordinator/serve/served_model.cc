@@ -139,4 +139,16 @@ absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(const GenerateRequest& 
   return tokenizer->Encode(parts, /*add_special=*/true);
 }
 
+absl::Status ServedModel::CheckContext(uint32_t context) const {
+  GenerateRequest shortest;
+  shortest.prompt = std::string("a");
+  if (chat_template.ok()) shortest.prompt = std::vector<ChatMessage>{{"user", "a", ""}};
+  const absl::StatusOr<std::vector<int32_t>> tokens = Encode(shortest);
+  if (!tokens.ok() || context > tokens->size()) return absl::OkStatus();
+  return InvalidArgument(
+      "--context ", context, ": ", id, " takes ", tokens->size(),
+      " tokens for the shortest question, and an answer needs one more; give at ", "least ",
+      tokens->size() + 1, ", for example 4096");
+}
+
 }  // namespace lanyard::coordinator

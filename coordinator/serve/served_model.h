@@ -36,6 +36,9 @@ struct ServedModel {
 
   // The prompt's tokens; InvalidArgument for what cannot be one.
   absl::StatusOr<std::vector<int32_t>> Encode(const GenerateRequest& request) const;
+  // InvalidArgument when so many tokens hold no conversation at all: what the template puts around
+  // the shortest question, and one token of an answer.
+  absl::Status CheckContext(uint32_t context) const;
 };
 
 }  // namespace lanyard::coordinator

@@ -39,11 +39,9 @@ absl::Status ParseLimits(const std::string& vram, DeviceFlags* out) {
     if (equals != std::string::npos) {
       ASSIGN_OR_RETURN(card, ParseCard(item.substr(0, equals)));
     }
-    ASSIGN_OR_RETURN(const uint64_t bytes,
-                     ParseSize(equals == std::string::npos ? item : item.substr(equals + 1)));
-    if (bytes == 0)
-      return InvalidArgument("'", item,
-                             "' leaves no memory; leave the card out of --devices instead");
+    ASSIGN_OR_RETURN(
+        const uint64_t bytes,
+        ParseLimit(equals == std::string::npos ? item : item.substr(equals + 1), kLeastStoreBytes));
     if (!out->limits.emplace(card, bytes).second)
       return InvalidArgument("'", item, "' is the second limit of its card");
   }

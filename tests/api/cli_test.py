@@ -4,9 +4,11 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 import urllib.request
@@ -16,6 +18,8 @@ ARGS = argparse.Namespace(lanyard="", server="")
 
 class Cli(unittest.TestCase):
     def setUp(self):
+        self.runtime = tempfile.mkdtemp(prefix="lanyard-cli-")
+        self.addCleanup(shutil.rmtree, self.runtime, ignore_errors=True)
         self.server = subprocess.Popen([ARGS.server, "2000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.url = self.server.stdout.readline().strip()
         self.addCleanup(self.stop_server)
@@ -26,7 +30,8 @@ class Cli(unittest.TestCase):
         self.server.stdout.close()
 
     def env(self):
-        return {**os.environ, "LANYARD_URL": self.url, "TERM": "dumb"}
+        # No pool of others is found.
+        return {**os.environ, "LANYARD_URL": self.url, "TERM": "dumb", "XDG_RUNTIME_DIR": self.runtime}
 
     def run_cli(self, *args, stdin="", code=0):
         done = subprocess.run([ARGS.lanyard, *args], input=stdin, capture_output=True, text=True, env=self.env(), timeout=30)

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -21,10 +22,12 @@ HEADER = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
 
 # Serves /admin/v1/status; "joined" workers are files beside the ready file. MODE is in the model file.
 COORDINATOR = r'''#!/usr/bin/env python3
-import http.server, json, os, pathlib, signal, sys, threading
+import http.server, json, os, pathlib, signal, sys, threading, time
 a = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 mode = pathlib.Path(a["--model"]).read_bytes()[24:].decode()  # behind the header
 print("coordinator starts"); sys.stdout.flush()
+if mode == "reading":
+    time.sleep(120)
 if mode == "broken":
     print("error: the model is malformed at offset 7"); sys.exit(1)
 state = pathlib.Path(a["--state"]).parent
@@ -40,6 +43,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if mode == "no plan":
             return self.answer(200, {"ready": False, "state": "no plan fits", "why": "needs 97 MiB, there are 20 MiB",
                                      "plan_why": ["w1: 10 MiB", "w2: 10 MiB"], "nodes": []})
+        if mode == "loading":
+            return self.answer(200, {"ready": False, "state": "loading", "nodes": nodes})
         self.answer(200, {"ready": len(alive) >= int(a["--workers"]), "state": "ready", "model": "m", "context": 77, "nodes": nodes})
     def do_POST(self):
         self.answer(202, {}); threading.Thread(target=server.shutdown).start()
@@ -57,6 +62,8 @@ assert a["--join"] == "127.0.0.1:7300" and int(a["--threads"]) >= 1
 print("worker", a["--name"], a.get("--memory")); sys.stdout.flush()
 d = pathlib.Path(a["--state"]); d.mkdir(exist_ok=True)
 if (d.parent / "crash").exists(): print("error: out of luck"); sys.exit(4)
+if (d.parent / "wrong").exists(): print("error: --memory: too small"); sys.exit(2)
+if (d.parent / "unwell").exists(): print("12:00:00.000 %s warning not joined to x: no" % a["--name"]); sys.stdout.flush()
 (d / "pid").write_text(str(os.getpid()))
 if (d.parent / "stubborn").exists(): signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(120)
@@ -92,9 +99,17 @@ class Up(unittest.TestCase):
             (self.bin / name).chmod(0o755)
         self.state = self.dir / "state"
         self.model = self.dir / "m.gguf"
-        self.model.write_bytes(HEADER + b"fine")
+        self.mode("fine")
         self.process = None
         self.addCleanup(self.kill)
+        # Of this test alone, so that pools of others are not found.
+        (self.dir / "run").mkdir(mode=0o700)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("LANYARD_")} | {
+            "XDG_RUNTIME_DIR": str(self.dir / "run"), "XDG_STATE_HOME": str(self.dir / "home")}
+
+    def mode(self, text):
+        """What the stand-in for the coordinator reads in the model."""
+        self.model.write_bytes(HEADER + text.encode())
 
     def kill(self):
         if self.process is None:
@@ -108,7 +123,7 @@ class Up(unittest.TestCase):
     def up(self, *args, workers=2, port=0):
         self.process = subprocess.Popen(
             [str(self.bin / "lanyard"), "up", "--model", str(self.model), "--workers", str(workers), "--port", str(port),
-             "--state", str(self.state), "--http-open", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+             "--state", str(self.state), "--http-open", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.env)
         return self.process
 
     def ready(self, *args, **kwargs):
@@ -185,12 +200,12 @@ class Up(unittest.TestCase):
         return error
 
     def test_no_plan(self):
-        self.model.write_bytes(HEADER + b"no plan")
+        self.mode("no plan")
         self.up("--json")
         self.fails_with("needs 97 MiB, there are 20 MiB", "w2: 10 MiB")
 
     def test_broken_model(self):
-        self.model.write_bytes(HEADER + b"broken")
+        self.mode("broken")
         self.up("--json")
         self.fails_with("malformed at offset 7", "coordinator.log")
 
@@ -198,26 +213,124 @@ class Up(unittest.TestCase):
         self.state.mkdir()
         (self.state / "crash").touch()
         self.up("--json", workers=1)
-        self.fails_with("worker w1 ended 5 times", "out of luck")
+        self.fails_with("worker w1 ended 5 times", "worker w1 ended (exit code 4): out of luck; starting it again")
 
     def test_port_in_use(self):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             s.listen()
             self.up("--json", port=s.getsockname()[1])
-            error = self.fails_with("cannot listen on 127.0.0.1:", "--port")
+            error = self.fails_with("cannot listen on 127.0.0.1:", "--port", f" (process {os.getpid()})")
             self.assertEqual(error.count("\n"), 1)
+
+    def test_port_of_another_pool(self):
+        line = self.ready()
+        port = line["url"].rsplit(":", 1)[1]
+        done = self.lanyard("up", "--model", str(self.model), "--state", str(self.dir / "other"), "--port", port, "--http-open")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("stopped with: lanyard stop --pool state;", done.stderr)
+
+    def lanyard(self, *args):
+        return subprocess.run([str(self.bin / "lanyard"), *args], capture_output=True, text=True, timeout=20, check=False, env=self.env)
+
+    def second_up(self):
+        """What `up` says of the state directory that self.process uses, and the command in it."""
+        done = self.lanyard("up", "--model", str(self.model), "--state", str(self.state), "--port", "0", "--http-open")
+        self.assertEqual(done.returncode, 1)
+        said = re.search("another pool uses the state directory (.*); (.*)stop it with: (.*), or name another with --state", done.stderr)
+        self.assertIsNotNone(said, done.stderr)
+        self.assertEqual(said[1], str(self.state))
+        return said[3]
 
     def test_state_in_use(self):
         self.ready()
-        first = self.process
+        command = self.second_up()
+        self.assertTrue(command.startswith("lanyard stop "), command)
+        self.assertEqual(self.lanyard(*command.split()[1:]).returncode, 0)
+        self.assertEqual(self.process.wait(10), 0)
+        self.assertEqual(list((self.dir / "run/lanyard").iterdir()), [])
+
+    def test_state_in_use_by_a_pool_that_still_reads_its_model(self):
+        self.mode("reading")
         self.up("--json")
-        self.fails_with("another pool uses the state directory")
-        self.process.stdout.close()
-        self.process.stderr.close()
-        first.send_signal(signal.SIGTERM)
-        self.assertEqual(first.wait(10), 0)
-        self.process = first
+        self.assertTrue(eventually(lambda: (self.state / "logs/coordinator.log").exists()))
+        command = self.second_up()
+        self.assertEqual(command, f"kill {self.process.pid}")
+        subprocess.run(command.split(), check=True)
+        self.assertEqual(self.process.wait(10), 143)
+
+    def test_stop_finds_it_wherever_its_state_is(self):
+        for args in ((), ("--pool", "state"), ("--state", str(self.state)), ("--state", os.path.relpath(self.state))):
+            self.ready()
+            self.assertEqual(self.lanyard("stop", *args).returncode, 0, args)
+            self.assertEqual(self.process.wait(10), 0)
+            self.process.stdout.close()
+            self.process.stderr.close()
+
+    def test_a_killed_pool_is_not_found(self):
+        line = self.ready()
+        self.process.kill()
+        self.process.wait()
+        self.assertTrue(eventually(lambda: not any(alive(p) for p in self.pids(line))))
+        done = self.lanyard("list")
+        self.assertEqual(done.returncode, 3)
+        self.assertNotIn("://", done.stderr)
+        self.assertIn("lanyard up --model", done.stderr)
+
+    def test_stopped_before_it_is_ready(self):
+        for mode, program in (("reading", "coordinator"), ("loading", "w2")):
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+                self.mode(mode)
+                log = self.state / "logs" / (program + ".log")
+                log.unlink(missing_ok=True)
+                self.up("--json")
+                self.assertTrue(eventually(lambda log=log: log.exists() and log.read_text()))
+                children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+                self.assertTrue(children)
+                self.process.send_signal(number)
+                self.assertEqual(self.process.wait(10), code, (mode, number))
+                self.assertFalse(any(alive(int(p)) for p in children))
+                self.assertEqual(self.process.stdout.read(), "")
+                self.assertIn("before it was ready", self.process.stderr.read())
+                self.process.stdout.close()
+                self.process.stderr.close()
+
+    def test_limits_that_cannot_work(self):
+        for flag, value in (("--memory-per-worker", "40"), ("--vram", "6"), ("--vram", "cuda:0=6"), ("--memory-per-worker", "much"),
+                            ("--workers", "0"), ("--context", "0"), ("--users", "0"), ("--threads-per-worker", "0")):
+            done = self.lanyard("up", "--model", str(self.model), "--state", str(self.state), "--port", "0", flag, value)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(flag, done.stderr)
+            self.assertIn(value.split("=")[-1], done.stderr)
+            self.assertFalse(self.state.exists())
+            if value in ("40", "6"):
+                self.assertRegex(done.stderr, rf"at least [\d.]+ MiB .*{value}GiB")
+
+    def test_a_worker_that_its_options_keep_from_running(self):
+        self.state.mkdir()
+        (self.state / "wrong").touch()
+        self.up("--json")
+        self.assertEqual(self.process.wait(10), 2)
+        error = self.process.stderr.read()
+        self.assertIn("cannot run: --memory: too small", error)
+        self.assertNotIn("starting it again", error)
+
+    def test_what_workers_complain_of_is_shown(self):
+        self.state.mkdir()
+        (self.state / "unwell").touch()
+        self.ready()
+        self.process.send_signal(signal.SIGINT)
+        self.assertEqual(self.process.wait(10), 0)
+        error = self.process.stderr.read()
+        for name in ("w1", "w2"):
+            self.assertEqual(error.count(f"worker {name}: not joined to x: no\n"), 1, error)
+
+    def test_names_of_the_server_go_to_the_coordinator(self):
+        self.ready("--http-name", "pc1.lan", "--http-name", "pool")
+        words = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        line = pathlib.Path(f"/proc/{words[0]}/cmdline").read_text().split("\0")
+        names = [line[i + 1] for i, word in enumerate(line) if word == "--http-name"]
+        self.assertEqual(names, ["pc1.lan", "pool"])
 
     def test_plaintext_leaves_nothing_to_make_https_of(self):
         done = subprocess.run([str(self.bin / "lanyard"), "up", "--model", str(self.model), "--state", str(self.state), "--plaintext"],

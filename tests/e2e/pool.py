@@ -19,6 +19,9 @@ BIN = pathlib.Path(os.environ.get("LANYARD_BIN") or SOURCE / "build/release/bin"
 MODEL = pathlib.Path(os.environ.get("LANYARD_MODELS") or SOURCE / "build/models") / "smollm2.gguf"
 LANYARD = BIN / "lanyard"
 START_SECONDS = 120
+# Pools of others are not found by the verbs, nor those of this test by others.
+RUNTIME = tempfile.TemporaryDirectory(prefix="lanyard-e2e-run-")
+os.environ["XDG_RUNTIME_DIR"] = RUNTIME.name
 
 
 def main():

@@ -105,9 +105,10 @@ class Secure(unittest.TestCase):
         with pool.Pool(workers=1, http_open=False, state=self.home / "lanyard/up/other", context=128) as other:
             error = self.cli("list", code=1)
             for p in (self.pool, other):
-                self.assertIn("--admin " + p.ready["admin"], error)
-            listed = json.loads(self.cli("list", "--json", "--admin", other.ready["admin"]))["models"][0]
-            self.assertEqual(listed["context"], 128)
+                self.assertIn(f"--pool {pathlib.Path(p.state).name}   {p.ready['url']}", error)
+            for which in (("--pool", "other"), ("--pool", other.state), ("--admin", other.ready["admin"])):
+                listed = json.loads(self.cli("list", "--json", *which))["models"][0]
+                self.assertEqual(listed["context"], 128)
         self.cli("list")  # one again
 
     def test_it_is_not_led_astray_by_the_environment(self):
