@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Every verb and a pool whose state is anywhere: found, and no message names another address or scheme. What is refused at
 once: ports that are taken and limits that nothing fits into."""
+import json
 import os
 import pathlib
 import re
@@ -40,7 +41,7 @@ def verbs(env, *above):
 
 def required(text):
     """An argument for each that the help calls required."""
-    return ["nobody" for _ in re.findall(r"^  [A-Z][A-Z_-]* .*REQUIRED", text, re.MULTILINE)]
+    return ["nobody" for _ in re.findall(r"^  [A-Z][A-Za-z_-]* .*REQUIRED", text, re.MULTILINE)]
 
 
 class Verbs(unittest.TestCase):
@@ -65,9 +66,10 @@ class Verbs(unittest.TestCase):
                 url = p.ready["url"]
                 self.assertTrue(url.startswith("http://" if http_open else "https://"))
                 own = {url, url.split("//")[1], *(url + end for end in ("/v1", "/v1/chat/completions"))}
-                # Where machines join stands in `node status` and `doctor`.
-                own |= set(ADDRESS.findall(str(p.get("/admin/v1/status")) if http_open else ""))
-                own |= set(self.stage_addresses(p))
+                # Where its processes listen, and from where its worker joined (`node list`).
+                own |= set(self.listening(p))
+                members = json.loads(pool.lanyard("node", "list", "--json", env=self.env).stdout)["members"]
+                own |= {m["from"] for m in members}
                 tried = 0
                 for verb, talks, code, said in self.every_verb():
                     with self.subTest(verb=verb, http_open=http_open):
@@ -81,7 +83,7 @@ class Verbs(unittest.TestCase):
                 self.assertEqual(p.process.wait(20), 0)  # `stop` was the last of them
 
     @staticmethod
-    def stage_addresses(p):
+    def listening(p):
         """The ports on which the processes of the pool listen."""
         pids = [p.ready["pids"]["coordinator"], *(w["pid"] for w in p.ready["workers"])]
         inodes = set()
