@@ -101,7 +101,8 @@ std::string TextOf(const RunningPool& pool, const std::string& name) {
 std::string Canonical(const std::string& path) {
   std::error_code ec;
   const fs::path out = fs::weakly_canonical(path, ec);
-  return ec ? path : out.string();
+  if (ec) return path;
+  return out.has_filename() ? out.string() : out.parent_path().string();  // "DIR/"
 }
 
 }  // namespace

@@ -37,8 +37,12 @@ class RunningPoolsTest : public testing::Test {
     EXPECT_TRUE(entry.ok()) << entry.status();
     return entry.ok() ? *std::move(entry) : nullptr;
   }
-  static std::string Words(HttpClient::Options options) {
-    const auto client = HttpClient::Create(std::move(options));
+  // The URL of the pool that is found, or the error.
+  static std::string Words(const std::string& pool = "", const std::string& url = "") {
+    HttpClient::Options options;
+    options.pool = pool;
+    options.url = url;
+    const auto client = HttpClient::Create(options);
     return client.ok() ? client->url() : Str(client.status().message());
   }
   std::string root_;
@@ -55,7 +59,7 @@ TEST_F(RunningPoolsTest, AnEntryLastsAsLongAsItsPool) {
     EXPECT_EQ(pool.pid, ::getpid());
     EXPECT_EQ(FindRunningPool("fine")->url, pool.url);
     EXPECT_EQ(FindRunningPool(root_ + "/x/../x/fine/")->url, pool.url);
-    EXPECT_EQ(Words({}), "https://127.0.0.1:1");
+    EXPECT_EQ(Words(), "https://127.0.0.1:1");
   }
   EXPECT_TRUE(RunningPools().empty());
   EXPECT_TRUE(fs::is_empty(root_ + "/run/lanyard"));
@@ -73,13 +77,13 @@ TEST_F(RunningPoolsTest, SeveralAreListedWithWhatToType) {
   const auto one = Make(root_ + "/x/same", "https://127.0.0.1:1");
   const auto two = Make(root_ + "/y/same", "http://127.0.0.1:2");
   EXPECT_EQ(two->name(), "same-2");
-  const std::string words = Words({});
+  const std::string words = Words();
   EXPECT_NE(words.find("--pool same   https://127.0.0.1:1"), std::string::npos) << words;
   EXPECT_NE(words.find("--pool same-2   http://127.0.0.1:2"), std::string::npos) << words;
-  EXPECT_EQ(Words({.pool = "same-2"}), "http://127.0.0.1:2");
-  EXPECT_EQ(Words({.pool = root_ + "/x/same"}), "https://127.0.0.1:1");
-  EXPECT_EQ(Words({.url = "http://h:5"}), "http://h:5");
-  const std::string unknown = Words({.pool = "other"});
+  EXPECT_EQ(Words("same-2"), "http://127.0.0.1:2");
+  EXPECT_EQ(Words(root_ + "/x/same"), "https://127.0.0.1:1");
+  EXPECT_EQ(Words("", "http://h:5"), "http://h:5");
+  const std::string unknown = Words("other");
   EXPECT_NE(unknown.find("'other'"), std::string::npos) << unknown;
   EXPECT_NE(unknown.find("--pool same-2"), std::string::npos) << unknown;
 }
