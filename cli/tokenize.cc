@@ -107,7 +107,7 @@ absl::Status Template(const Options& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
   ASSIGN_OR_RETURN(const auto chat, model::ChatTemplate::ForModel(*loaded.file, *loaded.tokenizer));
   ASSIGN_OR_RETURN(const nlohmann::ordered_json messages, ReadJson("a JSON list of messages"));
-  ASSIGN_OR_RETURN(const auto parts, chat.Render(messages, {}));
+  ASSIGN_OR_RETURN(const auto parts, chat.RenderChat(messages, {}));
   return WriteStdout(model::PromptText(parts));
 }
 
@@ -131,8 +131,10 @@ void RegisterTokenize(CLI::App& app) {
                                "  printf 'one\\0two\\0' | lanyard tokenize -0 --model smollm2.gguf",
                                options, Tokenize);
   tokenize->add_flag("--add-special", options->add_special, "add BOS and EOS as the model asks");
-  tokenize->add_flag("--parse-special", options->parse_special,
-                     "texts of control tokens become those tokens");
+  tokenize->add_flag(
+      "--parse-special", options->parse_special,
+      "texts of control tokens become those tokens; with --add-special these are the ids "
+      "of a raw prompt of /v1/completions");
   tokenize->add_flag("-0", options->nul, "texts that each end with a NUL; one array a line");
   CLI::App* detokenize = AddVerb(app, "detokenize", "Text of the JSON array of token ids on stdin",
                                  "  echo '[19556, 905]' | lanyard detokenize --model smollm2.gguf",

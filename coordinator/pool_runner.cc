@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/field_error.h"
 #include "base/log.h"
 #include "coordinator/serve/request_check.h"
 #include "identity/credential.h"
@@ -292,7 +293,9 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
   }
   SequenceSpec spec;
   ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request));
-  if (spec.prompt.empty()) return InvalidArgument("the prompt is empty");
+  if (spec.prompt.empty())
+    return BadField("prompt", "the prompt is empty; it must hold a token at least",
+                    "invalid_value");
   spec.max_tokens = request.max_tokens.value_or(UINT32_MAX);
   spec.sample = request.sample;
   spec.top = request.logprobs ? request.top_logprobs : 0;

@@ -4,8 +4,10 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/field_error.h"
 #include "model/gguf.h"
 #include "model/jinja/interpreter.h"
+#include "model/jinja/lexer.h"
 #include "model/jinja/parser.h"
 #include "model/unicode.h"
 
@@ -14,7 +16,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Gemma's turns: a system message goes in front of the first user's text, and roles alternate.
+// Gemma's turns: a system message goes in front of the first user's text (alone, it is that text),
+// and roles alternate.
 constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
 {%- set turns = messages -%}
 {%- set preface = '' -%}
@@ -22,6 +25,9 @@ constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
   {%- set turns = messages[1:] -%}
   {%- set system = messages[0]['content'] -%}
   {%- set preface = (system if system is string else system[0]['text']) + '\n\n' -%}
+{%- endif -%}
+{%- if preface and not turns -%}
+  {{- '<start_of_turn>user\n' + (preface | trim) + '<end_of_turn>\n' -}}
 {%- endif -%}
 {%- for turn in turns -%}
   {%- if (loop.index0 % 2 == 0) != (turn['role'] == 'user') -%}
@@ -123,7 +129,7 @@ class Converter {
   uint64_t bytes_ = 0;
 };
 
-// Content as an array of text parts becomes one string.
+// Content as an array of text parts becomes one string, of a line for each part.
 Json JoinParts(Json messages) {
   if (!messages.is_array()) return messages;
   for (auto& message : messages) {
@@ -132,6 +138,7 @@ Json JoinParts(Json messages) {
     std::string joined;
     bool all_text = true;
     for (const auto& part : message["content"]) {
+      if (&part != &message["content"].front()) joined += '\n';
       all_text = all_text && part.is_object() && part.value("type", "") == "text" &&
                  part.contains("text") && part["text"].is_string();
       if (all_text) joined += part["text"].get<std::string>();
@@ -149,6 +156,25 @@ void DeveloperToSystem(Json* messages) {
   }
 }
 
+// Content as a string becomes an array of one text part.
+Json SplitParts(Json messages) {
+  for (auto& message : messages) {
+    if (!message.is_object() || !message.contains("content") || !message["content"].is_string())
+      continue;
+    Json part = {{"type", "text"}, {"text", message["content"]}};
+    message["content"] = Json::array({std::move(part)});
+  }
+  return messages;
+}
+
+bool HasText(const Json& message) {
+  return message.is_object() && message.contains("content") && message["content"].is_string() &&
+         message["content"].get_ref<const std::string&>().find_first_not_of(" \t\r\n") !=
+             std::string::npos;
+}
+
+std::string Mark(size_t i) { return absl::StrCat("qzx", i, "xzq"); }
+
 }  // namespace
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
@@ -156,7 +182,8 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
   ChatTemplate out;
   out.source_ = std::make_shared<const std::string>(source);
   out.template_ = std::make_shared<const jinja::Template>(std::move(parsed));
-  out.reads_parts_ = out.ReadsParts();
+  out.reads_parts_ = out.Reads(Json::array({{{"type", "text"}, {"text", "PROBE"}}}));
+  out.reads_strings_ = out.Reads("PROBE");
   return out;
 }
 
@@ -189,10 +216,9 @@ void ChatTemplate::SetTokens(std::string bos, std::string eos) {
   eos_ = std::move(eos);
 }
 
-// Some templates only add strings; given an array they fail, or print it.
-bool ChatTemplate::ReadsParts() const {
-  const Json probe = {
-      {{"role", "user"}, {"content", Json::array({{{"type", "text"}, {"text", "PROBE"}}})}}};
+// Some templates only add strings; given an array they fail, or print it. Others only walk arrays.
+bool ChatTemplate::Reads(const Json& content) const {
+  const Json probe = {{{"role", "user"}, {"content", content}}};
   const auto parts = RenderOnce(probe, Options());
   if (!parts.ok()) return false;
   const std::string text = PromptText(*parts);
@@ -203,9 +229,49 @@ bool ChatTemplate::ReadsParts() const {
 absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const Json& given,
                                                              const Options& options) const {
   if (!given.is_array()) return InvalidArgument("messages must be a JSON array");
-  Json messages = reads_parts_ ? given : JoinParts(given);
-  if (source_->find("developer") == std::string::npos) DeveloperToSystem(&messages);
+  Json messages = !reads_parts_ ? JoinParts(given) : reads_strings_ ? given : SplitParts(given);
+  if (!Mentions("developer")) DeveloperToSystem(&messages);
   return RenderOnce(messages, options);
+}
+
+absl::Status ChatTemplate::CheckPlaces(const Json& messages, const Options& options) const {
+  Json marked = JoinParts(messages);
+  for (size_t i = 0; i < marked.size(); ++i) {
+    if (HasText(marked[i])) marked[i]["content"] = Mark(i);
+  }
+  const auto parts = Render(marked, options);
+  if (!parts.ok()) return absl::OkStatus();  // it depends on what was said; then nothing is known
+  const std::string prompt = PromptText(*parts);
+  for (size_t i = 0; i < marked.size(); ++i) {
+    if (!HasText(marked[i]) || prompt.find(Mark(i)) != std::string::npos) continue;
+    return BadField(absl::StrCat("messages[", i, "]"),
+                    absl::StrCat("The model's chat template has no place for 'messages[", i,
+                                 "]' (role '", marked[i].value("role", ""),
+                                 "') and would leave it out; move its text into a message that the "
+                                 "template takes."),
+                    "invalid_messages");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderChat(const Json& messages,
+                                                                 const Options& options) const {
+  auto parts = Render(messages, options);
+  if (!parts.ok()) {
+    const bool refused = jinja::IsRefusal(parts.status());
+    return BadField(
+        "messages",
+        absl::StrCat(refused ? "The model's chat template does not take these messages: "
+                             : "The model's chat template failed with these messages: ",
+                     parts.status().message()),
+        refused ? "invalid_messages" : "chat_template_failed");
+  }
+  RETURN_IF_ERROR(CheckPlaces(messages, options));
+  return parts;
+}
+
+bool ChatTemplate::Mentions(std::string_view name) const {
+  return source_->find(name) != std::string::npos;
 }
 
 absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const nlohmann::json& messages,

@@ -40,8 +40,9 @@ class ChatTemplate {
   };
 
   // `messages` is an array of objects with "role" and "content" (a string, or an array of parts
-  // {"type":"text","text":..}, which are joined where the template cannot read them). The role
-  // "developer" is "system" to a template that does not know it. The parts
+  // {"type":"text","text":..}, which are joined by newlines where the template cannot read them; a
+  // string becomes a part where it reads nothing else). The role "developer" is "system" to a
+  // template that does not know it. The parts
   // joined are the prompt; text of messages is not trusted, save for the usual names of roles.
   // InvalidArgument where the template refuses the messages (raise_exception), ResourceExhausted
   // where it passes a limit. Encode the result with add_special: BOS is not doubled. Ordered JSON
@@ -51,6 +52,14 @@ class ChatTemplate {
   absl::StatusOr<std::vector<PromptPart>> Render(const nlohmann::json& messages,
                                                  const Options& options) const;
 
+  // Render for a client's conversation: what the template does not take, or would silently leave
+  // out (a system message alone, say), is a BadField about "messages" or "messages[i]", with the
+  // code "invalid_messages".
+  absl::StatusOr<std::vector<PromptPart>> RenderChat(const nlohmann::ordered_json& messages,
+                                                     const Options& options) const;
+  // Whether the template's source holds the name of a variable.
+  bool Mentions(std::string_view name) const;
+
   // Values of bos_token and eos_token; empty after Parse.
   void SetTokens(std::string bos, std::string eos);
   const std::string& source() const { return *source_; }
@@ -59,7 +68,9 @@ class ChatTemplate {
  private:
   absl::StatusOr<std::vector<PromptPart>> RenderOnce(const nlohmann::ordered_json& messages,
                                                      const Options& options) const;
-  bool ReadsParts() const;
+  // Whether the text PROBE of such a content gets into the prompt.
+  bool Reads(const nlohmann::ordered_json& content) const;
+  absl::Status CheckPlaces(const nlohmann::ordered_json& messages, const Options& options) const;
 
   std::shared_ptr<const std::string> source_;
   std::shared_ptr<const jinja::Template> template_;
@@ -67,6 +78,7 @@ class ChatTemplate {
   std::string eos_;
   bool built_in_ = false;
   bool reads_parts_ = false;  // the template takes content as an array of parts
+  bool reads_strings_ = true;
 };
 
 // The prompt as one string, for showing.

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/field_error.h"
 #include "model/gguf.h"
 
 namespace lanyard::model {
@@ -130,6 +131,52 @@ TEST(ChatTemplate, BuiltInForGemma) {
   }
   const auto refused = t->Render(Json::parse(R"([{"role":"assistant","content":"x"}])"), {});
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("roles must alternate"));
+  // Gemma has no system turn, and a system message alone is not lost for that.
+  const auto alone =
+      t->RenderChat(Json::parse(R"([{"role":"system","content":" Be brief. "}])"), {});
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_EQ(PromptText(*alone),
+            "<bos><start_of_turn>user\nBe brief.<end_of_turn>\n<start_of_turn>model\n");
+}
+
+// What became of a client's conversation: its prompt, or "param code: message".
+std::string Chat(const ChatTemplate& t, const std::string& messages) {
+  const auto got = t.RenderChat(Json::parse(messages), {});
+  if (got.ok()) return PromptText(*got);
+  return absl::StrCat(FieldPayload(got.status(), kFieldParamKey), " ",
+                      FieldPayload(got.status(), kFieldCodeKey), ": ", got.status().message());
+}
+
+TEST(ChatTemplate, WhatATemplateDoesNotTakeIsTheClientsError) {
+  const auto gemma = *ForModel({{"general.architecture", "gemma3"}},
+                               *ControlTokenizer({"<bos>", "<eos>", "<start_of_turn>"}));
+  EXPECT_EQ(Chat(gemma, R"([{"role":"user","content":"a"},{"role":"user","content":"b"}])"),
+            "messages invalid_messages: The model's chat template does not take these messages: "
+            "Conversation roles must alternate user/assistant/user/assistant/...");
+  const auto broken = *ChatTemplate::Parse("{{ messages[0].content + 1 }}");
+  EXPECT_THAT(Chat(broken, R"([{"role":"user","content":"a"}])"),
+              HasSubstr("messages chat_template_failed: The model's chat template failed"));
+}
+
+TEST(ChatTemplate, NoMessageIsLeftOutInSilence) {
+  const std::string turns =
+      "{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}";
+  const auto t = *ChatTemplate::Parse(turns);
+  EXPECT_EQ(Chat(t, R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"}])"),
+            "[a][b]");
+  EXPECT_THAT(Chat(t, R"([{"role":"user","content":"a"},{"role":"system","content":"a"}])"),
+              HasSubstr("messages[1] invalid_messages: The model's chat template has no place for "
+                        "'messages[1]' (role 'system')"));
+  EXPECT_EQ(Chat(t, R"([{"role":"user","content":"a"},{"role":"system","content":" "}])"), "[a]");
+  // A template that takes a word out of a message does not leave the message out.
+  const auto switches = *ChatTemplate::Parse("{{ messages[0].content | replace('/think', '') }}.");
+  EXPECT_EQ(Chat(switches, R"([{"role":"system","content":"/think"}])"), ".");
+}
+
+TEST(ChatTemplate, ATemplateThatOnlyWalksPartsGetsParts) {
+  const auto t = *ChatTemplate::Parse(
+      "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}");
+  EXPECT_EQ(Chat(t, R"([{"role":"user","content":"abc"}])"), "abc");
 }
 
 TEST(ChatTemplate, NeitherTemplateNorFamily) {
@@ -304,7 +351,7 @@ TEST(ChatTemplate, PartsAreJoinedWhereTheTemplateCannotReadThem) {
   const auto parts = Json::parse(
       R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])");
   EXPECT_EQ(PromptText(*t.Render(parts, {})),
-            PromptText(*t.Render(Json::parse(R"([{"role":"user","content":"ab"}])"), {})));
+            PromptText(*t.Render(Json::parse(R"([{"role":"user","content":"a\nb"}])"), {})));
 }
 
 // The one place where "developer" becomes "system": for the HTTP API and for `lanyard template`.

@@ -1,7 +1,5 @@
 #include "net/convert_stage.h"
 
-#include <cmath>
-
 #include "net/limits.h"
 #include "net/status_codes.h"
 
@@ -47,18 +45,9 @@ absl::StatusOr<stage::OutputRequest> OutputFromProto(const v1::OutputRequest& in
   out.top = in.top();
   out.want.assign(in.want().begin(), in.want().end());
   const v1::SampleSpec& sample = in.sample();
-  if (!std::isfinite(sample.temperature()) || sample.temperature() < 0) {
-    return InvalidArgument("frame: temperature ", sample.temperature(),
-                           " is not a finite number >= 0");
-  }
-  if (!(sample.top_p() > 0 && sample.top_p() <= 1)) {
-    return InvalidArgument("frame: top_p ", sample.top_p(), " is not in (0, 1]");
-  }
-  if (!(sample.min_p() >= 0 && sample.min_p() <= 1)) {
-    return InvalidArgument("frame: min_p ", sample.min_p(), " is not in [0, 1]");
-  }
   out.sample = {sample.temperature(), sample.top_k(), sample.top_p(), sample.min_p(),
                 sample.seed()};
+  RETURN_IF_ERROR(Annotate(stage::CheckSample(out.sample), "frame"));
   return out;
 }
 

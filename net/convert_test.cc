@@ -110,6 +110,8 @@ TEST(ConvertStage, RefusesEachHostileField) {
   };
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_temperature(NAN); }));
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_temperature(-1); }));
+  EXPECT_TRUE(refuses(
+      [&](v1::StepFrame& f) { sample(f)->set_temperature(stage::kMaxTemperature + 0.1f); }));
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_top_p(0); }));
   EXPECT_TRUE(refuses([&](v1::StepFrame& f) { sample(f)->set_min_p(INFINITY); }));
   EXPECT_TRUE(refuses(

@@ -1,7 +1,6 @@
 #include "stage/validate.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace lanyard::stage {
 namespace {
@@ -105,17 +104,8 @@ absl::Status CheckTable(const BlockTable& table, const BlockRange& needed, uint3
 }
 
 absl::Status CheckOutput(const OutputRequest& out, const SeqRun& run, const FrameModel& model) {
-  const SampleSpec& s = out.sample;
   if (out.row >= run.n_rows) return InvalidArgument("row ", out.row, " of a run of ", run.n_rows);
-  if (!std::isfinite(s.temperature) || s.temperature < 0 || s.temperature > 1000) {
-    return InvalidArgument("temperature ", s.temperature, " is not in [0, 1000]");
-  }
-  if (!std::isfinite(s.top_p) || s.top_p <= 0 || s.top_p > 1) {
-    return InvalidArgument("top_p ", s.top_p, " is not in (0, 1]");
-  }
-  if (!std::isfinite(s.min_p) || s.min_p < 0 || s.min_p > 1) {
-    return InvalidArgument("min_p ", s.min_p, " is not in [0, 1]");
-  }
+  RETURN_IF_ERROR(CheckSample(out.sample));
   if (out.top > std::min(kMaxTopLogits, model.n_vocab)) {
     return InvalidArgument("top ", out.top, " is over ", std::min(kMaxTopLogits, model.n_vocab));
   }
@@ -173,6 +163,21 @@ absl::Status CheckBlocksDisjoint(const StepBatch& batch, const StageSpec& spec, 
 }
 
 }  // namespace
+
+absl::Status CheckSample(const SampleSpec& sample) {
+  // Written so that NaN fails.
+  if (!(sample.temperature >= 0 && sample.temperature <= kMaxTemperature)) {
+    return InvalidArgument("temperature is ", sample.temperature, "; it must be from 0 to ",
+                           kMaxTemperature);
+  }
+  if (!(sample.top_p > 0 && sample.top_p <= 1)) {
+    return InvalidArgument("top_p is ", sample.top_p, "; it must be above 0 and at most 1");
+  }
+  if (!(sample.min_p >= 0 && sample.min_p <= 1)) {
+    return InvalidArgument("min_p is ", sample.min_p, "; it must be from 0 to 1");
+  }
+  return absl::OkStatus();
+}
 
 BlockRange NeededBlocks(uint32_t pos, uint32_t n_rows, uint32_t window) {
   const uint32_t first_seen = window != 0 && pos >= window ? pos - window + 1 : 0;

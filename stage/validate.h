@@ -16,6 +16,13 @@ inline constexpr uint32_t kMaxWantLogits = 1024;
 // Sequences of one frame, outputs of one row (several samples).
 inline constexpr uint32_t kMaxOutputsPerRow = 64;
 
+// The hottest that is drawn; OpenAI's limit.
+inline constexpr float kMaxTemperature = 2;
+
+// The one rule of what a SampleSpec may hold: of a client's request, on the wire, before a draw.
+// InvalidArgument naming the field, the value and the range; NaN is in none.
+absl::Status CheckSample(const SampleSpec& sample);
+
 // What a model's frames must fit.
 struct FrameModel {
   uint32_t n_vocab = 0;

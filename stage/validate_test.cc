@@ -159,6 +159,8 @@ TEST_F(ValidateTest, Outputs) {
   Refused(sample([](OutputRequest& o) { o.sample.temperature = NAN; }), "temperature");
   Refused(sample([](OutputRequest& o) { o.sample.temperature = INFINITY; }), "temperature");
   Refused(sample([](OutputRequest& o) { o.sample.temperature = -0.1f; }), "temperature");
+  Refused(sample([](OutputRequest& o) { o.sample.temperature = kMaxTemperature + 0.1f; }),
+          "temperature");
   Refused(sample([](OutputRequest& o) { o.sample.top_p = 0; }), "top_p");
   Refused(sample([](OutputRequest& o) { o.sample.top_p = 1.01f; }), "top_p");
   Refused(sample([](OutputRequest& o) { o.sample.top_p = NAN; }), "top_p");

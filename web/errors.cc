@@ -1,18 +1,9 @@
 #include "web/errors.h"
 
 #include <nlohmann/json.hpp>
-#include <optional>
 
 namespace lanyard::web {
 namespace {
-
-constexpr char kParamKey[] = "lanyard.param";
-constexpr char kCodeKey[] = "lanyard.code";
-
-std::string Payload(const absl::Status& status, const char* key) {
-  const absl::optional<absl::Cord> value = status.GetPayload(key);
-  return value.has_value() ? std::string(*value) : std::string();
-}
 
 struct Mapping {
   absl::StatusCode status;
@@ -55,13 +46,6 @@ std::string_view TypeOf(int http_status) {
 
 }  // namespace
 
-absl::Status BadField(std::string_view param, std::string_view message, std::string_view code) {
-  absl::Status status = absl::InvalidArgumentError(AbslView(message));
-  if (!param.empty()) status.SetPayload(kParamKey, absl::Cord(AbslView(param)));
-  if (!code.empty()) status.SetPayload(kCodeKey, absl::Cord(AbslView(code)));
-  return status;
-}
-
 std::string ErrorJson(std::string_view message, std::string_view type, std::string_view param,
                       std::string_view code) {
   nlohmann::ordered_json error;
@@ -83,9 +67,9 @@ Response ErrorResponse(int http_status, std::string_view message, std::string_vi
 
 std::string ToErrorJson(const absl::Status& status) {
   const Mapping& m = Lookup(status.code());
-  std::string code = Payload(status, kCodeKey);
+  std::string code = FieldPayload(status, kFieldCodeKey);
   if (code.empty()) code = m.code;
-  std::string param = Payload(status, kParamKey);
+  std::string param = FieldPayload(status, kFieldParamKey);
   if (param.empty() && status.code() == absl::StatusCode::kOutOfRange) param = "messages";
   if (param.empty() && status.code() == absl::StatusCode::kNotFound) param = "model";
   return ErrorJson(StdView(status.message()), m.type, param, code);
@@ -109,6 +93,8 @@ std::string_view ReasonPhrase(int http_status) {
       return "Created";
     case 202:
       return "Accepted";
+    case 204:
+      return "No Content";
     case 400:
       return "Bad Request";
     case 401:
@@ -125,12 +111,16 @@ std::string_view ReasonPhrase(int http_status) {
       return "Conflict";
     case 413:
       return "Content Too Large";
+    case 415:
+      return "Unsupported Media Type";
     case 429:
       return "Too Many Requests";
     case 431:
       return "Request Header Fields Too Large";
     case 500:
       return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
     case 503:
       return "Service Unavailable";
     case 504:

@@ -4,14 +4,11 @@
 #include <string>
 #include <string_view>
 
+#include "base/field_error.h"
 #include "base/status.h"
 #include "web/http.h"
 
 namespace lanyard::web {
-
-// InvalidArgument that names the field of the request ("temperature") and, if there is one, a
-// machine-readable code.
-absl::Status BadField(std::string_view param, std::string_view message, std::string_view code = "");
 
 // {"error":{"message","type","param","code"}}; param and code are null when empty.
 std::string ErrorJson(std::string_view message, std::string_view type, std::string_view param,

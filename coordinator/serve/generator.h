@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +18,12 @@
 
 namespace lanyard::coordinator {
 
+// What a request may hold; web/ reads requests by them, request_check.h checks what comes here.
+inline constexpr size_t kMaxStops = 256;
+inline constexpr size_t kMaxStopBytes = 4096;    // of one
+inline constexpr uint32_t kMaxTopLogprobs = 20;  // OpenAI's
+inline constexpr uint32_t kMaxRequestTokens = std::numeric_limits<int32_t>::max();
+
 struct ChatMessage {
   std::string role;
   std::string content;  // text parts already joined
@@ -29,9 +36,13 @@ struct GenerateRequest {
   std::string model;                   // empty or the id of a served model; else NotFound
   std::optional<uint32_t> max_tokens;  // absent: up to the context
   stage::SampleSpec sample;            // seed chosen by the caller
-  std::vector<std::string> stop;       // at most 16, none empty, never emitted
+  std::vector<std::string> stop;       // at most kMaxStops, none empty, never emitted
   bool ignore_eos = false;
-  uint32_t top_logprobs = 0;  // 0: none are reported
+  // Of a raw text: texts of control tokens in it become those tokens. A chat's never do.
+  bool parse_special = true;
+  // How hard a model that thinks is asked to; empty: nothing was asked. A chat's.
+  std::string reasoning_effort;
+  uint32_t top_logprobs = 0;  // at most kMaxTopLogprobs; 0: none are reported
   bool logprobs = false;
   std::string request_id;  // for the log
 };

@@ -1,28 +1,10 @@
 #include "coordinator/serve/request_check.h"
 
-#include <cmath>
+#include "stage/validate.h"
 
 namespace lanyard::coordinator {
-namespace {
-
-absl::Status CheckSample(const stage::SampleSpec& sample) {
-  // Written so that NaN fails.
-  if (!(sample.temperature >= 0 && sample.temperature <= 100)) {
-    return InvalidArgument("temperature is ", sample.temperature, "; it must be from 0 to 100");
-  }
-  if (!(sample.top_p > 0 && sample.top_p <= 1)) {
-    return InvalidArgument("top_p is ", sample.top_p, "; it must be above 0 and at most 1");
-  }
-  if (!(sample.min_p >= 0 && sample.min_p <= 1)) {
-    return InvalidArgument("min_p is ", sample.min_p, "; it must be from 0 to 1");
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 absl::Status CheckRequest(const GenerateRequest& request) {
-  RETURN_IF_ERROR(CheckSample(request.sample));
+  RETURN_IF_ERROR(stage::CheckSample(request.sample));
   if (request.max_tokens && *request.max_tokens == 0) {
     return InvalidArgument("max_tokens is 0; it must be at least 1");
   }

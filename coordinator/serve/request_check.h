@@ -6,10 +6,6 @@
 
 namespace lanyard::coordinator {
 
-inline constexpr size_t kMaxStops = 16;
-inline constexpr size_t kMaxStopBytes = 4096;  // of one
-inline constexpr uint32_t kMaxTopLogprobs = 128;
-
 // InvalidArgument naming the field, the value and the limit.
 absl::Status CheckRequest(const GenerateRequest& request);
 

@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "stage/validate.h"
+
 namespace lanyard::coordinator {
 namespace {
 
@@ -26,14 +28,19 @@ TEST(RequestCheck, NamesTheFieldAndTheLimit) {
               HasSubstr("temperature is nan"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = -0.1F; }), HasSubstr("temperature"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = INFINITY; }), HasSubstr("temperature"));
+  EXPECT_THAT(Refused([](auto& r) { r.sample.temperature = 2.1F; }), HasSubstr("2.1"));
+  EXPECT_EQ(Refused([](auto& r) { r.sample.temperature = stage::kMaxTemperature; }), "");
   EXPECT_THAT(Refused([](auto& r) { r.sample.top_p = 0; }), HasSubstr("top_p is 0"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.top_p = 1.5; }), HasSubstr("top_p"));
   EXPECT_THAT(Refused([](auto& r) { r.sample.min_p = -1; }), HasSubstr("min_p"));
   EXPECT_THAT(Refused([](auto& r) { r.max_tokens = 0; }), HasSubstr("max_tokens is 0"));
-  EXPECT_THAT(Refused([](auto& r) { r.stop.assign(17, "x"); }), HasSubstr("17"));
+  EXPECT_THAT(Refused([](auto& r) { r.stop.assign(kMaxStops + 1, "x"); }),
+              HasSubstr(absl::StrCat(kMaxStops + 1)));
+  EXPECT_EQ(Refused([](auto& r) { r.stop.assign(kMaxStops, "x"); }), "");
   EXPECT_THAT(Refused([](auto& r) { r.stop = {""}; }), HasSubstr("empty"));
   EXPECT_THAT(Refused([](auto& r) { r.stop = {std::string(5000, 'x')}; }), HasSubstr("5000"));
-  EXPECT_THAT(Refused([](auto& r) { r.top_logprobs = 1000; }), HasSubstr("top_logprobs"));
+  EXPECT_THAT(Refused([](auto& r) { r.top_logprobs = kMaxTopLogprobs + 1; }),
+              HasSubstr("top_logprobs"));
   EXPECT_THAT(Refused([](auto& r) { r.prompt = std::vector<ChatMessage>(); }),
               HasSubstr("messages"));
 }

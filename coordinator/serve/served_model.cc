@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/field_error.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/size.h"
@@ -78,8 +79,10 @@ absl::StatusOr<model::Manifest> HashedManifest(const model::GgufFile& file, cons
 absl::StatusOr<std::vector<int32_t>> CheckedIds(const std::vector<int32_t>& ids, int32_t n_vocab) {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= n_vocab) {
-      return InvalidArgument("prompt token ", i, " is ", ids[i], "; the vocabulary has ids 0 to ",
-                             n_vocab - 1);
+      return BadField("prompt",
+                      absl::StrCat("prompt token ", i, " is ", ids[i],
+                                   "; the vocabulary has ids 0 to ", n_vocab - 1),
+                      "invalid_value");
     }
   }
   return ids;
@@ -115,28 +118,48 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(
   return out;
 }
 
-absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(const GenerateRequest& request) const {
-  if (const auto* ids = std::get_if<std::vector<int32_t>>(&request.prompt)) {
-    return CheckedIds(*ids, tokenizer->n_vocab());
-  }
-  if (const auto* text = std::get_if<std::string>(&request.prompt)) {
-    model::Tokenizer::Options options;
-    options.add_special = true;
-    return tokenizer->Encode(*text, options);
-  }
+absl::StatusOr<std::vector<model::PromptPart>> ServedModel::RenderChat(
+    const GenerateRequest& request) const {
   if (!chat_template.ok()) {
-    return InvalidArgument("the model has no chat template that can be used (",
-                           chat_template.status().message(), "); ask by /v1/completions");
+    return BadField("messages",
+                    absl::StrCat("the model has no chat template that can be used (",
+                                 chat_template.status().message(), "); ask by /v1/completions"),
+                    "no_chat_template");
   }
-  nlohmann::json messages = nlohmann::json::array();
+  // Where the template does not read it, every effort gives the same answer, so any is taken.
+  if (!request.reasoning_effort.empty() &&
+      (chat_template->Mentions("reasoning_effort") || chat_template->Mentions("enable_thinking"))) {
+    return BadField("reasoning_effort",
+                    "'reasoning_effort' is not supported yet by this server and would change the "
+                    "answer of this model; leave it out.",
+                    "unsupported_parameter");
+  }
+  nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   for (const ChatMessage& message : std::get<std::vector<ChatMessage>>(request.prompt)) {
-    nlohmann::json& entry = messages.emplace_back();
+    nlohmann::ordered_json& entry = messages.emplace_back();
     entry["role"] = message.role;
     entry["content"] = message.content;
     if (!message.name.empty()) entry["name"] = message.name;
   }
-  ASSIGN_OR_RETURN(const std::vector<model::PromptPart> parts, chat_template->Render(messages, {}));
-  return tokenizer->Encode(parts, /*add_special=*/true);
+  return chat_template->RenderChat(messages, {});
+}
+
+absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(const GenerateRequest& request) const {
+  if (const auto* ids = std::get_if<std::vector<int32_t>>(&request.prompt)) {
+    return CheckedIds(*ids, tokenizer->n_vocab());
+  }
+  absl::StatusOr<std::vector<int32_t>> ids;
+  const auto* text = std::get_if<std::string>(&request.prompt);
+  if (text != nullptr) {
+    ids = tokenizer->Encode(*text, {.add_special = true, .parse_special = request.parse_special});
+  } else {
+    ASSIGN_OR_RETURN(const std::vector<model::PromptPart> parts, RenderChat(request));
+    ids = tokenizer->Encode(parts, /*add_special=*/true);
+  }
+  if (ids.ok()) return ids;
+  // The same text would fail again, so it is the client's, whatever the limit was.
+  return BadField(text != nullptr ? "prompt" : "messages", StdView(ids.status().message()),
+                  "invalid_value");
 }
 
 absl::Status ServedModel::CheckContext(uint32_t context) const {

@@ -34,11 +34,16 @@ struct ServedModel {
   static absl::StatusOr<std::shared_ptr<const ServedModel>> Load(
       const std::string& path, const std::string& state_directory);
 
-  // The prompt's tokens; InvalidArgument for what cannot be one.
+  // The prompt's tokens; BadField for what cannot be one. Texts of control tokens become those
+  // tokens in a raw prompt (unless it says otherwise) and in what the template itself writes, never
+  // in what people wrote in a chat.
   absl::StatusOr<std::vector<int32_t>> Encode(const GenerateRequest& request) const;
   // InvalidArgument when so many tokens hold no conversation at all: what the template puts around
   // the shortest question, and one token of an answer.
   absl::Status CheckContext(uint32_t context) const;
+
+ private:
+  absl::StatusOr<std::vector<model::PromptPart>> RenderChat(const GenerateRequest& request) const;
 };
 
 }  // namespace lanyard::coordinator

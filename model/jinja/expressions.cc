@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "model/jinja/interpreter.h"
 
 namespace lanyard::model::jinja {
@@ -38,7 +37,7 @@ absl::StatusOr<Value> Interpreter::Eval(const Expr& e) {
   if (++depth_ > kMaxDepth) return ResourceExhausted("the template nests too deeply");
   auto result = EvalNode(e);
   --depth_;
-  if (!result.ok() && !absl::StartsWith(result.status().message(), "template line ")) {
+  if (!result.ok() && !IsPlaced(result.status())) {
     return absl::Status(result.status().code(),
                         ErrorAt(e.position, StdView(result.status().message())).message());
   }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
-
 namespace lanyard::model::jinja {
 namespace {
 
@@ -13,7 +11,7 @@ constexpr uint64_t kBytesOfStep = 64;
 
 // The innermost place that failed names itself.
 absl::Status At(Position position, const absl::Status& status) {
-  if (status.ok() || absl::StartsWith(status.message(), "template line ")) return status;
+  if (status.ok() || IsPlaced(status)) return status;
   return absl::Status(status.code(), ErrorAt(position, StdView(status.message())).message());
 }
 

@@ -4,11 +4,14 @@
 #include <charconv>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "model/jinja/strings.h"
 #include "model/unicode.h"
 
 namespace lanyard::model::jinja {
 namespace {
+
+constexpr char kRefusalKey[] = "lanyard.template.refusal";
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 bool IsNameStart(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
@@ -361,6 +364,18 @@ class Lexer {
 absl::Status ErrorAt(Position position, std::string_view message) {
   return InvalidArgument("template line ", position.line, ", column ", position.column, ": ",
                          AbslView(message));
+}
+
+absl::Status Refusal(std::string_view message) {
+  absl::Status status = absl::InvalidArgumentError(AbslView(message));
+  status.SetPayload(kRefusalKey, absl::Cord());
+  return status;
+}
+
+bool IsRefusal(const absl::Status& status) { return status.GetPayload(kRefusalKey).has_value(); }
+
+bool IsPlaced(const absl::Status& status) {
+  return IsRefusal(status) || absl::StartsWith(status.message(), "template line ");
 }
 
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source) {

@@ -43,6 +43,13 @@ struct Token {
 // "template line 3, column 14: " and the message.
 absl::Status ErrorAt(Position position, std::string_view message);
 
+// What the template itself has against the conversation (raise_exception): its own words, to which
+// no place is added.
+absl::Status Refusal(std::string_view message);
+bool IsRefusal(const absl::Status& status);
+// Whether a status needs no place (ErrorAt) any more.
+bool IsPlaced(const absl::Status& status);
+
 // The last token is kEnd. Source must be valid UTF-8. Line ends are normalised and the last one is
 // dropped first, so that positions count in what is left.
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source);

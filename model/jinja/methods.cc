@@ -305,7 +305,7 @@ absl::StatusOr<Value> Interpreter::CallGlobal(const std::string& name,
     if (a[0]) {
       ASSIGN_OR_RETURN(message, Str(*a[0]));
     }
-    return InvalidArgument(message.bytes());
+    return Refusal(message.bytes());
   }
   return Internal("unknown function ", name);
 }

@@ -1,0 +1,32 @@
+// An error about one field of a client's request: which field, and a code that a program can read.
+// They travel as payloads of the status, from wherever the field was judged to the one place that
+// answers the client (web/errors).
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace lanyard {
+
+inline constexpr char kFieldParamKey[] = "lanyard.param";
+inline constexpr char kFieldCodeKey[] = "lanyard.code";
+
+// InvalidArgument that names the field of the request ("temperature", "messages[2].content") and,
+// if there is one, a machine-readable code.
+inline absl::Status BadField(std::string_view param, std::string_view message,
+                             std::string_view code = "") {
+  absl::Status status = absl::InvalidArgumentError(AbslView(message));
+  if (!param.empty()) status.SetPayload(kFieldParamKey, absl::Cord(AbslView(param)));
+  if (!code.empty()) status.SetPayload(kFieldCodeKey, absl::Cord(AbslView(code)));
+  return status;
+}
+
+// What BadField put there; empty where there is none.
+inline std::string FieldPayload(const absl::Status& status, const char* key) {
+  const absl::optional<absl::Cord> value = status.GetPayload(key);
+  return value.has_value() ? std::string(*value) : std::string();
+}
+
+}  // namespace lanyard
