@@ -1,14 +1,18 @@
 #include "web/openai_request.h"
 
-#include <limits>
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "stage/validate.h"
 #include "web/errors.h"
 #include "web/json_body.h"
+#include "web/known_fields.h"
 
 namespace lanyard::web {
 namespace {
@@ -17,104 +21,31 @@ using coordinator::ChatMessage;
 using coordinator::GenerateRequest;
 using nlohmann::json;
 
-constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
-
-absl::Status NotYet(std::string_view name, std::string_view allowed) {
-  return BadField(
-      name,
-      absl::StrCat("'", AbslView(name),
-                   "' is not supported yet by this server and would change the answer; ",
-                   AbslView(allowed)),
-      "unsupported_parameter");
-}
-
-bool IsEmptyContainer(const json& value) {
-  return (value.is_array() || value.is_object() || value.is_string()) && value.empty();
-}
-
-// Fields that must be absent, null, or equal to their neutral value.
-absl::Status RejectUnsupported(const Fields& fields) {
-  // Must be absent or an empty array, object or string.
-  for (const char* name :
-       {"tools", "functions", "logit_bias", "audio", "web_search_options", "suffix", "grammar",
-        "json_schema", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-        "guided_grammar", "stop_token_ids", "bad_words", "chat_template_kwargs", "chat_template",
-        "documents", "prefill"}) {
-    const json* value = fields.Find(name);
-    if (value != nullptr && !IsEmptyContainer(*value)) return NotYet(name, "leave it out.");
+absl::Status AddStop(const json& value, std::vector<std::string>* stop) {
+  if (!value.is_string()) return WrongType("stop", "a string or an array of strings", value);
+  const auto& text = value.get_ref<const std::string&>();
+  if (text.size() > coordinator::kMaxStopBytes) {
+    return BadField(
+        "stop",
+        absl::StrCat("Invalid 'stop': a string of ", text.size(), " bytes, but at most ",
+                     coordinator::kMaxStopBytes, " are accepted."),
+        "invalid_value");
   }
-  // Must be absent or this number.
-  struct Neutral {
-    const char* name;
-    double value;
-  };
-  for (const Neutral& n :
-       {Neutral{"presence_penalty", 0}, Neutral{"frequency_penalty", 0}, Neutral{"n", 1},
-        Neutral{"best_of", 1}, Neutral{"repeat_penalty", 1}, Neutral{"repetition_penalty", 1},
-        Neutral{"min_tokens", 0}, Neutral{"typical_p", 1}, Neutral{"mirostat", 0}}) {
-    const json* value = fields.Find(n.name);
-    if (value == nullptr) continue;
-    if (!value->is_number()) return WrongType(n.name, "a number", *value);
-    if (value->get<double>() != n.value)
-      return NotYet(n.name, absl::StrCat("only ", n.value, " is accepted."));
-  }
-  // Must be absent or false.
-  for (const char* name : {"echo", "continue_final_message", "use_beam_search"}) {
-    ASSIGN_OR_RETURN(const bool on, fields.Bool(name, false));
-    if (on) return NotYet(name, "only false is accepted.");
-  }
-  if (const json* choice = fields.Find("tool_choice");
-      choice != nullptr && *choice != "none" && *choice != "auto") {
-    return NotYet("tool_choice", "only \"none\" and \"auto\" are accepted.");
-  }
-  if (const json* call = fields.Find("function_call");
-      call != nullptr && *call != "none" && *call != "auto") {
-    return NotYet("function_call", "only \"none\" and \"auto\" are accepted.");
-  }
-  if (const json* format = fields.Find("response_format"); format != nullptr) {
-    if (!format->is_object()) return WrongType("response_format", "an object", *format);
-    const auto type = format->find("type");
-    if (type == format->end() || *type != "text")
-      return NotYet("response_format", "only {\"type\":\"text\"} is accepted.");
-  }
-  if (const json* modalities = fields.Find("modalities");
-      modalities != nullptr && *modalities != json::array({"text"})) {
-    return NotYet("modalities", "only [\"text\"] is accepted.");
-  }
+  if (!text.empty()) stop->push_back(text);  // an empty one stops nothing
   return absl::OkStatus();
 }
 
 absl::Status ParseStop(const Fields& fields, std::vector<std::string>* stop) {
   const json* value = fields.Find("stop");
   if (value == nullptr) return absl::OkStatus();
-  if (value->is_string()) {
-    if (!value->get_ref<const std::string&>().empty()) stop->push_back(value->get<std::string>());
-  } else if (value->is_array()) {
-    if (value->size() > kMaxStopStrings) {
-      return BadField("stop",
-                      absl::StrCat("Invalid 'stop': ", value->size(), " strings, but at most ",
-                                   kMaxStopStrings, " are accepted."),
-                      "invalid_value");
-    }
-    for (const json& s : *value) {
-      if (!s.is_string()) return WrongType("stop", "a string or an array of strings", s);
-      if (s.get_ref<const std::string&>().empty()) {
-        return BadField("stop", "Invalid 'stop': a stop string must not be empty.",
-                        "invalid_value");
-      }
-      stop->push_back(s.get<std::string>());
-    }
-  } else {
-    return WrongType("stop", "a string or an array of strings", *value);
+  if (!value->is_array()) return AddStop(*value, stop);
+  if (value->size() > coordinator::kMaxStops) {
+    return BadField("stop",
+                    absl::StrCat("Invalid 'stop': ", value->size(), " strings, but at most ",
+                                 coordinator::kMaxStops, " are accepted."),
+                    "invalid_value");
   }
-  for (const std::string& s : *stop) {
-    if (s.size() > kMaxStopBytes) {
-      return BadField("stop",
-                      absl::StrCat("Invalid 'stop': a string of ", s.size(), " bytes, but at most ",
-                                   kMaxStopBytes, " are accepted."),
-                      "invalid_value");
-    }
-  }
+  for (const json& s : *value) RETURN_IF_ERROR(AddStop(s, stop));
   return absl::OkStatus();
 }
 
@@ -124,18 +55,14 @@ uint64_t RandomSeed() {
 }
 
 absl::Status ParseSampling(const Fields& fields, GenerateRequest* out) {
-  ASSIGN_OR_RETURN(const auto temperature, fields.Number("temperature", 0, 2));
+  ASSIGN_OR_RETURN(const auto temperature, fields.Number("temperature", 0, stage::kMaxTemperature));
   ASSIGN_OR_RETURN(const auto top_p, fields.Number("top_p", 0, 1));
-  ASSIGN_OR_RETURN(const auto top_k, fields.Integer("top_k", -1, kMaxTokens));
+  ASSIGN_OR_RETURN(const auto top_k, fields.Integer("top_k", -1, coordinator::kMaxRequestTokens));
   ASSIGN_OR_RETURN(const auto min_p, fields.Number("min_p", 0, 1));
-  if (top_p.has_value() && *top_p == 0) {
-    return BadField(
-        "top_p",
-        "Invalid 'top_p': 0 is not above 0 and at most 1; for greedy answers use temperature 0.",
-        "invalid_value");
-  }
-  out->sample.temperature = static_cast<float>(temperature.value_or(1));
-  out->sample.top_p = static_cast<float>(top_p.value_or(1));
+  // Of a share of nothing the likeliest token is left: that is greedy.
+  const bool greedy = top_p.has_value() && *top_p == 0;
+  out->sample.temperature = greedy ? 0 : static_cast<float>(temperature.value_or(1));
+  out->sample.top_p = greedy ? 1 : static_cast<float>(top_p.value_or(1));
   out->sample.top_k = top_k.value_or(0) > 0 ? static_cast<uint32_t>(*top_k) : 0;
   out->sample.min_p = static_cast<float>(min_p.value_or(0));
 
@@ -152,34 +79,76 @@ absl::Status ParseSampling(const Fields& fields, GenerateRequest* out) {
   return absl::OkStatus();
 }
 
-// What chat and text completions share.
-absl::Status ParseCommon(const Fields& fields, CompletionRequest* out) {
-  RETURN_IF_ERROR(RejectUnsupported(fields));
-  ASSIGN_OR_RETURN(out->generate.model, fields.String("model"));
-  RETURN_IF_ERROR(ParseSampling(fields, &out->generate));
-  RETURN_IF_ERROR(ParseStop(fields, &out->generate.stop));
-  ASSIGN_OR_RETURN(const auto max_tokens, fields.Integer("max_tokens", 1, kMaxTokens));
-  ASSIGN_OR_RETURN(const auto max_completion,
-                   fields.Integer("max_completion_tokens", 1, kMaxTokens));
-  if (max_completion.has_value()) {
-    out->generate.max_tokens = static_cast<uint32_t>(*max_completion);
-  } else if (max_tokens.has_value()) {
-    out->generate.max_tokens = static_cast<uint32_t>(*max_tokens);
-  }
-  ASSIGN_OR_RETURN(out->stream, fields.Bool("stream", false));
-  if (const json* options = fields.Find("stream_options"); options != nullptr) {
-    if (!options->is_object()) return WrongType("stream_options", "an object", *options);
-    if (!out->stream) {
-      return BadField("stream_options",
-                      "The 'stream_options' parameter is only allowed when 'stream' is true.",
+// The newest name that is there wins. -1 is llama.cpp's "no limit".
+absl::Status ParseMaxTokens(const Fields& fields, std::optional<uint32_t> fallback,
+                            std::optional<uint32_t>* out) {
+  *out = fallback;
+  bool found = false;
+  for (const char* name :
+       {"max_completion_tokens", "max_tokens", "n_predict", "num_predict", "max_new_tokens"}) {
+    ASSIGN_OR_RETURN(const auto value, fields.Integer(name, -1, coordinator::kMaxRequestTokens));
+    if (!value.has_value()) continue;
+    if (*value == 0) {
+      return BadField(name,
+                      absl::StrCat("Invalid '", name,
+                                   "': 0; it must be at least 1, or -1 for no limit of its own."),
                       "invalid_value");
     }
-    ASSIGN_OR_RETURN(out->include_usage, Fields(*options).Bool("include_usage", false));
+    if (found) continue;
+    found = true;
+    *out = *value < 0 ? std::nullopt : std::optional(static_cast<uint32_t>(*value));
   }
   return absl::OkStatus();
 }
 
-// content: a string, or an array of {"type":"text","text":...}.
+absl::Status ParseStream(const Fields& fields, CompletionRequest* out) {
+  ASSIGN_OR_RETURN(out->stream, fields.Bool("stream", false));
+  const json* options = fields.Find("stream_options");
+  if (options == nullptr) return absl::OkStatus();
+  if (!options->is_object()) return WrongType("stream_options", "an object", *options);
+  const Fields inner(*options);
+  // Without a stream it has nothing to act on: a whole answer always has its usage.
+  ASSIGN_OR_RETURN(out->include_usage, inner.Bool("include_usage", false));
+  ASSIGN_OR_RETURN(const bool each_chunk, inner.Bool("continuous_usage_stats", false));
+  if (each_chunk && out->stream)
+    return NotYet("stream_options.continuous_usage_stats", "only false is accepted.");
+  return absl::OkStatus();
+}
+
+// OpenAI's `reasoning_effort`, and `reasoning.effort` of those who wrap it.
+absl::Status ParseEffort(const Fields& fields, std::string* out) {
+  ASSIGN_OR_RETURN(std::string effort, fields.String("reasoning_effort"));
+  if (const json* reasoning = fields.Find("reasoning"); reasoning != nullptr) {
+    if (!reasoning->is_object()) return WrongType("reasoning", "an object", *reasoning);
+    ASSIGN_OR_RETURN(const std::string inner, Fields(*reasoning).String("effort"));
+    if (effort.empty()) effort = inner;
+  }
+  constexpr std::array<std::string_view, 9> kEfforts = {
+      "none", "minimal", "low", "medium", "high", "xhigh", "max", "auto", "default"};
+  if (!effort.empty() && std::find(kEfforts.begin(), kEfforts.end(), effort) == kEfforts.end()) {
+    return BadField("reasoning_effort",
+                    absl::StrCat("Invalid 'reasoning_effort': '", effort.substr(0, 40),
+                                 "' is none of none, minimal, low, medium, high, xhigh, max."),
+                    "invalid_value");
+  }
+  if (effort != "auto" && effort != "default") *out = std::move(effort);
+  return absl::OkStatus();
+}
+
+// What chat and text completions share. max_tokens: where the request gives none.
+absl::Status ParseCommon(const Fields& fields, std::optional<uint32_t> max_tokens,
+                         CompletionRequest* out) {
+  RETURN_IF_ERROR(RefuseUnsupported(fields, out->chat ? Endpoint::kChat : Endpoint::kText));
+  ASSIGN_OR_RETURN(out->generate.model, fields.String("model"));
+  RETURN_IF_ERROR(ParseSampling(fields, &out->generate));
+  RETURN_IF_ERROR(ParseStop(fields, &out->generate.stop));
+  RETURN_IF_ERROR(ParseMaxTokens(fields, max_tokens, &out->generate.max_tokens));
+  RETURN_IF_ERROR(ParseEffort(fields, &out->generate.reasoning_effort));
+  return ParseStream(fields, out);
+}
+
+// content: a string, or an array of {"type":"text","text":...}, which are joined by newlines as
+// llama.cpp and vLLM do it.
 absl::Status ParseContent(const json& content, const std::string& where, std::string* text) {
   if (content.is_string()) {
     *text = content.get<std::string>();
@@ -210,6 +179,7 @@ absl::Status ParseContent(const json& content, const std::string& where, std::st
                       absl::StrCat("Missing required parameter: '", part_name, ".text'."),
                       "missing_required_parameter");
     }
+    if (i > 0) *text += '\n';
     *text += piece->get_ref<const std::string&>();
   }
   return absl::OkStatus();
@@ -243,9 +213,9 @@ absl::StatusOr<ChatMessage> ParseMessage(const json& message, size_t index) {
             ".role'. Supported values are: 'system', 'developer', 'user' and 'assistant'."),
         "invalid_value");
   }
-  if (const json* calls = fields.Find("tool_calls");
-      calls != nullptr && !IsEmptyContainer(*calls)) {
-    return NotYet(where + ".tool_calls", "leave it out.");
+  if (const json* calls = fields.Find("tool_calls"); calls != nullptr) {
+    if (!calls->is_array()) return WrongType(where + ".tool_calls", "an array", *calls);
+    if (!calls->empty()) return NotYet(where + ".tool_calls", "leave it out.");
   }
   const json* content = fields.Find("content");
   if (content != nullptr) {
@@ -341,10 +311,10 @@ absl::StatusOr<CompletionRequest> ParseChatRequest(std::string_view body) {
   std::vector<ChatMessage> messages;
   RETURN_IF_ERROR(ParseMessages(fields, &messages));
   out.generate.prompt = std::move(messages);
-  RETURN_IF_ERROR(ParseCommon(fields, &out));
+  RETURN_IF_ERROR(ParseCommon(fields, std::nullopt, &out));
   ASSIGN_OR_RETURN(out.generate.logprobs, fields.Bool("logprobs", false));
-  ASSIGN_OR_RETURN(const auto top, fields.Integer("top_logprobs", 0, 20));
-  if (top.has_value() && !out.generate.logprobs) {
+  ASSIGN_OR_RETURN(const auto top, fields.Integer("top_logprobs", 0, coordinator::kMaxTopLogprobs));
+  if (top.value_or(0) > 0 && !out.generate.logprobs) {
     return BadField("top_logprobs", "'top_logprobs' needs 'logprobs': true.", "invalid_value");
   }
   out.generate.top_logprobs = static_cast<uint32_t>(top.value_or(0));
@@ -356,9 +326,10 @@ absl::StatusOr<CompletionRequest> ParseTextRequest(std::string_view body) {
   const Fields fields(object);
   CompletionRequest out;
   RETURN_IF_ERROR(ParsePrompt(fields, &out.generate));
-  RETURN_IF_ERROR(ParseCommon(fields, &out));
-  if (!out.generate.max_tokens.has_value()) out.generate.max_tokens = kDefaultCompletionTokens;
-  ASSIGN_OR_RETURN(const auto logprobs, fields.Integer("logprobs", 0, 20));
+  RETURN_IF_ERROR(ParseCommon(fields, kDefaultCompletionTokens, &out));
+  ASSIGN_OR_RETURN(out.generate.parse_special, fields.Bool("parse_special", true));
+  ASSIGN_OR_RETURN(const auto logprobs,
+                   fields.Integer("logprobs", 0, coordinator::kMaxTopLogprobs));
   out.generate.logprobs = logprobs.has_value();
   out.generate.top_logprobs = static_cast<uint32_t>(logprobs.value_or(0));
   return out;

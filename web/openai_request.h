@@ -1,7 +1,7 @@
 // OpenAI's request bodies (https://platform.openai.com/docs/api-reference) and the extensions
-// top_k, min_p, ignore_eos. Unknown fields are ignored. A known field that would change the answer
-// but is not there yet is an InvalidArgument that says so; harmless ones (user, metadata, store,
-// ...) are accepted.
+// top_k, min_p, ignore_eos, parse_special. Unknown fields are ignored, harmless ones (user,
+// metadata, store, ...) accepted; what would change the answer and is not there yet is refused by
+// name (web/known_fields.h).
 #pragma once
 
 #include <string_view>
@@ -12,8 +12,6 @@
 namespace lanyard::web {
 
 inline constexpr size_t kMaxMessages = 2048;
-inline constexpr size_t kMaxStopStrings = 16;
-inline constexpr size_t kMaxStopBytes = 4096;
 inline constexpr uint32_t kDefaultCompletionTokens = 16;  // of /v1/completions, as OpenAI's
 
 struct CompletionRequest {

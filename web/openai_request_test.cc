@@ -75,7 +75,7 @@ TEST(ChatRequest, RolesAndContent) {
   const auto& messages = std::get<std::vector<ChatMessage>>(r->generate.prompt);
   ASSERT_EQ(messages.size(), 3u);
   EXPECT_EQ(messages[0].role, "developer");  // the model's template decides (ChatTemplate)
-  EXPECT_EQ(messages[1].content, "ab");
+  EXPECT_EQ(messages[1].content, "a\nb");
   EXPECT_EQ(messages[1].name, "x");
   EXPECT_EQ(messages[2].content, "");
 }
@@ -113,20 +113,25 @@ TEST(ChatRequest, BadValuesNameTheField) {
                            {R"("temperature":2.1)", "temperature"},
                            {R"("temperature":"hot")", "temperature"},
                            {R"("temperature":true)", "temperature"},
-                           {R"("top_p":0)", "top_p"},
                            {R"("top_p":1.5)", "top_p"},
                            {R"("min_p":-1)", "min_p"},
                            {R"("max_tokens":0)", "max_tokens"},
                            {R"("max_tokens":-5)", "max_tokens"},
                            {R"("max_tokens":1.5)", "max_tokens"},
                            {R"("max_tokens":1e300)", "max_tokens"},
-                           {R"("max_completion_tokens":-1)", "max_completion_tokens"},
+                           {R"("max_completion_tokens":-2)", "max_completion_tokens"},
+                           {R"("n_predict":0)", "n_predict"},
+                           {R"("max_tokens":5,"n_predict":"x")", "n_predict"},
                            {R"("seed":1.5)", "seed"},
                            {R"("stop":3)", "stop"},
                            {R"("stop":[1])", "stop"},
-                           {R"("stop":[""])", "stop"},
+                           {R"("stop":["",1])", "stop"},
+                           {R"("stop":{})", "stop"},
                            {R"("stream":"yes")", "stream"},
-                           {R"("stream_options":{"include_usage":true})", "stream_options"},
+                           {R"("stream_options":[])", "stream_options"},
+                           {R"("stream_options":{"include_usage":1})", "include_usage"},
+                           {R"("reasoning_effort":"very")", "reasoning_effort"},
+                           {R"("reasoning":"high")", "reasoning"},
                            {R"("top_logprobs":2)", "top_logprobs"},
                            {R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
                            {R"("model":3)", "model"},
@@ -139,18 +144,170 @@ TEST(ChatRequest, BadValuesNameTheField) {
   }
 }
 
-TEST(ChatRequest, WhatWouldChangeTheAnswerIsRefused) {
-  for (const char* extra :
-       {R"("tools":[{"type":"function"}])", R"("functions":[{}])", R"("tool_choice":"required")",
-        R"("tool_choice":{"type":"function"})", R"("response_format":{"type":"json_object"})",
-        R"("response_format":{"type":"json_schema","json_schema":{}})", R"("logit_bias":{"5":1})",
-        R"("presence_penalty":0.5)", R"("frequency_penalty":-1)", R"("n":2)", R"("best_of":3)",
-        R"("suffix":"x")", R"("echo":true)", R"("audio":{"voice":"x"})",
-        R"("modalities":["text","audio"])", R"("repeat_penalty":1.1)"}) {
-    const std::string error = ChatError(extra);
-    EXPECT_NE(error.find("not supported yet"), std::string::npos) << extra << " -> " << error;
-    EXPECT_NE(error.find("unsupported_parameter"), std::string::npos) << error;
+// What each known field may be without changing anything, and what it may not.
+struct KnownCase {
+  const char* field;
+  std::vector<const char*> neutral;
+  std::vector<const char*> refused;
+  std::vector<const char*> wrong_type;
+};
+
+const KnownCase kKnownCases[] = {
+    {"tools", {"[]"}, {R"([{"type":"function"}])"}, {"\"\"", "{}"}},
+    {"functions", {"[]"}, {"[{}]"}, {"{}"}},
+    {"tool_choice", {R"("none")", R"("auto")"}, {R"("required")", R"({"type":"function"})"}, {"1"}},
+    {"function_call", {R"("none")"}, {R"({"name":"f"})"}, {"[]"}},
+    {"response_format",
+     {R"({"type":"text"})", "{}"},
+     {R"({"type":"json_object"})", R"({"type":"json_schema","json_schema":{}})"},
+     {R"("text")", "[]"}},
+    {"modalities", {R"(["text"])", "[]"}, {R"(["text","audio"])"}, {R"("text")"}},
+    {"audio", {"{}"}, {R"({"voice":"x"})"}, {"[]"}},
+    {"web_search_options", {}, {"{}"}, {"true"}},
+    {"prediction", {"{}"}, {R"({"type":"content","content":"x"})"}, {"\"\""}},
+    {"suffix", {R"("")"}, {R"("x")"}, {"[]", "0"}},
+    {"grammar", {R"("")"}, {R"("root ::= x")"}, {"{}"}},
+    {"json_schema", {R"("")"}, {"{}", R"({"type":"object"})"}, {"[]"}},
+    {"guided_json", {R"("")"}, {"{}"}, {"[]"}},
+    {"guided_regex", {R"("")"}, {R"("a+")"}, {"{}"}},
+    {"guided_choice", {"[]"}, {R"(["a"])"}, {R"("")"}},
+    {"guided_grammar", {R"("")"}, {R"("x")"}, {"[]"}},
+    {"structured_outputs", {"{}"}, {R"({"regex":"a"})"}, {"[]"}},
+    {"format", {R"("")"}, {R"("json")", "{}"}, {"[]"}},
+    {"chat_template", {R"("")"}, {R"("{{ x }}")"}, {"{}"}},
+    {"chat_template_kwargs", {"{}"}, {R"({"enable_thinking":false})"}, {"[]", R"("")"}},
+    {"documents", {"[]"}, {R"([{"title":"a"}])"}, {"{}"}},
+    {"logit_bias", {"{}", "[]"}, {R"({"5":1})", "[[5,1]]"}, {R"("")"}},
+    {"n", {"1", "1.0"}, {"2", "0"}, {"true"}},
+    {"best_of", {"1"}, {"3"}, {R"("1")"}},
+    {"presence_penalty", {"0", "0.0"}, {"0.5"}, {"false"}},
+    {"frequency_penalty", {"0"}, {"-1"}, {R"("0")"}},
+    {"repeat_penalty", {"1", "1.0"}, {"1.1", "0"}, {"[]"}},
+    {"repetition_penalty", {"1"}, {"1.1"}, {"true"}},
+    {"typical_p", {"1"}, {"0.9"}, {R"("")"}},
+    {"tfs_z", {"1"}, {"0.9"}, {R"("")"}},
+    {"mirostat", {"0"}, {"2"}, {"false"}},
+    {"xtc_probability", {"0"}, {"0.1"}, {"[]"}},
+    {"dry_multiplier", {"0"}, {"0.8"}, {"[]"}},
+    {"dynatemp_range", {"0"}, {"0.5"}, {"[]"}},
+    {"top_n_sigma", {"-1", "0"}, {"1"}, {"[]"}},
+    {"samplers",
+     {"[]", R"(["dry","top_k","typ_p","top_p","min_p","xtc","temperature"])",
+      R"(["top_k","top_p","min_p","temperature"])"},
+     {R"(["temperature","top_k","top_p","min_p"])", R"(["top_k"])", R"(["top_k",1])", R"("kp")"},
+     {"{}"}},
+    {"min_tokens", {"0"}, {"4"}, {"[]"}},
+    {"stop_token_ids", {"[]"}, {"[1]"}, {"1"}},
+    {"stop_sequences", {"[]"}, {R"(["x"])"}, {R"("x")"}},
+    {"include_stop_str_in_output", {"false"}, {"true"}, {"0"}},
+    {"allowed_token_ids", {"[]"}, {"[1]"}, {"{}"}},
+    {"bad_words", {"[]"}, {R"(["x"])"}, {R"("")"}},
+    {"skip_special_tokens", {"true"}, {"false"}, {"1"}},
+    {"spaces_between_special_tokens", {"true"}, {"false"}, {"1"}},
+    {"truncate_prompt_tokens", {}, {"5", "-1"}, {R"("")"}},
+    {"logits_processors", {"[]"}, {R"(["x"])"}, {"{}"}},
+    {"add_generation_prompt", {"true"}, {"false"}, {"1"}},
+    {"continue_final_message", {"false"}, {"true"}, {"0"}},
+    {"echo", {"false"}, {"true"}, {R"("")"}},
+    {"use_beam_search", {"false"}, {"true"}, {"0"}},
+    {"think", {"false", R"("")"}, {"true", R"("high")"}, {"1"}},
+    {"enable_thinking", {"false"}, {"true"}, {"1"}},
+    {"thinking", {R"({"type":"disabled"})", "{}"}, {R"({"type":"enabled"})"}, {"true"}},
+    {"options", {"{}"}, {R"({"num_ctx":1})"}, {"[]"}},
+    {"system", {R"("")"}, {R"("be brief")"}, {"{}"}},
+    {"verbosity", {R"("medium")"}, {R"("low")"}, {"1"}},
+    {"n_probs", {"0"}, {"3"}, {"[]"}},
+    {"priority", {"0"}, {"1"}, {R"("high")"}},
+    {"lora", {"[]"}, {"[{}]"}, {"{}"}},
+};
+
+TEST(KnownFields, ANeutralValueIsAbsentOthersAreRefusedByName) {
+  for (const KnownCase& c : kKnownCases) {
+    const auto error = [&](const std::string& value) {
+      return ChatError("\"" + std::string(c.field) + "\":" + value);
+    };
+    const std::string param = "\"param\":\"" + std::string(c.field) + "\"";
+    EXPECT_EQ(error("null"), "ok") << c.field;
+    for (const char* value : c.neutral) EXPECT_EQ(error(value), "ok") << c.field << " " << value;
+    for (const char* value : c.refused) {
+      const std::string got = error(value);
+      EXPECT_NE(got.find(param + ",\"code\":\"unsupported_parameter\""), std::string::npos)
+          << c.field << " " << value << " -> " << got;
+    }
+    for (const char* value : c.wrong_type) {
+      const std::string got = error(value);
+      EXPECT_NE(got.find(param + ",\"code\":\"invalid_type\""), std::string::npos)
+          << c.field << " " << value << " -> " << got;
+    }
+    // Text completions know them too.
+    const auto text = ParseTextRequest(
+        Text("\"" + std::string(c.field) +
+             "\":" + (c.refused.empty() ? std::string("null") : std::string(c.refused[0]))));
+    EXPECT_EQ(text.ok(), c.refused.empty()) << c.field;
   }
+}
+
+TEST(KnownFields, WhatNobodyKnowsAndWhatDoesNothingAloneIsIgnored) {
+  EXPECT_EQ(ChatError(R"("never_heard_of":[1],"user":"u","metadata":{"a":"b"},"store":true,
+                         "service_tier":"flex","cache_prompt":false,"keep_alive":"5m",
+                         "dry_base":1.5,"xtc_threshold":0.2,"mirostat_tau":3,"repeat_last_n":5,
+                         "parallel_tool_calls":false,"timings_per_token":true)"),
+            "ok");
+  // Said in words that tell what to do.
+  EXPECT_NE(ChatError(R"("n":2)").find("only 1 is accepted."), std::string::npos);
+  EXPECT_NE(ChatError(R"("suffix":"x")").find("leave it out."), std::string::npos);
+  EXPECT_NE(ChatError(R"("tools":[{}],"tool_choice":"none")").find("would be shown them"),
+            std::string::npos);
+}
+
+TEST(ChatRequest, NeutralValuesOfWhatIsThere) {
+  const auto r = ParseChatRequest(
+      Chat(R"("stop":["","a",""],"logprobs":false,"top_logprobs":0,"max_tokens":-1,"top_p":0,
+              "temperature":1.5,"stream_options":{"include_usage":true},"seed":null,"stream":null,
+              "min_p":null,"top_k":-1)"));
+  ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_EQ(r->generate.stop, (std::vector<std::string>{"a"}));
+  EXPECT_FALSE(r->generate.max_tokens.has_value());
+  EXPECT_EQ(r->generate.sample.temperature, 0);  // a share of nothing is the likeliest token
+  EXPECT_EQ(r->generate.sample.top_p, 1);
+  EXPECT_FALSE(r->stream);
+  EXPECT_EQ(ParseChatRequest(Chat(R"("stop":"")"))->generate.stop.size(), 0u);
+  EXPECT_EQ(ParseChatRequest(Chat(R"("n_predict":5)"))->generate.max_tokens, 5u);
+  EXPECT_EQ(ParseChatRequest(Chat(R"("n_predict":5,"max_tokens":7)"))->generate.max_tokens, 7u);
+  EXPECT_FALSE(ParseTextRequest(Text(R"("max_tokens":-1)"))->generate.max_tokens.has_value());
+  EXPECT_EQ(ParseTextRequest(Text(R"("max_tokens":null)"))->generate.max_tokens,
+            kDefaultCompletionTokens);
+  std::string stops;
+  for (size_t i = 0; i < coordinator::kMaxStops; ++i)
+    stops += (i > 0 ? ",\"s" : "\"s") + std::to_string(i) + "\"";
+  EXPECT_EQ(ParseChatRequest(Chat("\"stop\":[" + stops + "]"))->generate.stop.size(),
+            coordinator::kMaxStops);
+  EXPECT_NE(ChatError("\"stop\":[" + stops + ",\"x\"]").find("\"param\":\"stop\""),
+            std::string::npos);
+}
+
+TEST(ChatRequest, EffortIsHandedOn) {
+  const auto effort = [](const char* extra) {
+    const auto r = ParseChatRequest(Chat(extra));
+    return r.ok() ? r->generate.reasoning_effort : std::string("error");
+  };
+  EXPECT_EQ(effort(R"("reasoning_effort":"high")"), "high");
+  EXPECT_EQ(effort(R"("reasoning":{"effort":"low","summary":"auto"})"), "low");
+  EXPECT_EQ(effort(R"("reasoning_effort":"default")"), "");
+  EXPECT_EQ(effort(R"("reasoning_effort":null,"reasoning":{})"), "");
+}
+
+TEST(TextRequest, ControlTokensInARawPromptUnlessItSaysOtherwise) {
+  EXPECT_TRUE(ParseTextRequest(Text(""))->generate.parse_special);
+  EXPECT_FALSE(ParseTextRequest(Text(R"("parse_special":false)"))->generate.parse_special);
+  EXPECT_FALSE(ParseTextRequest(Text(R"("parse_special":0)")).ok());
+  // Nothing makes a chat do it.
+  EXPECT_EQ(ChatError(R"("parse_special":false)"), "ok");
+  EXPECT_NE(ChatError(R"("parse_special":true)").find("\"param\":\"parse_special\""),
+            std::string::npos);
+  EXPECT_TRUE(ParseTextRequest(Text(R"("add_special_tokens":true)")).ok());
+  EXPECT_FALSE(ParseTextRequest(Text(R"("add_special_tokens":false)")).ok());
+  EXPECT_EQ(ChatError(R"("add_special_tokens":false)"), "ok");
 }
 
 TEST(TextRequest, Prompts) {
