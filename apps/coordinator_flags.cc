@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "cli/numerics_flags.h"
 #include "web/address.h"
+#include "web/browser.h"
 
 namespace lanyard::apps {
 namespace {
@@ -20,6 +21,10 @@ void AddHttpFlags(CLI::App& app, web::ServerOptions* front) {
   app.add_option("--http-name", front->host_names,
                  "a name that clients use for this server, besides its address")
       ->check(ParsesAs([](const std::string& name) { return web::ParseHostNames({name}); }));
+  app.add_option("--http-origin", front->origins,
+                 "an origin whose web pages may ask this server, like https://chat.example; again "
+                 "for more (never an administrator's routes)")
+      ->check(ParsesAs([](const std::string& origin) { return web::ParseOrigin(origin); }));
   app.add_flag("--public", front->public_address,
                "listen for HTTP also where the internet can reach it");
 }

@@ -59,6 +59,7 @@ struct Options {
   std::string state;
   bool http_open = false;
   std::vector<std::string> http_names;
+  std::vector<std::string> http_origins;
   stage::NumericsChoice numerics;
   std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
   std::vector<std::string> vram;
@@ -188,6 +189,8 @@ absl::Status Pool::StartCoordinator() {
   for (const std::string& name : o_.http_names)
     spec.args.insert(spec.args.end(), {"--http-name", name});
   if (o_.http_open) spec.args.emplace_back("--http-open");
+  for (const std::string& origin : o_.http_origins)
+    spec.args.insert(spec.args.end(), {"--http-origin", origin});
   coordinator_ = std::make_unique<Process>(std::move(spec));
   return coordinator_->Start();
 }
@@ -555,6 +558,10 @@ void RegisterUp(CLI::App& app) {
       "Plain HTTP without API keys: every program of this machine may use the pool and stop it");
   up->add_option("--http-name", o->http_names,
                  "A name that clients use for this server, besides its address; again for more");
+  up->add_option("--http-origin", o->http_origins,
+                 "Origin whose web pages may ask the pool, such as https://chat.example; again for "
+                 "more")
+      ->allow_extra_args(false);
   up->add_option(
       "--state", o->state,
       "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");

@@ -127,35 +127,21 @@ std::string ClientGroup(const std::string& numeric) {
   return std::string(client.bytes().begin(), client.bytes().end());
 }
 
-std::string CheckHostAndOrigin(std::string_view host, std::string_view origin,
-                               const HostPolicy& policy) {
-  if (!host.empty() && !IsOurs(HostName(host), policy)) {
-    const std::string asked =
-        absl::StrCat("the request came for host '", AbslView(host.substr(0, 100)), "'. ");
-    const std::string name = HostName(host.substr(0, 100));
-    const std::string allow =
-        IsHostName(name)
-            ? absl::StrCat(", or let the server go by that name: start it with --http-name ", name)
-            : "";
-    if (policy.listen.loopback) {
-      return absl::StrCat("This server listens on this machine only, but ", asked,
-                          "Use 127.0.0.1 or localhost", allow, ".");
-    }
-    return absl::StrCat("This server does not go by that name: ", asked, "Use its address", allow,
-                        ".");
+std::string CheckHost(std::string_view host, const HostPolicy& policy) {
+  if (host.empty() || IsOurs(HostName(host), policy)) return "";
+  const std::string asked =
+      absl::StrCat("the request came for host '", AbslView(host.substr(0, 100)), "'. ");
+  const std::string name = HostName(host.substr(0, 100));
+  const std::string allow =
+      IsHostName(name)
+          ? absl::StrCat(", or let the server go by that name: start it with --http-name ", name)
+          : "";
+  if (policy.listen.loopback) {
+    return absl::StrCat("This server listens on this machine only, but ", asked,
+                        "Use 127.0.0.1 or localhost", allow, ".");
   }
-  if (origin.empty()) return "";
-  std::string_view authority = origin;
-  std::string_view scheme;
-  if (const size_t at = authority.find("://"); at != std::string_view::npos) {
-    scheme = authority.substr(0, at);
-    authority.remove_prefix(at + 3);
-  }
-  const bool same = !host.empty() && authority == host && scheme == (policy.tls ? "https" : "http");
-  if (same || (policy.listen.loopback && !scheme.empty() && IsLoopbackName(HostName(authority))))
-    return "";
-  return absl::StrCat("Requests from web pages of another origin ('",
-                      AbslView(origin.substr(0, 100)), "') are not accepted.");
+  return absl::StrCat("This server does not go by that name: ", asked, "Use its address", allow,
+                      ".");
 }
 
 }  // namespace lanyard::web

@@ -1,5 +1,5 @@
-// Addresses that a server listens on, who can reach them, and which Host and Origin headers fit
-// them. No sockets are opened.
+// Addresses that a server listens on, who can reach them, and which Host headers fit them. No
+// sockets are opened.
 #pragma once
 
 #include <cstdint>
@@ -34,14 +34,12 @@ struct HostPolicy {
   ListenAddress listen;
   std::vector<std::string> names;  // of this server besides its address, in lower case
   bool tls = false;
+  std::vector<std::string> origins = {};  // of web pages that may ask besides its own (ParseOrigin)
 };
 
-// The DNS-rebinding and cross-site guard. Empty when the request may go on, else the message of a
-// 403. host: the Host header; origin: the Origin header (empty: absent). The host must be one of
-// the names, or the address: on loopback any loopback name, on a wildcard any number (a rebinding
-// needs a name). An origin must be the host itself, by the same scheme, or loopback on a loopback
-// listener.
-std::string CheckHostAndOrigin(std::string_view host, std::string_view origin,
-                               const HostPolicy& policy);
+// The DNS-rebinding guard. Empty when the request may go on, else the message of a 403. host: whom
+// the request is for. It must be one of the names, or the address: on loopback any loopback name,
+// on a wildcard any number (a rebinding needs a name). Of pages' origins: web/browser.h.
+std::string CheckHost(std::string_view host, const HostPolicy& policy);
 
 }  // namespace lanyard::web

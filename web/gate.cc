@@ -11,6 +11,7 @@ namespace lanyard::web {
 namespace {
 
 constexpr char kOverflow[] = "*";
+constexpr size_t kMaxKeys = 4;  // of one request
 
 Response TooManyFailures() {
   Response response = ErrorResponse(
@@ -27,6 +28,19 @@ std::string_view BearerOf(std::string_view authorization) {
   if (!absl::StartsWithIgnoreCase(AbslView(authorization), AbslView(kScheme))) return "";
   authorization.remove_prefix(kScheme.size());
   return StdView(absl::StripAsciiWhitespace(AbslView(authorization)));
+}
+
+// Distinct, in the order in which they are tried. More than kMaxKeys would be guesses.
+std::vector<std::string_view> PresentedKeys(const Credentials& c) {
+  std::vector<std::string_view> keys;
+  const auto add = [&](std::string_view key) {
+    if (!key.empty() && keys.size() < kMaxKeys &&
+        std::find(keys.begin(), keys.end(), key) == keys.end())
+      keys.push_back(key);
+  };
+  for (const std::string_view authorization : c.authorization) add(BearerOf(authorization));
+  for (const std::string_view key : c.api_keys) add(key);
+  return keys;
 }
 
 }  // namespace
@@ -52,18 +66,31 @@ void FailureLimiter::Failed(const std::string& who, TimeNs now) {
   it->second = {std::max(0.0, Left(it->second, now) - 1), now};
 }
 
-Gate::Verdict Gate::CheckKey(std::string_view presented, std::string_view client, TimeNs now) {
+std::string Gate::BucketOf(std::string_view presented, std::string_view client) const {
   // Failures with a key that exists count for that key, all others together: whoever guesses at an
   // address keeps nobody else there from using a true key.
   const auto text = ApiKeyText::Parse(presented);
   const bool known = options_.keys != nullptr && text.ok() && options_.keys->IsLive(text->id);
-  const std::string who = absl::StrCat(AbslView(client), "/", known ? text->id : "");
-  if (failures_.IsBlocked(who, now)) return Refuse(TooManyFailures());
-  const absl::StatusOr<std::string> id =
-      options_.keys != nullptr ? options_.keys->Check(presented) : NotAnApiKey();
-  if (id.ok()) return {.caller = {Caller::Kind::kUser, *id, ""}, .refused = {}};
-  failures_.Failed(who, now);
-  return Refuse(ToResponse(id.status()));
+  return absl::StrCat(AbslView(client), "/", known ? text->id : "");
+}
+
+Gate::Verdict Gate::CheckKeys(const std::vector<std::string_view>& presented,
+                              std::string_view client, TimeNs now) {
+  std::vector<std::string> wrong;
+  absl::Status why;
+  for (const std::string_view key : presented) {
+    std::string bucket = BucketOf(key, client);
+    if (failures_.IsBlocked(bucket, now)) continue;
+    const absl::StatusOr<std::string> id =
+        options_.keys != nullptr ? options_.keys->Check(key) : NotAnApiKey();
+    // Wrong ones beside a right one count for nothing: the answer does not tell that they are.
+    if (id.ok()) return {.caller = {Caller::Kind::kUser, *id, ""}, .refused = {}};
+    why = id.status();
+    wrong.push_back(std::move(bucket));
+  }
+  if (wrong.empty()) return Refuse(TooManyFailures());
+  for (const std::string& bucket : wrong) failures_.Failed(bucket, now);
+  return Refuse(ToResponse(why));
 }
 
 Gate::Verdict Gate::Enter(const Credentials& c, std::optional<Access> access, TimeNs now) {
@@ -76,13 +103,13 @@ Gate::Verdict Gate::Enter(const Credentials& c, std::optional<Access> access, Ti
     }
   }
   if (verdict.caller.kind == Caller::Kind::kNobody) {
-    if (c.authorization.empty() && c.x_api_key.empty()) {
+    const std::vector<std::string_view> keys = PresentedKeys(c);
+    if (keys.empty()) {
       return Refuse(ToResponse(
           absl::UnauthenticatedError("This needs an API key: 'Authorization: Bearer KEY'. An "
                                      "administrator makes one with: lanyard key create NAME")));
     }
-    verdict =
-        CheckKey(c.authorization.empty() ? c.x_api_key : BearerOf(c.authorization), c.client, now);
+    verdict = CheckKeys(keys, c.client, now);
     if (verdict.refused.has_value()) return verdict;
   }
   if (access == Access::kAdmin && verdict.caller.kind != Caller::Kind::kAdmin) {

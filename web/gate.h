@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "coordinator/access/api_keys.h"
@@ -52,8 +53,9 @@ struct GateOptions {
 };
 
 struct Credentials {
-  std::string_view authorization = {};  // the header; "Bearer KEY"
-  std::string_view x_api_key = {};      // the header; used when there is no authorization
+  // Every header that may hold a key. One right key is enough, whatever a proxy put beside it.
+  std::vector<std::string_view> authorization = {};  // "Bearer KEY"; other schemes hold none
+  std::vector<std::string_view> api_keys = {};       // of x-api-key and api-key
   std::string_view peer_certificate_pem = {};
   std::string_view client = {};  // ClientGroup of its address
 };
@@ -78,7 +80,10 @@ class Gate {
   bool StillMay(const Caller& caller, std::string_view peer_certificate_pem) const;
 
  private:
-  Verdict CheckKey(std::string_view presented, std::string_view client, TimeNs now);
+  Verdict CheckKeys(const std::vector<std::string_view>& presented, std::string_view client,
+                    TimeNs now);
+  // By what a wrong key of this client counts.
+  std::string BucketOf(std::string_view presented, std::string_view client) const;
 
   const GateOptions options_;
   FailureLimiter failures_;

@@ -11,6 +11,7 @@
 #include "base/listen_check.h"
 #include "base/log.h"
 #include "web/api.h"
+#include "web/browser.h"
 #include "web/session.h"
 
 namespace lanyard::web {
@@ -147,14 +148,17 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ServerOption
                                                               coordinator::Generator* generator) {
   ASSIGN_OR_RETURN(const ListenAddress listen, ParseListen(options.listen));
   RETURN_IF_ERROR(CheckExposure(listen, options, options.tls && options.keys != nullptr));
+  HostPolicy hosts{listen, options.host_names, static_cast<bool>(options.tls)};
+  for (const std::string& origin : options.origins) {
+    ASSIGN_OR_RETURN(hosts.origins.emplace_back(), ParseOrigin(origin));
+  }
   if (options.open) {
     LogInfo("HTTP on ", options.listen,
             " asks for no key (--http-open): every program of this machine may use it");
   }
   RaiseDescriptorLimit(options.limits.max_connections + 1024);
-  auto impl = std::make_unique<Impl>(
-      options, MakeRouter(generator, options.keys, options.cluster),
-      HostPolicy{listen, options.host_names, static_cast<bool>(options.tls)});
+  auto impl = std::make_unique<Impl>(options, MakeRouter(generator, options.keys, options.cluster),
+                                     std::move(hosts));
   RETURN_IF_ERROR(impl->Listen());
   asio::co_spawn(impl->io, impl->Accept(), asio::detached);
   asio::co_spawn(impl->io, impl->Sweep(), asio::detached);

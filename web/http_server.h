@@ -43,6 +43,8 @@ struct ServerOptions {
   bool open = false;     // no keys: whoever reaches the port may do everything; loopback only
   bool public_address = false;  // the internet may reach the address, and that is meant
   std::vector<std::string> host_names = {};  // in lower case; what Host may say besides the address
+  // Of web pages that may ask besides the server's own: "https://chat.example".
+  std::vector<std::string> origins = {};
   ServerLimits limits = {};
   coordinator::ApiKeys* keys = nullptr;          // must outlive the server; null: nobody has a key
   coordinator::ClusterAdmin* cluster = nullptr;  // likewise; null: nobody joins
@@ -60,8 +62,9 @@ class HttpServer {
   // would waste. `secure`: TLS and keys will be there.
   static absl::Status Check(const ServerOptions& options, bool secure);
   // Binds and serves. The generator must outlive the server. InvalidArgument: the address is
-  // malformed, or others can reach it and it lacks what that takes (TLS and keys; for a public one
-  // also public_address). Unavailable: the port is in use (the text holds the address).
+  // malformed, an origin is, or others can reach it and it lacks what that takes (TLS and keys; for
+  // a public one also public_address). Unavailable: the port is in use (the text holds the
+  // address).
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const ServerOptions& options,
                                                            coordinator::Generator* generator);
   // Stops accepting, cancels the answers in flight, closes every connection, joins the threads.

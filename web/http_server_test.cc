@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "web/testing/fake_generator.h"
 
@@ -112,6 +113,7 @@ class HttpServerTest : public ::testing::Test {
     options.listen = "127.0.0.1:0";
     options.open = true;
     options.limits = limits;
+    options.origins = origins_;
     auto server = HttpServer::Start(options, &generator_);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = std::move(*server);
@@ -131,6 +133,7 @@ class HttpServerTest : public ::testing::Test {
   }
 
   FakeGenerator generator_;
+  std::vector<std::string> origins_;
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -190,6 +193,123 @@ TEST_F(HttpServerTest, ErrorsBeforeRoutingHaveOpenAisShape) {
       EXPECT_TRUE(error.contains(key)) << name << key;
   }
   EXPECT_EQ(Ask("GET /health HTTP/1.1\r\n" + host).substr(0, 12), "HTTP/1.1 200");
+}
+
+TEST_F(HttpServerTest, SpellingsOfTheSameRequest) {
+  StartServer();
+  const std::string host = " HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  for (const std::string& get :
+       {"GET /v1/models" + host, "GET /v1/models/" + host, "GET //v1/models" + host,
+        "GET /models" + host, "GET http://localhost/v1/models" + host,
+        "GET HTTP://127.0.0.1:80/models/" + host, "\r\nGET /v1/models" + host,
+        "\r\n\n\r\n" + ("GET /v1/models" + host)}) {
+    const std::string answer = Ask(get);
+    ASSERT_EQ(answer.substr(0, 12), "HTTP/1.1 200") << get << answer;
+    EXPECT_EQ(BodyOf(answer)["object"], "list") << get;
+  }
+  EXPECT_EQ(Ask(Post("/chat/completions", ChatBody("hi"))).substr(0, 12), "HTTP/1.1 200");
+  EXPECT_EQ(Ask(Post("/completions", R"({"prompt":"hi"})")).substr(0, 12), "HTTP/1.1 200");
+  // Both hosts of an absolute form must be this server's.
+  EXPECT_EQ(Ask("GET http://evil.example/v1/models" + host).substr(0, 12), "HTTP/1.1 403");
+  EXPECT_EQ(
+      Ask("GET http://localhost/v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n").substr(0, 12),
+      "HTTP/1.1 403");
+  EXPECT_EQ(Ask("GET http://localhost/v1/models HTTP/1.1\r\n\r\n").substr(0, 12), "HTTP/1.1 400");
+  // Empty lines after a request do not spoil the next one on the connection.
+  Client client(server_->address());
+  client.Send(Post("/v1/chat/completions", ChatBody("hi")) + "\r\n\r\nGET /health" + host);
+  EXPECT_EQ(client.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+  EXPECT_EQ(BodyOf(client.ReadAnswer())["status"], "ok");
+}
+
+TEST_F(HttpServerTest, EmptyLinesDoNotHoldAConnection) {
+  ServerLimits limits;
+  limits.header_timeout = milliseconds(300);
+  StartServer(limits);
+  Client dribbles(server_->address());
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 10; ++i) {
+    dribbles.Send("\r\n");
+    std::this_thread::sleep_for(milliseconds(60));
+  }
+  EXPECT_TRUE(dribbles.ReadAll());
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(3000));
+  Client floods(server_->address());
+  floods.Send(std::string(limits.max_header_bytes + 4096, '\n'));
+  EXPECT_TRUE(floods.ReadAll());
+  EXPECT_EQ(floods.got(), "");
+}
+
+TEST_F(HttpServerTest, BodiesAreReadAsTheyAre) {
+  StartServer();
+  const auto coded = [&](const std::string& header) {
+    std::string request = Post("/v1/chat/completions", ChatBody("hi"));
+    request.insert(request.find("Host:"), header + "\r\n");
+    const std::string answer = Ask(request);
+    return answer.substr(9, 3) + (answer.find("unsupported_encoding") != answer.npos ? "!" : "");
+  };
+  for (const char* coding : {"gzip", "br", "deflate", "zstd", "gzip, identity", "x"})
+    EXPECT_EQ(coded(std::string("Content-Encoding: ") + coding), "415!") << coding;
+  EXPECT_EQ(coded("Content-Encoding: identity"), "200");
+  EXPECT_EQ(coded("Content-Encoding: IDENTITY"), "200");
+  EXPECT_EQ(coded("Content-Encoding:"), "200");
+  const std::string chunked =
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, "
+      "chunked\r\n\r\n0\r\n\r\n";
+  EXPECT_EQ(Ask(chunked).substr(0, 12), "HTTP/1.1 501");
+}
+
+TEST_F(HttpServerTest, AnAllowedPageReadsAnswersErrorsAndStreams) {
+  origins_ = {"https://chat.example"};
+  StartServer();
+  const std::string origin = "Origin: https://chat.example\r\n";
+  const auto from_page = [&](std::string request) {
+    request.insert(request.find("Host:"), origin);
+    return request;
+  };
+  const std::string allow = "\r\nAccess-Control-Allow-Origin: https://chat.example\r\n";
+  const std::string chat = Ask(from_page(Post("/v1/chat/completions", ChatBody("hi"))));
+  EXPECT_EQ(chat.substr(0, 12), "HTTP/1.1 200");
+  EXPECT_NE(chat.find(allow), std::string::npos) << chat;
+  EXPECT_NE(chat.find("\r\nVary: Origin\r\n"), std::string::npos) << chat;
+  EXPECT_EQ(chat.find("Allow-Credentials"), std::string::npos);
+  for (const std::string& request : {Post("/v1/chat/completions", "{"), Post("/nowhere", "{}"),
+                                     Post("/v1/chat/completions", ChatBody("QUEUE FULL"))}) {
+    const std::string answer = Ask(from_page(request));
+    EXPECT_NE(answer.substr(9, 3), "200");
+    EXPECT_NE(answer.find(allow), std::string::npos) << answer;
+  }
+  Client stream(server_->address());
+  stream.Send(from_page(Post("/v1/chat/completions", ChatBody("hi", R"(,"stream":true)"))));
+  EXPECT_TRUE(stream.ReadUntil("[DONE]"));
+  EXPECT_NE(stream.got().find(allow), std::string::npos) << stream.got();
+  const std::string preflight =
+      Ask("OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + origin +
+          "Access-Control-Request-Method: POST\r\n"
+          "Access-Control-Request-Headers: authorization,content-type\r\n\r\n");
+  EXPECT_EQ(preflight.substr(0, 12), "HTTP/1.1 204");
+  EXPECT_EQ(preflight.find("Content-Length"), std::string::npos) << preflight;
+  EXPECT_NE(preflight.find("Access-Control-Allow-Headers: authorization,content-type\r\n"),
+            std::string::npos);
+  // Neither an administrator's route nor another page gets anything, not even in open mode.
+  EXPECT_EQ(Ask(from_page(Post("/admin/v1/keys", R"({"name":"x"})"))).substr(0, 12),
+            "HTTP/1.1 403");
+  std::string plain = Post("/admin/v1/stop", "{}");
+  plain.insert(plain.find("Host:"), "Origin: http://localhost:3000\r\n");
+  const std::string forged = Ask(plain);
+  EXPECT_EQ(forged.substr(0, 12), "HTTP/1.1 403");
+  EXPECT_EQ(forged.find("Access-Control"), std::string::npos);
+  EXPECT_FALSE(generator_.shutdown_requested());
+}
+
+TEST_F(HttpServerTest, OriginsThatAreNoneAreRefusedAtTheStart) {
+  for (const char* bad : {"*", "null", "chat.example", "https://chat.example/path"}) {
+    ServerOptions options;
+    options.listen = "127.0.0.1:0";
+    options.origins = {bad};
+    const auto server = HttpServer::Start(options, &generator_);
+    EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
 }
 
 TEST_F(HttpServerTest, TooLargeABodyIsReadableByASenderThatDoesNotStop) {

@@ -40,15 +40,28 @@ class Router {
     std::string suffix;
     Response error;  // when route is nullptr: 404 or 405 (with Allow)
   };
+  // `path` is a Target's. Routes under /v1 go without it too ("/chat/completions"), for clients
+  // whose base URL lacks it.
   Match Find(std::string_view method, std::string_view path) const;
   const std::vector<Route>& routes() const { return routes_; }
 
  private:
+  // Whether there is such a path, for whatever method.
+  bool FindExact(std::string_view method, std::string_view path, Match* match) const;
+
   std::vector<Route> routes_;
 };
 
-// The path of a request target, percent-decoded, without query and fragment. False for bad escapes,
-// an encoded NUL, or a target that is not in origin form ("/...").
-bool DecodePath(std::string_view target, std::string* path);
+// A request target, in origin form ("/path?query") or absolute form ("http://host:80/path"; RFC
+// 9112, 3.2).
+struct Target {
+  // Percent-decoded, without query and fragment; one slash where there were several, none at the
+  // end. Everything that asks what a request is about sees this path and no other.
+  std::string path;
+  std::string authority;  // of the absolute form; else empty
+};
+
+// False for another form or scheme, a user in the authority, bad escapes, or an encoded NUL.
+bool ParseTarget(std::string_view text, Target* target);
 
 }  // namespace lanyard::web

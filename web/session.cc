@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "web/browser.h"
 #include "web/errors.h"
 #include "web/openai_format.h"
 
@@ -47,6 +48,31 @@ Response ParseError(const beast::error_code& ec, const ServerLimits& limits) {
                        absl::StrCat("This is not a well-formed HTTP/1.1 request (", ec.message(),
                                     "). Is the URL's scheme http?"),
                        "malformed_request");
+}
+
+bool IsPlain(std::string_view coding, std::string_view besides) {
+  return coding.empty() || beast::iequals({coding.data(), coding.size()}, "identity") ||
+         beast::iequals({coding.data(), coding.size()}, {besides.data(), besides.size()});
+}
+
+// Bodies are read as they are.
+std::optional<Response> CheckCoding(std::string_view content, std::string_view transfer) {
+  if (!IsPlain(content, "identity")) {
+    Response response =
+        ErrorResponse(415,
+                      absl::StrCat("Bodies in Content-Encoding '", AbslView(content.substr(0, 40)),
+                                   "' are not read by this server; send the body as it is."),
+                      "unsupported_encoding");
+    response.headers.emplace_back("Accept-Encoding", "identity");
+    return response;
+  }
+  if (!IsPlain(transfer, "chunked")) {
+    return ErrorResponse(501,
+                         absl::StrCat("The Transfer-Encoding '", AbslView(transfer.substr(0, 40)),
+                                      "' is not known to this server; use 'chunked' alone."),
+                         "unsupported_encoding");
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -167,12 +193,24 @@ asio::awaitable<bool> Session::FillBuffer(size_t bytes) {
   co_return !ec;
 }
 
-asio::awaitable<bool> Session::ReadHead(bool first, Head* head) {
-  if (buffer_.empty()) {
-    transport_.ExpireAfter(first ? limits_.header_timeout : limits_.idle_timeout);
+// Until a byte of a request is there. Empty lines before it are none (RFC 9112, 2.2), and do not
+// make the wait longer.
+asio::awaitable<bool> Session::AwaitRequest(bool first) {
+  transport_.ExpireAfter(first ? limits_.header_timeout : limits_.idle_timeout);
+  for (size_t skipped = 0; skipped <= limits_.max_header_bytes;) {
+    const size_t start = std::min(buffer_.find_first_not_of("\r\n"), buffer_.size());
+    buffer_.erase(0, start);
+    skipped += start;
+    if (!buffer_.empty()) co_return true;
     const bool some = co_await FillBuffer(kHeadBytes);
     if (!some) co_return false;
   }
+  co_return false;
+}
+
+asio::awaitable<bool> Session::ReadHead(bool first, Head* head) {
+  const bool some = co_await AwaitRequest(first);
+  if (!some) co_return false;
   Parser& parser = head->parser;
   parser.header_limit(static_cast<uint32_t>(limits_.max_header_bytes));
   parser.body_limit(limits_.max_body_bytes);
@@ -201,34 +239,72 @@ asio::awaitable<bool> Session::ReadHead(bool first, Head* head) {
   co_return true;
 }
 
+// Whom and what the request is for, and whether a browser may ask that.
+std::optional<Response> Session::ScreenTarget(Head* head) {
+  const auto& message = head->parser.get();
+  Target target;
+  if (!ParseTarget(View(message.target()), &target)) {
+    return ErrorResponse(400, "The request's path is malformed.", "malformed_request");
+  }
+  head->path = std::move(target.path);
+  if (message.version() >= 11 && message.count(http::field::host) != 1) {
+    return ErrorResponse(400, "The request has no Host header, or several.", "malformed_request");
+  }
+  // Of two hosts the target's counts (RFC 9112, 3.2.2), and neither may be another's.
+  std::string_view host = View(message[http::field::host]);
+  std::string guard = CheckHost(host, server_.hosts);
+  if (guard.empty() && !target.authority.empty()) {
+    host = target.authority;
+    guard = CheckHost(host, server_.hosts);
+  }
+  if (!guard.empty()) return ErrorResponse(403, guard, "misdirected_request");
+  const bool several = message.count(http::field::origin) > 1;
+  BrowserVerdict browser =
+      JudgeBrowser({.method = View(message.method_string()),
+                    .path = head->path,
+                    .host = host,
+                    .origin = several ? "several" : View(message[http::field::origin]),
+                    .fetch_site = View(message["sec-fetch-site"]),
+                    .content_type = View(message[http::field::content_type]),
+                    .requested_method = View(message["access-control-request-method"]),
+                    .requested_headers = View(message["access-control-request-headers"])},
+                   server_.hosts);
+  head->reply.headers = std::move(browser.headers);
+  return std::move(browser.answer);
+}
+
+std::optional<Response> Session::ScreenCaller(Head* head) {
+  const auto& message = head->parser.get();
+  Credentials credentials{.peer_certificate_pem = transport_.peer_certificate_pem(),
+                          .client = client_};
+  const auto collect = [&](beast::string_view name, std::vector<std::string_view>* out) {
+    const auto [begin, end] = message.equal_range(name);
+    for (auto field = begin; field != end; ++field) out->push_back(View(field->value()));
+  };
+  collect("authorization", &credentials.authorization);
+  collect("x-api-key", &credentials.api_keys);
+  collect("api-key", &credentials.api_keys);  // Azure's name of it
+  head->match = server_.router.Find(View(message.method_string()), head->path);
+  const Route* const route = head->match.route;
+  Gate::Verdict verdict = server_.gate.Enter(
+      credentials, route != nullptr ? std::optional(route->access) : std::nullopt, MonotonicNow());
+  head->caller = std::move(verdict.caller);
+  if (head->caller.kind != Caller::Kind::kNobody) BecomeKnown();
+  if (verdict.refused.has_value()) return std::move(verdict.refused);
+  if (route == nullptr) return std::move(head->match.error);
+  return std::nullopt;
+}
+
 std::optional<Response> Session::Screen(Head* head) {
   const auto& message = head->parser.get();
   if (static_cast<size_t>(std::distance(message.begin(), message.end())) > limits_.max_headers) {
     return ErrorResponse(431, absl::StrCat("More than ", limits_.max_headers, " request headers."),
                          "headers_too_large");
   }
-  if (!DecodePath(View(message.target()), &head->path)) {
-    return ErrorResponse(400, "The request's path is malformed.", "malformed_request");
-  }
-  if (message.version() >= 11 && message.count(http::field::host) != 1) {
-    return ErrorResponse(400, "The request has no Host header, or several.", "malformed_request");
-  }
-  const std::string guard = CheckHostAndOrigin(View(message[http::field::host]),
-                                               View(message[http::field::origin]), server_.hosts);
-  if (!guard.empty()) return ErrorResponse(403, guard, "misdirected_request");
-  head->match = server_.router.Find(View(message.method_string()), head->path);
-  const Route* const route = head->match.route;
-  Gate::Verdict verdict = server_.gate.Enter(
-      {.authorization = View(message[http::field::authorization]),
-       .x_api_key = View(message["x-api-key"]),
-       .peer_certificate_pem = transport_.peer_certificate_pem(),
-       .client = client_},
-      route != nullptr ? std::optional(route->access) : std::nullopt, MonotonicNow());
-  head->caller = std::move(verdict.caller);
-  if (head->caller.kind != Caller::Kind::kNobody) BecomeKnown();
-  if (verdict.refused.has_value()) return std::move(verdict.refused);
-  if (route == nullptr) return std::move(head->match.error);
-  return std::nullopt;
+  if (auto refused = ScreenTarget(head); refused.has_value()) return refused;
+  if (auto refused = ScreenCaller(head); refused.has_value()) return refused;
+  return CheckCoding(View(message[http::field::content_encoding]),
+                     View(message[http::field::transfer_encoding]));
 }
 
 asio::awaitable<bool> Session::ServeOne(bool first) {

@@ -93,8 +93,11 @@ class Session : public std::enable_shared_from_this<Session> {
   asio::awaitable<bool> WriteAll(const std::string& bytes);
   asio::awaitable<bool> FillBuffer(size_t bytes);
   asio::awaitable<void> Linger();
-  // Empty, or why the request goes no further.
+  // Each: empty, or why the request goes no further.
   std::optional<Response> Screen(Head* head);
+  std::optional<Response> ScreenTarget(Head* head);
+  std::optional<Response> ScreenCaller(Head* head);
+  asio::awaitable<bool> AwaitRequest(bool first);
   std::shared_ptr<Exchange> Dispatch(Head* head);
   void BecomeKnown();
   void OnWake();

@@ -132,12 +132,44 @@ TEST(RouterTest, DeniesByDefault) {
   EXPECT_EQ(Call(&g, "HEAD", "/health").status, 200);
 }
 
-TEST(RouterTest, DecodesPaths) {
-  std::string path;
-  ASSERT_TRUE(DecodePath("/v1/models/a%2Fb%3a1?x=1#y", &path));
-  EXPECT_EQ(path, "/v1/models/a/b:1");
-  for (const char* bad : {"", "x", "http://h/x", "/%", "/%2", "/%zz", "/%00", "*"})
-    EXPECT_FALSE(DecodePath(bad, &path)) << bad;
+TEST(RouterTest, OnePathForEverySpelling) {
+  const auto path = [](const char* text) {
+    Target target;
+    return ParseTarget(text, &target) ? target.authority + "|" + target.path : "malformed";
+  };
+  EXPECT_EQ(path("/v1/models/a%2Fb%3a1?x=1#y"), "|/v1/models/a/b:1");
+  EXPECT_EQ(path("/"), "|/");
+  for (const char* same : {"/v1/models", "/v1/models/", "//v1/models", "//v1//models//",
+                           "/v1%2fmodels", "/v1/models%2F", "/v1/models/?a=/b/"}) {
+    EXPECT_EQ(path(same), "|/v1/models") << same;
+  }
+  EXPECT_EQ(path("http://pc1:8080/v1/models/"), "pc1:8080|/v1/models");
+  EXPECT_EQ(path("HTTPS://[::1]"), "[::1]|/");
+  EXPECT_EQ(path("http://h?x=/y"), "h|/");
+  for (const char* bad :
+       {"", "x", "?x", "http://", "http:///x", "http:/h/x", "ftp://h/x", "http://user@h/x",
+        "http://h/%", "/%", "/%2", "/%zz", "/%00", "*", "h:443"})
+    EXPECT_EQ(path(bad), "malformed") << bad;
+  // Dots are no way up: they stay what they are, and are no route.
+  EXPECT_EQ(path("/v1/../admin/v1/status"), "|/v1/../admin/v1/status");
+}
+
+TEST(RouterTest, RoutesUnderV1GoWithoutIt) {
+  FakeGenerator g;
+  const Router router = MakeRouter(&g, nullptr, nullptr);
+  for (const Route& route : router.routes()) {
+    if (route.path.rfind("/v1/", 0) != 0) {
+      EXPECT_EQ(router.Find(route.method, "/v1" + route.path).route, nullptr) << route.path;
+      continue;
+    }
+    EXPECT_EQ(route.access, Access::kUser) << route.path;
+    std::string path = route.path.substr(3);
+    if (path.back() == '*') path.back() = 'x';
+    EXPECT_EQ(router.Find(route.method, path).route, &route) << path;
+  }
+  EXPECT_EQ(Call(&g, "DELETE", "/models").status, 405);
+  EXPECT_EQ(router.Find("GET", "/models/a/b").suffix, "a/b");
+  EXPECT_EQ(router.Find("GET", "/v1/v1/models").route, nullptr);
 }
 
 TEST(Errors, StatusTable) {

@@ -14,6 +14,12 @@ std::string StatusLine(int status) {
   return absl::StrCat("HTTP/1.1 ", status, " ", AbslView(ReasonPhrase(status)), "\r\n");
 }
 
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+void AppendHeaders(std::string* out, const Headers& headers) {
+  for (const auto& [name, value] : headers) absl::StrAppend(out, name, ": ", value, "\r\n");
+}
+
 }  // namespace
 
 std::string NewRequestId() {
@@ -32,11 +38,13 @@ bool IsGoodRequestId(std::string_view id) {
 
 std::string Serialize(const Response& response, const Reply& reply) {
   std::string out = StatusLine(response.status);
-  absl::StrAppend(&out, "Content-Type: ", response.content_type,
-                  "\r\nContent-Length: ", response.body.size(),
-                  "\r\nx-request-id: ", reply.request_id, "\r\n");
-  for (const auto& [name, value] : response.headers)
-    absl::StrAppend(&out, name, ": ", value, "\r\n");
+  if (response.status != 204) {  // which never has a body
+    absl::StrAppend(&out, "Content-Type: ", response.content_type,
+                    "\r\nContent-Length: ", response.body.size(), "\r\n");
+  }
+  absl::StrAppend(&out, "x-request-id: ", reply.request_id, "\r\n");
+  AppendHeaders(&out, response.headers);
+  AppendHeaders(&out, reply.headers);
   out += reply.keep_alive ? "\r\n" : "Connection: close\r\n\r\n";
   if (!reply.head) out += response.body;
   return out;
@@ -47,6 +55,7 @@ std::string StreamHead(const Reply& reply) {
   absl::StrAppend(&out,
                   "Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n",
                   "X-Accel-Buffering: no\r\nx-request-id: ", reply.request_id, "\r\n");
+  AppendHeaders(&out, reply.headers);
   if (reply.chunked) out += "Transfer-Encoding: chunked\r\n";
   out += reply.keep_alive ? "\r\n" : "Connection: close\r\n\r\n";
   return out;

@@ -3,6 +3,8 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "web/http.h"
 
@@ -14,6 +16,7 @@ struct Reply {
   bool head = false;  // no body goes out
   bool keep_alive = false;
   bool chunked = true;  // false: HTTP/1.0, the end of the connection is the end of the stream
+  std::vector<std::pair<std::string, std::string>> headers = {};  // of whatever is answered
 };
 
 std::string NewRequestId();

@@ -161,6 +161,34 @@ class OpenAiClient(unittest.TestCase):
         self.chat(user="u", metadata={"a": "b"}, store=False, service_tier="auto", n=1, presence_penalty=0,
                   response_format={"type": "text"})
 
+    def test_neutral_values(self):
+        plain = self.chat(temperature=0).choices[0].message.content
+        neutral = self.chat(
+            temperature=1, top_p=0, tool_choice="none", stop=[""], logprobs=False, top_logprobs=0, frequency_penalty=0,
+            reasoning_effort="medium", extra_body={
+                "tools": [], "grammar": "", "json_schema": "", "guided_regex": "", "chat_template": "", "suffix": "",
+                "chat_template_kwargs": {}, "options": {}, "think": False, "min_tokens": 0, "reasoning": {"effort": "low"},
+                "stream_options": {"include_usage": True}})
+        self.assertEqual(neutral.choices[0].message.content, plain)
+        self.assertEqual(self.chat(max_tokens=-1, stop="never seen").choices[0].finish_reason, "stop")
+        self.assertEqual(self.chat(max_tokens=None, extra_body={"n_predict": 3}).usage.completion_tokens, 3)
+
+    def test_base_urls(self):
+        for base in ("", "/", "/v1/", "//v1", "//v1//"):
+            with self.openai.OpenAI(base_url=url() + base, api_key="none", max_retries=0, timeout=60) as client:
+                self.assertEqual(client.models.list().data[0].id, self.model, msg=base)
+                self.assertEqual(client.models.retrieve(self.model).id, self.model, msg=base)
+                self.assertTrue(client.chat.completions.create(
+                    model=self.model, messages=[{"role": "user", "content": "hi"}], max_tokens=2).choices, msg=base)
+
+    def test_pages_of_other_origins(self):
+        for path, kind in (("/v1/chat/completions", "text/plain"), ("/admin/v1/keys", "application/json")):
+            request = urllib.request.Request(url() + path, data=b'{"name":"x","messages":[]}', headers={
+                "Origin": "http://localhost:3000", "Content-Type": kind})
+            with self.assertRaises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=10)
+            self.assertEqual(caught.exception.code, 403)
+
     def test_logprobs(self):
         answer = self.chat(logprobs=True, top_logprobs=2, temperature=0, max_tokens=3)
         content = answer.choices[0].logprobs.content
@@ -184,8 +212,11 @@ class OpenAiClient(unittest.TestCase):
     def test_refused(self):
         for kwargs in ({"n": 2}, {"tools": [{"type": "function", "function": {"name": "f"}}]},
                        {"response_format": {"type": "json_object"}}, {"logit_bias": {"5": 1}},
-                       {"presence_penalty": 1}, {"temperature": 3}, {"max_tokens": -1}, {"max_tokens": 0},
-                       {"top_p": 0}, {"extra_body": {"temperature": "hot"}}):
+                       {"presence_penalty": 1}, {"temperature": 3}, {"max_tokens": -2}, {"max_tokens": 0},
+                       {"top_p": -1}, {"extra_body": {"temperature": "hot"}}, {"extra_body": {"options": {"num_ctx": 9}}},
+                       {"extra_body": {"think": True}}, {"extra_body": {"continue_final_message": True}},
+                       {"prediction": {"type": "content", "content": "x"}},
+                       {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}):
             with self.assertRaises(self.openai.BadRequestError, msg=str(kwargs)) as caught:
                 self.chat(**kwargs)
             self.assertEqual(caught.exception.type, "invalid_request_error")

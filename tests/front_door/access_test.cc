@@ -2,6 +2,7 @@
 // middle of an answer.
 #include <cctype>
 
+#include "absl/strings/str_replace.h"
 #include "base/api_key.h"
 #include "tests/front_door/rig.h"
 #include "web/api.h"
@@ -20,9 +21,37 @@ std::string PathOf(const web::Route& route) {
 }
 
 // Well-formed, and as harmless as can be: an empty object.
-std::string RequestOf(const web::Route& route, const std::string& headers) {
-  return route.method + " " + PathOf(route) +
-         " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + headers + "\r\n{}";
+std::string RequestOf(const std::string& method, const std::string& path,
+                      const std::string& headers) {
+  return method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n" + headers +
+         "\r\n{}";
+}
+
+// Routes of which a server without a cluster says that it has none.
+bool NeedsCluster(const web::Route& route) {
+  for (const char* prefix : {"/admin/v1/tokens", "/admin/v1/members", "/admin/v1/drains"}) {
+    if (route.path.rfind(prefix, 0) == 0) return true;
+  }
+  return false;
+}
+
+// Other ways to write the path of a route, each of which must meet the same rule.
+std::vector<std::string> Spellings(const std::string& path) {
+  std::vector<std::string> out = {"/" + path,
+                                  path + "/",
+                                  path + "//",
+                                  "///" + path + "/?x=/",
+                                  "http://localhost" + path,
+                                  "HTTPS://127.0.0.1:1" + path + "/"};
+  std::string coded;
+  for (const char c : path) coded += c == '/' ? "/" : absl::StrFormat("%%%02x", c);
+  out.push_back(coded);
+  out.push_back("/" + absl::StrReplaceAll(path.substr(1), {{"/", "%2F"}}) + "%2f");
+  if (path.rfind("/v1/", 0) == 0) {
+    out.push_back(path.substr(3));
+    out.push_back("/" + path.substr(3) + "/");
+  }
+  return out;
 }
 
 class AccessTest : public Rig {};
@@ -78,20 +107,42 @@ class CellTest : public AccessTest {
         {"a worker's certificate", "", &worker_, 0},
         {"a good key", bearer(good), nullptr, 1},
         {"a good x-api-key", "x-api-key: " + good + "\r\n", nullptr, 1},
+        {"a good api-key", "api-key: " + good + "\r\n", nullptr, 1},
+        {"a proxy's Basic, a good x-api-key",
+         "Authorization: Basic dXNlcjpwYXNz\r\nx-api-key: " + good + "\r\n", nullptr, 1},
+        {"a wrong Bearer, a good api-key", bearer(altered) + "api-key: " + good + "\r\n", nullptr,
+         1},
+        {"a good key, a wrong x-api-key", bearer(good) + "x-api-key: " + altered + "\r\n", nullptr,
+         1},
+        {"two headers, the second good", bearer(revoked) + bearer(good), nullptr, 1},
+        {"three wrong ones", bearer(altered) + "x-api-key: x\r\napi-key: " + revoked + "\r\n",
+         nullptr, 0},
         {"a good key, a worker's certificate", bearer(good), &worker_, 1},
         {"an administrator", "", &admin_, 2},
         {"an administrator with an old key", bearer(revoked), &admin_, 2},
     };
   }
-  // How the handler likes an empty object is not asked here.
-  void TryCell(const Who& who, const web::Route& route) {
-    const std::string where = absl::StrCat(who.name, ": ", route.method, " ", route.path);
-    const std::string answer = Ask(RequestOf(route, who.headers), who.identity);
+  // How the handler likes an empty object is not asked here, but it answers: only what this server
+  // does not have (a cluster) may be unavailable, and nothing fails.
+  int TryCell(const Who& who, const web::Route& route) {
+    return TryCell(who, route, PathOf(route));
+  }
+  int TryCell(const Who& who, const web::Route& route, const std::string& path) {
+    const std::string where = absl::StrCat(who.name, ": ", route.method, " ", path);
+    const std::string answer = Ask(RequestOf(route.method, path, who.headers), who.identity);
+    const int status = StatusOf(answer);
+    CheckCell(who, route, answer, where);
+    return status;
+  }
+  void CheckCell(const Who& who, const web::Route& route, const std::string& answer,
+                 const std::string& where) {
     const int status = StatusOf(answer);
     const int needed = route.access == Access::kPublic ? 0 : route.access == Access::kUser ? 1 : 2;
     if (who.rank >= needed) {
       EXPECT_TRUE(status != 401 && status != 403 && status != 429 && status != 0) << where << "\n"
                                                                                   << answer;
+      EXPECT_TRUE(status < 500 || (status == 503 && NeedsCluster(route))) << where << "\n"
+                                                                          << answer;
       return;
     }
     ASSERT_EQ(status, who.rank == 0 ? 401 : 403) << where << "\n" << answer;
@@ -123,6 +174,60 @@ TEST_F(CellTest, EveryRouteForEveryCaller) {
   std::printf("%d cells\n", cells);
 }
 
+// However a path is written, who may ask it is the same.
+TEST_F(CellTest, EverySpellingOfAPathMeetsItsRule) {
+  const web::Router router = web::MakeRouter(&generator_, keys_.get(), nullptr);
+  const std::string key = "api-key: " + MakeKey("k").key + "\r\n";
+  const std::vector<Who> callers = {
+      {"nobody", "", nullptr, 0}, {"a key", key, nullptr, 1}, {"an administrator", "", &admin_, 2}};
+  for (const Who& who : callers) {
+    for (const web::Route& route : router.routes()) {
+      if (route.path == "/admin/v1/stop" && who.rank == 2) continue;
+      const std::string path = PathOf(route);
+      const int plain = TryCell(who, route, path);
+      // A spelling that led nowhere would be a 404 where the plain one is none.
+      for (const std::string& spelling : Spellings(path))
+        EXPECT_EQ(TryCell(who, route, spelling), plain)
+            << who.name << " " << route.method << " " << spelling;
+    }
+  }
+  EXPECT_FALSE(generator_.shutdown_requested());
+}
+
+// A page of another origin gets nothing, an allowed one all but an administrator's routes.
+TEST_F(AccessTest, PagesOfOtherOriginsInOpenMode) {
+  options_.open = true;
+  options_.origins = {"https://chat.example"};
+  Start();
+  const web::Router router = web::MakeRouter(&generator_, keys_.get(), nullptr);
+  for (const web::Route& route : router.routes()) {
+    for (const char* type : {"text/plain", "application/json"}) {
+      const auto ask = [&](const char* origin) {
+        return Ask(
+            RequestOf(route, absl::StrCat("Content-Type: ", type, "\r\nOrigin: ", origin, "\r\n")));
+      };
+      for (const char* foreign : {"http://localhost:3000", "null", "https://evil.example"}) {
+        const std::string answer = ask(foreign);
+        EXPECT_EQ(StatusOf(answer), 403) << route.method << " " << route.path << " " << foreign;
+        EXPECT_EQ(answer.find("Access-Control"), answer.npos) << answer;
+      }
+      const std::string answer = ask("https://chat.example");
+      const bool form = route.method == "POST" && std::string(type) == "text/plain";
+      if (route.access == Access::kAdmin) {
+        EXPECT_EQ(StatusOf(answer), 403) << route.path;
+        EXPECT_EQ(answer.find("Access-Control"), answer.npos) << answer;
+      } else {
+        EXPECT_EQ(StatusOf(answer) == 415, form) << answer;
+        EXPECT_NE(StatusOf(answer), 403) << answer;
+        EXPECT_NE(answer.find("Access-Control-Allow-Origin: https://chat.example\r\n"), answer.npos)
+            << answer;
+      }
+    }
+  }
+  EXPECT_FALSE(generator_.shutdown_requested());
+  EXPECT_TRUE(keys_->List()->empty());
+}
+
 // A stranger can learn nothing: what is public is constant, and everything else looks the same.
 TEST_F(AccessTest, OneConstantForStrangers) {
   Start();
@@ -133,11 +238,14 @@ TEST_F(AccessTest, OneConstantForStrangers) {
   const std::string refusal = BodyOf(Ask(Get("/v1/models")));
   for (const char* path :
        {"/readyz", "/metrics", "/version", "/livez", "/", "/admin/v1/status", "/admin/v1/keys/x",
-        "/nope", "/health/", "//health", "/v1/models/x", "/HEALTH", "/health%2f"}) {
+        "/nope", "/v1/models/x", "/HEALTH", "/healthz", "/models", "/chat/completions",
+        "/admin/nope", "//admin/v1/keys/", "http://localhost/admin/v1/keys"}) {
     const std::string answer = Ask(Get(path));
     EXPECT_EQ(StatusOf(answer), 401) << path;
     EXPECT_EQ(BodyOf(answer), refusal) << path;
   }
+  for (const char* path : {"/health/", "//health", "/health%2f", "http://localhost/health"})
+    EXPECT_EQ(BodyOf(Ask(Get(path))), R"({"status":"ok"})") << path;
   // Not even the body is read.
   EXPECT_EQ(
       StatusOf(Ask(
