@@ -3,20 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <ctime>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/field_error.h"
 #include "model/gguf.h"
+#include "model/testing/test_data.h"
 
 namespace lanyard::model {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 Json Fixture() {
   std::ifstream in(LANYARD_SOURCE_DIR "/tests/data/jinja/cases.json");
@@ -376,16 +375,11 @@ TEST(ChatTemplate, ADeveloperIsTheSystemToATemplateThatKnowsNone) {
 }
 
 TEST(ChatTemplate, RealModels) {
-  const char* dir = std::getenv("LANYARD_MODELS");
-  const std::string models = dir != nullptr ? dir : LANYARD_SOURCE_DIR "/build/models";
-  if (!std::filesystem::exists(models + "/smollm2.gguf")) {
-    GTEST_SKIP() << "no " << models
-                 << "/smollm2.gguf; set LANYARD_MODELS to the folder with the real models";
-  }
   const Json fixture = Fixture();
-  for (const auto& [name, chat] :
-       {std::pair("smollm2.gguf", 1), std::pair("gemma3-270m.gguf", 0)}) {
-    const auto file = GgufFile::Open(models + "/" + name);
+  for (const auto& [name, chat] : {std::pair("smollm2", 1), std::pair("gemma3-270m", 0)}) {
+    const std::string path = testing::RealModelPath(name);
+    if (!testing::Readable(path)) GTEST_SKIP() << testing::NoRealModel(path);
+    const auto file = GgufFile::Open(path);
     ASSERT_TRUE(file.ok()) << file.status();
     const auto tokenizer = *Tokenizer::Load(**file);
     const auto t = ChatTemplate::ForModel(**file, *tokenizer);

@@ -1,9 +1,6 @@
 #include "model/model_shape.h"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdlib>
 #include <functional>
 #include <numeric>
 
@@ -11,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "model/gguf.h"
 #include "model/testing/gguf_writer.h"
+#include "model/testing/tiny_models.h"
 
 namespace lanyard::model {
 namespace {
@@ -536,31 +534,23 @@ TEST(ModelShape, ShapesFromTheWire) {
   }
 }
 
-TEST(ModelShape, ConformanceModels) {
-  const char* env = std::getenv("LANYARD_SHARED");
-  const std::string dir =
-      (env != nullptr ? std::string(env) : LANYARD_SOURCE_DIR "/../shared") + "/conformance/tiny/";
-  if (access((dir + "llama.gguf").c_str(), R_OK) != 0)
-    GTEST_SKIP() << "no " << dir << " (set LANYARD_SHARED)";
-  const auto shape_of = [&](const std::string& name) -> absl::StatusOr<ModelShape> {
-    ASSIGN_OR_RETURN(const auto file, GgufFile::Open(dir + name + ".gguf"));
-    return ShapeFromGguf(*file);
-  };
-  auto shape = shape_of("llama-tied-rope-factors");
-  ASSERT_TRUE(shape.ok()) << shape.status();
-  EXPECT_TRUE(shape->tied_output && shape->rope_factors && shape->float_weights);
-  EXPECT_EQ(shape->rope_base, 500000.0f);
-  shape = shape_of("gemma3");
-  ASSERT_TRUE(shape.ok()) << shape.status();
-  EXPECT_EQ(shape->head_dim, 32u);
-  EXPECT_FLOAT_EQ(shape->attention_scale, 1 / std::sqrt(32.0f));
-  EXPECT_TRUE(shape_of("llama").ok());
-  for (const char* other : {"qwen2", "qwen3", "qwen3moe"}) {
-    EXPECT_EQ(
-        Str(shape_of(other).status().message()),
-        absl::StrCat("architecture '", other, "' is not supported; supported: llama, gemma3"));
+TEST(ModelShape, OfEveryGoldenModel) {
+  for (const testing::TinyModel& model : testing::TinyModels()) {
+    SCOPED_TRACE(model.name);
+    const auto shape = ShapeOf(testing::TinyModelWriter(model));
+    ASSERT_TRUE(shape.ok()) << shape.status();
+    EXPECT_EQ(FamilyName(shape->family), model.arch);
+    EXPECT_EQ(shape->n_layers, model.layers);
+    EXPECT_TRUE(shape->float_weights);
   }
-  EXPECT_EQ(shape_of("llama-moe").status().code(), kUnknown);
+  auto shape =
+      *ShapeOf(testing::TinyModelWriter(testing::FindTinyModel("llama-tied-rope-factors")));
+  EXPECT_TRUE(shape.tied_output && shape.rope_factors);
+  EXPECT_EQ(shape.rope_base, 500000.0f);
+  shape = *ShapeOf(testing::TinyModelWriter(testing::FindTinyModel("gemma3")));
+  EXPECT_EQ(shape.head_dim, 32u);
+  EXPECT_FLOAT_EQ(shape.attention_scale, 1 / std::sqrt(32.0f));
+  EXPECT_EQ(shape.rope_scale, 0.125f);
 }
 
 }  // namespace

@@ -6,27 +6,18 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "model/detokenizer.h"
 #include "model/gguf.h"
+#include "model/testing/test_data.h"
 #include "model/tokenizer_spm.h"
 #include "model/unicode.h"
 
 namespace lanyard::model {
 namespace {
-
-std::string SharedDir() {
-  const char* dir = std::getenv("LANYARD_SHARED");
-  return dir != nullptr ? dir : LANYARD_SOURCE_DIR "/../shared";
-}
-std::string ModelsDir() {
-  const char* dir = std::getenv("LANYARD_MODELS");
-  return dir != nullptr ? dir : LANYARD_SOURCE_DIR "/build/models";
-}
 
 std::string ReadAll(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -59,14 +50,11 @@ std::vector<std::string> SplitCases(const std::string& all) {
   return out;
 }
 
-class Conformance : public testing::TestWithParam<const char*> {};
+class Conformance : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Conformance, EveryCase) {
-  const std::string base = SharedDir() + "/conformance/tokenizer/" + GetParam();
-  if (!std::filesystem::exists(base + ".gguf")) {
-    GTEST_SKIP() << "no " << base
-                 << ".gguf; set LANYARD_SHARED to the folder with the conformance data";
-  }
+  const std::string base = testing::ConformancePath(std::string("tokenizer/") + GetParam());
+  if (!testing::Readable(base + ".gguf")) GTEST_SKIP() << testing::NoConformanceData(base);
   const auto tokenizer = LoadTokenizer(base + ".gguf");
   ASSERT_NE(tokenizer, nullptr);
   const std::vector<std::string> texts = SplitCases(ReadAll(base + ".inp"));
@@ -90,17 +78,15 @@ TEST_P(Conformance, EveryCase) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, Conformance,
-                         testing::Values("gpt-2", "llama-spm", "llama-bpe", "qwen2",
-                                         "deepseek-coder"));
+                         ::testing::Values("gpt-2", "llama-spm", "llama-bpe", "qwen2",
+                                           "deepseek-coder"));
 
-// Odd texts against llama.cpp on the two real vocabularies, special tokens parsed and not.
-class AgainstLlamaCpp : public testing::TestWithParam<std::pair<const char*, const char*>> {};
+// Texts against llama.cpp on the two real vocabularies, special tokens parsed and not.
+class AgainstLlamaCpp : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
 
-TEST_P(AgainstLlamaCpp, OddTexts) {
-  const std::string path = ModelsDir() + "/" + GetParam().second;
-  if (!std::filesystem::exists(path)) {
-    GTEST_SKIP() << "no " << path << "; set LANYARD_MODELS to the folder with the real models";
-  }
+TEST_P(AgainstLlamaCpp, EveryText) {
+  const std::string path = testing::RealModelPath(GetParam().second);
+  if (!testing::Readable(path)) GTEST_SKIP() << testing::NoRealModel(path);
   const auto tokenizer = LoadTokenizer(path);
   ASSERT_NE(tokenizer, nullptr);
   const char* other = std::getenv("LANYARD_TOKENIZER_FIXTURE");
@@ -132,8 +118,8 @@ TEST_P(AgainstLlamaCpp, OddTexts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, AgainstLlamaCpp,
-                         testing::Values(std::pair("smollm2", "smollm2.gguf"),
-                                         std::pair("gemma3", "gemma3-270m.gguf")));
+                         ::testing::Values(std::pair("smollm2", "smollm2"),
+                                           std::pair("gemma3", "gemma3-270m")));
 
 // Vocabularies in plain data. Byte-level: the 256 bytes, then the words given.
 struct TestVocab {
@@ -178,9 +164,9 @@ TEST(HostileVocab, IsRefusedByName) {
   TestVocab v = TestVocab::Bpe({"ab"});
   v.data.merges = {"a b", "a zz"};
   EXPECT_THAT(MessageOf(v),
-              testing::HasSubstr("entry 1 'a zz': its right part is not in the vocabulary"));
+              ::testing::HasSubstr("entry 1 'a zz': its right part is not in the vocabulary"));
   v.data.merges = {"ab"};
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("not two texts"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("not two texts"));
   for (const char* merge : {"", " ", "  ", "a ", " b"}) {
     v.data.merges = {merge};
     EXPECT_FALSE(v.Make().ok()) << merge;
@@ -190,25 +176,25 @@ TEST(HostileVocab, IsRefusedByName) {
   v.data.merges = {"<| x|>"};
   EXPECT_FALSE(v.Make().ok());
   v = TestVocab::Bpe({"ab", "ab"});
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("'ab' is both token 256 and 257"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("'ab' is both token 256 and 257"));
   v = TestVocab::Bpe({""});
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("token 256 is empty"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("token 256 is empty"));
   v = TestVocab::Bpe({});
   v.data.bos = 256;
   EXPECT_THAT(MessageOf(v),
-              testing::HasSubstr("bos_token_id is 256 but the vocabulary has 256 tokens"));
+              ::testing::HasSubstr("bos_token_id is 256 but the vocabulary has 256 tokens"));
   v.data.bos.reset();
   v.data.add_bos = true;
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("no bos_token_id"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("no bos_token_id"));
   v = TestVocab::Bpe({});
   v.data.types.pop_back();
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("255 values for 256 tokens"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("255 values for 256 tokens"));
   v = TestVocab::Bpe({});
   v.data.pre = "no-such";
   EXPECT_EQ(v.Make().status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("'no-such'"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("'no-such'"));
   v.data.model = "bert";
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("'bert'"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("'bert'"));
   v = TestVocab();
   v.data.model = "llama";
   EXPECT_FALSE(v.Make().ok());
@@ -217,11 +203,11 @@ TEST(HostileVocab, IsRefusedByName) {
 TEST(HostileVocab, SpmTokensAndScores) {
   TestVocab v = TestVocab::Spm({"a"});
   v.data.scores[5] = std::nanf("");
-  EXPECT_THAT(MessageOf(v), testing::HasSubstr("value 5 is NaN"));
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("value 5 is NaN"));
   for (const char* text : {"<0x-1>", "<0xG0>", "<0x1>", "<0x100>", "a"}) {
     v = TestVocab::Spm({});
     v.texts[3] = text;
-    EXPECT_THAT(MessageOf(v), testing::HasSubstr("of type byte")) << text;
+    EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("of type byte")) << text;
   }
 }
 

@@ -316,7 +316,8 @@ TEST_F(DaemonTest, FetchOfAnUnknownPartIsRefused) {
   EXPECT_EQ(got, model_.manifest()->Find("embed")->bytes - 100);
 }
 
-// The child of the test below: a worker in a process of its own, until it is killed.
+// The child of the test below: a worker in a process of its own, until it is killed. Suites named
+// ...Child are no entries of CTest (cmake/lanyard.cmake).
 TEST(DaemonChild, Serve) {
   const char* join = std::getenv("LANYARD_TEST_JOIN");
   if (join == nullptr) GTEST_SKIP() << "started by DaemonTest.StoppedWorkerIsNoticed";

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/size.h"
+#include "model/testing/test_data.h"
 #include "worker/testing_coordinator.h"
 #include "worker/testing_util.h"
 
@@ -31,11 +32,7 @@ constexpr int kGenerate = 12;
 #endif
 #endif
 
-std::string ModelPath() {
-  const char* dir = std::getenv("LANYARD_MODELS");
-  return (dir != nullptr ? std::string(dir) : std::string(LANYARD_SOURCE_DIR) + "/build/models") +
-         "/smollm2.gguf";
-}
+std::string ModelPath() { return model::testing::RealModelPath("smollm2"); }
 
 class WorkerProcess {
  public:
@@ -135,11 +132,10 @@ TEST(RealPool, ThreeSmallWorkersGiveTheEnginesTokensWithinTheirLimits) {
 #ifdef LANYARD_TEST_SANITIZED
   GTEST_SKIP() << "memory limits are not tested under a sanitizer";
 #endif
-  if (!std::filesystem::exists(ModelPath()))
-    GTEST_SKIP() << ModelPath() << " is absent (./dev demo fetches it)";
-  if (!std::filesystem::exists(std::string(LANYARD_BIN_DIR) + "/lanyard-worker")) {
-    GTEST_SKIP() << "lanyard-worker is not built";
-  }
+  if (!model::testing::Readable(ModelPath()))
+    GTEST_SKIP() << model::testing::NoRealModel(ModelPath());
+  ASSERT_TRUE(model::testing::Readable(LANYARD_BIN_DIR "/lanyard-worker"))
+      << "build lanyard-worker first: this test starts it";
   auto file = model::GgufFile::Open(ModelPath());
   ASSERT_TRUE(file.ok()) << file.status();
   auto built = model::BuildManifest(**file, true);

@@ -167,7 +167,7 @@ std::vector<uint8_t> GgufWriter::Build() const {
   const auto pad = [&] { out.Zeros((alignment - out.data().size() % alignment) % alignment); };
   pad();
   for (const WriterTensor& tensor : tensors_) {
-    out.Zeros(tensor.bytes);
+    tensor.data.empty() ? out.Zeros(tensor.bytes) : out.Append(tensor.data);
     pad();
   }
   return out.data();

@@ -40,6 +40,7 @@ struct WriterTensor {
   std::vector<uint64_t> dims;
   uint64_t bytes = 0;              // of the data that Build lays down for it
   std::optional<uint64_t> offset;  // written instead of the right one
+  std::vector<uint8_t> data = {};  // of `bytes` bytes; empty: zeros
 };
 
 // Keys and tensors are written in the order of their first mention; setting a key again replaces

@@ -43,6 +43,8 @@ Comparison Compare(const std::vector<GoldenPrompt>& golden,
             std::find_if(y.begin(), y.end(), [id = id](const auto& t) { return t.first == id; });
         if (same != y.end())
           c.worst_logit = std::max(c.worst_logit, std::fabs(double(logit) - same->second));
+        else
+          c.missing += id != x.back().first;
       }
       c.worst_lse =
           std::max(c.worst_lse, std::fabs(double(a.positions[p].lse) - b.positions[p].lse));

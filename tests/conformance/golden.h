@@ -1,4 +1,4 @@
-// Golden files of the conformance data, and how far results are from them.
+// Golden files (tests/data/golden), and how far results are from them.
 #pragma once
 
 #include <string>
@@ -19,6 +19,7 @@ absl::StatusOr<std::vector<GoldenPrompt>> ReadGolden(const std::string& path);
 struct Comparison {
   double worst_logit = 0;  // over the golden ids that are listed in both
   double worst_lse = 0;
+  int missing = 0;  // golden ids but the last that are not listed: near ties change places there
   int positions = 0;
   int same_top1 = 0;
   int clear = 0, clear_same = 0;   // golden margin of 0.3 or more

@@ -1,23 +1,44 @@
-// conformance/README.md's measures, and exactness on the real models.
+// The engine against llama.cpp's figures (docs/checklists/golden.md says how near is right), and
+// exactness on the real models. The figures lie in tests/data/golden; where LANYARD_SHARED has more
+// of them, for models of its own, those are held to as well.
 #include "tests/conformance/golden.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <set>
+#include <tuple>
 
+#include "base/sha256.h"
 #include "engine/chain.h"
 #include "model/gguf.h"
+#include "model/testing/test_data.h"
+#include "model/testing/tiny_models.h"
 
 namespace lanyard {
 namespace {
 
-std::string Folder(const char* variable, const std::string& otherwise) {
-  const char* env = std::getenv(variable);
-  return env != nullptr ? env : std::string(LANYARD_SOURCE_DIR) + otherwise;
+using model::testing::TinyModels;
+
+struct Folder {
+  const char* name;
+  std::string golden;
+  bool shared;
+};
+const Folder kSources{"Clone", LANYARD_SOURCE_DIR "/tests/data/golden", false};
+const Folder kShared{"Shared", model::testing::ConformancePath("golden"), true};
+const Folder* const kFolders[] = {&kSources, &kShared};
+
+std::string Identifier(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
 }
-std::string Conformance() { return Folder("LANYARD_SHARED", "/../shared") + "/conformance"; }
 
 struct Way {
   uint32_t stages = 1;
@@ -52,74 +73,129 @@ absl::StatusOr<std::vector<engine::EvalResult>> Evaluate(const model::GgufFile& 
   return engine::Evaluate(*chain, prompts, eval);
 }
 
-class Tiny : public ::testing::TestWithParam<std::pair<std::string, double>> {};
+TEST(Comparison, SeesEveryKindOfDifference) {
+  const engine::EvalResult right{
+      {5, 6, 7}, {{3, {{1, 2.5f}, {2, 2}, {3, 1}}}, {2, {{4, 2}, {5, 0.5f}, {6, 0}}}}, 2, {9}};
+  const auto compare = [&](auto&& spoil) {
+    engine::EvalResult other = right;
+    spoil(other);
+    return Compare({{"", right}}, {other});
+  };
+  Comparison c = compare([](auto&) {});
+  EXPECT_EQ(c.positions, 2);
+  EXPECT_EQ(c.clear, 2);
+  EXPECT_EQ(c.sure, 1);
+  EXPECT_EQ(c.same_top1 + c.clear_same + c.sure_same + c.same_greedy, 2 + 2 + 1 + 1);
+  EXPECT_EQ(c.worst_logit + c.worst_lse + c.missing, 0);
+  EXPECT_EQ(c.nll, c.golden_nll);
+  c = compare([](auto& r) { r.positions[1].top[1].second = 0.25f; });
+  EXPECT_EQ(c.worst_logit, 0.25);
+  c = compare([](auto& r) { r.positions[0].lse = 3.5f; });
+  EXPECT_EQ(c.worst_lse, 0.5);
+  c = compare([](auto& r) { std::swap(r.positions[1].top[0], r.positions[1].top[1]); });
+  EXPECT_EQ(c.same_top1, 1);
+  EXPECT_EQ(c.sure_same, 0);
+  c = compare([](auto& r) { r.positions[0].top[1].first = 8; });
+  EXPECT_EQ(c.missing, 1);
+  c = compare([](auto& r) { r.positions[0].top[2].first = 8; });  // changes places with the next
+  EXPECT_EQ(c.missing, 0);
+  c = compare([](auto& r) { r.greedy = {8}; });
+  EXPECT_EQ(c.same_greedy, 0);
+  c = compare([](auto& r) { r.mean_nll = 1; });
+  EXPECT_EQ(c.nll, 1);
+}
+
+struct TinyCase {
+  const Folder* folder;
+  std::string model;
+  double tolerance;
+};
+std::vector<TinyCase> TinyCases() {
+  std::vector<TinyCase> out;
+  for (const auto& model : TinyModels()) out.push_back({&kSources, model.name, model.tolerance});
+  for (const char* name : {"llama", "llama-tied-rope-factors", "gemma3"})
+    out.push_back({&kShared, name, model::testing::FindTinyModel(name).tolerance});
+  return out;
+}
+
+class Tiny : public ::testing::TestWithParam<TinyCase> {};
 
 TEST_P(Tiny, EveryPositionWithinTolerance) {
-  const auto& [name, tolerance] = GetParam();
-  const std::string path = Conformance() + "/tiny/" + name + ".gguf";
-  if (!std::filesystem::exists(path))
-    GTEST_SKIP() << "no conformance data at " << path << " (LANYARD_SHARED)";
-  const auto golden = ReadGolden(Conformance() + "/golden/tiny-" + name + ".json");
-  ASSERT_TRUE(golden.ok()) << golden.status();
-  const auto file = model::GgufFile::Open(path);
+  const TinyCase& c = GetParam();
+  const std::string path = model::testing::ConformancePath("tiny/" + c.model + ".gguf");
+  if (c.folder->shared && !model::testing::Readable(path))
+    GTEST_SKIP() << model::testing::NoConformanceData(path);
+  const std::vector<uint8_t> bytes =
+      c.folder->shared ? std::vector<uint8_t>() : model::testing::TinyModelFile(c.model);
+  const auto file = c.folder->shared ? model::GgufFile::Open(path) : model::GgufFile::Parse(bytes);
   ASSERT_TRUE(file.ok()) << file.status();
+  const auto golden = ReadGolden(c.folder->golden + "/tiny-" + c.model + ".json");
+  ASSERT_TRUE(golden.ok()) << golden.status();
   for (const ops::Isa isa : ops::RunnableIsas()) {
     const auto results = Evaluate(**file, *golden, {.isa = isa, .generate = 24});
     ASSERT_TRUE(results.ok()) << results.status();
-    const Comparison c = Compare(*golden, *results);
-    EXPECT_LE(c.worst_logit, tolerance) << c.ToString();
-    EXPECT_LE(c.worst_lse, tolerance) << c.ToString();
-    EXPECT_EQ(c.same_top1, c.positions) << c.ToString();
-    EXPECT_EQ(c.same_greedy, static_cast<int>(golden->size())) << c.ToString();
-    EXPECT_NEAR(c.nll, c.golden_nll, 1e-3) << c.ToString();
+    const Comparison found = Compare(*golden, *results);
+    SCOPED_TRACE(absl::StrCat(ops::IsaName(isa), ": ", found.ToString()));
+    EXPECT_EQ(found.missing, 0);
+    EXPECT_LE(found.worst_logit, c.tolerance);
+    EXPECT_LE(found.worst_lse, c.tolerance);
+    EXPECT_EQ(found.same_top1, found.positions);
+    EXPECT_EQ(found.same_greedy, static_cast<int>(golden->size()));
+    EXPECT_NEAR(found.nll, found.golden_nll, 1e-3);
   }
 }
-INSTANTIATE_TEST_SUITE_P(Models, Tiny,
-                         ::testing::Values(std::pair{std::string("llama"), 2e-3},
-                                           std::pair{std::string("llama-tied-rope-factors"), 2e-3},
-                                           std::pair{std::string("gemma3"), 5e-3}),
-                         [](const auto& info) {
-                           std::string name = info.param.first;
-                           for (char& c : name) c = c == '-' ? '_' : c;
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Models, Tiny, ::testing::ValuesIn(TinyCases()), [](const auto& info) {
+  return info.param.folder->name + Identifier("_" + info.param.model);
+});
 
-class Real : public ::testing::TestWithParam<std::pair<std::string, std::string>> {
+struct RealModel {
+  std::string name;   // of the golden figures
+  std::string model;  // of the file
+};
+const RealModel kRealModels[] = {{"smollm2", "smollm2"}, {"gemma3", "gemma3-270m"}};
+
+class Real : public ::testing::TestWithParam<std::tuple<const Folder*, RealModel>> {
  protected:
-  // False when the model or the golden file is absent; the test then skips.
-  bool Open() {
-    path_ = Folder("LANYARD_MODELS", "/build/models") + "/" + GetParam().first + ".gguf";
-    golden_path_ = Conformance() + "/golden/" + GetParam().second + ".json";
-    if (!std::filesystem::exists(path_) || !std::filesystem::exists(golden_path_)) return false;
-    auto golden = ReadGolden(golden_path_);
-    auto file = model::GgufFile::Open(path_);
-    EXPECT_TRUE(golden.ok() && file.ok()) << golden.status() << file.status();
+  void SetUp() override {
+    const auto& [folder, real] = GetParam();
+    const std::string path = model::testing::RealModelPath(real.model);
+    if (!model::testing::Readable(path)) GTEST_SKIP() << model::testing::NoRealModel(path);
+    const std::string figures = folder->golden + "/" + real.name + ".json";
+    if (folder->shared && !model::testing::Readable(figures))
+      GTEST_SKIP() << model::testing::NoConformanceData(figures);
+    auto golden = ReadGolden(figures);
+    auto file = model::GgufFile::Open(path);
+    ASSERT_TRUE(golden.ok() && file.ok()) << golden.status() << file.status();
     golden_ = *std::move(golden);
     file_ = *std::move(file);
-    return true;
-  }
-  std::string Missing() const {
-    return "no " + path_ + " (LANYARD_MODELS) or " + golden_path_ + " (LANYARD_SHARED)";
   }
 
-  std::string path_, golden_path_;
   std::vector<GoldenPrompt> golden_;
   std::unique_ptr<model::GgufFile> file_;
 };
 
+const auto kNameOfReal = [](const ::testing::TestParamInfo<Real::ParamType>& info) {
+  return std::get<0>(info.param)->name + ("_" + std::get<1>(info.param).name);
+};
+
 TEST_P(Real, AgreesWithLlamaCpp) {
-  if (!Open()) GTEST_SKIP() << Missing();
   const auto results = Evaluate(*file_, golden_, {.batch = true});
   ASSERT_TRUE(results.ok()) << results.status();
   const Comparison c = Compare(golden_, *results);
+  std::cout << c.ToString() << "\n";
   EXPECT_NEAR(c.nll / c.golden_nll, 1, 0.005) << c.ToString();
   EXPECT_GE(c.same_top1, 0.91 * c.positions) << c.ToString();
   EXPECT_GE(c.clear_same, 0.985 * c.clear) << c.ToString();
   EXPECT_EQ(c.sure_same, c.sure) << c.ToString();
 }
+INSTANTIATE_TEST_SUITE_P(Models, Real,
+                         ::testing::Combine(::testing::ValuesIn(kFolders),
+                                            ::testing::ValuesIn(kRealModels)),
+                         kNameOfReal);
 
-TEST_P(Real, SameBitsHoweverItIsRun) {
-  if (!Open()) GTEST_SKIP() << Missing();
+class RealBits : public Real {};
+
+TEST_P(RealBits, SameHoweverItIsRun) {
   golden_ = {golden_[0], golden_[3]};
   const auto expected = Evaluate(*file_, golden_, {.threads = 1, .generate = 4});
   ASSERT_TRUE(expected.ok()) << expected.status();
@@ -149,11 +225,56 @@ TEST_P(Real, SameBitsHoweverItIsRun) {
     }
   }
 }
-INSTANTIATE_TEST_SUITE_P(
-    Models, Real,
-    ::testing::Values(std::pair{std::string("smollm2"), std::string("smollm2")},
-                      std::pair{std::string("gemma3-270m"), std::string("gemma3")}),
-    [](const auto& info) { return info.param.second; });
+INSTANTIATE_TEST_SUITE_P(Models, RealBits,
+                         ::testing::Combine(::testing::Values(&kSources),
+                                            ::testing::ValuesIn(kRealModels)),
+                         kNameOfReal);
+
+// Name -> the model's digest, as tools/make_golden.py wrote them with the figures.
+std::map<std::string, std::string> GoldenSums() {
+  std::map<std::string, std::string> out;
+  std::ifstream in(kSources.golden + "/SHA256SUMS");
+  for (std::string sum, name; in >> sum >> name;) out[name] = sum;
+  return out;
+}
+
+// Of every model there are figures, every figures are of a model, and the models are the ones that
+// the figures were taken from.
+TEST(GoldenFigures, AreOfTheseModels) {
+  std::set<std::string> wanted, found;
+  const auto sums = GoldenSums();
+  for (const RealModel& real : kRealModels) wanted.insert(real.name);
+  for (const auto& model : TinyModels()) {
+    wanted.insert("tiny-" + model.name);
+    const std::vector<uint8_t> bytes = model::testing::TinyModelFile(model.name);
+    const auto sum = sums.find("tiny-" + model.name);
+    ASSERT_NE(sum, sums.end()) << model.name;
+    EXPECT_EQ(Sha256Hex(bytes), sum->second)
+        << model.name << " is not what it was: tools/make_golden.py --tiny makes its figures anew";
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(kSources.golden)) {
+    if (entry.path().extension() == ".json") found.insert(entry.path().stem());
+  }
+  EXPECT_EQ(found, wanted);
+  EXPECT_EQ(sums.size(), wanted.size());
+}
+
+std::string FileSum(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  Sha256 sum;
+  std::vector<char> buffer(1 << 20);
+  while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), in.gcount() > 0) {
+    sum.Update({reinterpret_cast<const uint8_t*>(buffer.data()), static_cast<size_t>(in.gcount())});
+  }
+  return sum.FinishHex();
+}
+
+TEST_P(RealBits, AreOfTheModelWithTheFigures) {
+  const auto& real = std::get<1>(GetParam());
+  const auto sums = GoldenSums();
+  ASSERT_TRUE(sums.contains(real.name));
+  EXPECT_EQ(FileSum(model::testing::RealModelPath(real.model)), sums.at(real.name));
+}
 
 }  // namespace
 }  // namespace lanyard

@@ -2,10 +2,9 @@
 // batches, several cards and layers partly in RAM. The cards are interpreted (tests/fake_cuda):
 // streams run late and in any order that events allow.
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 
 #include "model/gguf.h"
+#include "model/testing/tiny_models.h"
 #include "tests/cuda_stage/rig.h"
 
 namespace lanyard::engine {
@@ -109,19 +108,12 @@ TEST_P(StageOnCards, PlannedIsHeld) {
   EXPECT_LE(fake_cuda::FakeCuda::Get().UsedBytes(0) - before, plan.devices[0].memory.total());
 }
 
-// Files of the conformance data: the tensors of real ones in small.
-class TinyModels : public ::testing::TestWithParam<const char*> {};
+// The golden models: what a file of each family has.
+class TinyModels : public ::testing::TestWithParam<model::testing::TinyModel> {};
 
 TEST_P(TinyModels, OnTwoCards) {
-  const char* shared = std::getenv("LANYARD_SHARED");
-  const std::string folder = shared != nullptr ? shared : LANYARD_SOURCE_DIR "/../shared";
-  const std::string path = absl::StrCat(folder, "/conformance/tiny/", GetParam(), ".gguf");
-  if (std::FILE* file = std::fopen(path.c_str(), "rb"); file != nullptr) {
-    std::fclose(file);
-  } else {
-    GTEST_SKIP() << "no " << path << "; LANYARD_SHARED names the folder of the conformance data";
-  }
-  const auto file = model::GgufFile::Open(path);
+  const std::vector<uint8_t> bytes = model::testing::TinyModelWriter(GetParam()).Build();
+  const auto file = model::GgufFile::Parse(bytes);
   ASSERT_TRUE(file.ok()) << file.status();
   const auto shape = model::ShapeFromGguf(**file);
   ASSERT_TRUE(shape.ok()) << shape.status();
@@ -138,10 +130,9 @@ TEST_P(TinyModels, OnTwoCards) {
   EXPECT_EQ(fake_cuda::FakeCuda::Get().Reports(), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Conformance, TinyModels,
-                         ::testing::Values("llama", "llama-tied-rope-factors", "gemma3"),
+INSTANTIATE_TEST_SUITE_P(Golden, TinyModels, ::testing::ValuesIn(model::testing::TinyModels()),
                          [](const auto& info) {
-                           std::string name = info.param;
+                           std::string name = info.param.name;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });

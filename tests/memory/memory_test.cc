@@ -4,27 +4,18 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
+#include <fstream>
 
 #include "base/packed_bytes.h"
 #include "engine/local_stage.h"
 #include "engine/ops/matmul.h"
 #include "model/gguf.h"
 #include "model/manifest.h"
+#include "model/testing/test_data.h"
+#include "model/testing/tiny_models.h"
 
 namespace lanyard {
 namespace {
-
-std::string SharedFolder() {
-  const char* env = std::getenv("LANYARD_SHARED");
-  return env != nullptr ? env : std::string(LANYARD_SOURCE_DIR) + "/../shared";
-}
-
-std::string ModelsFolder() {
-  const char* env = std::getenv("LANYARD_MODELS");
-  return env != nullptr ? env : std::string(LANYARD_SOURCE_DIR) + "/build/models";
-}
 
 TEST(PackedBytes, EqualsTheKernels) {
   for (const TensorType type :
@@ -100,18 +91,22 @@ void Compare(const std::string& path) {
 }
 
 TEST(StageMemory, BoundsTheEngineOnTinyModels) {
-  const std::string tiny = SharedFolder() + "/conformance/tiny";
-  if (!std::filesystem::exists(tiny))
-    GTEST_SKIP() << "no conformance data in " << tiny << " (LANYARD_SHARED)";
-  for (const char* name : {"llama", "llama-tied-rope-factors", "gemma3"})
-    Compare(tiny + "/" + name + ".gguf");
+  for (const auto& model : model::testing::TinyModels()) {
+    const std::vector<uint8_t> bytes = model::testing::TinyModelWriter(model).Build();
+    const std::string path =
+        absl::StrCat(::testing::TempDir(), "memory_test.", getpid(), ".", model.name, ".gguf");
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+    Compare(path);
+    unlink(path.c_str());
+  }
 }
 
 TEST(StageMemory, BoundsTheEngineOnRealModels) {
   for (const char* name : {"smollm2", "gemma3-270m"}) {
-    const std::string path = ModelsFolder() + "/" + name + ".gguf";
-    if (!std::filesystem::exists(path))
-      GTEST_SKIP() << "no model " << path << " (LANYARD_MODELS; ./dev test fetches it)";
+    const std::string path = model::testing::RealModelPath(name);
+    if (!model::testing::Readable(path)) GTEST_SKIP() << model::testing::NoRealModel(path);
     Compare(path);
   }
 }
