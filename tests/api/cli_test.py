@@ -190,4 +190,4 @@ if __name__ == "__main__":
     parser.add_argument("--lanyard", required=True)
     parser.add_argument("--server", required=True)
     _, rest = parser.parse_known_args(namespace=ARGS)
-    unittest.main(argv=[sys.argv[0]] + rest)
+    unittest.main(argv=[sys.argv[0]] + rest, verbosity=2)

@@ -314,7 +314,7 @@ def main():
         print("SKIPPED: give --server BINARY, or LANYARD_URL of a running pool")
         sys.exit(77)
     try:
-        result = unittest.main(argv=[sys.argv[0]] + rest, exit=False).result
+        result = unittest.main(argv=[sys.argv[0]] + rest, verbosity=2, exit=False).result
     finally:
         if process:
             process.stdin.close()

@@ -27,7 +27,7 @@ os.environ["XDG_RUNTIME_DIR"] = RUNTIME.name
 def main():
     """unittest's, but a skip of the whole file becomes the exit code that CTest knows."""
     if not MODEL.exists():
-        print(f"skipped: no model {MODEL}; ./dev test fetches it, or LANYARD_MODELS names its folder")
+        print(f"skipped: no real model {MODEL}; ./dev test fetches it, or LANYARD_MODELS names its folder")
         sys.exit(77)
     unittest.main(verbosity=2)
 

@@ -12,11 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-
-try:
-    import tomllib
-except ImportError:  # Python before 3.11
-    tomllib = None
+import tomllib
 
 OPTIONS = {"memory": "8GiB", "threads": 3, "log-json": True, "model": ["/a \"b\".gguf"]}
 CASES = {
@@ -41,26 +37,25 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--source", required=True, type=pathlib.Path)
     folder = parser.parse_args().source.resolve() / "ansible"
-    if shutil.which("ansible-playbook") is None:
-        print("skipped: ansible-playbook is not installed (package ansible-core)")
-        return 77
+    for program, package in (("ansible-playbook", "ansible-core"), ("ansible-lint", "ansible-lint")):
+        if shutil.which(program) is None:
+            print(f"skipped: {program} is not installed (package {package})")
+            return 77
     good = True
     with tempfile.TemporaryDirectory() as temporary:
         environment = {**os.environ, "ANSIBLE_CONFIG": str(folder / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
                        "ANSIBLE_LOCAL_TEMP": temporary, "ANSIBLE_HOME": temporary, "XDG_CACHE_HOME": temporary}
         books = sorted((folder / "playbooks").glob("*.yml"))
         good &= run(["ansible-playbook", "-i", "inventory.example.yml", "--syntax-check", *books], folder, environment)
-        if shutil.which("ansible-lint"):
-            good &= run(["ansible-lint", "--offline", "-q", "--nocolor", *books], folder, environment)
-        else:
-            print("not linted: ansible-lint is not installed")
+        good &= run(["ansible-lint", "--offline", "-q", "--nocolor", *books], folder, environment)
         for role, (variables, wanted) in CASES.items():
             out = pathlib.Path(temporary) / f"{role}.toml"
             arguments = f"src={folder}/roles/{role}/templates/{role}.toml.j2 dest={out}"
             good &= run(["ansible", "-i", "localhost,", "-c", "local", "localhost", "-m", "template", "-a", arguments,
                          "-e", json.dumps({**variables, "ansible_python_interpreter": sys.executable})], folder, environment)
-            if tomllib and out.exists() and tomllib.loads(out.read_text()) != wanted:
-                print(f"{role}.toml: {out.read_text()}\nis not {wanted}")
+            text = out.read_text() if out.exists() else ""
+            if tomllib.loads(text) != wanted:
+                print(f"{role}.toml: {text}\nis not {wanted}")
                 good = False
     return 0 if good else 1
 

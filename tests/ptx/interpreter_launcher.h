@@ -28,14 +28,15 @@ struct Image {
   }
 };
 
-// The images that this build has. LANYARD_PTX_IMAGE=clang75 keeps one of them.
-inline std::vector<Image> AllImages() {
+// The images that this build has, from such a level on. LANYARD_PTX_IMAGE=clang75 keeps one of
+// them.
+inline std::vector<Image> AllImages(int from_level = 0) {
   std::vector<Image> out;
   const char* only = std::getenv("LANYARD_PTX_IMAGE");
   for (const auto compiler : {ops::cuda::Compiler::kClang, ops::cuda::Compiler::kNvcc}) {
     for (const int level : {61, 75, 80}) {
       const Image image{compiler, level};
-      if (ops::cuda::PtxImagesOf(compiler, level).empty()) continue;
+      if (level < from_level || ops::cuda::PtxImagesOf(compiler, level).empty()) continue;
       if (only == nullptr || image.Name() == only) out.push_back(image);
     }
   }

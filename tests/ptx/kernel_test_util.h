@@ -123,9 +123,11 @@ inline std::string ImageName(const ::testing::TestParamInfo<Image>& info) {
   } while (false)
 
 // Runs a suite for every image of this build; without a compiler of kernels there are none.
-#define INSTANTIATE_KERNELS(suite)                                                          \
-  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(suite);                                     \
-  INSTANTIATE_TEST_SUITE_P(Images, suite, ::testing::ValuesIn(::lanyard::ptx::AllImages()), \
+#define INSTANTIATE_KERNELS(suite) INSTANTIATE_KERNELS_FROM(0, suite)
+// For the images of such a level and more.
+#define INSTANTIATE_KERNELS_FROM(level, suite)                                                   \
+  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(suite);                                          \
+  INSTANTIATE_TEST_SUITE_P(Images, suite, ::testing::ValuesIn(::lanyard::ptx::AllImages(level)), \
                            ::lanyard::ptx::ImageName)
 
 }  // namespace lanyard::ptx

@@ -264,6 +264,11 @@ class AttentionKernels : public KernelTest {
 };
 INSTANTIATE_KERNELS(AttentionKernels);
 
+// Tensor cores' form, which kernels of level 80 and more have.
+class FastAttentionKernels : public AttentionKernels {};
+
+INSTANTIATE_KERNELS_FROM(80, FastAttentionKernels);
+
 TEST_P(AttentionKernels, DecodeOfEveryTypeAndLength) {
   for (const KvElement element : {KvElement::kF32, KvElement::kF16, KvElement::kI8}) {
     // One position; a page's end and a position more; a span's end and more; three spans.
@@ -339,8 +344,7 @@ TEST_P(AttentionKernels, NotFiniteStaysInItsRow) {
   EXPECT_FALSE(std::isfinite(want[9 * frame.out_stride() + 9]));
 }
 
-TEST_P(AttentionKernels, FastFormIsNearAndTheSameOnEveryWay) {
-  if (GetParam().level < 80) GTEST_SKIP() << "the fast form needs level 80";
+TEST_P(FastAttentionKernels, IsNearAndTheSameOnEveryWay) {
   CheckFast({KvElement::kF16, {3, 1, 64}, 0, {{0, 13}, {250, 12}}});
   CheckFast({KvElement::kF16, {8, 2, 128}, 0, {{500, 9}}});
   CheckFast({KvElement::kI8, {4, 1, 256}, 0, {{17, 9}}});
@@ -348,8 +352,7 @@ TEST_P(AttentionKernels, FastFormIsNearAndTheSameOnEveryWay) {
   CheckFast({KvElement::kF16, {4, 1, 64}, 270, {{520, 8}}});
 }
 
-TEST_P(AttentionKernels, FastFormKeepsNotFiniteInItsRows) {
-  if (GetParam().level < 80) GTEST_SKIP() << "the fast form needs level 80";
+TEST_P(FastAttentionKernels, KeepsNotFiniteInItsRows) {
   const Case c{KvElement::kF16, {1, 1, 64}, 0, {{12, 15}}};
   Frame frame(c);
   const uint32_t page = frame.Runs()[0].pages[0];

@@ -5,13 +5,15 @@
     ptxas_ratchet.py --ptx build/x/ptx --update   write the table anew
 
 clang's PTX is what ships; the highest level that an architecture takes is compiled for it. The table says which ptxas it
-was made with: another one allocates differently, so that the test is skipped (exit code 77) there, and where there is none.
+was made with: another one allocates differently, so that the test is skipped (exit code 77) there, and where there is none;
+./dev test brings that one along.
 """
 
 import argparse
 import concurrent.futures
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -27,8 +29,13 @@ KERNEL = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers(.*?)\n", re.S)
 
 
-def find_ptxas():
-    return shutil.which("ptxas") or shutil.which("ptxas", path="/usr/local/cuda/bin")
+def find_ptxas(wanted):
+    """One of the version `wanted` where there is one: ./dev test installs it (PyPI nvidia-cuda-nvcc) where the machine has none."""
+    venv = pathlib.Path(os.environ.get("LANYARD_VENV") or pathlib.Path(__file__).resolve().parents[2] / "build" / "venv")
+    found = [shutil.which("ptxas"), shutil.which("ptxas", path="/usr/local/cuda/bin"),
+             *map(str, venv.glob("lib/python3*/site-packages/nvidia/cu*/bin/ptxas"))]
+    found = [path for path in found if path]
+    return next((path for path in found if version_of(path) == wanted), found[0] if found else None)
 
 
 def version_of(ptxas):
@@ -114,7 +121,8 @@ def main():
     parser.add_argument("--ptx", type=pathlib.Path, required=True)
     parser.add_argument("--update", action="store_true")
     args = parser.parse_args()
-    ptxas = find_ptxas()
+    made_with, table = read_table()
+    ptxas = find_ptxas(made_with)
     if ptxas is None:
         print("ptxas_ratchet: no ptxas here: skipped")
         sys.exit(SKIPPED)
@@ -124,7 +132,6 @@ def main():
         write_table(version, rows)
         print(f"{TABLE}: {len(rows)} rows")
         return
-    made_with, table = read_table()
     if made_with != version:
         print(f"ptxas_ratchet: the table was made with ptxas {made_with}, here is {version}: skipped")
         sys.exit(SKIPPED)
