@@ -85,7 +85,8 @@ function(lanyard_room name)
 endfunction()
 
 # lanyard_test(NAME SOURCES ... DEPS ... [TIMEOUT seconds]): a GoogleTest binary, each test its own ctest entry. Suites named
-# ...Child are processes that other tests start, and no entries.
+# ...Child are processes that other tests start, and no entries. Names have no values of parameters, which may be addresses: a
+# name is the same in every run.
 function(lanyard_test name)
   cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
   if(NOT T_TIMEOUT)
@@ -95,7 +96,7 @@ function(lanyard_test name)
   target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE LANYARD_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                              LANYARD_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_FILTER -*Child.* PROPERTIES TIMEOUT ${T_TIMEOUT})
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES TEST_FILTER -*Child.* PROPERTIES TIMEOUT ${T_TIMEOUT})
 endfunction()
 
 # lanyard_fuzz(NAME SOURCES ... DEPS ...): a libFuzzer binary in build/*/bin; only with LANYARD_FUZZ.

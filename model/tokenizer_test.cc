@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -79,7 +80,12 @@ TEST_P(Conformance, EveryCase) {
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, Conformance,
                          ::testing::Values("gpt-2", "llama-spm", "llama-bpe", "qwen2",
-                                           "deepseek-coder"));
+                                           "deepseek-coder"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 // Texts against llama.cpp on the two real vocabularies, special tokens parsed and not.
 class AgainstLlamaCpp : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
@@ -119,7 +125,8 @@ TEST_P(AgainstLlamaCpp, EveryText) {
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, AgainstLlamaCpp,
                          ::testing::Values(std::pair("smollm2", "smollm2"),
-                                           std::pair("gemma3", "gemma3-270m")));
+                                           std::pair("gemma3", "gemma3-270m")),
+                         [](const auto& info) { return std::string(info.param.first); });
 
 // Vocabularies in plain data. Byte-level: the 256 bytes, then the words given.
 struct TestVocab {

@@ -24,7 +24,7 @@ import xml.etree.ElementTree
 SOURCE = pathlib.Path(__file__).resolve().parents[1]
 LIST = SOURCE / "tests" / "expected_skips.txt"
 # Of GoogleTest's output and of unittest's, and what a script says that ends with exit code 77.
-GTEST_SKIP = re.compile(r"^\S+:\d+: Skipped\n(.*?)\n\s*\n", re.M | re.S)
+GTEST_SKIP = re.compile(r"^\S+:\d+: Skipped\n(.*?)\n\s*\[  SKIPPED \]", re.M | re.S)
 UNITTEST_SKIP = re.compile(r"""\bskipped ('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")""")
 UNITTEST_COUNT = re.compile(r"^(?:OK|FAILED) \(.*?\bskipped=(\d+)", re.M)
 NO_TESTS = re.compile(r"^(?:\[=+\] Running 0 tests|Ran 0 tests|\[  PASSED  \] 0 tests)", re.M)

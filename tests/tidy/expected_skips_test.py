@@ -13,7 +13,18 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(SOURCE / "tools"))
 import expected_skips  # noqa: E402
 
-GTEST = "[ RUN      ] A.b\n/src/a_test.cc:5: Skipped\n{}\n\n[  SKIPPED ] A.b (0 ms)\n"
+# As GoogleTest 1.12 prints it; a newline that ends the message makes an empty line.
+GTEST = """Running main() from ./googletest/src/gtest_main.cc
+[ RUN      ] A.b
+../../src/a_test.cc:5: Skipped
+{}
+[  SKIPPED ] A.b (0 ms)
+[----------] 1 test from A (0 ms total)
+
+[  PASSED  ] 0 tests.
+[  SKIPPED ] 1 test, listed below:
+[  SKIPPED ] A.b
+"""
 UNITTEST = "test_a (x.T) ... skipped {!r}\ntest_b (x.T) ... noise\nok\n\n------\nRan 2 tests in 0.1s\n\nOK (skipped=1)\n"
 LIST = r"""
 # a comment
@@ -59,6 +70,9 @@ class Check(unittest.TestCase):
         self.one("^py_x was skipped: it's \"odd\"$", GOOD + [case("py_x", UNITTEST.format("it's \"odd\""))])
         self.one("^s was skipped: skipped: no openssl", GOOD + [case("s", "x\nskipped: no openssl\n", "notrun", "SKIP_RETURN_CODE=77")])
         self.one("^s was skipped: without a reason", GOOD + [case("s", "", "notrun", "SKIP_RETURN_CODE=77")])
+
+    def test_gtest_messages_that_end_with_a_newline_or_have_some(self):
+        self.one("^A.z was skipped: one\ntwo$", GOOD + [gtest("A.z", "one\ntwo\n")])
 
     def test_the_whole_reason_counts(self):
         self.one("no data at all", [gtest("A.b", "no data at /x; hint"), *GOOD, gtest("A.b", "no data at all")])
