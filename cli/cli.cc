@@ -5,6 +5,7 @@
 
 #include "base/command_line.h"
 #include "base/version.h"
+#include "cli/text.h"
 
 namespace lanyard::cli {
 namespace {
@@ -104,7 +105,9 @@ CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::strin
 }
 
 int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "error: %s\n", Str(status.message()).c_str());
+  // In a pipe that both streams share, what was said before stands before it.
+  std::fflush(stdout);
+  std::fprintf(stderr, "error: %s\n", Printable(StdView(status.message()), Keep::kLines).c_str());
   return ExitCodeOf(status.code());
 }
 

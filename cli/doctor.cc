@@ -11,6 +11,7 @@
 #include "cli/doctor_gather.h"
 #include "cli/pool_json.h"
 #include "cli/table.h"
+#include "cli/text.h"
 
 namespace lanyard::cli {
 namespace {
@@ -49,11 +50,8 @@ ordered_json ToJson(const Report& report, const std::optional<PoolFacts>& pool) 
 }
 
 // A machine's words may come from a stranger: nothing in them moves the cursor.
-void PrintSafely(std::string text) {
-  for (char& c : text) {
-    if ((static_cast<unsigned char>(c) < 0x20 && c != '\n') || c == 0x7f) c = '?';
-  }
-  std::fputs(text.c_str(), stdout);
+void PrintSafely(const std::string& text) {
+  std::fputs(Printable(text, Keep::kLines).c_str(), stdout);
 }
 
 void PrintReport(const Report& report) {

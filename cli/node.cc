@@ -11,6 +11,7 @@
 #include "cli/http_client.h"
 #include "cli/pool_json.h"
 #include "cli/table.h"
+#include "cli/text.h"
 
 namespace lanyard::cli {
 namespace {
@@ -131,10 +132,7 @@ void PrintNode(const ordered_json& node) {
     const bool bytes = key.size() > 6 && key.compare(key.size() - 6, 6, "_bytes") == 0 &&
                        value.is_number_unsigned();
     if (bytes) text += " (" + FormatSize(value.get<uint64_t>()) + ")";
-    for (char& c : text) {
-      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-    }
-    std::printf("%-18s %s\n", key.c_str(), text.c_str());
+    std::printf("%-18s %s\n", key.c_str(), Printable(text, Keep::kNothing).c_str());
   }
 }
 

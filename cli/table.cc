@@ -4,17 +4,9 @@
 #include <cstdio>
 
 #include "base/status.h"
+#include "cli/text.h"
 
 namespace lanyard::cli {
-namespace {
-
-// Characters, not bytes; good enough for names of machines and models.
-size_t Width(const std::string& s) {
-  return static_cast<size_t>(std::count_if(
-      s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
-}
-
-}  // namespace
 
 Table::Table(std::vector<std::string> headers) {
   for (std::string& h : headers) {
@@ -28,9 +20,7 @@ void Table::AddRow(std::vector<std::string> cells) {
   cells.resize(right_.size());
   for (std::string& cell : cells) {
     // Names come over the network; a terminal must not obey them.
-    for (char& c : cell) {
-      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-    }
+    cell = Printable(cell, Keep::kNothing);
   }
   rows_.push_back(std::move(cells));
 }
@@ -38,13 +28,13 @@ void Table::AddRow(std::vector<std::string> cells) {
 std::string Table::ToString() const {
   std::vector<size_t> widths(right_.size(), 0);
   for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], DisplayWidth(row[i]));
   }
   std::string out;
   for (const auto& row : rows_) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
-      const std::string pad(widths[i] - Width(row[i]), ' ');
+      const std::string pad(widths[i] - DisplayWidth(row[i]), ' ');
       if (i > 0) line += "  ";
       line += right_[i] ? pad + row[i] : row[i] + pad;
     }

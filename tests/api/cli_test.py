@@ -162,13 +162,17 @@ class Cli(unittest.TestCase):
             return before
 
         until(b">>> ")
-        os.write(fd, b"/set temperature 0\n/set max_tokens 3\n/set nonsense 1\n/show\n")
-        until(b"there is no setting 'nonsense'")
-        until(b"temperature  0")
+        for line, says in ((b"/set temperature 0\n", b"temperature  0"), (b"/set max_tokens 3\n", b"max_tokens   3"),
+                           (b"/set nonsense 1\n", b"There is no setting 'nonsense'"), (b"/show\n", b"temperature  0")):
+            os.write(fd, line)
+            until(says)
+            until(b">>> ")
         os.write(fd, b"hello\n")
         until(b">>> ")
-        os.write(fd, b'"""two\nlines"""\n')
+        os.write(fd, b'"""two\n')
         until(b"... ")
+        os.write(fd, b'lines"""\n')
+        until(b">>> ")
         os.write(fd, b"STALL\n")
         self.assertTrue(self.eventually(lambda: self.metric("fake_open") == 1))
         os.write(fd, b"\x03")

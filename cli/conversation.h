@@ -1,0 +1,11 @@
+// `lanyard run` on a terminal: a prompt, and what is typed at it.
+#pragma once
+
+#include "cli/chat.h"
+
+namespace lanyard::cli {
+
+// Returns the exit code, after /bye or the end of input.
+int Converse(Chat& chat);
+
+}  // namespace lanyard::cli
