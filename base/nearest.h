@@ -7,7 +7,7 @@
 
 namespace lanyard {
 
-// Letters to insert, remove or replace that make `a` into `b`.
+// Letters to insert, remove, replace or swap with the next one that make `a` into `b`.
 size_t EditDistance(std::string_view a, std::string_view b);
 
 // The known word that is nearest to `word`, the first of equals; empty when there is none.

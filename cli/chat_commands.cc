@@ -144,7 +144,7 @@ std::string RunCommand(ChatSession& session, const std::string& word, const std:
 }  // namespace
 
 bool NeedsMoreLines(std::string_view text) {
-  return CountQuotes(text) % 2 == 1 && StartsOrEndsWithQuotes(text);
+  return CountQuotes(text) % 2 == 1 && StartsOrEndsWithQuotes(text.substr(0, text.find('\n')));
 }
 
 LineResult HandleLine(ChatSession& session, const std::string& text) {

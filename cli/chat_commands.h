@@ -9,7 +9,7 @@
 
 namespace lanyard::cli {
 
-// True while a text is open: one that starts or ends with """ and lacks the closing """.
+// True while a text is open: one whose first line starts or ends with """, without the closing """.
 bool NeedsMoreLines(std::string_view text);
 
 // A conversation's state besides its messages.

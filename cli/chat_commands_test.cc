@@ -54,34 +54,35 @@ class ChatCommands : public ::testing::Test {
   }
 
   std::string folder_;
-  const absl::StatusOr<HttpClient> client_ = HttpClient::Create(
-      {.url = "http://127.0.0.1:1", .api_key = "", .look_around = false});
+  const absl::StatusOr<HttpClient> client_ =
+      HttpClient::Create({.url = "http://127.0.0.1:1", .api_key = "", .look_around = false});
   Chat chat_{&*client_, "smollm2", {}};
   ChatSession session_{.chat = &chat_};
 };
 
 TEST_F(ChatCommands, WhatIsNoCommandIsAQuestionAsItStands) {
-  for (const char* text :
-       {"hello", "  hello  ", "/etc/hosts: what is it?", "// why?", "//set", "a /set b",
-        "/set temperature 0\n/bye", "def f():\n  \"\"\"Doc.\"\"\"\n", "What does \"\"\" mean?",
-        "Explain: \"\"\"\nx\n\"\"\" in French"}) {
+  for (const char* text : {"hello", "  hello  ", "/etc/hosts: what is it?", "// why?", "//set",
+                           "a /set b", "/set temperature 0\n/bye", "def f():\n  \"\"\"Doc.\"\"\"\n",
+                           "What does \"\"\" mean?", "Explain: \"\"\"\nx\n\"\"\" in French"}) {
     EXPECT_EQ(Question(text), text);
   }
   EXPECT_EQ(Question(" /bye is a command?"), "/bye is a command?");
   EXPECT_EQ(Question("\"\"\"/bye\"\"\""), "/bye");
   EXPECT_EQ(Question("\"\"\"two\nlines\"\"\""), "two\nlines");
   EXPECT_EQ(Question("\"\"\"\n  two\nlines\n\"\"\""), "  two\nlines");
-  for (const char* text : {"", " \n", "\"\"\"\"\"\"", "\"\"\"\n\"\"\""}) EXPECT_EQ(Question(text), "");
+  for (const char* text : {"", " \n", "\"\"\"\"\"\"", "\"\"\"\n\"\"\""})
+    EXPECT_EQ(Question(text), "");
   EXPECT_FALSE(session_.leave);
 }
 
 TEST_F(ChatCommands, ATextIsOpenUntilItsQuotesClose) {
-  for (const char* text : {"\"\"\"", "\"\"\"two", "Explain: \"\"\"", "\"\"\"two\nlines",
-                           "\"\"\"def f():\n\"\"\"Doc.\"\"\"\n", "  \"\"\" "}) {
+  for (const char* text :
+       {"\"\"\"", "\"\"\"two", "Explain: \"\"\"", "\"\"\"two\nlines",
+        "\"\"\"def f():\n\"\"\"Doc.\"\"\"\n", "  \"\"\" ", "Explain: \"\"\"\nx"}) {
     EXPECT_TRUE(NeedsMoreLines(text)) << text;
   }
-  for (const char* text : {"", "two", "\"\"\"two\"\"\"", "What does \"\"\" mean?",
-                           "Explain: \"\"\"\nx\n\"\"\" in French"}) {
+  for (const char* text : {"", "two", "def f():\n  \"\"\"Doc", "\"\"\"two\"\"\"",
+                           "What does \"\"\" mean?", "Explain: \"\"\"\nx\n\"\"\" in French"}) {
     EXPECT_FALSE(NeedsMoreLines(text)) << text;
   }
 }

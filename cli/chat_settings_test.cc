@@ -16,16 +16,16 @@ std::string Why(const std::string& name, const std::string& value) {
 
 TEST(ChatSettings, TakeWhatThePoolTakes) {
   ChatSettings s;
-  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
-           {"temperature", "0"},
-           {"temperature", "2"},
-           {"top_p", "1"},
-           {"top_p", "1e-3"},
-           {"max_tokens", "1"},
-           {"max_tokens", "2147483647"},
-           {"seed", "-9223372036854775808"},
-           {"system", "Sprich Züritüütsch, 你好"},
-           {"verbose", "on"}}) {
+  for (const auto& [name, value] :
+       std::vector<std::pair<std::string, std::string>>{{"temperature", "0"},
+                                                        {"temperature", "2"},
+                                                        {"top_p", "1"},
+                                                        {"top_p", "1e-3"},
+                                                        {"max_tokens", "1"},
+                                                        {"max_tokens", "2147483647"},
+                                                        {"seed", "-9223372036854775808"},
+                                                        {"system", "Sprich Züritüütsch, 你好"},
+                                                        {"verbose", "on"}}) {
     EXPECT_TRUE(SetSetting(s, name, value).ok()) << name << " " << value;
   }
   EXPECT_EQ(s.temperature, 2.0);

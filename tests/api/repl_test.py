@@ -63,17 +63,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.piece("\x1b]0;title\x07")
         self.piece("answer %d" % len(self.server.bodies))
         self.event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
-        self.wfile.write(b"data: [DONE]\n\n")
+        self.send("[DONE]")
         self.close_connection = True
 
     def piece(self, text):
         self.event({"choices": [{"index": 0, "delta": {"content": text}}]})
 
     def event(self, value):
+        self.send(json.dumps(value))
+
+    def send(self, data):
         try:
-            self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+            self.wfile.write(b"data: " + data.encode() + b"\n\n")
             self.wfile.flush()
-        except OSError:
+        except OSError:  # the client ended the answer
             pass
 
 
