@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "cli/chat.h"
@@ -126,8 +127,10 @@ int Run(const Options& options) {
 }
 
 // "--top-p" sets top_p, with the rule that /set has.
-void AddSettingFlag(CLI::App* run, ChatSettings* settings, const std::string& name,
-                    const std::string& help) {
+void AddSettingFlag(CLI::App* run, ChatSettings* settings, const Setting& setting) {
+  const std::string name = setting.name;
+  std::string help = setting.values;
+  help.front() = absl::ascii_toupper(help.front());
   const std::string flag = "--" + absl::StrReplaceAll(name, {{"_", "-"}});
   run->add_option_function<std::string>(
       flag,
@@ -144,11 +147,11 @@ void RegisterRun(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* run = AddCommand(
       app, "run", "Chats with a pool",
-      "  lanyard run                                  a conversation, on a terminal\n"
+      "  lanyard run   # a conversation, on a terminal\n"
       "  lanyard run 'Why is the sky blue?' --temperature 0\n"
-      "  lanyard run smollm2 'Why is the sky blue?'   the same, of this model\n"
+      "  lanyard run smollm2 'Why is the sky blue?'   # asks this model of the pool\n"
       "  cat letter.txt | lanyard run 'Summarise this letter.'\n"
-      "  lanyard run --prompt 'Hello' reads nothing from standard input, which suits loops.",
+      "  lanyard run --prompt 'Hello'   # leaves standard input alone, which suits loops",
       [options] { return Run(*options); });
   run->add_option("MODEL", options->model, "Id of a model of the pool (default: its first)");
   run->add_option("QUESTION", options->question,
@@ -159,7 +162,7 @@ void RegisterRun(CLI::App& app) {
   ChatSettings* settings = &options->settings;
   for (const Setting& setting : Settings()) {
     if (std::string_view(setting.name) == "verbose") continue;
-    AddSettingFlag(run, settings, setting.name, setting.values);
+    AddSettingFlag(run, settings, setting);
   }
   run->add_flag("--verbose", settings->verbose,
                 "Prints counts of tokens and rates after each answer, on standard error");
