@@ -266,14 +266,14 @@ class Repl(unittest.TestCase):
     def test_a_paste_without_marks_is_one_question(self):
         terminal = self.repl(TERM="dumb")
         self.assertNotIn(b"\x1b", terminal.all)
-        time.sleep(0.2)
+        time.sleep(1)
         terminal.send("eins ü\n/bye\ndrei\n")
         terminal.until("drei")
         time.sleep(0.3)
         self.assertEqual(self.server.bodies, [])
         self.question(terminal, b"\r", "eins ü\n/bye\ndrei")
         # A program that sends a line and its Enter at once is no paste.
-        time.sleep(0.2)
+        time.sleep(1)
         terminal.send("single\n")
         terminal.until("answer 2")
         self.assertEqual(self.asked(), "single")
