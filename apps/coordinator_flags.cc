@@ -12,7 +12,8 @@
 namespace lanyard::apps {
 namespace {
 
-void AddHttpFlags(CLI::App& app, web::ServerOptions* front) {
+void AddHttpFlags(CLI::App& app, CoordinatorFlags* flags) {
+  web::ServerOptions* const front = &flags->front;
   app.add_option("--http", front->listen, "where clients ask")
       ->check(ParsesAs(web::ParseListen))
       ->capture_default_str();
@@ -27,6 +28,14 @@ void AddHttpFlags(CLI::App& app, web::ServerOptions* front) {
       ->check(ParsesAs([](const std::string& origin) { return web::ParseOrigin(origin); }));
   app.add_flag("--public", front->public_address,
                "listen for HTTP also where the internet can reach it");
+  app.add_option("--http-cert", flags->https.certificate_file,
+                 "the house's own certificate for HTTPS: PEM, with the CAs between it and the "
+                 "root; read again when it changes (default: one of the pool's CA)");
+  app.add_option("--http-key", flags->https.key_file, "its key: PEM, without a password");
+  app.add_option("--http-tls-min", flags->http_tls_min,
+                 "the oldest TLS that HTTPS clients may use; administrators' certificates take 1.3")
+      ->check(CLI::IsMember({"1.2", "1.3"}))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -43,7 +52,7 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
                  "that machines may join from, like 10.1.0.0/16; again for more (default: loopback "
                  "and private ones)")
       ->check(ParsesAs(Network::Parse));
-  AddHttpFlags(app, &flags.front);
+  AddHttpFlags(app, &flags);
   app.add_option("--state", flags.pool.state_directory,
                  "folder for epochs and digests (default: ~/.local/state/lanyard/coordinator)");
   app.add_option("--workers", flags.pool.expect_workers,

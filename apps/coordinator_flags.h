@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/access/https_front.h"
 #include "coordinator/pool_runner.h"
 #include "identity/authority.h"
 #include "net/discovery.h"
@@ -18,6 +19,8 @@ struct CoordinatorFlags {
   coordinator::PoolRunnerOptions pool;
   std::vector<std::string> networks;
   web::ServerOptions front;
+  coordinator::HttpsOptions https;
+  std::string http_tls_min = "1.2";
   int ready_fd = -1;
   uint32_t ready_tokens = 0;
   bool plaintext = false;

@@ -79,6 +79,20 @@ std::string UrlForOthers(const web::HttpServer& http) {
              : Scheme(http) + JoinAddress(address);
 }
 
+// The options of HTTPS with each other and with those that leave it out.
+absl::Status CheckHttps(apps::CoordinatorFlags* flags) {
+  flags->https.tls12 = flags->http_tls_min == "1.2";
+  if (flags->https.certificate_file.empty() != flags->https.key_file.empty())
+    return InvalidArgument(
+        "a certificate and its key are given together: --http-cert FILE "
+        "--http-key FILE");
+  if (!flags->https.certificate_file.empty() && (flags->front.open || flags->plaintext))
+    return InvalidArgument("--http-cert is for HTTPS, which ",
+                           flags->plaintext ? "--plaintext" : "--http-open",
+                           " leaves out; leave out one of them");
+  return absl::OkStatus();
+}
+
 // What makes the pool a cluster with identities; empty with --plaintext.
 struct Identity {
   std::unique_ptr<coordinator::Cluster> cluster;
@@ -91,6 +105,8 @@ absl::StatusOr<Identity> OpenIdentity(coordinator::Store* store, apps::Coordinat
                                       flags->front.host_names};
   options.certificate_seconds = flags->certificate_life_s;
   options.renew_every = static_cast<TimeNs>(flags->renew_every_s * kSecond);
+  options.https = flags->https;
+  options.https.public_addresses = flags->front.public_address;
   Identity identity;
   ASSIGN_OR_RETURN(identity.cluster, coordinator::Cluster::Open(store, options));
   coordinator::Cluster* const c = identity.cluster.get();
@@ -100,7 +116,10 @@ absl::StatusOr<Identity> OpenIdentity(coordinator::Store* store, apps::Coordinat
   flags->pool.join = [c](const net::JoinRequest& request) { return c->Enrol(request); };
   flags->front.cluster = c;
   flags->front.admin_of = [c](const std::string& pem) { return c->AdminOf(pem); };
-  if (!flags->front.open) flags->front.tls = [c] { return c->HttpsContext(); };
+  if (flags->front.open) return identity;
+  flags->front.tls = [c] { return c->HttpsContext(); };
+  // A browser that was led astray by a name sees a certificate for another: these are safe.
+  for (std::string& name : c->HttpsNames()) flags->front.host_names.push_back(std::move(name));
   return identity;
 }
 
@@ -120,6 +139,7 @@ void ServeJoining(const Identity& identity, coordinator::PoolRunner* pool) {
 absl::Status Run(apps::CoordinatorFlags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
   SetupLog({level, flags.log_json, "coordinator"});
+  RETURN_IF_ERROR(CheckHttps(&flags));
   ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   ASSIGN_OR_RETURN(flags.front.host_names, web::ParseHostNames(flags.front.host_names));

@@ -76,7 +76,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
   }
 }
 
-absl::Status WriteSmallFile(const std::string& path, std::string_view text) {
+absl::Status WriteSmallFile(const std::string& path, std::string_view text, Readers readers) {
   const std::string temporary = path + ".tmp";
   absl::Status written;
   {
@@ -86,6 +86,9 @@ absl::Status WriteSmallFile(const std::string& path, std::string_view text) {
         ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd.get() < 0) return Errno("write", temporary);
     written = WriteAll(fd.get(), text, temporary);
+    // Whatever the process's umask is.
+    if (written.ok() && readers == Readers::kEverybody && ::fchmod(fd.get(), 0644) != 0)
+      written = Errno("open to all readers", temporary);
   }
   if (written.ok() && ::rename(temporary.c_str(), path.c_str()) != 0)
     written = Errno("write", path);

@@ -1,6 +1,7 @@
-// Small files of state: whole or not at all, readable by their owner only.
+// Small files of state: whole or not at all.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -17,7 +18,9 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
                                           size_t max_bytes = size_t{1} << 20);
 
 // The whole text or the file as it was, also through a loss of power: a temporary file beside it
-// (mode 0600), fsync, rename. Unavailable names path and errno.
-absl::Status WriteSmallFile(const std::string& path, std::string_view text);
+// with its owner alone as reader, or everybody, fsync, rename. Unavailable names path and errno.
+enum class Readers : uint8_t { kOwner, kEverybody };
+absl::Status WriteSmallFile(const std::string& path, std::string_view text,
+                            Readers readers = Readers::kOwner);
 
 }  // namespace lanyard

@@ -95,6 +95,7 @@ absl::Status UseAdminFolder(const char* from, HttpClient::Options* options) {
   if (!joined.has_value())
     return NotFound("the administrator's folder ", folder, " holds no certificate");
   RETURN_IF_ERROR(RenewIfDue(folder, *joined));
+  options->admin = folder;
   if (options->url.empty()) options->url = joined->https;
   if (options->tls.ca.empty()) {
     options->tls.ca = folder + "/ca.crt";

@@ -127,6 +127,7 @@ std::unique_ptr<CLI::App> MakeCommands() {
   RegisterNode(*app);
   RegisterMember(*app);
   RegisterKey(*app);
+  RegisterClients(*app);
   RegisterDoctor(*app);
   RegisterDiscover(*app);
   RegisterPlan(*app);

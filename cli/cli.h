@@ -43,6 +43,7 @@ void RegisterRun(CLI::App& app);       // cli/run.cc: run (chat)
 void RegisterNode(CLI::App& app);      // cli/node.cc: list, ps, node status, stop
 void RegisterKey(CLI::App& app);       // cli/key.cc: key create, list, revoke
 void RegisterMember(CLI::App& app);    // cli/member.cc: token, node list, node revoke, join
+void RegisterClients(CLI::App& app);   // cli/clients.cc
 void RegisterLoad(CLI::App& app);      // cli/load.cc
 void RegisterUp(CLI::App& app);        // cli/up.cc
 void RegisterGpuCheck(CLI::App& app);  // cli/gpu_check.cc

@@ -257,17 +257,24 @@ TEST(UpStatusTest, JsonLine) {
   const auto view = ParsePoolView(kStatus);
   ASSERT_TRUE(view.has_value());
   EXPECT_EQ(view->plan_why, "  a\n  b");
-  const std::string line = UpJson(*view, {"http://127.0.0.1:8080"}, 10, {{"w1", 111}});
+  const PoolAccess open{{.url = "http://127.0.0.1:8080", .open = true}};
+  const std::string line = UpJson(*view, open, 10, {{"w1", 111}});
   EXPECT_EQ(line.find('\n'), std::string::npos);
   const json want = json::parse(
-      R"({"url":"http://127.0.0.1:8080","api_key":null,"ca":null,"admin":null,
+      R"({"url":"http://127.0.0.1:8080","api_key":null,"ca":null,"ca_bundle":null,"admin":null,
     "model":"m","context":64,
     "pids":{"coordinator":10},"workers":[
     {"name":"w1","pid":111,"layers":[0,4],"embeds":true,"samples":false,"bytes":1},
     {"name":"w2","pid":12,"layers":[5,9],"embeds":false,"samples":false,"bytes":2},
     {"name":"w3","pid":13,"layers":null,"embeds":false,"samples":true,"bytes":3}]})");
-  EXPECT_EQ(json::parse(line), want);
-  const std::string text = UpText(*view, {"http://127.0.0.1:8080"}, "/logs");
+  json got = json::parse(line);
+  EXPECT_EQ(got["clients"]["openai"],
+            "OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none "
+            "python3 YOUR_PROGRAM.py");
+  EXPECT_FALSE(got["clients"].contains("system"));
+  got.erase("clients");
+  EXPECT_EQ(got, want);
+  const std::string text = UpText(*view, open, "/logs");
   EXPECT_NE(text.find("embedding, 0-4"), std::string::npos);
   EXPECT_NE(text.find("curl http://127.0.0.1:8080/v1/chat/completions"), std::string::npos);
 }
@@ -275,20 +282,63 @@ TEST(UpStatusTest, JsonLine) {
 TEST(UpStatusTest, TheKeyIsInJsonAndNotOnTheTerminal) {
   const auto view = ParsePoolView(kStatus);
   ASSERT_TRUE(view.has_value());
-  const PoolAccess access{"https://h", "lyk_x", "/it's/api.key", "/s/admin/ca.crt", "/s/admin"};
+  const PoolAccess access{{.url = "https://h",
+                           .key_file = "/it's/api.key",
+                           .ca = "/s/admin/https-ca.crt",
+                           .bundle = "/s/admin/ca-bundle.crt",
+                           .system_store = "/etc/store"},
+                          "lyk_x",
+                          "/s/admin"};
   const json line = json::parse(UpJson(*view, access, 10, {}));
   EXPECT_EQ(line["api_key"], "lyk_x");
-  EXPECT_EQ(line["ca"], "/s/admin/ca.crt");
+  EXPECT_EQ(line["ca"], "/s/admin/https-ca.crt");
+  EXPECT_EQ(line["ca_bundle"], "/s/admin/ca-bundle.crt");
   EXPECT_EQ(line["admin"], "/s/admin");
   const std::string text = UpText(*view, access, "/l");
   EXPECT_EQ(text.find("lyk_x"), std::string::npos);
   for (const char* words :
-       {R"(' '/it'\''s/api.key' | curl --cacert /s/admin/ca.crt -H @- https://h/v1/chat/completio)"
-        "ns -d",
-        R"~(OPENAI_API_KEY="$(cat '/it'\''s/api.key')" SSL_CERT_FILE=/s/admin/ca.crt)~",
-        "lanyard run --admin /s/admin"}) {
+       {R"(' '/it'\''s/api.key' | curl --cacert /s/admin/https-ca.crt -H @- https://h/v1/chat/c)"
+        "ompletions -d",
+        R"~(OPENAI_API_KEY="$(cat '/it'\''s/api.key')" SSL_CERT_FILE=/s/admin/ca-bundle.crt)~",
+        "lanyard run --admin /s/admin", "lanyard clients --admin /s/admin"}) {
     EXPECT_NE(text.find(words), std::string::npos) << words << " in\n" << text;
   }
+}
+
+TEST(ClientLinesTest, EachKindOfClientHasItsFile) {
+  ClientAccess access{.url = "https://h:8470",
+                      .ca = "/f/https-ca.crt",
+                      .bundle = "/f/ca-bundle.crt",
+                      .system_store = "/etc/store"};
+  const json lines = ClientLinesJson(access);
+  const auto has = [&](const char* client, const std::string& words) {
+    EXPECT_NE(lines[client].get<std::string>().find(words), std::string::npos) << lines[client];
+  };
+  has("curl", "--cacert /f/https-ca.crt");
+  has("openai", "SSL_CERT_FILE=/f/ca-bundle.crt");
+  has("requests", "REQUESTS_CA_BUNDLE=/f/ca-bundle.crt");
+  has("node", "NODE_EXTRA_CA_CERTS=/f/https-ca.crt");
+  has("system", "/usr/local/share/ca-certificates/lanyard.crt && sudo update-ca-certificates");
+  const auto says = [&](const char* words) {
+    return ClientLinesText(access).find(words) != std::string::npos;
+  };
+  EXPECT_TRUE(says("for no web site"));
+  EXPECT_FALSE(says("No store of this system's CAs"));
+  access.system_store = "";
+  EXPECT_TRUE(says("No store of this system's CAs"));
+  access.constrained = false;
+  EXPECT_TRUE(says("lanyard clients --new-ca"));
+}
+
+TEST(ClientLinesTest, TheHousesCertificateNeedsNoFile) {
+  const ClientAccess access{.url = "https://llm.house.example:8470"};
+  const json lines = ClientLinesJson(access);
+  EXPECT_FALSE(lines.contains("system"));
+  for (const auto& [client, line] : lines.items()) {
+    for (const char* word : {"CERT", "BUNDLE", "--cacert"})
+      EXPECT_EQ(line.get<std::string>().find(word), std::string::npos) << client << ": " << line;
+  }
+  EXPECT_NE(ClientLinesText(access).find("the house's own certificate"), std::string::npos);
 }
 
 TEST(UpStatusTest, SurvivesNonsense) {

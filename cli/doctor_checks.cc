@@ -381,7 +381,12 @@ void CheckCoordinator(const CoordinatorFacts& facts, Report* out) {
               "--token T makes a new identity");
   } else {
     place.Good("port", absl::StrFormat("%s answers in %.1f ms", facts.url, facts.connect_ms));
-    place.Good("tls", "it is the cluster's coordinator");
+    place.Good("tls", absl::StrCat("it is the cluster's coordinator",
+                                   facts.unconstrained_ca
+                                       ? "; the CA that its HTTPS clients trust could sign for "
+                                         "every web site: `lanyard clients --new-ca` makes one "
+                                         "that cannot, which clients must be given"
+                                       : ""));
     if (!facts.admin.ok() && !absl::IsUnimplemented(facts.admin)) {
       place.Bad("rights", Says(facts.admin),
                 "the machines of the pool are shown to administrators only",

@@ -127,6 +127,18 @@ TEST(DoctorTest, HealthyHasNoFindings) {
   EXPECT_EQ(OfPool(GoodPool()), Expected{});
 }
 
+// An older cluster is told what to do, and is not ill.
+TEST(DoctorTest, TheCaOfAnOlderCluster) {
+  CoordinatorFacts facts = GoodCoordinator();
+  facts.unconstrained_ca = true;
+  Report report;
+  CheckCoordinator(facts, &report);
+  EXPECT_TRUE(report.findings.empty());
+  EXPECT_TRUE(std::any_of(report.good.begin(), report.good.end(), [](const auto& good) {
+    return good.text.find("lanyard clients --new-ca") != std::string::npos;
+  }));
+}
+
 TEST(DoctorTest, Machine) {
   MachineFacts facts = GoodMachine();
   facts.available_bytes = 100 << 20;

@@ -62,6 +62,9 @@ struct CoordinatorFacts {
   absl::Status port;  // whether it answers; see net::Reach
   double connect_ms = 0;
   absl::Status https;        // whether it is the one that we trust
+  // An older cluster: the CA that its HTTPS clients trust has no name constraints. Known to
+  // administrators.
+  bool unconstrained_ca = false;
   absl::Status admin;        // whether we may ask as administrator; Unimplemented: not asked
   std::string join_address;  // where machines join; empty: not known here
   absl::Status join_port;

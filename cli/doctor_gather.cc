@@ -282,6 +282,11 @@ CoordinatorFacts GatherCoordinator(const HttpClient::Options& http, const Machin
   const auto health = client->Get("/health");
   out.https = health.ok() ? StatusOfReply(*health) : health.status();
   if (out.https.ok()) AskPool(*client, node, machine, &out, pool);
+  if (!out.https.ok() || !out.admin.ok()) return out;
+  if (const auto info = GetJson(*client, "/admin/v1/https"); info.ok()) {
+    out.unconstrained_ca = !Text(*info, "ca").empty() && info->contains("constrained") &&
+                           (*info)["constrained"] == false;
+  }
   return out;
 }
 

@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/command_line.h"
+#include "cli/admin_folder.h"
 #include "cli/cli.h"
+#include "cli/client_lines.h"
 #include "cli/connection.h"
 #include "cli/duration.h"
 #include "cli/http_client.h"
@@ -35,6 +37,20 @@ std::string State(const ordered_json& key) {
   return expired ? "expired" : "valid";
 }
 
+// Under a new key: the commands that use it. Nothing where they are not to be had, since the key is
+// made.
+void SayHowToUse(const HttpClient::Options& http, const HttpClient& client) {
+  if (http.admin.empty()) return;
+  const auto access = FetchClientAccess(client, http.admin);
+  if (!access.ok()) return;
+  std::fprintf(stderr, "With the key in LANYARD_API_KEY:\n");
+  for (const ClientLine& line : ClientLines(*access)) {
+    if (line.client == "curl" || line.client == "openai")
+      std::fprintf(stderr, "  %s\n", line.line.c_str());
+  }
+  std::fprintf(stderr, "Node, requests, desktop programs, other machines: lanyard clients\n");
+}
+
 int Create(const Options& o) {
   ordered_json body = {{"name", o.name}};
   if (!o.ttl.empty()) {
@@ -42,7 +58,9 @@ int Create(const Options& o) {
     if (!seconds.ok()) return Fail(Annotate(seconds.status(), "--ttl"));
     body["ttl_seconds"] = *seconds;
   }
-  const auto client = HttpClient::Create(o.http);
+  HttpClient::Options http = o.http;
+  if (const absl::Status used = FindPool(&http); !used.ok()) return Fail(used);
+  const auto client = HttpClient::Create(http);
   if (!client.ok()) return Fail(client.status());
   const std::string text = body.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
   const auto key = ObjectOf(*client, client->Post(kPath, text));
@@ -57,6 +75,7 @@ int Create(const Options& o) {
   std::fprintf(stderr, "This is the only time that the key of '%s' is shown. Valid until: %s.\n",
                Text(*key, "name").c_str(),
                DateText(*key, "expires_unix_s", "it is revoked").c_str());
+  SayHowToUse(http, *client);
   return kOk;
 }
 

@@ -214,8 +214,10 @@ int Join(const Options& o) {
   if (o.json) {
     Print({{"name", (*enrolment)->name()}, {"folder", enrol.folder}});
   } else {
-    std::printf("This machine administers the cluster as '%s' (%s). Try: lanyard node list\n",
-                (*enrolment)->name().c_str(), enrol.folder.c_str());
+    std::printf(
+        "This machine administers the cluster as '%s' (%s). Try: lanyard node list, and for "
+        "programs that ask the pool: lanyard clients\n",
+        (*enrolment)->name().c_str(), enrol.folder.c_str());
   }
   return kOk;
 }

@@ -31,6 +31,7 @@
 #include "cli/up_start.h"
 #include "cli/up_status.h"
 #include "engine/cuda/open_devices.h"
+#include "identity/certificate.h"
 #include "model/gguf.h"
 
 namespace lanyard::cli {
@@ -60,6 +61,7 @@ struct Options {
   bool http_open = false;
   std::vector<std::string> http_names;
   std::vector<std::string> http_origins;
+  std::string http_cert, http_key, http_tls_min = "1.2";
   stage::NumericsChoice numerics;
   std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
   std::vector<std::string> vram;
@@ -140,6 +142,7 @@ class Pool {
   Progress progress_;
   std::unique_ptr<Process> coordinator_;
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::string url_;  // for this program
   PoolAccess access_;
   std::string grpc_;
   std::unique_ptr<PoolEntry> entry_;
@@ -188,6 +191,11 @@ absl::Status Pool::StartCoordinator() {
   for (std::string& word : NumericsArgs(o_.numerics)) spec.args.push_back(std::move(word));
   for (const std::string& name : o_.http_names)
     spec.args.insert(spec.args.end(), {"--http-name", name});
+  for (const auto& [name, value] :
+       {std::pair{"--http-cert", o_.http_cert}, std::pair{"--http-key", o_.http_key},
+        std::pair{"--http-tls-min", o_.http_tls_min}}) {
+    if (!value.empty()) spec.args.insert(spec.args.end(), {name, value});
+  }
   if (o_.http_open) spec.args.emplace_back("--http-open");
   for (const std::string& origin : o_.http_origins)
     spec.args.insert(spec.args.end(), {"--http-origin", origin});
@@ -214,12 +222,10 @@ absl::Status Pool::WaitForAddresses() {
       // Anything else is a file that is not written to its end yet.
       if (ready.is_object() && ready.contains("http") && ready["http"].is_string() &&
           ready.contains("grpc") && ready["grpc"].is_string()) {
-        access_.url = ready["http"].get<std::string>();
-        if (!o_.http_open) {
-          access_.admin = ready.value("admin", "");
-          access_.ca = access_.admin + "/ca.crt";
-          access_.key_file = (state_ / kKeyFile).string();
-        }
+        url_ = ready["http"].get<std::string>();
+        access_.clients.url = url_;
+        access_.clients.open = o_.http_open;
+        if (!o_.http_open) access_.admin = ready.value("admin", "");
         grpc_ = ready["grpc"].get<std::string>();
         if (o_.plaintext) return absl::OkStatus();
         // By file: a token among the arguments would stand in the process list.
@@ -312,36 +318,39 @@ absl::Status Pool::Supervise() {
 
 HttpClient::Options Pool::Client(const std::string& key) const {
   HttpClient::Options options;
-  options.url = access_.url;
+  options.url = url_;
   options.api_key = key;
-  if (key.empty()) options.admin = access_.admin;
-  options.tls.ca = access_.ca;
   options.look_around = false;  // this pool, not the one that the user's environment speaks of
+  if (key.empty()) options.admin = access_.admin;
+  if (key.empty() || access_.admin.empty()) return options;
+  // As the administrator's folder would have it: whatever certificate other clients are shown.
+  options.tls.ca = access_.admin + "/ca.crt";
+  options.tls_name = identity::TlsName(identity::Role::kCoordinator, "");
   return options;
 }
 
 absl::Status Pool::ChooseKey() {
   if (o_.http_open) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const HttpClient admin, HttpClient::Create(Client("")));
+  ASSIGN_OR_RETURN(access_.clients, FetchClientAccess(admin, access_.admin));
+  const std::string key_file = (state_ / kKeyFile).string();
+  access_.clients.key_file = key_file;
   std::string key;
-  if (const auto last = ReadSmallFile(access_.key_file); last.ok())
+  if (const auto last = ReadSmallFile(key_file); last.ok())
     key = Str(absl::StripAsciiWhitespace(*last));
   if (const auto client = HttpClient::Create(Client(key)); !key.empty() && client.ok()) {
     ASSIGN_OR_RETURN(const HttpReply models, client->Get("/v1/models"));
     if (models.status == 200) access_.api_key = key;
   }
   if (access_.api_key.empty()) {
-    ASSIGN_OR_RETURN(const HttpClient client, HttpClient::Create(Client("")));
     // One whose file was lost or thrown away.
-    ASSIGN_OR_RETURN(const HttpReply gone,
-                     client.Delete(absl::StrCat("/admin/v1/keys/", kKeyName)));
+    ASSIGN_OR_RETURN(const HttpReply gone, admin.Delete(absl::StrCat("/admin/v1/keys/", kKeyName)));
     if (gone.status != 404) RETURN_IF_ERROR(StatusOfReply(gone));
     const std::string body = ordered_json({{"name", kKeyName}}).dump();
-    ASSIGN_OR_RETURN(const ordered_json made,
-                     ObjectOf(client, client.Post("/admin/v1/keys", body)));
+    ASSIGN_OR_RETURN(const ordered_json made, ObjectOf(admin, admin.Post("/admin/v1/keys", body)));
     access_.api_key = Text(made, "key");
   }
-  return WriteSmallFile(access_.key_file,
-                        access_.api_key);  // also closes a file that others may read
+  return WriteSmallFile(key_file, access_.api_key);  // also closes a file that others may read
 }
 
 absl::StatusOr<PoolView> Pool::Look() const {
@@ -353,7 +362,7 @@ absl::StatusOr<PoolView> Pool::Look() const {
   RETURN_IF_ERROR(StatusOfReply(reply));
   std::optional<PoolView> view = ParsePoolView(reply.body);
   if (!view.has_value())
-    return Internal("what answers at ", access_.url, " is not a Lanyard pool (no JSON object)");
+    return Internal("what answers at ", url_, " is not a Lanyard pool (no JSON object)");
   return *std::move(view);
 }
 
@@ -443,8 +452,8 @@ void Pool::Stop() {
 
 void Pool::MakeKnown() {
   const std::string name = state_.filename().string();
-  auto entry = PoolEntry::Make({name, state_.string(), access_.url, access_.admin,
-                                fs::path(o_.model).stem().string(), ::getpid()});
+  auto entry = PoolEntry::Make(
+      {name, state_.string(), url_, access_.admin, fs::path(o_.model).stem().string(), ::getpid()});
   if (entry.ok()) {
     entry_ = *std::move(entry);
   } else {
@@ -517,11 +526,12 @@ void RegisterUp(CLI::App& app) {
       "model",
       "  lanyard up --model smollm2.gguf --workers 3\n"
       "      HTTPS on loopback; the API key is in STATE/api.key, the CA certificate in "
-      "STATE/coordinator/admin/ca.crt.\n"
+      "STATE/coordinator/admin/https-ca.crt.\n"
       "      `lanyard run`, `list`, `node status`, `stop` find the pool by themselves.\n"
       "  lanyard up --model smollm2.gguf --workers 3 --memory-per-worker 88MiB --port 0 --json\n"
       "      one line when ready: "
-      "{\"url\",\"api_key\",\"ca\",\"admin\",\"model\",\"context\",\"pids\":{\"coordinator\"},"
+      "{\"url\",\"api_key\",\"ca\",\"ca_bundle\",\"admin\",\"clients\",\"model\",\"context\","
+      "\"pids\":{\"coordinator\"},"
       "\"workers\":[{"
       "\"name\",\n"
       "      \"pid\",\"layers\":[first,last],\"embeds\",\"samples\",\"bytes\"}]} (layers 0-based; "
@@ -562,6 +572,13 @@ void RegisterUp(CLI::App& app) {
                  "Origin whose web pages may ask the pool, such as https://chat.example; again for "
                  "more")
       ->allow_extra_args(false);
+  up->add_option("--http-cert", o->http_cert,
+                 "The house's own certificate for HTTPS (PEM, with the CAs between it and the "
+                 "root), so that clients need no CA of the pool's");
+  up->add_option("--http-key", o->http_key, "Its key (PEM, without a password)");
+  up->add_option("--http-tls-min", o->http_tls_min, "The oldest TLS of clients")
+      ->check(CLI::IsMember({"1.2", "1.3"}))
+      ->capture_default_str();
   up->add_option(
       "--state", o->state,
       "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");

@@ -1,8 +1,6 @@
 #include "cli/up_status.h"
 
 #include <algorithm>
-#include <cctype>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/size.h"
@@ -73,33 +71,29 @@ std::string LayerText(const NodeView& n) {
   return out;
 }
 
-// As one word of a shell.
-std::string ShellWord(const std::string& text) {
-  const auto plain = [](unsigned char c) {
-    return std::isalnum(c) != 0 || std::strchr("/._-+:,@%=", c) != nullptr;
-  };
-  if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return text;
-  std::string out = "'";
-  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
-constexpr char kQuestion[] =
-    R"(/v1/chat/completions -d '{"messages":[{"role":"user","content":"Hello!"}]}')";
-
+// What most people need first.
 std::string HowToAsk(const PoolAccess& access) {
-  if (access.key_file.empty())
-    return absl::StrCat("  curl ", access.url, kQuestion, "\n  lanyard run --url ", access.url,
-                        "\n");
-  const std::string key = ShellWord(access.key_file);
-  const std::string ca = ShellWord(access.ca);
-  // By file: a key among curl's arguments would stand in the process list.
-  return absl::StrCat("The API key is in ", access.key_file, ", the CA certificate in ", access.ca,
-                      "\n  sed 's/^/Authorization: Bearer /' ", key, " | curl --cacert ", ca,
-                      " -H @- ", access.url, kQuestion, "\n  OPENAI_BASE_URL=", access.url,
-                      "/v1 OPENAI_API_KEY=\"$(cat ", key, ")\" SSL_CERT_FILE=", ca,
-                      " python3 YOUR_PROGRAM.py", "\n  lanyard run --admin ",
-                      ShellWord(access.admin), "\n");
+  const ClientAccess& c = access.clients;
+  std::string out;
+  if (!c.open) absl::StrAppend(&out, "The API key is in ", c.key_file);
+  if (!c.ca.empty()) absl::StrAppend(&out, ", the CA certificate in ", c.ca);
+  if (!out.empty()) out += "\n";
+  for (const ClientLine& line : ClientLines(c)) {
+    if (line.client == "curl" || line.client == "openai")
+      absl::StrAppend(&out, "  ", line.line, "\n");
+  }
+  const std::string how =
+      access.admin.empty() ? "--url " + c.url : "--admin " + ShellWord(access.admin);
+  absl::StrAppend(&out, "  lanyard run ", how, "\n");
+  if (c.open) return out;
+  absl::StrAppend(&out, "Node, requests, desktop programs: lanyard clients ", how, "\n");
+  if (!c.ca.empty() && !c.constrained) {
+    absl::StrAppend(&out,
+                    "The CA of this pool is older than name constraints: do not put it into a "
+                    "system's store. One that may: lanyard clients --new-ca ",
+                    how, "\n");
+  }
+  return out;
 }
 
 }  // namespace
@@ -133,10 +127,12 @@ std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordin
   const auto or_null = [](const std::string& text) {
     return text.empty() ? ordered_json(nullptr) : ordered_json(text);
   };
-  ordered_json out = {{"url", access.url}};
+  ordered_json out = {{"url", access.clients.url}};
   out["api_key"] = or_null(access.api_key);
-  out["ca"] = or_null(access.ca);
+  out["ca"] = or_null(access.clients.ca);
+  out["ca_bundle"] = or_null(access.clients.bundle);
   out["admin"] = or_null(access.admin);
+  out["clients"] = ClientLinesJson(access.clients);
   out["model"] = view.model;
   out["context"] = view.context;
   out["pids"] = {{"coordinator", coordinator}};
@@ -165,8 +161,8 @@ std::string UpText(const PoolView& view, const PoolAccess& access, const std::st
                   n.memory_bytes > 0 ? FormatSize(n.memory_bytes) : "-"});
   }
   return absl::StrCat("Model ", view.model, ", context ", view.context, " tokens\n",
-                      table.ToString(), "\nReady at ", access.url, " (logs in ", logs, ")\n",
-                      HowToAsk(access));
+                      table.ToString(), "\nReady at ", access.clients.url, " (logs in ", logs,
+                      ")\n", HowToAsk(access));
 }
 
 }  // namespace lanyard::cli

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "cli/client_lines.h"
+
 namespace lanyard::cli {
 
 struct NodeView {
@@ -42,13 +44,11 @@ struct PoolView {
 // nullopt for anything that is not a status object. Missing keys are empty.
 std::optional<PoolView> ParsePoolView(std::string_view json);
 
-// How clients reach the pool. All but the URL is empty when everybody may use it (--http-open).
+// How clients reach the pool.
 struct PoolAccess {
-  std::string url;
-  std::string api_key = {};
-  std::string key_file = {};  // that holds it
-  std::string ca = {};        // file of the cluster's CA certificate
-  std::string admin = {};     // the administrator's folder
+  ClientAccess clients;
+  std::string api_key = {};  // empty when everybody may use it (--http-open)
+  std::string admin = {};    // the administrator's folder; likewise
 };
 
 // One line without its newline; keys as in `lanyard up --help`. Workers in the order of the stages.

@@ -1,60 +1,13 @@
 #include "identity/authority.h"
 
-#include <openssl/rand.h>
 #include <openssl/x509v3.h>
 
-#include <array>
-#include <cctype>
+#include "identity/x509_build.h"
 
 namespace lanyard::identity {
 namespace {
 
 constexpr size_t kMaxNameBytes = 64;
-constexpr UnixTime kAuthorityFrom = 1'577'836'800;  // 2020-01-01
-
-absl::Status CheckName(std::string_view what, std::string_view name, std::string_view extra) {
-  bool good = !name.empty() && name.size() <= 253;
-  for (const char c : name)
-    good =
-        good && (std::isalnum(static_cast<unsigned char>(c)) != 0 || extra.find(c) != extra.npos);
-  if (good) return absl::OkStatus();
-  return InvalidArgument(AbslView(what), " '", AbslView(name.substr(0, kMaxNameBytes)),
-                         "' is not made of letters, digits and ", AbslView(extra));
-}
-
-// 16 random bytes, positive.
-absl::Status SetSerial(X509* certificate) {
-  std::array<unsigned char, 16> bytes{};
-  if (RAND_bytes(bytes.data(), bytes.size()) != 1)
-    return Internal("no random bytes: ", OpenSslError());
-  bytes[0] = (bytes[0] & 0x7f) | 0x40;
-  using Number = std::unique_ptr<BIGNUM, OpenSslFree<BN_free>>;
-  const Number number(BN_bin2bn(bytes.data(), bytes.size(), nullptr));
-  if (BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate)) == nullptr)
-    return Internal(OpenSslError());
-  return absl::OkStatus();
-}
-
-absl::Status AddExtension(X509* certificate, X509* issuer, int nid, const std::string& value) {
-  X509V3_CTX context;
-  X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
-  using Extension = std::unique_ptr<X509_EXTENSION, OpenSslFree<X509_EXTENSION_free>>;
-  const Extension extension(X509V3_EXT_conf_nid(nullptr, &context, nid, value.c_str()));
-  if (extension == nullptr || X509_add_ext(certificate, extension.get(), -1) != 1) {
-    return Internal("cannot add '", value, "' to a certificate: ", OpenSslError());
-  }
-  return absl::OkStatus();
-}
-
-void SetTimes(X509* certificate, UnixTime from, UnixTime to) {
-  ASN1_TIME_set(X509_getm_notBefore(certificate), from);
-  ASN1_TIME_set(X509_getm_notAfter(certificate), to);
-}
-
-void SetName(X509_NAME* name, const char* field, const std::string& value) {
-  X509_NAME_add_entry_by_txt(name, field, MBSTRING_ASC,
-                             reinterpret_cast<const unsigned char*>(value.c_str()), -1, -1, 0);
-}
 
 std::string AlternativeNames(const IssueRequest& request, const std::string& cluster,
                              const std::string& node) {
@@ -67,14 +20,14 @@ std::string AlternativeNames(const IssueRequest& request, const std::string& clu
 }
 
 absl::Status Check(const IssueRequest& request) {
-  RETURN_IF_ERROR(CheckName("the machine's name", request.name, "._-"));
+  RETURN_IF_ERROR(CheckNameText("the machine's name", request.name, "._-"));
   if (request.name.size() > kMaxNameBytes)
     return InvalidArgument("the machine's name has ", request.name.size(), " characters; at most ",
                            kMaxNameBytes);
   for (const std::string& name : request.dns_names)
-    RETURN_IF_ERROR(CheckName("DNS name", name, ".-_"));
+    RETURN_IF_ERROR(CheckNameText("DNS name", name, ".-_"));
   for (const std::string& address : request.addresses)
-    RETURN_IF_ERROR(CheckName("address", address, ".:"));
+    RETURN_IF_ERROR(CheckNameText("address", address, ".:"));
   if (request.lifetime_seconds < 1 || request.lifetime_seconds > kNodeCertificateSeconds) {
     return InvalidArgument("a certificate for ", request.lifetime_seconds, " s; 1 to ",
                            kNodeCertificateSeconds, " are given");
@@ -92,23 +45,17 @@ Authority::Authority(KeyPair key, X509Ptr certificate)
 
 absl::StatusOr<Authority> Authority::Create(UnixTime now) {
   ASSIGN_OR_RETURN(KeyPair key, KeyPair::Generate());
-  X509Ptr certificate(X509_new());
+  // The key's id tells two clusters' authorities apart by name already.
+  ASSIGN_OR_RETURN(X509Ptr certificate,
+                   BeginCertificate(nullptr, key.get(), "Lanyard cluster " + key.node_id()));
   X509* const x = certificate.get();
-  X509_set_version(x, X509_VERSION_3);
-  RETURN_IF_ERROR(SetSerial(x));
   // From long ago: a clock that was ahead at the first start must not make the CA one of the
   // future.
   SetTimes(x, kAuthorityFrom, now + kAuthorityDays * 24 * 3600);
-  SetName(X509_get_subject_name(x), "O", "Lanyard");
-  // The key's id tells two clusters' authorities apart by name already.
-  SetName(X509_get_subject_name(x), "CN", "Lanyard cluster " + key.node_id());
-  X509_set_issuer_name(x, X509_get_subject_name(x));
-  X509_set_pubkey(x, key.get());
   RETURN_IF_ERROR(AddExtension(x, x, NID_basic_constraints, "critical,CA:TRUE,pathlen:0"));
   RETURN_IF_ERROR(AddExtension(x, x, NID_key_usage, "critical,keyCertSign,cRLSign"));
   RETURN_IF_ERROR(AddExtension(x, x, NID_subject_key_identifier, "hash"));
-  if (X509_sign(x, key.get(), EVP_sha256()) <= 0)
-    return Internal("cannot sign the CA's certificate: ", OpenSslError());
+  RETURN_IF_ERROR(SignCertificate(x, key.get()));
   return Authority(std::move(key), std::move(certificate));
 }
 
@@ -129,16 +76,10 @@ absl::StatusOr<Authority> Authority::Load(std::string_view certificate_pem,
 absl::StatusOr<std::string> Authority::Issue(EVP_PKEY* key, const IssueRequest& request,
                                              UnixTime now) const {
   RETURN_IF_ERROR(Check(request));
-  const X509Ptr certificate(X509_new());
-  X509* const x = certificate.get();
-  X509_set_version(x, X509_VERSION_3);
-  RETURN_IF_ERROR(SetSerial(x));
-  SetTimes(x, now - kClockToleranceSeconds, now + request.lifetime_seconds);
-  SetName(X509_get_subject_name(x), "O", "Lanyard");
-  SetName(X509_get_subject_name(x), "CN", request.name);
-  X509_set_issuer_name(x, X509_get_subject_name(certificate_.get()));
-  X509_set_pubkey(x, key);
   X509* const ca = certificate_.get();
+  ASSIGN_OR_RETURN(const X509Ptr certificate, BeginCertificate(ca, key, request.name));
+  X509* const x = certificate.get();
+  SetTimes(x, now - kClockToleranceSeconds, now + request.lifetime_seconds);
   RETURN_IF_ERROR(AddExtension(x, ca, NID_basic_constraints, "critical,CA:FALSE"));
   RETURN_IF_ERROR(AddExtension(x, ca, NID_key_usage, "critical,digitalSignature"));
   RETURN_IF_ERROR(
@@ -147,8 +88,7 @@ absl::StatusOr<std::string> Authority::Issue(EVP_PKEY* key, const IssueRequest& 
   RETURN_IF_ERROR(AddExtension(x, ca, NID_authority_key_identifier, "keyid"));
   RETURN_IF_ERROR(AddExtension(x, ca, NID_subject_alt_name,
                                AlternativeNames(request, cluster_, NodeIdOf(key))));
-  if (X509_sign(x, key_.get(), EVP_sha256()) <= 0)
-    return Internal("cannot sign a certificate: ", OpenSslError());
+  RETURN_IF_ERROR(SignCertificate(x, key_.get()));
   return PemOf(x);
 }
 

@@ -14,6 +14,7 @@
 namespace lanyard::identity {
 
 inline constexpr int64_t kAuthorityDays = 3650;
+inline constexpr UnixTime kAuthorityFrom = 1'577'836'800;  // 2020-01-01
 inline constexpr int64_t kNodeCertificateSeconds =
     24 * 3600;  // at most; how long a cluster's live is its own to say
 inline constexpr int64_t kLeastCertificateSeconds = 5;

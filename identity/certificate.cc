@@ -21,15 +21,6 @@ UnixTime TimeOf(const ASN1_TIME* time) {
   return timegm(&parts);
 }
 
-std::string Text(UnixTime time) {
-  std::tm parts{};
-  const std::time_t t = time;
-  gmtime_r(&t, &parts);
-  std::array<char, 32> out{};
-  std::strftime(out.data(), out.size(), "%Y-%m-%d %H:%M:%SZ", &parts);
-  return out.data();
-}
-
 // The lanyard:// URI among the subject's alternative names; exactly one.
 absl::StatusOr<std::string> UriOf(X509* certificate) {
   using Names = std::unique_ptr<GENERAL_NAMES, OpenSslFree<GENERAL_NAMES_free>>;
@@ -82,6 +73,18 @@ absl::StatusOr<Role> ParseRole(std::string_view s) {
   return InvalidArgument("role '", AbslView(s), "' is not one of coordinator, worker, admin");
 }
 
+UnixTime NotBeforeOf(X509* certificate) { return TimeOf(X509_get0_notBefore(certificate)); }
+UnixTime NotAfterOf(X509* certificate) { return TimeOf(X509_get0_notAfter(certificate)); }
+
+std::string TimeText(UnixTime time) {
+  std::tm parts{};
+  const std::time_t t = time;
+  gmtime_r(&t, &parts);
+  std::array<char, 32> out{};
+  std::strftime(out.data(), out.size(), "%Y-%m-%d %H:%M:%SZ", &parts);
+  return out.data();
+}
+
 UnixTime WallNow() { return std::time(nullptr); }
 
 std::string TlsName(Role role, std::string_view node) {
@@ -114,8 +117,8 @@ absl::StatusOr<Peer> PeerOf(X509* certificate) {
   out.role = *role;
   out.node = parts[2];
   out.name = parts[3];
-  out.not_before = TimeOf(X509_get0_notBefore(certificate));
-  out.not_after = TimeOf(X509_get0_notAfter(certificate));
+  out.not_before = NotBeforeOf(certificate);
+  out.not_after = NotAfterOf(certificate);
   out.serial = SerialOf(certificate);
   return out;
 }
@@ -139,12 +142,12 @@ absl::StatusOr<Peer> VerifyCertificate(X509* certificate, X509* ca, UnixTime now
   }
   if (now > peer.not_after) {
     return absl::UnauthenticatedError(
-        absl::StrCat("the certificate of '", peer.name, "' expired at ", Text(peer.not_after)));
+        absl::StrCat("the certificate of '", peer.name, "' expired at ", TimeText(peer.not_after)));
   }
   if (now < peer.not_before) {
-    return absl::UnauthenticatedError(
-        absl::StrCat("the certificate of '", peer.name, "' is valid from ", Text(peer.not_before),
-                     " on, and the clock here says ", Text(now), ": compare the clocks"));
+    return absl::UnauthenticatedError(absl::StrCat(
+        "the certificate of '", peer.name, "' is valid from ", TimeText(peer.not_before),
+        " on, and the clock here says ", TimeText(now), ": compare the clocks"));
   }
   return peer;
 }

@@ -21,6 +21,10 @@ std::string ClusterIdOf(X509* ca);
 // The whole SHA-256 of the certificate (DER), 32 raw bytes.
 std::string FingerprintOf(X509* certificate);
 
+UnixTime NotBeforeOf(X509* certificate);
+UnixTime NotAfterOf(X509* certificate);
+std::string TimeText(UnixTime time);  // "2026-11-29 12:00:00Z"
+
 // Reads who the certificate is for. It does not ask who signed it: TLS did, or VerifyCertificate
 // does.
 absl::StatusOr<Peer> PeerOf(X509* certificate);

@@ -1,24 +1,35 @@
-// TLS ends for what is not gRPC (joining, HTTPS): OpenSSL contexts of this cluster. TLS 1.3 only,
-// no session tickets.
+// TLS ends for what is not gRPC (joining, HTTPS): OpenSSL contexts of this cluster. No session
+// tickets, no renegotiation. TLS 1.3; HTTPS also 1.2, which some clients need.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "base/status.h"
 #include "identity/credential.h"
+#include "identity/server_certificate.h"
 
 namespace lanyard::identity {
 
 using SslContext = std::shared_ptr<SSL_CTX>;
 
-enum class ClientCertificate : uint8_t {
-  kNone,
-  kOptional,  // asked for; one of another CA fails the handshake
-};
+// For joining: sends certificate and CA, asks for none. Unauthenticated when key and certificate do
+// not fit.
+absl::StatusOr<SslContext> MakeServerContext(const Credential& credential);
 
-// Sends certificate and CA. Unauthenticated when key and certificate do not fit.
-absl::StatusOr<SslContext> MakeServerContext(const Credential& credential,
-                                             ClientCertificate client);
+struct HttpsContextParts {
+  // Its CA says which client certificates are taken. It is also what a client gets that asks for
+  // TlsName(Role::kCoordinator, ""): `lanyard` with an administrator's folder, whatever other
+  // clients get.
+  std::shared_ptr<const Credential> cluster;
+  std::shared_ptr<const ServerCertificate> usual = nullptr;  // null: the cluster's
+  std::map<std::string, std::shared_ptr<const ServerCertificate>> by_name = {};  // in lower case
+  bool tls12 = true;                                                             // false: 1.3 only
+};
+// A client may show a certificate of the cluster, one of another CA fails the handshake. In TLS 1.2
+// none is asked for: it would cross the network in the clear.
+absl::StatusOr<SslContext> MakeHttpsContext(const HttpsContextParts& parts);
 
 // For joining: takes any certificate in the handshake; the caller compares the chain before it says
 // anything (CheckCoordinatorChain).

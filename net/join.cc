@@ -126,8 +126,7 @@ class JoinServerImpl final : public JoinServer {
 
  private:
   asio::awaitable<void> Converse(tcp::socket socket, std::string peer) {
-    const auto context =
-        identity::MakeServerContext(*credential_->Get(), identity::ClientCertificate::kNone);
+    const auto context = identity::MakeServerContext(*credential_->Get());
     if (!context.ok()) {
       LogError("joining: ", context.status().message());
       co_return;

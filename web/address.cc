@@ -77,6 +77,10 @@ bool IsHostName(std::string_view name) {
 absl::StatusOr<std::vector<std::string>> ParseHostNames(const std::vector<std::string>& names) {
   std::vector<std::string> out;
   for (const std::string& name : names) {
+    if (IpAddress::Parse(name).has_value()) {
+      out.push_back(HostName("[" + name + "]"));
+      continue;
+    }
     if (name.find_first_of(":/") != std::string::npos || !IsHostName(HostName(name))) {
       return InvalidArgument("'", name, "' is not the name of a host; give it without scheme and ",
                              "port, for example pc1.lan");

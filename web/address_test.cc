@@ -72,8 +72,8 @@ TEST(HostTest, AnUnknownNameIsToldHowItBecomesKnown) {
 }
 
 TEST(HostNamesTest, AsPeopleWriteThem) {
-  EXPECT_THAT(*ParseHostNames({"PC1.Lan", "pool_2.", "10.1.2.3"}),
-              ElementsAre("pc1.lan", "pool_2", "10.1.2.3"));
+  EXPECT_THAT(*ParseHostNames({"PC1.Lan", "pool_2.", "10.1.2.3", "FD00::1"}),
+              ElementsAre("pc1.lan", "pool_2", "10.1.2.3", "fd00::1"));
   for (const char* bad : {"https://pc1", "pc1:8080", "", "a b", "pc1/x", "*.lan"}) {
     const auto names = ParseHostNames({"good", bad});
     EXPECT_EQ(names.status().code(), absl::StatusCode::kInvalidArgument) << bad;

@@ -136,6 +136,36 @@ ordered_json RequestJson(const RequestStatus& r) {
           {"age_s", r.age_s}};
 }
 
+// Who belongs to the cluster, and what its clients trust.
+std::vector<Route> ClusterRoutes(coordinator::ClusterAdmin* cluster) {
+  using Writer = std::shared_ptr<ResponseWriter>;
+  const Access admin = Access::kAdmin;
+  return {
+      {"GET", "/admin/v1/tokens", admin, "join tokens that can still be used, without their text",
+       [cluster](const Request&, Writer w) { ListTokens(cluster, *w); }},
+      {"POST", "/admin/v1/tokens", admin,
+       "a new join token; its text is in this answer and nowhere else",
+       [cluster](const Request& r, Writer w) { CreateToken(cluster, r, *w); }},
+      {"DELETE", "/admin/v1/tokens/*", admin, "withdraws a join token",
+       [cluster](const Request& r, Writer w) { RevokeToken(cluster, r, *w); }},
+      {"GET", "/admin/v1/members", admin, "who belongs to the cluster, and who was revoked",
+       [cluster](const Request&, Writer w) { ListMembers(cluster, *w); }},
+      {"DELETE", "/admin/v1/members/*", admin,
+       "revokes a node, by name or id: within a second it sends and receives nothing",
+       [cluster](const Request& r, Writer w) { RevokeMember(cluster, r, *w); }},
+      {"GET", "/admin/v1/https", admin, "what clients need to trust this server: URL, CA, names",
+       [cluster](const Request&, Writer w) { ShowHttps(cluster, *w); }},
+      {"POST", "/admin/v1/https/ca", admin,
+       "a new CA of HTTPS, for this pool's names only; every client must be given it",
+       [cluster](const Request&, Writer w) { NewHttpsCa(cluster, *w); }},
+      {"POST", "/admin/v1/drains/*", admin,
+       "drains a worker, by name or id: its layers go to others, and no plan uses it",
+       [cluster](const Request& r, Writer w) { SetDrained(cluster, r, true, *w); }},
+      {"DELETE", "/admin/v1/drains/*", admin, "takes a drained worker back",
+       [cluster](const Request& r, Writer w) { SetDrained(cluster, r, false, *w); }},
+  };
+}
+
 }  // namespace
 
 std::string StatusJson(const PoolStatus& status) {
@@ -165,7 +195,7 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
   const Access pub = Access::kPublic;
   const Access user = Access::kUser;
   const Access admin = Access::kAdmin;
-  return Router({
+  std::vector<Route> routes = {
       {"GET", "/health", pub, "the constant `{\"status\":\"ok\"}`: the program runs",
        [](const Request&, Writer w) {
          SendJson(*w, {{"status", "ok"}});
@@ -210,24 +240,9 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
       {"DELETE", "/admin/v1/keys/*", admin,
        "revokes a key, by name or id; what it is being answered ends within a second",
        [keys](const Request& r, Writer w) { RevokeKey(keys, r, *w); }},
-      {"GET", "/admin/v1/tokens", admin, "join tokens that can still be used, without their text",
-       [cluster](const Request&, Writer w) { ListTokens(cluster, *w); }},
-      {"POST", "/admin/v1/tokens", admin,
-       "a new join token; its text is in this answer and nowhere else",
-       [cluster](const Request& r, Writer w) { CreateToken(cluster, r, *w); }},
-      {"DELETE", "/admin/v1/tokens/*", admin, "withdraws a join token",
-       [cluster](const Request& r, Writer w) { RevokeToken(cluster, r, *w); }},
-      {"GET", "/admin/v1/members", admin, "who belongs to the cluster, and who was revoked",
-       [cluster](const Request&, Writer w) { ListMembers(cluster, *w); }},
-      {"DELETE", "/admin/v1/members/*", admin,
-       "revokes a node, by name or id: within a second it sends and receives nothing",
-       [cluster](const Request& r, Writer w) { RevokeMember(cluster, r, *w); }},
-      {"POST", "/admin/v1/drains/*", admin,
-       "drains a worker, by name or id: its layers go to others, and no plan uses it",
-       [cluster](const Request& r, Writer w) { SetDrained(cluster, r, true, *w); }},
-      {"DELETE", "/admin/v1/drains/*", admin, "takes a drained worker back",
-       [cluster](const Request& r, Writer w) { SetDrained(cluster, r, false, *w); }},
-  });
+  };
+  for (Route& route : ClusterRoutes(cluster)) routes.push_back(std::move(route));
+  return Router(std::move(routes));
 }
 
 }  // namespace lanyard::web

@@ -39,6 +39,14 @@ ordered_json InfoJson(const coordinator::MemberInfo& info) {
           {"quarantine", info.quarantine}};
 }
 
+ordered_json InfoJson(const coordinator::HttpsInfo& info) {
+  return {{"url", info.url},
+          {"ca", info.ca_pem.empty() ? ordered_json(nullptr) : ordered_json(info.ca_pem)},
+          {"house", info.house},
+          {"constrained", info.constrained},
+          {"names", info.names}};
+}
+
 bool HasCluster(const ClusterAdmin* cluster, ResponseWriter& writer) {
   if (cluster == nullptr)
     SendAdminError(writer, Unavailable("This pool runs in plaintext: nobody joins it."),
@@ -109,6 +117,17 @@ void RevokeMember(ClusterAdmin* cluster, const Request& request, ResponseWriter&
   const auto info = cluster->Revoke(request.suffix);
   if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);
   SendAdminJson(writer, InfoJson(*info));
+}
+
+void ShowHttps(ClusterAdmin* cluster, ResponseWriter& writer) {
+  if (HasCluster(cluster, writer)) SendAdminJson(writer, InfoJson(cluster->Https()));
+}
+
+void NewHttpsCa(ClusterAdmin* cluster, ResponseWriter& writer) {
+  if (!HasCluster(cluster, writer)) return;
+  const auto info = cluster->NewHttpsCa();
+  if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);
+  SendAdminJson(writer, InfoJson(*info), 201);
 }
 
 }  // namespace lanyard::web

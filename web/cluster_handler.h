@@ -1,5 +1,5 @@
 // /admin/v1/tokens and /admin/v1/members: who may join, who belongs to the cluster, who does not
-// any more.
+// any more. /admin/v1/https: what clients trust.
 #pragma once
 
 #include "coordinator/access/cluster_admin.h"
@@ -27,5 +27,10 @@ void RevokeMember(coordinator::ClusterAdmin* cluster, const Request& request,
 // planner's arithmetic when it is needed.
 void SetDrained(coordinator::ClusterAdmin* cluster, const Request& request, bool drained,
                 ResponseWriter& writer);
+
+// GET: {"url", "ca", "house", "constrained", "names"}; ca is PEM, or null where clients need none.
+void ShowHttps(coordinator::ClusterAdmin* cluster, ResponseWriter& writer);
+// POST: the same, of the new CA.
+void NewHttpsCa(coordinator::ClusterAdmin* cluster, ResponseWriter& writer);
 
 }  // namespace lanyard::web

@@ -10,7 +10,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "identity/tls.h"
+#include "identity/ca_bundle.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -95,8 +95,17 @@ absl::StatusOr<std::unique_ptr<Cluster>> Cluster::Open(Store* store,
                                                        const ClusterOptions& options) {
   ClusterOptions with_clock = options;
   if (!with_clock.clock) with_clock.clock = identity::WallNow;
-  ASSIGN_OR_RETURN(Authority authority, LoadOrMake(options.folder + "/ca", with_clock.clock()));
+  const std::string ca_folder = options.folder + "/ca";
+  const bool is_new = absl::IsNotFound(ReadSmallFile(ca_folder + "/ca.crt").status()) &&
+                      absl::IsNotFound(ReadSmallFile(ca_folder + "/ca.key").status());
+  // First, so that a start that ends here is a new cluster's again the next time.
+  ASSIGN_OR_RETURN(auto https_front,
+                   HttpsFront::Open({ca_folder, options.name, options.dns_names, OwnAddresses,
+                                     options.certificate_seconds, options.https},
+                                    is_new, with_clock.clock()));
+  ASSIGN_OR_RETURN(Authority authority, LoadOrMake(ca_folder, with_clock.clock()));
   auto cluster = std::unique_ptr<Cluster>(new Cluster(with_clock, std::move(authority)));
+  cluster->https_front_ = std::move(https_front);
   ASSIGN_OR_RETURN(cluster->nodes_, Nodes::Open(store, &cluster->authority_, with_clock.clock,
                                                 options.certificate_seconds));
   ASSIGN_OR_RETURN(const IdentityFolder folder, IdentityFolder::Open(options.folder + "/identity"));
@@ -118,28 +127,16 @@ Cluster::~Cluster() {
 
 absl::StatusOr<std::shared_ptr<const Credential>> Cluster::IssueOwn(const identity::KeyPair& key) {
   identity::IssueRequest request{.role = identity::Role::kCoordinator, .name = options_.name};
+  // What HTTPS clients use in a cluster whose CA signs for these too (https_front.h).
+  const identity::HttpsNames names = SplitNames(options_.dns_names);
   request.dns_names = {options_.name, "localhost"};
-  request.dns_names.insert(request.dns_names.end(), options_.dns_names.begin(),
-                           options_.dns_names.end());
+  request.dns_names.insert(request.dns_names.end(), names.dns.begin(), names.dns.end());
   request.addresses = OwnAddresses();
+  request.addresses.insert(request.addresses.end(), names.addresses.begin(), names.addresses.end());
   request.lifetime_seconds = options_.certificate_seconds;
   const identity::UnixTime now = options_.clock();
   ASSIGN_OR_RETURN(std::string pem, authority_.Issue(key.get(), request, now));
   return Credential::Make(key, std::move(pem), authority_.certificate_pem(), now);
-}
-
-std::shared_ptr<ssl_ctx_st> Cluster::HttpsContext() {
-  auto now = credential_->Get();
-  MutexLock lock(&mu_);
-  if (now == https_credential_) return https_context_;
-  auto made = identity::MakeServerContext(*now, identity::ClientCertificate::kOptional);
-  if (!made.ok()) {
-    LogError("HTTPS: ", made.status().message());
-    return https_context_;
-  }
-  https_credential_ = std::move(now);
-  https_context_ = *std::move(made);
-  return https_context_;
 }
 
 absl::StatusOr<std::string> Cluster::AdminOf(const std::string& certificate_pem) const {
@@ -237,7 +234,8 @@ absl::Status Cluster::MakeAdmin(const std::string& https, const std::string& htt
     https_for_others_ = https_for_others;
     renew_admin_at_ = 0;
   }
-  return RenewIfDue();
+  RETURN_IF_ERROR(RenewIfDue());
+  return WriteFilesForClients();
 }
 
 absl::Status Cluster::RenewIfDue(bool at_once) {
@@ -286,6 +284,52 @@ absl::StatusOr<net::JoinReply> Cluster::EnrolAdmin(const IdentityFolder& folder,
   return nodes_->EnrolLocal(request);
 }
 
+absl::Status Cluster::WriteFilesForClients() {
+  std::string https;
+  {
+    MutexLock lock(&mu_);
+    https = https_;
+  }
+  if (https.empty()) return absl::OkStatus();
+  const bool tls = https.rfind("https://", 0) == 0;
+  const std::string ca = tls ? https_front_->CaPem(authority_.certificate_pem()) : "";
+  std::string stamp = identity::SystemStoreStamp() + ca;
+  MutexLock lock(&renew_mu_);
+  if (stamp == client_files_stamp_) return absl::OkStatus();
+  RETURN_IF_ERROR(identity::WriteClientFiles(admin_folder(), ca));
+  client_files_stamp_ = std::move(stamp);
+  return absl::OkStatus();
+}
+
+HttpsInfo Cluster::Https() {
+  HttpsInfo out;
+  {
+    MutexLock lock(&mu_);
+    out.url = https_for_others_.empty() ? https_ : https_for_others_;
+  }
+  const size_t host_at = out.url.find("://") + 3;
+  if (out.url.rfind("https://", 0) != 0) return out;
+  out.ca_pem = https_front_->CaPem(authority_.certificate_pem());
+  out.house = https_front_->is_house();
+  out.constrained = https_front_->constrained();
+  out.names = https_front_->Names();
+  const size_t colon = out.url.rfind(':');
+  std::string host = out.url.substr(host_at, colon - host_at);
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  if (https_front_->IsFor(host)) return out;
+  // The first name that is one, and not a pattern.
+  const auto name = std::find_if(out.names.begin(), out.names.end(),
+                                 [](const std::string& n) { return n.find('*') == n.npos; });
+  if (name != out.names.end()) out.url.replace(host_at, colon - host_at, *name);
+  return out;
+}
+
+absl::StatusOr<HttpsInfo> Cluster::NewHttpsCa() {
+  RETURN_IF_ERROR(https_front_->NewAuthority(options_.clock()));
+  RETURN_IF_ERROR(WriteFilesForClients());
+  return Https();
+}
+
 void Cluster::Wait(TimeNs time) {
   MutexLock lock(&mu_);
   if (!stop_) cv_.WaitFor(&mu_, std::chrono::nanoseconds(time));
@@ -306,7 +350,10 @@ void Cluster::Loop() {
     const TimeNs now = MonotonicNow();
     const bool wanted = every > 0 && now - renewed_at >= every;
     if (wanted) renewed_at = now;
-    if (const absl::Status status = RenewIfDue(wanted); !status.ok()) {
+    absl::Status status = https_front_->Look(options_.clock());
+    status.Update(WriteFilesForClients());
+    status.Update(RenewIfDue(wanted));
+    if (!status.ok()) {
       LogError("certificates of this machine could not be renewed: ", status.message());
       Wait(after_failure);
     }

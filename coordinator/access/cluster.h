@@ -3,9 +3,10 @@
 // one folder that only its owner reads:
 //
 //   ca/ca.key ca/ca.crt            the authority (mode 0600)
+//   ca/https-ca.key ca/https-ca.crt  that of HTTPS, which clients trust (https_front.h)
 //   identity/                      the coordinator as a node (identity::IdentityFolder)
 //   admin/                         an administrator on this machine, likewise; `https` holds the
-//   HTTPS address
+//   HTTPS address, https-ca.crt and ca-bundle.crt what clients are given (identity/ca_bundle.h)
 #pragma once
 
 #include <functional>
@@ -17,6 +18,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "coordinator/access/cluster_admin.h"
+#include "coordinator/access/https_front.h"
 #include "coordinator/access/nodes.h"
 #include "coordinator/state/store.h"
 #include "identity/authority.h"
@@ -34,6 +36,7 @@ struct ClusterOptions {
   // kNodeCertificateSeconds.
   int64_t certificate_seconds = identity::kNodeCertificateSeconds;
   TimeNs renew_every = 0;  // this machine's own; 0: when a third of their life is left
+  HttpsOptions https = {};
 };
 
 // What the pool does for the cluster.
@@ -63,8 +66,10 @@ class Cluster final : public ClusterAdmin {
   // net::JoinHandler: Nodes::Enrol, and where the HTTP front is.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
 
-  // For HTTPS: this machine's current certificate; clients may show one of the cluster.
-  std::shared_ptr<ssl_ctx_st> HttpsContext();
+  // For an HTTPS connection that is accepted now; clients may show a certificate of the cluster.
+  std::shared_ptr<ssl_ctx_st> HttpsContext() { return https_front_->Context(credential_->Get()); }
+  // Names that HTTPS clients may use for this server, beside its addresses.
+  std::vector<std::string> HttpsNames() { return https_front_->Names(); }
   // The name of the administrator whose verified certificate this is; PermissionDenied for other
   // roles and after revocation.
   absl::StatusOr<std::string> AdminOf(const std::string& certificate_pem) const;
@@ -80,6 +85,8 @@ class Cluster final : public ClusterAdmin {
   absl::StatusOr<std::vector<MemberInfo>> Members() override;
   absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) override;
   absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) override;
+  HttpsInfo Https() override;
+  absl::StatusOr<HttpsInfo> NewHttpsCa() override;
 
   // New certificates for the coordinator and the administrator when theirs are due, or all the same
   // `at_once`. Called by a thread of its own.
@@ -92,6 +99,9 @@ class Cluster final : public ClusterAdmin {
       const identity::KeyPair& key);
   absl::StatusOr<net::JoinReply> EnrolAdmin(const identity::IdentityFolder& folder,
                                             net::JoinRequest request);
+  // The files for HTTPS clients in the administrator's folder, where they or the system's CAs have
+  // changed.
+  absl::Status WriteFilesForClients();
   ClusterHooks Hooks();
   void Loop();
   void Wait(TimeNs time);  // or until the end
@@ -100,6 +110,7 @@ class Cluster final : public ClusterAdmin {
   const identity::Authority authority_;
   std::shared_ptr<Nodes> nodes_;
   std::shared_ptr<identity::LiveCredential> credential_;
+  std::unique_ptr<HttpsFront> https_front_;
   Mutex renew_mu_;   // taken before mu_
   Mutex revoke_mu_;  // likewise; revocations and drains, one at a time
   Mutex mu_;
@@ -107,12 +118,10 @@ class Cluster final : public ClusterAdmin {
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   ClusterHooks hooks_ ABSL_GUARDED_BY(mu_);
   std::string join_address_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const identity::Credential> https_credential_
-      ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
-  std::shared_ptr<ssl_ctx_st> https_context_ ABSL_GUARDED_BY(mu_);
   std::string https_ ABSL_GUARDED_BY(mu_);
   std::string https_for_others_ ABSL_GUARDED_BY(mu_);
   identity::UnixTime renew_admin_at_ ABSL_GUARDED_BY(mu_) = 0;
+  std::string client_files_stamp_ ABSL_GUARDED_BY(renew_mu_);  // that they were written with
   std::thread thread_;
 };
 

@@ -38,6 +38,15 @@ struct NewJoinToken {
   std::string join_address;  // host:port for --join
 };
 
+// What the HTTP front is reached by and trusted with.
+struct HttpsInfo {
+  std::string url;           // for clients, elsewhere where others can reach it
+  std::string ca_pem;        // that clients must trust; empty: the house's own, or plain HTTP
+  bool house = false;        // it shows the house's own certificate
+  bool constrained = false;  // ca_pem is good for this pool only, and for no web site
+  std::vector<std::string> names = {};  // that the certificate is for; empty: see constrained
+};
+
 // Thread-safe. Errors as of coordinator::Nodes.
 class ClusterAdmin {
  public:
@@ -54,6 +63,10 @@ class ClusterAdmin {
   // move when what runs has ended, or after some seconds. FailedPrecondition with the planner's
   // arithmetic when the others cannot hold the model.
   virtual absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) = 0;
+  virtual HttpsInfo Https() = 0;
+  // Makes a CA of HTTPS with a new key; clients that trust the one of before are refused by
+  // nobody, but refuse the server. FailedPrecondition when the certificate is the house's.
+  virtual absl::StatusOr<HttpsInfo> NewHttpsCa() = 0;
 };
 
 }  // namespace lanyard::coordinator

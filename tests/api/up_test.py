@@ -136,8 +136,10 @@ class Up(unittest.TestCase):
 
     def test_json_line_and_ctrl_c(self):
         line = self.ready("--memory-per-worker", "88MiB")
-        self.assertEqual(list(line), ["url", "api_key", "ca", "admin", "model", "context", "pids", "workers"])
+        self.assertEqual(list(line), ["url", "api_key", "ca", "ca_bundle", "admin", "clients", "model", "context", "pids",
+                                      "workers"])
         self.assertEqual((line["api_key"], line["ca"], line["model"], line["context"]), (None, None, "m", 77))
+        self.assertEqual(list(line["clients"]), ["curl", "openai", "requests", "node"])
         self.assertEqual([list(w) for w in line["workers"]], [["name", "pid", "layers", "embeds", "samples", "bytes"]] * 2)
         self.assertEqual([w["layers"] for w in line["workers"]], [[0, 9], [10, 19]])
         self.assertTrue(all(alive(p) for p in self.pids(line)))

@@ -107,7 +107,8 @@ class Cluster:
 
     @property
     def ca(self):
-        return self.folder / "c/ca/ca.crt"
+        """What HTTPS clients trust."""
+        return self.admin / "https-ca.crt"
 
     def cli(self, *args, check=True):
         out = pool.lanyard(*args, "--admin", self.admin)

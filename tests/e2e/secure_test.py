@@ -158,6 +158,7 @@ class Restart(unittest.TestCase):
                 self.assertTrue(lines[-1] or len(lines) < 20, lines)
             print("\n".join(lines), flush=True)
             curl, openai, run = lines[-3:]
+            self.assertIn("lanyard clients --admin", process.stdout.readline())
             if shutil.which("curl"):
                 answer = json.loads(self.shell(curl))
                 self.assertEqual(answer["object"], "chat.completion")

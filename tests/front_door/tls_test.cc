@@ -1,7 +1,10 @@
 // TLS at the front: versions, certificates, renewal under a running server, plaintext on the wrong
 // port, time-outs.
+#include "identity/tls.h"
+
 #include <openssl/err.h>
 
+#include "identity/authority.h"
 #include "tests/front_door/rig.h"
 
 namespace lanyard::front_door {
@@ -132,6 +135,59 @@ TEST_F(TlsTest, SilenceAndHalfHandshakesEnd) {
   const auto handshaken = Connect();
   EXPECT_TRUE(handshaken->ReadToEnd());
   EXPECT_TRUE(Eventually([&] { return server_->connections() == 0; }));
+}
+
+// With the context that a coordinator has.
+class HttpsContextTest : public TlsTest {
+ protected:
+  HttpsContextTest() {
+    options_.tls = [this] { return context_; };
+    options_.admin_of = [](const std::string& pem) -> absl::StatusOr<std::string> {
+      const auto peer = identity::PeerOfPem(pem);
+      if (peer.ok() && peer->role == identity::Role::kAdmin) return peer->name;
+      return absl::PermissionDeniedError("not an administrator");
+    };
+    Start();
+  }
+  std::shared_ptr<const identity::Credential> Issue(identity::Role role) const {
+    const auto key = *identity::KeyPair::Generate();
+    identity::IssueRequest request{.role = role, .name = "pc1"};
+    request.dns_names = {"localhost"};
+    const identity::UnixTime now = identity::WallNow();
+    return *identity::Credential::Make(key, *cluster_.Issue(key.get(), request, now),
+                                       cluster_.certificate_pem(), now);
+  }
+  std::string AskAs(const std::string& bytes, int version,
+                    const std::shared_ptr<const identity::Credential>& who) const {
+    std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+    SSL_CTX_set_max_proto_version(context.get(), version);
+    SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
+    X509_STORE_add_cert(SSL_CTX_get_cert_store(context.get()), cluster_.certificate());
+    if (who != nullptr) {
+      SSL_CTX_use_certificate(context.get(), identity::X509FromPem(who->certificate_pem).get());
+      SSL_CTX_use_PrivateKey(context.get(), who->key.get());
+    }
+    Client client(server_->address(), {.from = "", .tls = std::move(context)});
+    client.Send(bytes);
+    return client.ReadAnswer();
+  }
+
+  const identity::Authority cluster_ = *identity::Authority::Create(identity::WallNow());
+  std::shared_ptr<SSL_CTX> context_ =
+      *identity::MakeHttpsContext({.cluster = Issue(identity::Role::kCoordinator)});
+};
+
+TEST_F(HttpsContextTest, AdministratorsTakeTls13) {
+  const auto key = MakeKey("k");
+  const auto admin = Issue(identity::Role::kAdmin);
+  EXPECT_EQ(StatusOf(AskAs(Get("/v1/models", Bearer(key)), TLS1_2_VERSION, nullptr)), 200);
+  EXPECT_EQ(StatusOf(AskAs(Get("/v1/models", Bearer(key)), TLS1_2_VERSION, admin)), 200);
+  EXPECT_EQ(StatusOf(AskAs(Get("/admin/v1/status"), TLS1_3_VERSION, admin)), 200);
+  EXPECT_EQ(StatusOf(AskAs(Get("/admin/v1/status"), TLS1_2_VERSION, admin)), 401);
+  EXPECT_EQ(StatusOf(AskAs(Get("/admin/v1/status", Bearer(key)), TLS1_2_VERSION, admin)), 403);
+  EXPECT_EQ(
+      StatusOf(AskAs(Get("/admin/v1/status"), TLS1_3_VERSION, Issue(identity::Role::kWorker))),
+      401);
 }
 
 // A client certificate does not outlive its revocation in a connection that is kept, nor in one

@@ -36,12 +36,12 @@ def wait_for(what, seconds, words):
 
 
 class Client:
-    """An API user outside: the coordinator's address, the cluster's CA and a key."""
+    """An API user outside: the coordinator's address, HTTPS's CA and a key."""
 
     def __init__(self, coordinator):
         self.url = f"https://{coordinator.address}:8470"
         self.key = json.loads(admin(coordinator, "key", "create", "test", "--json"))["key"]
-        self.tls = ssl.create_default_context(cadata=(coordinator.root / ADMIN_FOLDER[1:] / "ca.crt").read_text())
+        self.tls = ssl.create_default_context(cadata=(coordinator.root / ADMIN_FOLDER[1:] / "https-ca.crt").read_text())
 
     def ask(self, prompt, tokens=8):
         body = json.dumps({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}).encode()
