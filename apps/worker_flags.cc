@@ -7,7 +7,8 @@
 #include "base/size.h"
 #include "base/version.h"
 #include "engine/ops/isa.h"
-#include "net/convert_control.h"
+#include "net/hello.h"
+#include "stage/speed.h"
 
 namespace lanyard::apps {
 
@@ -34,7 +35,7 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
                  "limit of this whole process, e.g. 200MiB (default: 3/4 of what is free)")
       ->check(ParsesAsLimit(kLeastProcessBytes));
   app.add_option("--threads", flags.threads, "that compute (default: every processor)")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(1, static_cast<int>(stage::kMaxThreads)));
   app.add_option("--state", flags.state, "folder for weights (default: ~/.local/state/lanyard)");
   app.add_option("--cache-limit", flags.cache_limit,
                  "of cached weights, e.g. 40GiB: the longest unused go first, layers in use never "
@@ -59,7 +60,7 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
                  "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");
   app.add_option("--speed", flags.speed,
                  "relative speed for the planner (default: threads x instruction set)")
-      ->check(CLI::Range(0.001, 1e6));
+      ->check(CLI::Range(0.001, stage::kMaxSpeed));
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
       ->check(ParsesAs(ParseLogLevel))
       ->capture_default_str();

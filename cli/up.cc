@@ -33,6 +33,7 @@
 #include "engine/cuda/open_devices.h"
 #include "identity/certificate.h"
 #include "model/gguf.h"
+#include "stage/speed.h"
 
 namespace lanyard::cli {
 namespace {
@@ -544,7 +545,7 @@ void RegisterUp(CLI::App& app) {
       ->capture_default_str();
   up->add_option("--threads-per-worker", o->threads,
                  "Compute threads of each worker (default: the CPUs, shared out)")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(1, static_cast<int>(stage::kMaxThreads)));
   up->add_option("--memory-per-worker", o->memory,
                  "What each worker may hold, for example 200MiB: weights, KV and code")
       ->check(ParsesAsLimit(kLeastProcessBytes));

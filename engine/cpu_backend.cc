@@ -22,10 +22,14 @@ uint64_t CpuBackend::BufferBytes(const StepSizes& sizes, InputForms forms, int t
   // Rows that enter products: int8 with a scale and sums a block of 32, or the f32 values.
   const uint64_t widest =
       sizes.has_layers ? std::max({sizes.d_model, sizes.d_attn, sizes.d_ff}) : sizes.d_model;
-  bytes += sizes.max_rows * widest * ((forms.quantised ? 2 : 0) + (forms.floats ? 4 : 0));
+  bytes += sizes.max_rows * ops::ActRows::RowBytes(widest, forms.quantised, forms.floats);
   if (sizes.has_layers) {
     bytes += ops::AttentionScratch::Bytes(threads, sizes.n_heads, sizes.n_kv_heads, sizes.head_dim,
                                           sizes.max_rows);
+  }
+  if (sizes.samples) {  // the summaries of a group of the head's rows
+    bytes += std::min<uint64_t>(kHeadRows, sizes.max_rows) * ops::LogitChunks(sizes.n_vocab) *
+             sizeof(float);
   }
   return bytes;
 }

@@ -7,6 +7,7 @@
 #include "engine/family.h"
 #include "engine/placement.h"
 #include "engine/sampler.h"
+#include "stage/speed.h"
 
 namespace lanyard::engine {
 namespace {
@@ -25,8 +26,9 @@ absl::Status CheckSpec(const model::ModelShape& shape, const stage::StageSpec& s
     return InvalidArgument("stage: max_rows ", spec.max_rows, " is not in [1, ",
                            stage::kMaxFrameRows, "]");
   }
-  if (options.threads < 1 || options.threads > 1024) {
-    return InvalidArgument("stage: threads ", options.threads, " is not in [1, 1024]");
+  if (options.threads < 1 || options.threads > static_cast<int>(stage::kMaxThreads)) {
+    return InvalidArgument("stage: threads ", options.threads, " is not in [1, ",
+                           stage::kMaxThreads, "]");
   }
   if (spec.numerics.version != kNumericsVersion) {
     return FailedPrecondition("stage: numerics version ", spec.numerics.version,
@@ -56,10 +58,12 @@ uint64_t StageTensorBytes(const model::ModelShape& shape, const stage::StageSpec
   return bytes;
 }
 
-// What the host holds beside the places' own buffers: the sampler's candidates (an id and a logit
-// each), and the frame's hidden states, in and out.
-uint64_t HostBytes(const model::ModelShape& shape, const stage::StageSpec& spec) {
-  uint64_t bytes = spec.samples ? uint64_t{shape.n_vocab} * 8 : 0;
+// What the host holds beside the places' own buffers: the sampler, a row of the embedding as the
+// file has it, and the frame's hidden states, in and out.
+uint64_t HostBytes(const model::ModelShape& shape, const stage::StageSpec& spec,
+                   const model::TensorInfo* embedding) {
+  uint64_t bytes = spec.samples ? Sampler::Bytes(shape.n_vocab) : 0;
+  if (spec.embeds && embedding != nullptr) bytes += embedding->bytes / shape.n_vocab;
   const uint64_t frame = stage::Hidden::BytesFor(
       spec.numerics.wire, std::min(spec.max_rows, stage::kMaxFrameRows), shape.d_model);
   if (!spec.embeds) bytes += frame;
@@ -92,15 +96,20 @@ class DeviceStage final : public LocalStage {
 
   absl::Status Load(WeightLoader& loader, const std::vector<Place>& places) {
     ASSIGN_OR_RETURN(family_, MakeFamily(shape_, loader, spec_.layers.size() > 0));
+    if (spec_.layers.size() > 0) {
+      for (const model::TensorSpec& common : model::CommonTensors(shape_))
+        memory_.weights += common.dims[0] * sizeof(float);
+    }
     const StepSizes sizes = Step::SizesOf(shape_, spec_);
-    ASSIGN_OR_RETURN(step_, Step::Make(sizes, &pool_));
+    ASSIGN_OR_RETURN(step_, Step::Make(sizes, family_->ropes(), &pool_));
     for (const Place& place : places) RETURN_IF_ERROR(LoadPlace(loader, place));
     if (spec_.embeds) {
       ASSIGN_OR_RETURN(embedding_,
                        FindMatrix(source_, "token_embd.weight", shape_.n_vocab, shape_.d_model));
       embedding_row_.resize(embedding_->bytes / shape_.n_vocab);
     }
-    memory_.buffers += HostBytes(shape_, spec_);
+    if (spec_.samples) sampler_.Reserve(shape_.n_vocab);
+    memory_.buffers += HostBytes(shape_, spec_, embedding_);
     return absl::OkStatus();
   }
 
@@ -137,6 +146,10 @@ class DeviceStage final : public LocalStage {
       Layer& layer = segment.layers[i - place.layers.begin];
       RETURN_IF_ERROR(MapKv(on, i, &layer));
       RETURN_IF_ERROR(family_->LoadLayer(loader, i, &layer));
+      if (static_cast<size_t>(layer.rope_kind) >= family_->ropes().size()) {
+        return Internal("layer ", i, " asks for rotation ", layer.rope_kind, " of ",
+                        family_->ropes().size());
+      }
       forms.Add(layer.forms());
     }
     if (place.head) {
@@ -174,7 +187,7 @@ class DeviceStage final : public LocalStage {
   // Whatever becomes of a step, every backend that began it ends it.
   absl::StatusOr<StageOutput> RunStep(const stage::StepFrame& frame, const std::stop_token& stop) {
     if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
-    step_.Begin(frame, family_->ropes());
+    step_.Begin(frame);
     absl::StatusOr<StageOutput> out;
     absl::Status status;
     size_t begun = 0;
@@ -373,7 +386,7 @@ StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& s
     if (const model::TensorInfo* info = find(common.name); info != nullptr)
       out.weights += info->dims[0] * sizeof(float);
   }
-  out.buffers += HostBytes(shape, spec);
+  out.buffers += HostBytes(shape, spec, find("token_embd.weight"));
   return out;
 }
 

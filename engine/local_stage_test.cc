@@ -162,8 +162,7 @@ TEST(PlanMemory, IsWhatIsHeld) {
     const StageMemory& held = (*stage)->memory();
     EXPECT_EQ(plan.kv, held.kv);
     EXPECT_EQ(plan.buffers, held.buffers);
-    EXPECT_GE(plan.weights, held.weights);
-    EXPECT_LE(plan.weights, held.weights * 105 / 100 + 4096);
+    EXPECT_EQ(plan.weights, held.weights);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/size.h"
 #include "engine/cpu_backend.h"
+#include "model/memory.h"
 
 namespace lanyard::engine {
 namespace {
@@ -23,8 +24,7 @@ class Placer {
     place.sizes.samples = head;
     InputForms forms;
     for (uint32_t i = begin; i < end; ++i) {
-      for (const model::TensorSpec& tensor : model::LayerTensors(shape_, i))
-        Add(tensor, &place, &forms);
+      Add(model::LayerTensors(shape_, i), &place, &forms);
       const uint32_t group = model::GroupOfLayer(shape_, i);
       if (group < spec_.group_blocks.size()) {
         const uint64_t bytes =
@@ -34,11 +34,9 @@ class Placer {
       }
     }
     if (head) {
-      for (const model::TensorSpec& tensor : model::NormTensors(shape_))
-        Add(tensor, &place, &forms);
-      const auto output =
-          shape_.tied_output ? model::EmbedTensors(shape_) : model::OutputTensors(shape_);
-      for (const model::TensorSpec& tensor : output) Add(tensor, &place, &forms);
+      Add(model::NormTensors(shape_), &place, &forms);
+      Add(shape_.tied_output ? model::EmbedTensors(shape_) : model::OutputTensors(shape_), &place,
+          &forms);
     }
     place.memory.buffers = device != nullptr
                                ? device->BufferBytes(place.sizes, forms)
@@ -65,22 +63,29 @@ class Placer {
   }
 
  private:
-  void Add(const model::TensorSpec& spec, Place* place, InputForms* forms) const {
-    const model::TensorInfo* info = find_(spec.name);
-    if (info == nullptr || info->dims.empty()) return;
-    const auto k = static_cast<int64_t>(info->dims[0]);
-    if (info->dims.size() == 1) {
+  void Add(const std::vector<model::TensorSpec>& specs, Place* place, InputForms* forms) const {
+    std::vector<model::TensorInfo> infos;
+    for (const model::TensorSpec& spec : specs) {
+      const model::TensorInfo* info = find_(spec.name);
+      if (info != nullptr && !info->dims.empty()) infos.push_back(*info);
+    }
+    for (const model::TensorInfo& info : model::AsHeld(infos)) AddHeld(info, place, forms);
+  }
+
+  void AddHeld(const model::TensorInfo& info, Place* place, InputForms* forms) const {
+    const auto k = static_cast<int64_t>(info.dims[0]);
+    if (info.dims.size() == 1) {
       place->memory.weights +=
           place->device != nullptr ? place->device->VectorBytes(k) : k * sizeof(float);
       return;
     }
-    const auto traits = TraitsOf(info->type);
+    const auto traits = TraitsOf(info.type);
     if (!traits) return;
     (traits->elements > 1 ? forms->quantised : forms->floats) = true;
-    const auto n_out = static_cast<int64_t>(info->dims[1]);
+    const auto n_out = static_cast<int64_t>(info.dims[1]);
     place->memory.weights += place->device != nullptr
-                                 ? place->device->MatrixBytes(info->type, n_out, k)
-                                 : ops::PackedMatrix::PackedBytes(info->type, n_out, k);
+                                 ? place->device->MatrixBytes(info.type, n_out, k)
+                                 : ops::PackedMatrix::PackedBytes(info.type, n_out, k);
   }
 
   const model::ModelShape& shape_;

@@ -22,6 +22,15 @@ double UniformDraw(uint64_t seed, uint64_t position) {
          0x1p-53;
 }
 
+void Sampler::Reserve(int64_t n_vocab) {
+  candidates_.reserve(n_vocab);
+  sums_.reserve(ops::LogitChunks(n_vocab));
+}
+
+uint64_t Sampler::Bytes(int64_t n_vocab) {
+  return n_vocab * sizeof(Candidate) + ops::LogitChunks(n_vocab) * sizeof(float);
+}
+
 absl::Status Sampler::SetRow(const float* logits, int64_t n) {
   if (!ops::SummariseLogits(isa_, *pool_, logits, n, &own_stats_)) {
     return Internal(

@@ -19,6 +19,10 @@ class Sampler {
  public:
   Sampler(ops::Isa isa, ops::ThreadPool* pool) : isa_(isa), pool_(pool) {}
 
+  // Memory for rows of up to n_vocab logits, so that no answer needs more later; as Bytes says.
+  void Reserve(int64_t n_vocab);
+  static uint64_t Bytes(int64_t n_vocab);
+
   // Summarises the row; Internal when it is not finite. `logits` must stay until the next call.
   absl::Status SetRow(const float* logits, int64_t n);
   // A row of n logits that a device has summarised. `stats` and `logits` must stay until the next

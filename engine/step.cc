@@ -3,6 +3,16 @@
 #include <algorithm>
 
 namespace lanyard::engine {
+namespace {
+
+// What the coordinator calls a block is a page here: tables and slots are passed on as they are.
+static_assert(stage::kKvBlockTokens == ops::kKvPositions);
+
+// A row's slot, run and count of pages in one state group (Step::Make reserves one a row).
+constexpr uint64_t kGroupRowBytes =
+    sizeof(ops::KvSlot) + sizeof(ops::AttentionRun) + sizeof(uint32_t);
+
+}  // namespace
 
 int64_t StepSizes::WorkFloats() const {
   return has_layers ? std::max(d_qkv + d_attn, 2 * d_ff) : 0;
@@ -19,7 +29,8 @@ uint64_t StepSizes::RopeBytes() const {
 
 uint64_t StepSizes::BufferBytes() const {
   const int64_t floats = (2 * d_model + WorkFloats()) * max_rows + LogitFloats();
-  return static_cast<uint64_t>(floats) * sizeof(float) + RopeBytes();
+  const uint64_t row_bytes = group_windows.size() * kGroupRowBytes + sizeof(uint32_t);
+  return static_cast<uint64_t>(floats) * sizeof(float) + RopeBytes() + max_rows * row_bytes;
 }
 
 StepSizes Step::SizesOf(const model::ModelShape& shape, const stage::StageSpec& spec) {
@@ -30,7 +41,7 @@ StepSizes Step::SizesOf(const model::ModelShape& shape, const stage::StageSpec& 
   s.d_qkv = s.d_attn + 2 * int64_t{shape.n_kv_heads} * shape.head_dim;
   s.d_ff = shape.d_ff;
   s.n_rot = shape.n_rot;
-  s.n_rope_kinds = shape.family == model::Family::kGemma3 ? 2 : 1;
+  s.n_rope_kinds = model::RopeKinds(shape);
   s.n_vocab = shape.n_vocab;
   s.n_heads = static_cast<int>(shape.n_heads);
   s.n_kv_heads = static_cast<int>(shape.n_kv_heads);
@@ -44,8 +55,15 @@ StepSizes Step::SizesOf(const model::ModelShape& shape, const stage::StageSpec& 
   return s;
 }
 
-absl::StatusOr<Step> Step::Make(const StepSizes& sizes, ops::ThreadPool* pool) {
+absl::StatusOr<Step> Step::Make(const StepSizes& sizes, std::vector<RopeKind> ropes,
+                                ops::ThreadPool* pool) {
+  // Begin fills as many as there are, into memory for as many as the sizes say.
+  if (sizes.has_layers && ropes.size() != static_cast<size_t>(sizes.n_rope_kinds)) {
+    return Internal("the model's family has ", ropes.size(), " rotations, its shape says ",
+                    sizes.n_rope_kinds, "; model::RopeKinds and the family's file must agree");
+  }
   Step s;
+  s.ropes_ = std::move(ropes);
   s.pool_ = pool;
   s.sizes_ = sizes;
   ASSIGN_OR_RETURN(s.rope_, Memory::Map(sizes.RopeBytes(), "rotations"));
@@ -59,7 +77,7 @@ absl::StatusOr<Step> Step::Make(const StepSizes& sizes, ops::ThreadPool* pool) {
   return s;
 }
 
-void Step::Begin(const stage::StepFrame& frame, const std::vector<RopeKind>& ropes) {
+void Step::Begin(const stage::StepFrame& frame) {
   rows = 0;
   positions_.clear();
   for (auto& slots : slots_) slots.clear();
@@ -83,12 +101,12 @@ void Step::Begin(const stage::StepFrame& frame, const std::vector<RopeKind>& rop
   const int64_t n_rot = sizes_.n_rot;
   pool_->For(rows, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, n_rot)),
              [&](int64_t begin, int64_t end) {
-               for (size_t kind = 0; kind < ropes.size(); ++kind) {
+               for (size_t kind = 0; kind < ropes_.size(); ++kind) {
                  float* c = rope_.floats() + (2 * kind) * sizes_.max_rows * n_rot;
                  float* s = c + sizes_.max_rows * n_rot;
                  for (int64_t r = begin; r < end; ++r) {
-                   ropes[kind].frequencies.Row(positions_[r], ropes[kind].pairs, c + r * n_rot,
-                                               s + r * n_rot);
+                   ropes_[kind].frequencies.Row(positions_[r], ropes_[kind].pairs, c + r * n_rot,
+                                                s + r * n_rot);
                  }
                }
              });

@@ -48,17 +48,19 @@ struct StepSizes {
   int64_t WorkFloats() const;    // of one row
   int64_t LogitFloats() const;   // of a group of the head's rows
   uint64_t RopeBytes() const;    // rotations of every row
-  uint64_t BufferBytes() const;  // x, h, work, logits and rotations
+  uint64_t BufferBytes() const;  // x, h, work, logits, rotations, and the pages of every row
 };
 
 class Step {
  public:
   static StepSizes SizesOf(const model::ModelShape& shape, const stage::StageSpec& spec);
-  // `sizes` of the whole stage. The pool outlives the step.
-  static absl::StatusOr<Step> Make(const StepSizes& sizes, ops::ThreadPool* pool);
+  // `sizes` of the whole stage, `ropes` of its family. The pool outlives the step. Internal where
+  // the sizes are not for as many rotations.
+  static absl::StatusOr<Step> Make(const StepSizes& sizes, std::vector<RopeKind> ropes,
+                                   ops::ThreadPool* pool);
 
   // Takes the frame's runs: pages and rotations of every row. The frame outlives the step.
-  void Begin(const stage::StepFrame& frame, const std::vector<RopeKind>& ropes);
+  void Begin(const stage::StepFrame& frame);
 
   int64_t rows = 0;
 
@@ -76,6 +78,7 @@ class Step {
 
  private:
   StepSizes sizes_;
+  std::vector<RopeKind> ropes_;
   ops::ThreadPool* pool_ = nullptr;
   Memory rope_;
   std::vector<std::vector<ops::KvSlot>> slots_;  // of each state group

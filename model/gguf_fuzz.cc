@@ -7,6 +7,7 @@
 
 #include "model/gguf.h"
 #include "model/manifest.h"
+#include "model/tokenizer.h"
 
 namespace lanyard::model {
 namespace {
@@ -43,6 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto file = GgufFile::Parse({data, size});
   if (!file.ok()) return 0;
   AskEverything(**file);
+  if (const auto vocab = ReadVocabData(**file); vocab.ok()) (void)Tokenizer::Make(*vocab);
   if (!BuildManifest(**file, false).ok()) return 0;
   const auto manifest = BuildManifest(**file, true);
   if (!manifest.ok() || !ValidateManifest(*manifest).ok()) std::abort();

@@ -18,6 +18,7 @@
 #include "model/manifest.h"
 #include "model/testing/gguf_writer.h"
 #include "model/testing/tiny_models.h"
+#include "model/tokenizer.h"
 
 namespace lanyard::model {
 namespace {
@@ -448,6 +449,15 @@ void Exercise(const std::vector<uint8_t>& bytes) {
   if (!manifest.ok()) {
     EXPECT_EQ(manifest.status().message().find('\n'), absl::string_view::npos);
   }
+  const auto vocab = ReadVocabData(**file);
+  if (!vocab.ok()) return;
+  const auto tokenizer = Tokenizer::Make(*vocab);
+  if (!tokenizer.ok()) {
+    EXPECT_EQ(tokenizer.status().message().find('\n'), absl::string_view::npos);
+    return;
+  }
+  EXPECT_LE((*tokenizer)->warnings().size(), 8u);
+  (void)(*tokenizer)->Encode("t1 t2", {.add_special = true, .parse_special = true});
 }
 
 TEST(GgufMalformed, EveryTruncationIsRefused) {

@@ -43,9 +43,13 @@ uint64_t KvHeadBytes(std::string_view kv_type,
 // One tensor as held: a matrix re-laid, a vector (norms, factors) as f32.
 uint64_t HeldTensorBytes(const TensorInfo& tensor);
 
-// Every tensor of a part as held. The part "embed" counts as the matrix it is; whether a stage
-// holds it at all is decided in WeightsBytes.
-uint64_t HeldPartBytes(const Part& part);
+// Tensors in the order of their part as the engine holds them: q, k and v as one matrix where they
+// have one type, and gate and up, so that they are padded once.
+std::vector<TensorInfo> AsHeld(const std::vector<TensorInfo>& tensors);
+
+// Of tensors in the order of their part. The part "embed" counts as the matrix it is; whether a
+// stage holds it at all is decided in WeightsBytes.
+uint64_t HeldBytes(const std::vector<TensorInfo>& tensors);
 
 // Weights of a stage. Embedding rows are read on demand: "embed" takes memory only where it is the
 // tied head.
@@ -56,6 +60,9 @@ uint64_t LayerKvBytes(const ModelShape& shape, uint32_t blocks, const StageDuty&
 // Of a step in the engine and of frames waiting on either side of it. Monotone: more duties or rows
 // never take less.
 uint64_t BufferBytes(const Manifest& manifest, const StageDuty& duty);
+// The part of it that is not the engine's: frames being decoded or encoded, and those that wait in
+// the worker's queues.
+uint64_t WaitingBytes(const StageDuty& duty);
 
 StageBytes StageMemoryBytes(const Manifest& manifest, const StageDuty& duty);
 

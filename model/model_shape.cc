@@ -85,8 +85,15 @@ std::string FamilyName(Family family) {
   return "?";
 }
 
+std::optional<Family> FamilyNamed(std::string_view name) {
+  for (const Family family : kFamilies) {
+    if (name == FamilyName(family)) return family;
+  }
+  return std::nullopt;
+}
+
 absl::Status ValidateShape(const ModelShape& s) {
-  if (s.family != Family::kLlama && s.family != Family::kGemma3) {
+  if (std::find(std::begin(kFamilies), std::end(kFamilies), s.family) == std::end(kFamilies)) {
     return InvalidArgument("family is ", static_cast<int>(s.family),
                            ", not a family of this version");
   }
@@ -105,6 +112,16 @@ absl::Status ValidateShape(const ModelShape& s) {
     return InvalidArgument("rope_factors: family ", FamilyName(s.family), " has none");
   }
   return CheckGroups(s);
+}
+
+uint32_t RopeKinds(const ModelShape& shape) {
+  switch (shape.family) {  // without a default: a new family has to say
+    case Family::kLlama:
+      return 1;
+    case Family::kGemma3:
+      return 2;  // of full and of sliding layers
+  }
+  return 0;  // not reached with a validated shape
 }
 
 uint32_t GroupOfLayer(const ModelShape& shape, uint32_t layer) {

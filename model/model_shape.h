@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -15,7 +17,9 @@ namespace lanyard::model {
 class GgufFile;
 
 enum class Family { kLlama, kGemma3 };
+inline constexpr Family kFamilies[] = {Family::kLlama, Family::kGemma3};
 std::string FamilyName(Family family);
+std::optional<Family> FamilyNamed(std::string_view name);
 
 enum class StateKind { kFull, kSliding };
 
@@ -74,6 +78,9 @@ std::vector<TensorSpec> ExpectedTensors(const ModelShape& shape);
 // The tensor has the spec's dims, a type that the engine computes, and F32 where it has one
 // dimension.
 absl::Status CheckTensor(const TensorSpec& spec, const TensorInfo& info);
+
+// How many rotations the layers choose from; the engine's family file makes as many.
+uint32_t RopeKinds(const ModelShape& shape);
 
 // Index into shape.groups of a layer. Precondition: a validated shape, layer < n_layers.
 uint32_t GroupOfLayer(const ModelShape& shape, uint32_t layer);

@@ -477,18 +477,6 @@ TEST(ModelShape, RefusesVocabulariesThatDoNotFit) {
            },
            kInvalid,
            {"element 3"}},
-          {"eos 40",
-           [](W& w) { w.U32("tokenizer.ggml.eos_token_id", 40); },
-           kInvalid,
-           {"eos_token_id", "is 40, the vocabulary has 40"}},
-          {"bos -1",
-           [](W& w) { w.I32("tokenizer.ggml.bos_token_id", -1); },
-           kInvalid,
-           {"bos_token_id"}},
-          {"eot 2^32-1",
-           [](W& w) { w.U32("tokenizer.ggml.eot_token_id", 0xffffffff); },
-           kInvalid,
-           {"eot_token_id"}},
       },
       TinyLlama);
 }

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "base/log.h"
 #include "model/gguf.h"
 #include "model/pattern_matcher.h"
 #include "model/tokenizer_bpe.h"
@@ -30,18 +31,22 @@ struct Tokenizer::TrustMap {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const GgufFile& file) {
   ASSIGN_OR_RETURN(const VocabData data, ReadVocabData(file));
-  return Make(data);
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> out, Make(data));
+  for (const std::string& warning : out->warnings()) LogWarning("the model's file: ", warning);
+  return out;
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Make(const VocabData& data) {
-  ASSIGN_OR_RETURN(Vocab vocab, Vocab::Make(data));
+  std::vector<std::string> warnings;
+  ASSIGN_OR_RETURN(Vocab vocab, Vocab::Make(data, &warnings));
   std::unique_ptr<Tokenizer> out(new Tokenizer(std::move(vocab)));
   out->FindSpecials();
   if (out->vocab_.kind() == VocabKind::kBpe) {
-    ASSIGN_OR_RETURN(out->encoder_, BpeEncoder::Make(&out->vocab_, data.merges));
+    ASSIGN_OR_RETURN(out->encoder_, BpeEncoder::Make(&out->vocab_, data.merges, &warnings));
   } else {
     out->encoder_ = SpmEncoder::Make(&out->vocab_);
   }
+  out->warnings_ = std::move(warnings);
   return out;
 }
 

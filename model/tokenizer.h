@@ -37,8 +37,8 @@ class TextEncoder {
 // Immutable and thread-safe.
 class Tokenizer {
  public:
-  // Reads and checks the vocabulary of a GGUF file, which may be closed afterwards. Errors name the
-  // key, the token or the merge.
+  // Reads and checks the vocabulary of a GGUF file, which may be closed afterwards, and logs the
+  // warnings. Errors name the key or the token.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Make(const VocabData& data);
   ~Tokenizer();
@@ -79,6 +79,8 @@ class Tokenizer {
   std::string bos_text() const { return TextOf(vocab_.bos()); }  // empty without BOS
   std::string eos_text() const { return TextOf(vocab_.eos()); }
   const Vocab& vocab() const { return vocab_; }
+  // What is wrong in the file without harm: a line for each kind, with a count and the first case.
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   // Text [begin, end) of the whole, or the token that stands in its place.
@@ -105,6 +107,7 @@ class Tokenizer {
   std::vector<uint32_t> lengths_;  // distinct lengths of them, longest first
   std::unique_ptr<PatternMatcher> matcher_;
   std::unique_ptr<TextEncoder> encoder_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace lanyard::model

@@ -1,8 +1,10 @@
 #include "model/tokenizer_bpe.h"
 
+#include <algorithm>
 #include <queue>
 
 #include "absl/strings/escaping.h"
+#include "model/counted.h"
 #include "model/unicode.h"
 
 namespace lanyard::model {
@@ -11,7 +13,7 @@ namespace lanyard::model {
 struct BpeEncoder::Scratch {
   static constexpr int32_t kGone = -2;
   struct Symbol {
-    int32_t token;
+    int32_t token;  // or a piece
     int32_t previous;
     int32_t next;  // -1 at the end
   };
@@ -29,52 +31,72 @@ struct BpeEncoder::Scratch {
 };
 
 absl::StatusOr<std::unique_ptr<TextEncoder>> BpeEncoder::Make(
-    const Vocab* vocab, const std::vector<std::string_view>& merges) {
+    const Vocab* vocab, const std::vector<std::string_view>& merges,
+    std::vector<std::string>* warnings) {
   std::unique_ptr<BpeEncoder> out(new BpeEncoder(vocab));
   ASSIGN_OR_RETURN(out->pretokenizer_, Pretokenizer::Make(vocab->pre()));
+  RETURN_IF_ERROR(out->AddMerges(merges, warnings));
   for (int b = 0; b < 256; ++b) {
-    const int32_t id = vocab->Find(ByteAlphabet()[b]);
-    out->byte_tokens_[b] = id != Vocab::kNoToken && out->IsText(id) ? id : Vocab::kNoToken;
+    const std::string& text = ByteAlphabet()[b];
+    out->byte_tokens_[b] = out->TextToken(text);
+    const auto piece = out->piece_symbols_.find(text);
+    out->byte_symbols_[b] =
+        piece == out->piece_symbols_.end() ? out->byte_tokens_[b] : piece->second;
   }
-  RETURN_IF_ERROR(out->AddMerges(merges));
   return out;
 }
 
-// Only such tokens may come out of text.
-bool BpeEncoder::IsText(int32_t id) const {
-  return !vocab_->IsSpecial(id) && vocab_->Type(id) != TokenType::kByte;
+// Control and byte tokens never come out of text.
+int32_t BpeEncoder::TextToken(std::string_view text) const {
+  const int32_t id = vocab_->Find(text);
+  if (id == Vocab::kNoToken || vocab_->IsSpecial(id) || vocab_->Type(id) == TokenType::kByte) {
+    return Vocab::kNoToken;
+  }
+  return id;
 }
 
-absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges) {
-  if (merges.size() > 0x7FFFFFFF)
+int32_t BpeEncoder::SymbolOf(std::string_view text) {
+  if (const int32_t id = TextToken(text); id != Vocab::kNoToken) return id;
+  const auto next = static_cast<int32_t>(vocab_->size() + pieces_.size());
+  const auto [it, added] = piece_symbols_.try_emplace(std::string(text), next);
+  if (added) pieces_.emplace_back(text);
+  return it->second;
+}
+
+absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges,
+                                   std::vector<std::string>* warnings) {
+  // Every merge may bring three pieces, which are counted on behind the vocabulary.
+  if (merges.size() > (size_t{0x7FFFFFFF} - vocab_->size()) / 3)
     return InvalidArgument("tokenizer.ggml.merges has ", merges.size(), " entries");
   merges_.reserve(merges.size());
+  Counted malformed, strange;
   std::string joined;
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view merge = merges[i];
+    const auto shown = [&] { return absl::Utf8SafeCEscape(AbslView(merge.substr(0, 80))); };
     const size_t space = merge.size() < 3 ? std::string_view::npos : merge.find(' ', 1);
-    const auto shown = absl::Utf8SafeCEscape(AbslView(merge.substr(0, 80)));
     if (space == std::string_view::npos || space + 1 == merge.size()) {
-      return InvalidArgument("tokenizer.ggml.merges: entry ", i, " '", shown,
-                             "' is not two texts with a space between");
+      malformed.Add("entry ", i, " '", shown(), "'");
+      continue;
     }
     joined.assign(merge.substr(0, space)).append(merge.substr(space + 1));
-    const int32_t left = vocab_->Find(merge.substr(0, space));
-    const int32_t right = vocab_->Find(merge.substr(space + 1));
-    const int32_t whole = vocab_->Find(joined);
-    for (const int32_t id : {left, right, whole}) {
-      if (id == Vocab::kNoToken || !IsText(id)) {
-        return InvalidArgument(
-            "tokenizer.ggml.merges: entry ", i, " '", shown, "': ",
-            id == left    ? "its left part"
-            : id == right ? "its right part"
-                          : "its result",
-            id == Vocab::kNoToken ? " is not in the vocabulary" : " is a control token");
-      }
+    const int32_t left = SymbolOf(merge.substr(0, space));
+    const int32_t right = SymbolOf(merge.substr(space + 1));
+    const int32_t whole = SymbolOf(joined);
+    if (std::max({left, right, whole}) >= vocab_->size()) {
+      strange.Add("entry ", i, " '", shown(), "', its ",
+                  left >= vocab_->size()    ? "left part"
+                  : right >= vocab_->size() ? "right part"
+                                            : "result");
     }
     merges_.try_emplace(uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right),
                         Merge{static_cast<int32_t>(i), whole});
   }
+  malformed.Report("merges that are not two texts with a space between are left out", warnings);
+  strange.Report(
+      "merges have a part or a result that is no token of ordinary text: what ends as such a piece "
+      "is written byte by byte",
+      warnings);
   return absl::OkStatus();
 }
 
@@ -93,8 +115,7 @@ absl::Status BpeEncoder::Encode(std::string_view text, std::vector<int32_t>* out
 int32_t BpeEncoder::WholeWord(std::string_view word) const {
   std::string spelt;
   for (const char c : word) spelt += ByteAlphabet()[static_cast<uint8_t>(c)];
-  const int32_t id = vocab_->Find(spelt);
-  return id != Vocab::kNoToken && IsText(id) ? id : Vocab::kNoToken;
+  return TextToken(spelt);
 }
 
 // Looks whether the symbol at `left` and its right neighbour can be joined.
@@ -107,7 +128,7 @@ void BpeEncoder::Propose(int32_t left, Scratch* scratch) const {
   const auto it =
       merges_.find(uint64_t{static_cast<uint32_t>(a.token)} << 32 | static_cast<uint32_t>(b.token));
   if (it == merges_.end()) return;
-  scratch->pairs.push({it->second.rank, left, a.token, b.token, it->second.token});
+  scratch->pairs.push({it->second.rank, left, a.token, b.token, it->second.symbol});
 }
 
 void BpeEncoder::JoinAll(Scratch* scratch) const {
@@ -140,14 +161,25 @@ void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch,
   symbols.clear();
   const auto n = static_cast<int32_t>(word.size());
   for (int32_t i = 0; i < n; ++i) {
-    symbols.push_back({byte_tokens_[static_cast<uint8_t>(word[i])], i - 1, i + 1 < n ? i + 1 : -1});
+    symbols.push_back(
+        {byte_symbols_[static_cast<uint8_t>(word[i])], i - 1, i + 1 < n ? i + 1 : -1});
   }
   for (int32_t i = 0; i + 1 < n; ++i) Propose(i, scratch);
   JoinAll(scratch);
-  for (int32_t i = 0; i >= 0 && n > 0; i = symbols[i].next) {
-    // A byte that the vocabulary cannot write is left out, as llama.cpp and tokenizers do: SmolLM2
-    // has no U+0004, and its "unknown" token is the one that ends a text.
-    if (symbols[i].token >= 0) out->push_back(symbols[i].token);
+  for (int32_t i = 0; i >= 0 && n > 0; i = symbols[i].next) Write(symbols[i].token, out);
+}
+
+// A byte that the vocabulary cannot write is left out, as llama.cpp and tokenizers do: SmolLM2 has
+// no U+0004, and its "unknown" token is the one that ends a text.
+void BpeEncoder::Write(int32_t symbol, std::vector<int32_t>* out) const {
+  if (symbol < vocab_->size()) {
+    if (symbol >= 0) out->push_back(symbol);
+    return;
+  }
+  // Pieces grow out of single bytes, so those that are met are spelt in the byte alphabet.
+  for (const char c : BytesFromAlphabet(pieces_[symbol - vocab_->size()]).value_or("")) {
+    const int32_t id = byte_tokens_[static_cast<uint8_t>(c)];
+    if (id != Vocab::kNoToken) out->push_back(id);
   }
 }
 

@@ -67,6 +67,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   constexpr const char* kPre[] = {"gpt-2",          "smollm",  "llama-bpe", "qwen2",
                                   "deepseek-coder", "default", "",          "?"};
   vocab.pre = kPre[kind >> 1 & 7];
+  if ((kind & 0x40) != 0) vocab.add_bos = true;
   // The alphabet first, so that most inputs load.
   std::vector<std::string> alphabet;
   if ((kind & 0x80) == 0) {
@@ -80,6 +81,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   for (std::string_view merge = in.Next(); !merge.empty(); merge = in.Next())
     vocab.merges.push_back(merge);
+  if ((kind & 0x20) != 0) {  // what no field of the input can say: neither text nor merge
+    vocab.tokens.push_back("");
+    vocab.types.push_back(1);
+    vocab.merges.push_back("");
+  }
   for (size_t i = 0; i < vocab.tokens.size(); ++i)
     vocab.scores.push_back(static_cast<float>(i * 7 % 13));
   if (head.size() > 1) vocab.bos = static_cast<uint8_t>(head[1]);

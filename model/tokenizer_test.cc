@@ -168,30 +168,17 @@ struct TestVocab {
 std::string MessageOf(TestVocab v) { return std::string(v.Make().status().message()); }
 
 TEST(HostileVocab, IsRefusedByName) {
-  TestVocab v = TestVocab::Bpe({"ab"});
-  v.data.merges = {"a b", "a zz"};
-  EXPECT_THAT(MessageOf(v),
-              ::testing::HasSubstr("entry 1 'a zz': its right part is not in the vocabulary"));
-  v.data.merges = {"ab"};
-  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("not two texts"));
-  for (const char* merge : {"", " ", "  ", "a ", " b"}) {
-    v.data.merges = {merge};
-    EXPECT_FALSE(v.Make().ok()) << merge;
-  }
-  v = TestVocab::Bpe({"<|x|>", "<|"});
-  v.data.types[256] = 3;
-  v.data.merges = {"<| x|>"};
-  EXPECT_FALSE(v.Make().ok());
-  v = TestVocab::Bpe({"ab", "ab"});
+  TestVocab v = TestVocab::Bpe({"ab", "ab"});
   EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("'ab' is both token 256 and 257"));
   v = TestVocab::Bpe({""});
-  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("token 256 is empty"));
+  v.data.types[256] = 6;
+  EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("token 256 '' is of type byte"));
   v = TestVocab::Bpe({});
   v.data.bos = 256;
+  v.data.add_bos = true;
   EXPECT_THAT(MessageOf(v),
               ::testing::HasSubstr("bos_token_id is 256 but the vocabulary has 256 tokens"));
   v.data.bos.reset();
-  v.data.add_bos = true;
   EXPECT_THAT(MessageOf(v), ::testing::HasSubstr("no bos_token_id"));
   v = TestVocab::Bpe({});
   v.data.types.pop_back();
@@ -230,6 +217,48 @@ TEST(Bpe, LeftmostOfEqualRanksAndMissingBytes) {
   t = v.Make();
   ASSERT_TRUE(t.ok()) << t.status();
   EXPECT_EQ(*(*t)->Encode("axb"), (std::vector<int32_t>{'a', 'b'}));  // never the unknown token
+}
+
+TEST(Bpe, MergesThatAreNoneAreLeftOutWithOneWarning) {
+  TestVocab v = TestVocab::Bpe({"ab"});
+  v.data.eos = 0;
+  v.data.merges = {"", " ", "  ", "a ", " b", "ab", "a b"};
+  const auto t = *v.Make();
+  EXPECT_EQ(*t->Encode("ab"), (std::vector<int32_t>{256}));
+  EXPECT_THAT(t->warnings(),
+              ::testing::ElementsAre("merges that are not two texts with a space between are left "
+                                     "out (6 of them; the first: entry 0 '')"));
+}
+
+// As llama.cpp does, which joins texts and looks for tokens at the end.
+TEST(Bpe, MergesOfPiecesThatAreNoTokens) {
+  TestVocab v = TestVocab::Bpe({"abc", "<|x|>"});
+  v.data.eos = 0;
+  v.data.types[257] = 3;
+  v.data.merges = {"a b", "ab c", "x y", "y zz", "<| x|>", "< |", "| >", "x |>"};
+  const auto t = *v.Make();
+  EXPECT_EQ(*t->Encode("abc"), (std::vector<int32_t>{256}));  // through "ab", which is no token
+  EXPECT_EQ(*t->Encode("abx"), (std::vector<int32_t>{'a', 'b', 'x'}));
+  EXPECT_EQ(*t->Encode("xyzz"), (std::vector<int32_t>{'x', 'y', 'z', 'z'}));
+  // Put together from its parts, a control token's text stays text.
+  EXPECT_EQ(*t->Encode("<|x|>"), (std::vector<int32_t>{'<', '|', 'x', '|', '>'}));
+  EXPECT_THAT(t->warnings(),
+              ::testing::ElementsAre(::testing::AllOf(
+                  ::testing::HasSubstr("merges have a part or a result that is no token"),
+                  ::testing::HasSubstr("(8 of them; the first: entry 0 'a b', its result)"))));
+  // A byte that is no token of its own may still be part of one.
+  v = TestVocab::Bpe({"qr"});
+  v.data.eos = 0;
+  v.texts['q'] = "other";
+  v.data.merges = {"q r"};
+  const auto pruned = *v.Make();
+  EXPECT_EQ(*pruned->Encode("qrq"), (std::vector<int32_t>{256}));
+  // The bytes of a piece that is no token are not lost, spaces among them.
+  v = TestVocab::Bpe({});
+  v.data.eos = 0;
+  v.data.merges = {"\xC4\xA0 a"};
+  const auto spaced = *v.Make();
+  EXPECT_EQ(*spaced->Encode(" a"), (std::vector<int32_t>{' ', 'a'}));
 }
 
 TEST(Bpe, InvalidUtf8ReadsAsReplacementCharacters) {

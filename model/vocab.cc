@@ -1,11 +1,12 @@
 #include "model/vocab.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
 #include "absl/hash/hash.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
+#include "model/counted.h"
 #include "model/gguf.h"
 
 namespace lanyard::model {
@@ -60,15 +61,31 @@ absl::Status Optional(absl::StatusOr<T> value, std::optional<T>* out) {
   return absl::OkStatus();
 }
 
-// A special id inside the vocabulary; 2^32 - 1 is how some converters write "none".
-absl::Status CheckedId(const std::optional<uint64_t>& id, const char* key, int32_t n_vocab,
-                       int32_t* out) {
-  if (!id || *id == 0xFFFFFFFFU) return absl::OkStatus();
-  if (*id >= static_cast<uint64_t>(n_vocab)) {
-    return InvalidArgument("tokenizer.ggml.", key, " is ", *id, " but the vocabulary has ", n_vocab,
-                           " tokens; the file is damaged or was converted wrongly");
+constexpr char kPrefix[] = "tokenizer.ggml.";
+constexpr std::string_view kIdSuffix = "_token_id";
+
+// How converters write that there is no such token.
+bool IsNone(int64_t id) { return id == 0xFFFFFFFF || id == -1; }
+
+bool IsInside(int64_t id, int32_t n_vocab) { return id >= 0 && id < n_vocab; }
+
+absl::Status OutsideError(const char* key, int64_t id, int32_t n_vocab, const char* use) {
+  return InvalidArgument(kPrefix, key, " is ", id, " but the vocabulary has ", n_vocab,
+                         " tokens, and ", use,
+                         "; the file is damaged or was converted wrongly: convert it again");
+}
+
+// Keys that end in _token_id, those that VocabData names aside.
+absl::Status ReadUnusedIds(const GgufFile& file, VocabData* data) {
+  for (const GgufFile::Entry& entry : file.Entries()) {
+    if (!entry.key.starts_with(kPrefix) || !entry.key.ends_with(kIdSuffix)) continue;
+    std::string name(entry.key.substr(sizeof(kPrefix) - 1));
+    constexpr std::array<std::string_view, 5> kUsed = {
+        "bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "unknown_token_id"};
+    if (std::find(kUsed.begin(), kUsed.end(), name) != kUsed.end()) continue;
+    ASSIGN_OR_RETURN(const int64_t id, file.Int(entry.key));
+    data->unused_ids.emplace_back(std::move(name), id);
   }
-  *out = static_cast<int32_t>(*id);
   return absl::OkStatus();
 }
 
@@ -91,18 +108,19 @@ absl::StatusOr<VocabData> ReadVocabData(const GgufFile& file) {
   if (file.Has("tokenizer.ggml.merges")) {
     ASSIGN_OR_RETURN(data.merges, file.Strings("tokenizer.ggml.merges"));
   }
-  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.bos_token_id"), &data.bos));
-  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.eos_token_id"), &data.eos));
-  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.eot_token_id"), &data.eot));
-  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.eom_token_id"), &data.eom));
-  RETURN_IF_ERROR(Optional(file.Uint("tokenizer.ggml.unknown_token_id"), &data.unk));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.bos_token_id"), &data.bos));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eos_token_id"), &data.eos));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eot_token_id"), &data.eot));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eom_token_id"), &data.eom));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.unknown_token_id"), &data.unk));
+  RETURN_IF_ERROR(ReadUnusedIds(file, &data));
   RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_bos_token"), &data.add_bos));
   RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_eos_token"), &data.add_eos));
   RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_space_prefix"), &data.add_space_prefix));
   return data;
 }
 
-absl::StatusOr<Vocab> Vocab::Make(const VocabData& data) {
+absl::StatusOr<Vocab> Vocab::Make(const VocabData& data, std::vector<std::string>* warnings) {
   Vocab vocab;
   if (data.model == "gpt2") {
     vocab.kind_ = VocabKind::kBpe;
@@ -114,13 +132,18 @@ absl::StatusOr<Vocab> Vocab::Make(const VocabData& data) {
                          "(SentencePiece BPE)");
   }
   vocab.pre_ = data.pre;
-  RETURN_IF_ERROR(vocab.AddTokens(data));
-  RETURN_IF_ERROR(vocab.SetSpecialIds(data));
+  RETURN_IF_ERROR(vocab.AddTokens(data, warnings));
+  RETURN_IF_ERROR(vocab.SetSpecialIds(data, warnings));
   vocab.DetectSpecialTexts();
+  if (vocab.eog_.empty()) {
+    warnings->push_back(
+        "no token ends an answer (no eos_token_id and none of the known texts), so every answer "
+        "runs to its max_tokens");
+  }
   return vocab;
 }
 
-absl::Status Vocab::AddTokens(const VocabData& data) {
+absl::Status Vocab::AddTokens(const VocabData& data, std::vector<std::string>* warnings) {
   const size_t n = data.tokens.size();
   if (n == 0 || n > 0x7FFFFFFF) {
     return InvalidArgument("tokenizer.ggml.tokens has ", n,
@@ -138,25 +161,12 @@ absl::Status Vocab::AddTokens(const VocabData& data) {
   offsets_.push_back(0);
   types_.reserve(n);
   by_hash_.reserve(n);
+  Counted empty;
   for (size_t i = 0; i < n; ++i) {
-    const std::string_view text = data.tokens[i];
-    if (text.empty()) return InvalidArgument("tokenizer.ggml.tokens: token ", i, " is empty");
-    const int64_t type = data.types.empty() ? 1 : data.types[i];
-    types_.push_back(type >= 0 && type <= 6 ? static_cast<TokenType>(type) : TokenType::kUndefined);
-    if (types_.back() == TokenType::kByte && !IsByteToken(text)) {
-      return InvalidArgument("tokenizer.ggml.tokens: token ", i, " ", Quoted(text),
-                             " is of type byte but is not <0x00> to <0xFF>");
-    }
-    if (const int32_t other = Find(text); other != kNoToken) {
-      return InvalidArgument("tokenizer.ggml.tokens: ", Quoted(text), " is both token ", other,
-                             " and ", i);
-    }
-    texts_.append(text);
-    offsets_.push_back(texts_.size());
-    if (!by_hash_.try_emplace(HashOf(text), static_cast<int32_t>(i)).second) {
-      collisions_.emplace(std::string(text), static_cast<int32_t>(i));
-    }
+    if (data.tokens[i].empty()) empty.Add("token ", i);
+    RETURN_IF_ERROR(AddToken(data.tokens[i], data.types.empty() ? 1 : data.types[i]));
   }
+  empty.Report("tokens with an empty text are never made of text and print nothing", warnings);
   scores_ = data.scores;
   for (size_t i = 0; i < scores_.size(); ++i) {
     if (std::isnan(scores_[i]))
@@ -165,23 +175,74 @@ absl::Status Vocab::AddTokens(const VocabData& data) {
   return absl::OkStatus();
 }
 
-absl::Status Vocab::SetSpecialIds(const VocabData& data) {
+absl::Status Vocab::AddToken(std::string_view text, int64_t type) {
+  const int32_t id = size();
+  types_.push_back(type >= 0 && type <= 6 ? static_cast<TokenType>(type) : TokenType::kUndefined);
+  if (types_.back() == TokenType::kByte && !IsByteToken(text)) {
+    return InvalidArgument("tokenizer.ggml.tokens: token ", id, " ", Quoted(text),
+                           " is of type byte but is not <0x00> to <0xFF>");
+  }
+  // llama.cpp refuses repeated texts too: text to token would depend on the reader.
+  if (const int32_t other = Find(text); other != kNoToken) {
+    return InvalidArgument("tokenizer.ggml.tokens: ", Quoted(text), " is both token ", other,
+                           " and ", id);
+  }
+  texts_.append(text);
+  offsets_.push_back(texts_.size());
+  if (!text.empty() && !by_hash_.try_emplace(HashOf(text), id).second) {
+    collisions_.emplace(std::string(text), id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vocab::SetSpecialIds(const VocabData& data, std::vector<std::string>* warnings) {
   if (kind_ == VocabKind::kSpm) {  // what llama.cpp takes where the keys are absent
     if (size() > 1) bos_ = 1;
     if (size() > 2) eos_ = 2;
     unk_ = 0;
   }
-  RETURN_IF_ERROR(CheckedId(data.bos, "bos_token_id", size(), &bos_));
-  RETURN_IF_ERROR(CheckedId(data.eos, "eos_token_id", size(), &eos_));
-  RETURN_IF_ERROR(CheckedId(data.eot, "eot_token_id", size(), &eot_));
-  RETURN_IF_ERROR(CheckedId(data.eom, "eom_token_id", size(), &eom_));
-  RETURN_IF_ERROR(CheckedId(data.unk, "unknown_token_id", size(), &unk_));
+  Counted outside;
+  const auto take = [&](std::string_view key, const std::optional<int64_t>& id, int32_t* out) {
+    if (!id) return;
+    if (IsInside(*id, size())) {
+      if (out != nullptr) *out = static_cast<int32_t>(*id);
+    } else {
+      outside.Add(kPrefix, AbslView(key), " is ", *id);
+    }
+  };
+  take("bos_token_id", data.bos, &bos_);
+  take("eos_token_id", data.eos, &eos_);
+  take("eot_token_id", data.eot, &eot_);
+  take("eom_token_id", data.eom, &eom_);
+  take("unknown_token_id", data.unk, &unk_);
+  for (const auto& [key, id] : data.unused_ids) take(key, id, nullptr);
+  RETURN_IF_ERROR(SetBosAndEos(data));
+  outside.Report(absl::StrCat("special ids outside the vocabulary of ", size(),
+                              " tokens are taken as if they were absent"),
+                 warnings);
+  add_space_prefix_ =
+      data.add_space_prefix.value_or(kind_ == VocabKind::kSpm) && kind_ == VocabKind::kSpm;
+  return absl::OkStatus();
+}
+
+// Whether they are added, and that those which are used exist.
+absl::Status Vocab::SetBosAndEos(const VocabData& data) {
+  const auto wrong = [&](const std::optional<int64_t>& id) {
+    return id && !IsInside(*id, size()) && !IsNone(*id);
+  };
   const bool llama_bpe =
       kind_ == VocabKind::kBpe && (pre_ == "llama-bpe" || pre_ == "llama3" || pre_ == "llama-v3");
   add_bos_ = data.add_bos.value_or(kind_ == VocabKind::kSpm || llama_bpe);
   add_eos_ = data.add_eos.value_or(false);
-  add_space_prefix_ =
-      data.add_space_prefix.value_or(kind_ == VocabKind::kSpm) && kind_ == VocabKind::kSpm;
+  if (add_bos_ && wrong(data.bos)) {
+    return OutsideError("bos_token_id", *data.bos, size(),
+                        data.add_bos ? "every prompt begins with it (add_bos_token is true)"
+                                     : "every prompt begins with it (as this kind of tokenizer "
+                                       "does where add_bos_token is absent)");
+  }
+  if (wrong(data.eos)) {
+    return OutsideError("eos_token_id", *data.eos, size(), "answers end at it");
+  }
   if (add_bos_ && bos_ == kNoToken) {
     if (data.add_bos) {
       return InvalidArgument("tokenizer.ggml.add_bos_token is true but there is no bos_token_id");
@@ -224,6 +285,7 @@ void Vocab::DetectSpecialTexts() {
 }
 
 int32_t Vocab::Find(std::string_view text) const {
+  if (text.empty()) return kNoToken;
   const auto it = by_hash_.find(HashOf(text));
   if (it == by_hash_.end()) return kNoToken;
   if (Text(it->second) == text) return it->second;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -39,7 +40,10 @@ struct VocabData {
   std::vector<int64_t> types;            // empty or one a token
   std::vector<std::string_view> merges;  // "left right", best first
   // Absent keys stay nullopt; ids as written.
-  std::optional<uint64_t> bos, eos, eot, eom, unk;
+  std::optional<int64_t> bos, eos, eot, eom, unk;
+  // Every other tokenizer.ggml.*_token_id (padding, mask, fill-in-the-middle ...): nothing here
+  // uses them.
+  std::vector<std::pair<std::string, int64_t>> unused_ids;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
 };
 
@@ -51,10 +55,13 @@ class Vocab {
  public:
   static constexpr int32_t kNoToken = -1;
 
-  // InvalidArgument naming the token, merge or key that is wrong: an empty or repeated token, a
-  // special id outside the vocabulary, arrays of unequal lengths, a byte token that is not <0x00>
-  // to <0xFF>, a score that is not a number. Unimplemented for another tokenizer model.
-  static absl::StatusOr<Vocab> Make(const VocabData& data);
+  // InvalidArgument naming the token or key that is wrong: a repeated token, arrays of unequal
+  // lengths, a byte token that is not <0x00> to <0xFF>, a score that is not a number, and a special
+  // id outside the vocabulary that is used: bos where prompts begin with it, eos because answers
+  // end at it. Unimplemented for another tokenizer model. What converters are known to leave wrong
+  // without harm, an unused id outside the vocabulary or a token without a text, adds a line for
+  // each kind to `warnings`.
+  static absl::StatusOr<Vocab> Make(const VocabData& data, std::vector<std::string>* warnings);
   Vocab(Vocab&&) = default;
   Vocab& operator=(Vocab&&) = default;
 
@@ -76,7 +83,7 @@ class Vocab {
   // Ends a generation.
   bool IsEog(int32_t id) const { return eog_.contains(id); }
   const absl::flat_hash_set<int32_t>& eog() const { return eog_; }
-  // The token written exactly so, of any type, or kNoToken.
+  // The token written exactly so, of any type, or kNoToken; never a token without a text.
   int32_t Find(std::string_view text) const;
   // The byte that a token of type kByte stands for.
   uint8_t ByteOf(int32_t id) const;
@@ -91,8 +98,10 @@ class Vocab {
 
  private:
   Vocab() = default;
-  absl::Status AddTokens(const VocabData& data);
-  absl::Status SetSpecialIds(const VocabData& data);
+  absl::Status AddTokens(const VocabData& data, std::vector<std::string>* warnings);
+  absl::Status AddToken(std::string_view text, int64_t type);
+  absl::Status SetSpecialIds(const VocabData& data, std::vector<std::string>* warnings);
+  absl::Status SetBosAndEos(const VocabData& data);
   void DetectSpecialTexts();
 
   VocabKind kind_ = VocabKind::kBpe;

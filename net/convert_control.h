@@ -11,13 +11,9 @@
 #include "base/status.h"
 #include "lanyard/v1/control.pb.h"
 #include "net/control.h"
+#include "net/hello.h"
 
 namespace lanyard::net {
-
-// 1 to 64 characters of A-Z a-z 0-9 . _ -, the first a letter or digit.
-absl::Status CheckWorkerName(std::string_view name);
-// host:port, printable, at most kMaxAddressBytes.
-absl::Status CheckAddress(std::string_view address);
 
 void ToProto(const stage::StageSpec& in, v1::StageSpec* out);
 absl::StatusOr<stage::StageSpec> FromProto(const v1::StageSpec& in);
@@ -35,8 +31,5 @@ void ToProto(const DiagnoseRequest& in, v1::Diagnose* out);
 absl::StatusOr<DiagnoseRequest> FromProto(const v1::Diagnose& in);
 void ToProto(const Diagnosis& in, v1::Diagnosis* out);
 absl::StatusOr<Diagnosis> FromProto(const v1::Diagnosis& in);
-
-// Names both versions when the other side speaks another protocol, or is of another major version.
-absl::Status CheckVersions(uint32_t protocol, std::string_view version);
 
 }  // namespace lanyard::net

@@ -16,7 +16,7 @@ std::string LayerName(uint32_t layer) { return absl::StrCat("layer.", layer); }
 
 uint64_t HeldBytes(const model::Manifest& manifest, const std::string& part) {
   const model::Part* p = manifest.Find(part);
-  return p == nullptr ? 0 : model::HeldPartBytes(*p);
+  return p == nullptr ? 0 : model::HeldBytes(p->tensors);
 }
 
 uint64_t FileBytes(const model::Manifest& manifest, const std::string& part) {

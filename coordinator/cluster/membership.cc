@@ -4,42 +4,25 @@
 #include <cmath>
 
 #include "base/version.h"
+#include "net/hello.h"
 
 namespace lanyard::coordinator {
 namespace {
 
-bool IsNameChar(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-         c == '_' || c == '.';
-}
-
-absl::Status CheckHello(const net::WorkerHello& hello) {
-  if (hello.name.empty() || hello.name.size() > 64 ||
-      !std::all_of(hello.name.begin(), hello.name.end(), IsNameChar)) {
-    return InvalidArgument("a worker's name has 1 to 64 of a-z A-Z 0-9 . _ -; this one has ",
-                           hello.name.size(), " characters or others among them");
-  }
+// The pool's own conditions, and those of every hello (net/hello.h).
+absl::Status CheckNewcomer(const net::WorkerHello& hello) {
+  RETURN_IF_ERROR(net::CheckWorkerName(hello.name));
   if (hello.protocol != kProtocolVersion || hello.version != kVersion) {
     return FailedPrecondition("worker '", hello.name, "' is version ", hello.version, " (protocol ",
                               hello.protocol, "), the coordinator is version ", kVersion,
                               " (protocol ", kProtocolVersion,
                               "); install the same version on both");
   }
-  if (!std::isfinite(hello.speed) || hello.speed <= 0 || hello.speed > 1e6) {
-    return InvalidArgument("worker '", hello.name, "' says its speed is ", hello.speed,
-                           "; it must be above 0 and at most 1e6");
-  }
-  if (hello.threads == 0 || hello.threads > 4096) {
-    return InvalidArgument("worker '", hello.name, "' says it has ", hello.threads,
-                           " threads; 1 to 4096 make sense");
-  }
+  RETURN_IF_ERROR(net::CheckHello(hello));
   if (hello.memory_bytes == 0 || hello.memory_bytes <= hello.base_bytes) {
     return InvalidArgument("worker '", hello.name, "' has a limit of ", hello.memory_bytes,
                            " bytes of which ", hello.base_bytes,
                            " are used already; give it a larger --memory");
-  }
-  if (hello.stage_address.find(':') == std::string::npos) {
-    return InvalidArgument("worker '", hello.name, "' gives no host:port for its stage");
   }
   return absl::OkStatus();
 }
@@ -83,7 +66,7 @@ const Member* Membership::FindByName(const std::string& name) const {
 Membership::Admission Membership::OnHello(net::LinkId link, const net::WorkerHello& hello,
                                           TimeNs now) {
   Admission admission;
-  admission.status = CheckHello(hello);
+  admission.status = CheckNewcomer(hello);
   if (!admission.status.ok()) return admission;
   if (MutableFind(link) != nullptr) {
     admission.status = InvalidArgument("a second hello on one link");

@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
+#include <vector>
 
 #include "base/version.h"
+#include "net/convert_control.h"
+#include "stage/speed.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -89,6 +93,54 @@ TEST(Membership, ACopiedDiskIsRefusedByName) {
     const absl::Status status = m.OnHello(net::LinkId(3), hello, 300 * kMillisecond).status;
     EXPECT_THAT(std::string(status.message()), ::testing::Not(HasSubstr("two machines")));
     EXPECT_TRUE(absl::IsAlreadyExists(status));
+  }
+}
+
+// What one of them takes and the other refuses would let a worker join and then never serve.
+TEST(Membership, RefusesWhatTheWireRefusesInTheSameWords) {
+  const std::vector<std::function<void(net::WorkerHello&)>> spoilt = {
+      [](auto& h) { h.name = ""; },
+      [](auto& h) { h.name = "-w"; },
+      [](auto& h) { h.name = "w/1"; },
+      [](auto& h) { h.name = std::string(65, 'a'); },
+      [](auto& h) { h.stage_address = "host"; },
+      [](auto& h) { h.stage_address = "a b:1"; },
+      [](auto& h) { h.stage_address = "host:65536"; },
+      [](auto& h) { h.isa = "avx\n"; },
+      [](auto& h) { h.speed = 0; },
+      [](auto& h) { h.speed = std::nan(""); },
+      [](auto& h) { h.speed = HUGE_VAL; },
+      [](auto& h) { h.speed = stage::kMaxSpeed * 1.01; },
+      [](auto& h) { h.threads = 0; },
+      [](auto& h) { h.threads = stage::kMaxThreads + 1; },
+      [](auto& h) {
+        h.devices = {{"cuda", "cuda:0", "", 1, stage::kMaxSpeed * 1.01}};
+      },
+      [](auto& h) {
+        h.devices = {{"cuda", "cpu", "", 1, 1}};
+      },
+      [](auto& h) {
+        h.devices = {{"cuda", "cuda:0", "", 1, 1}, {"cuda", "cuda:0", "", 1, 1}};
+      },
+  };
+  for (size_t i = 0; i < spoilt.size(); ++i) {
+    SCOPED_TRACE(i);
+    net::WorkerHello hello = Hello("w1");
+    spoilt[i](hello);
+    const absl::Status here = Membership({}).OnHello(net::LinkId(1), hello, 0).status;
+    v1::WorkerMessage message;
+    net::ToProto(net::WorkerEvent(hello), &message);
+    EXPECT_TRUE(absl::IsInvalidArgument(here)) << here;
+    EXPECT_EQ(net::FromProto(message).status(), here);
+  }
+  for (const double speed : {1e-9, 1.0, stage::kMaxSpeed}) {
+    net::WorkerHello hello = Hello("w1");
+    hello.speed = speed;
+    hello.threads = stage::kMaxThreads;
+    EXPECT_TRUE(Membership({}).OnHello(net::LinkId(1), hello, 0).status.ok()) << speed;
+    v1::WorkerMessage message;
+    net::ToProto(net::WorkerEvent(hello), &message);
+    EXPECT_TRUE(net::FromProto(message).ok()) << speed;
   }
 }
 

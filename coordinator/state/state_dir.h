@@ -1,5 +1,5 @@
-// Small files that the coordinator keeps between its lives. The seam for the Store (SQLite) that
-// comes later.
+// Small files that the coordinator keeps between its lives, the last epoch among them; what has
+// rows lies in the Store beside them (store.h).
 #pragma once
 
 #include <optional>

@@ -8,8 +8,8 @@
 // its way to the card, on a stream of its own.
 //
 // Its pages and weights may be taken from it (MemoryPool::Shrink: the desk wants the card): at once
-// between two steps, at the end of one that runs. It then answers every Begin with
-// ResourceExhausted.
+// between two steps, at the end of one that runs. It then answers every Begin with Unavailable, for
+// the stage that it is part of must be loaded again (local_stage.h, lost).
 #pragma once
 
 #include <map>

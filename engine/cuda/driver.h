@@ -9,7 +9,7 @@
 // Context and a Module may be used from any thread; a Stream, an Event, a Graph by one at a time.
 // Ownership: what is made of a Context keeps it alive. Destructors wait for nothing but their own
 // free (a driver's free of memory waits for the work on it). Source of the ABI: CUDA driver API
-// reference, cuda.h of 11.4 to 13.0 (abi.h; checked by driver_abi_test.cc).
+// reference, cuda.h of 11.4 to 13.0 (abi.h; checked by tests/fake_cuda/abi_test.cc).
 #pragma once
 
 #include <atomic>

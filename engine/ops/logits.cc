@@ -9,7 +9,6 @@
 namespace lanyard::ops {
 namespace {
 
-int64_t Chunks(int64_t n) { return (n + kLogitChunk - 1) / kLogitChunk; }
 int64_t ChunkSize(int64_t n, int64_t c) { return std::min(kLogitChunk, n - c * kLogitChunk); }
 
 }  // namespace
@@ -18,8 +17,8 @@ void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf e
                std::vector<float>* sums) {
   const int64_t n = static_cast<int64_t>(logits.size());
   const RowKernels& k = RowKernelsFor(isa);
-  sums->resize(Chunks(n));
-  pool.For(Chunks(n), 4, [&](int64_t begin, int64_t end) {
+  sums->resize(LogitChunks(n));
+  pool.For(LogitChunks(n), 4, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       (*sums)[c] = k.exp_sum(logits.data() + c * kLogitChunk, ChunkSize(n, c), exp.max, exp.scale);
     }
@@ -28,14 +27,14 @@ void ChunkSums(Isa isa, ThreadPool& pool, std::span<const float> logits, ExpOf e
 
 bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, LogitStats* stats) {
   const RowKernels& k = RowKernelsFor(isa);
-  stats->chunk_max.resize(Chunks(n));
-  pool.For(Chunks(n), 8, [&](int64_t begin, int64_t end) {
+  stats->chunk_max.resize(LogitChunks(n));
+  pool.For(LogitChunks(n), 8, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       stats->chunk_max[c] = k.max(logits + c * kLogitChunk, ChunkSize(n, c));
     }
   });
   int64_t best = 0;
-  for (int64_t c = 1; c < Chunks(n); ++c) {
+  for (int64_t c = 1; c < LogitChunks(n); ++c) {
     if (stats->chunk_max[c] > stats->chunk_max[best]) best = c;
   }
   stats->max = stats->chunk_max[best];

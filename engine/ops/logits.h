@@ -11,6 +11,7 @@
 namespace lanyard::ops {
 
 inline constexpr int64_t kLogitChunk = 4096;
+constexpr int64_t LogitChunks(int64_t n) { return (n + kLogitChunk - 1) / kLogitChunk; }
 
 struct LogitStats {
   float max = 0;

@@ -100,6 +100,11 @@ ActRows& ActRows::operator=(ActRows&&) noexcept = default;
 int64_t ActRows::rows() const { return impl_->rows; }
 int64_t ActRows::k() const { return impl_->k; }
 bool ActRows::quantised() const { return impl_->quantised; }
+uint64_t ActRows::RowBytes(int64_t k, bool quantised, bool floats) {
+  const int64_t n_blocks = (k + kBlock - 1) / kBlock;
+  return static_cast<uint64_t>(n_blocks) *
+         ((quantised ? kQuantRecordBytes : 0) + (floats ? kFloatRecordBytes : 0));
+}
 
 namespace {
 

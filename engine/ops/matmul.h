@@ -33,6 +33,8 @@ class ActRows {
   int64_t rows() const;
   int64_t k() const;
   bool quantised() const;
+  // That a row of k takes in these forms together, for planning.
+  static uint64_t RowBytes(int64_t k, bool quantised, bool floats);
 
   struct Impl;
   const Impl& impl() const { return *impl_; }

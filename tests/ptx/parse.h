@@ -1,5 +1,5 @@
 // PTX text -> statements. The parser knows the grammar and the names (scopes of registers,
-// symbols); what an instruction means is decode.h's. Views point into ParsedModule::text.
+// symbols); what an instruction means is decoder.h's. Views point into ParsedModule::text.
 #pragma once
 
 #include <cstdint>

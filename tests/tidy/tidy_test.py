@@ -93,6 +93,18 @@ class Planted(unittest.TestCase):
         found = self.rules()
         self.assertEqual(found, {("leftover", "base/a.cc"), ("getenv", "model/b.cc"), ("machine-path", "docs/d.md")})
 
+    def test_named_files_are_there(self):
+        self.plant("base/a.cc", "// As in base/gone.h and gone_test.cc say.\nint A();\n")
+        self.plant("base/b.cc", "// As base/a.cc, a.cc, base/*.cc, x_test.cc, cuda.h and src/others.cpp say.\n"
+                                'const char* b = "base/gone.h";\n')
+        self.plant("docs/a.md", "See [b](../docs/gone.md), `base/gone.h` and base/none_*.cc.\n")
+        self.plant("docs/b.md", "See [a](a.md), [b](../docs/b.md), `base/a.cc`, `cli/NOUN.cc` and /etc/base/gone.toml.\n")
+        self.plant("base/CMakeLists.txt", "# tools/gone.txt says more.\nadd_library(a a.cc)\n")
+        found = [(f.path, f.text.split()[1].strip(",")) for f in tidy.run(self.root) if f.rule == "dead-path"]
+        self.assertEqual(sorted(found), [
+            ("base/CMakeLists.txt", "tools/gone.txt"), ("base/a.cc", "base/gone.h"), ("base/a.cc", "gone_test.cc"),
+            ("docs/a.md", "base/gone.h"), ("docs/a.md", "base/none_*.cc"), ("docs/a.md", "docs/gone.md")])
+
     def test_nothing_lies_about_unbuilt(self):
         self.plant("base/used.cc", "int a;\n")
         self.plant("base/unused.cc", "int b;\n")

@@ -6,6 +6,7 @@ Rules that count (functions, parameters) have known exceptions in ratchet.txt: t
 """
 import argparse
 import collections
+import fnmatch
 import json
 import pathlib
 import re
@@ -22,6 +23,12 @@ BEAST_FILES = 3
 GETENV = {"base/environment.cc"}
 LEFTOVER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|work|mnt)/[\w.-]+")
+# Files that words name: with a folder ("base/log.h", "../numerics.md", "ops/cpu/*_avx2.cc") or alone ("log.h").
+NAMED = re.compile(r"(?<![\w./<{$~*-])((?:[\w.*-]+/)+[\w.*-]+\.(?:cc|h|cuh?|py|sh|md|proto|cmake|toml|txt|json|service|yml)"
+                   r"|[a-z]\w*\.(?:cc|h|cuh?|py|proto|cmake))(?![\w/(]|\.\w)")
+# What is for the reader to put in: x.cc, x_test.cc, NOUN.cc.
+PLACEHOLDER = re.compile(r"(x(_\w+)?|[A-Z]+)\.\w+$")
+FOREIGN = {"cuda.h", "avx512fintrin.h", "pynvml.py", "config.py"}  # of others, which comments speak of
 TEXT = {*SOURCES, ".py", ".sh", ".md", ".txt", ".proto", ".cmake", ".toml", ""}
 
 Finding = collections.namedtuple("Finding", "path line rule text")
@@ -184,6 +191,37 @@ def check_text(path, text):
             yield Finding(path, i, "machine-path", line.strip()[:80])
 
 
+def words(path, text):
+    """Yields (line, words for readers): all of a document, the comments of a source."""
+    mark = {".md": "", ".cc": "//", ".h": "//", ".cu": "//", ".cuh": "//", ".txt": "#", ".cmake": "#", ".py": "#", ".sh": "#"}
+    suffix = pathlib.PurePath(path).suffix
+    if suffix not in mark or path.startswith(("tools/tidy/", "tests/tidy/")):
+        return
+    for i, line in enumerate(text.splitlines(), 1):
+        if mark[suffix] in line:
+            yield i, line.split(mark[suffix], 1)[1] if mark[suffix] else line
+
+
+def check_named(path, text, names):
+    """A file that a document or a comment names must be there, or a reader looks for it in vain."""
+    alone, folders = {n.split("/")[-1] for n in names}, {n.split("/")[0] for n in names if "/" in n}
+    for i, line in words(path, text):
+        for named in NAMED.findall(line):
+            if PLACEHOLDER.match(named.split("/")[-1]) or named in FOREIGN:
+                continue
+            if "/" not in named:
+                there = named in alone
+            elif named.startswith("../"):
+                parts = path.split("/")[:-1]
+                while named.startswith("../") and parts:
+                    named, parts = named[3:], parts[:-1]
+                there = "/".join([*parts, named]) in names
+            else:
+                there = named.split("/")[0] not in folders or bool(fnmatch.filter(names, named))
+            if not there:
+                yield Finding(path, i, "dead-path", f"names {named}, which is not there")
+
+
 def check_whole(names, texts, compiled):
     """Rules that need every file at once."""
     beast = [n for n in names if n.endswith((".cc", ".h")) and re.search(r'#include [<"]boost/beast', texts.get(n, ""))]
@@ -232,6 +270,7 @@ def run(root, compile_commands=None):
         if n.endswith(SOURCES):
             findings += check_source(n, text, rooms, ratchet)
         findings += check_text(n, text)
+        findings += check_named(n, text, names)
     compiled = None
     if compile_commands:
         compiled = set()

@@ -1,5 +1,5 @@
-// Arguments of the kernels that write and read the key/value pages (rope.cu, attention.cu).
-// Pointers are device addresses.
+// Arguments of the kernels that write and read the key/value pages (rope.cu, attention_decode.cu,
+// attention_prefill.cu, attention_fast.cu). Pointers are device addresses.
 //
 // Pages have the layout of engine/ops/kv_cache.h, so a page can move between a card's memory and
 // the CPU's. What depends on the frame lies in device memory: slots, rotations, tiles and their
