@@ -1,6 +1,6 @@
 // The cluster's identity on the coordinator's machine: the CA, made at the first start; the
-// coordinator's own certificate; an administrator's, for `lanyard` on this machine. All of them in
-// one folder that only its owner reads:
+// coordinator's own certificate; an administrator's, for `lanyard` on this machine. All of them lie
+// in one folder that only its owner can read:
 //
 //   ca/ca.key ca/ca.crt            the authority (mode 0600)
 //   identity/                      the coordinator as a node (identity::IdentityFolder)
@@ -26,28 +26,30 @@ namespace lanyard::coordinator {
 
 struct ClusterOptions {
   std::string folder;  // the state directory
-  std::string name;    // of this machine
-  std::vector<std::string> dns_names =
-      {};                   // that HTTPS clients may use beside the machine's name and addresses
-  Nodes::Clock clock = {};  // empty: the wall's
-  // That every certificate of the cluster is given for: kLeastCertificateSeconds to
+  std::string name;    // this machine's name
+  // More names that HTTPS clients may use, beside the machine's name and addresses.
+  std::vector<std::string> dns_names = {};
+  Nodes::Clock clock = {};  // empty: the system's clock
+  // Every certificate of the cluster is given for this long: kLeastCertificateSeconds to
   // kNodeCertificateSeconds.
   int64_t certificate_seconds = identity::kNodeCertificateSeconds;
-  TimeNs renew_every = 0;  // this machine's own; 0: when a third of their life is left
+  // For this machine's own certificates; 0: when a third of their life is left.
+  TimeNs renew_every = 0;
 };
 
 // What the pool does for the cluster.
 struct ClusterHooks {
   std::function<void(const std::string& node, const std::vector<std::string>& all_revoked)> cut_off;
   std::function<absl::Status(const std::string& worker, bool drained)> set_drained;
-  std::function<std::string(const std::string& node)> quarantine;  // why; empty: it is not in it
+  // Says why a node is in quarantine; empty when it is not.
+  std::function<std::string(const std::string& node)> quarantine;
 };
 
 // Thread-safe after Open.
 class Cluster final : public ClusterAdmin {
  public:
-  // `store` outlives it. A CA whose key and certificate do not fit is an error: making a new one
-  // would shut every node out.
+  // `store` must outlive the result. A CA whose key and certificate do not fit together is an
+  // error: making a new one would shut every node out.
   static absl::StatusOr<std::unique_ptr<Cluster>> Open(Store* store, const ClusterOptions& options);
   ~Cluster() override;
 
@@ -56,21 +58,22 @@ class Cluster final : public ClusterAdmin {
   const identity::Authority& authority() const { return authority_; }
   std::string admin_folder() const { return options_.folder + "/admin"; }
 
-  // Writes the administrator's folder; `https` is where `lanyard` finds this coordinator. Renewed
-  // like the rest. `https_for_others`: where machines that join as administrators find it; empty:
-  // nowhere (loopback).
+  // Writes the administrator's folder, which is renewed like the rest. `https` is where `lanyard`
+  // finds this coordinator. `https_for_others` is where machines that join as administrators find
+  // it; it is empty when they cannot (loopback).
   absl::Status MakeAdmin(const std::string& https, const std::string& https_for_others);
-  // net::JoinHandler: Nodes::Enrol, and where the HTTP front is.
+  // Implements net::JoinHandler: calls Nodes::Enrol and adds where the HTTP front is.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
 
-  // For HTTPS: this machine's current certificate; clients may show one of the cluster.
+  // The TLS context for HTTPS, with this machine's current certificate. Clients may show a
+  // certificate of the cluster.
   std::shared_ptr<ssl_ctx_st> HttpsContext();
-  // The name of the administrator whose verified certificate this is; PermissionDenied for other
-  // roles and after revocation.
+  // Returns the name of the administrator whose verified certificate this is. PermissionDenied for
+  // other roles and after revocation.
   absl::StatusOr<std::string> AdminOf(const std::string& certificate_pem) const;
 
-  // Before the first call that needs them; `join_address` is what a token's line tells a machine to
-  // join.
+  // To be called before the first call that needs the hooks. `join_address` is the address that a
+  // token's line tells a machine to join.
   void Serve(ClusterHooks hooks, std::string join_address);
 
   absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds,
@@ -81,8 +84,8 @@ class Cluster final : public ClusterAdmin {
   absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) override;
   absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) override;
 
-  // New certificates for the coordinator and the administrator when theirs are due, or all the same
-  // `at_once`. Called by a thread of its own.
+  // Makes new certificates for the coordinator and the administrator when theirs are due, or in any
+  // case when `at_once` is set. A thread of its own calls it.
   absl::Status RenewIfDue(bool at_once = false);
 
  private:
@@ -94,21 +97,22 @@ class Cluster final : public ClusterAdmin {
                                             net::JoinRequest request);
   ClusterHooks Hooks();
   void Loop();
-  void Wait(TimeNs time);  // or until the end
+  void Wait(TimeNs time);  // returns early when the cluster ends
 
   const ClusterOptions options_;
   const identity::Authority authority_;
   std::shared_ptr<Nodes> nodes_;
   std::shared_ptr<identity::LiveCredential> credential_;
-  Mutex renew_mu_;   // taken before mu_
-  Mutex revoke_mu_;  // likewise; revocations and drains, one at a time
+  Mutex renew_mu_;  // taken before mu_
+  // Taken before mu_; held by revocations and drains, so that they run one at a time.
+  Mutex revoke_mu_;
   Mutex mu_;
   CondVar cv_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   ClusterHooks hooks_ ABSL_GUARDED_BY(mu_);
   std::string join_address_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const identity::Credential> https_credential_
-      ABSL_GUARDED_BY(mu_);  // that https_context_ was made of
+      ABSL_GUARDED_BY(mu_);  // the certificate that https_context_ was made of
   std::shared_ptr<ssl_ctx_st> https_context_ ABSL_GUARDED_BY(mu_);
   std::string https_ ABSL_GUARDED_BY(mu_);
   std::string https_for_others_ ABSL_GUARDED_BY(mu_);

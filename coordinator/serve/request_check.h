@@ -1,4 +1,4 @@
-// The numbers of a request, before anything is done with it.
+// Checks the numbers of a request before anything is done with it.
 #pragma once
 
 #include "base/status.h"
@@ -7,10 +7,10 @@
 namespace lanyard::coordinator {
 
 inline constexpr size_t kMaxStops = 16;
-inline constexpr size_t kMaxStopBytes = 4096;  // of one
+inline constexpr size_t kMaxStopBytes = 4096;  // for one stop string
 inline constexpr uint32_t kMaxTopLogprobs = 128;
 
-// InvalidArgument naming the field, the value and the limit.
+// InvalidArgument names the field, the value and the limit.
 absl::Status CheckRequest(const GenerateRequest& request);
 
 }  // namespace lanyard::coordinator
