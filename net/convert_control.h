@@ -1,4 +1,4 @@
-// Control messages: structs of net/control.h and model/manifest.h <-> messages of
+// Converts control messages: structs of net/control.h and model/manifest.h <-> messages of
 // proto/lanyard/v1/control.proto. Counts, strings and enums are bounded before they are copied; a
 // manifest passes model::ValidateManifest.
 #pragma once
@@ -14,9 +14,9 @@
 
 namespace lanyard::net {
 
-// 1 to 64 characters of A-Z a-z 0-9 . _ -, the first a letter or digit.
+// A name has 1 to 64 characters of A-Z a-z 0-9 . _ -, and the first is a letter or digit.
 absl::Status CheckWorkerName(std::string_view name);
-// host:port, printable, at most kMaxAddressBytes.
+// An address is host:port, printable, at most kMaxAddressBytes long.
 absl::Status CheckAddress(std::string_view address);
 
 void ToProto(const stage::StageSpec& in, v1::StageSpec* out);
@@ -36,7 +36,8 @@ absl::StatusOr<DiagnoseRequest> FromProto(const v1::Diagnose& in);
 void ToProto(const Diagnosis& in, v1::Diagnosis* out);
 absl::StatusOr<Diagnosis> FromProto(const v1::Diagnosis& in);
 
-// Names both versions when the other side speaks another protocol, or is of another major version.
+// The error names both versions when the other side speaks another protocol or is of another major
+// version.
 absl::Status CheckVersions(uint32_t protocol, std::string_view version);
 
 }  // namespace lanyard::net
