@@ -1,4 +1,4 @@
-// Small files of state: whole or not at all, readable by their owner only.
+// Small files of state: they are written whole or not at all, and only their owner can read them.
 #pragma once
 
 #include <string>
@@ -8,16 +8,17 @@
 
 namespace lanyard {
 
-// A folder that only its owner reads, with the parents it lacks. FailedPrecondition names path and
-// errno.
+// Makes a folder that only its owner can read, with the parents it lacks. FailedPrecondition names
+// path and errno.
 absl::Status MakePrivateDir(const std::string& path);
 
-// NotFound when there is none; ResourceExhausted beyond `max_bytes`.
+// NotFound when there is no such file; ResourceExhausted when it is larger than `max_bytes`.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
                                           size_t max_bytes = size_t{1} << 20);
 
-// The whole text or the file as it was, also through a loss of power: a temporary file beside it
-// (mode 0600), fsync, rename. Unavailable names path and errno.
+// Afterwards the file holds the whole text, or what it held before, also through a loss of power:
+// it writes a temporary file beside it (mode 0600), calls fsync and renames. Unavailable names path
+// and errno.
 absl::Status WriteSmallFile(const std::string& path, std::string_view text);
 
 }  // namespace lanyard

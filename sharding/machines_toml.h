@@ -1,4 +1,5 @@
-// machines.toml: the machines and links that `lanyard plan` plans for. Parses text; reads no file.
+// machines.toml: the machines and links that `lanyard plan` plans for. This parses text and reads
+// no file.
 //
 //   [[machine]]
 //   name = "pc1"
@@ -32,8 +33,8 @@ struct MachinesFile {
   std::vector<LinkProfile> links;
 };
 
-// InvalidArgument with the line for bad TOML, an unknown key (with the nearest known one), a
-// missing or mistyped value.
+// InvalidArgument, with the line, for malformed TOML, an unknown key (with the nearest known one),
+// or a missing or mistyped value.
 absl::StatusOr<MachinesFile> ParseMachinesToml(std::string_view text);
 
 }  // namespace lanyard::sharding
