@@ -1,5 +1,5 @@
-// Where an administrator's certificate is: the coordinator's own folder for its machine, that of a
-// pool of `lanyard up`, or the one that `lanyard join` made.
+// Finds an administrator's certificate: in the coordinator's own folder on its machine, in that of
+// a pool of `lanyard up`, or in the one that `lanyard join` made.
 #pragma once
 
 #include "base/status.h"
@@ -7,14 +7,13 @@
 
 namespace lanyard::cli {
 
-// The folder of `lanyard join`.
+// The folder that `lanyard join` makes.
 std::string OwnAdminFolder();
 
 // Fills url, CA, certificate and key from the folder named by options->admin or LANYARD_ADMIN, or,
-// when no URL was given either, from the first default folder that there is. What was given by
-// flags stays. A certificate that is due is renewed. NotFound or PermissionDenied when a folder
-// that was named cannot be used; InvalidArgument when none was named and several pools of `lanyard
-// up` run.
+// when no URL was given either, from the first default folder that exists. Values given by flags
+// stay. A certificate that is due is renewed. NotFound or PermissionDenied when a named folder
+// cannot be used; InvalidArgument when none was named and several pools of `lanyard up` run.
 absl::Status UseAdminFolder(HttpClient::Options* options);
 
 }  // namespace lanyard::cli

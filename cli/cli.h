@@ -1,5 +1,5 @@
-// The `lanyard` command: one file a noun, each registers its verbs on the CLI11 tree. A verb's
-// runner returns an exit code.
+// The `lanyard` command: there is one file a noun, and each registers its verbs on the CLI11 tree.
+// A verb's runner returns an exit code.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -10,7 +10,7 @@
 
 namespace lanyard::cli {
 
-// Documented in `lanyard --help` and README.
+// They are documented in `lanyard --help` and README.
 enum ExitCode {
   kOk = 0,
   kFailed = 1,
@@ -23,7 +23,8 @@ enum ExitCode {
 };
 
 // Adds a subcommand whose help ends with `examples`; when it is chosen, `run` is called after
-// parsing and its result is the process's exit code. Returns it so that options can be added.
+// parsing and its result is the process's exit code. It returns the subcommand, so that options can
+// be added.
 CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::string& description,
                      const std::string& examples, std::function<int()> run);
 
@@ -31,7 +32,7 @@ CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::strin
 // status.
 int Fail(const absl::Status& status);
 
-// Parses and runs. Every Register* of this room is called here and nowhere else.
+// Parses and runs the command line. Every Register* of this room is called here and nowhere else.
 int Main(int argc, char** argv);
 
 void RegisterInspect(CLI::App& app);   // cli/inspect.cc

@@ -1,4 +1,4 @@
-// The flags of every verb that talks to a pool: --url, --api-key, --ca, --cert, --key.
+// The flags of every verb that talks to a pool: --url, --api-key, --admin, --ca, --cert, --key.
 #pragma once
 
 #include <CLI/CLI.hpp>

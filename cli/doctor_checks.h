@@ -1,4 +1,4 @@
-// From what `lanyard doctor` saw to what is wrong. No I/O, no clock.
+// Concludes from what `lanyard doctor` saw what is wrong. It has no I/O and no clock.
 #pragma once
 
 #include <string>
@@ -10,9 +10,9 @@ namespace lanyard::cli {
 
 struct Finding {
   std::string where;  // "this machine", "coordinator", "pc-7", "pc-7 -> pc-8"
-  std::string check;  // one word, stable: "memory" "disk" "isa" "card" "key" "certificate"
-                      // "weights" "name" "port" "tls" "rights" "join" "version" "clock" "pool"
-                      // "lost" "silent" "link" "mtu" "speed"
+  // One stable word: "memory" "disk" "isa" "card" "key" "certificate" "weights" "name" "port" "tls"
+  // "rights" "join" "version" "clock" "pool" "lost" "silent" "link" "mtu" "speed".
+  std::string check;
   std::string what;
   std::string cause;
   std::string next;  // a command, or what to do

@@ -1,5 +1,6 @@
-// Child processes of `lanyard up`: start in a process group of their own with output to a log file,
-// notice their end, stop them. The parent has one thread, so fork is safe.
+// The child processes of `lanyard up`: they start in a process group of their own with output to a
+// log file, their end is noticed, and they can be stopped. The parent has one thread, so fork is
+// safe.
 #pragma once
 
 #include <sys/types.h>
@@ -16,7 +17,7 @@ namespace lanyard::cli {
 
 struct ProcessSpec {
   std::string name;               // "coordinator", "w1"
-  std::string program;            // path
+  std::string program;            // its path
   std::vector<std::string> args;  // without argv[0]
   std::string log_path;           // stdout and stderr are appended to it
 };
@@ -28,10 +29,10 @@ class Process {
   // Forks and executes; the child gets SIGTERM when the parent dies. NotFound: the program is
   // missing.
   absl::Status Start();
-  // How it ended ("exit code 1", "signal 9 (Killed)"), once; nullopt while it runs.
+  // Says once how it ended ("exit code 1", "signal 9 (Killed)"); nullopt while it runs.
   std::optional<std::string> Poll();
   bool running() const { return pid_ > 0; }
-  bool exited_cleanly() const { return exited_cleanly_; }  // of the last end: exit code 0
+  bool exited_cleanly() const { return exited_cleanly_; }  // its last end was exit code 0
   pid_t pid() const { return pid_; }
   const ProcessSpec& spec() const { return spec_; }
   void Signal(int number) const;
@@ -42,17 +43,18 @@ class Process {
   bool exited_cleanly_ = false;
 };
 
-// SIGTERM to all, SIGKILL to those that still run after `grace`; returns when none is left.
+// Sends SIGTERM to all, then SIGKILL to those that still run after `grace`; returns when none is
+// left.
 void StopAll(const std::vector<Process*>& processes, std::chrono::milliseconds grace);
 
 // The last `lines` lines of a file; empty when it cannot be read.
 std::string LastLines(const std::string& path, int lines);
 
-// When to start a process that died again: 0.25 s, 0.5 s, ... at most 10 s; a life of a minute
-// starts from the front.
+// Says when to start a process that died again: after 0.25 s, 0.5 s, ... at most 10 s. After a life
+// of a minute it begins at 0.25 s again.
 class BackOff {
  public:
-  // Called when the process ended; the time at which it may start again.
+  // To be called when the process ended; returns the time at which it may start again.
   TimeNs NextStart(TimeNs started, TimeNs ended);
   int failures() const { return failures_; }
 

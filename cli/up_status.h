@@ -42,16 +42,18 @@ struct PoolView {
 // nullopt for anything that is not a status object. Missing keys are empty.
 std::optional<PoolView> ParsePoolView(std::string_view json);
 
-// How clients reach the pool. All but the URL is empty when everybody may use it (--http-open).
+// How clients reach the pool. Everything but the URL is empty when it needs no credentials
+// (--http-open).
 struct PoolAccess {
   std::string url;
   std::string api_key = {};
-  std::string key_file = {};  // that holds it
-  std::string ca = {};        // file of the cluster's CA certificate
+  std::string key_file = {};  // the file that holds the key
+  std::string ca = {};        // the file of the cluster's CA certificate
   std::string admin = {};     // the administrator's folder
 };
 
-// One line without its newline; keys as in `lanyard up --help`. Workers in the order of the stages.
+// One line without its newline; the keys are those in `lanyard up --help`. Workers come in the
+// order of the stages.
 std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordinator,
                    const std::vector<std::pair<std::string, pid_t>>& workers);
 // The plan as a table, the URL, where key and CA lie, and commands that work as they stand. The key

@@ -1,7 +1,7 @@
 // OpenAI's request bodies (https://platform.openai.com/docs/api-reference) and the extensions
 // top_k, min_p, ignore_eos. Unknown fields are ignored. A known field that would change the answer
-// but is not there yet is an InvalidArgument that says so; harmless ones (user, metadata, store,
-// ...) are accepted.
+// but is not supported yet gives an InvalidArgument that says so; harmless ones (user, metadata,
+// store, ...) are accepted.
 #pragma once
 
 #include <string_view>
@@ -14,10 +14,11 @@ namespace lanyard::web {
 inline constexpr size_t kMaxMessages = 2048;
 inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 4096;
-inline constexpr uint32_t kDefaultCompletionTokens = 16;  // of /v1/completions, as OpenAI's
+// The default of /v1/completions, as at OpenAI.
+inline constexpr uint32_t kDefaultCompletionTokens = 16;
 
 struct CompletionRequest {
-  coordinator::GenerateRequest generate;  // request_id is left to the caller
+  coordinator::GenerateRequest generate;  // its request_id is left to the caller
   bool chat = false;
   bool stream = false;
   bool include_usage = false;
