@@ -1,5 +1,5 @@
-// Byte-level BPE: bytes are the first symbols, the pair with the lowest merge rank is joined first,
-// the leftmost of equals.
+// Byte-level BPE: bytes are the first symbols; the pair with the lowest merge rank is joined first,
+// and of equal pairs the leftmost.
 #pragma once
 
 #include <array>
@@ -17,7 +17,7 @@ namespace lanyard::model {
 
 class BpeEncoder : public TextEncoder {
  public:
-  // `vocab` must outlive the encoder. InvalidArgument naming a merge that is not "left right" or
+  // `vocab` must outlive the encoder. InvalidArgument names a merge that is not "left right", or
   // whose parts or result are not tokens of ordinary text.
   static absl::StatusOr<std::unique_ptr<TextEncoder>> Make(
       const Vocab* vocab, const std::vector<std::string_view>& merges);
