@@ -2,8 +2,9 @@
 // recognises the true coordinator before it sends the secret. (The idea is k3s'; here with the
 // whole hash, one use and one hour.)
 //
-//   "lyt1." base64url( cluster's CA SHA-256 [32] | token id [8] | secret [32] | SHA-256 of all that
-//   [4] ), no padding
+//   "lyt1." base64url(cluster's CA SHA-256 [32] | token id [8] | secret [32] | check [4])
+//
+// The check is the beginning of the SHA-256 of all before it; base64url has no padding.
 #pragma once
 
 #include <string>

@@ -6,8 +6,7 @@
 //   memory = "8GiB"
 //   speed = 1.0              # optional, like everything below
 //   threads = 8
-//   base = "60MiB"           # of the memory, taken by the worker before any stage; default
-//   kWorkerBaseBytes
+//   base = "60MiB"           # the part that the worker takes itself; default: kWorkerBaseBytes
 //   [[machine.device]]
 //   kind = "cuda"
 //   name = "cuda:0"

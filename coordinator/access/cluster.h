@@ -4,8 +4,8 @@
 //
 //   ca/ca.key ca/ca.crt            the authority (mode 0600)
 //   identity/                      the coordinator as a node (identity::IdentityFolder)
-//   admin/                         an administrator on this machine, likewise; `https` holds the
-//   HTTPS address
+//   admin/                         an administrator on this machine, in the same form; its file
+//                                  `https` holds the HTTPS address
 #pragma once
 
 #include <functional>

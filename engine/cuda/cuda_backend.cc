@@ -46,7 +46,6 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 }  // namespace
 
 // --- Loading
-// -------------------------------------------------------------------------------------------------
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(std::string name,
                                                            std::shared_ptr<cuda::Module> module,
@@ -182,7 +181,6 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
 }
 
 // --- A step
-// -------------------------------------------------------------------------------------------------
 
 bool CudaBackend::usable() const {
   MutexLock lock(&mu_);
@@ -324,7 +322,6 @@ absl::Status CudaBackend::Record(Recorded* recorded, const std::function<absl::S
 }
 
 // --- Operations
-// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::Product(const Linear& w, const ProductRows& rows) {
   const int64_t stride = rows.x_stride == 0 ? w.k() : rows.x_stride;
@@ -419,7 +416,6 @@ absl::Status CudaBackend::GateMul(const ops::GateRows& args) {
 }
 
 // --- The head
-// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::SetHeadRows(std::span<const int64_t> rows) {
   n_head_rows_ = static_cast<uint32_t>(rows.size());
@@ -490,7 +486,6 @@ absl::Status CudaBackend::ReadLogits(std::span<const uint8_t> whole, std::vector
 }
 
 // --- Borders
-// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::TakeRows() {
   return stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(buffers_.x), in_.data(),
@@ -569,7 +564,6 @@ absl::Status CudaBackend::GiveHidden(stage::WireType type, std::span<uint8_t> da
 }
 
 // --- Memory taken back
-// -----------------------------------------------------------------------------------------------
 
 uint64_t CudaBackend::Release(MemoryUse use) {
   std::vector<cuda::DeviceMemory> freed;  // after the lock: the driver may take its time

@@ -38,7 +38,6 @@ class Interpreter {
   absl::StatusOr<Text> Run();
 
   // For filters, tests and methods
-  // ------------------------------------------------------------------------------------
   absl::Status Charge(uint64_t steps);
   absl::Status ChargeBytes(uint64_t bytes);
   absl::StatusOr<Value> NewString(Text text);

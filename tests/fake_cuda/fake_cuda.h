@@ -2,8 +2,8 @@
 // LANYARD_BIN_DIR (lanyard_test sets it). The library is loaded once a process and stays; Reset
 // forgets everything that was made of it before.
 //
-//   FakeCuda& fake = FakeCuda::Get();        // sets LANYARD_CUDA_LIBRARY too, so Driver::Open()
-//   finds it fake.Reset("devices=2,seed=7");
+//   FakeCuda& fake = FakeCuda::Get();  // also sets LANYARD_CUDA_LIBRARY for Driver::Open()
+//   fake.Reset("devices=2,seed=7");
 //   ... ; EXPECT_EQ(fake.Reports(), "");
 //
 // A process that is started by a test gets LANYARD_CUDA_LIBRARY and LANYARD_FAKE_CUDA in its

@@ -131,7 +131,6 @@ class Program {
 };
 
 // --- Execution
-// -------------------------------------------------------------------------------------------------
 
 enum class WarpState : uint8_t { kReady, kAtBarrier, kDone };
 
@@ -293,7 +292,6 @@ void SyncWarpItself(Warp& w);
 void UpdateSyncMin(Warp& w);
 
 // --- Instructions
-// -------------------------------------------------------------------------------------------------
 
 // A row of the table of simple instructions. `signature`: destination, then sources; w: 32 bits or
 // fewer, l: 64 bits, p: predicate (a source may be !p), h: like w with 16-bit constants, s: a shift

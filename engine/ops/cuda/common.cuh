@@ -29,7 +29,6 @@ constexpr uint32_t kWarp = 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // --- Where a thread is
-// -----------------------------------------------------------------------------------------------
 #ifdef __CUDACC_VER_MAJOR__
 LANYARD_DEVICE uint32_t ThreadX() { return threadIdx.x; }
 LANYARD_DEVICE uint32_t ThreadY() { return threadIdx.y; }
@@ -68,7 +67,6 @@ LANYARD_DEVICE uint32_t Lane() { return ThreadX() % kWarp; }
 LANYARD_DEVICE uint32_t WarpOfBlock() { return ThreadX() / kWarp; }
 
 // --- Bits
-// -------------------------------------------------------------------------------------------------
 LANYARD_DEVICE uint32_t BitsOf(float x) { return __builtin_bit_cast(uint32_t, x); }
 LANYARD_DEVICE float FloatOf(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 LANYARD_DEVICE uint64_t BitsOf(double x) { return __builtin_bit_cast(uint64_t, x); }
@@ -90,7 +88,6 @@ LANYARD_DEVICE uint16_t FloatToHalf(float x) {
 }
 
 // --- Vectors of memory: one access each, aligned to their size
-// ---------------------------------------------------------
 struct alignas(16) Vec4i {
   int32_t x, y, z, w;
 };
@@ -105,7 +102,6 @@ struct alignas(8) Vec2f {
 };
 
 // --- Lanes
-// -------------------------------------------------------------------------------------------------
 // Every lane of the warp takes part.
 LANYARD_DEVICE uint32_t ShuffleXor(uint32_t value, uint32_t mask) {
   uint32_t out;
@@ -125,7 +121,6 @@ LANYARD_DEVICE float ShuffleFrom(float value, uint32_t lane) {
 }
 
 // --- Integers
-// -------------------------------------------------------------------------------------------------
 // c + the four products of signed bytes.
 LANYARD_DEVICE int32_t Dp4a(int32_t a, int32_t b, int32_t c) {
   int32_t d;

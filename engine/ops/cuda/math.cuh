@@ -58,9 +58,9 @@ LANYARD_DEVICE double LogDouble(double x) {
 }
 
 // --- Sums and maxima of a warp, of a block
-// ----------------------------------------------------------------------------- The 16 partials of
-// docs/numerics.md "Rows": lanes l and l + 16 hold the same partial l; i and i+8, i+4, i+2, i+1 are
-// added.
+
+// The 16 partials of docs/numerics.md "Rows": lanes l and l + 16 hold the same partial l; then i
+// and i+8, i+4, i+2, i+1 are added.
 LANYARD_DEVICE float SumLanes16(float partial) {
   LANYARD_UNROLL
   for (uint32_t step = 8; step >= 1; step /= 2) partial = partial + ShuffleXor(partial, step);

@@ -21,7 +21,7 @@ LANYARD_DEVICE uint32_t DealtFirst(uint32_t n_blocks, uint32_t p) {
   return p * (n_blocks / kDealtPartials) + (p < longer ? p : longer);
 }
 
-// --- Loads of memory that the kernel does not write ---------------------------------------------
+// --- Loads of memory that the kernel does not write
 // Weights pass once: they should not displace the activations in the first-level cache.
 #if LANYARD_PTX_LEVEL >= 75
 #define LANYARD_STREAM "ld.global.nc.L1::no_allocate"
@@ -74,7 +74,6 @@ LANYARD_DEVICE uint16_t Load2(const void* p) {
 }
 
 // --- Shared memory by its 32-bit address
-// -----------------------------------------------------------
 LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
   uint64_t a;
   asm("cvta.to.shared.u64 %0, %1;" : "=l"(a) : "l"(p));

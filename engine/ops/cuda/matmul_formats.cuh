@@ -1,12 +1,14 @@
 // The quantised formats of weights as the product kernels see them (layout: matmul_args.h). A
 // format F has
-//   kUnitBytes, kHeaderBytes (a super block of a tile, 0 without), kQuantOffset, kRowBytes (16 or
-//   32 bytes of quants a row), kHighOffset, kHighBytes (a row's further bits), kScales (floats that
-//   a row's scales become), kMinimum, kHalves (the two halves of a block have scales of their own);
-//   LoadScales / Scales: a row's scales, raw and as floats: d, then m or the two sub-scales divided
-//   by kUnit Low / High: bytes 4j.. and 16 + 4j.. of a block from dword j of the row's plane and
-//   its high bits: kUnit times the value ToFloat: the float of a sum that started at kMagic: exact,
-//   since it stays below 2^22.
+//   kUnitBytes, kHeaderBytes (of a super block of a tile; 0 without one), kQuantOffset,
+//   kRowBytes (16 or 32 bytes of quants a row), kHighOffset, kHighBytes (a row's further bits),
+//   kScales (the floats that a row's scales become), kMinimum,
+//   kHalves (the two halves of a block have scales of their own);
+//   LoadScales, Scales: a row's scales, raw and as floats: d, then m or the two sub-scales divided
+//     by kUnit;
+//   Low, High: bytes 4j.. and 16 + 4j.. of a block, from dword j of the row's plane and its high
+//     bits: kUnit times the value;
+//   ToFloat: the float of a sum that started at kMagic, which is exact, since it stays below 2^22.
 #pragma once
 
 #include "engine/ops/cuda/matmul_device.cuh"

@@ -150,7 +150,6 @@ LANYARD_DEVICE void MatVec(const ProductArgs& a) {
 }
 
 // --- Float weights: the 32 elements of a block in order
-// -------------------------------------------
 
 template <bool half>
 struct FloatFormat {
