@@ -42,8 +42,8 @@ inline constexpr uint32_t kDealtPartials = 8;
 inline constexpr uint32_t kBlockElements = 32;
 inline constexpr uint32_t kMaxColumns = 8;
 
-// Activations to blocks, or to padded floats. A thread of 8 takes a block: grid * block / 8 >=
-// groups * columns * n_blocks.
+// Converts activations to blocks, or to padded floats. One of 8 threads takes a block: grid * block
+// / 8 >= groups * columns * n_blocks.
 struct AssignRowsArgs {
   const float* x;
   int64_t stride;  // floats
@@ -60,11 +60,11 @@ struct AssignRowsArgs {
 struct ProductArgs {
   const uint8_t* tiles;
   uint64_t tile_bytes;
-  uint32_t header_bytes;  // of a tile
+  uint32_t header_bytes;  // for one tile
   uint32_t n_tiles;
   uint32_t n_out;
   uint32_t n_blocks;
-  uint32_t supers;  // super blocks of a row; K-quants
+  uint32_t supers;  // super blocks of a row, for K-quants
   uint32_t
       supers_inverse;  // 2^31 / supers, rounded up: divides positions below 2^31 / supers exactly
   uint32_t rows;
