@@ -6,7 +6,7 @@ namespace lanyard::coordinator {
 namespace {
 
 absl::Status CheckSample(const stage::SampleSpec& sample) {
-  // Written so that NaN fails.
+  // The conditions are written so that NaN fails.
   if (!(sample.temperature >= 0 && sample.temperature <= 100)) {
     return InvalidArgument("temperature is ", sample.temperature, "; it must be from 0 to 100");
   }
