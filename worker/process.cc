@@ -19,7 +19,7 @@
 namespace lanyard::worker {
 namespace {
 
-// "Key:   123 kB" of a /proc file, in bytes; 0 when absent.
+// Reads "Key:   123 kB" from a /proc file, in bytes; 0 when it is absent.
 uint64_t ProcField(const char* path, const char* key) {
   std::FILE* file = std::fopen(path, "re");
   if (file == nullptr) return 0;
@@ -54,8 +54,8 @@ void TuneMalloc() {
 }
 
 void TrimMalloc() {
-  // Under a sanitizer the allocator is another one, and waking glibc's beside it breaks it when
-  // this thread ends.
+  // Under a sanitizer another allocator is used, and waking glibc's beside it breaks when this
+  // thread ends.
   if constexpr (!kSanitized) malloc_trim(0);
 }
 
