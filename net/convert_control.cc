@@ -21,7 +21,7 @@ absl::Status TooMany(std::string_view what, uint64_t n, uint64_t limit) {
   return InvalidArgument(n, " ", AbslView(what), ", at most ", limit, " are allowed");
 }
 
-// Printable ASCII and UTF-8 without control characters.
+// Accepts printable ASCII, and UTF-8 without control characters.
 absl::Status CheckText(std::string_view what, std::string_view text, size_t limit) {
   if (text.size() > limit)
     return TooMany(absl::StrCat("bytes of ", AbslView(what)), text.size(), limit);
@@ -160,7 +160,7 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.version = in.version();
   out.name = in.name();
   out.stage_address = in.stage_address();
-  // Another version's hello may look different: it is refused by its version, so nothing else is
+  // Another version's hello may look different. It is refused by its version, so no other field is
   // checked.
   if (!CheckVersions(out.protocol, out.version).ok()) return out;
   RETURN_IF_ERROR(CheckWorkerName(in.name()));
