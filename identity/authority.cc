@@ -22,7 +22,7 @@ absl::Status CheckName(std::string_view what, std::string_view name, std::string
                          "' is not made of letters, digits and ", AbslView(extra));
 }
 
-// 16 random bytes, positive.
+// It has 16 random bytes and is positive.
 absl::Status SetSerial(X509* certificate) {
   std::array<unsigned char, 16> bytes{};
   if (RAND_bytes(bytes.data(), bytes.size()) != 1)
@@ -96,11 +96,11 @@ absl::StatusOr<Authority> Authority::Create(UnixTime now) {
   X509* const x = certificate.get();
   X509_set_version(x, X509_VERSION_3);
   RETURN_IF_ERROR(SetSerial(x));
-  // From long ago: a clock that was ahead at the first start must not make the CA one of the
-  // future.
+  // It is valid from long ago: a clock that was ahead at the first start must not make the CA one
+  // of the future.
   SetTimes(x, kAuthorityFrom, now + kAuthorityDays * 24 * 3600);
   SetName(X509_get_subject_name(x), "O", "Lanyard");
-  // The key's id tells two clusters' authorities apart by name already.
+  // The key's id already tells two clusters' authorities apart by name.
   SetName(X509_get_subject_name(x), "CN", "Lanyard cluster " + key.node_id());
   X509_set_issuer_name(x, X509_get_subject_name(x));
   X509_set_pubkey(x, key.get());

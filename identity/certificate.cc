@@ -30,7 +30,7 @@ std::string Text(UnixTime time) {
   return out.data();
 }
 
-// The lanyard:// URI among the subject's alternative names; exactly one.
+// Returns the lanyard:// URI among the subject's alternative names; there must be exactly one.
 absl::StatusOr<std::string> UriOf(X509* certificate) {
   using Names = std::unique_ptr<GENERAL_NAMES, OpenSslFree<GENERAL_NAMES_free>>;
   const Names names(static_cast<GENERAL_NAMES*>(
@@ -107,7 +107,7 @@ absl::StatusOr<Peer> PeerOf(X509* certificate) {
     return malformed;
   const absl::StatusOr<Role> role = ParseRole(parts[1]);
   if (!role.ok()) return malformed;
-  // The id must be the key's: a certificate cannot speak for another node.
+  // The id must be that of the key, so that a certificate cannot speak for another node.
   if (NodeIdOf(X509_get0_pubkey(certificate)) != parts[2]) return malformed;
   Peer out;
   out.cluster = parts[0];
