@@ -21,7 +21,7 @@ Response TooManyFailures() {
 
 Gate::Verdict Refuse(Response response) { return {.caller = {}, .refused = std::move(response)}; }
 
-// The key of "Bearer KEY"; empty for another scheme.
+// Returns the key of "Bearer KEY"; empty for another scheme.
 std::string_view BearerOf(std::string_view authorization) {
   constexpr std::string_view kScheme = "bearer ";
   if (!absl::StartsWithIgnoreCase(AbslView(authorization), AbslView(kScheme))) return "";
@@ -53,8 +53,8 @@ void FailureLimiter::Failed(const std::string& who, TimeNs now) {
 }
 
 Gate::Verdict Gate::CheckKey(std::string_view presented, std::string_view client, TimeNs now) {
-  // Failures with a key that exists count for that key, all others together: whoever guesses at an
-  // address keeps nobody else there from using a true key.
+  // Failures with a key that exists count for that key, and all others together: a client that
+  // guesses at an address does not keep others there from using a true key.
   const auto text = ApiKeyText::Parse(presented);
   const bool known = options_.keys != nullptr && text.ok() && options_.keys->IsLive(text->id);
   const std::string who = absl::StrCat(AbslView(client), "/", known ? text->id : "");

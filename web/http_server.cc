@@ -16,7 +16,7 @@ namespace lanyard::web {
 namespace {
 
 constexpr std::chrono::milliseconds kSweepInterval{
-    250};  // a revoked caller is answered no longer than that
+    250};  // a revoked caller is answered no longer than this
 constexpr int kSweepsAFlush = 240;
 
 // A thousand connections need more descriptors than the usual soft limit of 1024.
@@ -28,7 +28,7 @@ void RaiseDescriptorLimit(size_t wanted) {
     LogWarning("cannot raise the limit of open files to ", wanted);
 }
 
-// Whether the address may be listened on like that.
+// Says whether the address may be listened on in this way.
 absl::Status CheckExposure(const ListenAddress& address, const ServerOptions& options) {
   if (address.loopback) return absl::OkStatus();
   if (options.open) {
@@ -89,7 +89,7 @@ absl::Status HttpServer::Impl::Listen() {
   return absl::OkStatus();
 }
 
-// False: there is none to be had.
+// Returns false when no room can be made.
 bool HttpServer::Impl::MakeRoom(const std::string& client) {
   if (strangers.CountOf(client) >= options.limits.max_strangers_per_client)
     strangers.Oldest(client)->Drop();
@@ -104,7 +104,7 @@ asio::awaitable<void> HttpServer::Impl::Accept() {
     auto [ec, socket] = co_await acceptor.async_accept(kToken);
     if (stopping) co_return;
     if (ec) {
-      // Out of descriptors, mostly: the listener must survive it.
+      // Mostly there are no descriptors left; the listener must survive this.
       LogWarning("cannot accept an HTTP connection: ", ec.message());
       accept_pause.expires_after(std::chrono::milliseconds(100));
       co_await accept_pause.async_wait(kToken);

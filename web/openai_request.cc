@@ -32,9 +32,9 @@ bool IsEmptyContainer(const json& value) {
   return (value.is_array() || value.is_object() || value.is_string()) && value.empty();
 }
 
-// Fields that must be absent, null, or equal to their neutral value.
+// Checks fields that must be absent, null, or equal to their neutral value.
 absl::Status RejectUnsupported(const Fields& fields) {
-  // Must be absent or an empty array, object or string.
+  // These must be absent or an empty array, object or string.
   for (const char* name :
        {"tools", "functions", "logit_bias", "audio", "web_search_options", "suffix", "grammar",
         "json_schema", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
@@ -43,7 +43,7 @@ absl::Status RejectUnsupported(const Fields& fields) {
     const json* value = fields.Find(name);
     if (value != nullptr && !IsEmptyContainer(*value)) return NotYet(name, "leave it out.");
   }
-  // Must be absent or this number.
+  // These must be absent or this number.
   struct Neutral {
     const char* name;
     double value;
@@ -58,7 +58,7 @@ absl::Status RejectUnsupported(const Fields& fields) {
     if (value->get<double>() != n.value)
       return NotYet(n.name, absl::StrCat("only ", n.value, " is accepted."));
   }
-  // Must be absent or false.
+  // These must be absent or false.
   for (const char* name : {"echo", "continue_final_message", "use_beam_search"}) {
     ASSIGN_OR_RETURN(const bool on, fields.Bool(name, false));
     if (on) return NotYet(name, "only false is accepted.");
@@ -152,7 +152,7 @@ absl::Status ParseSampling(const Fields& fields, GenerateRequest* out) {
   return absl::OkStatus();
 }
 
-// What chat and text completions share.
+// Parses what chat and text completions share.
 absl::Status ParseCommon(const Fields& fields, CompletionRequest* out) {
   RETURN_IF_ERROR(RejectUnsupported(fields));
   ASSIGN_OR_RETURN(out->generate.model, fields.String("model"));
@@ -179,7 +179,7 @@ absl::Status ParseCommon(const Fields& fields, CompletionRequest* out) {
   return absl::OkStatus();
 }
 
-// content: a string, or an array of {"type":"text","text":...}.
+// Takes content as a string, or as an array of {"type":"text","text":...}.
 absl::Status ParseContent(const json& content, const std::string& where, std::string* text) {
   if (content.is_string()) {
     *text = content.get<std::string>();
