@@ -33,8 +33,8 @@ bool IsLocked(const std::string& file) {
   return locked;
 }
 
-// Of the pools of `lanyard up` that run now: its lock says that one does, ready.json where its
-// folder is.
+// Lists the pools of `lanyard up` that run now: a pool's lock says that it runs, and its ready.json
+// where its folder is.
 std::vector<std::string> FoldersOfUp() {
   std::vector<std::string> out;
   std::error_code ec;
@@ -50,7 +50,7 @@ std::vector<std::string> FoldersOfUp() {
   return out;
 }
 
-// "" when there is none.
+// Returns "" when there is none.
 absl::StatusOr<std::string> DefaultFolder() {
   if (IsFolder(OwnAdminFolder())) return OwnAdminFolder();
   if (const std::vector<std::string> up = FoldersOfUp(); up.size() == 1) {
@@ -68,7 +68,7 @@ absl::StatusOr<std::string> DefaultFolder() {
   return "";
 }
 
-// The coordinator renews its own folder; that of `lanyard join` is renewed by its use.
+// The coordinator renews its own folder; the folder of `lanyard join` is renewed when it is used.
 absl::Status RenewIfDue(const std::string& folder, const identity::IdentityFolder::Joined& joined) {
   const absl::StatusOr<identity::Peer> self = identity::PeerOfPem(joined.certificate_pem);
   const identity::UnixTime now = identity::WallNow();

@@ -51,7 +51,7 @@ int Main(int argc, char** argv) {
       "interrupted.\n"
       "Environment: LANYARD_URL, LANYARD_API_KEY, LANYARD_ADMIN, LANYARD_CA, LANYARD_CERT, "
       "LANYARD_CERT_KEY, NO_COLOR.");
-  // REGISTER: each room file adds its line here.
+  // Each file of this room has its line here.
   RegisterEval(app);
   RegisterBench(app);
   RegisterInspect(app);

@@ -48,7 +48,7 @@ void PrintReport(const Report& report) {
   for (const Good& g : report.good) table.AddRow({g.where, g.check, g.text});
   std::fputs(table.ToString().c_str(), stdout);
   for (const Finding& f : report.findings) {
-    // A machine's words may come from a stranger: nothing in them moves the cursor.
+    // A machine's words may come from a stranger, so nothing in them may move the cursor.
     std::string text = absl::StrCat("\n", f.where, ", ", f.check, ": ", f.what,
                                     "\n  cause: ", f.cause, "\n  next:  ", f.next, "\n");
     for (char& c : text) {
@@ -64,7 +64,7 @@ void PrintReport(const Report& report) {
   }
 }
 
-// The pool's own words for a machine that it does not know are a finding, too.
+// When the pool does not know a machine, its own words are a finding, too.
 void CheckAbsent(const Options& o, CoordinatorFacts* coordinator, Report* report) {
   if (o.node.empty() || !absl::IsNotFound(coordinator->admin)) return;
   report->findings.push_back(

@@ -55,8 +55,8 @@ class Chat {
   Chat(const HttpClient* client, Options options)
       : client_(*client), options_(std::move(options)) {}
 
-  // Asks and prints the answer as it comes. After an error or Ctrl-C without any text the question
-  // is forgotten.
+  // Asks, and prints the answer as it comes. After an error, or after Ctrl-C without any text, the
+  // question is forgotten.
   absl::Status Ask(const std::string& question);
   void Clear() { messages_ = json::array(); }
   Options& options() { return options_; }
@@ -153,7 +153,7 @@ constexpr char kHelp[] =
     "  \"\"\"               starts and ends a text of several lines\n"
     "  Ctrl-C            ends the answer\n";
 
-// "temperature 0.5". Empty when it worked, else what is wrong.
+// Takes a text such as "temperature 0.5". Returns an empty text when it worked, else what is wrong.
 std::string Set(Options& options, const std::string& text) {
   std::istringstream in(text);
   std::string name;
@@ -219,7 +219,7 @@ class LineEditor {
   LineEditor(const LineEditor&) = delete;
   LineEditor& operator=(const LineEditor&) = delete;
 
-  // nullopt at the end of input; with *interrupted set, after Ctrl-C.
+  // Returns nullopt at the end of input and, with *interrupted set, after Ctrl-C.
   std::optional<std::string> Read(const char* prompt, bool* interrupted) {
     prompt_ = prompt;
     int count = 0;
@@ -244,7 +244,7 @@ class LineEditor {
   const char* prompt_ = "";
 };
 
-// The rest of a text that began with """.
+// Reads the rest of a text that began with """.
 std::string ReadBlock(LineEditor& editor, std::string text) {
   const std::string quotes = "\"\"\"";
   text.erase(0, quotes.size());

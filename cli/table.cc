@@ -7,7 +7,7 @@
 namespace lanyard::cli {
 namespace {
 
-// Characters, not bytes; good enough for names of machines and models.
+// Counts characters and not bytes, which is good enough for names of machines and models.
 size_t Width(const std::string& s) {
   return static_cast<size_t>(std::count_if(
       s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
@@ -26,7 +26,7 @@ Table::Table(std::vector<std::string> headers) {
 void Table::AddRow(std::vector<std::string> cells) {
   cells.resize(right_.size());
   for (std::string& cell : cells) {
-    // Names come over the network; a terminal must not obey them.
+    // Names come over the network, and a terminal must not follow commands in them.
     for (char& c : cell) {
       if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
     }

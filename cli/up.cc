@@ -1,5 +1,5 @@
-// `lanyard up`: a whole pool on this machine. Starts a coordinator and its workers as processes,
-// shows how they load, prints where to reach them, starts a worker that died again, and stops
+// `lanyard up`: a whole pool on this machine. It starts a coordinator and its workers as processes,
+// shows how they load, prints where to reach them, restarts a worker that died, and stops
 // everything together.
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -44,10 +44,10 @@ constexpr std::chrono::milliseconds kGrace{5'000};
 constexpr TimeNs kNoPlanPatience = 3 * kSecond;
 constexpr char kTokenFile[] = "join.token";
 constexpr char kKeyFile[] = "api.key";
-constexpr char kKeyName[] = "up";  // as lanyard key list shows it
-constexpr TimeNs kRefusedPatience =
-    10 * kSecond;                  // of a coordinator that runs and does not take its administrator
-constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
+constexpr char kKeyName[] = "up";  // the name that lanyard key list shows
+// For a coordinator that runs and does not accept its administrator.
+constexpr TimeNs kRefusedPatience = 10 * kSecond;
+constexpr int kStartFailures = 5;  // for one worker, before the pool was ever ready
 
 struct Options {
   std::string model;
@@ -60,13 +60,13 @@ struct Options {
   std::string state;
   bool http_open = false;
   stage::NumericsChoice numerics;
-  std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
+  std::vector<std::string> devices;  // for worker 1, 2, ...; the last one counts for the rest
   std::vector<std::string> vram;
   bool plaintext = false;
   bool json = false;
 };
 
-// What worker i (from 0) gets of a list whose last entry counts for the rest.
+// The entry for worker i (from 0) in a list whose last entry counts for the rest.
 std::string OfWorker(const std::vector<std::string>& list, uint32_t i) {
   return list.empty() ? std::string() : list[std::min<size_t>(i, list.size() - 1)];
 }
@@ -79,7 +79,7 @@ class Signals {
     for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&set_, s);
     ::sigprocmask(SIG_BLOCK, &set_, nullptr);
   }
-  // True when the pool is to stop. Waits at most `ms`; the end of a child ends the wait.
+  // Returns true when the pool is to stop. It waits at most `ms`; the end of a child ends the wait.
   bool StopWithin(int ms) {
     const timespec wait{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
     const int got = ::sigtimedwait(&set_, nullptr, &wait);
@@ -104,7 +104,7 @@ class Pool {
  public:
   Pool(Options options, fs::path state)
       : o_(std::move(options)), state_(std::move(state)), progress_(stderr) {}
-  // Never leaves a child behind.
+  // It never leaves a child behind.
   ~Pool() { Stop(); }
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -112,7 +112,7 @@ class Pool {
   int Run();
 
  private:
-  enum class Step { kGoOn, kStop, kEnded };  // kEnded: the coordinator is gone
+  enum class Step { kGoOn, kStop, kEnded };  // kEnded: the coordinator has ended
   absl::Status StartCoordinator();
   absl::Status WaitForAddresses();
   absl::Status StartWorkers();
@@ -120,7 +120,8 @@ class Pool {
   absl::Status Supervise();  // looks after the workers once
   absl::Status CoordinatorError(const std::string& how) const;
   HttpClient::Options Client(const std::string& key) const;  // "": as administrator
-  // The API key that is given out: that of the last time while it is good, else a new one.
+  // Chooses the API key that is given out: the one of the last time while it is valid, else a new
+  // one.
   absl::Status ChooseKey();
   absl::StatusOr<PoolView> Look() const;
   void ShowLoading(const PoolView& view);
@@ -143,7 +144,8 @@ std::string ProgramDirectory() {
   return fs::read_symlink("/proc/self/exe", ec).parent_path().string();
 }
 
-// coordinator.log of the last time becomes coordinator.log.1: a log holds one life of the pool.
+// The coordinator.log of the last time becomes coordinator.log.1, so that a log holds one life of
+// the pool.
 void KeepPreviousLogs(const fs::path& dir) {
   std::error_code ec;
   std::vector<fs::path> logs;
@@ -155,7 +157,7 @@ void KeepPreviousLogs(const fs::path& dir) {
 
 absl::Status Stopped() { return absl::CancelledError("interrupted"); }
 
-// One line now instead of a log to read later.
+// This gives one line now, instead of a log to read later.
 absl::Status CheckPort(uint32_t port) {
   if (port == 0) return absl::OkStatus();
   const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -204,7 +206,7 @@ absl::Status Pool::StartCoordinator() {
 
 absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string& log = coordinator_->spec().log_path;
-  // What it said itself is the error; a crash shows what led to it.
+  // Its own last line is the error; after a crash the lines before show what led to it.
   const std::string last = LastLines(log, 1);
   const std::string own = "lanyard-coordinator: ";
   if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
@@ -218,7 +220,7 @@ absl::Status Pool::WaitForAddresses() {
     std::ifstream in(state_ / "ready.json");
     if (in) {
       const ordered_json ready = ordered_json::parse(in, nullptr, /*allow_exceptions=*/false);
-      // Anything else is a file that is not written to its end yet.
+      // Anything else is a file that has not been written to its end yet.
       if (ready.is_object() && ready.contains("http") && ready["http"].is_string() &&
           ready.contains("grpc") && ready["grpc"].is_string()) {
         access_.url = ready["http"].get<std::string>();
@@ -229,7 +231,7 @@ absl::Status Pool::WaitForAddresses() {
         }
         grpc_ = ready["grpc"].get<std::string>();
         if (o_.plaintext) return absl::OkStatus();
-        // By file: a token among the arguments would stand in the process list.
+        // The token goes by file: among the arguments it would stand in the process list.
         return WriteSmallFile((state_ / kTokenFile).string(), ready.value("token", ""));
       }
     }
@@ -257,7 +259,7 @@ absl::Status Pool::StartWorkers() {
       spec.args.insert(spec.args.end(), {"--token-file", (state_ / kTokenFile).string()});
     }
     if (!o_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", o_.memory});
-    // Workers of one machine do not share a card unless told so.
+    // Workers of one machine do not share a card unless they are told to.
     const std::string devices =
         o_.devices.empty() ? (i == 1 ? "auto" : "cpu") : OfWorker(o_.devices, i - 1);
     const std::string vram = OfWorker(o_.vram, i - 1);
@@ -272,7 +274,7 @@ absl::Status Pool::StartWorkers() {
 
 absl::Status Pool::Supervise() {
   if (const auto how = coordinator_->Poll(); how.has_value()) {
-    if (coordinator_->exited_cleanly()) return Stopped();  // `lanyard stop`
+    if (coordinator_->exited_cleanly()) return Stopped();  // by `lanyard stop`
     return CoordinatorError(*how);
   }
   const TimeNs now = MonotonicNow();
@@ -304,7 +306,7 @@ HttpClient::Options Pool::Client(const std::string& key) const {
   options.api_key = key;
   if (key.empty()) options.admin = access_.admin;
   options.tls.ca = access_.ca;
-  options.look_around = false;  // this pool, not the one that the user's environment speaks of
+  options.look_around = false;  // this pool, and not the one in the user's environment
   return options;
 }
 
@@ -319,7 +321,7 @@ absl::Status Pool::ChooseKey() {
   }
   if (access_.api_key.empty()) {
     ASSIGN_OR_RETURN(const HttpClient client, HttpClient::Create(Client("")));
-    // One whose file was lost or thrown away.
+    // Such a key's file was lost or thrown away.
     ASSIGN_OR_RETURN(const HttpReply gone,
                      client.Delete(absl::StrCat("/admin/v1/keys/", kKeyName)));
     if (gone.status != 404) RETURN_IF_ERROR(StatusOfReply(gone));
@@ -329,7 +331,7 @@ absl::Status Pool::ChooseKey() {
     access_.api_key = Text(made, "key");
   }
   return WriteSmallFile(access_.key_file,
-                        access_.api_key);  // also closes a file that others may read
+                        access_.api_key);  // this also closes a file that others can read
 }
 
 absl::StatusOr<PoolView> Pool::Look() const {
@@ -345,8 +347,8 @@ absl::StatusOr<PoolView> Pool::Look() const {
   return *std::move(view);
 }
 
-// True when the coordinator, whose process runs, has given the same kind of "no" for long. Slowness
-// is none.
+// True when the coordinator, whose process runs, has refused in the same way for long. Being slow
+// is no refusal.
 bool IsRefused(const absl::Status& status, TimeNs* since) {
   if (status.ok() || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
     *since = 0;
@@ -371,7 +373,8 @@ void Pool::ShowLoading(const PoolView& view) {
   }
 }
 
-// Final once every worker was counted; while one is missing it may be so only for a moment.
+// The answer is final once every worker was counted; while one is missing it may hold only for a
+// moment.
 bool IsFinal(const PoolView& view, uint32_t workers, TimeNs* since) {
   if (view.state != "no plan fits") {
     *since = 0;
@@ -450,8 +453,8 @@ int Pool::Run() {
   return kOk;
 }
 
-// The directory for logs, caches and identities, locked for the life of this process (its
-// descriptor stays open).
+// Finds the directory for logs, caches and identities, and locks it for the life of this process
+// (its descriptor stays open).
 absl::StatusOr<fs::path> LockState(const fs::path& dir) {
   std::error_code ec;
   fs::create_directories(dir / "logs", ec);
@@ -463,7 +466,7 @@ absl::StatusOr<fs::path> LockState(const fs::path& dir) {
     return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ",
                               std::strerror(errno), "; name another with --state");
   bool locked = false;
-  // A `lanyard` that looks for running pools holds it for an instant.
+  // A `lanyard` that looks for running pools holds the lock for an instant.
   for (int i = 0; i < 5 && !locked; ++i) {
     if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     locked = ::flock(fd, LOCK_EX | LOCK_NB) == 0;
@@ -482,7 +485,7 @@ absl::StatusOr<fs::path> ChooseState(const Options& o) {
   const fs::path base = fs::path(StateHome()) / "up";
   const std::string stem = fs::path(o.model).stem().string();
   for (int i = 1;; ++i) {
-    // Several pools of one model may run at once; each has a directory that it finds again.
+    // Several pools of one model may run at once, and each has a directory that it finds again.
     auto state = LockState(base / (i == 1 ? stem : absl::StrCat(stem, "-", i)));
     if (state.ok() || !absl::IsAlreadyExists(state.status()) || i == 100) return state;
   }

@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// The value of a key, or `fallback` when it is missing or of another type.
+// Returns the value of a key, or `fallback` when it is missing or of another type.
 template <typename T>
 T Get(const ordered_json& object, const char* key, T fallback) {
   const auto it = object.find(key);
@@ -51,7 +51,8 @@ NodeView ParseNode(const ordered_json& n) {
   return out;
 }
 
-// By stage: the one that embeds first, then by layer, the head last, those without a stage behind.
+// Orders by stage: first the one that embeds, then by layer, then the head, and those without a
+// stage last.
 std::vector<NodeView> InStageOrder(std::vector<NodeView> nodes) {
   const auto rank = [](const NodeView& n) -> uint64_t {
     if (!n.has_stage) return UINT64_MAX;
@@ -73,7 +74,7 @@ std::string LayerText(const NodeView& n) {
   return out;
 }
 
-// As one word of a shell.
+// Quotes a text as one word of a shell.
 std::string ShellWord(const std::string& text) {
   const auto plain = [](unsigned char c) {
     return std::isalnum(c) != 0 || std::strchr("/._-+:,@%=", c) != nullptr;
@@ -93,7 +94,7 @@ std::string HowToAsk(const PoolAccess& access) {
                         "\n");
   const std::string key = ShellWord(access.key_file);
   const std::string ca = ShellWord(access.ca);
-  // By file: a key among curl's arguments would stand in the process list.
+  // The key goes by file: among curl's arguments it would stand in the process list.
   return absl::StrCat("The API key is in ", access.key_file, ", the CA certificate in ", access.ca,
                       "\n  sed 's/^/Authorization: Bearer /' ", key, " | curl --cacert ", ca,
                       " -H @- ", access.url, kQuestion, "\n  OPENAI_BASE_URL=", access.url,
