@@ -1,4 +1,4 @@
-// lanyard-coordinator: cuts a model over the workers that join and serves it.
+// lanyard-coordinator: it cuts a model over the workers that join and serves it.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -45,7 +45,7 @@ struct Flags {
   bool log_json = false;
 };
 
-// One JSON line with the addresses, for whoever starts the workers.
+// Writes one JSON line with the addresses, for the program that starts the workers.
 void TellReady(const Flags& flags, nlohmann::json line) {
   const std::string text = line.dump() + "\n";
   if (flags.ready_fd >= 0 && ::write(flags.ready_fd, text.data(), text.size()) < 0) {
@@ -56,13 +56,13 @@ void TellReady(const Flags& flags, nlohmann::json line) {
     LogWarning(written.message());
 }
 
-// For this machine's certificates.
+// The name for this machine's certificates.
 std::string MachineName() {
   const std::string name = HostName();
   return name.empty() ? "coordinator" : name;
 }
 
-// Where machines join: an address that others can use, not the wildcard.
+// Where machines join: an address that other machines can use, and not the wildcard.
 std::string JoinAddress(const std::string& bound) {
   const absl::StatusOr<std::string> routed =
       net::AdvertisedAddress(bound, "192.0.2.1:1");  // a documentation address
@@ -70,7 +70,7 @@ std::string JoinAddress(const std::string& bound) {
   return absl::StrCat(MachineName(), bound.substr(bound.rfind(':')));
 }
 
-// One line for `systemctl status`.
+// Makes one line for `systemctl status`.
 std::string Summary(const coordinator::PoolStatus& pool) {
   return absl::StrCat(pool.state, ": ", pool.model, ", ", pool.nodes.size(), " workers, ",
                       pool.requests.size(), " requests", pool.why.empty() ? "" : "; ", pool.why);
@@ -80,7 +80,7 @@ std::string Scheme(const web::HttpServer& http) {
   return http.url().substr(0, http.url().find("//") + 2);
 }
 
-// For programs of this machine: the wildcard is no address to connect to.
+// The URL for programs of this machine, since the wildcard is no address to connect to.
 std::string LocalUrl(const web::HttpServer& http) {
   const std::string address = http.address();
   const bool wildcard = address.rfind("0.0.0.0:", 0) == 0 || address.rfind("[::]:", 0) == 0;
@@ -95,7 +95,7 @@ std::string UrlForOthers(const web::HttpServer& http) {
              : Scheme(http) + JoinAddress(address);
 }
 
-// What makes the pool a cluster with identities; empty with --plaintext.
+// The parts that make the pool a cluster with identities; empty with --plaintext.
 struct Identity {
   std::unique_ptr<coordinator::Cluster> cluster;
   std::shared_ptr<coordinator::Quarantine> quarantine;

@@ -1,4 +1,4 @@
-// lanyard-worker: one machine's share of a pool.
+// lanyard-worker: it computes one machine's share of a pool.
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -36,8 +36,8 @@ struct Flags {
   bool log_json = false;
 };
 
-// Where the stage before reaches this worker, when nobody said: loopback for a coordinator there,
-// else every address.
+// Where the stage before reaches this worker when no address was given: loopback for a coordinator
+// on loopback, else every address.
 std::string ListenFor(const std::string& join) {
   const std::string host = join.substr(0, join.rfind(':'));
   if (net::IsLoopbackHost(host))
@@ -45,7 +45,7 @@ std::string ListenFor(const std::string& join) {
   return host.find(':') == std::string::npos ? "0.0.0.0:0" : "[::]:0";
 }
 
-// The machine's membership, made with the token at the first start.
+// Makes the machine's membership, with the token at the first start.
 absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const Flags& flags,
                                                       worker::DaemonOptions* options) {
   net::EnrolmentOptions enrol{options->weights.state_dir + "/identity", flags.join, flags.token,
@@ -129,7 +129,7 @@ absl::Status Run(const Flags& flags) {
   return absl::OkStatus();
 }
 
-// Other users of this machine see the arguments of every process.
+// Other users of this machine can see the arguments of every process.
 void HideToken(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     char* at = std::strstr(argv[i], "lyt1.");
