@@ -14,7 +14,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Gemma's turns: a system message goes in front of the first user's text, and roles alternate.
+// These are Gemma's turns: a system message goes in front of the first user's text, and roles
+// alternate.
 constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
 {%- set turns = messages -%}
 {%- set preface = '' -%}
@@ -47,8 +48,8 @@ constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
   {{- '<start_of_turn>model\n' -}}
 {%- endif -%})";
 
-// Text that cannot do harm where a template makes a control token of it: '<|' + message.role +
-// '|>'.
+// True for text that does no harm where a template makes a control token of it: '<|' + message.role
+// + '|>'.
 bool IsUsualRole(std::string_view role) {
   constexpr std::array<std::string_view, 9> kRoles = {"system", "user",      "assistant",
                                                       "tool",   "developer", "function",
@@ -59,7 +60,7 @@ bool IsUsualRole(std::string_view role) {
   return false;
 }
 
-// JSON from outside to values; nothing of it is trusted.
+// Converts JSON from outside to values; none of it is trusted.
 class Converter {
  public:
   absl::StatusOr<jinja::Value> Convert(const Json& j, int depth = 1) {
@@ -123,7 +124,7 @@ class Converter {
   uint64_t bytes_ = 0;
 };
 
-// Content as an array of text parts becomes one string.
+// Makes one string of content that is an array of text parts.
 Json JoinParts(Json messages) {
   if (!messages.is_array()) return messages;
   for (auto& message : messages) {
@@ -181,7 +182,7 @@ void ChatTemplate::SetTokens(std::string bos, std::string eos) {
   eos_ = std::move(eos);
 }
 
-// Some templates only add strings; given an array they fail, or print it.
+// Some templates only add strings; when given an array they fail, or print it.
 bool ChatTemplate::ReadsParts() const {
   const Json probe = {
       {{"role", "user"}, {"content", Json::array({{{"type", "text"}, {"text", "PROBE"}}})}}};
@@ -223,8 +224,8 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& mes
       variables.emplace_back(name, std::move(v));
     }
   }
-  // Room in proportion to what was given, so that a long conversation is no attack and a template
-  // cannot make it one.
+  // The limits grow with the input, so that a long conversation is no attack and a template cannot
+  // make it one.
   jinja::Limits limits;
   limits.steps += 300 * converter.values() + converter.bytes();
   limits.made_bytes += 16 * converter.bytes();

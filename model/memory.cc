@@ -7,17 +7,18 @@
 namespace lanyard::model {
 namespace {
 
-// The engine's own figures (engine/step.h, engine/ops), which this room may not include;
-// tests/memory compares.
-constexpr uint64_t kHeadRows = 16;      // rows whose logits lie in memory together
-constexpr uint64_t kSamplerBytes = 12;  // of one token of the vocabulary: candidates and their sums
+// These are the engine's own figures (engine/step.h, engine/ops), which this room may not include;
+// tests/memory compares them.
+constexpr uint64_t kHeadRows = 16;  // rows whose logits lie in memory together
+// For one token of the vocabulary: candidates and their sums.
+constexpr uint64_t kSamplerBytes = 12;
 constexpr uint64_t kRopeKinds = 2;
-constexpr uint64_t kAttentionTileBytes = 12;  // of one row
-constexpr uint64_t kQuantBlockBytes = 60;     // a row's block of 32 inputs as int8, scale and sums
+constexpr uint64_t kAttentionTileBytes = 12;  // for one row
+constexpr uint64_t kQuantBlockBytes = 60;  // for a row's block of 32 inputs as int8, scale and sums
 constexpr uint64_t kFloatBlockBytes = 128;
 constexpr uint64_t kTileQueries = 64;
-// Frames of hidden states held on one side of a stage: being decoded or encoded, and waiting for
-// the other side.
+// The frames of hidden states on one side of a stage: those being decoded or encoded, and those
+// that wait for the other side.
 constexpr uint64_t kFramesHeld = 3;
 
 // Rows enter quantised products in one form and float ones in another; a model may have both.
@@ -33,7 +34,7 @@ uint64_t InputBlockBytes(const Manifest& manifest) {
   return (quantised ? kQuantBlockBytes : 0) + (floats ? kFloatBlockBytes : 0);
 }
 
-// Of one thread: two converted parts of a KV page and, for each query of a tile, output,
+// For one thread: two converted parts of a KV page and, for each query of a tile, output,
 // probabilities and sums.
 uint64_t AttentionScratchBytes(const ModelShape& shape) {
   const uint64_t group = shape.n_heads / std::max(1u, shape.n_kv_heads);

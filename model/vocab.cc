@@ -11,7 +11,7 @@
 namespace lanyard::model {
 namespace {
 
-// Texts that end a generation whatever their type says, for want of a key in the file (llama.cpp's
+// These texts end a generation whatever their type says, for files that lack the key (llama.cpp's
 // list).
 constexpr std::array<std::string_view, 33> kEogTexts = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
@@ -43,8 +43,8 @@ int HexDigit(char c) {
   return -1;
 }
 
-// "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write before a
-// buffer).
+// True for "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write
+// before a buffer).
 bool IsByteToken(std::string_view text) {
   return text.size() == 6 && text.substr(0, 3) == "<0x" && text[5] == '>' &&
          HexDigit(text[3]) >= 0 && HexDigit(text[4]) >= 0;
@@ -60,7 +60,7 @@ absl::Status Optional(absl::StatusOr<T> value, std::optional<T>* out) {
   return absl::OkStatus();
 }
 
-// A special id inside the vocabulary; 2^32 - 1 is how some converters write "none".
+// Checks that a special id lies inside the vocabulary; some converters write 2^32 - 1 for "none".
 absl::Status CheckedId(const std::optional<uint64_t>& id, const char* key, int32_t n_vocab,
                        int32_t* out) {
   if (!id || *id == 0xFFFFFFFFU) return absl::OkStatus();
@@ -166,7 +166,7 @@ absl::Status Vocab::AddTokens(const VocabData& data) {
 }
 
 absl::Status Vocab::SetSpecialIds(const VocabData& data) {
-  if (kind_ == VocabKind::kSpm) {  // what llama.cpp takes where the keys are absent
+  if (kind_ == VocabKind::kSpm) {  // llama.cpp takes these where the keys are absent
     if (size() > 1) bos_ = 1;
     if (size() > 2) eos_ = 2;
     unk_ = 0;
