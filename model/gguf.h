@@ -47,8 +47,8 @@ class GgufFile : public TensorSource {
   uint32_t version() const;
   uint64_t file_bytes() const;
   uint64_t alignment() const;
-  uint64_t data_offset()
-      const;  // where tensor data begins; it may lie past the end of a file without tensors
+  // Where tensor data begins; it may lie past the end of a file without tensors.
+  uint64_t data_offset() const;
   const std::string& path() const;  // empty after Parse
 
   // NotFound when the key is absent; InvalidArgument (naming key, wanted and found type) when it

@@ -42,9 +42,8 @@ class OrderSpace {
   static OrderSpace Fixed(const Problem& problem, const std::vector<bool>& must);
 
   bool exact() const { return exact_; }
-  uint32_t states() const {
-    return static_cast<uint32_t>(choices_.size());
-  }  // they ascend along every choice
+  // They ascend along every choice.
+  uint32_t states() const { return static_cast<uint32_t>(choices_.size()); }
   uint32_t slots() const { return slots_; }
   const std::vector<Choice>& choices(uint32_t state) const { return choices_[state]; }
   bool final(uint32_t state) const { return final_[state]; }

@@ -122,9 +122,8 @@ class Placement {
   PlacementState state() const { return state_; }
   const std::string& why() const { return why_; }       // one sentence when not serving
   const sharding::Plan& plan() const { return plan_; }  // the last plan that fitted
-  const std::vector<AssignedStage>& stages() const {
-    return stages_;
-  }  // empty unless the pool loads or serves
+  // They are empty unless the pool loads or serves.
+  const std::vector<AssignedStage>& stages() const { return stages_; }
   Epoch epoch() const { return epoch_; }
   PlanId plan_id() const { return PlanId(epoch_.value); }  // a plan is assigned once
   // Number of plans that were given up for a better one.

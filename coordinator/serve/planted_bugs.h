@@ -5,7 +5,7 @@
 namespace lanyard::coordinator {
 
 struct PlantedBugs {
-  bool forget_free_on_cancel = false;  // a cancelled sequence keeps its blocks for ever
+  bool forget_free_on_cancel = false;  // a cancelled sequence never frees its blocks
   bool trim_too_early = false;      // a sliding window loses a block that its next row still sees
   bool keep_kv_on_preempt = false;  // a preempted sequence believes that its KV is still there
   bool share_blocks = false;        // a block is handed out while another sequence holds it

@@ -37,11 +37,10 @@ class CudaDevice final : public Device {
   const std::shared_ptr<cuda::Module>& module() const { return module_; }
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
-  std::string driver_version()
-      const;  // "580.65.06", or the CUDA version of the driver where NVML is absent
-  double load_seconds() const {
-    return load_seconds_;
-  }  // how long the driver took to make the kernels ready
+  // For example "580.65.06", or the CUDA version of the driver where NVML is absent.
+  std::string driver_version() const;
+  // How long the driver took to make the kernels ready.
+  double load_seconds() const { return load_seconds_; }
 
   // Looks at the card again. One thread is to call this now and then; the driver may keep it
   // waiting. While there is no stage, the budget follows the free memory. When other programs have
@@ -72,8 +71,8 @@ class CudaDevice final : public Device {
     bool own_told = false;
     uint64_t growths = 0;
   };
-  std::optional<Look> LookAtCard()
-      const;  // nullopt when the card does not answer, or when blocks came or went each time
+  // nullopt when the card does not answer, or when blocks came or went each time.
+  std::optional<Look> LookAtCard() const;
   void TakeFromStages(const Look& look);
 
   std::string name_;

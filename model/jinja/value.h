@@ -64,9 +64,8 @@ class Value {
   bool IsString() const { return kind() == Kind::kString; }
   bool IsList() const { return kind() == Kind::kList; }
   bool IsDict() const { return kind() == Kind::kDict; }
-  bool IsInt() const {
-    return kind() == Kind::kInt || kind() == Kind::kBool;
-  }  // Python's bool is an int
+  // Python's bool is an int.
+  bool IsInt() const { return kind() == Kind::kInt || kind() == Kind::kBool; }
   bool IsNumber() const { return IsInt() || kind() == Kind::kFloat; }
 
   // Each of these needs the kind that its name says.

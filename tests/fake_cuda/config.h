@@ -35,7 +35,7 @@ struct Config {
   bool peer = false;   // cards reach each other's memory
   bool checks =
       true;  // the machine's checks of initialisation and races (bounds are always checked)
-  bool strict_reads = false;  // copying memory that nobody wrote to the host is an error
+  bool strict_reads = false;  // copying unwritten memory to the host is an error
   // Failures, counted from 1; 0 = never.
   uint64_t fail_alloc = 0;       // this cuMemAlloc says OUT_OF_MEMORY
   uint64_t fail_alloc_from = 0;  // this one and all after it

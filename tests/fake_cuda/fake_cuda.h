@@ -36,9 +36,8 @@ class FakeCuda {
   std::string Reports() const { return reports_(); }  // what the checks found, a line each
   void SetOthers(int device, uint64_t bytes) { set_others_(device, bytes); }
   uint64_t UsedBytes(int device) const { return used_(device); }
-  void Hang(bool on) {
-    hang_(on ? 1 : 0);
-  }  // whoever asks a card for its free memory waits meanwhile
+  // A call that asks a card for its free memory waits meanwhile.
+  void Hang(bool on) { hang_(on ? 1 : 0); }
 
  private:
   FakeCuda() {

@@ -138,7 +138,7 @@ struct Stats {
   uint64_t kernels = 0;
   uint64_t graphs = 0;
   uint64_t peer_copies = 0;
-  uint64_t uninitialised_reads = 0;  // copies to the host of bytes that nobody wrote
+  uint64_t uninitialised_reads = 0;  // copies to the host of unwritten bytes
 };
 
 class World {

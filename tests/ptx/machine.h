@@ -49,8 +49,8 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   // New memory of `bytes` (0 is allowed: an address that nothing may touch), 256-byte aligned, not
-  // initialised; `name` stands in errors. 4 KiB before and after belong to nobody. Never fails
-  // (bad_alloc aside); budgets are the caller's business.
+  // initialised; `name` stands in errors. 4 KiB before and after belong to no allocation. Never
+  // fails (bad_alloc aside); budgets are the caller's business.
   uint64_t Alloc(size_t bytes, std::string_view name);
   // Ends an allocation; `address` must be its first byte. Later accesses are "use after free"
   // errors: the last 64 MiB of freed memory are kept for that and hold 0xDD.
@@ -68,7 +68,7 @@ class Memory {
   // True if the whole range lies in one live allocation and every byte of it was written.
   bool IsInitialised(uint64_t address, size_t bytes) const;
 
-  // Checked copies. Read refuses bytes that nobody wrote; Copy carries "not initialised" along, as
+  // Checked copies. Read refuses unwritten bytes; Copy carries "not initialised" along, as
   // a device copy would.
   absl::Status Write(uint64_t address, const void* from, size_t bytes);
   absl::Status Read(uint64_t address, void* to, size_t bytes) const;
@@ -99,7 +99,7 @@ class Memory {
   // messages.
   std::string Describe(uint64_t address) const;
 
-  // For the machine (and nobody else).
+  // Only the machine calls it.
   struct Impl;
   Impl& impl() { return *impl_; }
 

@@ -27,7 +27,7 @@ constexpr uint64_t kSharedWindow = uint64_t{0x4000} << 48;
 constexpr uint64_t kLocalWindow = uint64_t{0x5000} << 48;
 constexpr uint64_t kParamWindow = uint64_t{0x6000} << 48;
 constexpr uint64_t kWindowMask = uint64_t{0xf000} << 48;
-// Variables in shared memory begin here, so that address 0 is nobody's.
+// Variables in shared memory begin here, so that address 0 is no variable.
 constexpr uint32_t kSharedBase = 1024;
 
 // Executes one instruction for the lanes of `mask` (not 0; guard already applied). w.pc is that of

@@ -396,7 +396,7 @@ LANYARD_DEVICE void FastSpan(const AttendArgs& a, Shared<kHd>* shared) {
 
 }  // namespace
 
-// blocks: at least so many fit in a multiprocessor, by registers.
+// blocks: at least this many fit in a multiprocessor, by registers.
 #define LANYARD_FAST(hd, name, element, blocks)                              \
   LANYARD_KERNEL __launch_bounds__(kThreads, blocks)                         \
       lanyard_attend_fast_##name##_##hd(AttendArgs a) {                      \
