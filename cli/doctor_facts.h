@@ -73,8 +73,8 @@ struct CoordinatorFacts {
 struct PoolFacts {
   nlohmann::ordered_json answer;
   int64_t received_unix_ms = 0;
-  int64_t certificate_life_s =
-      identity::kNodeCertificateSeconds;  // the same for every node of a cluster
+  // The same for every node of a cluster.
+  int64_t certificate_life_s = identity::kNodeCertificateSeconds;
 };
 
 }  // namespace lanyard::cli

@@ -98,9 +98,9 @@ uint64_t BufferBytes(const Manifest& manifest, const StageDuty& duty) {
   const bool has_layers = duty.layer_begin < duty.layer_end;
   const uint64_t d_attn = uint64_t{shape.n_heads} * shape.head_dim;
   const uint64_t d_qkv = d_attn + 2 * uint64_t{shape.n_kv_heads} * shape.head_dim;
-  uint64_t row_bytes =
-      2 * 4 * uint64_t{shape.d_model};  // the residual stream and a block's input or output
-  uint64_t widest = shape.d_model;      // input of a product
+  // The residual stream and a block's input or output.
+  uint64_t row_bytes = 2 * 4 * uint64_t{shape.d_model};
+  uint64_t widest = shape.d_model;  // input of a product
   if (has_layers) {
     row_bytes += 4 * std::max<uint64_t>(d_qkv + d_attn, 2 * uint64_t{shape.d_ff});
     row_bytes += 4 * 2 * kRopeKinds * uint64_t{shape.n_rot};

@@ -8,8 +8,8 @@
 
 namespace lanyard::net {
 
-inline constexpr size_t kMaxFrameBytes =
-    size_t{64} << 20;  // hidden states of one frame: 512 rows x 32768 x f32
+// Hidden states of one frame: 512 rows x 32768 x f32.
+inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 // A frame with its block tables.
 inline constexpr size_t kMaxFrameMessageBytes = kMaxFrameBytes + (size_t{4} << 20);
 inline constexpr size_t kMaxControlMessageBytes = size_t{8} << 20;

@@ -24,15 +24,11 @@ inline constexpr uint32_t kMaxFrameRows = 512;
 // overlap. It sizes the buffers of stages.
 inline constexpr uint32_t kStepFrameRows = 128;
 
-enum class WireType : uint8_t {
-  kF32 = 0,
-  kF16 = 1
-};  // kF16: f16 mantissas, and one power of two for each row
+// kF16 has f16 mantissas and one power of two for each row.
+enum class WireType : uint8_t { kF32 = 0, kF16 = 1 };
 enum class KvType : uint8_t { kF32 = 0, kF16 = 1, kQ8 = 2 };
-enum class AttentionForm : uint8_t {
-  kExact = 0,
-  kFast = 1
-};  // kFast: on tensor cores, see CheckFastAttention
+// kFast runs on tensor cores; see CheckFastAttention.
+enum class AttentionForm : uint8_t { kExact = 0, kFast = 1 };
 
 // Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed
 // it. With fast attention this holds on cards of one generation.

@@ -33,8 +33,8 @@ struct Config {
   Order order = Order::kRandom;
   int driver = 13000;  // as cuDriverGetVersion says it; PTX of a newer ISA is refused
   bool peer = false;   // cards reach each other's memory
-  bool checks =
-      true;  // the machine's checks of initialisation and races (bounds are always checked)
+  // The machine's checks of initialisation and races (bounds are always checked)
+  bool checks = true;
   bool strict_reads = false;  // copying unwritten memory to the host is an error
   // Failures, counted from 1; 0 = never.
   uint64_t fail_alloc = 0;       // this cuMemAlloc says OUT_OF_MEMORY

@@ -23,8 +23,8 @@ struct Ref {
 
 struct Vreg {
   uint8_t bits = 32;
-  bool fixed =
-      false;  // a constant or special register: stands before everything else, is never written
+  // A constant or special register: stands before everything else, is never written.
+  bool fixed = false;
   uint64_t value = 0;
   bool is_special = false;
   SpecialSlot special;

@@ -50,8 +50,8 @@ struct Op {
   uint8_t tally = kPlain;
   uint8_t mode = 0;  // the handler's own (a comparison, a shuffle's kind)
   uint8_t flags = 0;
-  uint8_t issues =
-      1;  // instructions that it counts for; 0: the machine's own checks (tally kOwnChecks)
+  // Instructions that it counts for; 0: the machine's own checks (tally kOwnChecks)
+  uint8_t issues = 1;
 };
 
 enum OpFlag : uint8_t {

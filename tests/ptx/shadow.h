@@ -80,8 +80,8 @@ int64_t FirstClear(const uint64_t* map, uint64_t offset, uint64_t bytes);  // of
 // Who accesses, for the race rules.
 struct Accessor {
   uint32_t now = 0;
-  uint32_t epoch_start =
-      0;  // accesses before this are of earlier launches (global) or blocks (shared)
+  // Accesses before this are of earlier launches (global) or blocks (shared)
+  uint32_t epoch_start = 0;
   uint32_t block_start = 0;  // and before this: of another block
   uint32_t sync_min = 0;
   const uint32_t* sync = nullptr;  // 32 entries, by warp

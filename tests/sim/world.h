@@ -31,8 +31,8 @@ struct WorldOptions {
   coordinator::PlantedBugs bugs;
   WorkerBugs worker_bugs;
   bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
-  bool foreign_hidden =
-      false;  // planted: a frame now and then arrives with the hidden states of the one before
+  // planted: a frame now and then arrives with the hidden states of the one before.
+  bool foreign_hidden = false;
   bool replay_lost = false;
 };
 

@@ -17,8 +17,8 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kQueries = 4;  // of a block
-constexpr uint32_t kPartialHead =
-    4;  // floats before a partial's output: m, l and two unused, so that it is aligned
+// Floats before a partial's output: m, l and two unused, so that it is aligned.
+constexpr uint32_t kPartialHead = 4;
 
 struct Shared {
   float p[kQueries][kSpanPositions];  // scores, then probabilities

@@ -10,8 +10,8 @@ constexpr uint32_t kOutputs = 128;
 constexpr uint32_t kColumns = 64;
 constexpr uint32_t kFloatThreads = 256;
 constexpr uint32_t kElements = 16;  // of a stage: half a block
-constexpr uint32_t kStageFloats =
-    kElements * (kOutputs + kColumns);  // [element][128], then [element][64]
+// [element][128], then [element][64].
+constexpr uint32_t kStageFloats = kElements * (kOutputs + kColumns);
 
 LANYARD_DEVICE uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
