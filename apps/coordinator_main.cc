@@ -1,4 +1,4 @@
-// lanyard-coordinator: cuts a model over the workers that join and serves it.
+// lanyard-coordinator: it cuts a model over the workers that join and serves it.
 #include <unistd.h>
 
 #include <csignal>
@@ -40,13 +40,13 @@ void TellReady(const apps::CoordinatorFlags& flags, nlohmann::json line) {
     LogWarning(written.message());
 }
 
-// For this machine's certificates.
+// The name for this machine's certificates.
 std::string MachineName() {
   const std::string name = HostName();
   return name.empty() ? "coordinator" : name;
 }
 
-// Where machines join: an address that others can use, not the wildcard.
+// Where machines join: an address that other machines can use, and not the wildcard.
 std::string JoinAddress(const std::string& bound) {
   const absl::StatusOr<std::string> routed =
       net::AdvertisedAddress(bound, "192.0.2.1:1");  // a documentation address
@@ -54,7 +54,7 @@ std::string JoinAddress(const std::string& bound) {
   return absl::StrCat(MachineName(), bound.substr(bound.rfind(':')));
 }
 
-// One line for `systemctl status`.
+// Makes one line for `systemctl status`.
 std::string Summary(const coordinator::PoolStatus& pool) {
   return absl::StrCat(pool.state, ": ", pool.model, ", ", pool.nodes.size(), " workers, ",
                       pool.requests.size(), " requests", pool.why.empty() ? "" : "; ", pool.why);
@@ -64,7 +64,7 @@ std::string Scheme(const web::HttpServer& http) {
   return http.url().substr(0, http.url().find("//") + 2);
 }
 
-// For programs of this machine: the wildcard is no address to connect to.
+// The URL for programs of this machine, since the wildcard is no address to connect to.
 std::string LocalUrl(const web::HttpServer& http) {
   const std::string address = http.address();
   const bool wildcard = address.rfind("0.0.0.0:", 0) == 0 || address.rfind("[::]:", 0) == 0;

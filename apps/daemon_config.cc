@@ -13,7 +13,7 @@
 namespace lanyard::apps {
 namespace {
 
-// Beyond it a hand-written file has something wrong with it.
+// A larger file cannot be a hand-written one.
 constexpr size_t kMaxTextBytes = 1 << 20;
 
 std::string EnvironmentName(const std::string& prefix, const std::string& option) {
@@ -63,7 +63,7 @@ class TomlConfig final : public CLI::Config {
             CLI::ExitCodes::ConfigError};
   }
 
-  // One value as the command line would have it.
+  // Writes one value as the command line would have it.
   std::string Text(const std::string& key, const toml::node& node) const {
     if (const auto* text = node.as_string()) return text->get();
     if (const auto* flag = node.as_boolean()) return flag->get() ? "true" : "false";

@@ -11,14 +11,14 @@ namespace {
 constexpr TimeNs kLook = 100 * kMillisecond;
 constexpr TimeNs kTell = kSecond;
 
-// The signal that came within `wait`, or 0.
+// Returns the signal that came within `wait`, or 0.
 int SignalWithin(const sigset_t& signals, TimeNs wait) {
   const timespec time{wait / kSecond, wait % kSecond};
   const int signal = ::sigtimedwait(&signals, nullptr, &time);
   return signal > 0 ? signal : 0;
 }
 
-// Status and signs of life, at most once a second (or a quarter of a short watchdog).
+// Sends status and signs of life, at most once a second (or once a quarter of a short watchdog).
 class Teller {
  public:
   Teller(const ServiceWatch& watch, ServiceNotifier* notifier)
@@ -33,7 +33,7 @@ class Teller {
     if (notifier_.watchdog() > 0 && turn != last_turn_) notifier_.Alive();
     const bool stuck = turn == last_turn_;
     last_turn_ = turn;
-    if (!stuck) notifier_.Status(watch_.status());  // it may wait for what the loop holds
+    if (!stuck) notifier_.Status(watch_.status());  // status() may wait for what the loop holds
   }
 
  private:
@@ -57,7 +57,7 @@ sigset_t BlockEndingSignals() {
 int WaitForEnd(const sigset_t& signals, const ServiceWatch& watch, ServiceNotifier* notifier) {
   if (notifier->supervised()) notifier->Ready(watch.status());
   if (!notifier->supervised() &&
-      watch.ended == nullptr) {  // nothing to look after: no thread wakes for it
+      watch.ended == nullptr) {  // there is nothing to look after, so no thread wakes for it
     int signal = 0;
     sigwait(&signals, &signal);
     return signal;

@@ -1,5 +1,5 @@
-// The main thread of a daemon: waits for the signal that ends it, and meanwhile tells the
-// supervisor how it is.
+// The main thread of a daemon: it waits for the signal that ends the daemon, and meanwhile tells
+// the supervisor how it is.
 #pragma once
 
 #include <csignal>
@@ -12,24 +12,25 @@
 namespace lanyard::apps {
 
 struct ServiceWatch {
-  // One line: what it does, with whom. Asked once a second, and only when supervised.
+  // One line that says what the daemon does, and with whom. It is asked for once a second, and only
+  // under a supervisor.
   std::function<std::string()> status;
-  // When the loop that everything hangs on last turned. A sign of life goes out only after it has
+  // When the loop that everything depends on last turned. A sign of life is sent only after it has
   // turned since the last one: a timer's word that the process exists would hide a loop that is
   // stuck.
   std::function<TimeNs()> last_turn;
-  // Ended by itself; null: never does.
+  // Says whether the daemon ended by itself; null: it never does.
   std::function<bool()> ended = nullptr;
 };
 
 // Blocks SIGTERM, SIGINT and SIGHUP for every thread that is started later.
 sigset_t BlockEndingSignals();
 
-// The signal, or 0 when `ended`. Says READY first.
+// Says READY first. Returns the signal, or 0 when `ended` became true.
 int WaitForEnd(const sigset_t& signals, const ServiceWatch& watch, ServiceNotifier* notifier);
 
-// Waits at most `timeout` until `idle`, telling the supervisor that this is wanted; a further
-// signal ends the wait. False when it ended before.
+// Waits at most `timeout` until `idle`, and tells the supervisor that this wait is meant; a further
+// signal ends it. Returns false when the wait ended before `idle`.
 bool Drain(const sigset_t& signals, const ServiceWatch& watch, TimeNs timeout,
            const std::function<bool()>& idle, ServiceNotifier* notifier);
 

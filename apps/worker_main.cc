@@ -126,7 +126,7 @@ absl::Status Run(const apps::WorkerFlags& flags, worker::DaemonOptions options) 
   return absl::OkStatus();
 }
 
-// Other users of this machine see the arguments of every process.
+// Other users of this machine can see the arguments of every process.
 void HideToken(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     char* at = std::strstr(argv[i], "lyt1.");

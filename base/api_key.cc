@@ -11,7 +11,7 @@ namespace lanyard {
 namespace {
 
 constexpr size_t kCheckBytes = 4;
-// 36 bytes are 48 characters of base64 without a bit to spare, so every character counts.
+// 36 bytes are 48 characters of base64 without a spare bit, so every character counts.
 constexpr size_t kTailChars = (kApiKeySecretBytes + kCheckBytes) / 3 * 4;
 constexpr size_t kTextChars = kApiKeyPrefix.size() + 2 * kApiKeyIdBytes + 1 + kTailChars;
 

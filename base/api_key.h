@@ -12,14 +12,14 @@
 namespace lanyard {
 
 inline constexpr size_t kApiKeyIdBytes = 6;       // 12 hex digits in the text
-inline constexpr size_t kApiKeySecretBytes = 32;  // of OpenSSL's random numbers
+inline constexpr size_t kApiKeySecretBytes = 32;  // from OpenSSL's random numbers
 inline constexpr std::string_view kApiKeyPrefix = "lyk_";
 
 struct ApiKeyText {
   std::string id;      // 12 hex digits; may be shown and logged
   std::string secret;  // 32 raw bytes
 
-  // With a new id and secret. Internal when the system gives no random bytes.
+  // Makes a key with a new id and secret. Internal when the system gives no random bytes.
   static absl::StatusOr<ApiKeyText> Make();
   // NotAnApiKey for what is none, is cut short or was altered.
   static absl::StatusOr<ApiKeyText> Parse(std::string_view text);

@@ -1,4 +1,4 @@
-// Checked little-endian reading and arithmetic for untrusted bytes.
+// Reads little-endian numbers from untrusted bytes and calculates with them, with checks.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Monotonic time. State machines take `now` as an argument; only what sits around them asks a
-// Clock.
+// Monotonic time. State machines take `now` as an argument; only the code around them reads a
+// clock.
 #pragma once
 
 #include <chrono>
@@ -7,7 +7,7 @@
 
 namespace lanyard {
 
-// Monotonic nanoseconds from an arbitrary start. Never wall time.
+// Monotonic nanoseconds from an arbitrary start; never wall time.
 using TimeNs = int64_t;
 inline constexpr TimeNs kMillisecond = 1'000'000;
 inline constexpr TimeNs kSecond = 1'000'000'000;

@@ -80,7 +80,7 @@ absl::Status WriteSmallFile(const std::string& path, std::string_view text, Read
   const std::string temporary = path + ".tmp";
   absl::Status written;
   {
-    // Not through a link, and not into a file that somebody else prepared.
+    // It must not go through a link, nor into a file that another user prepared.
     ::unlink(temporary.c_str());
     const Fd fd(
         ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));

@@ -9,11 +9,11 @@
 
 namespace lanyard {
 
-// A folder that only its owner reads, with the parents it lacks. FailedPrecondition names path and
-// errno.
+// Makes a folder that only its owner can read, with the parents it lacks. FailedPrecondition names
+// path and errno.
 absl::Status MakePrivateDir(const std::string& path);
 
-// NotFound when there is none; ResourceExhausted beyond `max_bytes`.
+// NotFound when there is no such file; ResourceExhausted when it is larger than `max_bytes`.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
                                           size_t max_bytes = size_t{1} << 20);
 

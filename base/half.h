@@ -1,5 +1,5 @@
-// IEEE binary16, and rows of it that share a power of two: what crosses the wire between stages and
-// what every layer's end is rounded to (docs/numerics.md "Hidden states").
+// IEEE binary16, and rows of it that share a power of two. This form crosses the wire between
+// stages, and every layer's end is rounded to it (docs/numerics.md "Hidden states").
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace lanyard {
 
-// Exact.
+// The result is exact.
 [[gnu::always_inline]] inline float HalfToFloat(uint16_t h) {
   const uint32_t sign = uint32_t{h & 0x8000u} << 16;
   const uint32_t exponent = (h >> 10) & 0x1fu;
@@ -27,7 +27,7 @@ namespace lanyard {
   return out;
 }
 
-// Round to nearest even; overflow gives infinity, NaN stays NaN (quiet).
+// Rounds to nearest even. Overflow gives infinity; NaN stays NaN (quiet).
 [[gnu::always_inline]] inline uint16_t FloatToHalf(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
@@ -50,7 +50,7 @@ inline constexpr int kHalfRowExponentMin = -110;
 inline constexpr int kHalfRowExponentMax = 113;
 
 // The power of two that a row with this largest magnitude is divided by before it is rounded to
-// half: amax, itself rounded to half's 11 significant bits, comes to lie in [2^14, 2^15). A
+// half: amax, itself rounded to half's 11 significant bits, comes to lie in [2^14, 2^15). It is a
 // function of the rounded amax, so that rounding a row twice changes nothing.
 [[gnu::always_inline]] inline int HalfRowExponent(float amax) {
   uint32_t bits;

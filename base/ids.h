@@ -20,8 +20,8 @@ struct StrongId {
   }
 };
 
-using SeqId = StrongId<struct SeqTag>;    // a sequence (one answer being made); unique within a
-                                          // coordinator's life
+// A sequence (one answer being made); unique within a coordinator's life.
+using SeqId = StrongId<struct SeqTag>;
 using StepId = StrongId<struct StepTag>;  // a step through the pipeline; ascending within an epoch
 using Epoch = StrongId<struct EpochTag>;  // ascending; a worker refuses a lower one
 using PlanId = StrongId<struct PlanTag>;  // a plan (cut of the model over workers)

@@ -67,7 +67,7 @@ absl::StatusOr<Network> Network::Parse(const std::string& text) {
   const size_t slash = text.find('/');
   const std::optional<IpAddress> address = IpAddress::Parse(text.substr(0, slash));
   bool good = address.has_value();
-  const bool dotted = text.find(':') == std::string::npos;  // how the bits are meant
+  const bool dotted = text.find(':') == std::string::npos;  // says how the bits are meant
   const int most = dotted ? 32 : 128;
   int bits = most;
   if (good && slash != std::string::npos) {

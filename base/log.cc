@@ -46,7 +46,7 @@ std::shared_ptr<spdlog::logger> MakeLogger(const LogOptions& options) {
   return logger;
 }
 
-// Without control characters; in JSON, quotes and backslashes are escaped too.
+// Removes control characters; for JSON, quotes and backslashes are escaped too.
 std::string Escape(std::string_view line, bool json) {
   std::string out;
   out.reserve(line.size());

@@ -1,6 +1,6 @@
-// Logging to stderr over spdlog, which stays out of this header. Text on a terminal, one JSON
-// object a line otherwise when asked. Prompts, answers, keys and activations never go into a log
-// line.
+// Logging to stderr over spdlog, which stays out of this header. It writes text on a terminal, and
+// one JSON object a line otherwise when asked to. Prompts, answers, keys and activations never go
+// into a log line.
 #pragma once
 
 #include <optional>
@@ -19,10 +19,11 @@ struct LogOptions {
   std::string program;  // stands in every line
 };
 
-// "debug", "info", "warning" (or "warn"), "error", "off".
+// Takes "debug", "info", "warning" (or "warn"), "error" or "off".
 absl::StatusOr<LogLevel> ParseLogLevel(std::string_view text);
 
-// Once, at the start of a program. Before it, lines of level info and above go to stderr as text.
+// To be called once, at the start of a program. Before it, lines of level info and above go to
+// stderr as text.
 void SetupLog(const LogOptions& options);
 
 struct LogLine {

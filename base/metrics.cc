@@ -12,7 +12,7 @@ namespace lanyard {
 struct Metrics::Impl {
   explicit Impl(Labels constant) : labels(std::move(constant)) {}
 
-  // The registry gives the family that is there already for the same name, and the family the
+  // For a name that is there already, the registry returns the same family, and the family the same
   // metric.
   prometheus::Counter& CounterOf(const Description& d, const Labels& more) {
     return prometheus::BuildCounter()

@@ -1,5 +1,5 @@
-// Counters, gauges and histograms in Prometheus' text format (over prometheus-cpp, which stays out
-// of this header).
+// Counters, gauges and histograms in Prometheus' text format, over prometheus-cpp, which stays out
+// of this header.
 #pragma once
 
 #include <map>
@@ -22,7 +22,7 @@ class Metrics {
   Metrics& operator=(const Metrics&) = delete;
 
   struct Description {
-    const char* name;  // in full, with _total and unit
+    const char* name;  // the full name, with _total and unit
     const char* help;
   };
   // Shows the metric with 0 although nothing has happened yet.
@@ -30,10 +30,10 @@ class Metrics {
   void Declare(const Description& histogram, const std::vector<double>& buckets);
 
   void Add(const Description& counter, double value, const Labels& labels = {});
-  // Raises a counter to a total that is kept elsewhere; a lower one is ignored.
+  // Raises a counter to a total that is kept elsewhere; a lower total is ignored.
   void RaiseTo(const Description& counter, double total, const Labels& labels = {});
   void Set(const Description& gauge, double value, const Labels& labels = {});
-  // `buckets`: upper bounds, ascending; the same at every call for one name.
+  // `buckets` are upper bounds, ascending, and the same at every call for one name.
   void Observe(const Description& histogram, const std::vector<double>& buckets, double value);
 
   std::string Text() const;

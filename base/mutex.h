@@ -37,7 +37,8 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex* const mu_;
 };
 
-// Wait with the mutex held; re-check the condition in a loop (spurious wake-ups happen).
+// Waits with the mutex held. Callers check the condition again in a loop, since spurious wake-ups
+// happen.
 class CondVar {
  public:
   void Wait(Mutex* mu) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
@@ -45,7 +46,7 @@ class CondVar {
     cv_.wait(lock);
     lock.release();
   }
-  // False when the time-out passed first.
+  // Returns false when the time-out passed first.
   bool WaitFor(Mutex* mu, std::chrono::nanoseconds timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     std::unique_lock<std::mutex> lock(mu->mu_, std::adopt_lock);
     const bool signalled = cv_.wait_until(lock, std::chrono::steady_clock::now() + timeout) ==

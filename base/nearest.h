@@ -1,4 +1,4 @@
-// Which known word a mistyped one was meant to be.
+// Finds the known word that a mistyped one was meant to be.
 #pragma once
 
 #include <string>
@@ -10,7 +10,7 @@ namespace lanyard {
 // Letters to insert, remove, replace or swap with the next one that make `a` into `b`.
 size_t EditDistance(std::string_view a, std::string_view b);
 
-// The known word that is nearest to `word`, the first of equals; empty when there is none.
+// The known word that is nearest to `word`, or the first of several; empty when there is none.
 std::string Nearest(std::string_view word, const std::vector<std::string>& known);
 
 }  // namespace lanyard

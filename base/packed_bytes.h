@@ -1,6 +1,6 @@
-// Bytes that a weight matrix takes once it is re-laid for the kernels. One formula for the engine
-// that allocates them (engine/ops PackedMatrix::PackedBytes; tests/memory holds the two equal) and
-// for the planner, which may not include it.
+// The bytes that a weight matrix takes once it is re-laid for the kernels. It is one formula for
+// the engine that allocates them (engine/ops PackedMatrix::PackedBytes; tests/memory holds the two
+// equal) and for the planner, which may not include the engine.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@ namespace lanyard {
 
 // Output rows are interleaved in groups of this many; a last group that is not full is padded.
 inline constexpr uint64_t kPackedRows = 16;
-// K is walked in blocks of this many; float rows are padded to whole ones.
+// K is walked in blocks of this many; float rows are padded to whole blocks.
 inline constexpr uint64_t kPackedBlock = 32;
 
-// A matrix [n_out][k] of a computable type; 0 for a type that the kernels do not take.
+// For a matrix [n_out][k] of a computable type; 0 for a type that the kernels do not take.
 constexpr uint64_t PackedMatrixBytes(TensorType type, uint64_t n_out, uint64_t k) {
   const auto traits = TraitsOf(type);
   if (!traits || !traits->computable) return 0;
@@ -28,7 +28,7 @@ constexpr uint64_t PackedMatrixBytes(TensorType type, uint64_t n_out, uint64_t k
   return rows * (k / traits->elements) * (traits->bytes + extra);
 }
 
-// What the allocator takes for `bytes`: whole cache lines, and whole pages where the memory is
+// What the allocator takes for `bytes`: whole cache lines, or whole pages where the memory is
 // mapped.
 constexpr uint64_t AllocatedBytes(uint64_t bytes) {
   const uint64_t unit = bytes < (2u << 20) ? 64 : 4096;

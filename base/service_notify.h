@@ -1,6 +1,6 @@
 // How a service tells its supervisor how it is: the datagrams of sd_notify(3), which systemd reads
-// for Type=notify and WatchdogSec. By hand and not by libsystemd: it is one sendto, and libsystemd
-// would bring five more libraries along.
+// for Type=notify and WatchdogSec. We do it by hand: it is one sendto, and libsystemd would bring
+// five more libraries along.
 #pragma once
 
 #include <string>
@@ -10,22 +10,22 @@
 
 namespace lanyard {
 
-// Does nothing where nobody listens. Not thread-safe: the main thread's.
+// It does nothing where no supervisor listens. Not thread-safe: the main thread uses it.
 class ServiceNotifier {
  public:
-  // `socket`: a path, or "@name" for an abstract one; empty: nobody listens. `watchdog`: how long
-  // the supervisor waits for a sign of life, 0: it does not.
+  // `socket` is a path, or "@name" for an abstract one; empty: no supervisor listens. `watchdog` is
+  // how long the supervisor waits for a sign of life; 0: it does not wait for any.
   ServiceNotifier(std::string socket, TimeNs watchdog)
       : socket_(std::move(socket)), watchdog_(watchdog) {}
-  // NOTIFY_SOCKET and WATCHDOG_USEC, the latter when WATCHDOG_PID is this process or not set.
+  // Reads NOTIFY_SOCKET, and WATCHDOG_USEC when WATCHDOG_PID is this process or not set.
   static ServiceNotifier FromEnvironment();
 
   bool supervised() const { return !socket_.empty(); }
   TimeNs watchdog() const { return supervised() ? watchdog_ : 0; }
 
-  // "READY=1" with the first status; later calls are Status.
+  // Sends "READY=1" with the first status; later calls are the same as Status.
   void Ready(const std::string& status);
-  // Sent when it differs from the last one. Control characters become spaces.
+  // Sends the status when it differs from the last one. Control characters become spaces.
   void Status(const std::string& status);
   void Alive();
   void Stopping(const std::string& status);

@@ -9,7 +9,7 @@ namespace lanyard {
 Sha256::Sha256() : ctx_(EVP_MD_CTX_new()) {
   if (ctx_ == nullptr ||
       EVP_DigestInit_ex(static_cast<EVP_MD_CTX*>(ctx_), EVP_sha256(), nullptr) != 1) {
-    std::abort();  // out of memory, or an OpenSSL without SHA-256
+    std::abort();  // it is out of memory, or an OpenSSL without SHA-256
   }
 }
 

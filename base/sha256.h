@@ -26,8 +26,8 @@ class Sha256 {
 };
 
 std::string Sha256Hex(std::span<const uint8_t> data);
-// Exactly 64 characters of 0-9 a-f. A digest from outside is checked by this before it becomes part
-// of a path.
+// True for exactly 64 characters of 0-9 a-f. A digest from outside is checked by this before it
+// becomes part of a path.
 bool IsSha256Hex(std::string_view s);
 
 }  // namespace lanyard

@@ -7,7 +7,7 @@
 namespace lanyard {
 namespace {
 
-// 0 for an unknown unit.
+// Returns 0 for an unknown unit.
 double UnitOf(std::string_view unit) {
   std::string u;
   for (const char c : unit)

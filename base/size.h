@@ -1,4 +1,4 @@
-// Sizes in bytes as people write them: "200MiB", "1.5GiB", "64k", "1000000".
+// Reads and writes sizes in bytes as people write them: "200MiB", "1.5GiB", "64k", "1000000".
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace lanyard {
 
-// A decimal number (a fraction is allowed before a unit) and an optional unit: B, k/kB/K, M/MB,
-// G/GB, T/TB (powers of 1000 when written with B, e.g. "2GB"), KiB/MiB/GiB/TiB and the bare letters
-// K M G T in either case (powers of 1024). InvalidArgument names the text; a value beyond 2^63-1 or
-// below one byte is refused.
+// Takes a decimal number (a fraction is allowed before a unit) and an optional unit: B, k/kB/K,
+// M/MB, G/GB, T/TB (powers of 1000 when written with B, e.g. "2GB"), KiB/MiB/GiB/TiB and the bare
+// letters K M G T in either case (powers of 1024). InvalidArgument names the text; a value beyond
+// 2^63-1 or below one byte is refused.
 absl::StatusOr<uint64_t> ParseSize(std::string_view text);
 
 // A size that limits something that is never smaller than `least`: InvalidArgument below it, with

@@ -1,5 +1,6 @@
-// Status helpers. Errors inside Lanyard are absl::Status; text says what failed, the value seen and
-// what to do next. They become gRPC codes in net/ and HTTP codes in web/, each by one table.
+// Status helpers. Errors inside Lanyard are absl::Status; their text says what failed, the value
+// seen and what to do next. They become gRPC codes in net/ and HTTP codes in web/, each by one
+// table.
 #pragma once
 
 #include <string>
@@ -49,7 +50,7 @@ absl::Status Unimplemented(const Args&... args) {
   return absl::UnimplementedError(absl::StrCat(args...));
 }
 
-// The same code with "prefix: " before the message; OK stays OK. Payloads are kept.
+// Gives the same code with "prefix: " before the message; OK stays OK. Payloads are kept.
 inline absl::Status Annotate(const absl::Status& status, std::string_view prefix) {
   if (status.ok()) return status;
   absl::Status out(status.code(), absl::StrCat(AbslView(prefix), ": ", status.message()));

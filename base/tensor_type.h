@@ -24,7 +24,7 @@ enum class TensorType : uint32_t {
   kBF16 = 30,
 };
 
-// elements and bytes of one block; a tensor's first dimension is a multiple of `elements`.
+// The elements and bytes of one block; a tensor's first dimension is a multiple of `elements`.
 struct TypeTraits {
   std::string_view name;  // "Q4_K"
   uint32_t elements;
@@ -32,7 +32,7 @@ struct TypeTraits {
   bool computable;  // the engine has kernels for it
 };
 
-// nullopt for a number that GGUF has and we do not know, or never had.
+// nullopt for a number that GGUF has and we do not know, or that GGUF never had.
 constexpr std::optional<TypeTraits> TraitsOf(TensorType type) {
   switch (type) {
     case TensorType::kF32:

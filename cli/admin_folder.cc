@@ -44,7 +44,7 @@ absl::StatusOr<Place> DefaultPlace() {
   return Place{};
 }
 
-// The coordinator renews its own folder; that of `lanyard join` is renewed by its use.
+// The coordinator renews its own folder; the folder of `lanyard join` is renewed when it is used.
 absl::Status RenewIfDue(const std::string& folder, const identity::IdentityFolder::Joined& joined) {
   const absl::StatusOr<identity::Peer> self = identity::PeerOfPem(joined.certificate_pem);
   const identity::UnixTime now = identity::WallNow();

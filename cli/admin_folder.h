@@ -8,7 +8,7 @@
 
 namespace lanyard::cli {
 
-// The folder of `lanyard join`.
+// The folder that `lanyard join` makes.
 std::string OwnAdminFolder();
 
 // Fills url, admin, CA, certificate and key from what options->pool, admin or url name, else from

@@ -45,7 +45,7 @@ class Bench {
  public:
   Bench(engine::Chain& chain, uint32_t n_vocab) : chain_(chain), n_vocab_(n_vocab) {}
 
-  // Seconds for a prompt of n tokens, the last one sampled.
+  // Returns the seconds for a prompt of n tokens, of which the last is sampled.
   absl::StatusOr<double> Prefill(uint32_t n) {
     const SeqId seq(next_seq_++);
     const auto start = std::chrono::steady_clock::now();
@@ -62,7 +62,8 @@ class Bench {
     return seconds;
   }
 
-  // Seconds for n tokens of each of `users` sequences, one token of each a step.
+  // Returns the seconds for n tokens of each of `users` sequences, with one token of each in a
+  // step.
   absl::StatusOr<double> Decode(uint32_t n, uint32_t users) {
     std::vector<engine::Feed> feeds(users);
     for (uint32_t u = 0; u < users; ++u) feeds[u] = {SeqId(next_seq_++), {Token(u)}, {Greedy(0)}};
@@ -86,7 +87,7 @@ class Bench {
     out.sample.temperature = 0;
     return out;
   }
-  // Spread over the vocabulary, so that embedding rows are not all in cache.
+  // Tokens are spread over the vocabulary, so that embedding rows are not all in cache.
   int32_t Token(uint32_t i) const {
     return static_cast<int32_t>((i * 2654435761ull + 12345) % n_vocab_);
   }
@@ -96,7 +97,7 @@ class Bench {
   uint64_t next_seq_ = 1;
 };
 
-// One run that does not count, then `repeat` that do.
+// Makes one run that does not count, then `repeat` runs that do.
 template <typename Fn>
 absl::StatusOr<Figure> Measure(const std::string& test, uint32_t repeat, double tokens,
                                const Fn& fn) {

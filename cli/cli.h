@@ -1,5 +1,5 @@
-// The `lanyard` command: one file a noun, each registers its verbs on the CLI11 tree. A verb's
-// runner returns an exit code.
+// The `lanyard` command: there is one file a noun, and each registers its verbs on the CLI11 tree.
+// A verb's runner returns an exit code.
 #pragma once
 
 #include <CLI/CLI.hpp>

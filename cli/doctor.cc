@@ -69,7 +69,7 @@ void PrintReport(const Report& report) {
   std::printf("\n%s\n", Verdict(report).c_str());
 }
 
-// The pool's own words for a machine that it does not know are a finding, too.
+// When the pool does not know a machine, its own words are a finding, too.
 void CheckAbsent(const Options& o, CoordinatorFacts* coordinator, Report* report) {
   if (o.node.empty() || !absl::IsNotFound(coordinator->admin)) return;
   report->findings.push_back(

@@ -17,16 +17,17 @@ using nlohmann::ordered_json;
 constexpr uint64_t kLeastMemory = uint64_t{512} << 20;
 constexpr uint64_t kLeastDisk = uint64_t{1} << 30;
 constexpr uint64_t kLeastCardMemory = uint64_t{512} << 20;
-constexpr double kMostSkewSeconds = 30;  // certificates bear 300 (identity::kClockToleranceSeconds)
-constexpr int64_t kRenewalOverdueShare =
-    6;  // of a certificate's life is left; renewal begins with a third
+// Certificates tolerate 300 (identity::kClockToleranceSeconds).
+constexpr double kMostSkewSeconds = 30;
+// Fraction of a certificate's life that must be left; renewal begins with a third.
+constexpr int64_t kRenewalOverdueShare = 6;
 constexpr double kMostRttMs = 20;
-constexpr double kLeastBytesPerSecond = 12e6;  // what 100 Mbit give
+constexpr double kLeastBytesPerSecond = 12e6;  // the rate of 100 Mbit
 constexpr double kOldHeartbeatSeconds = 1;
 constexpr char kHere[] = "this machine";
 constexpr char kCoordinator[] = "coordinator";
 
-// Findings and what is well, of one place.
+// The findings of one place, and what is well there.
 class Place {
  public:
   Place(std::string where, Report* out) : where_(std::move(where)), out_(out) {}
@@ -78,7 +79,7 @@ void CheckKeyMode(Place& place, uint32_t mode, const std::string& file) {
                 "; if others may have read it, lanyard node revoke this machine and join it anew"));
 }
 
-// Seconds that a certificate is still good for, of those that it was given for.
+// `left` is how many seconds a certificate is still valid, of the `life` that it was given for.
 void CheckEnd(Place& place, int64_t left, int64_t life, const std::string& whose) {
   const std::string next =
       "systemctl status lanyard-worker there: a running daemon renews it by itself when it reaches "
@@ -174,7 +175,7 @@ void CheckWeights(Place& place, const WeightFacts& facts, const std::string& sta
           facts.unfinished > 0 ? absl::StrCat(", ", facts.unfinished, " being fetched") : ""));
 }
 
-// Words for an address that does not answer. `there`: the machine, `port`: what listens.
+// Describes an address that does not answer. `there` is the machine, `port` what listens.
 void CheckPort(Place& place, const std::string& check, const absl::Status& status,
                const std::string& service) {
   if (absl::IsNotFound(status)) {
@@ -239,7 +240,7 @@ void CheckNode(const ordered_json& node, const PoolFacts& facts, Report* out) {
   CheckDisk(place, Count(node, "disk_free_bytes"), "");
   CheckKeyMode(place, static_cast<uint32_t>(Count(node, "key_mode")), "node.key");
   if (const uint64_t ends = Count(node, "certificate_ends_unix_s"); ends != 0) {
-    // By the coordinator's clock, which made it.
+    // This goes by the coordinator's clock, since the coordinator made it.
     CheckEnd(
         place,
         static_cast<int64_t>(ends) - static_cast<int64_t>(Count(facts.answer, "unix_ms")) / 1000,
@@ -290,7 +291,7 @@ void CheckReached(Place& place, const ordered_json& link) {
 
 bool IsReached(const ordered_json& link) { return Text(link, "code") == "OK"; }
 
-// Whose port nobody reaches is one finding, not one for each that tried.
+// A machine whose port cannot be reached is one finding, and not one for each that tried.
 void CheckLinks(const ordered_json& links, Report* out) {
   for (const ordered_json& link : links) {
     const std::string from = Text(link, "from"), to = Text(link, "to"), error = Text(link, "error");

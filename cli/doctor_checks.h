@@ -1,4 +1,4 @@
-// From what `lanyard doctor` saw to what is wrong. No I/O, no clock.
+// Concludes from what `lanyard doctor` saw what is wrong. It has no I/O and no clock.
 #pragma once
 
 #include <string>

@@ -292,8 +292,8 @@ TEST(DoctorTest, PoolAndItsMachines) {
     EXPECT_EQ(OfPool(facts), Expected{absl::StrCat("b/", check)});
   }
   facts = GoodPool();
-  facts.certificate_life_s =
-      120;  // a cluster whose certificates are short: a minute is half of that
+  // A cluster whose certificates are short: a minute is half of that.
+  facts.certificate_life_s = 120;
   facts.answer["nodes"][1].update({{"certificate_ends_unix_s", kNow + 60}});
   EXPECT_EQ(OfPool(facts), Expected{});
   facts = GoodPool();

@@ -44,7 +44,7 @@ int64_t UnixMs() {
       .count();
 }
 
-// "MemTotal:   123 kB", in bytes.
+// Reads "MemTotal:   123 kB", in bytes.
 uint64_t MemoryInfo(const char* key) {
   std::ifstream file("/proc/meminfo");
   for (std::string line; std::getline(file, line);) {
@@ -112,7 +112,7 @@ WeightFacts GatherWeights(const std::string& folder, bool deep) {
   return out;
 }
 
-// Reads only: opening an identity as its daemon does would make what is missing.
+// It only reads: to open an identity as its daemon does would make what is missing.
 IdentityFacts GatherIdentity(const std::string& folder) {
   IdentityFacts out;
   out.folder = folder;
@@ -137,7 +137,7 @@ IdentityFacts GatherIdentity(const std::string& folder) {
   return out;
 }
 
-// The PCI bus tells also where no driver is loaded: vendor 0x10de, class 0x03 (display).
+// The PCI bus tells this also where no driver is loaded: vendor 0x10de, class 0x03 (display).
 bool HasNvidiaCard() {
   absl::Status ignored;
   const std::string bus = "/sys/bus/pci/devices";
@@ -164,7 +164,8 @@ void GatherCards(MachineFacts* out) {
   }
 }
 
-// Whom this machine joined, by its worker's identity; else where its administrator's joined.
+// The coordinator that this machine joined, by its worker's identity; otherwise the one that its
+// administrator joined.
 std::optional<identity::IdentityFolder::Joined> JoinedOf(const MachineFacts& machine) {
   for (const IdentityFacts& facts : machine.identities) {
     if (!facts.self || facts.self->role == identity::Role::kCoordinator) continue;
@@ -193,7 +194,7 @@ void LookAtJoinPort(const identity::IdentityFolder::Joined& joined, CoordinatorF
   out->join_tls = net::Join(greet).status();
 }
 
-// "https://pc1:8080" -> "pc1:8080".
+// Makes "pc1:8080" of "https://pc1:8080".
 std::string HostPortOf(const std::string& url) {
   const size_t scheme = url.find("://");
   std::string out = scheme == std::string::npos ? url : url.substr(scheme + 3);

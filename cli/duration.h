@@ -1,4 +1,4 @@
-// Spans of time as people write them: 45s, 30m, 12h, 90d, 52w.
+// Reads spans of time as people write them: 45s, 30m, 12h, 90d, 52w.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace lanyard::cli {
 
-// Seconds, at least 1. InvalidArgument names the text and the form.
+// Returns seconds, at least 1. InvalidArgument names the text and the form.
 absl::StatusOr<int64_t> ParseSeconds(std::string_view text);
 
 }  // namespace lanyard::cli

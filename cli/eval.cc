@@ -34,8 +34,8 @@ struct Args {
   std::string vram;
 };
 
-// Prompts between lines `----`; neither the newline before such a line nor the file's last is part
-// of a prompt.
+// Prompts stand between lines `----`. Neither the newline before such a line nor the file's last
+// newline belongs to a prompt.
 absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return NotFound("cannot read prompts from ", path);
@@ -65,7 +65,7 @@ absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path) {
   return out;
 }
 
-// A frame as the other machine would see it.
+// Returns a frame as the other machine would see it.
 absl::StatusOr<stage::StepFrame> OverTheWire(stage::StepFrame frame) {
   v1::StepFrame message;
   RETURN_IF_ERROR(net::ToProto(frame, &message));

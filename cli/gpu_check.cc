@@ -1,6 +1,6 @@
 // `lanyard gpu-check`: what this machine's NVIDIA cards are, whether the kernels compile for them
-// and give the CPU's bits, and how fast they are. One report file for whoever has a card; nothing
-// of the machine or its user in it.
+// and give the CPU's bits, and how fast they are. It writes one report file for a person who has a
+// card; the file says nothing about the machine or its user.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -33,7 +33,7 @@ struct Options {
   bool json = false;
 };
 
-// Null where NVML says nothing.
+// Gives null where NVML says nothing.
 template <typename T>
 json Maybe(const std::optional<T>& value) {
   return value.has_value() ? json(*value) : json(nullptr);
@@ -57,7 +57,7 @@ json DeviceJson(const cuda::DeviceInfo& d) {
           {"integrated", d.integrated}};
 }
 
-// Of other programs only how many and how much, never which.
+// Says of other programs only how many there are and how much they use, never which they are.
 json NvmlJson(const std::optional<cuda::CardNumbers>& n) {
   if (!n.has_value()) return nullptr;
   uint64_t process_bytes = 0;
@@ -75,7 +75,7 @@ json NvmlJson(const std::optional<cuda::CardNumbers>& n) {
           {"graphics_processes", graphics},       {"process_bytes", process_bytes}};
 }
 
-// The kernels that a level's PTX defines.
+// Lists the kernels that a level's PTX defines.
 std::vector<std::string> KernelNames(int level) {
   std::vector<std::string> names;
   for (const ops::cuda::PtxFile& file : ops::cuda::PtxImages(level)) {
@@ -130,7 +130,7 @@ json ProbeJson(const cuda::CardProbe& p, const cuda::DeviceInfo& d) {
               {"to_device_bytes_per_second", p.to_device_bytes_per_second},
               {"to_host_bytes_per_second", p.to_host_bytes_per_second},
               {"launch_seconds", p.launch_seconds}};
-  // Twice the clock: memory sends at both edges.
+  // It is twice the clock, since memory sends at both edges.
   const double peak = 2e3 * d.memory_clock_khz * d.memory_bus_bits / 8;
   if (peak > 0) {
     out["memory_peak_bytes_per_second"] = peak;
@@ -139,8 +139,8 @@ json ProbeJson(const cuda::CardProbe& p, const cuda::DeviceInfo& d) {
   return out;
 }
 
-// What is found out about one card that these kernels are for. `failed` is set when it does not do
-// what it should.
+// Finds out about one card that these kernels are for. `failed` is set when it does not do what it
+// should.
 json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::DeviceInfo& device,
                const Options& o, bool* failed) {
   json report = {{"device", DeviceJson(device)}};
@@ -270,7 +270,7 @@ int Run(const Options& o) {
     found = true;
     const auto numbers = nvml->Card(device.pci_id);
     json card;
-    // One that is too old is no fault of the others, and gets no context.
+    // A card that is too old is no fault of the others, and gets no context.
     if (const absl::Status fit = cuda::Module::LevelFor(device).status(); fit.ok()) {
       card = CheckCard(*driver, device, o, &failed);
       ++checked;

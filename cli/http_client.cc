@@ -1,5 +1,5 @@
-// The only file of this room with Beast in it: its parser alone, over plain sockets, which have
-// simple time-outs.
+// This is the only file of this room that includes Beast: its parser alone, over plain sockets,
+// which have simple time-outs.
 #include "cli/http_client.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace {
 namespace beast = boost::beast;
 namespace http = boost::beast::http;
 
-constexpr size_t kMaxBodyBytes = 64u << 20;  // of an answer that is kept whole
+constexpr size_t kMaxBodyBytes = 64u << 20;  // for an answer that is kept whole
 
 // Hands headers and body bytes on as they come.
 class ReplyParser : public http::basic_parser<false> {
@@ -100,7 +100,7 @@ absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
     options.tls.key = environment_or("LANYARD_CERT_KEY", "");
   }
   while (!options.url.empty() && options.url.back() == '/') options.url.pop_back();
-  // The base URL of OpenAI clients ends in /v1; both are understood.
+  // OpenAI clients have a base URL that ends in /v1; both forms are understood.
   if (options.url.size() > 3 && options.url.compare(options.url.size() - 3, 3, "/v1") == 0) {
     options.url.resize(options.url.size() - 3);
   }

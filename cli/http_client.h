@@ -1,6 +1,6 @@
-// A small HTTP/1.1 client for the pool's API: whole answers and server-sent events, one connection
-// a call. Blocking, with time-outs; a call ends early when *stop becomes true (Ctrl-C sets it). An
-// instance may be used by one thread at a time.
+// A small HTTP/1.1 client for the pool's API. It takes whole answers and server-sent events, with
+// one connection a call. It blocks, with time-outs; a call ends early when *stop becomes true
+// (Ctrl-C sets it). An instance may be used by one thread at a time.
 #pragma once
 
 #include <atomic>
@@ -31,17 +31,18 @@ class HttpClient {
     TlsFiles tls = {};          // of https; empty: LANYARD_CA, LANYARD_CERT with LANYARD_CERT_KEY
     std::string tls_name = {};  // what the server's certificate must be for; empty: the URL's host
     int connect_timeout_ms = 5'000;
-    int silence_timeout_ms = 600'000;  // without a byte from the server (streams ping every 10 s)
+    // The longest time without a byte from the server (streams ping every 10 s).
+    int silence_timeout_ms = 600'000;
     const std::atomic<bool>* stop = nullptr;
-    bool look_around = true;  // false: what is empty stays so, whatever the environment and the
-                              // default folders hold
+    // false: empty fields stay empty, whatever the environment and the default folders hold.
+    bool look_around = true;
   };
   // Unavailable when there is no pool to talk to; InvalidArgument for a malformed URL or files that
   // cannot be read, Unauthenticated for a mistyped key (NotAnApiKey).
   static absl::StatusOr<HttpClient> Create(Options options);
 
-  // Any HTTP status is a reply. Unavailable: nobody answers (the text says what to do);
-  // DeadlineExceeded; Cancelled. Of TLS: see http_socket.h.
+  // Any HTTP status is a reply. Unavailable: no server answers (the text says what to do).
+  // DeadlineExceeded and Cancelled are possible too; for errors of TLS see http_socket.h.
   absl::StatusOr<HttpReply> Get(const std::string& path) const;
   absl::StatusOr<HttpReply> Delete(const std::string& path) const;
   absl::StatusOr<HttpReply> Post(const std::string& path, const std::string& json_body) const;
@@ -66,8 +67,8 @@ class HttpClient {
   SocketOptions socket_;
 };
 
-// OK for 2xx; else the error's message with the code that gives the right exit code: 401 and 403
-// denied, 404 not found, 504 timed out, everything else failed.
+// OK for 2xx. Otherwise the error's message with the code that gives the right exit code: 401 and
+// 403 mean denied, 404 not found, 504 timed out, everything else failed.
 absl::Status StatusOfReply(const HttpReply& reply);
 
 // Splits a stream of bytes into the data of server-sent events
@@ -75,7 +76,7 @@ absl::Status StatusOfReply(const HttpReply& reply);
 // dropped, several data lines are joined by a newline.
 class SseReader {
  public:
-  // False as soon as on_data returns false.
+  // Returns false as soon as on_data returns false.
   bool Feed(std::string_view bytes, const std::function<bool(std::string_view)>& on_data);
 
  private:

@@ -24,7 +24,7 @@
 namespace lanyard::cli {
 namespace {
 
-constexpr int kPollMs = 100;  // how often *stop is looked at
+constexpr int kPollMs = 100;  // how often *stop is read
 
 // Waits until the socket is ready for `events`.
 absl::Status WaitFor(int fd, short events, int timeout_ms, const std::atomic<bool>* stop) {
@@ -50,8 +50,8 @@ std::string TimeText(const ASN1_TIME* time) {
   return {data, static_cast<size_t>(n > 0 ? n : 0)};
 }
 
-// "pc1, 192.168.1.10": whom a certificate is for, without anything that could move a terminal's
-// cursor.
+// Returns "pc1, 192.168.1.10": the names that a certificate is for, without anything that could
+// move a terminal's cursor.
 std::string NamesOf(X509* certificate) {
   std::string out;
   auto* names = static_cast<GENERAL_NAMES*>(
@@ -85,7 +85,7 @@ bool IsAddress(const std::string& host) {
          inet_pton(AF_INET6, host.c_str(), bytes) == 1;
 }
 
-// OpenSSL writes without MSG_NOSIGNAL: a peer that is gone must not end the program.
+// OpenSSL writes without MSG_NOSIGNAL, and a peer that is gone must not end the program.
 class NoSigpipe {
  public:
   NoSigpipe() {
@@ -185,7 +185,7 @@ absl::StatusOr<std::shared_ptr<SSL_CTX>> MakeTlsContext(const TlsFiles& files) {
       return InvalidArgument("cannot read a certificate from ", files.cert, ": ",
                              identity::OpenSslError());
     }
-    // Nobody is asked for a password at the terminal.
+    // No password is asked for at the terminal.
     SSL_CTX_set_default_passwd_cb(context.get(), [](char*, int, int, void*) { return -1; });
     if (SSL_CTX_use_PrivateKey_file(context.get(), files.key.c_str(), SSL_FILETYPE_PEM) != 1) {
       return InvalidArgument("cannot use the key in ", files.key, " with ", files.cert, ": ",
@@ -218,10 +218,11 @@ absl::Status HttpSocket::Handshake() {
   const int named = address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), name.c_str())
                             : SSL_set1_host(ssl_, name.c_str());
   if (named != 1)
-    return Internal("cannot use TLS: ", identity::OpenSslError());  // else any name would do
+    // Otherwise any name would be accepted.
+    return Internal("cannot use TLS: ", identity::OpenSslError());
   if (!address) SSL_set_tlsext_host_name(ssl_, name.c_str());
   SSL_set_app_data(ssl_, verdict_.get());
-  // Keeps what was wrong and with which certificate; the answer stays OpenSSL's.
+  // Keeps what was wrong and with which certificate. The verdict stays OpenSSL's.
   SSL_set_verify(ssl_, SSL_VERIFY_PEER, [](int good, X509_STORE_CTX* context) {
     const auto* ssl = static_cast<SSL*>(
         X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx()));

@@ -1,5 +1,5 @@
-// A connection for HttpClient: a socket with time-outs, in plaintext or TLS. Errors are in words
-// that say what to do next.
+// A connection for HttpClient: a socket with time-outs, in plaintext or TLS. Its errors say in
+// words what to do next.
 #pragma once
 
 #include <atomic>
@@ -16,37 +16,38 @@ namespace lanyard::cli {
 
 struct TlsFiles {
   std::string ca;    // PEM; empty: the system's CAs
-  std::string cert;  // PEM; of this client; empty: none
-  std::string key;   // PEM; of that certificate
+  std::string cert;  // this client's certificate, PEM; empty: none
+  std::string key;   // the key of that certificate, PEM
 };
-// InvalidArgument names the file that cannot be read, or that does not belong to the other.
+// InvalidArgument names the file that cannot be read, or that does not belong to the other one.
 absl::StatusOr<std::shared_ptr<ssl_ctx_st>> MakeTlsContext(const TlsFiles& files);
 
 struct SocketOptions {
   std::string url;  // for errors
   std::string host;
   std::string port;
-  int connect_timeout_ms = 5'000;  // TLS included
+  int connect_timeout_ms = 5'000;  // TLS handshake included
   int silence_timeout_ms = 600'000;
   const std::atomic<bool>* stop = nullptr;
   std::shared_ptr<ssl_ctx_st> tls;  // null: plaintext
-  std::string tls_name;             // what the certificate must be for; empty: the host
+  std::string tls_name;             // the name that the certificate must be for; empty: the host
   TlsFiles files;                   // for errors
 };
 
 class HttpSocket {
  public:
-  // Unavailable: nobody answers. Unauthenticated: it is not who it should be (unknown CA, expired,
-  // another name). FailedPrecondition: it does not speak TLS.
+  // Unavailable: no server answers. Unauthenticated: it is not the server that it should be
+  // (unknown CA, expired certificate, another name). FailedPrecondition: it does not speak TLS.
   static absl::StatusOr<std::unique_ptr<HttpSocket>> Connect(const SocketOptions& options);
-  // Closing early is what tells the pool to cancel.
+  // To close early tells the pool to cancel the request.
   ~HttpSocket();
   HttpSocket(const HttpSocket&) = delete;
   HttpSocket& operator=(const HttpSocket&) = delete;
 
-  // OK also when the other side stopped reading: its answer may be here already.
+  // The result is OK also when the other side stopped reading, since its answer may be here
+  // already.
   absl::Status Send(std::string_view bytes);
-  // 0: the other side ended. Unauthenticated: it refused this client's certificate.
+  // Returns 0 when the other side ended. Unauthenticated: it refused this client's certificate.
   absl::StatusOr<size_t> Receive(char* to, size_t bytes);
 
  private:
@@ -54,7 +55,7 @@ class HttpSocket {
 
   HttpSocket(const SocketOptions& options, int fd);
   absl::Status Handshake();
-  // Waits for what OpenSSL wants; an error when it wants nothing.
+  // Waits for what OpenSSL needs; an error when it needs nothing.
   absl::Status WaitForTls(int result, int timeout_ms);
   absl::Status TlsError() const;
 

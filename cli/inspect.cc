@@ -1,4 +1,4 @@
-// `lanyard inspect`: what stands in a GGUF file: header, shape, parts, metadata, tensors. Reads the
+// `lanyard inspect`: what is in a GGUF file: header, shape, parts, metadata, tensors. It reads the
 // header only.
 #include <cstdio>
 #include <map>
@@ -40,7 +40,7 @@ struct Report {
   std::vector<PartLine> parts;
 };
 
-// The part that a tensor of an architecture unknown to us would be in, by its name.
+// Finds by its name the part that a tensor would be in, for an architecture that we do not know.
 std::string PartOf(std::string_view tensor) {
   if (tensor.substr(0, 4) == "blk.") {
     const std::string_view rest = tensor.substr(4);
@@ -56,7 +56,8 @@ std::string PartOf(std::string_view tensor) {
   return "common";
 }
 
-// Layers in the order of their numbers; "embed" and "common" before them, the head behind.
+// Layers come in the order of their numbers; "embed" and "common" stand before them, the head
+// behind.
 std::vector<PartLine> PartsByName(const model::GgufFile& file) {
   std::map<std::pair<uint64_t, std::string>, PartLine> parts;
   for (const TensorInfo& t : file.tensors()) {
@@ -231,7 +232,7 @@ int Run(const Options& o) {
   const auto report = Inspect(o);
   if (!report.ok()) return Fail(report.status());
   if (o.json) {
-    // Names in a file need not be UTF-8, JSON must be.
+    // Names in a file need not be UTF-8, but JSON must be.
     std::printf("%s\n",
                 ToJson(*report).dump(-1, ' ', false, json::error_handler_t::replace).c_str());
   } else {

@@ -5,7 +5,7 @@
 
 namespace lanyard::cli {
 
-// Set by SIGINT and SIGTERM after CatchInterrupts(); cleared by whoever dealt with it.
+// SIGINT and SIGTERM set it after CatchInterrupts(); the code that handled the interrupt clears it.
 std::atomic<bool>& Interrupted();
 void CatchInterrupts();
 

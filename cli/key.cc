@@ -1,4 +1,4 @@
-// `lanyard key create`, `list` and `revoke`: the API keys of a pool. They take an administrator's
+// `lanyard key create`, `list` and `revoke`: the API keys of a pool. They need an administrator's
 // certificate.
 #include <cstdio>
 #include <ctime>
@@ -69,7 +69,7 @@ int Create(const Options& o) {
     Print(*key);
     return kOk;
   }
-  // The key alone on stdout, for KEY=$(lanyard key create NAME).
+  // The key stands alone on stdout, for KEY=$(lanyard key create NAME).
   std::printf("%s\n", Text(*key, "key").c_str());
   std::fflush(stdout);
   std::fprintf(stderr, "This is the only time that the key of '%s' is shown. Valid until: %s.\n",

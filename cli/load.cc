@@ -1,4 +1,4 @@
-// `lanyard load`: many users at once over HTTP, streamed, and what they saw.
+// `lanyard load`: many users at once over HTTP, streamed, and the latencies that they saw.
 #include <algorithm>
 #include <atomic>
 #include <chrono>

@@ -1,5 +1,5 @@
 // Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|drain|revoke`,
-// `lanyard join`. All but the last take an administrator's certificate.
+// `lanyard join`. All but the last need an administrator's certificate.
 #include <cstdio>
 #include <ctime>
 #include <memory>
@@ -33,7 +33,7 @@ struct Options {
   std::string role = "worker";
   std::string ttl = "1h";
   uint32_t uses = 1;
-  std::string name;  // of a node, or id
+  std::string name;  // a node's name, or its id
   std::string address;
   std::string token;
   std::string token_file;
@@ -43,7 +43,7 @@ struct Options {
   bool json = false;
 };
 
-// What one call answered, printed by `text` or as it is.
+// Prints the answer of one call, by `text` or as it is.
 template <typename F>
 int Show(const Options& o, const absl::StatusOr<ordered_json>& reply, const F& text) {
   if (!reply.ok()) return Fail(reply.status());
@@ -126,7 +126,7 @@ int ListMembers(const Options& o) {
   });
 }
 
-// What a drained node still does; empty when it has no layers.
+// Says what a drained node still does; empty when it has no layers.
 absl::StatusOr<std::string> StillDoes(const HttpClient& client, const std::string& name) {
   ASSIGN_OR_RETURN(const ordered_json status, GetJson(client, "/admin/v1/status"));
   for (const auto& node : List(status, "nodes")) {

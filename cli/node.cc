@@ -1,4 +1,5 @@
-// `lanyard list`, `ps`, `node status` and `stop`: what a pool serves, what it does, and its end.
+// `lanyard list`, `ps`, `node status` and `stop`: what a pool serves and what it does, and how to
+// end it.
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -29,7 +30,7 @@ std::string Bytes(const ordered_json& object, const char* key) {
   return FormatSize(Count(object, key));
 }
 
-// "0-9, embeds": what a node computes.
+// Says what a node computes, for example "0-9, embeds".
 std::string Duty(const ordered_json& node) {
   std::string out = "-";
   const auto& layers = List(node, "layers");
@@ -39,7 +40,7 @@ std::string Duty(const ordered_json& node) {
   return out;
 }
 
-// With an API key there is less to see than for an administrator: what is null then.
+// With an API key there is less to see than for an administrator; those values are null.
 absl::StatusOr<ordered_json> ModelsOf(const HttpClient& client) {
   ASSIGN_OR_RETURN(const HttpReply reply, client.Get("/admin/v1/status"));
   ordered_json models = ordered_json::array();

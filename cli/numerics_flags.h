@@ -1,5 +1,5 @@
-// The flags that choose a numerics id, the same words wherever a pool, a plan or an evaluation is
-// asked for. Header only, so that a program needs no more than it links.
+// The flags that choose a numerics id. They have the same words wherever a pool, a plan or an
+// evaluation is asked for. This is a header only, so that a program links no more than it needs.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -11,7 +11,8 @@
 
 namespace lanyard::cli {
 
-// --kv, --wire and --attention; a value that is none is a usage error. `out` outlives the parsing.
+// Adds --kv, --wire and --attention; an unknown value is a usage error. `out` must outlive the
+// parsing.
 inline void AddNumericsFlags(CLI::App& app, stage::NumericsChoice* out) {
   const auto add = [&app](const char* name, auto parse, auto* to, const char* help) {
     app.add_option_function<std::string>(
@@ -31,7 +32,7 @@ inline void AddNumericsFlags(CLI::App& app, stage::NumericsChoice* out) {
       "bits of their own (default: exact)");
 }
 
-// The words that say the same to another program; what was not asked for is left out.
+// The same choice as words for another program; what was not chosen is left out.
 inline std::vector<std::string> NumericsArgs(const stage::NumericsChoice& choice) {
   std::vector<std::string> out;
   if (choice.kv) out.insert(out.end(), {"--kv", stage::KvTypeName(*choice.kv)});

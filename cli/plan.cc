@@ -19,7 +19,8 @@ namespace {
 
 using nlohmann::json;
 
-// Context planned for when none is asked: enough for a chat, and no model's KV is wasteful at it.
+// The context that is planned for when none is asked for: it is enough for a chat, and no model's
+// KV is wasteful at it.
 constexpr uint32_t kDefaultContext = 4096;
 
 struct Options {

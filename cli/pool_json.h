@@ -1,4 +1,4 @@
-// JSON of a pool's /admin routes, read without trust: values of a type that was not expected become
+// JSON of a pool's /admin routes, which is read without trust: values of an unexpected type become
 // empty, so that a table does not fail on a newer server.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace lanyard::cli {
 
-// The object that a call answered with; the error that it stands for.
+// Returns the object that a call answered with, or the error that the answer stands for.
 absl::StatusOr<nlohmann::ordered_json> ObjectOf(const HttpClient& client,
                                                 const absl::StatusOr<HttpReply>& reply);
 absl::StatusOr<nlohmann::ordered_json> GetJson(const HttpClient& client, const std::string& path);
@@ -23,10 +23,10 @@ const nlohmann::ordered_json& List(const nlohmann::ordered_json& object, const c
 
 // "2026-11-25 14:05", in this machine's zone; `none` for null.
 std::string DateText(const nlohmann::ordered_json& object, const char* key, const char* none);
-// For a path: a name may be anything that was typed.
+// Escapes a name for a path, since it may hold anything that was typed.
 std::string EscapeForPath(const std::string& text);
 
-// One line on stdout.
+// Prints one line on stdout.
 void Print(const nlohmann::ordered_json& value);
 
 }  // namespace lanyard::cli

@@ -1,5 +1,6 @@
-// A progress bar on stderr with rate and time left: redrawn in place on a terminal, a plain line
-// every few seconds otherwise. Honours NO_COLOR and TERM=dumb (no control sequences then).
+// A progress bar on stderr with rate and time left: it is redrawn in place on a terminal, and a
+// plain line every few seconds otherwise. It honours NO_COLOR and TERM=dumb (no control sequences
+// then).
 #pragma once
 
 #include <cstdint>
@@ -16,10 +17,10 @@ class Progress {
   explicit Progress(std::FILE* out, Style style = Style::kAuto);
   ~Progress();
 
-  // Shows `label: done of total`. Cheap to call often; `now` is monotonic. A change of label starts
-  // the rate again.
+  // Shows `label: done of total`. It is cheap to call often; `now` is monotonic. A change of label
+  // starts the rate again.
   void Update(const std::string& label, uint64_t done_bytes, uint64_t total_bytes, TimeNs now);
-  // A state without a figure ("waiting for 3 workers").
+  // Shows a state without a figure ("waiting for 3 workers").
   void Message(const std::string& text, TimeNs now);
   // Removes the bar, so that other output starts on a clean line.
   void Clear();

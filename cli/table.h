@@ -1,4 +1,4 @@
-// Plain text tables: columns padded to their widest cell, numbers to the right.
+// Plain text tables. Columns are padded to their widest cell; numbers stand to the right.
 #pragma once
 
 #include <string>
@@ -10,8 +10,8 @@ class Table {
  public:
   // A header that starts with '>' (not printed) is aligned to the right.
   explicit Table(std::vector<std::string> headers);
-  // As many cells as there are headers; missing ones are empty. Control characters are replaced by
-  // '?'.
+  // Takes as many cells as there are headers; missing ones are empty. Control characters are
+  // replaced by '?'.
   void AddRow(std::vector<std::string> cells);
   bool empty() const { return rows_.size() == 1; }  // no row was added
   std::string ToString() const;

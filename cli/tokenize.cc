@@ -1,5 +1,5 @@
-// lanyard tokenize, detokenize and template: what a model's vocabulary and chat template make of
-// text.
+// lanyard tokenize, detokenize and template: they show what a model's vocabulary and chat template
+// make of text.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>

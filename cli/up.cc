@@ -1,5 +1,5 @@
-// `lanyard up`: a whole pool on this machine. Starts a coordinator and its workers as processes,
-// shows how they load, prints where to reach them, starts a worker that died again, and stops
+// `lanyard up`: a whole pool on this machine. It starts a coordinator and its workers as processes,
+// shows how they load, prints where to reach them, restarts a worker that died, and stops
 // everything together.
 #include <signal.h>
 #include <unistd.h>
@@ -45,10 +45,10 @@ constexpr std::chrono::milliseconds kGrace{5'000};
 constexpr TimeNs kNoPlanPatience = 3 * kSecond;
 constexpr char kTokenFile[] = "join.token";
 constexpr char kKeyFile[] = "api.key";
-constexpr char kKeyName[] = "up";  // as lanyard key list shows it
-constexpr TimeNs kRefusedPatience =
-    10 * kSecond;                  // of a coordinator that runs and does not take its administrator
-constexpr int kStartFailures = 5;  // of one worker before the pool was ever ready
+constexpr char kKeyName[] = "up";  // the name that lanyard key list shows
+// For a coordinator that runs and does not accept its administrator.
+constexpr TimeNs kRefusedPatience = 10 * kSecond;
+constexpr int kStartFailures = 5;  // for one worker, before the pool was ever ready
 
 struct Options {
   std::string model;
@@ -64,13 +64,13 @@ struct Options {
   std::vector<std::string> http_origins;
   std::string http_cert, http_key, http_tls_min = "1.2";
   stage::NumericsChoice numerics;
-  std::vector<std::string> devices;  // of worker 1, 2, ...; the last one is the rest's too
+  std::vector<std::string> devices;  // for worker 1, 2, ...; the last one counts for the rest
   std::vector<std::string> vram;
   bool plaintext = false;
   bool json = false;
 };
 
-// What worker i (from 0) gets of a list whose last entry counts for the rest.
+// The entry for worker i (from 0) in a list whose last entry counts for the rest.
 std::string OfWorker(const std::vector<std::string>& list, uint32_t i) {
   return list.empty() ? std::string() : list[std::min<size_t>(i, list.size() - 1)];
 }
@@ -83,7 +83,7 @@ class Signals {
     for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&set_, s);
     ::sigprocmask(SIG_BLOCK, &set_, nullptr);
   }
-  // True when the pool is to stop. Waits at most `ms`; the end of a child ends the wait.
+  // Returns true when the pool is to stop. It waits at most `ms`; the end of a child ends the wait.
   bool StopWithin(int ms) {
     const timespec wait{.tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1'000'000L};
     const int got = ::sigtimedwait(&set_, nullptr, &wait);
@@ -110,7 +110,7 @@ class Pool {
  public:
   Pool(Options options, fs::path state)
       : o_(std::move(options)), state_(std::move(state)), progress_(stderr) {}
-  // Never leaves a child behind.
+  // It never leaves a child behind.
   ~Pool() { Stop(); }
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -118,7 +118,7 @@ class Pool {
   int Run();
 
  private:
-  enum class Step { kGoOn, kStop, kEnded };  // kEnded: the coordinator is gone
+  enum class Step { kGoOn, kStop, kEnded };  // kEnded: the coordinator has ended
   absl::Status StartCoordinator();
   absl::Status WaitForAddresses();
   absl::Status StartWorkers();
@@ -129,7 +129,8 @@ class Pool {
   int EndedEarly();  // the exit code of one that was stopped before it was ready
   absl::Status CoordinatorError(const std::string& how) const;
   HttpClient::Options Client(const std::string& key) const;  // "": as administrator
-  // The API key that is given out: that of the last time while it is good, else a new one.
+  // Chooses the API key that is given out: the one of the last time while it is valid, else a new
+  // one.
   absl::Status ChooseKey();
   absl::StatusOr<PoolView> Look() const;
   void ShowLoading(const PoolView& view);
@@ -155,7 +156,8 @@ std::string ProgramDirectory() {
   return fs::read_symlink("/proc/self/exe", ec).parent_path().string();
 }
 
-// coordinator.log of the last time becomes coordinator.log.1: a log holds one life of the pool.
+// The coordinator.log of the last time becomes coordinator.log.1, so that a log holds one life of
+// the pool.
 void KeepPreviousLogs(const fs::path& dir) {
   std::error_code ec;
   std::vector<fs::path> logs;
@@ -206,7 +208,7 @@ absl::Status Pool::StartCoordinator() {
 
 absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string& log = coordinator_->spec().log_path;
-  // What it said itself is the error; a crash shows what led to it.
+  // Its own last line is the error; after a crash the lines before show what led to it.
   const std::string last = LastLines(log, 1);
   const std::string own = "error: ";
   if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
@@ -220,7 +222,7 @@ absl::Status Pool::WaitForAddresses() {
     std::ifstream in(state_ / "ready.json");
     if (in) {
       const ordered_json ready = ordered_json::parse(in, nullptr, /*allow_exceptions=*/false);
-      // Anything else is a file that is not written to its end yet.
+      // Anything else is a file that has not been written to its end yet.
       if (ready.is_object() && ready.contains("http") && ready["http"].is_string() &&
           ready.contains("grpc") && ready["grpc"].is_string()) {
         url_ = ready["http"].get<std::string>();
@@ -229,7 +231,7 @@ absl::Status Pool::WaitForAddresses() {
         if (!o_.http_open) access_.admin = ready.value("admin", "");
         grpc_ = ready["grpc"].get<std::string>();
         if (o_.plaintext) return absl::OkStatus();
-        // By file: a token among the arguments would stand in the process list.
+        // The token goes by file: among the arguments it would stand in the process list.
         return WriteSmallFile((state_ / kTokenFile).string(), ready.value("token", ""));
       }
     }
@@ -257,7 +259,7 @@ absl::Status Pool::StartWorkers() {
       spec.args.insert(spec.args.end(), {"--token-file", (state_ / kTokenFile).string()});
     }
     if (!o_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", o_.memory});
-    // Workers of one machine do not share a card unless told so.
+    // Workers of one machine do not share a card unless they are told to.
     const std::string devices =
         o_.devices.empty() ? (i == 1 ? "auto" : "cpu") : OfWorker(o_.devices, i - 1);
     const std::string vram = OfWorker(o_.vram, i - 1);
@@ -367,8 +369,8 @@ absl::StatusOr<PoolView> Pool::Look() const {
   return *std::move(view);
 }
 
-// True when the coordinator, whose process runs, has given the same kind of "no" for long. Slowness
-// is none.
+// True when the coordinator, whose process runs, has refused in the same way for long. Being slow
+// is no refusal.
 bool IsRefused(const absl::Status& status, TimeNs* since) {
   if (status.ok() || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
     *since = 0;
@@ -393,7 +395,8 @@ void Pool::ShowLoading(const PoolView& view) {
   }
 }
 
-// Final once every worker was counted; while one is missing it may be so only for a moment.
+// The answer is final once every worker was counted; while one is missing it may hold only for a
+// moment.
 bool IsFinal(const PoolView& view, uint32_t workers, TimeNs* since) {
   if (view.state != "no plan fits") {
     *since = 0;

@@ -24,11 +24,11 @@ constexpr TimeNs kLongestPause = 10 * kSecond;
 constexpr TimeNs kHealthyLife = 60 * kSecond;
 constexpr size_t kMostComplaints = 20;  // that a terminal is shown of one log
 
-// After fork: only calls that are safe there.
+// Runs after fork, so it makes only calls that are safe there.
 [[noreturn]] void RunChild(const char* program, char* const* argv, int log_fd, pid_t parent) {
-  ::setpgid(0, 0);  // Ctrl-C goes to the parent alone, which stops the children in order
+  ::setpgid(0, 0);  // Ctrl-C then goes to the parent alone, which stops the children in order
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-  if (::getppid() != parent) ::_exit(1);  // it died in between
+  if (::getppid() != parent) ::_exit(1);  // the parent died in between
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -1,5 +1,6 @@
-// Child processes of `lanyard up`: start in a process group of their own with output to a log file,
-// notice their end, stop them. The parent has one thread, so fork is safe.
+// The child processes of `lanyard up`: they start in a process group of their own with output to a
+// log file, their end is noticed, and they can be stopped. The parent has one thread, so fork is
+// safe.
 #pragma once
 
 #include <sys/types.h>
@@ -17,7 +18,7 @@ namespace lanyard::cli {
 
 struct ProcessSpec {
   std::string name;               // "coordinator", "w1"
-  std::string program;            // path
+  std::string program;            // its path
   std::vector<std::string> args;  // without argv[0]
   std::string log_path;           // stdout and stderr are appended to it
 };
@@ -29,7 +30,7 @@ class Process {
   // Forks and executes; the child gets SIGTERM when the parent dies. NotFound: the program is
   // missing.
   absl::Status Start();
-  // How it ended ("exit code 1", "signal 9 (Killed)"), once; nullopt while it runs.
+  // Says once how it ended ("exit code 1", "signal 9 (Killed)"); nullopt while it runs.
   std::optional<std::string> Poll();
   bool running() const { return pid_ > 0; }
   int exit_code() const { return exit_code_; }  // of the last end; -1: a signal, or none yet
@@ -43,7 +44,8 @@ class Process {
   int exit_code_ = -1;
 };
 
-// SIGTERM to all, SIGKILL to those that still run after `grace`; returns when none is left.
+// Sends SIGTERM to all, then SIGKILL to those that still run after `grace`; returns when none is
+// left.
 void StopAll(const std::vector<Process*>& processes, std::chrono::milliseconds grace);
 
 // The last `lines` lines of a file; empty when it cannot be read.
@@ -71,7 +73,7 @@ class Complaints {
 // starts from the front.
 class BackOff {
  public:
-  // Called when the process ended; the time at which it may start again.
+  // To be called when the process ended; returns the time at which it may start again.
   TimeNs NextStart(TimeNs started, TimeNs ended);
   int failures() const { return failures_; }
 

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// The value of a key, or `fallback` when it is missing or of another type.
+// Returns the value of a key, or `fallback` when it is missing or of another type.
 template <typename T>
 T Get(const ordered_json& object, const char* key, T fallback) {
   const auto it = object.find(key);
@@ -49,7 +49,8 @@ NodeView ParseNode(const ordered_json& n) {
   return out;
 }
 
-// By stage: the one that embeds first, then by layer, the head last, those without a stage behind.
+// Orders by stage: first the one that embeds, then by layer, then the head, and those without a
+// stage last.
 std::vector<NodeView> InStageOrder(std::vector<NodeView> nodes) {
   const auto rank = [](const NodeView& n) -> uint64_t {
     if (!n.has_stage) return UINT64_MAX;

@@ -51,7 +51,8 @@ struct PoolAccess {
   std::string admin = {};    // the administrator's folder; likewise
 };
 
-// One line without its newline; keys as in `lanyard up --help`. Workers in the order of the stages.
+// One line without its newline; the keys are those in `lanyard up --help`. Workers come in the
+// order of the stages.
 std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordinator,
                    const std::vector<std::pair<std::string, pid_t>>& workers);
 // The plan as a table, the URL, where key and CA lie, and commands that work as they stand. The key

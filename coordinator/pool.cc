@@ -39,7 +39,7 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
   if (!membership_.OnMessage(link, now)) return;
   std::visit(Overloaded{
                  [](const net::WorkerHello&) {},
-                 [](const net::Diagnosis&) {},  // the runner's (cluster/diagnoser.h)
+                 [](const net::Diagnosis&) {},  // the runner handles these (cluster/diagnoser.h)
                  [&](const net::Heartbeat& m) { membership_.OnHeartbeat(link, m); },
                  [&](const net::DevicesChanged& m) {
                    membership_.OnDevices(link, m);
@@ -60,8 +60,8 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
 }
 
 void PoolMachine::OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now) {
-  // In the middle of serving a stage mostly fails because its neighbour died: news of that may be
-  // on its way.
+  // While the pool serves, a stage mostly fails because its neighbour died, and that news may be on
+  // its way.
   if (pipeline_.open() && failed.epoch == pipeline_.plan().epoch &&
       failed.plan == pipeline_.plan().plan) {
     const Member* member = membership_.Find(link);
@@ -96,7 +96,7 @@ void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs
   if (auto member = membership_.OnGone(link)) {
     std::string_view text = why.ok() ? "its link closed" : StdView(why.message());
     const std::string name = absl::StrCat("worker '", member->hello.name, "': ");
-    if (text.starts_with(name)) text.remove_prefix(name.size());  // it is named already
+    if (text.starts_with(name)) text.remove_prefix(name.size());  // the worker is named already
     Gone(*member, text, now, !absl::IsPermissionDenied(why));
   }
   Apply(placement_.Poll(membership_, now), now);

@@ -1,6 +1,6 @@
 // The pool as one state machine: membership, placement, scheduler and pipeline behind a single
-// (event, now) -> actions. No I/O, no clock, no threads: pool_runner.h puts sockets and time around
-// it, tests/sim drives it from a seed.
+// (event, now) -> actions. It has no I/O, clock or threads: pool_runner.h puts sockets and time
+// around it, and tests/sim drives it from a seed.
 #pragma once
 
 #include <map>
@@ -24,16 +24,16 @@ struct PoolOptions {
   PipelineOptions pipeline;
   MembershipOptions membership;
   PlacementOptions placement;  // its manifest is the model of the pool
-  // A request that waits while nothing serves gives up after so long.
+  // A request that waits while no plan serves gives up after this long.
   TimeNs queue_timeout = 30 * kSecond;
-  // After a link or a stage failed: how long the pool waits for news of who was lost, so that the
-  // error names the right one.
+  // After a link or a stage failed, the pool waits this long for news of which worker was lost, so
+  // that the error names the right one.
   TimeNs fault_patience = kSecond / 4;
-  // So long without a request counts as quiet: a serving plan may be given up for a better one
-  // (Placement::Poll).
+  // After this long without a request the pool counts as quiet: a serving plan may be given up for
+  // a better one (Placement::Poll).
   TimeNs quiet_after = 3 * kSecond;
-  // When a worker is drained: so long what runs may end where it runs, while what comes waits. What
-  // then still runs is carried over.
+  // When a worker is drained, running requests have this long to end where they are, while new ones
+  // wait. Those that still run then are carried over.
   TimeNs drain_patience = 10 * kSecond;
 };
 
@@ -50,7 +50,7 @@ struct PoolAction {
   };
   struct UseEpoch {
     Epoch epoch;
-  };  // make it durable: no later coordinator may use it again
+  };  // the epoch must be made durable: no later coordinator may use it again
   struct Assign {
     net::LinkId link;
     net::Assignment assignment;
@@ -62,7 +62,7 @@ struct PoolAction {
   struct OpenPort {
     std::string worker;
     std::string address;
-    std::string node;  // whose certificate is there; empty: plaintext
+    std::string node;  // the node whose certificate is at the other end; empty: plaintext
     PlanId plan;
     Epoch epoch;
   };
@@ -91,36 +91,38 @@ class PoolMachine {
   explicit PoolMachine(PoolOptions options);
 
   void OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event, TimeNs now);
-  // PermissionDenied: it was thrown out, and nobody waits for it.
+  // PermissionDenied as `why` means that the worker was thrown out; then the pool does not wait for
+  // it.
   void OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs now);
   void OnResult(stage::StepResult result, TimeNs now);
-  // The stream to the first stage ended, or would not take a frame.
+  // The stream to the first stage ended, or did not take a frame.
   void OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now);
-  // Placement::Drain and Undrain; a log line says what happens.
+  // See Placement::Drain and Undrain; a log line says what happens.
   absl::Status Drain(const std::string& worker);
   void Undrain(const std::string& worker, TimeNs now);
-  // Unavailable while nothing serves (and no drained worker's layers are moving); else as
+  // Unavailable while no plan serves (unless a drained worker's layers are moving); otherwise as
   // Scheduler::Submit.
   absl::Status Submit(SequenceSpec spec, TimeNs now);
   void Cancel(SeqId id) { scheduler_.Cancel(id); }
-  // At least every 100 ms.
+  // To be called at least every 100 ms.
   void OnTick(TimeNs now);
-  // Sends whatever may run now. After every event, once its actions were carried out.
+  // Sends the steps that may run now. To be called after every event, once its actions were carried
+  // out.
   void Pump(TimeNs now);
 
   std::vector<PoolAction::Any> TakeActions();
 
   bool serving() const { return placement_.state() == PlacementState::kServing; }
   bool admits() const { return serving() || placement_.moving(); }
-  // Tokens of one sequence: of what serves, or will when the layers have moved.
+  // Tokens of one sequence in the plan that serves, or that will serve when the layers have moved.
   uint32_t context() const { return serving() ? scheduler_.context() : placement_.plan().context; }
-  absl::Status NotServing() const;  // Unavailable with the reason
+  absl::Status NotServing() const;  // Unavailable, with the reason
   const Scheduler& scheduler() const { return scheduler_; }
   const Pipeline& pipeline() const { return pipeline_; }
   const Placement& placement() const { return placement_; }
   const Membership& membership() const { return membership_; }
   uint64_t ignored_results() const { return ignored_results_; }
-  // Everything but what only the runner knows (model id, digest, request ids).
+  // Fills in all but what only the runner knows (model id, digest, request ids).
   PoolStatus Status(TimeNs now) const;
 
  private:
@@ -148,10 +150,10 @@ class PoolMachine {
   Placement placement_;
   Scheduler scheduler_;
   Pipeline pipeline_;
-  std::optional<absl::Status> fault_;  // seen, not yet acted on
+  std::optional<absl::Status> fault_;  // a fault that was seen and is not yet acted on
   TimeNs fault_at_ = 0;
-  TimeNs move_since_ = 0;  // that what runs is waited for
-  TimeNs busy_at_ = 0;     // when a request was last here
+  TimeNs move_since_ = 0;  // since when the pool waits for running requests, before layers move
+  TimeNs busy_at_ = 0;     // when the pool last had a request
   std::map<std::string, LostMember> lost_;
   uint64_t ignored_results_ = 0;
   std::vector<PoolAction::Any> actions_;

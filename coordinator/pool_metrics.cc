@@ -7,7 +7,8 @@ namespace {
 
 using Description = Metrics::Description;
 
-// As in vLLM's v1/metrics/loggers.py, so that its dashboards and alerts keep their meaning.
+// The bounds are those of vLLM's v1/metrics/loggers.py, so that its dashboards and alerts keep
+// their meaning.
 const std::vector<double> kFirstTokenBuckets = {0.001, 0.005, 0.01, 0.02,  0.04,  0.06,  0.08, 0.1,
                                                 0.25,  0.5,   0.75, 1.0,   2.5,   5.0,   7.5,  10.0,
                                                 20.0,  40.0,  80.0, 160.0, 640.0, 2560.0};

@@ -1,5 +1,5 @@
-// What /metrics shows: vLLM's names where they fit (its Grafana board works), lanyard_ for what
-// vLLM lacks.
+// What /metrics shows. Names are vLLM's where they fit, so that its Grafana board works, and begin
+// with lanyard_ where vLLM has none.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@
 
 namespace lanyard::coordinator {
 
-// Totals that the state machines keep.
+// The totals that the state machines keep.
 struct PoolTotals {
   uint32_t running = 0;
   uint32_t waiting = 0;
@@ -25,9 +25,9 @@ class PoolMetrics {
  public:
   explicit PoolMetrics(const std::string& model);
 
-  // `last` is when the sequence's token before this one came (0: it is the first).
+  // `last` is when the sequence's previous token came (0: this is the first one).
   void OnToken(const SequenceUpdate& update, TimeNs last, TimeNs now);
-  // reason: "stop" "length" "abort" "error".
+  // `reason` is "stop", "length", "abort" or "error".
   void OnEnd(const std::string& reason, const Usage& usage, const SequenceTimes& times, TimeNs now);
   std::string Text(const PoolStatus& status, const PoolTotals& totals);
 

@@ -111,8 +111,8 @@ void PoolRunner::OnWorkerGone(net::LinkId link, const absl::Status& why) {
 
 void PoolRunner::OnResult(stage::StepResult result) {
   Push([this, result = std::move(result)](TimeNs now) mutable {
-    // The next step leaves before the texts of this one are made (see Obey): the stages need not
-    // wait for them.
+    // The next step is sent before the texts of this one are made (see Obey), so that the stages
+    // need not wait for them.
     WithMachine([&](PoolMachine& m) {
       m.OnResult(std::move(result), now);
       m.Pump(now);
@@ -126,7 +126,7 @@ bool PoolRunner::Push(Event event) {
     if (stopping_) return false;
     queue_.push_back(std::move(event));
   }
-  queue_cv_.NotifyOne();  // not under the lock, which the loop would meet at once
+  queue_cv_.NotifyOne();  // not under the lock, which the loop would wait for at once
   return true;
 }
 
@@ -157,8 +157,9 @@ void PoolRunner::Loop() {
       stopping = stopping_;
     }
     for (Event& event : events) event(MonotonicNow());
-    if (stopping) break;  // after the last requests have come in, so that they hear of it
-    // Every word that has come is heard before silence is judged.
+    // Only now, when the last requests have come in, so that they are answered too.
+    if (stopping) break;
+    // Every message that has arrived is read before silence is judged.
     if (const TimeNs now = MonotonicNow(); now >= next_tick) {
       next_tick = now + kTick;
       WithMachine([now](PoolMachine& m) { m.OnTick(now); });
@@ -362,7 +363,7 @@ void PoolRunner::OnToken(const SequenceUpdate& update) {
     case Answer::Next::kEnded:
       break;
   }
-  // Books first, so that who hears the end finds it counted.
+  // The books come first, so that a client that is told the end finds it counted.
   const bool length = open.answer->reason() == FinishReason::kLength;
   if (const auto answer = End(update.out.seq, length ? "length" : "stop")) answer->Finish();
 }

@@ -29,11 +29,11 @@ struct PoolRunnerOptions {
   net::Security security = {};            // plaintext on loopback only
   net::AcceptLimits limits = {};
   net::JoinHandler join = {};
-  std::string state_directory;  // epochs are kept here
-  uint32_t expect_workers = 0;  // 0: plan once nobody joined for a second
-  uint32_t context = 0;         // 0: the model's, at most 4096
+  std::string state_directory;  // the folder where epochs are kept
+  uint32_t expect_workers = 0;  // 0: plan once no worker joined for a second
+  uint32_t context = 0;         // 0: the model's context, at most 4096
   uint32_t users = 4;
-  std::vector<std::string> drained = {};  // workers, from an earlier life
+  std::vector<std::string> drained = {};  // workers that were drained in an earlier life
   stage::NumericsChoice numerics;
   SchedulerOptions scheduler = {};    // its eos_ids are the model's
   std::function<void()> on_shutdown;  // asked by RequestShutdown; any thread
@@ -49,20 +49,20 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
  public:
   static absl::StatusOr<std::unique_ptr<PoolRunner>> Start(
       PoolRunnerOptions options, std::shared_ptr<const ServedModel> model);
-  // Ends every answer with Unavailable, closes every link.
+  // Ends every answer with Unavailable and closes every link.
   ~PoolRunner() override;
 
-  // For who supervises the process: when the pool's loop last turned. Any thread.
+  // When the pool's loop last turned, for the code that supervises the process. Any thread.
   TimeNs last_turn() const { return turned_.load(std::memory_order_relaxed); }
-  // From now on no request is taken; those that run go on.
+  // From now on no request is taken; the running ones go on.
   void StopAdmitting() { admitting_.store(false); }
 
   std::string grpc_address() const { return server_->address(); }
-  // A node was revoked: its connections end, its stages go to others, the other workers hear of it.
-  // Any thread.
+  // A node was revoked: its connections end, its stages go to others, and the other workers are
+  // told. Any thread.
   void CutOff(const std::string& node, const std::vector<std::string>& all_revoked);
 
-  // A worker leaves the plans, or may be planned again (Placement::Drain). Any thread.
+  // From now on plans leave the worker out, or may use it again (Placement::Drain). Any thread.
   absl::Status SetDrained(const std::string& worker, bool drained);
 
   absl::StatusOr<SeqId> Start(const GenerateRequest& request,
@@ -75,7 +75,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void RequestShutdown() override;
 
  private:
-  struct Open {  // an answer, in the pool's thread
+  struct Open {  // an open answer, as the pool's thread sees it
     std::unique_ptr<Answer> answer;
     TimeNs last_token = 0;
     SequenceTimes times;
@@ -89,32 +89,32 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   PoolRunner(PoolRunnerOptions options, std::shared_ptr<const ServedModel> model, PoolOptions pool,
              StateDirectory state);
 
-  // net::CoordinatorEvents, from gRPC's threads
+  // net::CoordinatorEvents, called from gRPC's threads.
   void OnWorkerEvent(net::LinkId link, net::WorkerEvent event) override;
   void OnWorkerGone(net::LinkId link, const absl::Status& why) override;
   void OnResult(stage::StepResult result) override;
 
   absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request) const;
-  // Queue and readiness; reserves a place in the queue.
+  // Checks the queue and readiness, and reserves a place in the queue.
   absl::Status Reserve(size_t prompt_tokens);
-  // False while stopping: the event will not be heard.
+  // Returns false while the runner stops: the event will not be handled.
   bool Push(Event event);
   void Loop();
-  // Runs `f` on the machine and carries out what it wants done.
+  // Runs `f` on the machine and carries out the actions that it gives.
   template <typename F>
   void WithMachine(const F& f);
-  // What goes to the network first, then what answers hear; each in order.
+  // Sends what goes to the network first, then tells the answers; each in order.
   void Obey(std::vector<PoolAction::Any> actions);
   void ObeyNetwork(PoolAction::Any action);
   void OpenPort(const PoolAction::OpenPort& open);
   void SendFrame(stage::StepFrame frame);
   void Admit(NewRequest request, TimeNs now);
   void OnToken(const SequenceUpdate& update);
-  // Closes the books on an answer; null when it is not open.
+  // Closes the books on an answer and returns it; null when it is not open.
   std::unique_ptr<Answer> End(SeqId id, const std::string& reason);
   void EndWithError(SeqId id, const absl::Status& status);
   void EndAll();
-  // Asks the next machine, where a diagnosis runs.
+  // Asks the next machine while a diagnosis runs.
   void GoOnDiagnosing(TimeNs now);
 
   const PoolRunnerOptions options_;
@@ -130,14 +130,15 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   PoolMachine machine_ ABSL_GUARDED_BY(mu_);
   std::map<SeqId, std::string> request_ids_ ABSL_GUARDED_BY(mu_);
   uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
-  uint32_t reserved_ ABSL_GUARDED_BY(mu_) = 0;  // requests between Start and the pool's thread
+  // Requests that are between Start and the pool's thread.
+  uint32_t reserved_ ABSL_GUARDED_BY(mu_) = 0;
 
   Mutex queue_mu_;
   CondVar queue_cv_;
   std::vector<Event> queue_ ABSL_GUARDED_BY(queue_mu_);
   bool stopping_ ABSL_GUARDED_BY(queue_mu_) = false;
 
-  // Only the pool's thread.
+  // Touched by the pool's thread only.
   std::unordered_map<SeqId, Open> open_;
   std::unique_ptr<net::RemoteStage> port_;
   Epoch port_epoch_;

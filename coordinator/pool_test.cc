@@ -182,7 +182,7 @@ TEST_F(PoolTest, ASilentWorkerIsGivenUpWithinTwoSeconds) {
   EXPECT_LT(now_ - start, 2 * kSecond);
 }
 
-// The plan of two is made better by a third; nobody's answer is ended for it.
+// A third worker makes the plan of two better; no answer is ended for it.
 TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
   options_.placement.expect_workers = 0;
   options_.placement.make_plan = [](const sharding::PlanRequest& request) {
@@ -393,7 +393,7 @@ TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
   SequenceSpec third = second;
   third.id = SeqId(3);
   EXPECT_TRUE(pool_->Submit(third, now_).ok());  // also while the layers move
-  Pass(2 * PoolOptions().queue_timeout);         // a slow load ends nobody
+  Pass(2 * PoolOptions().queue_timeout);         // a slow load ends no request
   Ready(1);
   Ready(3);
   ASSERT_TRUE(pool_->serving());

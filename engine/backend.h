@@ -4,9 +4,9 @@
 // it keeps (docs/numerics.md).
 //
 // Pointers in Buffers, Vector and KvLayer are addresses of the device: only a backend follows them.
-// Adding to them is fine. Operations run in the order of the calls; where they end is the backend's
-// business until a call that gives bytes to the host returns. One caller at a time. Unavailable:
-// the device is lost, and this backend with it.
+// Adding to them is allowed. Operations run in the order of the calls; when they end is up to the
+// backend until a call that gives bytes to the host returns. One caller at a time. Unavailable
+// means that the device is lost, and this backend with it.
 #pragma once
 
 #include <cstdint>
@@ -33,15 +33,16 @@ class Matrix {
  public:
   virtual ~Matrix() = default;
   virtual uint64_t bytes() const = 0;
-  virtual bool wants_quantised() const = 0;  // the form of the rows that enter: int8 blocks, or f32
+  // The form of the rows that it multiplies: int8 blocks, or f32.
+  virtual bool wants_quantised() const = 0;
 };
 
-// One or more matrices with the same input, their outputs side by side: [n_out of all][k].
+// One or more matrices with the same input, whose outputs lie side by side: [n_out of all][k].
 class Linear {
  public:
   struct Part {
     std::unique_ptr<Matrix> matrix;
-    int64_t offset = 0;  // of its first output
+    int64_t offset = 0;  // index of its first output
   };
 
   void Add(std::unique_ptr<Matrix> matrix, int64_t n_out);
@@ -61,7 +62,7 @@ class Linear {
   bool needs_floats_ = false;
 };
 
-// f32 weights in a device's memory. Empty: a family does not have them.
+// f32 weights in a device's memory. It is empty where a family does not have them.
 struct Vector {
   const float* data = nullptr;
   int64_t n = 0;
@@ -69,7 +70,7 @@ struct Vector {
   uint64_t bytes() const { return static_cast<uint64_t>(n) * sizeof(float); }
 };
 
-// Of a step, [rows][...], row-major without gaps; addresses never change.
+// The buffers of a step, [rows][...], row-major without gaps. Addresses never change.
 struct Buffers {
   float* x = nullptr;        // d_model: the residual stream
   float* h = nullptr;        // d_model: normalised rows, then a block's output
@@ -79,7 +80,7 @@ struct Buffers {
   float* logits = nullptr;   // [kHeadRows][n_vocab]
 };
 
-// out[r * out_stride + o] for r in [0, rows).
+// Writes out[r * out_stride + o] for r in [0, rows).
 struct ProductRows {
   const float* x = nullptr;
   int64_t rows = 0;
@@ -88,7 +89,7 @@ struct ProductRows {
   int64_t out_stride = 0;
 };
 
-// Forms of the rows that enter products (see ops::ActRows).
+// The forms of the rows that enter products (see ops::ActRows).
 struct InputForms {
   bool quantised = false;
   bool floats = false;
@@ -105,7 +106,7 @@ struct InputForms {
 // A row of logits on the host.
 struct LogitRow {
   const ops::LogitStats* stats = nullptr;
-  const float* logits = nullptr;  // null where not asked for
+  const float* logits = nullptr;  // null where it was not asked for
 };
 
 // The errors that every backend gives.
@@ -124,63 +125,64 @@ class Backend {
   virtual ~Backend() = default;
   virtual const std::string& name() const = 0;  // "cpu" "cuda:0"
 
-  // --- Loading, before the first step. ResourceExhausted when memory is refused.
-  // Asks for what was planned at once, so that a refusal comes before the first byte is read.
+  // --- Loading, before the first step: ResourceExhausted when memory is refused. Reserve asks for
+  // all that was planned at once, so that a refusal comes before the first byte is read.
   virtual absl::Status Reserve(const BackendMemory& planned) = 0;
   virtual absl::StatusOr<std::unique_ptr<Matrix>> PackMatrix(
       TensorType type, int64_t n_out, int64_t k, const ops::PackedMatrix::Reader& read) = 0;
   virtual absl::StatusOr<Vector> PutVector(std::vector<float> values) = 0;
   virtual absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) = 0;
-  // After the weights. The step's buffers.
+  // Makes the step's buffers; to be called after the weights are there.
   virtual absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) = 0;
   virtual BackendMemory memory() const = 0;
-  // Thread-safe. False for ever once the device is lost, or has given this backend's memory to
-  // others.
+  // Thread-safe. False from the moment on when the device was lost, or gave this backend's memory
+  // to others.
   virtual bool usable() const { return true; }
 
-  // --- A step: Begin, operations, End. The frame that `step` holds outlives it.
+  // --- A step: Begin, operations, End. The frame that `step` holds must outlive it.
   virtual absl::Status Begin(const Step& step) = 0;
-  // Waits for what the step still does, and gives its error. Always follows a Begin, also of a step
-  // that failed.
+  // Waits for what the step still does, and returns its error. It follows every Begin, also in a
+  // step that failed.
   virtual absl::Status End() = 0;
   const Buffers& buffers() const { return buffers_; }
   int64_t rows() const { return rows_; }
   // Runs the operations that `body` calls, in order. Equal keys run the same operations with the
-  // same arguments in every step of so many rows(), so that a backend may have recorded them and
+  // same arguments in every step of the same rows(), so a backend may have recorded them and may
   // not call `body` at all.
   struct RunKey {
     uint32_t part = 0;
-    uint32_t rows = 0;  // that `body` works on, if not rows()
+    uint32_t rows = 0;  // rows that `body` works on, if not rows()
   };
   virtual absl::Status Run(RunKey key, const std::function<absl::Status()>& body) = 0;
 
-  // --- Operations.
+  // --- Operations
   virtual absl::Status Product(const Linear& w, const ProductRows& rows) = 0;
   virtual absl::Status Residual(const ops::ResidualRows& args) = 0;
-  // Of the step: rotations of the kind, slots and runs of the state group.
+  // Uses the step's rotations of this kind, and the slots and runs of the state group.
   virtual absl::Status RotateAndStore(ops::QkvRows args, int rope_kind, uint32_t group) = 0;
   virtual absl::Status Attend(ops::AttentionArgs args, uint32_t group) = 0;
   virtual absl::Status GateMul(const ops::GateRows& args) = 0;
-  // The head, of at most kHeadRows rows: SetHeadRows names them, outside of Run; then the named
-  // rows of x are normalised side by side into h, and rows of logits summarised for ReadLogits.
+  // The head, for at most kHeadRows rows: SetHeadRows names them, outside of Run. Then the named
+  // rows of x are normalised side by side into h, and rows of logits are summarised for ReadLogits.
   virtual absl::Status SetHeadRows(std::span<const int64_t> rows) = 0;
   virtual absl::Status NormHeadRows(const Vector& norm, float eps) = 0;
   virtual absl::Status SummariseLogits() = 0;
 
-  // --- Borders. Host memory of rows() x d_model floats for rows that come from the host; then
-  // TakeRows moves them to x.
+  // --- Borders: HostRows is host memory of rows() x d_model floats for rows that come from the
+  // host; then TakeRows moves them to x.
   virtual float* HostRows() = 0;
   virtual absl::Status TakeRows() = 0;
-  // Wire format to x. InvalidArgument when a value is not finite, now or with a later call of this
-  // step.
+  // Converts the wire format to x. InvalidArgument, now or from a later call of this step, when a
+  // value is not finite.
   virtual absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) = 0;
-  // x from another backend's x of the same rows, without a way round by the host; false where that
-  // cannot be.
+  // Takes x from another backend's x of the same rows, without going through the host; false where
+  // that is impossible.
   virtual absl::StatusOr<bool> TakeFrom(Backend&) { return false; }
-  // x to wire format; the bytes are there on return.
+  // Converts x to the wire format; the bytes are there when it returns.
   virtual absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) = 0;
-  // Of every head row (whole.size() of them) the statistics, and the logits themselves where
-  // whole[i] is not 0. Internal when a logit is not finite. Valid until the next SetHeadRows.
+  // Reads the statistics of every head row (whole.size() of them), and the logits themselves where
+  // whole[i] is not 0. Internal when a logit is not finite. The result is valid until the next
+  // SetHeadRows.
   virtual absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) = 0;
 
  protected:

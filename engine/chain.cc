@@ -9,7 +9,7 @@ uint32_t BlocksFor(uint32_t tokens) {
   return (tokens + stage::kKvBlockTokens - 1) / stage::kKvBlockTokens;
 }
 
-// Blocks that one sequence holds at most.
+// The most blocks that one sequence holds.
 uint32_t BlocksOfSequence(uint32_t window, const ChainOptions& options) {
   const uint32_t all = BlocksFor(options.max_context);
   if (window == 0) return all;
@@ -63,8 +63,8 @@ absl::StatusOr<std::unique_ptr<Chain>> Chain::Create(const model::ModelShape& sh
     chain->stages_.push_back(std::move(stage));
   }
   for (const uint32_t blocks : chain->specs_[0].group_blocks) {
-    // Odd blocks on top of even ones: neighbours in a sequence are not neighbours in memory, as in
-    // a pool that is in use.
+    // Odd blocks lie on top of even ones: neighbours in a sequence are then not neighbours in
+    // memory, as in a pool that is in use.
     std::vector<uint32_t> free;
     for (uint32_t b = 0; b < blocks; b += 2) free.push_back(b);
     for (uint32_t b = 1; b < blocks; b += 2) free.push_back(b);

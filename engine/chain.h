@@ -1,6 +1,6 @@
-// The stages of a cut in one process, with the block tables that a coordinator would keep: what
-// `eval`, `bench` and tests run. A step goes from stage to stage as the frames that machines would
-// send each other.
+// The stages of a cut in one process, with the block tables that a coordinator would keep: this is
+// what `eval`, `bench` and tests run. A step goes from stage to stage as the frames that machines
+// would send each other.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +19,18 @@
 namespace lanyard::engine {
 
 struct ChainOptions {
-  uint32_t stages = 1;  // 1 .. n_layers + 2: the last ones are an embedding alone and a head alone
+  // 1 .. n_layers + 2: the largest counts have an embedding alone and a head alone.
+  uint32_t stages = 1;
   stage::NumericsId numerics;
   StageOptions stage;
   uint32_t max_context = 0;  // tokens of one sequence
   uint32_t max_rows = stage::kMaxFrameRows;
-  uint32_t sequences = 1;  // at a time
-  // What happens to a frame between machines, e.g. encoding and decoding; null: nothing.
+  uint32_t sequences = 1;  // running at one time
+  // Applied to a frame between machines, e.g. to encode and decode it; null: nothing is done.
   std::function<absl::StatusOr<stage::StepFrame>(stage::StepFrame)> wire;
 };
 
-// New tokens of one sequence.
+// The new tokens of one sequence.
 struct Feed {
   SeqId seq;
   std::vector<int32_t> tokens;
@@ -42,8 +43,8 @@ class Chain {
                                                        const model::TensorSource& source,
                                                        const ChainOptions& options);
 
-  // Appends to each sequence. At most max_rows tokens together; results in the order of feeds and
-  // outputs.
+  // Appends to each sequence, at most max_rows tokens together. Results come in the order of feeds
+  // and outputs.
   absl::StatusOr<std::vector<stage::TokenOut>> Step(std::span<const Feed> feeds);
   // Forgets a sequence and frees its blocks.
   void Release(SeqId seq);
@@ -69,7 +70,7 @@ class Chain {
   uint64_t next_step_ = 0;
 };
 
-// The specs of a cut into n stages of about equal numbers of layers.
+// Makes the specs of a cut into n stages with about equal numbers of layers.
 absl::StatusOr<std::vector<stage::StageSpec>> CutEvenly(const model::ModelShape& shape,
                                                         const ChainOptions& options);
 

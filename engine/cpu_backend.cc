@@ -19,7 +19,8 @@ class CpuMatrix final : public Matrix {
 
 uint64_t CpuBackend::BufferBytes(const StepSizes& sizes, InputForms forms, int threads) {
   uint64_t bytes = sizes.BufferBytes();
-  // Rows that enter products: int8 with a scale and sums a block of 32, or the f32 values.
+  // Rows that enter products are int8 with a scale and sums for each block of 32, or the f32
+  // values.
   const uint64_t widest =
       sizes.has_layers ? std::max({sizes.d_model, sizes.d_attn, sizes.d_ff}) : sizes.d_model;
   bytes += sizes.max_rows * ops::ActRows::RowBytes(widest, forms.quantised, forms.floats);

@@ -1,5 +1,5 @@
-// The backend of this machine's processor: engine/ops/cpu kernels on a pool of threads, pages and
-// buffers in RAM.
+// The backend of this machine's processor: it runs engine/ops/cpu kernels on a pool of threads,
+// with pages and buffers in RAM.
 #pragma once
 
 #include <memory>
@@ -15,12 +15,12 @@ namespace lanyard::engine {
 
 class CpuBackend final : public Backend {
  public:
-  // `pool` outlives it.
+  // `pool` must outlive it.
   CpuBackend(ops::Isa isa, ops::ThreadPool* pool) : isa_(isa), pool_(*pool) {}
 
-  // What MakeBuffers comes to hold, products' inputs included.
+  // The bytes that MakeBuffers will hold, with the products' inputs.
   static uint64_t BufferBytes(const StepSizes& sizes, InputForms forms, int threads);
-  // FailedPrecondition: the processor has layers with exact attention only.
+  // FailedPrecondition: the processor computes layers with exact attention only.
   static absl::Status CheckShape(const StepSizes& sizes);
 
   const std::string& name() const override { return name_; }
@@ -59,7 +59,8 @@ class CpuBackend final : public Backend {
   const Step* step_ = nullptr;
   Memory x_, h_, work_, logits_;
   std::vector<Memory> kv_;
-  // The rows that enter products, in the forms that weights take. Memory is kept between steps.
+  // The rows that enter products, in the forms that weights take. Their memory is kept between
+  // steps.
   ops::ActRows quantised_, floats_;
   ops::AttentionScratch attention_;
   std::vector<int64_t> head_rows_;

@@ -1,5 +1,5 @@
-// A card of this machine that stages may use, beside the processor. One a card and process; stages
-// share it.
+// A card of this machine that stages may use beside the processor. There is one for each card and
+// process; stages share it.
 #pragma once
 
 #include <cstdint>
@@ -18,21 +18,21 @@ class Device {
   virtual ~Device() = default;
   virtual const std::string& name() const = 0;  // "cuda:0"
 
-  virtual bool lost() const = 0;  // for ever, to this process
+  virtual bool lost() const = 0;  // it stays true for this process
 
   // Memory that a new stage may take now; 0 when the device is lost.
   virtual uint64_t FreeBytes() const = 0;
-  // Memory that stages may take at all; less than before when the owner of the desk wants some.
+  // Memory that stages may take at all. It shrinks when the person at the desk needs some.
   virtual uint64_t BudgetBytes() const = 0;
-  // What a backend here would hold, for planning: never less than it does.
+  // What a backend on this device would hold, for planning. It never holds more.
   virtual uint64_t MatrixBytes(TensorType type, int64_t n_out, int64_t k) const = 0;
   virtual uint64_t VectorBytes(int64_t n) const = 0;
   virtual uint64_t BufferBytes(const StepSizes& sizes, InputForms forms) const = 0;
-  // Of the host's memory, for copies to and from it.
+  // Bytes of the host's memory for copies to and from the device.
   virtual uint64_t HostBytes(const StepSizes& sizes) const = 0;
 
   // Unimplemented where the device has no kernels for a model's widths, FailedPrecondition where it
-  // has none for the numerics id: what, on which device, and what to do.
+  // has none for the numerics id. The text says what is missing, on which device, and what to do.
   virtual absl::Status CheckShape(const StepSizes& sizes) const = 0;
   // Unavailable when the device is lost.
   virtual absl::StatusOr<std::unique_ptr<Backend>> MakeBackend() = 0;

@@ -1,4 +1,4 @@
-// A device that is another one in all but what a subclass says otherwise.
+// A device that forwards all calls to another one, except those that a subclass overrides.
 #pragma once
 
 #include <memory>

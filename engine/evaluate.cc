@@ -8,7 +8,7 @@ namespace {
 struct Job {
   SeqId seq;
   EvalResult* result = nullptr;
-  size_t fed = 0;  // tokens of the prompt, then of the continuation, that went in
+  size_t fed = 0;  // tokens of the prompt, then of the continuation, that went in so far
   double nll = 0;
   bool done = false;
 };

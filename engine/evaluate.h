@@ -1,5 +1,5 @@
-// Prompts through a chain: the log-sum-exp and top logits of every position, and a greedy
-// continuation. The figures of `lanyard eval` and of the conformance tests.
+// Runs prompts through a chain: it gives the log-sum-exp and top logits of every position, and a
+// greedy continuation. These are the figures of `lanyard eval` and of the conformance tests.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,12 @@
 namespace lanyard::engine {
 
 struct EvalOptions {
-  uint32_t generate = 0;  // tokens at most
+  uint32_t generate = 0;  // the most tokens to generate
   uint32_t top = 8;
-  uint32_t chunk = 512;                 // tokens of one sequence in one step
-  bool batch = false;                   // all prompts at once; else one after another
-  std::function<bool(int32_t)> is_end;  // ends a continuation; null: nothing does
+  uint32_t chunk = 512;  // tokens of one sequence in one step
+  bool batch = false;    // run all prompts at once; otherwise one after another
+  // true for a token that ends a continuation; null: no token does.
+  std::function<bool(int32_t)> is_end;
 };
 
 struct EvalPosition {
@@ -29,8 +30,9 @@ struct EvalPosition {
 struct EvalResult {
   std::vector<int32_t> tokens;
   std::vector<EvalPosition> positions;
-  double mean_nll = 0;  // of the n - 1 predicted tokens, natural; 0 for a prompt of one token
-  std::vector<int32_t> greedy;  // with the end token
+  // Over the n - 1 predicted tokens, natural logarithm; 0 for a prompt of one token.
+  double mean_nll = 0;
+  std::vector<int32_t> greedy;  // the end token is included
 };
 
 // Each prompt has at least one token.

@@ -1,5 +1,6 @@
-// What a model family adds to the shared layers: names of tensors, norms, activation, rotation. One
-// file a family (llama.cc, gemma3.cc); docs/checklists has what a new one takes.
+// What a model family adds to the shared layers: names of tensors, norms, activation, rotation.
+// There is one file for each family (llama.cc, gemma3.cc); docs/checklists/family.md lists what a
+// new one needs.
 #pragma once
 
 #include <memory>
@@ -18,7 +19,7 @@ class Family {
  public:
   virtual ~Family() = default;
   virtual absl::Status LoadLayer(WeightLoader& loader, uint32_t index, Layer* layer) const = 0;
-  // x -> x on the device that holds the layer, rounded to the wire's type at the end.
+  // Computes x -> x on the device that holds the layer; the result is rounded to the wire's type.
   virtual absl::Status RunLayer(Backend& on, const Layer& layer, bool round_f16) const = 0;
   // Embedding rows are multiplied by it.
   virtual float embedding_scale() const { return 1.0f; }
@@ -28,7 +29,7 @@ class Family {
   std::vector<RopeKind> ropes_;
 };
 
-// Reads rope_freqs.weight where the shape says so.
+// It reads rope_freqs.weight where the shape says so.
 absl::StatusOr<std::unique_ptr<Family>> MakeLlama(const model::ModelShape& shape,
                                                   WeightLoader& loader);
 absl::StatusOr<std::unique_ptr<Family>> MakeGemma3(const model::ModelShape& shape,

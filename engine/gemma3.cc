@@ -1,6 +1,6 @@
 // Gemma 3: norms before and after each block and on every head of q and k, GELU, a window on most
-// layers, which have a rotation of their own. Source: llama.cpp src/models/gemma3.cpp. GGUF norm
-// weights already hold the + 1.
+// layers, which have a rotation of their own. The source is llama.cpp's src/models/gemma3.cpp. GGUF
+// norm weights already hold the + 1.
 #include <cmath>
 
 #include "engine/family.h"

@@ -1,5 +1,5 @@
-// Llama: RMSNorm before each block, rotation of neighbouring pairs, SwiGLU. Source: llama.cpp
-// src/models/llama.cpp.
+// Llama: RMSNorm before each block, rotation of neighbouring pairs, SwiGLU. The source is
+// llama.cpp's src/models/llama.cpp.
 #include <cmath>
 
 #include "engine/family.h"

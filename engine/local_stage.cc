@@ -37,7 +37,7 @@ absl::Status CheckSpec(const model::ModelShape& shape, const stage::StageSpec& s
   return absl::OkStatus();
 }
 
-// GGUF bytes that Create reads.
+// The GGUF bytes that Create reads.
 uint64_t StageTensorBytes(const model::ModelShape& shape, const stage::StageSpec& spec,
                           const model::TensorSource& source) {
   std::vector<model::TensorSpec> tensors;
@@ -76,7 +76,7 @@ constexpr uint32_t kHeadPart = ~uint32_t{0};
 // A run of layers on one device, in the order of the stage.
 struct Segment {
   Backend* on = nullptr;
-  uint32_t part = 0;  // names it to its backend
+  uint32_t part = 0;  // the number by which its backend knows it
   std::vector<Layer> layers;
 };
 
@@ -184,7 +184,7 @@ class DeviceStage final : public LocalStage {
     return absl::OkStatus();
   }
 
-  // Whatever becomes of a step, every backend that began it ends it.
+  // Whatever happens in a step, every backend that began it also ends it.
   absl::StatusOr<StageOutput> RunStep(const stage::StepFrame& frame, const std::stop_token& stop) {
     if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
     step_.Begin(frame);
@@ -232,8 +232,8 @@ class DeviceStage final : public LocalStage {
     });
   }
 
-  // Rows from one device to the next, as between machines: every layer's end is rounded to the
-  // wire's type already.
+  // Moves rows from one device to the next, as between machines: every layer's end is already
+  // rounded to the wire's type.
   absl::Status Cross(Backend& from, Backend& to) {
     ASSIGN_OR_RETURN(const bool taken, to.TakeFrom(from));
     if (taken) return absl::OkStatus();
@@ -274,7 +274,7 @@ class DeviceStage final : public LocalStage {
     return out;
   }
 
-  // An output and the row of the step that it is of.
+  // An output, and the row of the step that it belongs to.
   struct Wanted {
     const stage::SeqRun* run;
     const stage::OutputRequest* request;
@@ -302,7 +302,7 @@ class DeviceStage final : public LocalStage {
 
   absl::Status HeadRows(std::span<const Wanted> wanted, std::vector<stage::TokenOut>* out) {
     Backend& on = *segments_.back().on;
-    // Distinct rows; several outputs of one row share its logits.
+    // The rows are distinct; several outputs of one row share its logits.
     head_rows_.clear();
     whole_.clear();
     for (size_t i = 0; i < wanted.size(); ++i) {
@@ -345,10 +345,10 @@ class DeviceStage final : public LocalStage {
   std::unique_ptr<Family> family_;
   std::vector<std::unique_ptr<Backend>> backends_;
   std::vector<Segment>
-      segments_;  // never empty; after the backends whose memory their weights name
+      segments_;  // never empty; declared after the backends, whose memory their weights use
   const model::TensorInfo* embedding_ = nullptr;
   std::vector<uint8_t> embedding_row_;
-  Vector output_norm_;  // of the last segment's backend
+  Vector output_norm_;  // lies with the last segment's backend
   Linear head_;
   Step step_;
   Sampler sampler_;

@@ -1,5 +1,5 @@
-// Runs one stage of a model on this machine's devices: embed if first, its layers, head and sampler
-// if last.
+// Runs one stage of a model on this machine's devices: the embedding if it is first, its layers,
+// and head and sampler if it is last.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ namespace lanyard::engine {
 struct StageOptions {
   int threads = 1;
   ops::Isa isa = ops::BestIsa();
-  // Cards that layers go to before the processor, in this order (placement.h).
+  // The cards that layers go to before the processor, in this order (placement.h).
   std::vector<std::shared_ptr<Device>> devices = {};
 };
 
-// Bytes that a stage holds, as planned and as allocated.
+// The bytes that a stage holds, as planned and as allocated.
 struct StageMemory {
-  // Of the process (RAM).
+  // These are the process's (RAM).
   uint64_t weights = 0;
   uint64_t kv = 0;
   uint64_t buffers = 0;
@@ -39,24 +39,24 @@ struct StageMemory {
     stage::LayerRange layers;
     bool head = false;
   };
-  std::vector<OnDevice> devices = {};  // of cards; empty: all of it is the processor's
+  std::vector<OnDevice> devices = {};  // for each card; empty: the processor holds all of it
 };
 
-// What Create would allocate, from the tensor table alone. `tensors` gives the TensorInfo of every
-// tensor of the stage.
+// Returns what Create would allocate, from the tensor table alone. `tensors` gives the TensorInfo
+// of every tensor of the stage.
 StageMemory PlanMemory(const model::ModelShape& shape, const stage::StageSpec& spec,
                        const std::vector<model::TensorInfo>& tensors, const StageOptions& options);
 
-// The numerics that fit a model when nothing else is asked: f32 KV and wire for float models, f16
-// for quantised ones.
+// The numerics of a model when nothing else is asked for: f32 KV and wire for float models, f16 for
+// quantised ones.
 stage::NumericsId DefaultNumerics(const model::ModelShape& shape);
 
 // What stage::ValidateFrame needs to know of a model.
 stage::FrameModel FrameModelOf(const model::ModelShape& shape);
 
 struct StageOutput {
-  stage::Hidden hidden;                 // when not the last stage
-  std::vector<stage::TokenOut> tokens;  // when the last stage, in the order of the requests
+  stage::Hidden hidden;                 // when it is not the last stage
+  std::vector<stage::TokenOut> tokens;  // when it is the last stage, in the order of the requests
 };
 
 class LocalStage {
@@ -64,22 +64,22 @@ class LocalStage {
   // Reads and re-lays the stage's weights. `source` must outlive the stage when it embeds (rows are
   // read on demand). ResourceExhausted when memory is refused, Unavailable when a device is lost,
   // FailedPrecondition when layers were left to a device that does not compute the spec's numerics.
-  // `progress(done, total)` in GGUF bytes, may be null.
+  // `progress(done, total)` counts GGUF bytes; it may be null.
   static absl::StatusOr<std::unique_ptr<LocalStage>> Create(
       const model::ModelShape& shape, const stage::StageSpec& spec,
       const model::TensorSource& source, const StageOptions& options,
       const std::function<void(uint64_t, uint64_t)>& progress = nullptr);
   virtual ~LocalStage() = default;
 
-  // Runs a frame that passed stage::ValidateFrame. One caller at a time. Looks at `stop` between
+  // Runs a frame that passed stage::ValidateFrame. One caller at a time. It looks at `stop` between
   // layers (Cancelled). Result rows do not depend on what else is in the frame. NaN or infinite
-  // hidden values from outside give InvalidArgument. Unavailable: a device is lost and this stage
-  // with it; every later call says so.
+  // hidden values from outside give InvalidArgument. Unavailable means that a device is lost, and
+  // this stage with it; every later call says so.
   virtual absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) = 0;
 
   virtual const StageMemory& memory() const = 0;
-  // Thread-safe; true for ever once a device was lost, or gave its memory to others: to be loaded
-  // anew.
+  // Thread-safe. True from the moment on when a device was lost, or gave its memory to others; the
+  // stage must then be loaded anew.
   virtual bool lost() const { return false; }
 };
 

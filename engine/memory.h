@@ -1,4 +1,4 @@
-// Anonymous memory that costs nothing until it is touched: KV pages and the buffers of a step.
+// Anonymous memory that costs nothing until it is used: KV pages and the buffers of a step.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@ namespace lanyard::engine {
 class Memory {
  public:
   Memory() = default;
-  // Zeroed, page-aligned. ResourceExhausted (naming `what` and the size) when the system refuses.
+  // The memory is zeroed and page-aligned. ResourceExhausted (naming `what` and the size) when the
+  // system refuses.
   static absl::StatusOr<Memory> Map(uint64_t bytes, std::string_view what);
   ~Memory();
   Memory(Memory&& other) noexcept

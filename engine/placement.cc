@@ -13,7 +13,7 @@ class Placer {
          int threads)
       : shape_(shape), spec_(spec), find_(find), threads_(threads) {}
 
-  // The units that a place holds once it ends at `end` (in layers; the head follows the last one).
+  // The units that a place holds when it ends at `end` (in layers; the head follows the last one).
   Place PlaceOf(Device* device, uint32_t begin, uint32_t end, bool head) const {
     Place place;
     place.device = device;
@@ -29,8 +29,8 @@ class Placer {
       if (group < spec_.group_blocks.size()) {
         const uint64_t bytes =
             spec_.group_blocks[group] * KvOf(shape_, spec_.numerics.kv).page_bytes();
-        place.memory.kv +=
-            device != nullptr ? (bytes + 255) / 256 * 256 : bytes;  // as the pools of cards align
+        // As the pools of cards align.
+        place.memory.kv += device != nullptr ? (bytes + 255) / 256 * 256 : bytes;
       }
     }
     if (head) {
@@ -44,7 +44,7 @@ class Placer {
     return place;
   }
 
-  // As many units from `begin` on as fit into the card.
+  // Takes as many units from `begin` on as fit into the card.
   Place Fill(Device* device, uint32_t begin) const {
     const uint64_t limit = device->FreeBytes();
     Place best = PlaceOf(device, begin, begin, false);

@@ -1,5 +1,5 @@
-// What devices have room for, taken once: a stage is planned and then loaded by the same figures,
-// whatever becomes of them meanwhile. Where one has less by then, its Reserve refuses with
+// What devices have room for, asked once: a stage is planned and then loaded by the same figures,
+// even if they change meanwhile. Where a device has less by then, its Reserve refuses with
 // ResourceExhausted, before the first byte is read.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace lanyard::engine {
 
-// The same devices; FreeBytes of each says for ever what it says now.
+// Returns the same devices, but FreeBytes of each keeps the figure of this moment.
 std::vector<std::shared_ptr<Device>> WithRoomOfNow(
     const std::vector<std::shared_ptr<Device>>& devices);
 

@@ -58,7 +58,7 @@ void Sampler::Largest(int64_t k, std::vector<Candidate>* out) const {
     out->resize(k);
     return;
   }
-  // A heap with the least of the k on top; ids ascend, so an equal logit never displaces.
+  // It is a heap with the least of the k on top; ids ascend, so an equal logit never displaces one.
   for (size_t c = 0; c < stats_->chunk_max.size(); ++c) {
     const bool full = static_cast<int64_t>(out->size()) == k;
     if (full && (k == 0 || stats_->chunk_max[c] <= out->front().logit)) continue;
@@ -85,7 +85,7 @@ void Sampler::CutTopP(const stage::SampleSpec& spec, bool sorted,
     total = 0;
     for (const Candidate& c : *out) total += ops::Exp(c.logit - stats_->max);
   }
-  // Without top-k the candidates come in growing portions: most rows need few.
+  // Without top-k the candidates come in growing portions, since most rows need few.
   for (int64_t k = sorted ? static_cast<int64_t>(out->size()) : 256;; k *= 8) {
     if (!sorted) Largest(k, out);
     double mass = 0;
@@ -147,7 +147,7 @@ int32_t Sampler::Draw(const stage::SampleSpec& spec, uint64_t position) {
   } else if (spec.min_p > 0) {
     std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < least; });
   }
-  if (candidates_.empty()) return stats_->argmax;  // min_p 1 and a rounded logarithm
+  if (candidates_.empty()) return stats_->argmax;  // happens with min_p 1 and a rounded logarithm
   double total = 0;
   for (const Candidate& c : candidates_) total += ops::Exp((c.logit - stats_->max) * scale);
   double mass = 0;

@@ -1,5 +1,5 @@
-// From a row of logits to a token and what was asked about it. docs/numerics.md "Sampling": top-k,
-// top-p, min-p, temperature in this order (llama.cpp's), and a draw that is a function of (seed,
+// From a row of logits to a token and to what was asked about it. The order is top-k, top-p, min-p,
+// temperature (llama.cpp's; docs/numerics.md "Sampling"), and the draw is a function of (seed,
 // position) alone.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace lanyard::engine {
 
-// Uniform in [0, 1), a multiple of 2^-53. `position` is where the drawn token will stand.
+// A uniform number in [0, 1), a multiple of 2^-53. `position` is where the drawn token will stand.
 double UniformDraw(uint64_t seed, uint64_t position);
 
 class Sampler {
@@ -25,14 +25,14 @@ class Sampler {
 
   // Summarises the row; Internal when it is not finite. `logits` must stay until the next call.
   absl::Status SetRow(const float* logits, int64_t n);
-  // A row of n logits that a device has summarised. `stats` and `logits` must stay until the next
-  // call; `logits` may be null when no answer of the row NeedsLogits.
+  // Takes a row of n logits that a device has summarised. `stats` and `logits` must stay until the
+  // next call; `logits` may be null when no answer of the row NeedsLogits.
   void SetRow(const ops::LogitStats& stats, const float* logits, int64_t n);
-  // Whether the first maximum and the row's statistics are not enough.
+  // True when the first maximum and the row's statistics are not enough.
   static bool NeedsLogits(const stage::OutputRequest& request) {
     return request.sample.temperature != 0 || request.top != 0 || !request.want.empty();
   }
-  // `out` has seq and pos; the rest is filled in.
+  // `out` has seq and pos; this fills in the rest.
   void Answer(const stage::OutputRequest& request, stage::TokenOut* out);
 
  private:
@@ -40,7 +40,7 @@ class Sampler {
     int32_t id;
     float logit;
   };
-  // The k largest, descending, ties to the lower id.
+  // The k largest logits, descending, ties to the lower id.
   void Largest(int64_t k, std::vector<Candidate>* out) const;
   int32_t Draw(const stage::SampleSpec& spec, uint64_t position);
   int32_t DrawFromAll(float scale, double u);

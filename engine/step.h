@@ -1,5 +1,6 @@
-// One step's rows as every device of a stage needs to know them: positions, pages, rotations. Made
-// once a stage, filled once a frame; the rows themselves lie with the backends (backend.h).
+// One step's rows as every device of a stage needs to know them: positions, pages, rotations. It is
+// made once for a stage and filled once for a frame; the rows themselves lie with the backends
+// (backend.h).
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@
 
 namespace lanyard::engine {
 
-// Rows of the head are computed in groups of this many, so that logits of a long step never lie in
-// memory together.
+// Rows of the head are computed in groups of this many, so that the logits of a long step never lie
+// in memory together.
 inline constexpr uint32_t kHeadRows = 16;
 
 // One kind of rotation of a family.
@@ -25,11 +26,11 @@ struct RopeKind {
   ops::RopePairs pairs = ops::RopePairs::kInterleaved;
 };
 
-// Widths that the buffers follow from.
+// The widths from which the buffers follow.
 struct StepSizes {
   int64_t max_rows = 0;
   int64_t d_model = 0;
-  int64_t d_qkv = 0;   // of q, k and v side by side
+  int64_t d_qkv = 0;   // width of q, k and v side by side
   int64_t d_attn = 0;  // n_heads * head_dim
   int64_t d_ff = 0;
   int64_t n_rot = 0;
@@ -38,15 +39,15 @@ struct StepSizes {
   int n_heads = 0;
   int n_kv_heads = 0;
   int head_dim = 0;
-  std::vector<uint32_t> group_blocks;   // of each state group: KV blocks
-  std::vector<uint32_t> group_windows;  // tokens that a row sees, 0 for all
+  std::vector<uint32_t> group_blocks;   // KV blocks of each state group
+  std::vector<uint32_t> group_windows;  // tokens that a row sees; 0: all
   uint32_t max_context = 0;             // tokens of one sequence
   stage::NumericsId numerics;
   bool has_layers = false;
   bool samples = false;
 
-  int64_t WorkFloats() const;    // of one row
-  int64_t LogitFloats() const;   // of a group of the head's rows
+  int64_t WorkFloats() const;    // for one row
+  int64_t LogitFloats() const;   // for a group of the head's rows
   uint64_t RopeBytes() const;    // rotations of every row
   uint64_t BufferBytes() const;  // x, h, work, logits, rotations, and the pages of every row
 };
@@ -73,7 +74,7 @@ class Step {
   }
   const std::vector<ops::KvSlot>& slots(uint32_t group) const { return slots_[group]; }
   const std::vector<ops::AttentionRun>& runs(uint32_t group) const { return runs_[group]; }
-  // How many pages each of runs(group) points at.
+  // The number of pages that each of runs(group) points at.
   const std::vector<uint32_t>& run_blocks(uint32_t group) const { return run_blocks_[group]; }
 
  private:
@@ -81,7 +82,7 @@ class Step {
   std::vector<RopeKind> ropes_;
   ops::ThreadPool* pool_ = nullptr;
   Memory rope_;
-  std::vector<std::vector<ops::KvSlot>> slots_;  // of each state group
+  std::vector<std::vector<ops::KvSlot>> slots_;  // one list for each state group
   std::vector<std::vector<ops::AttentionRun>> runs_;
   std::vector<std::vector<uint32_t>> run_blocks_;
   std::vector<uint32_t> positions_;

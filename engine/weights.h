@@ -1,5 +1,5 @@
-// Reads a stage's weights tensor by tensor from a TensorSource and gives them to the backend whose
-// they are.
+// Reads a stage's weights tensor by tensor from a TensorSource and gives them to the backend that
+// holds them.
 #pragma once
 
 #include <cstdint>
@@ -13,25 +13,25 @@
 
 namespace lanyard::engine {
 
-// Reads and checks dimensions; the backend re-lays. Errors name the tensor.
+// It reads and checks dimensions; the backend re-lays. Errors name the tensor.
 class WeightLoader {
  public:
-  // `progress(bytes)` after each tensor, may be null.
+  // `progress(bytes)` is called after each tensor; it may be null.
   WeightLoader(const model::TensorSource& source, std::function<void(uint64_t)> progress)
       : source_(source), progress_(std::move(progress)) {}
 
-  // Where what is loaded next goes to.
+  // The backend that gets what is loaded next.
   void set_backend(Backend* backend) { backend_ = backend; }
 
   struct Matrix {
     std::string name;
     int64_t n_out = 0;
   };
-  // Neighbours of one type become one matrix: one pass over the input for all of them.
+  // Neighbours of one type become one matrix, so that one pass over the input serves all of them.
   absl::StatusOr<Linear> LoadLinear(const std::vector<Matrix>& matrices, int64_t k);
-  // F32 or F16.
+  // The tensor may be F32 or F16.
   absl::StatusOr<Vector> LoadVector(const std::string& name, int64_t n);
-  // The same, to the host.
+  // The same, into host memory.
   absl::StatusOr<std::vector<float>> LoadFloats(const std::string& name, int64_t n);
   bool Has(const std::string& name) const { return source_.Find(name) != nullptr; }
 
@@ -41,7 +41,7 @@ class WeightLoader {
   const std::function<void(uint64_t)> progress_;
 };
 
-// The tensor's info when it is a matrix [k, n_out] of a computable type.
+// Returns the tensor's info when it is a matrix [k, n_out] of a computable type.
 absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& source,
                                                     const std::string& name, int64_t n_out,
                                                     int64_t k);

@@ -1,5 +1,5 @@
-// The cluster's certificate authority: an ECDSA P-256 key that the coordinator makes at its first
-// start and that never leaves it.
+// The cluster's certificate authority: an ECDSA P-256 key, which the coordinator makes at its first
+// start and which never leaves it.
 #pragma once
 
 #include <memory>
@@ -18,23 +18,23 @@ inline constexpr UnixTime kAuthorityFrom = 1'577'836'800;  // 2020-01-01
 inline constexpr int64_t kNodeCertificateSeconds =
     24 * 3600;  // at most; how long a cluster's live is its own to say
 inline constexpr int64_t kLeastCertificateSeconds = 5;
-// Clocks of office machines differ: certificates are valid from so long before their issue.
+// Clocks of office machines differ, so certificates are valid from this long before their issue.
 inline constexpr int64_t kClockToleranceSeconds = 300;
 
 struct IssueRequest {
   Role role = Role::kWorker;
-  std::string name;  // of the machine: A-Z a-z 0-9 . _ -
-  std::vector<std::string> dns_names =
-      {};  // further names and addresses that it is reached at (HTTPS)
+  std::string name;  // the machine's name: A-Z a-z 0-9 . _ -
+  // Further names and addresses at which the machine is reached (HTTPS).
+  std::vector<std::string> dns_names = {};
   std::vector<std::string> addresses = {};
-  int64_t lifetime_seconds = kNodeCertificateSeconds;  // at most that
+  int64_t lifetime_seconds = kNodeCertificateSeconds;  // at most the default
 };
 
 // Immutable, thread-safe.
 class Authority {
  public:
   static absl::StatusOr<Authority> Create(UnixTime now);
-  // InvalidArgument when they do not belong together or are no CA.
+  // InvalidArgument when certificate and key do not belong together, or when it is no CA.
   static absl::StatusOr<Authority> Load(std::string_view certificate_pem, std::string_view key_pem);
 
   const std::string& certificate_pem() const { return pem_; }
@@ -43,7 +43,8 @@ class Authority {
   const std::string& cluster() const { return cluster_; }
   std::string fingerprint() const { return FingerprintOf(certificate_.get()); }
 
-  // A certificate (PEM) for the key. InvalidArgument for a bad name or lifetime.
+  // Issues a certificate (PEM) for the key. InvalidArgument: the name or the lifetime is not
+  // allowed.
   absl::StatusOr<std::string> Issue(EVP_PKEY* key, const IssueRequest& request, UnixTime now) const;
 
  private:

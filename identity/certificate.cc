@@ -110,7 +110,7 @@ absl::StatusOr<Peer> PeerOf(X509* certificate) {
     return malformed;
   const absl::StatusOr<Role> role = ParseRole(parts[1]);
   if (!role.ok()) return malformed;
-  // The id must be the key's: a certificate cannot speak for another node.
+  // The id must be that of the key, so that a certificate cannot speak for another node.
   if (NodeIdOf(X509_get0_pubkey(certificate)) != parts[2]) return malformed;
   Peer out;
   out.cluster = parts[0];

@@ -1,5 +1,5 @@
 // Who a node is, as its certificate says: cluster, role, id, name. Certificates are X.509 (RFC
-// 5280), issued by the cluster's own CA (authority.h) and by nobody else.
+// 5280), issued by the cluster's own CA (authority.h) only.
 #pragma once
 
 #include <string>
@@ -11,12 +11,12 @@
 
 namespace lanyard::identity {
 
-// The name that a certificate of this role and node is good for in TLS ("<node>.worker.lanyard"),
-// and, with an empty node, the one that every certificate of a coordinator has
+// The TLS name that a certificate of this role and node is good for ("<node>.worker.lanyard"). With
+// an empty node, it is the name that every certificate of a coordinator has
 // ("coordinator.lanyard").
 std::string TlsName(Role role, std::string_view node);
 
-// 16 hex digits of the CA certificate's SHA-256.
+// The first 16 hex digits of the CA certificate's SHA-256.
 std::string ClusterIdOf(X509* ca);
 // The whole SHA-256 of the certificate (DER), 32 raw bytes.
 std::string FingerprintOf(X509* certificate);
@@ -30,8 +30,9 @@ std::string TimeText(UnixTime time);  // "2026-11-29 12:00:00Z"
 absl::StatusOr<Peer> PeerOf(X509* certificate);
 absl::StatusOr<Peer> PeerOfPem(std::string_view pem);
 
-// Signed by this CA, in its time (`now`), and one of ours. Unauthenticated otherwise, with the
-// reason in words: another cluster, expired (since when), not yet valid (clock?).
+// Accepts a certificate that this CA signed, that is valid at `now`, and that is one of ours.
+// Otherwise Unauthenticated, with the reason in words: another cluster, expired (since when), not
+// yet valid (is a clock wrong?).
 absl::StatusOr<Peer> VerifyCertificate(X509* certificate, X509* ca, UnixTime now);
 
 }  // namespace lanyard::identity

@@ -1,6 +1,6 @@
-// What a node proves itself with: its key, the certificate it has now, and the CA that it and its
-// peers are checked against. Renewed while streams run: whoever makes a connection asks for the
-// current one.
+// What a node proves itself with: its key, its present certificate, and the CA against which it and
+// its peers are checked. It is renewed while streams run: each new connection asks for the current
+// one.
 #pragma once
 
 #include <functional>
@@ -23,14 +23,15 @@ struct Credential {
   std::string ca_pem;
   Peer self;
 
-  // Unauthenticated when the certificate is not the key's, or not the CA's, or not valid at `now`.
+  // Unauthenticated when the certificate does not belong to the key or the CA, or is not valid at
+  // `now`.
   static absl::StatusOr<std::shared_ptr<const Credential>> Make(const KeyPair& key,
                                                                 std::string certificate_pem,
                                                                 std::string ca_pem, UnixTime now);
 };
 
-// The current credential of this process. Thread-safe; lives as long as any channel or server made
-// with it.
+// The current credential of this process. Thread-safe; it lives as long as any channel or server
+// made with it.
 class LiveCredential {
  public:
   explicit LiveCredential(std::shared_ptr<const Credential> first) : current_(std::move(first)) {}
@@ -39,7 +40,7 @@ class LiveCredential {
     MutexLock lock(&mu_);
     return current_;
   }
-  // Of the same node and cluster (InvalidArgument otherwise).
+  // `next` must be of the same node and cluster (InvalidArgument otherwise).
   absl::Status Replace(std::shared_ptr<const Credential> next);
 
  private:
@@ -49,20 +50,20 @@ class LiveCredential {
 
 // Seconds from the certificate's issue to its end.
 int64_t LifeSeconds(const Peer& self);
-// Time to renew: a third of the certificate's life is left.
+// The time to renew: then a third of the certificate's life is left.
 UnixTime RenewAt(const Peer& self);
 
-// A node's identity on disk: node.key (0600), node.crt, ca.crt, coordinator (its address), https
-// (its front) in one folder.
+// A node's identity on disk, in one folder: node.key (0600), node.crt, ca.crt, coordinator (its
+// address), https (URL of its HTTP front).
 class IdentityFolder {
  public:
   static absl::StatusOr<IdentityFolder> Open(const std::string& path);
 
-  // The node's key; made and written the first time.
+  // The node's key; the first call makes and writes it.
   absl::StatusOr<KeyPair> Key() const;
-  // The next Key() is another node's.
+  // The next Key() makes another node's key.
   absl::Status ForgetKey() const;
-  // nullopt before the node joined. The certificate may have expired: Credential::Make tells.
+  // nullopt before the node joined. The certificate may have expired; Credential::Make says so.
   struct Joined {
     std::string certificate_pem;
     std::string ca_pem;
@@ -71,7 +72,7 @@ class IdentityFolder {
   };
   absl::StatusOr<std::optional<Joined>> Load() const;
   absl::Status Save(const Joined& joined) const;
-  // The renewed certificate alone.
+  // Saves the renewed certificate alone.
   absl::Status SaveCertificate(const std::string& certificate_pem) const;
 
   const std::string& path() const { return path_; }

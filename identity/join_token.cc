@@ -76,7 +76,7 @@ absl::StatusOr<JoinToken> JoinToken::Decode(std::string_view text) {
   JoinToken out{bytes.substr(0, kHashBytes),
                 absl::BytesToHexString(bytes.substr(kHashBytes, kTokenIdBytes)),
                 bytes.substr(kHashBytes + kTokenIdBytes, kTokenSecretBytes)};
-  // Base64's last character has bits that decode to nothing.
+  // The last character of base64 has bits that decode to nothing.
   if (out.Encode() != text)
     return InvalidArgument("the join token was altered (a character is wrong)", again);
   return out;

@@ -1,9 +1,10 @@
 // The line that lets a machine into the cluster once. It carries the CA's hash, so that the machine
-// knows the true coordinator before it says the secret (k3s' idea, with the whole hash, one use and
-// an hour).
+// recognises the true coordinator before it sends the secret. (The idea is k3s'; here with the
+// whole hash, one use and one hour.)
 //
-//   "lyt1." base64url( cluster's CA SHA-256 [32] | token id [8] | secret [32] | SHA-256 of all that
-//   [4] ), no padding
+//   "lyt1." base64url(cluster's CA SHA-256 [32] | token id [8] | secret [32] | check [4])
+//
+// The check is the beginning of the SHA-256 of all before it; base64url has no padding.
 #pragma once
 
 #include <string>
@@ -21,18 +22,18 @@ struct JoinToken {
   std::string id;              // 16 hex digits; may be shown and logged
   std::string secret;          // 32 raw bytes
 
-  // With a new id and secret.
+  // Makes a token with a new id and secret.
   static absl::StatusOr<JoinToken> Make(std::string_view ca_fingerprint);
   std::string Encode() const;
-  // InvalidArgument in different words: no token at all, cut short (so many of so many characters),
-  // altered (a mistyped character), of another version.
+  // InvalidArgument tells apart in words what is no token at all, cut short (with both numbers of
+  // characters), altered (a mistyped character), or of another version.
   static absl::StatusOr<JoinToken> Decode(std::string_view text);
 };
 
-// What the coordinator keeps of a secret: SHA-256 (the secret is random, so nothing slower is
-// needed), hex.
+// What the coordinator keeps of a secret: its SHA-256 in hex. (The secret is random, so nothing
+// slower is needed.)
 std::string SecretHash(std::string_view secret);
-// In constant time.
+// Compares in constant time.
 bool EqualSecretHash(std::string_view a, std::string_view b);
 
 }  // namespace lanyard::identity

@@ -1,5 +1,5 @@
-// A node's key pair (ECDSA P-256), made on the node and never sent. The node's id is the hash of
-// its public key, so a name or a certificate can be given anew, but never the id.
+// A node's key pair (ECDSA P-256), which is made on the node and never sent. The node's id is the
+// hash of its public key, so a name or a certificate can be given anew, but never the id.
 #pragma once
 
 #include <string>
@@ -14,18 +14,19 @@ namespace lanyard::identity {
 std::string NodeIdOf(EVP_PKEY* key);
 bool IsNodeId(std::string_view s);
 
-// Immutable; copies share the key.
+// Immutable. Copies share the key.
 class KeyPair {
  public:
   static absl::StatusOr<KeyPair> Generate();
-  // PKCS#8, unencrypted. InvalidArgument for anything but a P-256 key.
+  // Takes PKCS#8, unencrypted. InvalidArgument for anything but a P-256 key.
   static absl::StatusOr<KeyPair> FromPem(std::string_view pem);
 
   std::string ToPem() const;
   const std::string& node_id() const { return node_id_; }
   EVP_PKEY* get() const { return key_.get(); }
 
-  // A certificate request (PKCS#10, PEM) signed by this key: proof that its sender holds it.
+  // Makes a certificate request (PKCS#10, PEM) signed by this key, which proves that its sender
+  // holds the key.
   absl::StatusOr<std::string> MakeRequest() const;
 
  private:
@@ -35,8 +36,8 @@ class KeyPair {
   std::string node_id_;
 };
 
-// The public key of a request whose signature holds. InvalidArgument otherwise, and for other keys
-// than P-256.
+// Returns the public key of a request whose signature holds. InvalidArgument otherwise, and for
+// keys other than P-256.
 absl::StatusOr<PkeyPtr> PublicKeyOfRequest(std::string_view request_pem);
 
 }  // namespace lanyard::identity

@@ -1,5 +1,5 @@
-// The nodes that are no members any more, as a worker hears of them: a certificate that they still
-// have counts for nothing.
+// The nodes that are no longer members, as a worker was told: a certificate that they still have
+// counts for nothing.
 #pragma once
 
 #include <set>
@@ -20,7 +20,7 @@ class RevokedNodes final : public PeerPolicy {
     return absl::PermissionDeniedError(
         absl::StrCat("node ", peer.node, " ('", peer.name, "') was revoked"));
   }
-  // The whole list; returns those that were not on it.
+  // Takes the whole list and returns those nodes that were not on it.
   std::vector<std::string> Set(const std::vector<std::string>& nodes) {
     std::vector<std::string> added;
     MutexLock lock(&mu_);

@@ -31,13 +31,13 @@ struct HttpsContextParts {
 // none is asked for: it would cross the network in the clear.
 absl::StatusOr<SslContext> MakeHttpsContext(const HttpsContextParts& parts);
 
-// For joining: takes any certificate in the handshake; the caller compares the chain before it says
-// anything (CheckCoordinatorChain).
+// For joining: it takes any certificate in the handshake, and the caller compares the chain before
+// it sends anything (CheckCoordinatorChain).
 absl::StatusOr<SslContext> MakeJoinContext();
 
-// The chain that a server sent: its CA has this SHA-256 (32 raw bytes), the leaf is a coordinator's
-// and valid at `now`. PermissionDenied when the CA is another (an impostor, or another cluster).
-// `ca_pem` gets the CA.
+// Checks the chain that a server sent: its CA has this SHA-256 (32 raw bytes), and the leaf is a
+// coordinator's and valid at `now`. PermissionDenied when the CA is another one (an impostor, or
+// another cluster). `ca_pem` gets the CA.
 absl::StatusOr<Peer> CheckCoordinatorChain(SSL* ssl, std::string_view ca_fingerprint, UnixTime now,
                                            std::string* ca_pem);
 

@@ -53,8 +53,8 @@ constexpr char kGemmaTemplate[] = R"({{- bos_token -}}
   {{- '<start_of_turn>model\n' -}}
 {%- endif -%})";
 
-// Text that cannot do harm where a template makes a control token of it: '<|' + message.role +
-// '|>'.
+// True for text that does no harm where a template makes a control token of it: '<|' + message.role
+// + '|>'.
 bool IsUsualRole(std::string_view role) {
   constexpr std::array<std::string_view, 9> kRoles = {"system", "user",      "assistant",
                                                       "tool",   "developer", "function",
@@ -65,7 +65,7 @@ bool IsUsualRole(std::string_view role) {
   return false;
 }
 
-// JSON from outside to values; nothing of it is trusted.
+// Converts JSON from outside to values; none of it is trusted.
 class Converter {
  public:
   absl::StatusOr<jinja::Value> Convert(const Json& j, int depth = 1) {
@@ -299,8 +299,8 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& mes
       variables.emplace_back(name, std::move(v));
     }
   }
-  // Room in proportion to what was given, so that a long conversation is no attack and a template
-  // cannot make it one.
+  // The limits grow with the input, so that a long conversation is no attack and a template cannot
+  // make it one.
   jinja::Limits limits;
   limits.steps += 300 * converter.values() + converter.bytes();
   limits.made_bytes += 16 * converter.bytes();

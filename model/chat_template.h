@@ -1,6 +1,6 @@
-// A conversation to the prompt that a model was trained on. The template comes with the model, so
-// it is untrusted: it is parsed once, cannot do anything but make text, and runs within limits.
-// What people wrote stays marked as such.
+// Turns a conversation into the kind of prompt that a model was trained on. The template comes with
+// the model, so it is untrusted: it is parsed once, cannot do anything but make text, and runs
+// within limits. Text that people wrote stays marked as such.
 #pragma once
 
 #include <memory>
@@ -18,25 +18,24 @@ namespace jinja {
 struct Template;
 }
 
-// Immutable and thread-safe; cheap to copy.
+// Immutable and thread-safe. It is cheap to copy.
 class ChatTemplate {
  public:
-  // InvalidArgument "template line 3, column 14: ..." for what is malformed or not supported.
-  // Renders as Python's jinja2 does with transformers' settings (trim_blocks, lstrip_blocks, its
+  // InvalidArgument "template line 3, column 14: ..." when it is malformed or not supported. It
+  // renders as Python's jinja2 does with transformers' settings (trim_blocks, lstrip_blocks, its
   // tojson), byte for byte.
   static absl::StatusOr<ChatTemplate> Parse(std::string_view source);
 
-  // The template of the file (tokenizer.chat_template), else one of our own where the vocabulary
-  // tells the family
-  // (<start_of_turn>: Gemma). FailedPrecondition where there is neither. bos and eos come from the
-  // tokenizer.
+  // Takes the template of the file (tokenizer.chat_template), else one of our own where the
+  // vocabulary tells the family (<start_of_turn>: Gemma). FailedPrecondition where there is
+  // neither. bos and eos come from the tokenizer.
   static absl::StatusOr<ChatTemplate> ForModel(const GgufFile& file, const Tokenizer& tokenizer);
 
   struct Options {
     bool add_generation_prompt = true;
     const nlohmann::ordered_json* tools = nullptr;  // the variable `tools`; undefined where null
-    const nlohmann::ordered_json* extra =
-        nullptr;  // an object of further variables (chat_template_kwargs)
+    // Further variables as an object (chat_template_kwargs).
+    const nlohmann::ordered_json* extra = nullptr;
   };
 
   // `messages` is an array of objects with "role" and "content" (a string, or an array of parts
@@ -81,7 +80,7 @@ class ChatTemplate {
   bool reads_strings_ = true;
 };
 
-// The prompt as one string, for showing.
+// The prompt as one string, to show it.
 std::string PromptText(const std::vector<PromptPart>& parts);
 
 }  // namespace lanyard::model

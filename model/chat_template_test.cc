@@ -319,8 +319,8 @@ TEST(Jinja, HostileTemplatesStopSoon) {
            "{{ range(99999) | list | tojson(indent=99) }}{{ range(99999) | map('string') | unique "
            "| list }}",
        }) {
-    const std::clock_t start =
-        std::clock();  // of the process: other work on the machine does not count
+    // The time is the process's: other work on the machine does not count.
+    const std::clock_t start = std::clock();
     const auto got = RenderWith(source, v);
     const double cpu_s = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_FALSE(got.ok()) << source;

@@ -18,7 +18,8 @@
 namespace lanyard::model {
 namespace {
 
-// Calls f with the scalar at p, as its own C++ type. Precondition: neither a string nor an array.
+// Calls f with the scalar at p as its own C++ type. Precondition: it is neither a string nor an
+// array.
 template <typename F>
 auto WithScalar(GgufValueType type, const uint8_t* p, F f) {
   switch (type) {
@@ -43,8 +44,8 @@ auto WithScalar(GgufValueType type, const uint8_t* p, F f) {
     case GgufValueType::kFloat64:
       return f(LoadUnaligned<double>(p));
     default:
-      return f(*p !=
-               0);  // kBool; read as a byte, since the file may have changed under the mapping
+      // kBool is read as a byte, since the file may have changed under the mapping.
+      return f(*p != 0);
   }
 }
 
@@ -87,7 +88,7 @@ std::string ScalarText(GgufValueType type, const uint8_t* p) {
   });
 }
 
-// At most `limit` bytes, cut between characters.
+// Returns at most `limit` bytes, cut between characters.
 std::string Shorten(std::string text, size_t limit) {
   if (text.size() <= limit) return text;
   size_t end = limit - 3;
@@ -142,10 +143,10 @@ struct GgufFile::Impl {
   }
 
   std::string path;
-  int fd = -1;              // after Open
-  void* mapping = nullptr;  // after Open; the header's pages only, once parsed
+  int fd = -1;              // set by Open
+  void* mapping = nullptr;  // set by Open; only the header's pages, once they are parsed
   size_t mapped_bytes = 0;
-  ByteSpan bytes;  // after Parse: the whole file
+  ByteSpan bytes;  // the whole file; set by Parse
   uint64_t file_bytes = 0;
   GgufHeader header;
 
@@ -168,7 +169,7 @@ GgufFile::~GgufFile() = default;
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
-  impl->fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO would block for ever
+  impl->fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO would block
   if (impl->fd < 0) return FileError(errno, absl::StrCat("cannot open model ", QuoteName(path)));
   struct stat info;
   if (fstat(impl->fd, &info) != 0)
@@ -192,7 +193,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
   auto header = ParseGgufHeader({static_cast<const uint8_t*>(mapping), impl->file_bytes});
   if (!header.ok()) return Annotate(header.status(), absl::StrCat("model ", QuoteName(path)));
   impl->header = *std::move(header);
-  // Only the header stays mapped, and its pages leave the RSS until somebody reads a value.
+  // Only the header stays mapped, and its pages leave the RSS until a value is read.
   const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const uint64_t keep = std::min(impl->header.data_offset, impl->file_bytes);
   const uint64_t keep_bytes = (keep + page - 1) / page * page;
@@ -277,7 +278,7 @@ absl::StatusOr<std::vector<float>> GgufFile::Floats(std::string_view key) const 
   std::vector<float> out(value->count);
   for (uint64_t i = 0; i < value->count; ++i) {
     out[i] = WithScalar(value->element, value->bytes.data() + i * step, [](auto v) -> float {
-      // Beyond float's range the cast would be undefined: such values are infinite.
+      // Beyond float's range the cast would be undefined, so such values are infinite.
       if constexpr (std::is_same_v<decltype(v), double>) {
         if (v > std::numeric_limits<float>::max()) return std::numeric_limits<float>::infinity();
         if (v < std::numeric_limits<float>::lowest())

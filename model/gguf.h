@@ -1,4 +1,4 @@
-// GGUF v2 and v3, memory-mapped and untrusted
+// Reads GGUF v2 and v3 files, memory-mapped and untrusted
 // (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Every length is tested against the
 // bytes that remain before anything is allocated; a malformed file gives one line that names the
 // field, the offset and the limit. Tensor data is read with pread, never through the mapping.
@@ -34,11 +34,11 @@ enum class GgufValueType : uint32_t {
   kFloat64 = 12,
 };
 
-// A thread-safe, immutable view of an open file. Strings and arrays point into the mapping and live
-// as long as the file.
+// An immutable, thread-safe view of an open file. Strings and arrays point into the mapping and
+// live as long as the file.
 class GgufFile : public TensorSource {
  public:
-  // Maps and parses the header. Never computes; ShapeFromGguf makes the semantic pass.
+  // Maps the file and parses the header. It checks no meaning; ShapeFromGguf does that.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   // Parses bytes that the caller keeps alive (fuzzing, tests).
   static absl::StatusOr<std::unique_ptr<GgufFile>> Parse(ByteSpan bytes);
@@ -47,12 +47,12 @@ class GgufFile : public TensorSource {
   uint32_t version() const;
   uint64_t file_bytes() const;
   uint64_t alignment() const;
-  uint64_t data_offset()
-      const;  // where tensor data begins; may lie past the end of a file without tensors
+  // Where tensor data begins; it may lie past the end of a file without tensors.
+  uint64_t data_offset() const;
   const std::string& path() const;  // empty after Parse
 
-  // NotFound when absent, InvalidArgument (naming key, wanted and found type) when of another type.
-  // Integers of every width convert where the value fits.
+  // NotFound when the key is absent; InvalidArgument (naming key, wanted and found type) when it
+  // has another type. Integers of every width convert where the value fits.
   bool Has(std::string_view key) const;
   absl::StatusOr<uint64_t> Uint(std::string_view key) const;
   absl::StatusOr<int64_t> Int(std::string_view key) const;
@@ -62,10 +62,10 @@ class GgufFile : public TensorSource {
   absl::StatusOr<std::vector<std::string_view>> Strings(std::string_view key) const;
   absl::StatusOr<std::vector<float>> Floats(std::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> Ints(std::string_view key) const;
-  // Elements of an array without reading it; NotFound / InvalidArgument as above.
+  // The number of elements of an array, without reading it; NotFound and InvalidArgument as above.
   absl::StatusOr<uint64_t> ArrayLength(std::string_view key) const;
 
-  // For `inspect`: every key in file order with a short rendering of its value.
+  // For `inspect`: every key in the file's order, with a short rendering of its value.
   struct Entry {
     std::string_view key;
     std::string type;     // "u32", "arr[str]"

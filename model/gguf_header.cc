@@ -13,11 +13,12 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the reader loads little-endian numbers");
 
-// The shortest entries there can be: a longer list cannot fit in the bytes that remain.
+// The sizes of the shortest possible entries: a list with more of them cannot fit in the bytes that
+// remain.
 constexpr uint64_t kMinKeyValueBytes = 8 + 1 + 4 + 1;
 constexpr uint64_t kMinTensorInfoBytes = 8 + 1 + 4 + 8 + 4 + 8;
 
-// Walks the bytes; every read is tested against what remains.
+// Walks through the bytes and tests every read against what remains.
 class Cursor {
  public:
   explicit Cursor(ByteSpan bytes) : bytes_(bytes) {}
@@ -46,7 +47,7 @@ class Cursor {
     return absl::OkStatus();
   }
 
-  // A string with its length before it; `limit` is the longest that is allowed.
+  // Reads a string that has its length before it; `limit` is the longest that is allowed.
   absl::Status ReadString(std::string_view field, uint64_t limit, ByteSpan* out) {
     const uint64_t start = offset_;
     uint64_t length = 0;
@@ -71,8 +72,8 @@ std::string_view View(ByteSpan bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// Keys and tensor names: never empty, no control characters (a NUL hides what follows it from C
-// code).
+// Checks keys and tensor names: they are never empty and have no control characters (a NUL would
+// hide what follows it from C code).
 absl::Status CheckName(std::string_view field, uint64_t offset, std::string_view name) {
   if (name.empty()) return InvalidArgument(AbslView(field), " at offset ", offset, " is empty");
   for (const char c : name) {
@@ -84,7 +85,7 @@ absl::Status CheckName(std::string_view field, uint64_t offset, std::string_view
   return absl::OkStatus();
 }
 
-// Types that the format has and this reader does not, so that the refusal can name them.
+// The types that the format has and this reader does not, so that the refusal can name them.
 std::string_view UnsupportedTypeName(uint32_t type) {
   switch (type) {
     case 4:
@@ -300,7 +301,8 @@ class Parser {
     status = ReadTensorBody(&info, &offset);
     if (!status.ok()) return Annotate(status, absl::StrCat("tensor ", QuoteName(name)));
     header_.tensors.push_back(
-        std::move(info));  // within the reserved room: the index points into the elements
+        // It stays within the reserved room, since the index points into the elements.
+        std::move(info));
     if (!header_.tensor_index.emplace(AbslView(header_.tensors.back().name), i).second) {
       return InvalidArgument("tensor ", QuoteName(name), " at offset ", start, " is a duplicate");
     }

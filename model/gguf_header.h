@@ -1,6 +1,6 @@
-// The header of a GGUF file, parsed and checked: what GgufFile is made of. Views point into the
-// bytes that were parsed. Limits of this reader beyond the format's own keep its memory under the
-// file's size + 64 MiB whatever the file says.
+// The header of a GGUF file, parsed and checked; GgufFile is made of it. Views point into the bytes
+// that were parsed. Limits of this reader beyond the format's own keep its memory under the file's
+// size + 64 MiB, whatever the file says.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace lanyard::model {
 inline constexpr uint64_t kGgufMaxKeys = 65536;
 inline constexpr uint64_t kGgufMaxTensors = 65536;
 inline constexpr uint64_t kGgufMaxArrayElements = uint64_t{1} << 22;
-inline constexpr uint64_t kGgufMaxKeyBytes = 65535;      // the format's
+inline constexpr uint64_t kGgufMaxKeyBytes = 65535;      // the format's own limit
 inline constexpr uint64_t kGgufMaxTensorNameBytes = 63;  // ggml's GGML_MAX_NAME, without its NUL
 inline constexpr uint32_t kGgufMaxDims = 4;
 inline constexpr uint64_t kGgufDefaultAlignment = 32;
@@ -27,7 +27,7 @@ inline constexpr uint64_t kGgufDefaultAlignment = 32;
 struct GgufValue {
   std::string_view key;
   GgufValueType type = GgufValueType::kUint8;
-  GgufValueType element = GgufValueType::kUint8;  // of arrays; never kArray
+  GgufValueType element = GgufValueType::kUint8;  // for arrays; never kArray
   uint64_t count = 1;                             // elements of an array; 1 for scalars
   ByteSpan bytes;  // a scalar, a string's characters, or an array's elements
 };
@@ -39,7 +39,7 @@ struct GgufHeader {
 
   uint32_t version = 0;
   uint64_t alignment = kGgufDefaultAlignment;
-  uint64_t data_offset = 0;  // absolute; past the end of a file without tensors
+  uint64_t data_offset = 0;  // absolute; it lies past the end of a file without tensors
   std::vector<GgufValue> values;
   std::vector<TensorInfo> tensors;
   std::vector<uint64_t> offsets;                                 // absolute, of tensors[i]
@@ -54,11 +54,11 @@ uint32_t GgufScalarBytes(GgufValueType type);
 // "u32", "str"; arrays are "arr".
 std::string GgufTypeName(GgufValueType type);
 
-// Splits an array of strings. Lengths are tested again: the file may have changed since it was
+// Splits an array of strings. It tests lengths again, since the file may have changed after it was
 // parsed.
 absl::StatusOr<std::vector<std::string_view>> SplitGgufStrings(const GgufValue& value);
 
-// For error texts: quoted, escaped, at most about 80 characters, one line.
+// Makes a name fit for error texts: quoted, escaped, at most about 80 characters, on one line.
 std::string QuoteName(std::string_view name);
 
 }  // namespace lanyard::model

@@ -15,7 +15,8 @@ namespace {
 
 constexpr uint64_t kPieceBytes = 1 << 20;
 constexpr unsigned kHashThreads = 2;
-constexpr uint64_t kThreadedBytes = 4 << 20;  // below, starting a thread costs more than it saves
+// Below this, starting a thread costs more than it saves.
+constexpr uint64_t kThreadedBytes = 4 << 20;
 
 struct PartSpec {
   std::string name;
@@ -36,13 +37,13 @@ std::vector<PartSpec> ExpectedParts(const ModelShape& shape) {
 }
 
 void AppendField(std::string* out, uint64_t value) { absl::StrAppend(out, value, ";"); }
-// By its bits: text would round.
+// Writes the bits, since text would round.
 void AppendField(std::string* out, float value) {
   absl::StrAppend(out, LoadUnaligned<uint32_t>(&value), ";");
 }
 
-// One text for one content: the shape's numbers (they change the result as weights do; the name
-// does not), then the parts.
+// Makes one text for one content: the shape's numbers (they change the result as weights do; the
+// name does not), then the parts.
 std::string Canonical(const Manifest& m) {
   const ModelShape& s = m.shape;
   std::string out = absl::StrCat("lanyard-manifest-1;", FamilyName(s.family), ";");
@@ -110,7 +111,8 @@ absl::Status HashParts(const GgufFile& file, std::vector<Part>* parts) {
   return absl::OkStatus();
 }
 
-// Bytes that a tensor of this type and these (checked) dims has. nullopt where that does not fit.
+// The bytes that a tensor of this type and these (checked) dims has; nullopt where the number does
+// not fit.
 std::optional<uint64_t> BytesOf(const TensorInfo& info) {
   const auto traits = TraitsOf(info.type);
   if (!traits) return std::nullopt;

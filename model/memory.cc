@@ -43,7 +43,7 @@ uint64_t InputBlockBytes(const Manifest& manifest, const StageDuty& duty) {
   return (quantised ? kQuantBlockBytes : 0) + (floats ? kFloatBlockBytes : 0);
 }
 
-// Of one thread: two converted parts of a KV page and, for each query of a tile, output,
+// For one thread: two converted parts of a KV page and, for each query of a tile, output,
 // probabilities and sums.
 uint64_t AttentionScratchBytes(const ModelShape& shape) {
   const uint64_t group = shape.n_heads / std::max(1u, shape.n_kv_heads);

@@ -129,7 +129,7 @@ uint32_t GroupOfLayer(const ModelShape& shape, uint32_t layer) {
     const auto& layers = shape.groups[g].layers;
     if (std::binary_search(layers.begin(), layers.end(), layer)) return g;
   }
-  return 0;  // not reached with a validated shape
+  return 0;  // a validated shape does not come here
 }
 
 std::vector<TensorSpec> EmbedTensors(const ModelShape& s) {

@@ -1,6 +1,6 @@
-// What a model is, without its weights: dimensions, constants and state groups. Plain data: it is
-// validated when made from a GGUF file (ShapeFromGguf) or from a message (ValidateShape), and
-// trusted afterwards.
+// What a model is, without its weights: dimensions, constants and state groups. It is plain data,
+// which is validated when made from a GGUF file (ShapeFromGguf) or from a message (ValidateShape),
+// and trusted afterwards.
 #pragma once
 
 #include <cstdint>
@@ -37,26 +37,27 @@ struct ModelShape {
   uint32_t d_model = 0;
   uint32_t n_heads = 0;
   uint32_t n_kv_heads = 0;
-  uint32_t head_dim = 0;  // of keys and of values (unlike ones are refused)
+  uint32_t head_dim = 0;  // for keys and for values (a model where they differ is refused)
   uint32_t d_ff = 0;
   uint32_t n_vocab = 0;
-  uint32_t context_length = 0;  // trained
+  uint32_t context_length = 0;  // the context that the model was trained with
   float norm_eps = 0;
-  float attention_scale = 0;   // of q.k before the softmax
-  uint32_t n_rot = 0;          // rotated elements of a head
-  float rope_base = 0;         // full layers
-  float rope_base_local = 0;   // sliding layers
+  float attention_scale = 0;   // factor of q.k before the softmax
+  uint32_t n_rot = 0;          // number of rotated elements of a head
+  float rope_base = 0;         // for full layers
+  float rope_base_local = 0;   // for sliding layers
   float rope_scale = 1;        // positions of full layers are multiplied by it (1 / linear factor)
   bool rope_factors = false;   // rope_freqs.weight divides the frequencies (Llama 3)
   bool tied_output = false;    // no output.weight: token_embd.weight is the head
   bool float_weights = false;  // every matrix is F32: KV and wire default to f32
-  std::vector<StateGroup> groups;  // every layer in exactly one
+  std::vector<StateGroup> groups;  // every layer is in exactly one
 };
 
 // Refuses by name what no family here computes, with field, value and limit.
 absl::StatusOr<ModelShape> ShapeFromGguf(const GgufFile& file);
 
-// Consistency of every number with every other (also used on shapes that came over the wire).
+// Checks that every number is consistent with every other. It is also used on shapes that came over
+// the wire.
 absl::Status ValidateShape(const ModelShape& shape);
 
 // A tensor that a model of this shape has. Matrices are [n_in, n_out]; those with one dimension
@@ -66,8 +67,8 @@ struct TensorSpec {
   std::vector<uint64_t> dims;
 };
 
-// Every tensor of the model, grouped and ordered as the parts of model/manifest.h are.
-// Precondition: a validated shape.
+// Every tensor of the model, grouped and ordered as in the parts of model/manifest.h. Precondition:
+// the shape is validated.
 std::vector<TensorSpec> EmbedTensors(const ModelShape& shape);
 std::vector<TensorSpec> CommonTensors(const ModelShape& shape);  // empty when there are none
 std::vector<TensorSpec> LayerTensors(const ModelShape& shape, uint32_t layer);
@@ -75,7 +76,7 @@ std::vector<TensorSpec> NormTensors(const ModelShape& shape);
 std::vector<TensorSpec> OutputTensors(const ModelShape& shape);  // empty when tied
 std::vector<TensorSpec> ExpectedTensors(const ModelShape& shape);
 
-// The tensor has the spec's dims, a type that the engine computes, and F32 where it has one
+// OK when the tensor has the spec's dims, a type that the engine computes, and F32 where it has one
 // dimension.
 absl::Status CheckTensor(const TensorSpec& spec, const TensorInfo& info);
 

@@ -1,5 +1,5 @@
-// ModelShape from a GGUF file's metadata: keys and defaults as llama.cpp reads them
-// (src/llama-model.cpp, load_hparams).
+// Makes a ModelShape from a GGUF file's metadata, with the keys and defaults as llama.cpp reads
+// them (src/llama-model.cpp, load_hparams).
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -12,7 +12,7 @@
 namespace lanyard::model {
 namespace {
 
-// Reads ARCH.* keys; the first error stays and every later read gives the default.
+// Reads ARCH.* keys. The first error stays, and every later read gives the default.
 class Keys {
  public:
   Keys(const GgufFile& file, std::string arch) : file_(file), arch_(std::move(arch)) {}
@@ -26,7 +26,7 @@ class Keys {
     return Has(key) ? Required(key) : fallback;
   }
 
-  // A number, or an array (one a layer) whose elements are all equal.
+  // Reads a number, or an array (one a layer) whose elements are all equal.
   uint32_t PerLayer(std::string_view key) {
     const auto length = file_.ArrayLength(Name(key));
     if (!length.ok()) return Required(key);
@@ -145,8 +145,8 @@ void ReadRope(Keys& keys, ModelShape* s) {
   if (factor != 0) s->rope_scale = 1.0f / factor;
 }
 
-// Which layers slide. llama.cpp: every 6th layer of gemma3 sees everything, unless the file says
-// otherwise.
+// Says which layers slide. As in llama.cpp, every 6th layer of gemma3 sees everything, unless the
+// file says otherwise.
 absl::StatusOr<std::vector<bool>> SlidingLayers(const GgufFile& file, Keys& keys,
                                                 uint32_t n_layers) {
   std::vector<bool> sliding(n_layers);
@@ -167,8 +167,8 @@ absl::StatusOr<std::vector<bool>> SlidingLayers(const GgufFile& file, Keys& keys
 }
 
 absl::Status ReadGemma3(const GgufFile& file, Keys& keys, ModelShape* s) {
-  // 27B scales its queries by the width of the model, not of the head (google/gemma_pytorch,
-  // config.py).
+  // The 27B model scales its queries by the width of the model, not of the head
+  // (google/gemma_pytorch, config.py).
   if (s->n_layers == 62)
     s->attention_scale = 1.0f / std::sqrt(static_cast<float>(s->d_model / s->n_heads));
   const uint32_t window = keys.Optional("attention.sliding_window", 0);
@@ -204,7 +204,7 @@ absl::StatusOr<ModelShape> ReadHyperparameters(const GgufFile& file, Family fami
       keys.Has("attention.head_count_kv") ? keys.PerLayer("attention.head_count_kv") : s.n_heads;
   s.norm_eps = keys.RequiredFloat("attention.layer_norm_rms_epsilon");
   RETURN_IF_ERROR(keys.status());
-  // Bounded before they are divided or loop over anything.
+  // The numbers are bounded before they are divided or used in a loop.
   if (s.n_heads == 0)
     return InvalidArgument("key ", QuoteName(keys.Name("attention.head_count")), " is 0");
   if (s.n_layers == 0 || s.n_layers > 1024) {
@@ -257,7 +257,7 @@ absl::Status CheckVocabulary(const GgufFile& file, uint32_t n_vocab) {
   return absl::OkStatus();
 }
 
-// Every tensor that the family needs is there as it must be, and no other is.
+// Checks that every tensor that the family needs is as it must be, and that there is no other.
 absl::Status CheckTensors(const GgufFile& file, ModelShape* s) {
   absl::flat_hash_set<std::string> expected;
   s->float_weights = true;

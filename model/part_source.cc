@@ -20,7 +20,7 @@ absl::Status ReadPart(const GgufFile& file, const Part& part, uint64_t offset,
     return absl::OutOfRangeError(absl::StrCat("part ", QuoteName(part.name), " has ", part.bytes,
                                               " bytes; asked for ", out.size(), " at ", offset));
   }
-  uint64_t begin = 0;  // of the tensor in the part
+  uint64_t begin = 0;  // position of the tensor in the part
   for (const TensorInfo& tensor : part.tensors) {
     if (out.empty()) break;
     const uint64_t end = begin + tensor.bytes;
@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<PartSource>> PartSource::Make(
   for (const std::string& name : parts) {
     const Part* part = manifest.Find(name);
     if (part == nullptr) return NotFound("part ", QuoteName(name), " is not in the manifest");
-    if (!IsSha256Hex(part->sha256)) {  // it becomes a path
+    if (!IsSha256Hex(part->sha256)) {  // since it becomes a path
       return InvalidArgument("part ", QuoteName(name), ": sha256 ", QuoteName(part->sha256),
                              " is not a digest");
     }

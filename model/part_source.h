@@ -1,6 +1,6 @@
-// Weights as verified parts in a folder, one file a part named by its SHA-256 (a worker's cache);
-// and parts cut out of a GGUF file (what the coordinator serves, or a worker with a local copy of
-// the file reads).
+// Weights as verified parts in a folder, where a file named by its SHA-256 holds each part (a
+// worker's cache); and parts cut out of a GGUF file (which the coordinator serves, and a worker
+// with a local copy of the file reads).
 #pragma once
 
 #include <cstdint>
@@ -21,17 +21,17 @@ namespace lanyard::model {
 class GgufFile;
 
 // Fills `out` from byte `offset` of a part. OutOfRange past the part's end. Precondition: the part
-// is of this file's manifest. Thread-safe.
+// belongs to this file's manifest. Thread-safe.
 absl::Status ReadPart(const GgufFile& file, const Part& part, uint64_t offset,
                       std::span<uint8_t> out);
 
 // The tensors of some parts, read by pread from `<directory>/<sha256>`. A part's file is opened at
 // its first read and stays open; it must have exactly the part's bytes. Contents are not hashed
-// here: who writes the folder does that.
+// here; the code that writes the folder does that.
 class PartSource : public TensorSource {
  public:
-  // `parts`: names of the parts that the folder has (PartsOfStage). The manifest has passed
-  // ValidateManifest.
+  // `parts` are the names of the parts that the folder has (PartsOfStage). The manifest must have
+  // passed ValidateManifest.
   static absl::StatusOr<std::unique_ptr<PartSource>> Make(std::string directory,
                                                           const Manifest& manifest,
                                                           const std::vector<std::string>& parts);
@@ -52,7 +52,7 @@ class PartSource : public TensorSource {
   struct Entry {
     TensorInfo info;
     size_t part = 0;      // index into files_
-    uint64_t offset = 0;  // of the tensor in its part
+    uint64_t offset = 0;  // position of the tensor in its part
   };
 
   PartSource() = default;

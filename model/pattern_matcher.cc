@@ -35,7 +35,7 @@ uint32_t PatternMatcher::StepSlow(uint32_t state, uint8_t byte) const {
   return root_[byte];
 }
 
-// Breadth first, so that a node's failure link, which is less deep, is ready before it.
+// It goes breadth first, so that a node's failure link, which is less deep, is ready before it.
 void PatternMatcher::Link() {
   struct Edge {
     uint32_t from, to;

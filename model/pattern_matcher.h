@@ -1,5 +1,5 @@
-// Many fixed strings searched at once in linear time (Aho-Corasick). Used for special tokens and
-// for stop strings.
+// Searches for many fixed strings at once in linear time (Aho-Corasick). It is used for special
+// tokens and for stop strings.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 
 namespace lanyard::model {
 
-// Immutable and thread-safe once built. Patterns are named by their index; empty ones never match,
+// Immutable and thread-safe once built. Patterns are named by their index. Empty ones never match;
 // of equal ones the first counts.
 class PatternMatcher {
  public:
@@ -21,17 +21,17 @@ class PatternMatcher {
 
   explicit PatternMatcher(const std::vector<std::string_view>& patterns);
 
-  // The state after one more byte. A state is the longest suffix of what was read that begins some
-  // pattern.
+  // Returns the state after one more byte. A state is the longest suffix of the bytes read so far
+  // that begins some pattern.
   uint32_t Step(uint32_t state, uint8_t byte) const {
     if (state == kRoot) return root_[byte];
     return StepSlow(state, byte);
   }
 
-  // Length of that suffix: what may still become part of a match.
+  // The length of that suffix: these bytes may still become part of a match.
   uint32_t Depth(uint32_t state) const { return nodes_[state].depth; }
 
-  // The longest pattern that ends here, or kNone; NextShorter goes on to the next one that also
+  // The longest pattern that ends here, or kNone. NextShorter goes on to the next pattern that also
   // ends here.
   int32_t Longest(uint32_t state) const { return nodes_[state].output; }
   int32_t NextShorter(int32_t pattern) const { return shorter_[pattern]; }

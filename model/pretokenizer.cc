@@ -16,7 +16,7 @@ namespace {
 #define NOT_S "[^" WS "]"
 #define GPT2 \
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" S "+(?!" NOT_S ")|" S "+"
-// As Llama 3 and Qwen 2 write it; they differ in how many digits go together.
+// Llama 3 and Qwen 2 write it like this; they differ in how many digits go together.
 #define CL100K(DIGITS)                                                                          \
   "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS "| ?[^" WS \
   "\\p{L}\\p{N}]+[\\r\\n]*|" S "*[\\r\\n]+|" S "+(?!" NOT_S ")|" S "+"
@@ -24,7 +24,7 @@ namespace {
 struct Row {
   std::string_view names;  // separated by spaces, with one at both ends
   std::array<const char*, 5>
-      regexes;  // each splits what the one before it left; null ends the list
+      regexes;  // each splits the pieces that the one before it left; null ends the list
   bool ignore_merges = false;
 };
 
@@ -65,7 +65,7 @@ std::string ErrorText(int code) {
   return reinterpret_cast<const char*>(text);
 }
 
-// What one call of Split needs; PCRE2 allows no two threads to share it.
+// The memory for one call of Split; PCRE2 does not allow two threads to share it.
 struct Scratch {
   Scratch() {
     pcre2_set_match_limit(context, kMatchLimit);
@@ -128,7 +128,7 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(std::string_vie
 absl::Status Pretokenizer::Regex::Split(std::string_view text, const Scratch& scratch,
                                         std::vector<std::string_view>* out) const {
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-  size_t begin = 0;  // of what is not given out yet
+  size_t begin = 0;  // beginning of the text that is not given out yet
   while (begin < text.size()) {
     const int count =
         pcre2_match(code, subject, text.size(), begin, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,

@@ -1,6 +1,5 @@
 // Splits text into the words that byte-level BPE may not merge across, by the regular expressions
-// of the model's own tokenizer. Adding a pre-tokeniser is adding a row to the table in
-// pretokenizer.cc.
+// of the model's own tokenizer. A new pre-tokeniser is a new row in the table in pretokenizer.cc.
 #pragma once
 
 #include <memory>
@@ -15,16 +14,16 @@ namespace lanyard::model {
 // Immutable and thread-safe.
 class Pretokenizer {
  public:
-  // By the name in tokenizer.ggml.pre; "" and "default" are llama.cpp's default. Unimplemented,
-  // naming it, for another.
+  // Makes it by the name in tokenizer.ggml.pre; "" and "default" are llama.cpp's default.
+  // Unimplemented, with the name, for any other.
   static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make(std::string_view name);
   ~Pretokenizer();
 
-  // Consecutive pieces of `text` (valid UTF-8), which together are all of it. ResourceExhausted
-  // where the expression needs more steps than the limit.
+  // Returns consecutive pieces of `text` (valid UTF-8), which together are all of it.
+  // ResourceExhausted where the expression needs more steps than the limit.
   absl::StatusOr<std::vector<std::string_view>> Split(std::string_view text) const;
 
-  // A word that is a token as a whole is taken without looking at merges.
+  // True when a word that is a token as a whole is taken without looking at merges.
   bool ignore_merges() const { return ignore_merges_; }
 
  private:

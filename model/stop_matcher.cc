@@ -32,7 +32,7 @@ std::string StopMatcher::Push(std::string_view piece) {
     return out;
   }
   // The state's depth is the longest end of the text that may still grow into a stop string. It is
-  // at most what is held: a longer one would have been held too. Never cut a character in two.
+  // at most what is held: a longer one would have been held too. It never cuts a character in two.
   size_t safe = held_.size() - matcher_->Depth(state_);
   while (safe > 0 && safe < held_.size() && (static_cast<uint8_t>(held_[safe]) & 0xC0) == 0x80)
     --safe;

@@ -1,5 +1,6 @@
-// Stop strings across token borders. Text goes in by pieces; what cannot be the beginning of a stop
-// string comes out at once, the rest is held back until it is decided. Time is linear in the text.
+// Finds stop strings across token borders. Text comes in by pieces. What cannot be the beginning of
+// a stop string is given out at once; the rest is held back until it is decided. Time is linear in
+// the text.
 #pragma once
 
 #include <cstdint>
@@ -15,18 +16,18 @@ namespace lanyard::model {
 class StopMatcher {
  public:
   StopMatcher() : StopMatcher(std::vector<std::string>{}) {}
-  // Empty strings are left out.
+  // Empty strings are ignored.
   explicit StopMatcher(std::vector<std::string> stops);
 
-  // Text that is now safe to send. Of all stop strings the one that is complete first wins, and of
-  // those that end at the same byte the longest; the text stops before it. Once stopped, returns
-  // nothing.
+  // Returns the text that is now safe to send. Of all stop strings the one that is complete first
+  // wins, and of those that end at the same byte the longest; the text stops before it. Once
+  // stopped, it returns nothing.
   std::string Push(std::string_view piece);
-  // The end of the text: what was held back.
+  // The text has ended: returns what was held back.
   std::string Flush();
 
   bool stopped() const { return stop_index_ >= 0; }
-  // The string that was met; empty before.
+  // The stop string that was found; empty before.
   std::string_view stop() const;
 
  private:

@@ -15,12 +15,12 @@ namespace lanyard::model {
 struct TensorInfo {
   std::string name;  // GGUF name: "blk.0.attn_q.weight"
   TensorType type = TensorType::kF32;
-  std::vector<uint64_t> dims;  // GGUF order: dims[0] is contiguous (a matrix is [n_in, n_out])
+  std::vector<uint64_t> dims;  // in GGUF's order: dims[0] is contiguous (a matrix is [n_in, n_out])
   uint64_t bytes = 0;
 };
 
-// Thread-safe. Reads never map the file into the process (a mapped page counts in RSS beside its
-// re-laid copy).
+// Thread-safe. Reads never map the file into the process, since a mapped page would count in RSS
+// beside its re-laid copy.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;

@@ -13,8 +13,8 @@
 
 namespace lanyard::model {
 
-// Which bytes of a text are trusted: ascending borders at which trust changes, the first byte being
-// untrusted where the first border is above 0.
+// Says which bytes of a text are trusted: the ascending borders at which trust changes. The first
+// byte is untrusted where the first border is above 0.
 struct Tokenizer::TrustMap {
   std::vector<size_t> borders;
 
@@ -22,7 +22,7 @@ struct Tokenizer::TrustMap {
   void Append(size_t begin, bool trusted) {
     if ((borders.size() % 2 == 1) != trusted) borders.push_back(begin);
   }
-  // Every byte of the non-empty [begin, end).
+  // True when every byte of the non-empty [begin, end) is trusted.
   bool Covers(size_t begin, size_t end) const {
     const auto next = std::upper_bound(borders.begin(), borders.end(), begin);
     return (next - borders.begin()) % 2 == 1 && (next == borders.end() || *next >= end);
@@ -66,14 +66,14 @@ void Tokenizer::FindSpecials() {
   matcher_ = std::make_unique<PatternMatcher>(patterns);
 }
 
-// Longest tokens first, and of one length from left to right, each where no token taken before
-// stands (llama.cpp searches token by token in this order). An occurrence that is not longer than
-// those taken can only touch them at its ends.
+// Longest tokens come first, and those of one length from left to right, each where no token taken
+// before stands (llama.cpp searches token by token in this order). An occurrence that is not longer
+// than those taken can only touch them at its ends.
 std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
                                                       const TrustMap& trust) const {
   struct Hit {
     size_t end;
-    int32_t pattern;  // the longest that ends here and has not had its turn
+    int32_t pattern;  // the longest that ends here and was not tried yet
   };
   std::vector<Hit> hits;
   uint32_t state = PatternMatcher::kRoot;

@@ -1,5 +1,5 @@
-// Text to token ids and back to bytes. Byte-level BPE and SentencePiece-style BPE; ids are equal to
-// llama.cpp's.
+// Turns text into token ids and back into bytes, by byte-level BPE and SentencePiece-style BPE. The
+// ids are equal to llama.cpp's.
 #pragma once
 
 #include <cstdint>
@@ -18,16 +18,16 @@ namespace lanyard::model {
 class GgufFile;
 class PatternMatcher;
 
-// A stretch of a prompt. In trusted text (of a chat template) the texts of control tokens become
-// those tokens; in the rest (what people typed) never. Words and merges run across the borders of
-// parts, so that the tokens of harmless text do not depend on where the borders are.
+// A part of a prompt. In trusted text (of a chat template) the texts of control tokens become those
+// tokens; in other text (which people typed) they never do. Words and merges run across the borders
+// of parts, so that the tokens of harmless text do not depend on where the borders are.
 struct PromptPart {
   std::string text;
   bool trusted = false;
   bool operator==(const PromptPart&) const = default;
 };
 
-// How a word, or for SentencePiece a whole stretch between special tokens, becomes ids.
+// Turns a word, or for SentencePiece a whole text between special tokens, into ids.
 class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
@@ -44,30 +44,31 @@ class Tokenizer {
   ~Tokenizer();
 
   struct Options {
-    bool add_special = false;    // BOS and EOS as the model asks
+    bool add_special = false;    // add BOS and EOS as the model asks
     bool parse_special = false;  // texts of control tokens in `text` become those tokens
   };
   static constexpr size_t kMaxTextBytes = size_t{256} << 20;
 
   // Any bytes are taken: for BPE each byte of invalid UTF-8 reads as U+FFFD, for SentencePiece it
   // becomes its byte token; a byte without a token is left out. Tokens of type user-defined are
-  // found in every text, as llama.cpp does. Linear memory and n log n time. InvalidArgument above
-  // kMaxTextBytes; ResourceExhausted where a word cannot be split within limits.
+  // found in every text, as llama.cpp does. It takes linear memory and n log n time.
+  // InvalidArgument above kMaxTextBytes; ResourceExhausted where a word cannot be split within
+  // limits.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, Options options) const;
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const {
     return Encode(text, Options());
   }
-  // A prompt of trusted and other parts. With add_special, BOS is not added where the prompt begins
-  // with it already.
+  // Encodes a prompt of trusted and other parts. With add_special, BOS is not added where the
+  // prompt begins with it already.
   absl::StatusOr<std::vector<int32_t>> Encode(std::span<const PromptPart> parts,
                                               bool add_special) const;
 
-  // Bytes that the token stands for, perhaps part of a character; a control token's own text; empty
-  // for an id outside the vocabulary and for unused tokens.
+  // The bytes that the token stands for, which may be a part of a character; a control token's own
+  // text; empty for an id outside the vocabulary and for unused tokens.
   std::string PieceBytes(int32_t id) const;
   bool IsSpecial(int32_t id) const { return InRange(id) && vocab_.IsSpecial(id); }
   bool IsEog(int32_t id) const { return vocab_.IsEog(id); }
-  // By its exact text, of any type.
+  // Finds a token of any type by its exact text.
   std::optional<int32_t> FindToken(std::string_view text) const;
 
   int32_t n_vocab() const { return vocab_.size(); }
@@ -76,7 +77,7 @@ class Tokenizer {
   bool add_bos() const { return vocab_.add_bos(); }
   bool add_eos() const { return vocab_.add_eos(); }
   bool add_space_prefix() const { return vocab_.add_space_prefix(); }
-  std::string bos_text() const { return TextOf(vocab_.bos()); }  // empty without BOS
+  std::string bos_text() const { return TextOf(vocab_.bos()); }  // empty when there is no BOS
   std::string eos_text() const { return TextOf(vocab_.eos()); }
   const Vocab& vocab() const { return vocab_; }
   // What is wrong in the file without harm: a line for each kind, with a count and the first case.
@@ -104,7 +105,7 @@ class Tokenizer {
   Vocab vocab_;
   std::vector<int32_t>
       specials_;  // control, unknown and user-defined tokens: the patterns of matcher_
-  std::vector<uint32_t> lengths_;  // distinct lengths of them, longest first
+  std::vector<uint32_t> lengths_;  // the distinct lengths of these, longest first
   std::unique_ptr<PatternMatcher> matcher_;
   std::unique_ptr<TextEncoder> encoder_;
   std::vector<std::string> warnings_;

@@ -19,8 +19,9 @@ struct BpeEncoder::Scratch {
   };
   struct Pair {
     int32_t rank;
-    int32_t left;                     // position
-    int32_t left_token, right_token;  // as they were; the pair is stale where they have changed
+    int32_t left;  // position
+    // The tokens at that time; the pair is stale where they have changed.
+    int32_t left_token, right_token;
     int32_t joined;
     bool operator<(const Pair& other) const {
       return rank != other.rank ? rank > other.rank : left > other.left;
@@ -118,7 +119,7 @@ int32_t BpeEncoder::WholeWord(std::string_view word) const {
   return TextToken(spelt);
 }
 
-// Looks whether the symbol at `left` and its right neighbour can be joined.
+// Checks whether the symbol at `left` and its right neighbour can be joined.
 void BpeEncoder::Propose(int32_t left, Scratch* scratch) const {
   if (left < 0) return;
   const Scratch::Symbol& a = scratch->symbols[left];

@@ -1,5 +1,5 @@
-// Byte-level BPE: bytes are the first symbols, the pair with the lowest merge rank is joined first,
-// the leftmost of equals.
+// Byte-level BPE: bytes are the first symbols; the pair with the lowest merge rank is joined first,
+// and of equal pairs the leftmost.
 #pragma once
 
 #include <array>

@@ -10,7 +10,7 @@ namespace {
 
 constexpr char kSpace[] = "\xE2\x96\x81";  // U+2581
 
-// Length of a character by its first byte alone, as llama.cpp cuts; invalid bytes fall to byte
+// The length of a character by its first byte alone, as llama.cpp cuts; invalid bytes become byte
 // tokens later.
 size_t CharBytes(uint8_t lead) {
   if (lead < 0xC0) return 1;
@@ -23,7 +23,7 @@ std::string SpmUnescape(std::string_view text) {
   return absl::StrReplaceAll(AbslView(text), {{kSpace, " "}});
 }
 
-// Symbols are stretches of the text; one joined into its left neighbour has no bytes.
+// Symbols are pieces of the text; one that was joined into its left neighbour has no bytes.
 struct SpmEncoder::Scratch {
   struct Symbol {
     size_t begin;
@@ -34,7 +34,7 @@ struct SpmEncoder::Scratch {
   struct Pair {
     float score;
     int32_t left;
-    size_t bytes;  // of both; the pair is stale where it has changed
+    size_t bytes;  // bytes of both; the pair is stale where the number has changed
     bool operator<(const Pair& other) const {
       return score != other.score ? score < other.score : left > other.left;
     }
@@ -64,9 +64,9 @@ std::unique_ptr<TextEncoder> SpmEncoder::Make(const Vocab* vocab) {
   return std::unique_ptr<TextEncoder>(new SpmEncoder(vocab));
 }
 
-// A token that text may become. llama.cpp takes any here, so that "<s>" could be put together from
-// "<" and "s>" where both are tokens; control and byte tokens never come out of plain text in
-// Lanyard.
+// A token that text may become. llama.cpp takes any token here, so that "<s>" could be put together
+// from "<" and "s>" where both are tokens; in Lanyard control and byte tokens never come out of
+// plain text.
 int32_t SpmEncoder::FindText(std::string_view text) const {
   if (text.size() > longest_token_bytes_) return Vocab::kNoToken;
   const int32_t id = vocab_->Find(text);

@@ -1,6 +1,6 @@
 // SentencePiece-style BPE: characters are the first symbols; the pair whose text is the token of
-// the highest score is joined first, the leftmost of equals; what is no token at the end is written
-// as byte tokens.
+// the highest score is joined first, and of equal pairs the leftmost; symbols that are no token at
+// the end are written as byte tokens.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@
 
 namespace lanyard::model {
 
-// U+2581, which stands for a space in such vocabularies, turned back into spaces.
+// Turns U+2581, which stands for a space in such vocabularies, back into spaces.
 std::string SpmUnescape(std::string_view text);
 
 class SpmEncoder : public TextEncoder {

@@ -26,7 +26,8 @@ const std::array<int16_t, 0x144>& AlphabetInverse() {
   return *table;
 }
 
-// Range that the second byte must be in, by the first; narrower than 80..BF for E0, ED, F0 and F4.
+// The range that the second byte must be in, by the first byte; it is narrower than 80..BF for E0,
+// ED, F0 and F4.
 struct SecondByte {
   uint8_t low = 0x80;
   uint8_t high = 0xBF;

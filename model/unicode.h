@@ -1,4 +1,4 @@
-// UTF-8 as untrusted bytes, and the byte alphabet of byte-level BPE.
+// Reads UTF-8 as untrusted bytes, and knows the byte alphabet of byte-level BPE.
 #pragma once
 
 #include <array>
@@ -13,28 +13,30 @@ namespace lanyard::model {
 struct Utf8Step {
   enum Kind : uint8_t { kChar, kInvalid, kIncomplete };
   Kind kind;
-  uint8_t bytes;  // consumed; for kInvalid the maximal subpart (what Python's errors="replace"
-                  // replaces as one)
-  char32_t code_point;  // of kChar
+  // Bytes consumed; for kInvalid the maximal subpart (which Python's errors="replace" replaces as
+  // one).
+  uint8_t bytes;
+  char32_t code_point;  // for kChar
 };
 
-// Decodes at the start of `s`, which is not empty. kIncomplete: all of `s` is a proper prefix of
-// some character.
+// Decodes at the start of `s`, which is not empty. kIncomplete means that all of `s` is a proper
+// prefix of some character.
 Utf8Step DecodeUtf8(std::string_view s);
 
 void AppendUtf8(char32_t code_point, std::string* out);
 
 bool IsValidUtf8(std::string_view s);
 
-// Every byte that is not part of a valid character becomes U+FFFD (as llama.cpp reads text: one for
-// each byte).
+// Replaces every byte that is not part of a valid character by U+FFFD (one for each byte, as
+// llama.cpp reads text).
 std::string ReplaceInvalidBytes(std::string_view s);
 
-// The GPT-2 alphabet: each of the 256 bytes as a printable character (1 or 2 bytes of UTF-8).
+// The GPT-2 alphabet: it gives each of the 256 bytes as a printable character (1 or 2 bytes of
+// UTF-8).
 const std::array<std::string, 256>& ByteAlphabet();
 
-// Bytes spelt by a token in that alphabet; nullopt when it holds another character or invalid
-// UTF-8.
+// Returns the bytes that a token spells in that alphabet; nullopt when it holds another character
+// or invalid UTF-8.
 std::optional<std::string> BytesFromAlphabet(std::string_view token);
 
 }  // namespace lanyard::model

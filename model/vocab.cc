@@ -12,7 +12,7 @@
 namespace lanyard::model {
 namespace {
 
-// Texts that end a generation whatever their type says, for want of a key in the file (llama.cpp's
+// These texts end a generation whatever their type says, for files that lack the key (llama.cpp's
 // list).
 constexpr std::array<std::string_view, 33> kEogTexts = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
@@ -44,8 +44,8 @@ int HexDigit(char c) {
   return -1;
 }
 
-// "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write before a
-// buffer).
+// True for "<0x41>" exactly: two hex digits and nothing else ("<0x-1>" has been used to write
+// before a buffer).
 bool IsByteToken(std::string_view text) {
   return text.size() == 6 && text.substr(0, 3) == "<0x" && text[5] == '>' &&
          HexDigit(text[3]) >= 0 && HexDigit(text[4]) >= 0;

@@ -18,7 +18,7 @@ namespace lanyard::model {
 
 class GgufFile;
 
-// Numbers of tokenizer.ggml.token_type.
+// The numbers of tokenizer.ggml.token_type.
 enum class TokenType : uint8_t {
   kUndefined = 0,
   kNormal = 1,
@@ -31,13 +31,13 @@ enum class TokenType : uint8_t {
 
 enum class VocabKind { kBpe, kSpm };
 
-// What a GGUF file says, unchecked. Views must live until Vocab::Make returns.
+// The values of a GGUF file, unchecked. Views must live until Vocab::Make returns.
 struct VocabData {
   std::string model;  // tokenizer.ggml.model
   std::string pre;    // tokenizer.ggml.pre; empty when absent
   std::vector<std::string_view> tokens;
-  std::vector<float> scores;             // empty or one a token
-  std::vector<int64_t> types;            // empty or one a token
+  std::vector<float> scores;             // empty, or one a token
+  std::vector<int64_t> types;            // empty, or one a token
   std::vector<std::string_view> merges;  // "left right", best first
   // Absent keys stay nullopt; ids as written.
   std::optional<int64_t> bos, eos, eot, eom, unk;
@@ -47,7 +47,7 @@ struct VocabData {
   std::optional<bool> add_bos, add_eos, add_space_prefix;
 };
 
-// Reads the keys; does not judge them beyond their types.
+// Reads the keys and checks their types only.
 absl::StatusOr<VocabData> ReadVocabData(const GgufFile& file);
 
 // Immutable and thread-safe.
@@ -75,12 +75,12 @@ class Vocab {
   }
   TokenType Type(int32_t id) const { return types_[id]; }
   float Score(int32_t id) const { return scores_.empty() ? 0.0F : scores_[id]; }
-  // Control or unknown: never made of text unless special tokens are parsed, and not part of the
-  // visible answer.
+  // True for control tokens and the unknown token, which are never made of text unless special
+  // tokens are parsed, and are not part of the visible answer.
   bool IsSpecial(int32_t id) const {
     return types_[id] == TokenType::kControl || types_[id] == TokenType::kUnknown;
   }
-  // Ends a generation.
+  // True for tokens that end a generation.
   bool IsEog(int32_t id) const { return eog_.contains(id); }
   const absl::flat_hash_set<int32_t>& eog() const { return eog_; }
   // The token written exactly so, of any type, or kNoToken; never a token without a text.
@@ -88,7 +88,7 @@ class Vocab {
   // The byte that a token of type kByte stands for.
   uint8_t ByteOf(int32_t id) const;
 
-  // kNoToken where the model has none.
+  // These are kNoToken where the model has none.
   int32_t bos() const { return bos_; }
   int32_t eos() const { return eos_; }
   int32_t unk() const { return unk_; }
@@ -110,7 +110,8 @@ class Vocab {
   std::vector<uint64_t> offsets_;  // size() + 1
   std::vector<TokenType> types_;
   std::vector<float> scores_;
-  // By hash of the text, then compared: half the memory of a map that holds views, and movable.
+  // By the hash of the text, which is then compared: this takes half the memory of a map that holds
+  // views, and can be moved.
   absl::flat_hash_map<uint64_t, int32_t> by_hash_;
   absl::flat_hash_map<std::string, int32_t> collisions_;
   absl::flat_hash_set<int32_t> eog_;

@@ -38,8 +38,8 @@ using asio::ip::tcp;
 constexpr auto kAsTuple = asio::as_tuple(asio::use_awaitable);
 constexpr TimeNs kTick = 100 * kMillisecond;
 constexpr int kBacklog = 512;
-constexpr int kUserTimeoutMs =
-    1000;  // as gRPC sets it on listeners of its own (keepalive time-out)
+// gRPC sets this on its own listeners (keepalive time-out).
+constexpr int kUserTimeoutMs = 1000;
 
 IpAddress AddressOf(const tcp::endpoint& from) {
   const asio::ip::address address = from.address();
@@ -129,15 +129,15 @@ class AcceptorImpl final : public Acceptor {
  private:
   struct Greeting {
     tcp::socket socket;
-    IpAddress address;  // of the client
+    IpAddress address;  // the client's
     std::string peer;
     TimeNs deadline;
   };
   struct Handed {
     int fd;
-    ino_t inode;  // gRPC closes the descriptor; another file may have its number then
+    ino_t inode;  // gRPC closes the descriptor, and another file may have its number then
     IpAddress address;
-    bool grpc;  // else a join's
+    bool grpc;  // false: a joining machine's
   };
   static void Shut(const Handed& handed) {
     if (InodeOf(handed.fd) == handed.inode) shutdown(handed.fd, SHUT_RDWR);
@@ -153,7 +153,8 @@ class AcceptorImpl final : public Acceptor {
       auto [ec, socket] = co_await listener_.async_accept(kAsTuple);
       if (ec == asio::error::operation_aborted) co_return;
       if (ec) {
-        // Out of descriptors, or the client has gone already; the others wait in the backlog.
+        // There are no descriptors left, or the client has gone already; the others wait in the
+        // backlog.
         asio::steady_timer pause(io_, std::chrono::milliseconds(10));
         co_await pause.async_wait(kAsTuple);
         continue;
@@ -171,7 +172,8 @@ class AcceptorImpl final : public Acceptor {
       const TimeNs now = MonotonicNow();
       for (Greeting& greeting : greetings_) {
         boost::system::error_code ignored;
-        if (now > greeting.deadline) greeting.socket.cancel(ignored);  // its coroutine ends it
+        // The socket's coroutine ends it.
+        if (now > greeting.deadline) greeting.socket.cancel(ignored);
       }
       Prune();
       if (++ticks % 10 == 0) {
@@ -223,7 +225,7 @@ class AcceptorImpl final : public Acceptor {
         of.greeting >= limits.max_greeting_per_address ||
         ++of.new_this_second > limits.max_new_per_second) {
       ++refused_limit_;
-      return;  // closed
+      return;  // it was closed
     }
     Greeting greeting{std::move(socket), address, PeerText(from),
                       MonotonicNow() + limits.hello_timeout_ms * kMillisecond};
@@ -237,7 +239,7 @@ class AcceptorImpl final : public Acceptor {
     asio::co_spawn(io_, Greet(std::prev(greetings_.end())), asio::detached);
   }
 
-  // Too many greet at once: the oldest of the address that has most of them makes room.
+  // Too many connections greet at once: the oldest of the address that has most of them makes room.
   void DropSlowest() {
     int most = 0;
     for (const Greeting& greeting : greetings_)
@@ -246,7 +248,7 @@ class AcceptorImpl final : public Acceptor {
       if (greeting.deadline == 0 || addresses_[greeting.address].greeting < most) continue;
       boost::system::error_code ignored;
       greeting.deadline = 0;
-      greeting.socket.cancel(ignored);  // its coroutine ends it
+      greeting.socket.cancel(ignored);  // the socket's coroutine ends it
       return;
     }
   }
@@ -277,7 +279,7 @@ class AcceptorImpl final : public Acceptor {
       if (n > 0) hello = ParseClientHello({bytes.data(), static_cast<size_t>(n)});
       if (hello.state != ClientHello::State::kNeedMore) break;
       if (n > 0) {
-        // The socket stays readable: wait for more by the clock.
+        // The socket stays readable, so we wait for more by the clock.
         asio::steady_timer pause(io_, std::chrono::milliseconds(n == before ? 20 : 1));
         co_await pause.async_wait(kAsTuple);
       } else {
@@ -298,7 +300,7 @@ class AcceptorImpl final : public Acceptor {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUserTimeoutMs, sizeof(kUserTimeoutMs));
     if (const auto old = handed_.find(greeting.peer); old != handed_.end()) {
-      --addresses_[old->second.address].handed;  // closed since, and not seen yet
+      --addresses_[old->second.address].handed;  // it was closed since, which we have not seen yet
     }
     handed_[greeting.peer] = {fd, InodeOf(fd), greeting.address, &take == &options_.grpc};
     ++addresses_[greeting.address].handed;
@@ -310,7 +312,7 @@ class AcceptorImpl final : public Acceptor {
   tcp::acceptor listener_;
   asio::steady_timer tick_;
   uint16_t port_ = 0;
-  // Only the thread.
+  // Only the thread uses these.
   std::list<Greeting> greetings_;
   std::map<std::string, Handed> handed_;  // by peer
   std::map<IpAddress, OfAddress> addresses_;

@@ -20,8 +20,8 @@
 namespace lanyard::net {
 namespace {
 
-// Measured on gRPC 1.51: a stopped peer is noticed after 1.6 s with these on both sides
-// (TCP_USER_TIMEOUT follows the keepalive time-out), not within 40 s without.
+// Measured on gRPC 1.51: with these on both sides a stopped peer is noticed after 1.6 s
+// (TCP_USER_TIMEOUT follows the keepalive time-out), and without them not within 40 s.
 constexpr int kKeepaliveMs = 500;
 constexpr int kKeepaliveTimeoutMs = 1000;
 constexpr int kHandshakeTimeoutMs = 5000;
@@ -41,8 +41,8 @@ absl::StatusOr<HostPort> Split(const std::string& address) {
   return HostPort{host, address.substr(colon + 1)};
 }
 
-// gRPC's locks are absl's, and Debian builds absl with its search for deadlocks on, which costs
-// each of them.
+// gRPC's locks are absl's, and Debian builds absl with its search for deadlocks switched on, which
+// makes each of them slower.
 const bool kNoDeadlockSearch = [] {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   return true;
@@ -86,7 +86,7 @@ absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const st
   sockaddr_storage local{};
   socklen_t length = sizeof(local);
   char host[NI_MAXHOST] = {};
-  // Connecting a datagram socket sends nothing; it only chooses the route.
+  // To connect a datagram socket sends nothing; it only chooses the route.
   const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   const bool good = fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
                     getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
@@ -102,7 +102,7 @@ absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const st
 
 std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_receive_bytes) {
   grpc::ChannelArguments args;
-  // Equal arguments would share one TCP connection otherwise.
+  // With equal arguments two channels would share one TCP connection.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
@@ -171,8 +171,8 @@ void BoundServer::Shutdown() {
 }
 
 void BoundServer::CutOff(const std::string& node) {
-  // Those without a stream too, which may be the node's: another node's is made anew with its next
-  // call.
+  // Connections without a stream are cut too, since they may be the node's: another node makes its
+  // own anew with its next call.
   acceptor_->CutAllBut(peers_.AddressesOfOthers(node));
 }
 

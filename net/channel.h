@@ -1,5 +1,6 @@
 // Channels and servers with the settings that every link of a pool needs: a dead or hung peer is
-// noticed within 2 s, no compression, bounded messages, mutual TLS 1.3; plaintext on loopback only.
+// noticed within 2 s, messages are bounded and not compressed, and TLS 1.3 is mutual. Plaintext is
+// possible on loopback only.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -18,8 +19,9 @@
 
 namespace lanyard::net {
 
-// Each call makes a connection of its own: steps, control and weights never queue behind each
-// other. `tls_name`: what the certificate at the address must be good for (identity::TlsName).
+// Each call makes a connection of its own, so that steps, control and weights never queue behind
+// each other. `tls_name` is the name that the certificate at the address must be good for
+// (identity::TlsName).
 struct Target {
   std::string address;
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
@@ -31,21 +33,21 @@ std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_rece
 class BoundServer {
  public:
   BoundServer() = default;
-  // Once. Calls may come before it returns. InvalidArgument for a bad address, PermissionDenied for
-  // one beyond loopback without a credential, Unavailable naming address and errno when it cannot
-  // be bound.
+  // To be called once. Calls may arrive before it returns. InvalidArgument: the address is
+  // malformed. PermissionDenied: it lies beyond loopback and there is no credential. Unavailable:
+  // it cannot be bound; the text names address and errno.
   absl::Status Start(const ServerOptions& options, const std::vector<grpc::Service*>& services,
                      size_t max_receive_bytes);
-  // Takes no more connections and cancels every call. The services must live until it returned.
+  // Takes no more connections and cancels every call. The services must live until it has returned.
   void Shutdown();
   ~BoundServer() { Shutdown(); }
 
-  const std::string& address() const { return address_; }  // host:port actually bound
-  // Who opened the stream of this context. See PeerGuard::Open.
+  const std::string& address() const { return address_; }  // the host:port that was bound
+  // Says who opened the stream of this context. See PeerGuard::Open.
   absl::StatusOr<std::unique_ptr<PeerGuard>> Guard(const grpc::ServerContextBase& context) {
     return PeerGuard::Open(security_, context, &peers_);
   }
-  // Cuts every connection of a node, and those that no stream says the owner of.
+  // Cuts every connection of a node, and those whose owner is not known from any stream.
   void CutOff(const std::string& node);
 
  private:
@@ -58,7 +60,7 @@ class BoundServer {
   std::unique_ptr<Acceptor> acceptor_;
 };
 
-// "localhost", 127.0.0.0/8 and ::1 (with or without brackets).
+// True for "localhost", 127.0.0.0/8 and ::1 (with or without brackets).
 bool IsLoopbackHost(std::string_view host);
 
 }  // namespace lanyard::net

@@ -12,7 +12,7 @@ constexpr uint16_t kAlpn = 16;
 constexpr uint16_t kTls13 = 0x0304;
 constexpr size_t kRecordHeader = 5;
 
-// Reads big-endian numbers and vectors; a short read empties it and is remembered.
+// Reads big-endian numbers and vectors. A short read empties it and is remembered.
 class Reader {
  public:
   explicit Reader(std::span<const uint8_t> bytes) : bytes_(bytes) {}
@@ -24,7 +24,7 @@ class Reader {
     for (const uint8_t byte : Take(n)) out = out << 8 | byte;
     return out;
   }
-  // A vector with its length in front, in `n` bytes.
+  // Reads a vector that has its length in front, in `n` bytes.
   std::span<const uint8_t> Vector(size_t n) { return Take(Number(n)); }
   std::span<const uint8_t> Take(size_t n) {
     if (n > bytes_.size()) {
@@ -73,7 +73,7 @@ bool ReadHello(std::span<const uint8_t> record, ClientHello* out) {
   hello.Vector(2);     // cipher suites
   hello.Vector(1);     // compression methods
   if (!reader.good() || !hello.good()) return false;
-  if (hello.empty()) return true;  // no extensions: an old client
+  if (hello.empty()) return true;  // there are no extensions: it is an old client
   const auto extensions = hello.Vector(2);
   return hello.good() && ReadExtensions(extensions, out);
 }

@@ -1,5 +1,5 @@
-// The first message of a TLS connection (RFC 8446, 4.1.2), read before anybody is trusted: what is
-// not TLS 1.3 goes no further, and ALPN says what the connection is for.
+// The first message of a TLS connection (RFC 8446, 4.1.2), which is read before the peer is trusted
+// in anything. A connection that is not TLS 1.3 goes no further, and ALPN says what it is for.
 #pragma once
 
 #include <cstddef>
@@ -14,17 +14,17 @@ inline constexpr size_t kMaxClientHelloBytes = size_t{4} << 10;
 
 struct ClientHello {
   enum class State : uint8_t {
-    kNeedMore,  // these bytes are its beginning
+    kNeedMore,  // the bytes are the beginning of one
     kDone,
     kNotTls,  // another protocol, or plaintext
     kBad,     // TLS, but malformed, too long, or cut into several records
   };
   State state = State::kNeedMore;
-  bool tls13 = false;             // offered among the supported versions
-  std::vector<std::string> alpn;  // as offered
+  bool tls13 = false;             // TLS 1.3 is among the versions offered
+  std::vector<std::string> alpn;  // in the order offered
 };
 
-// Never reads beyond `bytes`.
+// It never reads beyond `bytes`.
 ClientHello ParseClientHello(std::span<const uint8_t> bytes);
 
 }  // namespace lanyard::net

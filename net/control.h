@@ -1,6 +1,6 @@
-// What worker and coordinator say to each other, as plain structs, and the two ends of it as
-// interfaces. The proto messages (proto/lanyard/v1) stay inside net/. Everything that arrives has
-// been converted and validated before it is seen here.
+// What worker and coordinator say to each other, as plain structs, and the two ends of their link
+// as interfaces. The proto messages (proto/lanyard/v1) stay inside net/. Everything that arrives
+// has been converted and validated before it is seen here.
 #pragma once
 
 #include <cstdint>
@@ -26,23 +26,23 @@ class LiveCredential;
 
 namespace lanyard::net {
 
-// How this process proves itself and whom it takes. Without a credential links are plaintext, which
-// servers allow on loopback only.
+// How this process proves who it is, and which peers it accepts. Without a credential links are
+// plaintext, which servers allow on loopback only.
 struct Security {
   std::shared_ptr<identity::LiveCredential> credential = {};
   std::shared_ptr<const identity::PeerPolicy> policy = {};  // null: every node of the cluster
 };
 
 inline constexpr uint32_t kHeartbeatMs = 250;
-inline constexpr uint32_t kDeadAfterMs =
-    1500;  // of silence; a lost worker must end its requests within 2 s
+// Silence after which a peer counts as lost; a lost worker must end its requests within 2 s.
+inline constexpr uint32_t kDeadAfterMs = 1500;
 
-// What a card does in a second, measured; 0: not known.
+// The measured rates of a card; 0: not known.
 struct DeviceRates {
-  double read_bytes_per_second = 0;       // of its memory
-  double int8_ops_per_second = 0;         // a multiply and an add are 2
-  double f16_ops_per_second = 0;          // tensor cores
-  double to_device_bytes_per_second = 0;  // PCIe
+  double read_bytes_per_second = 0;       // from its memory
+  double int8_ops_per_second = 0;         // a multiply and an add count as 2
+  double f16_ops_per_second = 0;          // on tensor cores
+  double to_device_bytes_per_second = 0;  // over PCIe
   double to_host_bytes_per_second = 0;
 };
 
@@ -51,9 +51,9 @@ struct DeviceHello {
   std::string kind;             // "cuda"
   std::string name;             // "cuda:0", unique in the worker
   std::string model;            // for people
-  uint64_t memory_bytes = 0;    // for stages
+  uint64_t memory_bytes = 0;    // memory that stages may use
   double speed = 1;             // on the scale of WorkerHello::speed
-  bool fast_attention = false;  // has the kernels of stage::AttentionForm::kFast
+  bool fast_attention = false;  // the card has the kernels of stage::AttentionForm::kFast
   DeviceRates rates = {};
 };
 
@@ -63,16 +63,16 @@ struct WorkerHello {
   uint32_t protocol = 0;
   std::string stage_address;  // host:port
   uint64_t memory_bytes = 0;  // limit of the whole process
-  uint64_t base_bytes = 0;    // resident before any stage
+  uint64_t base_bytes = 0;    // memory that is resident before any stage
   uint32_t threads = 1;
   double speed = 1;
   std::string isa;
   uint64_t pid = 0;
-  std::vector<DeviceHello> devices =
-      {};  // beside the processor, in the order in which the worker fills them
-  std::string node =
-      {};  // id, from the certificate of the link, never from the message; empty: plaintext
-  std::string from = {};  // ip:port, of the link
+  // Cards beside the processor, in the order in which the worker fills them.
+  std::vector<DeviceHello> devices = {};
+  // Node id from the certificate of the link, never from the message; empty: plaintext.
+  std::string node = {};
+  std::string from = {};  // ip:port of the link
 };
 
 struct Heartbeat {
@@ -81,8 +81,8 @@ struct Heartbeat {
   uint64_t frames = 0;
 };
 
-// A worker's cards as they are now, when that is not what it said last: the next plan is made of
-// it.
+// A worker's cards as they are now, sent when they differ from what it said last. The next plan
+// uses them.
 struct DevicesChanged {
   std::vector<DeviceHello> devices;
 };
@@ -115,23 +115,24 @@ struct Leaving {
 using WorkerEvent = std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed,
                                  Leaving, DevicesChanged, Diagnosis>;
 
-// A stage to hold. The worker makes it ready (weights, connection to the next stage) and answers
-// StageReady or StageFailed. A new assignment replaces the old one; what both need (same model
-// digest and parts) is not loaded again.
+// A stage that the worker is to hold. The worker makes it ready (weights, connection to the next
+// stage) and answers StageReady or StageFailed. A new assignment replaces the old one; what both
+// need (same model digest and parts) is not loaded again.
 struct Assignment {
   stage::StageSpec spec;
   std::shared_ptr<const model::Manifest> manifest;
   std::string next_worker;  // empty for the last stage
   std::string next_address;
-  std::string next_node =
-      {};  // ids of the certificates that the neighbours must show; empty: plaintext
-  std::string from_node = {};  // of the stage before, or the coordinator's
+  // Node id of the certificate that the next worker must show; empty: plaintext.
+  std::string next_node = {};
+  std::string from_node = {};  // the same for the stage before, or for the coordinator
 };
 
-// Names one control stream for its life; never used twice in a process.
+// Names one control stream for its life. A process never uses an id twice.
 using LinkId = StrongId<struct LinkTag>;
 
-// What the coordinator hears. Called from gRPC's threads; must only enqueue.
+// The events of the coordinator's side. They are called from gRPC's threads; an implementation must
+// only enqueue.
 class CoordinatorEvents : public stage::ResultSink {
  public:
   // The first event of a link is always WorkerHello.
@@ -152,40 +153,40 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:0";  // host:port; port 0 picks one
   Security security = {};              // plaintext is refused on any address but loopback
   AcceptLimits limits = {};
-  JoinHandler join = {};  // absent: nobody joins here
+  JoinHandler join = {};  // absent: no machine can join here
 };
 
 // The coordinator's gRPC side. Thread-safe.
 class CoordinatorServer {
  public:
-  // Unavailable naming the address and the errno when the port is in use. `events` and `parts`
+  // Unavailable names the address and the errno when the port is in use. `events` and `parts` must
   // outlive the server.
   static absl::StatusOr<std::unique_ptr<CoordinatorServer>> Start(const ServerOptions& options,
                                                                   CoordinatorEvents* events,
                                                                   PartProvider* parts);
-  virtual ~CoordinatorServer() = default;   // closes every stream; no event after it
-  virtual std::string address() const = 0;  // host:port actually bound
+  virtual ~CoordinatorServer() = default;   // closes every stream; no event comes after it
+  virtual std::string address() const = 0;  // the host:port that was bound
 
   virtual void Welcome(LinkId link) = 0;
   // Sends the reason, then closes.
   virtual void Refuse(LinkId link, const absl::Status& why) = 0;
   virtual void Assign(LinkId link, Assignment assignment) = 0;
   virtual void Release(LinkId link, PlanId plan) = 0;
-  // Drops the stream without a word (a silent worker).
+  // Drops the stream without sending a reason (for a silent worker).
   virtual void Close(LinkId link) = 0;
-  // The answer is a Diagnosis among the worker's events.
+  // The answer comes as a Diagnosis among the worker's events.
   virtual void Diagnose(LinkId link, const DiagnoseRequest& request) = 0;
-  // The node was revoked: its connections are cut, and the workers hear that these nodes may not
-  // speak with them.
+  // The node was revoked: its connections are cut, and the workers are told which nodes they may no
+  // longer speak with.
   virtual void CutOff(const std::string& node, const std::vector<std::string>& all_revoked) = 0;
 };
 
-// What a server bound to a wildcard address is reached at by peers that route like `peer`
-// (host:port): the local address that this machine would use towards it. Other addresses are
+// The address at which peers that route like `peer` (host:port) reach a server that is bound to a
+// wildcard: the local address that this machine would use towards the peer. Other addresses are
 // returned as they are.
 absl::StatusOr<std::string> AdvertisedAddress(const std::string& bound, const std::string& peer);
 
-// Where the coordinator is, for its workers.
+// Where the coordinator is, as its workers need it.
 struct Endpoint {
   std::string address;                                        // host:port
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
@@ -193,30 +194,31 @@ struct Endpoint {
 
 struct RemoteStageOptions {
   std::string address;
-  std::string from;  // who sends: "coordinator" or the worker's name
+  std::string from;  // the sender: "coordinator" or the worker's name
   PlanId plan;
   Epoch epoch;
   uint32_t stage = 0;  // the stage that the other side runs
-  // Called once, from a gRPC thread, when the stream ends or could not be opened (why says so);
-  // must only enqueue.
+  // It is called once, from a gRPC thread, when the stream ends or could not be opened; `why` tells
+  // the reason. It must only enqueue.
   std::function<void(const absl::Status& why)> on_closed;
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
-  std::string node = {};  // whose certificate must be at the address
-  bool probe =
-      false;  // pings alone, which any member of the cluster may send (kMaxProbePings and the like)
+  std::string node = {};  // the node whose certificate must be at the address
+  // true: the stream carries pings only, which any member of the cluster may send (kMaxProbePings
+  // and the like).
+  bool probe = false;
 };
 
-// Frames over one long-lived bidi stream to a worker's stage port. Send queues (bounded in bytes)
-// and never blocks.
+// Sends frames over one long-lived bidirectional stream to a worker's stage port. Send queues
+// (bounded in bytes) and never blocks.
 class RemoteStage : public stage::StagePort {
  public:
   static std::unique_ptr<RemoteStage> Connect(const RemoteStageOptions& options);
   ~RemoteStage() override = default;
   // True once the other side has welcomed the stream.
   virtual bool ready() const = 0;
-  // Waits at most timeout_ms for ready or closed.
+  // Waits at most timeout_ms until the stream is ready or closed.
   virtual absl::Status WaitReady(int timeout_ms) = 0;
-  // Round trip of a payload over the same stream; for probes and the benchmark.
+  // Measures the round trip of a payload over the same stream; for probes and the benchmark.
   virtual absl::StatusOr<int64_t> PingNs(std::span<const uint8_t> payload, int timeout_ms) = 0;
 };
 

@@ -122,7 +122,7 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.version = in.version();
   out.name = in.name();
   out.stage_address = in.stage_address();
-  // Another version's hello may look different: it is refused by its version, so nothing else is
+  // Another version's hello may look different. It is refused by its version, so no other field is
   // checked.
   if (!CheckVersions(out.protocol, out.version).ok()) return out;
   out.memory_bytes = in.memory_bytes();

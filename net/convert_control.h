@@ -1,4 +1,4 @@
-// Control messages: structs of net/control.h and model/manifest.h <-> messages of
+// Converts control messages: structs of net/control.h and model/manifest.h <-> messages of
 // proto/lanyard/v1/control.proto. Counts, strings and enums are bounded before they are copied; a
 // manifest passes model::ValidateManifest.
 #pragma once

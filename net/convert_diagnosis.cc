@@ -1,4 +1,4 @@
-// Diagnose and Diagnosis of control.proto.
+// Converts Diagnose and Diagnosis of control.proto.
 #include <cmath>
 
 #include "identity/key_pair.h"

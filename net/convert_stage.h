@@ -1,6 +1,6 @@
-// Frames and results: structs of stage/types.h <-> messages of proto/lanyard/v1/stage.proto. What
-// arrives is checked for enum ranges, counts and sizes before it is copied; whether it fits the
-// stage is stage::ValidateFrame's to say.
+// Converts frames and results: structs of stage/types.h <-> messages of
+// proto/lanyard/v1/stage.proto. What arrives is checked for enum ranges, counts and sizes before it
+// is copied; stage::ValidateFrame decides whether it fits the stage.
 #pragma once
 
 #include "base/status.h"
@@ -12,7 +12,7 @@ namespace lanyard::net {
 void ToProto(const stage::NumericsId& in, v1::NumericsId* out);
 absl::StatusOr<stage::NumericsId> FromProto(const v1::NumericsId& in);
 
-// InvalidArgument for a frame that the other side would refuse by its size.
+// InvalidArgument for a frame whose size the other side would refuse.
 absl::Status ToProto(const stage::StepFrame& in, v1::StepFrame* out);
 absl::StatusOr<stage::StepFrame> FromProto(const v1::StepFrame& in);
 

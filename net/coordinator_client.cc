@@ -95,20 +95,20 @@ class ControlClientImpl final : public ControlClient {
       }
       case v1::CoordinatorMessage::kDiagnose: {
         absl::StatusOr<DiagnoseRequest> request = FromProto(message.diagnose());
-        if (request.ok())
-          sink_->OnDiagnose(*std::move(request));  // a bad one stays without an answer
+        if (request.ok()) sink_->OnDiagnose(*std::move(request));  // a malformed one gets no answer
         break;
       }
       case v1::CoordinatorMessage::kHeartbeat:
       case v1::CoordinatorMessage::BODY_NOT_SET:
-        break;  // alive, or a message of a later version
+        break;  // a sign of life, or a message of a later version
     }
   }
 
   ControlSink* const sink_;
   std::atomic<TimeNs> last_heard_;
   std::unique_ptr<v1::CoordinatorService::Stub> stub_;
-  ClientLink<v1::WorkerMessage, v1::CoordinatorMessage> link_;  // last: destroyed first
+  // The last member, so it is destroyed first.
+  ClientLink<v1::WorkerMessage, v1::CoordinatorMessage> link_;
 };
 
 class ResultClientImpl final : public ResultClient {
@@ -207,7 +207,7 @@ class ResultClientImpl final : public ResultClient {
   absl::Status refused_ ABSL_GUARDED_BY(mu_);
   absl::Status why_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<v1::ResultService::Stub> stub_;
-  ClientLink<v1::ResultMessage, v1::FrameReply> link_;  // last: destroyed first
+  ClientLink<v1::ResultMessage, v1::FrameReply> link_;  // the last member, so it is destroyed first
 };
 
 }  // namespace
@@ -245,8 +245,8 @@ absl::Status WeightClient::Fetch(
   request.set_offset(offset);
   grpc::ClientContext context;
   std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
-  // A connection of its own: weights never queue before steps. Made for each part, with the
-  // certificate of now.
+  // It makes a connection of its own, so that weights never queue before steps, for each part, with
+  // the present certificate.
   const auto stub = v1::WeightService::NewStub(
       MakeChannel(ToCoordinator(impl_->coordinator), 4 * kWeightChunkBytes));
   const auto reader = stub->FetchPart(&context, request);

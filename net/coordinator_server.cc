@@ -36,7 +36,7 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
         last_heard_(MonotonicNow()) {}
   ~JoinLink() override;
 
-  // Gone is told once, and only of a link whose hello was told.
+  // OnWorkerGone is called once, and only for a link whose hello was told.
   void TellGone(const absl::Status& why) {
     MutexLock lock(&event_mu_);
     if (joined_ && !gone_)
@@ -59,7 +59,7 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
   }
   std::string node() const { return guard_->peer().has_value() ? guard_->peer()->node : ""; }
   TimeNs last_heard() const { return last_heard_.load(std::memory_order_relaxed); }
-  // After the server itself was held up: silence counts anew.
+  // To be called after the server itself was held up: silence is counted anew.
   void Forgive(TimeNs now) { last_heard_.store(now, std::memory_order_relaxed); }
 
  protected:
@@ -75,7 +75,7 @@ class JoinLink final : public ServerLink<v1::WorkerMessage, v1::CoordinatorMessa
   std::unique_ptr<PeerGuard> guard_;
   std::atomic<TimeNs> last_heard_;
   std::atomic<bool> welcomed_{false};
-  Mutex event_mu_;  // held while an event is told, so that gone is the last one
+  Mutex event_mu_;  // held while an event is told, so that the end of the link is the last one
   std::string name_ ABSL_GUARDED_BY(event_mu_);
   bool joined_ ABSL_GUARDED_BY(event_mu_) = false;
   bool gone_ ABSL_GUARDED_BY(event_mu_) = false;
@@ -141,7 +141,7 @@ class CoordinatorServerImpl final : public CoordinatorServer,
   void Welcome(LinkId id) override {
     const std::shared_ptr<JoinLink> link = Find(id);
     if (link == nullptr) return;
-    link->SetWelcomed();  // first: the worker may open its result stream at once
+    link->SetWelcomed();  // this comes first: the worker may open its result stream at once
     auto message = std::make_unique<v1::CoordinatorMessage>();
     v1::Welcome* welcome = message->mutable_welcome();
     welcome->set_protocol(kProtocolVersion);
@@ -282,7 +282,7 @@ class CoordinatorServerImpl final : public CoordinatorServer,
     while (!stop.stop_requested()) {
       std::this_thread::sleep_for(std::chrono::nanoseconds(kTick));
       const TimeNs now = MonotonicNow();
-      // This process was stopped or starved: what the workers sent meanwhile is still to be read.
+      // This process was stopped or starved: what the workers sent meanwhile has not been read yet.
       const bool held_up = now - before > 10 * kTick;
       before = now;
       std::vector<std::shared_ptr<JoinLink>> silent;
@@ -319,7 +319,7 @@ class CoordinatorServerImpl final : public CoordinatorServer,
   uint64_t next_link_ ABSL_GUARDED_BY(mu_) = 1;
   std::vector<std::string> revoked_ ABSL_GUARDED_BY(mu_);
   BoundServer bound_;
-  WeightServiceImpl weights_;  // after bound_, whose table its fetches use to the last
+  WeightServiceImpl weights_;  // after bound_, whose table its fetches use until they end
   std::jthread watcher_;
 };
 
@@ -351,7 +351,7 @@ void JoinLink::OnMessage(v1::WorkerMessage& message) {
       ended_ = true;
       return;
     }
-    if (joined && std::holds_alternative<WorkerHello>(*event)) return;  // told once
+    if (joined && std::holds_alternative<WorkerHello>(*event)) return;  // a hello is told once
   }
   if (std::holds_alternative<Heartbeat>(*event)) {
     auto reply = std::make_unique<v1::CoordinatorMessage>();
@@ -374,7 +374,7 @@ bool JoinLink::Greet(WorkerEvent* event) {
   const absl::Status versions = CheckVersions(hello->protocol, hello->version);
   if (!versions.ok()) {
     LogWarning("refused a worker: ", versions.message());
-    // Said from the worker's point of view.
+    // The text takes the worker's point of view.
     Refuse(
         FailedPrecondition("this worker is version ", CleanText(hello->version), " (protocol ",
                            hello->protocol, "), the coordinator is version ", kVersion,
@@ -396,7 +396,8 @@ bool JoinLink::Greet(WorkerEvent* event) {
 }
 
 void JoinLink::OnClosed() {
-  // gRPC's keepalive may notice a stopped machine before Watch does; it is silence all the same.
+  // gRPC's keepalive may notice a stopped machine before Watch does; it counts as silence all the
+  // same.
   const TimeNs silence = MonotonicNow() - last_heard();
   if (silence > 3 * TimeNs{kHeartbeatMs} * kMillisecond) {
     TellGone(absl::DeadlineExceededError(
@@ -408,7 +409,7 @@ void JoinLink::OnClosed() {
 }
 
 ResultLink::~ResultLink() {
-  guard_.reset();  // likewise
+  guard_.reset();  // its table goes with the server, as above
   server_->live()->Remove();
 }
 

@@ -36,7 +36,7 @@ constexpr char kAnswerMagic[] = "lanyard-here/1\n";
 constexpr size_t kNonceBytes = 16;
 constexpr size_t kMaxAddresses = 4;
 constexpr int kPollMs = 200;
-constexpr TimeNs kJoinGroupsEvery = 30 * kSecond;  // interfaces come and go
+constexpr TimeNs kJoinGroupsEvery = 30 * kSecond;  // since interfaces come and go
 constexpr int kSendEveryMs = 500;
 constexpr int kProbeMs = 2500;
 
@@ -55,7 +55,7 @@ class Udp {
     setsockopt(fd_, level, name, &value, sizeof(value));
   }
 
-  // 0: any port.
+  // Port 0 means any port.
   absl::Status Bind(uint16_t port) const {
     if (fd_ < 0) return Unavailable("no socket: ", std::strerror(errno));
     Set(SOL_SOCKET, SO_BROADCAST, 1);
@@ -92,13 +92,13 @@ struct Received {
   std::string bytes;
   sockaddr_storage from{};
   socklen_t from_size = sizeof(sockaddr_storage);
-  std::string host;  // numeric; of a link-local address with its interface
+  std::string host;  // numeric; a link-local address has its interface
 };
 
-// nullopt when there is none.
+// Returns nullopt when there is none.
 std::optional<Received> Receive(const Udp& socket) {
   Received out;
-  out.bytes.resize(kDiscoveryBytes + 1);  // what is longer is nobody's
+  out.bytes.resize(kDiscoveryBytes + 1);  // so that a longer datagram is recognised
   const ssize_t n = recvfrom(socket.fd(), out.bytes.data(), out.bytes.size(), 0,
                              reinterpret_cast<sockaddr*>(&out.from), &out.from_size);
   if (n < 0) return std::nullopt;
@@ -125,7 +125,7 @@ Interfaces AllInterfaces() {
 
 bool IsUp(const ifaddrs& i) { return i.ifa_addr != nullptr && (i.ifa_flags & IFF_UP) != 0; }
 
-// A group is joined once on an interface; again is an error that does not matter.
+// A group is joined once on an interface; joining again gives an error that does not matter.
 void JoinGroups(const Udp& v4, const Udp& v6) {
   const Interfaces list = AllInterfaces();
   for (const ifaddrs* i = list.get(); i != nullptr; i = i->ifa_next) {
@@ -154,7 +154,7 @@ void SendTo4(const Udp& socket, const std::string& bytes, in_addr to, uint16_t p
          sizeof(address));
 }
 
-// To the groups and the broadcast address of every interface, and to this machine itself.
+// Sends to the groups and the broadcast address of every interface, and to this machine itself.
 void SendQuery(const Udp& v4, const Udp& v6, const std::string& bytes, uint16_t port) {
   const Interfaces list = AllInterfaces();
   for (const ifaddrs* i = list.get(); i != nullptr; i = i->ifa_next) {
@@ -230,13 +230,15 @@ class Responder final : public DiscoveryResponder {
     }
   }
 
-  // The socket is told which way it came, so the querier sees an address of ours that it reaches.
+  // The socket is told which way the query came, so that the querier sees an address of ours that
+  // it can reach.
   void Answer(const Udp& socket, const Received& query) {
     const absl::StatusOr<std::string> nonce = DecodeQuery(query.bytes);
     if (!nonce.ok() || !limiter_.MayAnswer(query.host, MonotonicNow())) return;
     Beacon beacon = beacon_;
     if (beacon.addresses.empty())
-      beacon.addresses.push_back(":" + port_text_);  // wherever this came from
+      // The querier puts the host of the answer before it.
+      beacon.addresses.push_back(":" + port_text_);
     const std::string bytes = EncodeAnswer(*nonce, beacon);
     sendto(socket.fd(), bytes.data(), bytes.size(), 0,
            reinterpret_cast<const sockaddr*>(&query.from), query.from_size);
@@ -250,7 +252,7 @@ class Responder final : public DiscoveryResponder {
   std::jthread thread_;
 };
 
-// ":7300" becomes the address that the answer came from.
+// Replaces ":7300" by the address that the answer came from.
 void AddAnswer(Beacon answer, const std::string& from, std::map<std::string, Beacon>* found) {
   Beacon& known =
       found->try_emplace(answer.cluster, Beacon{answer.cluster, answer.version, {}}).first->second;
@@ -299,7 +301,7 @@ absl::StatusOr<Beacon> DecodeAnswer(std::string_view nonce, std::string_view byt
   }
   Beacon out{lines[0], CleanText(lines[1].substr(0, 32)), {}};
   for (size_t i = 2; i + 1 < lines.size(); ++i) {
-    // ":7300" is checked with the host that it came from.
+    // ":7300" is checked together with the host that it came from.
     const bool whole = !lines[i].empty() && lines[i].front() != ':';
     RETURN_IF_ERROR(CheckAddress(whole ? lines[i] : "host" + lines[i]));
     out.addresses.push_back(lines[i]);
@@ -331,7 +333,7 @@ absl::StatusOr<std::unique_ptr<DiscoveryResponder>> DiscoveryResponder::Start(
 absl::StatusOr<std::vector<Beacon>> Discover(const DiscoverOptions& options) {
   const Udp v4(AF_INET), v6(AF_INET6);
   RETURN_IF_ERROR(v4.Bind(0));
-  v6.Bind(0).IgnoreError();  // a machine without IPv6
+  v6.Bind(0).IgnoreError();  // fails on a machine without IPv6
   std::string nonce(kNonceBytes, '\0');
   if (RAND_bytes(reinterpret_cast<unsigned char*>(nonce.data()), kNonceBytes) != 1)
     return Internal("no random bytes");

@@ -23,7 +23,7 @@ absl::StatusOr<std::string> FingerprintOfPem(const std::string& ca_pem) {
   return identity::FingerprintOf(ca.get());
 }
 
-// First membership.
+// Becomes a member for the first time.
 absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& options,
                                                      const JoinToken& token,
                                                      const identity::KeyPair& key) {
@@ -126,8 +126,8 @@ bool Enrolment::Wait() {
   return !stop_;
 }
 
-// Looks at the clock now and then, since a machine that slept must not wait for the rest of a long
-// timer.
+// It looks at the clock now and then, since a machine that slept must not wait for the rest of a
+// long timer.
 void Enrolment::Loop() {
   int64_t retry_seconds = kFirstRetrySeconds;
   TimeNs not_before = 0;
@@ -136,7 +136,7 @@ void Enrolment::Loop() {
     const identity::UnixTime wall = identity::WallNow();
     const TimeNs now = MonotonicNow();
     const identity::Peer self = credential_->Get()->self;
-    // Before its time: a clock was ahead when it was given.
+    // It is also renewed before its time of issue: then a clock was ahead when it was given.
     const bool wanted = renew_every_ > 0 && now - renewed_at >= renew_every_;
     const bool due = wanted || wall >= identity::RenewAt(self) || wall < self.not_before;
     if (now < not_before || !due) continue;
@@ -147,7 +147,7 @@ void Enrolment::Loop() {
       renewed_at = now;
       continue;
     }
-    // Never so long that a short life ends meanwhile.
+    // The pause is never so long that a short life ends meanwhile.
     const int64_t longest =
         std::clamp<int64_t>(identity::LifeSeconds(self) / kRetriesInALife, 1, kLastRetrySeconds);
     retry_seconds = std::min(retry_seconds, longest);

@@ -1,5 +1,5 @@
-// A node's membership: joins with a token once, keeps key and certificate in a folder, renews the
-// certificate while the process runs.
+// A node's membership: it joins with a token once, keeps key and certificate in a folder, and
+// renews the certificate while the process runs.
 #pragma once
 
 #include <memory>
@@ -16,10 +16,10 @@ namespace lanyard::net {
 
 struct EnrolmentOptions {
   std::string folder;   // see identity::IdentityFolder
-  std::string address;  // of the coordinator; empty: where it was before
+  std::string address;  // the coordinator's address; empty: where it was before
   std::string token;    // empty: the node joined before
   identity::Role role = identity::Role::kWorker;
-  std::string name;  // wished for; ignored when the node joined before
+  std::string name;  // the name wanted; ignored when the node joined before
   int timeout_ms = 10'000;
   TimeNs renew_every = 0;  // 0: when a third of the certificate's life is left
 };
@@ -27,9 +27,10 @@ struct EnrolmentOptions {
 // Thread-safe.
 class Enrolment {
  public:
-  // Blocks for the conversation with the coordinator, where one is needed. InvalidArgument: a bad
-  // token, or none and no membership; FailedPrecondition: a member of another cluster; else see
-  // Join. A certificate that is still valid needs no coordinator.
+  // Blocks while it talks to the coordinator, where that is needed; a certificate that is still
+  // valid needs no coordinator. InvalidArgument: the token is malformed, or there is neither token
+  // nor membership. FailedPrecondition: this is a member of another cluster. For other errors see
+  // Join.
   static absl::StatusOr<std::unique_ptr<Enrolment>> Open(const EnrolmentOptions& options);
   ~Enrolment();
 

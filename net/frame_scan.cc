@@ -14,7 +14,7 @@ using google::protobuf::internal::WireFormatLite;
 
 enum class Kind { kFrameMessage, kFrame, kRun, kLeaf, kHidden, kBytes };
 
-// What a length-delimited field holds (field numbers of stage.proto).
+// Says what a length-delimited field holds (field numbers of stage.proto).
 Kind KindOf(Kind parent, int field) {
   switch (parent) {
     case Kind::kFrameMessage:
@@ -65,7 +65,7 @@ class Scanner {
                                " runs, tables and outputs");
       }
     }
-    // A frame and its runs are counted by what is in them.
+    // A frame and its runs are counted by their contents.
     if (kind == Kind::kLeaf || kind == Kind::kBytes) beside_bytes_ += static_cast<size_t>(length);
     if (beside_bytes_ > kMaxFrameMessageBytes - kMaxFrameBytes) {
       return InvalidArgument("frame: more than ", kMaxFrameMessageBytes - kMaxFrameBytes,

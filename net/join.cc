@@ -69,14 +69,15 @@ asio::awaitable<absl::Status> WriteMessage(Stream& stream, const Message& messag
   co_return absl::OkStatus();
 }
 
-// Asio's context takes the reference over.
+// Asio's context takes over the reference.
 asio::ssl::context AsioContext(const identity::SslContext& context) {
   SSL_CTX_up_ref(context.get());
   return asio::ssl::context(context.get());
 }
 
 absl::StatusOr<JoinRequest> FromProto(const v1::JoinRequest& in) {
-  if (!CheckVersions(in.protocol(), in.version()).ok()) {  // said from the node's point of view
+  // The text takes the node's point of view.
+  if (!CheckVersions(in.protocol(), in.version()).ok()) {
     return FailedPrecondition("this machine has Lanyard ", CleanText(in.version()), " (protocol ",
                               in.protocol(), "), the coordinator has ", kVersion, " (protocol ",
                               kProtocolVersion, "); install the same version on both");
@@ -110,8 +111,8 @@ class JoinServerImpl final : public JoinServer {
   }
 
   void Take(int fd, const std::string& peer) override {
-    // A socket at once, so that whatever becomes of this server closes it. The family does not
-    // matter to a connected one.
+    // It becomes a socket at once, so that it is closed whatever happens to this server. The family
+    // does not matter for a connected one.
     tcp::socket socket(io_);
     boost::system::error_code ec;
     socket.assign(tcp::v4(), fd, ec);
@@ -153,7 +154,8 @@ class JoinServerImpl final : public JoinServer {
     if (!status.ok()) LogDebug("joining from ", peer, ": ", status.message());
     timer.cancel();
     co_await asio::post(io_,
-                        asio::use_awaitable);  // the timer's handler has run before `stream` goes
+                        // The timer's handler has run before `stream` is destroyed.
+                        asio::use_awaitable);
   }
 
   absl::StatusOr<JoinReply> Handle(const v1::JoinRequest& message, const std::string& peer) {
@@ -211,7 +213,7 @@ class Conversation {
       resolver_.cancel();
       stream_->lowest_layer().close(ignored);
       io_.restart();
-      io_.run_for(std::chrono::milliseconds(100));  // its coroutine ends
+      io_.run_for(std::chrono::milliseconds(100));  // lets its coroutine end
       return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", options_.address,
                                                       " did not answer within ",
                                                       options_.timeout_ms, " ms (", step_, ")"));

@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<PeerGuard>> PeerGuard::Open(const Security& secur
   ASSIGN_OR_RETURN(guard->peer_, PeerOf(context));
   if (!table->Add(guard->peer_->node, guard->address_)) {
     const std::string name = guard->peer_->name;
-    guard->peer_.reset();  // was not added
+    guard->peer_.reset();  // it was not added
     return ResourceExhausted("'", name, "' has ", kMaxStreamsOfNode, " streams open here already");
   }
   RETURN_IF_ERROR(guard->Check());

@@ -1,6 +1,6 @@
-// The other end of a server's stream: whose certificate TLS checked, and whether that node may
-// still speak. gRPC checks certificates at the handshake alone; a guard is asked with every
-// message.
+// Knows who is at the other end of a server's stream: whose certificate TLS checked, and whether
+// that node may still speak. gRPC checks certificates at the handshake only; a guard is asked with
+// every message.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -18,13 +18,14 @@
 
 namespace lanyard::net {
 
-// Which connections a server has from which node, so that a node can be cut off. Thread-safe.
+// Knows which of a server's connections belong to which node, so that a node can be cut off.
+// Thread-safe.
 class PeerTable {
  public:
-  // A stream. False when the node has too many.
+  // Adds a stream. Returns false when the node has too many.
   bool Add(const std::string& node, const std::string& address);
   void Remove(const std::string& node, const std::string& address);
-  // Of every node but that.
+  // The addresses of every node but this one.
   std::set<std::string> AddressesOfOthers(const std::string& node) const;
 
  private:
@@ -35,7 +36,7 @@ class PeerTable {
 class PeerGuard {
  public:
   // Unauthenticated or PermissionDenied when the stream must not open. Without a credential every
-  // peer is good.
+  // peer is accepted.
   static absl::StatusOr<std::unique_ptr<PeerGuard>> Open(const Security& security,
                                                          const grpc::ServerContextBase& context,
                                                          PeerTable* table);
@@ -43,13 +44,13 @@ class PeerGuard {
   PeerGuard(const PeerGuard&) = delete;
   PeerGuard& operator=(const PeerGuard&) = delete;
 
-  // With every message, from one thread at a time.
+  // To be called with every message, from one thread at a time.
   absl::Status Check() const;
   // The peer sent what no program of its version sends; the policy may refuse it from now on.
   void Report(const absl::Status& what) const;
-  // PermissionDenied unless the peer has this role (and, where `name` is not empty, this name).
+  // PermissionDenied unless the peer has this role and, where `name` is not empty, this name.
   absl::Status Expect(identity::Role role, const std::string& name) const;
-  // nullopt: plaintext.
+  // nullopt means plaintext.
   const std::optional<identity::Peer>& peer() const { return peer_; }
   const std::string& address() const { return address_; }
 

@@ -168,7 +168,7 @@ class RemoteStageImpl final : public RemoteStage {
   std::unordered_map<uint64_t, TimeNs> pings_ ABSL_GUARDED_BY(mu_);  // 0: no pong yet
   std::unique_ptr<v1::StageService::Stub> stub_;
   ClientLink<v1::FrameMessage, v1::FrameReply>
-      link_;  // last: destroyed first, and waits for its callbacks
+      link_;  // the last member: it is destroyed first and waits for its callbacks
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ class RefusedFrames final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   void OnDone() override { delete this; }
 };
 
-// Takes bytes and not messages: they are looked over before protobuf allocates for them.
+// It takes bytes and not messages, so that they are looked over before protobuf allocates for them.
 class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   FrameLink(FrameSink* sink, LiveCount* live, LiveCount* probes, std::unique_ptr<PeerGuard> guard)
@@ -70,8 +70,8 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
     return FromGrpc(grpc::SerializationTraits<v1::FrameMessage>::Deserialize(bytes, &message_));
   }
 
-  // The coordinator or a worker, whatever stage is held here: it sees nothing but its own bytes
-  // again.
+  // The coordinator or a worker may probe, whatever stage is held here: it only gets its own bytes
+  // back.
   absl::Status AcceptProbe() {
     if (guard_->peer().has_value() && guard_->peer()->role == identity::Role::kAdmin) {
       return absl::PermissionDeniedError("an administrator's machine has nothing to measure here");
@@ -140,11 +140,11 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
   LiveCount* const live_;
   LiveCount* const probes_;
   std::unique_ptr<PeerGuard> guard_;
-  v1::FrameMessage message_;  // only OnMessage touches these: gRPC calls it one message at a time
+  v1::FrameMessage message_;  // only OnMessage uses these: gRPC calls it for one message at a time
   StreamFrom from_;
   bool greeted_ = false;
   bool probe_ = false;
-  int pings_ = 0;  // of a probe
+  int pings_ = 0;  // pings of a probe
   size_t pinged_bytes_ = 0;
   bool ended_ = false;
 };

@@ -33,7 +33,7 @@ constexpr CodePair kCodes[] = {
     {absl::StatusCode::kUnauthenticated, grpc::StatusCode::UNAUTHENTICATED},
 };
 
-// Length of the well-formed UTF-8 sequence at text[at] (RFC 3629), 0 when there is none.
+// The length of the well-formed UTF-8 sequence at text[at] (RFC 3629); 0 when there is none.
 size_t Utf8Length(std::string_view text, size_t at) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(at);
@@ -54,8 +54,8 @@ size_t Utf8Length(std::string_view text, size_t at) {
 
 }  // namespace
 
-// protobuf refuses to parse a string that is not UTF-8, which would end the stream: so none is ever
-// sent.
+// protobuf refuses to parse a string that is not UTF-8, which would end the stream, so we never
+// send one.
 std::string CleanText(std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size() && out.size() < kMaxTextBytes;) {

@@ -14,11 +14,11 @@ grpc::Status ToGrpc(const absl::Status& status);
 // Unknown codes become Unknown; the text is bounded and its control characters are replaced.
 absl::Status FromGrpc(const grpc::Status& status);
 
-// Codes inside messages (StepResult.code and its like).
+// The codes inside messages (StepResult.code and the like).
 uint32_t ToWireCode(const absl::Status& status);
 absl::Status FromWireCode(uint32_t code, std::string_view message);
 
-// At most kMaxTextBytes, printable; bytes that are not become '?'. UTF-8 is kept as it is.
+// Returns at most kMaxTextBytes of printable text; other bytes become '?'. UTF-8 is kept as it is.
 std::string CleanText(std::string_view text);
 
 }  // namespace lanyard::net

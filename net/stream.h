@@ -1,7 +1,8 @@
-// One long-lived bidirectional gRPC stream, from either end: an ordered write queue bounded in
-// bytes, one outstanding read, and an orderly end. gRPC 1.51 callback API; a message lives until
-// OnWriteDone; gRPC never calls back inside StartWrite, so it may be called under the lock, which
-// keeps the order. Handlers run on gRPC's threads and must only enqueue.
+// One long-lived bidirectional gRPC stream, from either end: it has an ordered write queue bounded
+// in bytes, one outstanding read, and an orderly end. It uses gRPC 1.51's callback API, where a
+// message must live until OnWriteDone and gRPC never calls back inside StartWrite, so it may be
+// called under the lock, which keeps the order. Handlers run on gRPC's threads and must only
+// enqueue.
 #pragma once
 
 #include <google/protobuf/message_lite.h>
@@ -29,7 +30,7 @@ inline size_t SizeOf(const google::protobuf::MessageLite& message) {
 }
 inline size_t SizeOf(const grpc::ByteBuffer& message) { return message.Length(); }
 
-// Messages waiting to be written, bounded in bytes. Guarded by the stream's mutex.
+// The messages that wait to be written, bounded in bytes. The stream's mutex guards them.
 template <typename Out>
 class WriteQueue {
  public:
@@ -45,13 +46,13 @@ class WriteQueue {
     return absl::OkStatus();
   }
   bool empty() const { return queue_.empty(); }
-  // The message being written stays the front until Pop.
+  // The message being written stays at the front until Pop.
   const Out* front() const { return queue_.front().first.get(); }
   void Pop() {
     bytes_ -= queue_.front().second;
     queue_.pop_front();
   }
-  // Keeps the front when it is being written.
+  // The front stays while it is being written.
   void Clear(bool writing) {
     while (queue_.size() > (writing ? 1 : 0)) {
       bytes_ -= queue_.back().second;
@@ -65,14 +66,14 @@ class WriteQueue {
 };
 
 // The client's end. The destructor cancels the call and waits for gRPC's last callback, so it must
-// not run inside one.
+// not run inside a callback.
 template <typename Out, typename In>
 class ClientLink final : private grpc::ClientBidiReactor<Out, In> {
  public:
   using Reactor = grpc::ClientBidiReactor<Out, In>;
   struct Handlers {
     std::function<void(In&)> on_message;
-    std::function<void(const absl::Status&)> on_closed;  // once, after the last message
+    std::function<void(const absl::Status&)> on_closed;  // called once, after the last message
   };
 
   explicit ClientLink(Handlers handlers) : handlers_(std::move(handlers)) {}
@@ -82,7 +83,8 @@ class ClientLink final : private grpc::ClientBidiReactor<Out, In> {
     while (started_ && !done_) cv_.Wait(&mu_);
   }
 
-  // `begin(context, reactor)` makes the call (stub.async()->Method(context, reactor)). Once.
+  // `begin(context, reactor)` makes the call (stub.async()->Method(context, reactor)). To be called
+  // once.
   template <typename Begin>
   void Start(const Begin& begin) {
     begin(&context_, static_cast<Reactor*>(this));
@@ -166,7 +168,7 @@ class ClientLink final : private grpc::ClientBidiReactor<Out, In> {
     }
   }
 
-  // No write starts after it; the hold goes, so that OnDone can come.
+  // No write starts after it; the hold is released, so that OnDone can come.
   void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (!open_) return;
     open_ = false;
@@ -190,7 +192,7 @@ class ClientLink final : private grpc::ClientBidiReactor<Out, In> {
 // Counts a server's live streams, so that its destructor can wait for the last callback.
 class LiveCount {
  public:
-  // False beyond `limit`.
+  // Returns false beyond `limit`.
   bool Add(int limit) {
     MutexLock lock(&mu_);
     if (n_ >= limit) return false;
@@ -212,15 +214,15 @@ class LiveCount {
   int n_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-// The server's end: keeps itself alive until gRPC's last callback. Others may hold a shared_ptr and
+// The server's end keeps itself alive until gRPC's last callback. Others may hold a shared_ptr and
 // call Send, End and Abort at any time. A stream whose first message does not come within
-// kFirstMessageMs is ended: a member that opens streams and says nothing holds none of the
+// kFirstMessageMs is ended: a member that opens streams and sends nothing cannot use up the
 // server's.
 template <typename In, typename Out>
 class ServerLink : public grpc::ServerBidiReactor<In, Out>,
                    public std::enable_shared_from_this<ServerLink<In, Out>> {
  public:
-  // After make_shared. `context` lives until OnDone (gRPC).
+  // To be called after make_shared. gRPC keeps `context` alive until OnDone.
   void Begin(grpc::CallbackServerContext* context) {
     self_ = this->shared_from_this();
     {
@@ -250,7 +252,7 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
     EndLocked(status);
   }
 
-  // Ends at once; what is queued is dropped.
+  // Ends the stream at once; queued messages are dropped.
   void Abort(const absl::Status& status) {
     MutexLock lock(&mu_);
     if (done_) return;
@@ -261,7 +263,7 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
 
  protected:
   virtual void OnMessage(In& in) = 0;
-  virtual void OnClosed() = 0;  // once, last
+  virtual void OnClosed() = 0;  // called once, as the last
 
  private:
   void OnReadDone(bool ok) final {
@@ -294,7 +296,7 @@ class ServerLink : public grpc::ServerBidiReactor<In, Out>,
 
   void OnDone() final {
     OnClosed();
-    std::shared_ptr<ServerLink> self = std::move(self_);  // outlives the lock below
+    std::shared_ptr<ServerLink> self = std::move(self_);  // must outlive the lock below
     MutexLock lock(&mu_);
     done_ = true;
     context_ = nullptr;

@@ -127,7 +127,7 @@ TEST_F(StreamTest, SendBeforeWelcomeIsRefused) {
   const auto stage = RemoteStage::Connect(
       {"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback(), {}, {}});
   EXPECT_TRUE(absl::IsUnavailable(stage->Send(testing::SampleFrame())));
-  EXPECT_TRUE(absl::IsUnavailable(stage->WaitReady(5000)));  // nobody listens on port 1
+  EXPECT_TRUE(absl::IsUnavailable(stage->WaitReady(5000)));  // nothing listens on port 1
   EXPECT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
 }
 

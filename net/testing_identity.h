@@ -1,4 +1,4 @@
-// A cluster's identities for tests: a CA and nodes whose certificates it gave.
+// A cluster's identities for tests: a CA, and nodes with certificates of that CA.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// What tests of the stage port hear.
+// What tests of the stage port receive.
 #pragma once
 
 #include <atomic>

@@ -12,7 +12,7 @@
 
 namespace lanyard::net::testing {
 
-// Polls until `done` or the time is over.
+// Polls until `done` is true or the time is over.
 inline bool WaitFor(const std::function<bool()>& done, int timeout_ms = 5000) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
   while (std::chrono::steady_clock::now() < end) {

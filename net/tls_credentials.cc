@@ -11,9 +11,9 @@
 namespace lanyard::net {
 namespace {
 
-// gRPC 1.51 allows TLS 1.2 and has no setting for it. Its cipher list counts for 1.2 alone: with
-// one that our keys (ECDSA) cannot serve, 1.2 agrees on nothing. (The acceptor refuses such clients
-// before that.)
+// gRPC 1.51 allows TLS 1.2 and has no setting for it. Its cipher list counts for 1.2 alone: with a
+// list that our keys (ECDSA) cannot serve, 1.2 never agrees on a cipher. (The acceptor refuses such
+// clients before that.)
 void ForbidTls12() {
   static const bool once = [] {
     setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384", 1);
@@ -28,8 +28,8 @@ grpc_ssl_server_certificate_config* ConfigOf(const identity::Credential& credent
   return grpc_ssl_server_certificate_config_create(credential.ca_pem.c_str(), &pair, 1);
 }
 
-// SslServerCredentials of the C++ API hold one certificate for ever; the C API's fetcher is asked
-// at each handshake.
+// SslServerCredentials of the C++ API always hold the same certificate; the C API's fetcher is
+// asked at each handshake.
 class LiveServerCredentials final : public grpc::ServerCredentials {
  public:
   explicit LiveServerCredentials(std::shared_ptr<identity::LiveCredential> live)
@@ -47,7 +47,7 @@ class LiveServerCredentials final : public grpc::ServerCredentials {
     return grpc_server_add_http2_port(server, address.c_str(), core_);
   }
 
-  // Called by gRPC one at a time (it holds the port's lock).
+  // gRPC makes one call at a time (it holds the port's lock).
   static grpc_ssl_certificate_config_reload_status Fetch(void* self,
                                                          grpc_ssl_server_certificate_config** out) {
     auto* const credentials = static_cast<LiveServerCredentials*>(self);

@@ -184,7 +184,7 @@ TEST_F(TlsTest, CutOffAloneClosesAnIdleConnection) {
   EXPECT_TRUE(WaitFor([&] { return closed_.times() == 1; }, 1000));
 }
 
-// A connection on which a node opened no stream, or none is open any more.
+// A connection on which a node opened no stream, or has none open now.
 TEST_F(TlsTest, CutOffClosesConnectionsWithoutStreams) {
   const auto stage = RemoteStage::Connect(Options(cluster_.Worker("w2")));
   ASSERT_TRUE(stage->WaitReady(5000).ok());

@@ -7,7 +7,7 @@
 
 namespace lanyard::net {
 
-// One fetch: reads a chunk (reader thread), writes it (gRPC), and so on to the part's end.
+// One fetch: it reads a chunk (reader thread), writes it (gRPC), and so on to the part's end.
 class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
                          public std::enable_shared_from_this<PartWriter> {
  public:
@@ -28,7 +28,8 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
     service_->live_.Remove();
   }
 
-  // On the reader thread, never beside a write of this fetch; the fetch may have ended meanwhile.
+  // Runs on the reader thread, never beside a write of this fetch. The fetch may have ended
+  // meanwhile.
   void ReadNext(PartProvider* parts) {
     absl::Status status = guard_->Check();
     if (status.ok()) status = OpenOnce(parts);
@@ -83,7 +84,7 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
   }
   void OnCancel() override { EndOnce(absl::CancelledError("the worker stopped fetching")); }
   void OnDone() override {
-    std::shared_ptr<PartWriter> self = std::move(self_);  // the queue may hold another
+    std::shared_ptr<PartWriter> self = std::move(self_);  // the queue may hold another reference
   }
 
   WeightServiceImpl* const service_;

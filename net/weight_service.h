@@ -1,5 +1,5 @@
-// The coordinator's side of WeightService.FetchPart. Disks are read on a thread of its own, never
-// on gRPC's.
+// The coordinator's side of WeightService.FetchPart. Disks are read on a thread of its own and
+// never on gRPC's.
 #pragma once
 
 #include <deque>
@@ -19,11 +19,11 @@ class PartWriter;
 
 class WeightServiceImpl final : public v1::WeightService::CallbackService {
  public:
-  // `guard` says who opened a call.
+  // `Guard` says who opened a call.
   using Guard =
       std::function<absl::StatusOr<std::unique_ptr<PeerGuard>>(const grpc::ServerContextBase&)>;
   WeightServiceImpl(PartProvider* parts, Guard guard);
-  ~WeightServiceImpl() override;  // after the server's Shutdown
+  ~WeightServiceImpl() override;  // to be called after the server's Shutdown
 
   grpc::ServerWriteReactor<v1::PartChunk>* FetchPart(grpc::CallbackServerContext* context,
                                                      const v1::FetchPartRequest* request) override;

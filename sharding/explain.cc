@@ -9,7 +9,7 @@
 namespace lanyard::sharding {
 namespace {
 
-// Machines for which "what would it take" is worked out; more would only make the text long.
+// "What would it take" is worked out for this many machines; more would only make the text long.
 constexpr size_t kMaxAsked = 4;
 
 std::string Ms(Picoseconds t) { return absl::StrFormat("%.2f ms", static_cast<double>(t) * 1e-9); }
@@ -47,7 +47,7 @@ std::string Want(uint32_t context, uint32_t users) {
   return absl::StrCat("context ", context, " for ", users, users == 1 ? " user" : " users");
 }
 
-// The place that one more step of KV would push over its limit by most.
+// Names the place that one more step of KV would push over its limit by most.
 std::string BindingLimit(const Problem& problem, const Cut& cut) {
   const Segment* tightest = nullptr;
   uint64_t least_slack = UINT64_MAX;
@@ -65,8 +65,8 @@ std::string BindingLimit(const Problem& problem, const Cut& cut) {
                       FormatSize(p.limit_bytes - least_slack), " of ", FormatSize(p.limit_bytes));
 }
 
-// The place of a machine that more memory would be for: the last that may hold layers, which is its
-// CPU unless attention is fast.
+// The place of a machine that more memory would help: the last one that may hold layers, which is
+// its CPU unless attention is fast.
 std::optional<size_t> GrowingPlace(const Problem& problem, size_t machine) {
   const auto& own = problem.places_of(machine);
   for (auto it = own.rbegin(); it != own.rend(); ++it) {
@@ -111,8 +111,8 @@ void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan
   }
 }
 
-// The least value in [low, high] for which `fits`, which is monotone; nullopt when not even high
-// does.
+// The least value in [low, high] for which `fits` (which is monotone) is true; nullopt when it is
+// not true even for high.
 std::optional<uint64_t> LeastThatFits(uint64_t low, uint64_t high,
                                       const std::function<bool(uint64_t)>& fits) {
   if (!fits(high)) return std::nullopt;
@@ -137,10 +137,11 @@ bool FitsWithLimits(const PlanRequest& request, uint32_t context,
   return Feasible(problem, OrderSpace(problem, {}));
 }
 
-// Rounded up, so that who follows the advice gets what was worked out; in the form that flags take.
+// The figure is rounded up, so that a user who follows the advice gets what was worked out; it has
+// the form that flags take.
 std::string AtLeast(uint64_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, "MiB"); }
 
-// "3MiB more on w2 (--memory 12MiB)"; of a card its name, for its memory is what it is.
+// "3MiB more on w2 (--memory 12MiB)"; of a card only its name, since its memory cannot be changed.
 std::string MoreOn(const PlanRequest& request, const Problem& problem, size_t machine,
                    uint64_t extra) {
   const size_t place = *GrowingPlace(problem, machine);
@@ -194,7 +195,7 @@ std::string Remedy(const PlanRequest& request, uint32_t context, uint64_t needed
   return text;
 }
 
-// Where no memory would help; true when it said so.
+// Explains a case where no memory would help; returns true when it did.
 bool ExplainNoFastAttention(const Problem& problem, Plan* plan) {
   const PlanRequest& request = problem.request();
   if (!IsFast(request)) return false;

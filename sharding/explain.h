@@ -1,4 +1,4 @@
-// Why a plan is as it is, or why there is none, in sentences with their arithmetic.
+// Says why a plan is as it is, or why there is none, in sentences with their arithmetic.
 #pragma once
 
 #include <string>
@@ -10,12 +10,12 @@
 
 namespace lanyard::sharding {
 
-// Of a plan that fits: fills `limit` and appends to `why`. `slowest_weight` as the plan was
-// searched with.
+// For a plan that fits: fills `limit` and appends to `why`. `slowest_weight` is the one that the
+// plan was searched with.
 void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, Plan* plan);
 
-// Of a request that does not fit at `context` tokens for one user: what is needed, what there is,
-// what would make it fit.
+// For a request that does not fit at `context` tokens for one user: says what is needed, what there
+// is, and what would make it fit.
 void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan);
 
 }  // namespace lanyard::sharding

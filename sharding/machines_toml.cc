@@ -14,14 +14,14 @@
 namespace lanyard::sharding {
 namespace {
 
-// A limit for hand-written files: beyond it something is wrong.
+// A limit for hand-written files: a larger one cannot be right.
 constexpr size_t kMaxTextBytes = 1 << 20;
 
 std::string Where(const toml::node& node) {
   return absl::StrCat("line ", node.source().begin.line, ": ");
 }
 
-// One table of the file; remembers in which words to complain about it.
+// One table of the file. It remembers the words for its errors.
 class Table {
  public:
   Table(const toml::table& table, std::string name) : table_(table), name_(std::move(name)) {}
@@ -69,7 +69,7 @@ class Table {
     return absl::OkStatus();
   }
 
-  // A size in quotes or in whole bytes.
+  // The value is a size in quotes, or whole bytes.
   absl::StatusOr<uint64_t> Size(std::string_view key) const {
     const toml::node* node = table_.get(key);
     if (node == nullptr) return InvalidArgument(Where(table_), name_, " needs ", AbslView(key));
@@ -105,7 +105,7 @@ class Table {
     return absl::OkStatus();
   }
 
-  // Calls fn for every table of an array of tables; absent is fine.
+  // Calls fn for every table of an array of tables, which may be absent.
   template <typename Fn>
   absl::Status Each(std::string_view key, const std::string& name, const Fn& fn) const {
     const toml::node* node = table_.get(key);
@@ -170,7 +170,7 @@ absl::StatusOr<LinkProfile> ReadLink(const Table& t) {
   return link;
 }
 
-// Debian's library throws; nothing beyond this function sees it.
+// Debian's library throws; no exception leaves this function.
 absl::StatusOr<toml::table> ParseToml(std::string_view text) {
   try {
     return toml::parse(text);

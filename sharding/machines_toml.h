@@ -1,12 +1,12 @@
-// machines.toml: the machines and links that `lanyard plan` plans for. Parses text; reads no file.
+// machines.toml: the machines and links that `lanyard plan` plans for. This parses text and reads
+// no file.
 //
 //   [[machine]]
 //   name = "pc1"
 //   memory = "8GiB"
 //   speed = 1.0              # optional, like everything below
 //   threads = 8
-//   base = "60MiB"           # of the memory, taken by the worker before any stage; default
-//   kWorkerBaseBytes
+//   base = "60MiB"           # the part that the worker takes itself; default: kWorkerBaseBytes
 //   [[machine.device]]
 //   kind = "cuda"
 //   name = "cuda:0"
@@ -32,8 +32,8 @@ struct MachinesFile {
   std::vector<LinkProfile> links;
 };
 
-// InvalidArgument with the line for bad TOML, an unknown key (with the nearest known one), a
-// missing or mistyped value.
+// InvalidArgument, with the line, for malformed TOML, an unknown key (with the nearest known one),
+// or a missing or mistyped value.
 absl::StatusOr<MachinesFile> ParseMachinesToml(std::string_view text);
 
 }  // namespace lanyard::sharding

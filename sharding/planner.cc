@@ -69,15 +69,15 @@ bool Fits(const PlanRequest& request, uint32_t context, uint32_t users) {
 }
 
 struct Load {
-  uint32_t context = 0;  // 0: not even the least fits
+  uint32_t context = 0;  // 0: not even the smallest fits
   uint32_t users = 0;
 };
 
-// What is wanted, or the most of it that fits: users go first, then context in steps of one KV
-// block.
+// The load that is wanted, or the most of it that fits: users are given up first, then context in
+// steps of one KV block.
 Load LargestLoad(const PlanRequest& request) {
   if (Fits(request, request.context, 1)) {
-    uint32_t low = 1, high = request.users;  // low fits
+    uint32_t low = 1, high = request.users;  // low always fits
     while (low < high) {
       const uint32_t middle = low + (high - low + 1) / 2;
       if (Fits(request, request.context, middle)) {
@@ -103,7 +103,7 @@ Load LargestLoad(const PlanRequest& request) {
   return {low * step, 1};
 }
 
-// All of them, unless attention is fast: a head alone is not worth a hop.
+// These are all of them, unless attention is fast: a head alone is not worth a hop.
 std::vector<bool> MachinesWithLayers(const Problem& problem) {
   std::vector<bool> out(problem.machines(), false);
   for (const Place& place : problem.places())
@@ -162,8 +162,8 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
   for (const model::StateGroup& group : shape.groups) {
     uint32_t needed = full;
     if (group.kind == model::StateKind::kSliding) {
-      // A window that starts and ends inside a block touches one more; so does each user's share of
-      // a step.
+      // A window that starts and ends inside a block uses one block more, and so does each user's
+      // share of a step.
       const uint32_t window = CeilDiv(group.window, stage::kKvBlockTokens) + 2;
       needed = std::min(full, window * users + 2 * CeilDiv(max_rows, stage::kKvBlockTokens));
     }

@@ -367,7 +367,7 @@ TEST(Planner, ThreeLikeWorkersAllHoldLayers) {
   EXPECT_EQ(plan->stages[0].machine, "w1");
   EXPECT_EQ(plan->stages[2].machine, "w3");
 
-  // One user, nobody asked for all: hops only cost.
+  // With one user, and without require_all, hops only cost.
   request.require_all = false;
   EXPECT_EQ(MakePlan(request)->stages.size(), 1u);
 }

@@ -134,7 +134,7 @@ bool Problem::Fits(size_t place, uint32_t begin, uint32_t end) const {
 }
 
 uint32_t Problem::MaxEnd(size_t place, uint32_t begin) const {
-  uint32_t low = begin, high = units();  // low fits (or is empty), beyond high nothing is asked
+  uint32_t low = begin, high = units();  // low fits (or is empty); above high we do not ask
   while (low < high) {
     const uint32_t middle = low + (high - low + 1) / 2;
     if (Fits(place, begin, middle)) {

@@ -20,37 +20,38 @@ struct Place {
   uint64_t base_bytes = 0;
   double speed = 1;
   uint32_t threads = 1;
-  bool attends = true;  // computes attention in the form asked for: may hold layers
+  bool attends = true;  // it computes attention in the form asked for, so it may hold layers
 };
 
-// Times are whole picoseconds: sums are exact and do not depend on their order.
+// Times are whole picoseconds, so sums are exact and do not depend on their order.
 using Picoseconds = int64_t;
 
 class Problem {
  public:
-  // `request` outlives the problem and is already checked.
+  // `request` must outlive the problem and have been checked.
   Problem(const PlanRequest& request, uint32_t context, uint32_t users);
 
   uint32_t units() const { return n_layers_ + 1; }
   uint32_t n_layers() const { return n_layers_; }
   size_t machines() const { return request_->machines.size(); }
   const std::vector<Place>& places() const { return places_; }
-  // Places of a machine in the order in which they may follow each other.
+  // The places of a machine in the order in which they may follow each other.
   const std::vector<size_t>& places_of(size_t machine) const { return places_of_[machine]; }
   const std::vector<uint32_t>& group_blocks() const { return group_blocks_; }
   const PlanRequest& request() const { return *request_; }
 
-  // Units [begin, end), not empty. Embeds when begin is 0, samples when end is units().
+  // Units [begin, end) are not empty. The stage embeds when begin is 0 and samples when end is
+  // units().
   model::StageBytes Bytes(size_t place, uint32_t begin, uint32_t end) const;
   bool Fits(size_t place, uint32_t begin, uint32_t end) const;
   // The largest end that fits; `begin` when not even one unit does.
   uint32_t MaxEnd(size_t place, uint32_t begin) const;
   Picoseconds StageTime(size_t place, uint32_t begin, uint32_t end) const;
-  // Handing one row's hidden state from a place to the next.
+  // The time to hand one row's hidden state from one machine to the next.
   Picoseconds HopTime(size_t from_machine, size_t to_machine) const;
   uint64_t GgufBytes(uint32_t begin, uint32_t end) const;
 
-  // For "what would make it fit": the limits of a machine's CPU place.
+  // Sets the limit of a machine's CPU place, to find out what would make the model fit.
   void set_limit(size_t place, uint64_t bytes) { places_[place].limit_bytes = bytes; }
 
  private:
@@ -64,9 +65,11 @@ class Problem {
   std::vector<uint32_t> group_blocks_;
   std::vector<uint64_t> weights_prefix_;  // bytes held by units [0, u)
   std::vector<uint64_t> kv_prefix_;
-  std::vector<uint64_t> common_bytes_;  // {0, held bytes of the part every stage with layers has}
+  // {0, the held bytes of the part that every stage with layers has}.
+  std::vector<uint64_t> common_bytes_;
   std::vector<std::vector<Picoseconds>> time_prefix_;  // per place
-  std::vector<std::array<uint64_t, 8>> buffers_;  // per place: bit 0 layers, 1 embeds, 2 samples
+  // Per place; the index has bit 0 for layers, 1 for embeds, 2 for samples.
+  std::vector<std::array<uint64_t, 8>> buffers_;
   std::vector<std::vector<Picoseconds>> hop_;
 };
 

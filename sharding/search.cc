@@ -7,8 +7,8 @@
 namespace lanyard::sharding {
 namespace {
 
-// States times slots that are searched exactly: 8 unlike machines with one device each, or hundreds
-// of like ones.
+// The most states times slots that are searched exactly: 8 unlike machines with one device each, or
+// hundreds of alike ones.
 constexpr uint64_t kMaxExactStates = 2048;
 
 bool Alike(const Problem& problem, size_t a, size_t b) {
@@ -56,7 +56,7 @@ struct Node {
 
 class Search {
  public:
-  // Cuts above `bound` are of no interest.
+  // Cuts above `bound` are not looked for.
   Search(const Problem& problem, const OrderSpace& space, int64_t weight, Picoseconds bound)
       : problem_(problem),
         space_(space),
@@ -75,7 +75,7 @@ class Search {
     for (uint32_t state = 0; state < space_.states(); ++state) {
       for (uint32_t slot = 0; slot < space_.slots(); ++slot) {
         for (uint32_t end = 1; end < problem_.units(); ++end) {
-          // By value: the arena and this front's neighbours grow while it is walked.
+          // It is a copy: the arena and this front's neighbours grow while it is walked.
           const std::vector<int32_t> front = fronts_[Index(state, slot, end)];
           for (const int32_t id : front) Extend(id, state, slot);
         }
@@ -102,7 +102,7 @@ class Search {
     Enter(node, state, id, machine);
   }
 
-  // On to every place of every machine that may come next.
+  // Goes on to every place of every machine that may come next.
   void Enter(const Node& node, uint32_t state, int32_t id, size_t from_machine) {
     for (const OrderSpace::Choice& choice : space_.choices(state)) {
       Node moved = node;
@@ -114,11 +114,11 @@ class Search {
     }
   }
 
-  // What no continuation of a partial cut can undercut.
+  // A bound that no continuation of a partial cut can go below.
   Picoseconds LeastObjective(const Node& node, uint32_t state) const {
     const uint32_t units = problem_.units();
     if (node.end == units) return Objective(node);
-    // The places that may follow: those of other machines, and the later ones of this machine.
+    // The places that may follow are those of other machines, and the later ones of this machine.
     size_t fastest = space_.fastest_left(state);
     double speed = space_.speed_left(state);
     const auto& places = problem_.places();
@@ -129,13 +129,13 @@ class Search {
     }
     if (fastest == SIZE_MAX) return INT64_MAX;
     const Picoseconds rest = problem_.StageTime(fastest, node.end, units);
-    // Shared out evenly; a picosecond for the rounding of each unit.
+    // The rest is shared out evenly; a picosecond is for the rounding of each unit.
     const double even = static_cast<double>(rest) * places[fastest].speed / speed;
     const Picoseconds slowest = std::max(node.slowest, static_cast<Picoseconds>(even) - width_);
     return node.sum + rest + space_.must_cost(state) + weight_ * slowest;
   }
 
-  // A stage on `place` from the node's end on, of every length that fits.
+  // Tries a stage on `place` from the node's end on, in every length that fits.
   void Stretch(const Node& node, int32_t parent, size_t place, uint32_t state, uint32_t slot) {
     const uint32_t begin = node.end;
     const uint32_t last = max_end_[place][begin];
@@ -146,8 +146,8 @@ class Search {
                 begin,           end,
                 parent};
       if (LeastObjective(next, state) > bound_) {
-        // It never falls as long as the places left are no faster than this one: then longer stages
-        // are no better.
+        // The objective never falls as long as the places left are no faster than this one: then
+        // longer stages are no better.
         continue;
       }
       if (end < problem_.units()) {
@@ -169,7 +169,7 @@ class Search {
     return a.sum == b.sum && a.slowest == b.slowest && a.stages == b.stages;
   }
 
-  // Of two partial cuts that are equally good: whether a's places come first in input order.
+  // Says of two partial cuts that are equally good whether a's places come first in input order.
   bool ComesFirst(const Node& a, const Node& b) const { return Places(a) < Places(b); }
   std::vector<uint32_t> Places(Node node) const {
     std::vector<uint32_t> places = {node.place};
@@ -227,7 +227,7 @@ class Search {
   const uint32_t width_;
   Picoseconds bound_;
   std::vector<Node> nodes_;
-  std::vector<std::vector<int32_t>> fronts_;    // ids of nodes that nothing else dominates
+  std::vector<std::vector<int32_t>> fronts_;    // ids of nodes that no other node dominates
   std::vector<std::vector<uint32_t>> max_end_;  // place x begin
   int32_t best_ = -1;
   Picoseconds best_objective_ = 0;
@@ -248,7 +248,8 @@ void OrderSpace::SumUpWhatIsLeft(const Problem& problem, const std::vector<bool>
   fastest_left_.assign(states(), SIZE_MAX);
   speed_left_.assign(states(), 0);
   must_cost_.assign(states(), 0);
-  // Every machine that must be used takes at least one unit; the smallest one differs least.
+  // Every machine that must be used takes at least one unit, and the smallest unit makes the least
+  // difference.
   uint32_t smallest = 0;
   for (uint32_t u = 1; u < problem.units(); ++u) {
     if (problem.StageTime(0, u, u + 1) < problem.StageTime(0, smallest, smallest + 1)) smallest = u;
@@ -305,8 +306,8 @@ void OrderSpace::BuildExact(const Problem& problem, const std::vector<std::vecto
     slot.push_back(slots_);
     n_states *= static_cast<uint32_t>(members.size()) + 1;
     slots_ += static_cast<uint32_t>(problem.places_of(members[0]).size());
-    uint32_t needed =
-        0;  // members are used in order, so the last one that must be used brings the others
+    // The members are used in order, so the last one that must be used brings the others.
+    uint32_t needed = 0;
     for (uint32_t i = 0; i < members.size(); ++i) {
       if (!must.empty() && must[members[i]]) needed = i + 1;
     }
@@ -337,7 +338,7 @@ void OrderSpace::BuildFixed(const Problem& problem, const std::vector<bool>& mus
   const auto n = static_cast<uint32_t>(order.size());
   choices_.resize(n + 1);
   final_.assign(n + 1, true);
-  // State s: the machines before order[s] have been used or passed over.
+  // In state s the machines before order[s] have been used or passed over.
   for (uint32_t s = 0; s <= n; ++s) {
     for (uint32_t i = s; i < n; ++i) {
       choices_[s].push_back({order[i], i + 1, 0});
@@ -351,8 +352,8 @@ void OrderSpace::BuildFixed(const Problem& problem, const std::vector<bool>& mus
 }
 
 bool Feasible(const Problem& problem, const OrderSpace& space) {
-  // What a place needs grows with its range, so covering as many units as possible with what has
-  // been used is never worse.
+  // What a place needs grows with its range, so it is never worse to cover as many units as
+  // possible with the machines used so far.
   const uint32_t units = problem.units();
   std::vector<uint32_t> reach(size_t{space.states()} * space.slots(), 0);
   std::vector<size_t> holder(reach.size(), SIZE_MAX);  // the place that reached it

@@ -18,41 +18,41 @@ struct Segment {
 
 struct Cut {
   std::vector<Segment> segments;
-  Picoseconds sum = 0;  // stages and hops
+  Picoseconds sum = 0;  // time of all stages and hops
   Picoseconds hops = 0;
-  Picoseconds slowest = 0;  // stage
+  Picoseconds slowest = 0;  // time of the slowest stage
   Picoseconds Objective(int64_t slowest_weight) const { return sum + slowest_weight * slowest; }
 };
 
-// Which machines may follow which: a graph of states. Exact: a state is how many of each class of
-// like machines have been used, in input order (like machines are interchangeable). Too many unlike
-// machines: their order is fixed, fastest first.
+// Which machines may follow which, as a graph of states. In the exact form a state is how many
+// machines of each class of alike machines have been used, in input order (alike machines are
+// interchangeable). With too many unlike machines their order is fixed, fastest first.
 class OrderSpace {
  public:
   struct Choice {
     size_t machine = 0;
-    uint32_t next = 0;  // state
+    uint32_t next = 0;  // the next state
     uint32_t slot = 0;  // of the machine's first place
   };
 
-  // `must`: machines that have to be used, one flag a machine; empty: none.
+  // `must` has one flag a machine for those that have to be used; empty: none.
   OrderSpace(const Problem& problem, const std::vector<bool>& must);
-  // Fastest first, whatever the number of machines: a quick first answer that bounds the exact
-  // search.
+  // The machines come fastest first, whatever their number: a quick first answer that bounds the
+  // exact search.
   static OrderSpace Fixed(const Problem& problem, const std::vector<bool>& must);
 
   bool exact() const { return exact_; }
-  uint32_t states() const {
-    return static_cast<uint32_t>(choices_.size());
-  }  // ascending along every choice
+  // They ascend along every choice.
+  uint32_t states() const { return static_cast<uint32_t>(choices_.size()); }
   uint32_t slots() const { return slots_; }
   const std::vector<Choice>& choices(uint32_t state) const { return choices_[state]; }
   bool final(uint32_t state) const { return final_[state]; }
-  // Places of machines that may still follow once in this state: the fastest (SIZE_MAX: none) and
-  // their speeds' sum.
+  // Among the places of machines that may still follow in this state: the fastest (SIZE_MAX: none),
+  // and the sum of their speeds.
   size_t fastest_left(uint32_t state) const { return fastest_left_[state]; }
   double speed_left(uint32_t state) const { return speed_left_[state]; }
-  // What machines that must still be used cost at least beyond the fastest place doing it all.
+  // The least extra cost of the machines that must still be used, compared with the fastest place
+  // doing everything.
   Picoseconds must_cost(uint32_t state) const { return must_cost_[state]; }
 
  private:
@@ -71,9 +71,9 @@ class OrderSpace {
   std::vector<Picoseconds> must_cost_;
 };
 
-// Whether any cut keeps every limit; for a space without `must`.
+// Says whether any cut keeps every limit; for a space without `must`.
 bool Feasible(const Problem& problem, const OrderSpace& space);
-// The best cut, or nullopt when none keeps the limits. `must` as in OrderSpace.
+// The best cut, or nullopt when none keeps the limits. `must` is that of OrderSpace.
 std::optional<Cut> BestCut(const Problem& problem, const std::vector<bool>& must,
                            int64_t slowest_weight);
 

@@ -1,5 +1,5 @@
-// Hidden states to bytes and back. The engine has faster twins of these (engine/ops/residual.h);
-// the bits are the same.
+// Converts hidden states to bytes and back. The engine has faster twins of these
+// (engine/ops/residual.h); the bits are the same.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 
 namespace lanyard::stage {
 
-// x: rows x cols, row-major. Rounds to the type: exact for kF32 and for rows that were rounded
-// before.
+// `x` is rows x cols, row-major. It is rounded to the type, which is exact for kF32 and for rows
+// that were rounded before.
 Hidden EncodeHidden(WireType type, const float* x, uint32_t rows, uint32_t cols);
 
-// InvalidArgument when the size does not fit rows and cols, or a value is NaN or infinite (named by
-// row and column).
+// InvalidArgument when the size does not fit rows and cols, or when a value is NaN or infinite
+// (named by row and column).
 absl::StatusOr<std::vector<float>> DecodeHidden(const Hidden& hidden);
 
-// What the wire does to a row: decode(encode(row)).
+// Does to a row what the wire does: decode(encode(row)).
 void RoundHiddenRow(WireType type, float* x, uint32_t cols);
 
 }  // namespace lanyard::stage

@@ -5,19 +5,19 @@
 namespace lanyard::stage {
 namespace {
 
-// Sequences that ended stay until there are so many; a step has far fewer.
+// Sequences that ended stay until there are this many; a step has far fewer.
 constexpr size_t kMaxKept = 4096;
-// A step is named by the one right behind it, so the last would do; frames come in no order with
-// the news of a bad one.
+// A step is named by the one right behind it, so the last would do. But the news of a bad frame may
+// come in any order with frames.
 constexpr size_t kMaxFailed = 8;
 
 }  // namespace
 
 void LastTokens::MakeSpace(StepId step, size_t n) {
   if (last_.size() + n <= kMaxKept) return;
-  // A token is named by the step right behind its own.
+  // A token is named only by the step right behind its own.
   std::erase_if(last_, [&](const auto& entry) { return entry.second.step.value + 1 < step.value; });
-  if (last_.size() + n > kMaxKept) last_.clear();  // no honest step has so many
+  if (last_.size() + n > kMaxKept) last_.clear();  // no honest step has this many
 }
 
 void LastTokens::PutFailed(const StepBatch& batch, const absl::Status& why) {

@@ -1,12 +1,12 @@
-// The scale of speeds: what a worker says of its devices and what the planner makes of it.
+// The scale of speeds, as a worker states them of its devices and as the planner uses them.
 #pragma once
 
 #include <cstdint>
 
 namespace lanyard::stage {
 
-// Weights that a device of speed 1 reads per second: decoding is bound by it, so it turns bytes
-// into predicted times.
+// The bytes of weights that a device of speed 1 reads per second. Decoding is bound by this rate,
+// so it turns bytes into predicted times.
 inline constexpr double kBytesPerSecondAtSpeed1 = 10e9;
 // A worker or card that says more is not believed.
 inline constexpr double kMaxSpeed = 1e6;

@@ -67,7 +67,7 @@ absl::Status CheckFastAttention(const AttentionHeads& heads, KvType kv) {
         "fast attention is for heads of 64, 128 or 256 elements, this model's have ",
         heads.head_dim, "; use --attention exact");
   }
-  constexpr uint32_t kMaxQueryHeads = 32;  // of a key/value head
+  constexpr uint32_t kMaxQueryHeads = 32;  // for one key/value head
   if (heads.n_kv_heads == 0 || heads.n_heads == 0 || heads.n_heads % heads.n_kv_heads != 0 ||
       heads.n_heads / heads.n_kv_heads > kMaxQueryHeads) {
     return FailedPrecondition("fast attention is for up to ", kMaxQueryHeads,

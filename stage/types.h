@@ -1,5 +1,5 @@
-// The pipeline's words: numerics, stage duties, a step's rows, hidden states, results. Plain data
-// without threads or sockets. What comes over the wire is checked by ValidateFrame
+// The pipeline's words: numerics, stage duties, a step's rows, hidden states, results. It is plain
+// data without threads or sockets. What comes over the wire is checked by ValidateFrame
 // (stage/validate.h) before anything is computed.
 #pragma once
 
@@ -18,24 +18,20 @@ namespace lanyard::stage {
 // Tokens of one KV block. Attention walks the positions of a sequence in chunks of this size, so it
 // is part of the numerics.
 inline constexpr uint32_t kKvBlockTokens = 32;
-// Rows of one frame at most; a longer step is several frames, each a valid frame of its own.
+// The most rows of one frame. A longer step is several frames, each of which is valid by itself.
 inline constexpr uint32_t kMaxFrameRows = 512;
-// Rows into which the scheduler cuts them, so that transfer and compute overlap: sizes the buffers
-// of stages.
+// The rows of the frames into which the scheduler cuts a step, so that transfer and compute
+// overlap. It sizes the buffers of stages.
 inline constexpr uint32_t kStepFrameRows = 128;
 
-enum class WireType : uint8_t {
-  kF32 = 0,
-  kF16 = 1
-};  // kF16: f16 mantissas with one power of two a row
+// kF16 has f16 mantissas and one power of two for each row.
+enum class WireType : uint8_t { kF32 = 0, kF16 = 1 };
 enum class KvType : uint8_t { kF32 = 0, kF16 = 1, kQ8 = 2 };
-enum class AttentionForm : uint8_t {
-  kExact = 0,
-  kFast = 1
-};  // kFast: on tensor cores, see CheckFastAttention
+// kFast runs on tensor cores; see CheckFastAttention.
+enum class AttentionForm : uint8_t { kExact = 0, kFast = 1 };
 
 // Within one numerics id every result is bit-equal, whatever machine, batch, chunk or cut computed
-// it. With fast attention: on cards of one generation.
+// it. With fast attention this holds on cards of one generation.
 struct NumericsId {
   uint32_t version = kNumericsVersion;
   KvType kv = KvType::kF16;
@@ -52,8 +48,8 @@ absl::StatusOr<KvType> ParseKvType(std::string_view s);
 absl::StatusOr<WireType> ParseWireType(std::string_view s);
 absl::StatusOr<AttentionForm> ParseAttentionForm(std::string_view s);
 
-// What somebody asks for; the rest is what fits a model's weights: f32 KV and wire for float
-// weights, f16 for quantised ones.
+// What a user asks for. The rest follows a model's weights: f32 KV and wire for float weights, f16
+// for quantised ones.
 struct NumericsChoice {
   std::optional<KvType> kv;
   std::optional<WireType> wire;
@@ -66,8 +62,8 @@ struct AttentionHeads {
   uint32_t n_kv_heads = 0;
   uint32_t head_dim = 0;
 };
-// Whether there is a fast form of these heads over this KV at all; that a device has it is for the
-// device to say. FailedPrecondition: what is in the way, and what to do.
+// Says whether a fast form of these heads over this KV exists at all; whether a device has it, the
+// device says. FailedPrecondition says what is in the way and what to do.
 absl::Status CheckFastAttention(const AttentionHeads& heads, KvType kv);
 
 // Layers [begin, end), 0-based.
@@ -105,45 +101,46 @@ struct SampleSpec {
 
 // What the last stage returns for one row.
 struct OutputRequest {
-  uint32_t row = 0;  // within the run
+  uint32_t row = 0;  // index within the run
   SampleSpec sample;
-  uint32_t top = 0;           // the k largest logits, descending, ties to the lower id
+  uint32_t top = 0;  // number of the largest logits wanted, descending, ties to the lower id
   std::vector<int32_t> want;  // logits of these ids
 };
 
 // The block table of one state group for one sequence: logical blocks first, first+1, ... are these
-// pool blocks. Logical block i holds positions [i*32, i*32+32). A sliding group lists only what its
-// window still sees.
+// pool blocks. Logical block i holds positions [i*32, i*32+32). A sliding group lists only the
+// blocks that its window still sees.
 struct BlockTable {
   uint32_t first = 0;
   std::vector<uint32_t> blocks;
 };
 
-// Consecutive positions of one sequence. Self-contained: workers keep no table of sequences.
+// Consecutive positions of one sequence. A run is self-contained: workers keep no table of
+// sequences.
 struct SeqRun {
   SeqId seq;
-  uint32_t pos = 0;  // of the first row
+  uint32_t pos = 0;  // position of the first row
   uint32_t n_rows = 0;
   std::vector<int32_t> tokens;     // n_rows ids for the first stage; empty for the others
-  std::vector<BlockTable> tables;  // one a state group
+  std::vector<BlockTable> tables;  // one entry for each state group
   std::vector<OutputRequest> outputs;
-  // Not 0: instead of `tokens`, the one token that this earlier step drew for the row before (see
-  // LastTokens). Only for a stage that embeds and samples, and a run of one row.
+  // Not 0: instead of `tokens`, the run has the one token that this earlier step drew for the row
+  // before (see LastTokens). Only a run of one row may have it, on a stage that embeds and samples.
   StepId token_of{};
 };
 
 // A range of a step's rows.
 struct StepBatch {
   StepId step;
-  uint32_t frame = 0;  // of n_frames of this step, in order
+  uint32_t frame = 0;  // index among the n_frames of this step, in order
   uint32_t n_frames = 1;
   std::vector<SeqRun> runs;  // rows are numbered run after run
 
   uint32_t TotalRows() const;
 };
 
-// Hidden states, rows x cols, row-major little-endian. kF32: f32 each. kF16: rows int8 exponents
-// first (one a row), then rows x cols f16; value = f16 * 2^exponent.
+// Hidden states, rows x cols, row-major little-endian. kF32 holds an f32 each. kF16 begins with an
+// int8 exponent for each row, then come rows x cols f16; value = f16 * 2^exponent.
 struct Hidden {
   WireType type = WireType::kF32;
   uint32_t rows = 0;
@@ -164,15 +161,15 @@ struct StepFrame {
 
 struct TokenOut {
   SeqId seq;
-  uint32_t pos = 0;  // of the row; the sampled token belongs at pos + 1
+  uint32_t pos = 0;  // position of the row; the sampled token belongs at pos + 1
   int32_t token = -1;
-  float logprob = 0;  // natural, of the token under temperature 1
+  float logprob = 0;  // natural logarithm, for the token under temperature 1
   float lse = 0;      // log-sum-exp of the row's logits
   std::vector<std::pair<int32_t, float>> top;
-  std::vector<float> want;  // in the order asked
+  std::vector<float> want;  // in the order in which they were asked for
 };
 
-// From the last stage for each frame, or from any stage that failed.
+// The last stage sends one for each frame; any stage that failed sends one too.
 struct StepResult {
   PlanId plan;
   Epoch epoch;
@@ -185,15 +182,16 @@ struct StepResult {
 };
 
 // Takes frames for one stage, in order. Send does not block for long: it queues, or says
-// ResourceExhausted/Unavailable. Implementations: net::RemoteStage, worker::StageHost, loopbacks in
-// tests. Thread-safe.
+// ResourceExhausted/Unavailable. It is implemented by net::RemoteStage, worker::StageHost and
+// loopbacks in tests. Thread-safe.
 class StagePort {
  public:
   virtual ~StagePort() = default;
   virtual absl::Status Send(StepFrame frame) = 0;
 };
 
-// Takes results at the coordinator. Called from any thread; must only enqueue.
+// Takes results at the coordinator. It is called from any thread; an implementation must only
+// enqueue.
 class ResultSink {
  public:
   virtual ~ResultSink() = default;

@@ -52,7 +52,7 @@ absl::Status CheckHidden(const StepFrame& frame, const StageSpec& spec, const Fr
   return absl::OkStatus();
 }
 
-// A token that the sender has not seen yet: LastTokens looks it up.
+// The run names a token that the sender has not seen yet; LastTokens looks it up.
 absl::Status CheckTokenOf(const SeqRun& run, const StageSpec& spec, StepId step) {
   if (!spec.embeds || !spec.samples) {
     return InvalidArgument("token_of: step ", run.token_of.value,
@@ -191,7 +191,7 @@ absl::Status ValidateFrame(const StepFrame& frame, const StageSpec& spec, const 
     return InvalidArgument("frame ", batch.frame, " of ", batch.n_frames);
   }
   const uint32_t max_rows = std::min(spec.max_rows, kMaxFrameRows);
-  uint64_t rows = 0;  // wide: the runs' counts are not to be trusted
+  uint64_t rows = 0;  // 64 bits, since the runs' counts cannot be trusted
   for (const SeqRun& run : batch.runs) rows += run.n_rows;
   if (rows == 0 || rows > max_rows) {
     return InvalidArgument("frame has ", rows, " rows, 1 to ", max_rows, " are possible");

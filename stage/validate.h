@@ -1,4 +1,4 @@
-// The check of every frame before anything is computed: frames come from other machines. Refusals
+// Checks every frame before anything is computed, since frames come from other machines. Refusals
 // name the field, the value seen and the limit.
 #pragma once
 
@@ -10,10 +10,10 @@
 
 namespace lanyard::stage {
 
-// Of the largest logits, and of single logits, that one row may ask for.
+// The most logits, largest ones or single ones, that one row may ask for.
 inline constexpr uint32_t kMaxTopLogits = 1024;
 inline constexpr uint32_t kMaxWantLogits = 1024;
-// Sequences of one frame, outputs of one row (several samples).
+// The most outputs (samples) of one row.
 inline constexpr uint32_t kMaxOutputsPerRow = 64;
 
 // The hottest that is drawn; OpenAI's limit.
@@ -27,19 +27,19 @@ absl::Status CheckSample(const SampleSpec& sample);
 struct FrameModel {
   uint32_t n_vocab = 0;
   uint32_t d_model = 0;
-  std::vector<uint32_t> group_windows;  // of each state group: tokens that a row sees, 0 for all
+  std::vector<uint32_t> group_windows;  // for each state group the tokens that a row sees; 0: all
 };
 
-// Logical blocks [first, end) of a group that rows [pos, pos + n_rows) read or write.
+// The logical blocks [first, end) of a group that rows [pos, pos + n_rows) read or write.
 struct BlockRange {
   uint32_t first = 0;
   uint32_t end = 0;
 };
 BlockRange NeededBlocks(uint32_t pos, uint32_t n_rows, uint32_t window);
 
-// FailedPrecondition for another plan, epoch, stage or numerics id; InvalidArgument for the rest. A
-// frame that passes can be run: every index is in range, no two runs share a block, hidden values
-// aside (LocalStage::Run looks at them).
+// FailedPrecondition: the frame is for another plan, epoch, stage or numerics id. InvalidArgument:
+// anything else is wrong. A frame that passes can be run: every index is in range and no two runs
+// share a block. Hidden values are looked at by LocalStage::Run.
 absl::Status ValidateFrame(const StepFrame& frame, const StageSpec& spec, const FrameModel& model);
 
 }  // namespace lanyard::stage

@@ -16,7 +16,7 @@ namespace {
 
 bool AnyInterfaceIsPublic() {
   ifaddrs* list = nullptr;
-  if (getifaddrs(&list) != 0) return true;  // not known: ask for the flag
+  if (getifaddrs(&list) != 0) return true;  // it is not known, so ask for the flag
   bool found = false;
   for (const ifaddrs* i = list; i != nullptr; i = i->ifa_next) {
     if (i->ifa_addr == nullptr) continue;
@@ -36,7 +36,7 @@ bool AnyInterfaceIsPublic() {
   return found;
 }
 
-// "[::1]:8080" -> "::1"; "LocalHost.:80" -> "localhost".
+// Makes "::1" of "[::1]:8080", and "localhost" of "LocalHost.:80".
 std::string HostName(std::string_view authority) {
   if (!authority.empty() && authority.front() == '[') {
     const size_t end = authority.find(']');

@@ -15,15 +15,16 @@ struct ListenAddress {
   std::string host;  // numeric; IPv6 without brackets
   uint16_t port = 0;
   bool loopback = false;
-  bool wildcard = false;   // 0.0.0.0 or ::
-  bool is_public = false;  // can be reached from the internet, by its number; a wildcard: one of
-                           // this machine's can
+  bool wildcard = false;  // 0.0.0.0 or ::
+  // Its number can be reached from the internet; for a wildcard: one of this machine's addresses
+  // can.
+  bool is_public = false;
 };
 
-// "ADDRESS:PORT", "localhost:PORT" or "[ADDRESS]:PORT". InvalidArgument otherwise.
+// Takes "ADDRESS:PORT", "localhost:PORT" or "[ADDRESS]:PORT"; InvalidArgument otherwise.
 absl::StatusOr<ListenAddress> ParseListen(const std::string& listen);
 
-// What limits per client count by (IpAddress::Client), as a key.
+// The unit by which limits per client count (IpAddress::Client), as a key.
 std::string ClientGroup(const std::string& numeric);
 
 // Names for HostPolicy as people write them: in any case, with or without the dot at the end.

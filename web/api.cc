@@ -45,7 +45,7 @@ void GetModel(const Generator& generator, const Request& request, ResponseWriter
                                   "' (GET /v1/models lists it).")));
 }
 
-// "Loading model smollm2: loading; w1 41%, w2 joined"
+// For example "Loading model smollm2: loading; w1 41%, w2 joined".
 std::string ProgressText(const PoolStatus& status) {
   std::string text = absl::StrCat("Loading model ", status.model, ": ", status.state);
   if (!status.why.empty()) absl::StrAppend(&text, " (", status.why, ")");

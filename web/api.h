@@ -10,9 +10,9 @@
 
 namespace lanyard::web {
 
-// Every route that there is, with who may call it: what the server checks, tests try cell by cell,
-// and docs/access.md shows. All of them must outlive the router; without keys or cluster their
-// routes are a 503.
+// Every route that there is, with who may call it. The server checks this table, tests try it cell
+// by cell, and docs/access.md shows it. All arguments must outlive the router. Without keys or
+// cluster, their routes answer 503.
 Router MakeRouter(coordinator::Generator* generator, coordinator::ApiKeys* keys,
                   coordinator::ClusterAdmin* cluster = nullptr);
 

@@ -7,24 +7,24 @@
 
 namespace lanyard::web {
 
-// `cluster` may be null (a pool without identities): then every answer is a 503.
-// POST {"role"?: "worker", "ttl_seconds"?: 3600, "uses"?: 1}: 201 with the token's info, "token",
-// its text, this once, "join" (host:port) and "line", the command for the machine that joins.
+// `cluster` may be null (in a pool without identities); then every answer is a 503. POST {"role"?:
+// "worker", "ttl_seconds"?: 3600, "uses"?: 1}: 201 with the token's info, "token", its text, this
+// once, "join" (host:port) and "line", the command for the machine that joins.
 void CreateToken(coordinator::ClusterAdmin* cluster, const Request& request,
                  ResponseWriter& writer);
-// GET: {"tokens": [{"id", "role", "created_unix_s", "expires_unix_s", "uses", "used"}]}
+// GET answers {"tokens": [{"id", "role", "created_unix_s", "expires_unix_s", "uses", "used"}]}
 void ListTokens(coordinator::ClusterAdmin* cluster, ResponseWriter& writer);
 // DELETE .../{id}
 void RevokeToken(coordinator::ClusterAdmin* cluster, const Request& request,
                  ResponseWriter& writer);
-// GET: {"members": [{"id", "name", "role", "joined_unix_s", "certificate_ends_unix_s",
-// "revoked_unix_s", "from", "drained_unix_s", "quarantine"}]} (null: never, empty: no)
+// GET answers {"members": [{"id", "name", "role", "joined_unix_s", "certificate_ends_unix_s",
+// "revoked_unix_s", "from", "drained_unix_s", "quarantine"}]} (null means never, empty means no)
 void ListMembers(coordinator::ClusterAdmin* cluster, ResponseWriter& writer);
-// DELETE .../{name or id}: the member's info.
+// DELETE .../{name or id} answers with the member's info.
 void RevokeMember(coordinator::ClusterAdmin* cluster, const Request& request,
                   ResponseWriter& writer);
-// POST (`drained`) or DELETE /admin/v1/drains/{name or id}: the member's info; an error with the
-// planner's arithmetic when it is needed.
+// POST (`drained`) or DELETE /admin/v1/drains/{name or id} answers with the member's info, or with
+// an error that holds the planner's arithmetic when the worker is needed.
 void SetDrained(coordinator::ClusterAdmin* cluster, const Request& request, bool drained,
                 ResponseWriter& writer);
 

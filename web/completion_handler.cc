@@ -27,14 +27,14 @@ int64_t UnixNow() {
       .count();
 }
 
-// Token by token, as server-sent events.
+// Sends the answer token by token, as server-sent events.
 class StreamSink : public TokenSink {
  public:
   StreamSink(const AnswerInfo& info, std::shared_ptr<ResponseWriter> writer)
       : writer_(std::move(writer)), format_(info) {}
 
-  // The headers and the chunk with the role: when the request was accepted, or with the first text
-  // if that is earlier.
+  // Sends the headers and the chunk with the role: when the request was accepted, or with the first
+  // text if that is earlier.
   void Open() {
     MutexLock lock(&mu_);
     OpenLocked();
@@ -65,13 +65,13 @@ class StreamSink : public TokenSink {
     if (std::string first = format_.First(); !first.empty()) writer_->Write(std::move(first));
   }
 
-  Mutex mu_;  // Open comes from the handler's thread
+  Mutex mu_;  // needed since Open is called from the handler's thread
   const std::shared_ptr<ResponseWriter> writer_;
   AnswerFormat format_ ABSL_GUARDED_BY(mu_);
   bool open_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-// The whole answer at its end. All calls come from the pool's thread.
+// Sends the whole answer at its end. All calls come from the pool's thread.
 class WholeSink : public TokenSink {
  public:
   WholeSink(const AnswerInfo& info, std::shared_ptr<ResponseWriter> writer)

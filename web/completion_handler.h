@@ -1,5 +1,5 @@
-// POST /v1/chat/completions and /v1/completions: parse, start the answer, pass its text on, cancel
-// it when the client leaves.
+// POST /v1/chat/completions and /v1/completions: the handler parses, starts the answer, passes its
+// text on, and cancels it when the client leaves.
 #pragma once
 
 #include <memory>

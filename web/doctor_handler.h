@@ -1,5 +1,5 @@
-// GET /admin/v1/doctor[/NODE]: what the pool's machines say of themselves and of the ways between
-// them, for `lanyard doctor`, which draws the conclusions.
+// GET /admin/v1/doctor[/NODE] answers what the pool's machines say of themselves and of the ways
+// between them. `lanyard doctor` draws the conclusions.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,8 @@ namespace lanyard::web {
 // "version", "memory_bytes", "resident_bytes", "heartbeat_age_s", "error": "" or why it did not
 // answer, "clock_skew_s", "clock_error_s", "available_bytes", "disk_free_bytes",
 // "certificate_ends_unix_s", "key_mode"}], "links": [{"from", "to", "error", "code", "connect_ms",
-// "rtt_min_ms", "rtt_median_ms", "bytes_per_second", "mtu_bytes", "large_lost"}]}. Answers later.
+// "rtt_min_ms", "rtt_median_ms", "bytes_per_second", "mtu_bytes", "large_lost"}]}. The answer comes
+// later.
 void Diagnose(coordinator::Generator* generator, const Request& request,
               std::shared_ptr<ResponseWriter> writer);
 

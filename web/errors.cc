@@ -10,10 +10,10 @@ struct Mapping {
   int http;
   const char* type;
   const char* code;
-  const char* retry_after_s;  // nullptr: none
+  const char* retry_after_s;  // nullptr: no such header
 };
 
-// The only place where a Status becomes an HTTP code.
+// This is the only place where a Status becomes an HTTP code.
 constexpr Mapping kTable[] = {
     {absl::StatusCode::kInvalidArgument, 400, "invalid_request_error", "", nullptr},
     {absl::StatusCode::kOutOfRange, 400, "invalid_request_error", "context_length_exceeded",

@@ -14,15 +14,15 @@ namespace lanyard::web {
 std::string ErrorJson(std::string_view message, std::string_view type, std::string_view param,
                       std::string_view code);
 
-// An error outside of any Status: 404, 405, 413, ...
+// An error that comes from no Status: 404, 405, 413, ...
 Response ErrorResponse(int http_status, std::string_view message, std::string_view code = "");
 
-// By the table: InvalidArgument 400, OutOfRange 400 context_length_exceeded, NotFound 404
+// Follows the table: InvalidArgument 400, OutOfRange 400 context_length_exceeded, NotFound 404
 // model_not_found, Unavailable 503 and ResourceExhausted 429 (both with Retry-After, which clients
-// obey), DeadlineExceeded 504, Unauthenticated 401 (with WWW-Authenticate), PermissionDenied 403,
-// AlreadyExists 409, Unimplemented 400; everything else 500.
+// respect), DeadlineExceeded 504, Unauthenticated 401 (with WWW-Authenticate), PermissionDenied
+// 403, AlreadyExists 409, Unimplemented 400; everything else 500.
 Response ToResponse(const absl::Status& status);
-// The same body, for the middle of a stream.
+// Makes the same body, for the middle of a stream.
 std::string ToErrorJson(const absl::Status& status);
 
 std::string_view ReasonPhrase(int http_status);

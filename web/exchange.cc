@@ -35,7 +35,7 @@ void Exchange::Write(std::string events) {
   if (events_.size() + events.size() > max_queued_bytes_) {
     overflow_ = true;
     events_.clear();
-    woken_ = false;  // an earlier wake may have come during a write that the client holds up
+    woken_ = false;  // an earlier wake may have come during a write that the client delays
   } else {
     events_ += events;
   }

@@ -1,5 +1,5 @@
-// The queue between a handler (any thread) and the connection that writes its answer (the I/O
-// thread). No sockets.
+// The queue between a handler (in any thread) and the connection that writes its answer (in the I/O
+// thread). It has no sockets.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ class Exchange : public ResponseWriter {
  public:
   // `wake` tells the connection that there is something to take; it is called under the exchange's
   // lock (so that Detach ends it for good) and must only post. max_queued_bytes bounds what a slow
-  // client leaves unread.
+  // client has not read.
   Exchange(size_t max_queued_bytes, std::function<void()> wake);
 
   void Send(Response response) override;
@@ -26,12 +26,12 @@ class Exchange : public ResponseWriter {
   void End() override;
   void OnGone(std::function<void()> callback) override;
 
-  // --- the connection's side ---
+  // --- The connection's side ---
   struct Taken {
     std::optional<Response> response;  // the whole answer
     bool streaming = false;            // BeginStream was called
-    std::string events;                // to be written now
-    bool ended = false;                // nothing follows after `events`
+    std::string events;                // events to be written now
+    bool ended = false;                // nothing follows `events`
     bool overflow = false;             // the client reads too slowly
   };
   Taken Take();
@@ -39,8 +39,8 @@ class Exchange : public ResponseWriter {
   // The client left: the handler's callback runs in the caller's thread, unless the answer had
   // ended.
   void ClientGone();
-  // The answer ends here although it was not complete: `response` goes out if nothing has, else
-  // `event` as the last of the stream. The handler hears what it hears when the client leaves.
+  // The answer ends here although it was not complete: `response` is sent if nothing has been, else
+  // `event` as the last of the stream. The handler is told what it is told when the client leaves.
   // Nothing happens after the end.
   void Abort(Response response, std::string event);
   // The connection goes away: `wake` is never called again.
@@ -52,7 +52,7 @@ class Exchange : public ResponseWriter {
   const size_t max_queued_bytes_;
   Mutex mu_;
   std::function<void()> wake_ ABSL_GUARDED_BY(mu_);
-  bool woken_ ABSL_GUARDED_BY(mu_) = false;  // one wake is on its way
+  bool woken_ ABSL_GUARDED_BY(mu_) = false;  // a wake is on its way
   std::optional<Response> response_ ABSL_GUARDED_BY(mu_);
   bool streaming_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;

@@ -22,7 +22,7 @@ Response TooManyFailures() {
 
 Gate::Verdict Refuse(Response response) { return {.caller = {}, .refused = std::move(response)}; }
 
-// The key of "Bearer KEY"; empty for another scheme.
+// Returns the key of "Bearer KEY"; empty for another scheme.
 std::string_view BearerOf(std::string_view authorization) {
   constexpr std::string_view kScheme = "bearer ";
   if (!absl::StartsWithIgnoreCase(AbslView(authorization), AbslView(kScheme))) return "";

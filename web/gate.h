@@ -1,5 +1,5 @@
-// Who is asking, and may they? Deny by default: what the Gate does not let through, no handler
-// sees. No sockets.
+// Decides who is asking and whether they may. It denies by default: a handler sees only what the
+// Gate lets through. No sockets.
 #pragma once
 
 #include <chrono>
@@ -18,7 +18,8 @@
 
 namespace lanyard::web {
 
-// Wrong credentials: so many at once, so many a second, by whom they came from. Not thread-safe.
+// Limits wrong credentials by where they came from: some at once, and some a second. Not
+// thread-safe.
 class FailureLimiter {
  public:
   FailureLimiter(double burst, double per_second) : burst_(burst), per_second_(per_second) {}
@@ -34,7 +35,7 @@ class FailureLimiter {
   };
   double Left(const Bucket& bucket, TimeNs now) const;
 
-  static constexpr size_t kMaxBuckets = 4096;  // beyond: all others share one
+  static constexpr size_t kMaxBuckets = 4096;  // with more, all others share one
   const double burst_;
   const double per_second_;
   std::map<std::string, Bucket> buckets_;
@@ -42,11 +43,11 @@ class FailureLimiter {
 };
 
 struct GateOptions {
-  bool open = false;                     // everybody may do everything
+  bool open = false;                     // everyone may do everything
   coordinator::ApiKeys* keys = nullptr;  // null: no key is valid
-  // Whether a verified client certificate (PEM) is an administrator's: its name, or why not. Quick:
-  // it is asked at every request and, while an answer is being made, several times a second.
-  // Absent: nobody is.
+  // Decides whether a verified client certificate (PEM) is an administrator's, and returns the name
+  // or why not. It must be quick: it is asked at every request and, while an answer is being made,
+  // several times a second. Absent: no certificate is accepted.
   std::function<absl::StatusOr<std::string>(const std::string& peer_certificate_pem)> admin_of;
   double failure_burst = 10;
   double failures_per_second = 10;
@@ -69,14 +70,14 @@ class Gate {
 
   struct Verdict {
     Caller caller;
-    std::optional<Response> refused;  // 401, 403 or 429: the request ends here
+    std::optional<Response> refused;  // 401, 403 or 429; the request ends here
   };
-  // For a route's access, or nullopt for a path that is no route: to strangers that looks like any
-  // other.
+  // `access` is that of the route, or nullopt for a path that is no route: to strangers it looks
+  // like any other path.
   Verdict Enter(const Credentials& credentials, std::optional<Access> access, TimeNs now);
 
-  // Whether who entered may still be answered: false once the key or the certificate was revoked or
-  // has expired.
+  // Says whether a caller who was let in may still be answered: false once the key or the
+  // certificate was revoked or has expired.
   bool StillMay(const Caller& caller, std::string_view peer_certificate_pem) const;
 
  private:

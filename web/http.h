@@ -1,5 +1,5 @@
-// Plain HTTP words for handlers: no sockets, no Beast. A handler gets a Request and answers through
-// a ResponseWriter.
+// Plain HTTP words for handlers, without sockets or Beast. A handler gets a Request and answers
+// through a ResponseWriter.
 #pragma once
 
 #include <functional>
@@ -9,18 +9,19 @@
 
 namespace lanyard::web {
 
-// Who asks, as the Gate found out.
+// The caller, as the Gate found out.
 struct Caller {
   enum class Kind { kNobody, kUser, kAdmin };
   Kind kind = Kind::kNobody;
-  std::string key_id;  // of the API key
-  std::string admin;   // the administrator's name by the certificate
+  std::string key_id;  // id of the API key
+  std::string admin;   // the administrator's name in the certificate
 };
 
 struct Request {
   std::string method;  // "GET"
   std::string path;    // percent-decoded, without the query
-  std::string suffix;  // what a prefix route leaves: the model's id in /v1/models/{id}
+  // The rest of the path after a prefix route: the model's id in /v1/models/{id}.
+  std::string suffix;
   std::string body;
   std::string request_id;  // ours, or the client's X-Request-Id if it is well-formed
   Caller caller;
@@ -34,21 +35,21 @@ struct Response {
       headers;  // besides Content-*, x-request-id and Connection
 };
 
-// Where the answer of one request goes: either one Send, or BeginStream, any number of Write, then
-// End. Thread-safe; a call only queues and never blocks. Calls after the end, or after the client
-// left, are ignored.
+// Takes the answer of one request: either one Send, or BeginStream, any number of Write, then End.
+// Thread-safe; a call only queues and never blocks. Calls after the end, or after the client left,
+// are ignored.
 class ResponseWriter {
  public:
   virtual ~ResponseWriter() = default;
   virtual void Send(Response response) = 0;
-  // 200 with text/event-stream; pings are sent while nothing is written.
+  // Begins a 200 with text/event-stream; pings are sent while nothing is written.
   virtual void BeginStream() = 0;
-  // Whole server-sent events. What a slow client leaves unread is bounded
-  // (ServerLimits::max_queued_bytes); beyond it the client counts as gone.
+  // Takes whole server-sent events. What a slow client has not read is bounded
+  // (ServerLimits::max_queued_bytes); beyond that the client counts as gone.
   virtual void Write(std::string events) = 0;
   virtual void End() = 0;
-  // `callback` is called once if the client leaves before the answer has ended; at once if it
-  // already left. It runs without any of the writer's locks held.
+  // `callback` is called once if the client leaves before the answer has ended, and at once if it
+  // has already left. None of the writer's locks is held meanwhile.
   virtual void OnGone(std::function<void()> callback) = 0;
 };
 

@@ -18,7 +18,7 @@ namespace lanyard::web {
 namespace {
 
 constexpr std::chrono::milliseconds kSweepInterval{
-    250};  // a revoked caller is answered no longer than that
+    250};  // a revoked caller is answered no longer than this
 constexpr int kSweepsAFlush = 240;
 
 // A thousand connections need more descriptors than the usual soft limit of 1024.
@@ -92,7 +92,7 @@ absl::Status HttpServer::Impl::Listen() {
   return absl::OkStatus();
 }
 
-// False: there is none to be had.
+// Returns false when no room can be made.
 bool HttpServer::Impl::MakeRoom(const std::string& client) {
   if (strangers.CountOf(client) >= options.limits.max_strangers_per_client)
     strangers.Oldest(client)->Drop();
@@ -107,7 +107,7 @@ asio::awaitable<void> HttpServer::Impl::Accept() {
     auto [ec, socket] = co_await acceptor.async_accept(kToken);
     if (stopping) co_return;
     if (ec) {
-      // Out of descriptors, mostly: the listener must survive it.
+      // Mostly there are no descriptors left; the listener must survive this.
       LogWarning("cannot accept an HTTP connection: ", ec.message());
       accept_pause.expires_after(std::chrono::milliseconds(100));
       co_await accept_pause.async_wait(kToken);

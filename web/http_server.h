@@ -1,4 +1,5 @@
-// The HTTP/1.1 front: one I/O thread of coroutines for all connections, a few handler threads.
+// The HTTP/1.1 front. One I/O thread runs coroutines for all connections; a few handler threads
+// answer.
 #pragma once
 
 #include <chrono>
@@ -19,22 +20,24 @@ struct ssl_ctx_st;  // OpenSSL's SSL_CTX
 namespace lanyard::web {
 
 struct ServerLimits {
-  size_t max_body_bytes = 16u << 20;    // beyond: 413
-  size_t max_header_bytes = 16u << 10;  // beyond: 431
-  size_t max_headers = 100;             // beyond: 431
-  // Beyond, the oldest connection that has shown no key or certificate yet makes room; where there
-  // is none, a 503.
+  size_t max_body_bytes = 16u << 20;    // a larger body is a 413
+  size_t max_header_bytes = 16u << 10;  // a larger header is a 431
+  size_t max_headers = 100;             // more headers are a 431
+  // With more, the oldest connection that has shown no key or certificate yet makes room; where
+  // there is none, the new one gets a 503.
   size_t max_connections = 1024;
-  size_t max_strangers_per_client =
-      128;  // connections without key or certificate, of one address (IPv6: of one /64)
-  size_t max_queued_bytes = 1u << 20;  // unread by a slow client; beyond: its request is cancelled
-  std::chrono::milliseconds handshake_timeout{10'000};  // of TLS
-  std::chrono::milliseconds header_timeout{10'000};  // for all of the header, however it dribbles
-  std::chrono::milliseconds body_timeout{30'000};    // likewise
-  std::chrono::milliseconds idle_timeout{60'000};    // of a kept connection
-  std::chrono::milliseconds write_timeout{30'000};   // without any progress
-  std::chrono::milliseconds ping_interval{10'000};   // of a stream without text
-  double failed_keys_per_second = 10;                // of one address; beyond: 429
+  // Connections of one address (IPv6: of one /64) without key or certificate.
+  size_t max_strangers_per_client = 128;
+  // Bytes that a slow client has not read; with more, its request is cancelled.
+  size_t max_queued_bytes = 1u << 20;
+  std::chrono::milliseconds handshake_timeout{10'000};  // for TLS
+  // For the whole header, however slowly it comes.
+  std::chrono::milliseconds header_timeout{10'000};
+  std::chrono::milliseconds body_timeout{30'000};   // for the whole body
+  std::chrono::milliseconds idle_timeout{60'000};   // of a kept connection between requests
+  std::chrono::milliseconds write_timeout{30'000};  // without any progress
+  std::chrono::milliseconds ping_interval{10'000};  // in a stream, while there is no text
+  double failed_keys_per_second = 10;  // from one address; with more, the answer is a 429
 };
 
 struct ServerOptions {
@@ -46,13 +49,15 @@ struct ServerOptions {
   // Of web pages that may ask besides the server's own: "https://chat.example".
   std::vector<std::string> origins = {};
   ServerLimits limits = {};
-  coordinator::ApiKeys* keys = nullptr;          // must outlive the server; null: nobody has a key
-  coordinator::ClusterAdmin* cluster = nullptr;  // likewise; null: nobody joins
-  // The context of the connection that was just accepted, so that certificates are renewed under a
-  // running server. It says which versions and client certificates are taken; its app data stays
-  // unused. Absent: plaintext.
+  coordinator::ApiKeys* keys = nullptr;  // must outlive the server; null: no key is valid
+  // Must outlive the server; null: no machine can join.
+  coordinator::ClusterAdmin* cluster = nullptr;
+  // Returns the TLS context for the connection that was just accepted, so that certificates are
+  // renewed under a running server. The context decides which versions and client certificates are
+  // taken; its app data stays unused. Absent: plaintext.
   std::function<std::shared_ptr<ssl_ctx_st>()> tls = {};
-  // Whether a client certificate that the context verified is an administrator's; see GateOptions.
+  // Decides whether a client certificate that the context verified is an administrator's; see
+  // GateOptions.
   std::function<absl::StatusOr<std::string>(const std::string& peer_certificate_pem)> admin_of = {};
 };
 
@@ -76,7 +81,7 @@ class HttpServer {
   std::string address() const;
   // "http://127.0.0.1:8080"
   std::string url() const;
-  // Open connections now.
+  // The number of open connections.
   size_t connections() const;
 
  private:

@@ -10,13 +10,13 @@
 
 namespace lanyard::web {
 
-// On one line; bytes that are no UTF-8 are replaced.
+// Writes the value on one line; bytes that are not UTF-8 are replaced.
 std::string Dump(const nlohmann::ordered_json& value);
 
 void SendJson(ResponseWriter& writer, const nlohmann::ordered_json& value, int http_status = 200);
 
-// Of the administrators' routes: no cache keeps them, and a 404 has the code `not_found_code`
-// instead of the table's (no model is meant).
+// Sends an answer of the administrators' routes: it must not be cached, and a 404 has the code
+// `not_found_code` instead of the table's (no model is meant).
 void SendAdminJson(ResponseWriter& writer, const nlohmann::ordered_json& value,
                    int http_status = 200);
 void SendAdminError(ResponseWriter& writer, const absl::Status& status,

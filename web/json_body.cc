@@ -9,7 +9,7 @@ namespace {
 
 using nlohmann::json;
 
-// The parser below builds a tree, so what it may build is bounded before it runs. Strings are
+// The parser below builds a tree, so the size of that tree is bounded before it runs. Strings are
 // skipped.
 absl::Status CheckBounds(std::string_view body) {
   int depth = 0;
@@ -96,7 +96,7 @@ absl::StatusOr<json> ParseJsonObject(std::string_view body) {
                                  e.byte, " of ", body.size(), ": not well-formed JSON). ",
                                  "NaN and Infinity are not JSON; text must be UTF-8."),
                     "invalid_json");
-  } catch (const json::exception& e) {  // a number beyond a double
+  } catch (const json::exception& e) {  // for example a number beyond a double
     return BadField("",
                     absl::StrCat("We could not parse the JSON body of your request: ", e.what()),
                     "invalid_json");
@@ -144,7 +144,7 @@ absl::StatusOr<std::optional<int64_t>> Fields::Integer(const char* name, int64_t
   } else if (value->is_number_integer()) {
     number = value->get<int64_t>();
   } else if (value->is_number_float()) {
-    // 5.0 is what some clients make of 5.
+    // Some clients write 5.0 for 5.
     const double d = value->get<double>();
     if (d != std::floor(d)) return WrongType(name, "an integer", *value);
     in_range = std::fabs(d) < 9e15;

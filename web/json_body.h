@@ -1,5 +1,5 @@
-// Reading JSON request bodies from strangers: bounded depth and size, typed access with
-// OpenAI-style error texts.
+// Reads JSON request bodies from strangers, with bounded depth and size, typed access, and OpenAI's
+// style of error texts.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ inline constexpr size_t kMaxJsonValues = 1'000'000;  // bounds the memory of a p
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view body);
 
 // Typed access to the fields of an object. A null counts as absent. Errors name the field. The
-// object must outlive it.
+// object must outlive this view.
 class Fields {
  public:
   explicit Fields(const nlohmann::json& object) : object_(object) {}

@@ -15,7 +15,8 @@ using nlohmann::ordered_json;
 
 constexpr char kReplacement[] = "\xEF\xBF\xBD";
 
-// Bytes of the well-formed UTF-8 character at the front of `s`, 0 if there is none (RFC 3629).
+// The number of bytes of the well-formed UTF-8 character at the front of `s`; 0 if there is none
+// (RFC 3629).
 size_t Utf8Length(std::string_view s) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(s[i]); };
   const unsigned char lead = byte(0);
@@ -35,7 +36,7 @@ size_t Utf8Length(std::string_view s) {
   return length;
 }
 
-// JSON has no -inf; a log probability of an impossible token is given as OpenAI gives it.
+// JSON has no -inf; a log probability of an impossible token is written as OpenAI writes it.
 double Finite(float logprob) { return std::isfinite(logprob) ? logprob : -9999.0; }
 
 std::string Dump(const ordered_json& value) {
@@ -167,7 +168,7 @@ std::string AnswerFormat::LogprobsJson(const std::vector<TokenLogprob>& logprobs
     values.push_back(Finite(lp.logprob));
     ordered_json top = ordered_json::object();
     for (const auto& [bytes, logprob] : lp.top) {
-      // Invalid UTF-8 may not be a key: its replaced form is.
+      // Invalid UTF-8 may not be a key, but its replaced form may.
       top[ordered_json::parse(JsonString(bytes)).get<std::string>()] = Finite(logprob);
     }
     tops.push_back(std::move(top));

@@ -1,6 +1,6 @@
 // OpenAI's answer objects as JSON text: whole answers, stream chunks, usage, log probabilities.
-// Pure functions of their inputs; chunks are put together from strings made once, because one is
-// made for every token.
+// They are pure functions of their inputs; chunks are put together from strings made once, because
+// one is made for every token.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct AnswerInfo {
   std::string system_fingerprint;  // numerics id and the model's digest: equal ones give equal
                                    // answers for a seed
   bool chat = true;
-  bool include_usage = false;  // of a stream
+  bool include_usage = false;  // in a stream
   bool logprobs = false;
 };
 
@@ -42,8 +42,8 @@ class AnswerFormat {
   std::string LogprobsJson(const std::vector<coordinator::TokenLogprob>& logprobs);
 
   AnswerInfo info_;
-  std::string head_;        // up to and with "choices":[
-  std::string tail_;        // from ] on
+  std::string head_;        // the text up to and with "choices":[
+  std::string tail_;        // the text from ] on
   size_t text_offset_ = 0;  // characters of the answer so far, for text completions' logprobs
 };
 

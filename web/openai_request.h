@@ -15,7 +15,7 @@ inline constexpr size_t kMaxMessages = 2048;
 inline constexpr uint32_t kDefaultCompletionTokens = 16;  // of /v1/completions, as OpenAI's
 
 struct CompletionRequest {
-  coordinator::GenerateRequest generate;  // request_id is left to the caller
+  coordinator::GenerateRequest generate;  // its request_id is left to the caller
   bool chat = false;
   bool stream = false;
   bool include_usage = false;

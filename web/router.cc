@@ -10,7 +10,7 @@
 namespace lanyard::web {
 namespace {
 
-// True if the path is the route's; the rest goes to *suffix.
+// True if the path belongs to the route; the rest goes to *suffix.
 bool Matches(const Route& route, std::string_view path, std::string* suffix) {
   std::string_view pattern = route.path;
   if (pattern.empty() || pattern.back() != '*') return pattern == path;

@@ -1,5 +1,5 @@
-// One deny-by-default table of routes: a path that is not in it is a 404, a method that is not in
-// it a 405.
+// The one table of routes, which denies by default: a path that is not in it is a 404, a method
+// that is not in it a 405.
 #pragma once
 
 #include <functional>
@@ -12,11 +12,11 @@
 
 namespace lanyard::web {
 
-// Who may call a route; enforced by the Gate. There is no default.
+// Who may call a route; the Gate enforces it. There is no default.
 enum class Access {
-  kPublic,  // everybody
-  kUser,    // whoever has an API key, and administrators
-  kAdmin,   // whoever shows an administrator's certificate; no key will do
+  kPublic,  // everyone
+  kUser,    // everyone with an API key, and administrators
+  kAdmin,   // holders of an administrator's certificate; a key is not enough
 };
 
 // Runs in a handler thread and may block for a short time. It answers through the writer, now or
@@ -38,7 +38,7 @@ class Router {
   struct Match {
     const Route* route = nullptr;
     std::string suffix;
-    Response error;  // when route is nullptr: 404 or 405 (with Allow)
+    Response error;  // 404 or 405 (with Allow) when route is nullptr
   };
   // `path` is a Target's. Routes under /v1 go without it too ("/chat/completions"), for clients
   // whose base URL lacks it.

@@ -1,4 +1,4 @@
-// The only file of this room with Beast's parser in it.
+// This is the only file of this room that includes Beast's parser.
 #include "web/session.h"
 
 #include <poll.h>
@@ -26,8 +26,8 @@ using Parser = http::request_parser<http::string_body>;
 constexpr std::chrono::milliseconds kPollInterval{250};
 constexpr std::chrono::milliseconds kLingerTimeout{5'000};
 constexpr size_t kHandlerThreads = 4;
-constexpr size_t kHeadBytes = 4 << 10;   // of one read
-constexpr size_t kBodyBytes = 64 << 10;  // likewise
+constexpr size_t kHeadBytes = 4 << 10;   // size of one read
+constexpr size_t kBodyBytes = 64 << 10;  // size of one read
 constexpr size_t kMaxLingering = 64;
 
 std::string_view View(beast::string_view s) { return {s.data(), s.size()}; }
@@ -146,7 +146,7 @@ void Session::BecomeKnown() {
 asio::awaitable<void> Session::Run(bool refuse) {
   auto self = shared_from_this();
   if (refuse) {
-    BecomeKnown();  // counted as lingering, not as a stranger
+    BecomeKnown();  // it counts as lingering and no longer as a stranger
     if (server_.options.tls || server_.lingering >= kMaxLingering) co_return;
     ++server_.lingering;
     Response response = ErrorResponse(
@@ -313,7 +313,7 @@ asio::awaitable<bool> Session::ServeOne(bool first) {
   const bool have_head = co_await ReadHead(first, &head);
   if (!have_head) co_return false;
   if (const std::optional<Response> refused = Screen(&head); refused.has_value()) {
-    // Its body, if any, is not read: the connection ends.
+    // Its body, if there is one, is not read: the connection ends.
     if (!head.parser.is_done() || !head.reply.keep_alive) {
       co_await Refuse(*refused, head.reply);
       co_return false;
@@ -348,7 +348,7 @@ asio::awaitable<bool> Session::ReadBody(Head* head) {
       if (!sent) co_return false;
       transport_.ExpireAfter(limits_.body_timeout);
     }
-    // After a time-out the socket is closed: there is nobody to tell.
+    // After a time-out the socket is closed: no one is left to be told.
     const bool more = co_await FillBuffer(kBodyBytes);
     if (!more) co_return false;
   }
@@ -376,7 +376,7 @@ std::shared_ptr<Exchange> Session::Dispatch(Head* head) {
     try {
       route->handler(*request, exchange);
     } catch (const std::exception&
-                 e) {  // bad_alloc and the like: this request ends, the server does not
+                 e) {  // bad_alloc and the like: this request ends and the server goes on
       LogError("request ", request->request_id, ": ", e.what());
       exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.",
                                    "internal_error"));
@@ -400,7 +400,7 @@ bool Session::PeerClosed() {
   return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
-// There is something to take. A write that a slow client holds up must not hide that its queue is
+// There is something to take. A write that a slow client delays must not hide that its queue is
 // full.
 void Session::OnWake() {
   wake_.cancel();
@@ -453,7 +453,7 @@ asio::awaitable<bool> Session::Answer(std::shared_ptr<Exchange> exchange, const 
       ok = co_await WriteAll(out);
     }
     if (!ok || taken.ended) break;
-    if (!out.empty()) continue;  // more may have come meanwhile; its wake had nothing to cancel
+    if (!out.empty()) continue;  // more may have come meanwhile, and its wake had nothing to cancel
     auto until = taken.streaming ? next_ping : std::chrono::steady_clock::time_point::max();
     if (poll_peer_) until = std::min(until, std::chrono::steady_clock::now() + kPollInterval);
     wake_.expires_at(until);
@@ -464,7 +464,7 @@ asio::awaitable<bool> Session::Answer(std::shared_ptr<Exchange> exchange, const 
   exchange->Detach();
   exchange_.reset();
   beast::error_code ignored;
-  transport_.socket().cancel(ignored);  // the watch
+  transport_.socket().cancel(ignored);  // ends the watch
   if (!ok) transport_.Close();
   co_return ok && (reply.chunked || !head_sent);
 }
@@ -481,7 +481,8 @@ asio::awaitable<void> Session::Refuse(const Response& response, Reply reply) {
   if (sent) co_await Linger();
 }
 
-// A piece at a time, so that the time-out means no progress rather than a slow client.
+// Writes a piece at a time, so that the time-out means that there is no progress, and not that the
+// client is slow.
 asio::awaitable<bool> Session::WriteAll(const std::string& bytes) {
   size_t done = 0;
   while (done < bytes.size()) {
@@ -495,7 +496,7 @@ asio::awaitable<bool> Session::WriteAll(const std::string& bytes) {
   co_return true;
 }
 
-// Lets the client read an answer that was given before its request was read: closing with unread
+// Lets the client read an answer that was given before its request was read: to close with unread
 // bytes would reset it.
 asio::awaitable<void> Session::Linger() {
   beast::error_code ignored;

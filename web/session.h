@@ -1,5 +1,5 @@
-// One connection to the HTTP server: reads requests, asks the Gate, hands them to handlers, writes
-// their answers.
+// One connection to the HTTP server: it reads requests, asks the Gate, hands them to handlers, and
+// writes their answers.
 #pragma once
 
 #include <atomic>
@@ -25,9 +25,9 @@ namespace lanyard::web {
 
 class Session;
 
-// Connections that have shown no right to be here yet, oldest first: when there are too many, of
-// one client or of all, the oldest goes. So whoever opens many and says nothing only pushes out
-// others of their kind.
+// Connections that have shown no right to be here yet, oldest first. When one client has too many,
+// or there are too many of all, the oldest is closed. So a client that opens many and says nothing
+// only pushes out others of its kind.
 class Strangers {
  public:
   using Place = std::list<std::pair<std::string, Session*>>::iterator;
@@ -35,7 +35,7 @@ class Strangers {
   Place Add(const std::string& client, Session* session);
   void Remove(Place place);
   size_t CountOf(const std::string& client) const;
-  // The oldest, of this client or (empty) of all; null when there is none.
+  // The oldest connection of this client, or (when empty) of all; null when there is none.
   Session* Oldest(const std::string& client) const;
 
  private:
@@ -43,13 +43,13 @@ class Strangers {
   std::map<std::string, size_t> counts_;
 };
 
-// What all connections share. The I/O thread's, unless said otherwise. `io` is destroyed first and
-// ends the sessions.
+// What all connections share. Only the I/O thread uses it, unless a field says otherwise. `io` is
+// destroyed first and ends the sessions.
 struct ServerCore {
   ServerCore(const ServerOptions& o, Router r, HostPolicy h);
 
   const ServerOptions options;
-  const Router router;  // any thread
+  const Router router;  // may be used by any thread
   const HostPolicy hosts;
   Gate gate;
   std::unordered_set<Session*> sessions;
@@ -57,12 +57,12 @@ struct ServerCore {
   size_t lingering = 0;  // refused connections that still read their refusal
   std::atomic<size_t> n_sessions{0};
   bool stopping = false;
-  std::promise<void> drained;  // set when stopping and the last session has gone
+  std::promise<void> drained;  // set when the server stops and the last session has gone
   asio::io_context io{1};
   asio::thread_pool handlers;
 };
 
-// Lives on the I/O thread; the coroutine Run holds it alive.
+// It lives on the I/O thread; the coroutine Run holds it alive.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   Session(ServerCore* server, tcp::socket socket, const std::string& client);
@@ -70,19 +70,19 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // refuse: there is no room; say so and go.
+  // `refuse` means that there is no room: the session says so and closes.
   asio::awaitable<void> Run(bool refuse);
-  // Makes room for others; no answer is lost.
+  // Closes the connection to make room for others; no answer is lost.
   void Drop();
   // Ends the answer that is being made if its caller may no longer have it.
   void CheckCaller();
-  // The server stops: an answer that is complete may still go out, everything else ends now.
+  // The server stops: a complete answer may still be sent, everything else ends now.
   void Shutdown();
 
  private:
-  struct Head;  // what was read of a request before its body
+  struct Head;  // the part of a request before its body
 
-  // False: the connection is to be closed.
+  // Returns false when the connection is to be closed.
   asio::awaitable<bool> StartTls();
   asio::awaitable<bool> ServeOne(bool first);
   asio::awaitable<bool> ReadHead(bool first, Head* head);
@@ -108,12 +108,12 @@ class Session : public std::enable_shared_from_this<Session> {
   const ServerLimits& limits_;
   const std::string client_;  // ClientGroup
   Transport transport_;
-  std::string buffer_;                  // read and not parsed
-  asio::steady_timer wake_;             // cancelled when there is something to do for Answer
+  std::string buffer_;                  // bytes that were read and not parsed
+  asio::steady_timer wake_;             // cancelled when Answer has something to do
   std::shared_ptr<Exchange> exchange_;  // while an answer is being made
-  Caller caller_;                       // of that answer
+  Caller caller_;                       // the caller of that answer
   std::optional<Strangers::Place> stranger_;
-  bool poll_peer_ = false;  // bytes that wait hide the peer's close from the reactor
+  bool poll_peer_ = false;  // waiting bytes hide the peer's close from the reactor
   bool shut_ = false;
 };
 

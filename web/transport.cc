@@ -39,8 +39,8 @@ asio::awaitable<Transport::Greeting> Transport::StartTls(std::shared_ptr<SSL_CTX
     ERR_clear_error();
     co_return Greeting::kFailed;
   }
-  // No tickets: a resumed session would carry a client's certificate past its revocation, and keys
-  // past their renewal.
+  // There are no tickets: a resumed session would carry a client's certificate past its revocation,
+  // and keys past their renewal.
   SSL_set_options(ssl, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
   SSL_set_num_tickets(ssl, 0);
   SSL_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS);
@@ -48,8 +48,8 @@ asio::awaitable<Transport::Greeting> Transport::StartTls(std::shared_ptr<SSL_CTX
   auto [error, used] = co_await tls_->async_handshake(asio::ssl::stream_base::server,
                                                       asio::buffer(first.data(), n), kToken);
   if (error) {
-    // A last word of OpenSSL's (an alert) may be on its way: the socket is closed by the
-    // destructor, not reset.
+    // A last message of OpenSSL's (an alert) may be on its way, so the destructor closes the socket
+    // without a reset.
     co_return Greeting::kFailed;
   }
   // Without tickets the server has nothing to send now; a client with Nagle's algorithm on would

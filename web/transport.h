@@ -1,5 +1,5 @@
-// One connection's bytes, in plaintext or TLS, with time-outs. One coroutine at a time; the I/O
-// thread only.
+// One connection's bytes, in plaintext or TLS, with time-outs. It is used by one coroutine at a
+// time, on the I/O thread only.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -30,18 +30,18 @@ class Transport {
   explicit Transport(tcp::socket socket) : tcp_(std::move(socket)) {}
 
   enum class Greeting { kTls, kPlaintext, kFailed };
-  // The server's part of TLS. kPlaintext: the client's first bytes are none of TLS's; nothing was
-  // answered yet.
+  // Does the server's part of TLS. kPlaintext: the client's first bytes are not TLS, and nothing
+  // has been answered yet.
   asio::awaitable<Greeting> StartTls(std::shared_ptr<SSL_CTX> context);
-  // PEM of the certificate that the client showed and the context verified; empty without one.
+  // The certificate (PEM) that the client showed and the context verified; empty without one.
   const std::string& peer_certificate_pem() const { return peer_certificate_pem_; }
 
   asio::awaitable<Result> Read(asio::mutable_buffer to);
   asio::awaitable<Result> WriteSome(asio::const_buffer from);
-  // TLS only: says goodbye, so that the client knows that nothing was cut off.
+  // TLS only: closes properly, so that the client knows that nothing was cut off.
   asio::awaitable<void> SayGoodbye();
 
-  // The next calls together may take so long; then the socket is closed, and they end with an
+  // The next calls together may take this long; then the socket is closed, and they end with an
   // error.
   void ExpireAfter(std::chrono::milliseconds timeout) { tcp_.expires_after(timeout); }
   void ExpireNever() { tcp_.expires_never(); }

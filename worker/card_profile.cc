@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-// The least that any card reads in a second; an interpreter is far below.
+// Any card reads at least this much in a second; an interpreter is far below.
 constexpr double kLeastRead = 10e9;
 constexpr double kMostRead = 5e13;
 
@@ -30,8 +30,8 @@ constexpr Member kMembers[] = {
     {"to_device_bytes_per_second", &net::DeviceRates::to_device_bytes_per_second},
     {"to_host_bytes_per_second", &net::DeviceRates::to_host_bytes_per_second}};
 
-// The card, not its place: it may have moved to another slot. "" where the driver gives it no
-// number of its own.
+// The key names the card and not its place, since it may have moved to another slot. It is "" where
+// the driver gives the card no number of its own.
 std::string KeyOf(const engine::CudaDevice& device) {
   const cuda::DeviceInfo& info = device.info();
   if (info.uuid.empty()) return "";
@@ -55,7 +55,7 @@ json ToJson(const net::DeviceRates& in) {
   return out;
 }
 
-// An object, empty when there is no file that holds one.
+// Returns an object, which is empty when no file holds one.
 json ReadCache(const std::string& path) {
   const auto text = ReadSmallFile(path);
   if (!text.ok()) return json::object();
@@ -85,7 +85,8 @@ bool Believable(const cuda::DeviceInfo& card, double read_bytes_per_second) {
 
 absl::StatusOr<cuda::CardProbe> MeasureCard(engine::CudaDevice& device) {
   cuda::ProbeOptions options;
-  // Four times what the cache holds, but no more than stages may have: the rest is the desktop's.
+  // It is four times what the cache holds, but no more than stages may have: the rest is the
+  // desktop's.
   const uint64_t wanted =
       std::max<uint64_t>(4 * static_cast<uint64_t>(std::max(0, device.info().l2_bytes)), 64 << 20);
   options.buffer_bytes = std::min(wanted, device.BudgetBytes() / 2);

@@ -1,5 +1,5 @@
-// Looks at a card now and then, on a thread of its own: a driver that does not answer must not keep
-// a heartbeat waiting.
+// Looks at a card now and then, on a thread of its own, since a driver that does not answer must
+// not delay a heartbeat.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +13,21 @@ namespace lanyard::worker {
 
 class CardWatch {
  public:
-  // `look` is called at once, then every so often and when asked for; it owns whatever it touches.
+  // `look` is called at once, then every `every`, and when asked for. It owns everything that it
+  // uses.
   CardWatch(std::function<void()> look, TimeNs every);
-  // Waits for a look under way, but not for long: a thread that the driver keeps is left to it,
-  // with what `look` owns.
+  // Waits for a look that is under way, but not for long: a thread that the driver does not return
+  // is left behind, with what `look` owns.
   ~CardWatch();
   CardWatch(const CardWatch&) = delete;
   CardWatch& operator=(const CardWatch&) = delete;
 
-  // Thread-safe, and never waiting. A look that begins from now on: `Looked` says when it is over.
+  // Asks for a look that begins from now on; `Looked` says when it is over. Thread-safe; it never
+  // waits.
   uint64_t LookSoon();
   bool Looked(uint64_t ticket) const;
-  TimeNs busy_for(TimeNs now) const;  // of a look under way; else 0
+  // How long the look under way has lasted; 0 when there is none.
+  TimeNs busy_for(TimeNs now) const;
 
  private:
   struct State;

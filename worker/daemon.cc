@@ -32,14 +32,15 @@ namespace {
 constexpr int kFirstBackoffMs = 100;
 constexpr int kLastBackoffMs = 2000;
 constexpr int kLeaveMs = 500;
-constexpr TimeNs kWatchEvery = kSecond;    // of the cards
-constexpr TimeNs kLongLook = 5 * kSecond;  // a driver that takes so long is worth a line
-constexpr TimeNs kWaitForLook = kSecond;   // before a hello, for figures of now
-constexpr uint64_t kTellBytes = uint64_t{32}
-                                << 20;  // a card's memory that differs by so much is told again
+constexpr TimeNs kWatchEvery = kSecond;    // how often the cards are looked at
+constexpr TimeNs kLongLook = 5 * kSecond;  // a driver that takes this long is worth a line
+constexpr TimeNs kWaitForLook = kSecond;   // before a hello, to have present figures
+constexpr uint64_t kTellBytes =
+    uint64_t{32}  // A card's memory is told again when it differs by this much.
+    << 20;
 constexpr int kFlushMs = 300;
 
-// What the control loop hears, from gRPC's threads and the loader.
+// The events of the control loop, from gRPC's threads and the loader.
 struct Welcomed {};
 struct Refusal {
   absl::Status why;
@@ -69,7 +70,7 @@ struct Progress {
   uint64_t done_bytes = 0;
   uint64_t total_bytes = 0;
 };
-// The stage can run nothing any more: a device was lost, or its memory was taken back.
+// The stage can no longer run: a device was lost, or its memory was taken back.
 struct StageLost {
   PlanId plan;
   Epoch epoch;
@@ -100,7 +101,7 @@ class EventQueue {
     events_.push_back({std::move(event), session});
     cv_.NotifyOne();
   }
-  // nullopt when nothing came within the time.
+  // Returns nullopt when no event came within the time.
   std::optional<std::pair<Event, uint64_t>> Pop(TimeNs timeout) {
     const TimeNs end = MonotonicNow() + timeout;
     MutexLock lock(&mu_);
@@ -131,8 +132,8 @@ std::string LayersText(const stage::StageSpec& spec) {
   return absl::StrCat("layers ", spec.layers.begin, "-", spec.layers.end - 1);
 }
 
-// One connection to the coordinator; its events carry its number, so that those of an earlier one
-// are known and dropped.
+// One connection to the coordinator. Its events carry its number, so that those of an earlier one
+// are recognised and dropped.
 class Session final : public net::ControlSink {
  public:
   Session(uint64_t id, EventQueue* queue) : id_(id), queue_(queue) {}
@@ -166,8 +167,8 @@ class Session final : public net::ControlSink {
   std::unique_ptr<net::ControlClient> client_;
 };
 
-// A stage at work. Destroyed from the last member to the first: the host stops before what it uses
-// goes.
+// A working stage. It is destroyed from the last member to the first: the host stops before what it
+// uses is gone.
 struct Running {
   PlanId plan;
   Epoch epoch;
@@ -178,7 +179,7 @@ struct Running {
   std::unique_ptr<StageHost> host;
 };
 
-// Whether a coordinator that knows `told` plans badly.
+// Says whether a coordinator that knows `told` plans badly.
 bool WorthTelling(const std::vector<net::DeviceHello>& told,
                   const std::vector<net::DeviceHello>& now) {
   if (told.size() != now.size()) return true;
@@ -189,7 +190,7 @@ bool WorthTelling(const std::vector<net::DeviceHello>& told,
   return false;
 }
 
-// The watch of a card, and a look that somebody waits for.
+// The watch of a card, and a look that a hello waits for.
 struct Watched {
   std::string name;
   std::unique_ptr<CardWatch> watch;
@@ -207,11 +208,12 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   ~DaemonImpl() override {
     queue_.Push(LeaveAsked{});
     if (thread_.joinable()) thread_.join();
-    // Frames may still come: the port closes before what it feeds.
+    // Frames may still come: the port closes before the parts that it feeds.
     prober_.reset();
     server_.reset();
     loader_.reset();
-    // What the loader had ready holds streams that report here: they end while there is a queue.
+    // What the loader has ready holds streams that report here, so they must end while there is a
+    // queue.
     while (queue_.Pop(0)) {
     }
   }
@@ -329,21 +331,21 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   std::string doing_ ABSL_GUARDED_BY(status_mu_) = "connecting";
   std::atomic<TimeNs> turned_{0};
 
-  // Of the control loop alone.
+  // Only the control loop uses these.
   std::unique_ptr<Session> session_;
   std::unique_ptr<Running> running_;
   std::optional<std::pair<PlanId, Epoch>> assigned_;
   uint64_t sessions_ = 0;
   int backoff_ms_ = kFirstBackoffMs;
-  bool complained_ = false;  // the log has the reason once, not twice a second
+  bool complained_ = false;  // so that the log has the reason once and not twice a second
   TimeNs connect_at_ = 0;
-  TimeNs results_at_ = 0;  // when to open the result stream again; 0: not
+  TimeNs results_at_ = 0;  // when to open the result stream again; 0: it is open
   TimeNs beat_at_ = 0;
   TimeNs last_beat_ = 0;
-  TimeNs cards_at_ = 0;       // when to see what the watches of the cards have found
-  TimeNs looking_since_ = 0;  // for the next hello; 0: not
+  TimeNs cards_at_ = 0;       // when to ask what the watches of the cards have found
+  TimeNs looking_since_ = 0;  // since when the next hello waits for a look; 0: it does not
   std::vector<Watched> watched_;
-  std::vector<net::DeviceHello> told_;  // what the coordinator knows of the cards
+  std::vector<net::DeviceHello> told_;  // the cards as the coordinator was told of them
   int64_t last_busy_ns_ = 0;
   std::pair<uint64_t, int64_t> diagnose_{
       0, 0};  // the request being measured: its id, and when it came (UnixMs)
@@ -356,7 +358,8 @@ void DaemonImpl::Loop() {
   while (!stop_) {
     turned_.store(MonotonicNow(), std::memory_order_relaxed);
     auto event = queue_.Pop(20 * kMillisecond);
-    // Events of an earlier connection are over; those of the loader carry plan and epoch instead.
+    // Events of an earlier connection are ignored; those of the loader carry plan and epoch
+    // instead.
     const bool current =
         event && (event->second == 0 || (session_ != nullptr && event->second == session_->id()));
     if (current) std::visit([this](auto&& e) { Handle(std::move(e)); }, std::move(event->first));
@@ -405,7 +408,7 @@ bool DaemonImpl::CardsLookedAt(TimeNs now) {
   return true;
 }
 
-// Asks no driver: what the watches' threads found.
+// Asks no driver: it uses what the watches' threads found.
 void DaemonImpl::CheckCards(TimeNs now) {
   for (Watched& watched : watched_) {
     const bool busy = watched.watch->busy_for(now) >= kLongLook;
@@ -575,7 +578,7 @@ void DaemonImpl::Handle(DiagnoseAsked event) {
 }
 
 void DaemonImpl::Handle(Measured event) {
-  if (event.id != diagnose_.first) return;  // a later one is being measured
+  if (event.id != diagnose_.first) return;  // a later request is being measured
   net::Diagnosis out;
   out.id = event.id;
   out.received_unix_ms = diagnose_.second;
@@ -596,7 +599,8 @@ void DaemonImpl::Handle(ResultsGone event) {
   results_.Set(nullptr);
   results_at_ = MonotonicNow() + kFirstBackoffMs * kMillisecond;
   if (running_ == nullptr) return;
-  // Results may be lost: what waits for them must end, and the coordinator starts a new epoch.
+  // Results may be lost: the requests that wait for them must end, and the coordinator starts a new
+  // epoch.
   const PlanId plan = running_->plan;
   const Epoch epoch = running_->epoch;
   StopStage();
@@ -607,7 +611,7 @@ void DaemonImpl::Handle(ResultsGone event) {
 void DaemonImpl::Handle(NextGone event) {
   if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
   if (running_->next == nullptr || running_->next->ready())
-    return;  // of an earlier attempt to connect
+    return;  // it belongs to an earlier attempt to connect
   const std::string next = running_->next_worker;
   StopStage();
   Fail(event.plan, event.epoch,
@@ -627,7 +631,7 @@ void DaemonImpl::Handle(LoadOutcome event) {
                                event.assignment.next_worker, "' at once");
   }
   if (!event.status.ok()) {
-    TellDevices();  // first: the next plan is made of it
+    TellDevices();  // this comes first: the next plan uses it
     Fail(spec.plan, spec.epoch, event.status);
     return;
   }
@@ -675,7 +679,7 @@ void DaemonImpl::Handle(StageLost event) {
   if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
   StopStage();
   results_.Finish(
-      kFlushMs);  // what it still computed comes home before the news that ends its requests
+      kFlushMs);  // what it still computed arrives before the news that ends its requests
   Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
   DropSession(event.why);
   loader_->Unload();  // frees what it still holds of the cards, before they are looked at again
@@ -686,7 +690,7 @@ void DaemonImpl::Handle(LeaveAsked event) {
   if (event.reason.empty() || session_ == nullptr) return;
   LogInfo("leaving: ", event.reason);
   StopStage();
-  results_.Finish(kFlushMs);  // the coordinator has read them all before it hears of the leaving
+  results_.Finish(kFlushMs);  // the coordinator has read them all before it is told of the leaving
   session_->client()->Leave(event.reason, kLeaveMs);
 }
 

@@ -19,8 +19,8 @@ void ResultForwarder::Finish(int timeout_ms) {
 }
 
 void ResultForwarder::OnResult(stage::StepResult result) {
-  // Under the lock, so that the last owner is always Set's caller; OnResult of a client only
-  // enqueues.
+  // It happens under the lock, so that the last owner is always Set's caller; OnResult of a client
+  // only enqueues.
   MutexLock lock(&mu_);
   if (client_ != nullptr) client_->OnResult(std::move(result));
 }

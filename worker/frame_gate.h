@@ -1,5 +1,5 @@
-// Between the stage port (gRPC's threads) and the stage of the current epoch: frames in, results
-// out. Both ends change with assignments and connections while frames come.
+// Stands between the stage port (gRPC's threads) and the stage of the current epoch: frames come
+// in, results go out. Both ends change with assignments and connections while frames come.
 #pragma once
 
 #include <memory>
@@ -12,14 +12,14 @@
 
 namespace lanyard::worker {
 
-// Results to the coordinator connected now; dropped while there is none (it ends what it waits for
-// itself).
+// Sends results to the coordinator that is connected now. While there is none they are dropped; the
+// coordinator itself ends what waits for them.
 class ResultForwarder final : public stage::ResultSink {
  public:
-  // Not from a gRPC thread: the old client's destructor waits for its callbacks.
+  // Must not be called from a gRPC thread: the old client's destructor waits for its callbacks.
   void Set(std::unique_ptr<net::ResultClient> client);
-  // The coordinator has read every result when this returns, unless `timeout_ms` were too few; none
-  // is taken after it.
+  // The coordinator has read every result when this returns, unless `timeout_ms` was too short. No
+  // result is taken after it.
   void Finish(int timeout_ms);
   void OnResult(stage::StepResult result) override;
 
@@ -33,12 +33,12 @@ class FrameGate final : public net::FrameSink {
   FrameGate(std::string worker, stage::ResultSink* results)
       : worker_(std::move(worker)), results_(results) {}
 
-  // Streams for this stage are welcome from now on, also while it is loading; with a `from_node`,
-  // from that node alone.
+  // From now on streams for this stage are accepted, also while it loads. With a `from_node`, only
+  // streams from that node are.
   void Expect(PlanId plan, Epoch epoch, uint32_t stage, std::string from_node);
-  // None is until the next Expect.
+  // No stream is accepted until the next Expect.
   void ExpectNothing();
-  // Frames go to `host` until it is null again; it is not called after that.
+  // Frames go to `host` until it is set to null; it is not called after that.
   void SetHost(StageHost* host);
 
   absl::Status AcceptStream(const net::StreamFrom& from) override;

@@ -32,8 +32,8 @@ absl::Status PingSmall(net::RemoteStage& stage, net::LinkDiagnosis* out) {
   return absl::OkStatus();
 }
 
-// The echo comes back only when all has arrived: what is beyond an empty round trip is the
-// payload's time, twice.
+// The echo comes back only when all has arrived: the time beyond an empty round trip is the
+// payload's, twice.
 void PingLarge(net::RemoteStage& stage, net::LinkDiagnosis* out) {
   const std::vector<uint8_t> payload(kLargeBytes, 0x5a);
   int64_t best = 0;

@@ -1,5 +1,5 @@
-// Measures the ways from this worker to its peers, when the coordinator asks (`lanyard doctor`), on
-// a thread of its own: the control loop does not wait for it.
+// Measures the ways from this worker to its peers when the coordinator asks (`lanyard doctor`). A
+// thread of its own does it, so that the control loop does not wait.
 #pragma once
 
 #include <functional>
@@ -15,23 +15,24 @@
 namespace lanyard::worker {
 
 struct LinkProbeOptions {
-  std::string worker;                                         // own name
+  std::string worker;                                         // its own name
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
   int connect_timeout_ms = 1500;
-  TimeNs budget = 8 * kSecond;  // of all targets of a request
+  TimeNs budget = 8 * kSecond;  // for all targets of a request
 };
 
-// One way: TCP, then 20 small pings and 4 of 1 MiB over the peer's stage port. Blocks, for at most
-// some seconds.
+// Measures one way: TCP, then 20 small pings and 4 of 1 MiB over the peer's stage port. It blocks
+// for some seconds at most.
 net::LinkDiagnosis ProbeLink(const LinkProbeOptions& options, const net::DiagnoseTarget& target);
 
 class LinkProber {
  public:
-  // `done` is called from the prober's thread; must only enqueue.
+  // `done` is called from the prober's thread and must only enqueue.
   LinkProber(LinkProbeOptions options,
              std::function<void(net::DiagnoseRequest, std::vector<net::LinkDiagnosis>)> done);
-  ~LinkProber();  // after what is being measured (some seconds at most); no call after it
-  // A request that still waits gives way.
+  // Waits for the measurement under way (some seconds at most); no callback after it.
+  ~LinkProber();
+  // A request that still waits is replaced.
   void Start(net::DiagnoseRequest request);
 
  private:

@@ -13,7 +13,7 @@
 namespace lanyard::worker {
 namespace {
 
-// Takes nobody's frames.
+// Takes no frames.
 class Closed final : public net::FrameSink {
  public:
   absl::Status AcceptStream(const net::StreamFrom&) override {

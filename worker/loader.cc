@@ -14,7 +14,7 @@
 namespace lanyard::worker {
 namespace {
 
-// Passes at most ten reports a second on, and the last one.
+// Passes at most ten reports a second on, and always the last one.
 class ProgressGate {
  public:
   explicit ProgressGate(std::function<void(uint64_t, uint64_t)> report)
@@ -31,7 +31,7 @@ class ProgressGate {
   TimeNs last_ = 0;
 };
 
-// Ends a stage's construction when it is not wanted any more: its next read fails. After it the
+// Ends a stage's construction when it is no longer wanted: its next read fails. Afterwards the
 // reads (of embedding rows) go on for as long as the stage lives.
 class StoppableSource final : public model::TensorSource {
  public:
@@ -112,8 +112,8 @@ void Loader::Loop() {
       continue;
     }
     LoadOutcome outcome = Run(*std::move(job.assignment), job.stop.get_token());
-    // Told under the lock: a load that was replaced must not report after its replacement was asked
-    // for.
+    // It is reported under the lock: a load that was replaced must not report after its replacement
+    // was asked for.
     MutexLock lock(&mu_);
     if (!job.stop.stop_requested()) events_->OnLoadEnded(std::move(outcome));
   }
@@ -136,17 +136,19 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
                                uint64_t* fetched_bytes) {
   if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment))
     return absl::OkStatus();
-  loaded_.reset();  // first: two stages need not fit
+  loaded_.reset();  // before the new one, since two stages need not fit
   TrimMalloc();
   const model::Manifest& manifest = *assignment.manifest;
   const stage::StageSpec& spec = assignment.spec;
   const std::vector<std::string> parts =
       model::PartsOfStage(manifest, spec.layers.begin, spec.layers.end, spec.embeds, spec.samples);
   engine::StageOptions options = options_.stage;
-  options.devices = engine::WithRoomOfNow(options.devices);  // checked and made by the same figures
+  // Checked and built by the same figures.
+  options.devices = engine::WithRoomOfNow(options.devices);
   RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
 
-  // Verifying or fetching is the first half of the way, building the stage the second.
+  // Verifying or fetching counts as the first half of the progress, building the stage as the
+  // second.
   ProgressGate gate(
       [&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
   const TimeNs start = MonotonicNow();
@@ -217,8 +219,8 @@ absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(
     events->OnNextClosed(plan, epoch, why);  // the stage may outlive this loader
   };
   for (int wait_ms = 20;; wait_ms = std::min(2 * wait_ms, 300)) {
-    // An attempt that fails also calls on_closed; the owner knows it by a stage that is not ready
-    // yet.
+    // An attempt that fails also calls on_closed; the owner recognises it because the stage is not
+    // ready yet.
     std::unique_ptr<net::RemoteStage> next = net::RemoteStage::Connect(options);
     const absl::Status status = next->WaitReady(500);
     if (status.ok()) return next;

@@ -1,5 +1,5 @@
 // Makes an assignment ready on a thread of its own: weights, stage, connection to the next stage.
-// Keeps the loaded stage from one assignment to the next when the duty is the same, and frees it
+// It keeps the loaded stage from one assignment to the next when the duty is the same, and frees it
 // before it loads another.
 #pragma once
 
@@ -17,16 +17,17 @@
 
 namespace lanyard::worker {
 
-// A stage in memory. What it was loaded for besides `spec`'s plan, epoch and index is its duty.
+// A stage in memory. Everything it was loaded for, except `spec`'s plan, epoch and index, is its
+// duty.
 struct LoadedStage {
-  std::string digest;  // of the model's manifest
+  std::string digest;  // digest of the model's manifest
   stage::StageSpec spec;
   std::shared_ptr<const model::TensorSource> source;
-  std::unique_ptr<engine::LocalStage> stage;  // after `source`, which it may read
+  std::unique_ptr<engine::LocalStage> stage;  // declared after `source`, which it may read
 };
 
-// The same model, layers, ends, numerics, blocks, context and rows: such a stage serves the other
-// plan as it is.
+// True when model, layers, ends, numerics, blocks, context and rows are the same: then the stage
+// serves the other plan as it is.
 bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment);
 
 struct LoadOutcome {
@@ -37,35 +38,37 @@ struct LoadOutcome {
   uint64_t fetched_bytes = 0;
 };
 
-// Called from the loader's thread (OnNextClosed: from gRPC's); must only enqueue.
+// Called from the loader's thread (OnNextClosed from gRPC's); an implementation must only enqueue.
 class LoaderEvents {
  public:
   virtual ~LoaderEvents() = default;
   virtual void OnLoadProgress(PlanId plan, uint64_t done_bytes, uint64_t total_bytes) = 0;
   virtual void OnLoadEnded(
-      LoadOutcome outcome) = 0;  // not of a load that was replaced or cancelled
+      LoadOutcome outcome) = 0;  // not called for a load that was replaced or cancelled
   virtual void OnNextClosed(PlanId plan, Epoch epoch, const absl::Status& why) = 0;
 };
 
 struct LoaderOptions {
   std::string worker;
-  std::shared_ptr<identity::LiveCredential> credential =
-      {};                     // shown to the next worker; null: plaintext
+  // The credential shown to the next worker; null: plaintext.
+  std::shared_ptr<identity::LiveCredential> credential = {};
   uint64_t memory_bytes = 0;  // limit of the whole process
-  uint64_t base_bytes = 0;    // of it taken before any stage
+  uint64_t base_bytes = 0;    // the part of it that is taken before any stage
   engine::StageOptions stage;
   StageFactory factory;
   WeightStoreOptions weights;
   FetchPart fetch;
-  int connect_timeout_ms = 10000;  // to the next stage, tried again and again meanwhile
+  // For the connection to the next stage, which is tried again and again meanwhile.
+  int connect_timeout_ms = 10000;
 };
 
 class Loader {
  public:
   Loader(LoaderOptions options, LoaderEvents* events);
-  ~Loader();  // cancels and waits; no event after it
+  ~Loader();  // cancels and waits; no event comes after it
 
-  // Replaces the load under way. The caller has dropped what it holds of an earlier LoadOutcome.
+  // Replaces the load under way. The caller must have dropped what it holds of an earlier
+  // LoadOutcome.
   void Load(net::Assignment assignment);
   // Stops the load under way; a loaded stage is kept.
   void Cancel();
@@ -97,7 +100,7 @@ class Loader {
   std::optional<Job> waiting_ ABSL_GUARDED_BY(mu_);
   std::stop_source running_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::thread thread_;  // last: started when the rest is there
+  std::thread thread_;  // the last member: it starts when the others are there
 };
 
 }  // namespace lanyard::worker

@@ -23,15 +23,15 @@ double RelativeSpeed(int threads, ops::Isa isa) {
 }
 
 double PeakReadBytes(const cuda::DeviceInfo& card) {
-  // Two transfers a clock, as the driver counts.
+  // There are two transfers a clock, as the driver counts.
   return 2e3 * card.memory_clock_khz * (card.memory_bus_bits / 8.0);
 }
 
 double CardSpeed(const cuda::DeviceInfo& card, const net::DeviceRates& rates) {
-  constexpr double kShareOfMeasured =
-      0.8;  // that weights reach of what a kernel reaches that only reads
+  // Share that weights reach of the rate of a kernel that only reads.
+  constexpr double kShareOfMeasured = 0.8;
   constexpr double kShareOfPeak = 0.75;
-  constexpr double kUntold = 20;  // of a card whose driver does not say
+  constexpr double kUntold = 20;  // for a card whose driver does not say
   double bytes_per_second = kShareOfMeasured * rates.read_bytes_per_second;
   if (bytes_per_second <= 0) bytes_per_second = kShareOfPeak * PeakReadBytes(card);
   return bytes_per_second > 0 ? std::max(1.0, bytes_per_second / stage::kBytesPerSecondAtSpeed1)
@@ -41,7 +41,7 @@ double CardSpeed(const cuda::DeviceInfo& card, const net::DeviceRates& rates) {
 std::vector<net::DeviceHello> HelloOf(
     const std::vector<std::shared_ptr<engine::CudaDevice>>& devices,
     const std::map<std::string, net::DeviceRates>& rates) {
-  // Partial sums of attention, padding, whole blocks.
+  // It covers partial sums of attention, padding, and whole blocks.
   constexpr uint64_t kMarginBytes = uint64_t{40} << 20;
   constexpr size_t kMaxModelBytes = 60;
   std::vector<net::DeviceHello> out;

@@ -58,8 +58,8 @@ void TuneMalloc() {
 }
 
 void TrimMalloc() {
-  // Under a sanitizer the allocator is another one, and waking glibc's beside it breaks it when
-  // this thread ends.
+  // Under a sanitizer another allocator is used, and waking glibc's beside it breaks when this
+  // thread ends.
   if constexpr (!kSanitized) malloc_trim(0);
 }
 

@@ -1,4 +1,4 @@
-// How a worker makes a stage: the engine's in the product, a fake in tests and in the simulator.
+// How a worker makes a stage: the product uses the engine's, tests and the simulator a fake.
 #pragma once
 
 #include <functional>

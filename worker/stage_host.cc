@@ -39,7 +39,7 @@ stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& 
 
 absl::StatusOr<std::unique_ptr<StageHost>> StageHost::Create(StageHostOptions options) {
   auto host = std::unique_ptr<StageHost>(new StageHost(std::move(options)));
-  RETURN_IF_ERROR(host->Start());  // the destructor ends the thread that did start
+  RETURN_IF_ERROR(host->Start());  // the destructor ends the thread that was started
   return host;
 }
 
@@ -70,7 +70,7 @@ StageHost::~StageHost() {
   if (compute_.joinable()) compute_.join();
   {
     MutexLock lock(&out_mu_);
-    out_stopping_ = true;  // now that nothing more comes
+    out_stopping_ = true;  // set now that nothing more comes
   }
   out_cv_.NotifyAll();
   if (sender_.joinable()) sender_.join();
@@ -95,7 +95,7 @@ absl::Status StageHost::Send(stage::StepFrame frame) {
     const size_t bytes = frame.hidden.data.size();
     const std::pair place(frame.batch.step, frame.batch.frame);
     if (last_.has_value() && place <= *last_) {
-      // Its block tables may name blocks that have since been given to others.
+      // Its block tables may name blocks that other sequences have by now.
       why = FailedPrecondition("frame ", frame.batch.frame, " of step ", frame.batch.step.value,
                                " came behind frame ", last_->second, " of step ",
                                last_->first.value, "; frames are taken in order, once");
@@ -129,7 +129,7 @@ void StageHost::ComputeLoop(std::stop_token stop) {
       bad_steps_.clear();
     }
     std::optional<Outcome> outcome = RunOne(std::move(frame), stop);
-    if (!outcome) return;  // the epoch is over: nobody waits for it
+    if (!outcome) return;  // the epoch is over: no request waits for it
     {
       MutexLock lock(&out_mu_);
       while (out_bytes_ > options_.max_queued_bytes)
@@ -166,7 +166,7 @@ std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std:
     result.tokens = std::move(output->tokens);
     return result;
   }
-  // The same rows for the next stage, which reads hidden states instead of tokens.
+  // The next stage gets the same rows, and reads hidden states instead of tokens.
   frame.stage += 1;
   for (stage::SeqRun& run : frame.batch.runs) run.tokens.clear();
   frame.hidden = std::move(output->hidden);

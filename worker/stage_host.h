@@ -1,6 +1,6 @@
-// Runs the frames of one stage of one epoch: a bounded queue, one compute loop, and one loop that
-// sends what it made, so that the next frame is computed meanwhile. The outcome goes to the next
-// stage, or to the coordinator; every error goes to the coordinator at once.
+// Runs the frames of one stage in one epoch. It has a bounded queue, one compute loop, and one loop
+// that sends what was computed, so that the next frame is computed meanwhile. The outcome goes to
+// the next stage or to the coordinator; every error goes to the coordinator at once.
 #pragma once
 
 #include <atomic>
@@ -23,51 +23,51 @@
 
 namespace lanyard::worker {
 
-// Outlives the hosts of a worker; read by its heartbeat.
+// It outlives the hosts of a worker; the heartbeat reads it.
 struct HostStats {
-  std::atomic<uint64_t> frames{0};  // run since start
+  std::atomic<uint64_t> frames{0};  // run since the start
   std::atomic<int64_t> busy_ns{0};  // spent in LocalStage::Run
 };
 
 struct StageHostOptions {
-  std::string worker;  // stands in results
+  std::string worker;  // name that stands in results
   stage::StageSpec spec;
   stage::FrameModel model;
-  engine::LocalStage* stage = nullptr;  // all pointers outlive the host
+  engine::LocalStage* stage = nullptr;  // all pointers must outlive the host
   stage::StagePort* next = nullptr;     // null for the last stage
   stage::ResultSink* results = nullptr;
   HostStats* stats = nullptr;  // may be null
-  // A frame failed and the stage with it (LocalStage::lost). Called from the compute loop; must
-  // only enqueue. May be null.
+  // A frame failed, and the stage with it (LocalStage::lost). It is called from the compute loop
+  // and must only enqueue. May be null.
   std::function<void(const absl::Status& why)> on_lost = nullptr;
-  // Starts a thread; a seam for tests. Null: the operating system.
+  // Starts a thread; tests put another function here. Null: the operating system does it.
   std::function<absl::StatusOr<std::jthread>(std::function<void(std::stop_token)>)> start_thread =
       nullptr;
   size_t max_queued_frames = 1024;
-  size_t max_queued_bytes = size_t{64} << 20;  // of hidden states, in each of the two queues
+  size_t max_queued_bytes = size_t{64} << 20;  // bytes of hidden states in each of the two queues
 };
 
 class StageHost final : public stage::StagePort {
  public:
-  // ResourceExhausted when the operating system gives it no thread.
+  // ResourceExhausted when the operating system gives no thread.
   static absl::StatusOr<std::unique_ptr<StageHost>> Create(StageHostOptions options);
-  // Stops the frame being run between two layers and drops the queue: its epoch is over. What was
-  // computed is still sent: whoever waits for it may have its last token in it, and to a later
-  // epoch it is stale and refused.
+  // Stops the running frame between two layers and drops the queue, since its epoch is over.
+  // Computed results are still sent: they may hold the last token that a request waits for, and a
+  // later epoch refuses them as stale.
   ~StageHost() override;
 
-  // Refuses a frame of another plan, epoch or stage, one that came behind a later one (a repeat
-  // too), or one beyond the queue's limit: the error is returned and also sent as the step's
-  // result. Thread-safe; does not block.
+  // Refuses a frame of another plan, epoch or stage, a frame that comes behind a later one (also a
+  // repeated one), and a frame beyond the queue's limit. The error is returned and also sent as the
+  // step's result. Thread-safe; it does not block.
   absl::Status Send(stage::StepFrame frame) override;
-  // A frame of the step came damaged and will not be run: rows that name its tokens are nobody's
-  // (stage::LastTokens). Thread-safe; does not block.
+  // A frame of the step came damaged and will not be run: rows that name its tokens belong to no
+  // sequence that goes on (stage::LastTokens). Thread-safe; it does not block.
   void FrameWasBad(StepId step);
 
  private:
   explicit StageHost(StageHostOptions options) : options_(std::move(options)) {}
   absl::Status Start();
-  // For the next stage, or for the coordinator.
+  // Goes to the next stage, or to the coordinator.
   using Outcome = std::variant<stage::StepFrame, stage::StepResult>;
 
   bool Draws() const { return options_.spec.embeds && options_.spec.samples; }
@@ -77,14 +77,14 @@ class StageHost final : public stage::StagePort {
   void SendOne(Outcome outcome);
 
   const StageHostOptions options_;
-  stage::LastTokens drawn_;  // of the compute loop
+  stage::LastTokens drawn_;  // used by the compute loop
   Mutex mu_;
   CondVar cv_;
   std::deque<stage::StepFrame> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<std::pair<StepId, uint32_t>> last_
-      ABSL_GUARDED_BY(mu_);                             // step and frame queued last
-  std::vector<StepId> bad_steps_ ABSL_GUARDED_BY(mu_);  // not yet known to `drawn_`
+      ABSL_GUARDED_BY(mu_);                             // the step and frame that were queued last
+  std::vector<StepId> bad_steps_ ABSL_GUARDED_BY(mu_);  // steps that `drawn_` does not know yet
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   Mutex out_mu_;
   CondVar out_cv_;    // there is something to send
@@ -96,7 +96,7 @@ class StageHost final : public stage::StagePort {
   std::jthread compute_;
 };
 
-// The error of a frame as the coordinator is to hear it.
+// The error of a frame in the form for the coordinator.
 stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker,
                               const absl::Status& why);
 

@@ -193,7 +193,7 @@ TEST_F(StageHostTest, AFrameThatCannotBeReadDoesNotTakeTheNextStepAlong) {
   ASSERT_TRUE(host->Send(Next(1, 0, 0)).ok());
   for (uint64_t step = 100; step < 120; ++step) host->FrameWasBad(StepId(step));  // however many
   host->FrameWasBad(StepId(2));
-  ASSERT_TRUE(host->Send(Next(3, 2, 2)).ok());  // its sequence has ended: nobody reads the row
+  ASSERT_TRUE(host->Send(Next(3, 2, 2)).ok());  // its sequence has ended: the row is not read
   ASSERT_TRUE(host->Send(Next(5, 4, 4)).ok());  // step 4 never came: that is another matter
   ASSERT_TRUE(results_.WaitCount(3));
   EXPECT_TRUE(results_.all()[1].status.ok()) << results_.all()[1].status;

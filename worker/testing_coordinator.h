@@ -1,4 +1,4 @@
-// A coordinator that welcomes every worker and records what it hears.
+// A coordinator that welcomes every worker and records what it receives.
 #pragma once
 
 #include <gtest/gtest.h>

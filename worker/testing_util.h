@@ -1,4 +1,4 @@
-// A fake stage, a small model and a coordinator that records, for tests of worker/.
+// signalled when there is space for more
 #pragma once
 
 #include <gtest/gtest.h>
@@ -49,7 +49,7 @@ struct Parts {
   const model::GgufFile* file = nullptr;
 };
 
-// Two layers of 64; every part has bytes of its own.
+// A model with two layers of 64; every part has bytes of its own.
 class TinyModel {
  public:
   TinyModel() {
@@ -104,7 +104,7 @@ class TinyModel {
     return out;
   }
 
-  // One row of sequence 1 at position 0 for stage 0, asking for a token.
+  // One row of sequence 1 at position 0 for stage 0, which asks for a token.
   stage::StepFrame Frame(uint64_t epoch, uint64_t step) const {
     stage::StepFrame frame;
     frame.plan = PlanId(5);
@@ -124,15 +124,15 @@ class TinyModel {
   std::shared_ptr<const model::Manifest> manifest_;
 };
 
-// Shared by the fakes of a test: what they do and how often.
+// Shared by the fakes of a test: it says what they do and counts how often.
 struct FakeControls {
   std::atomic<int> created{0};
   std::atomic<int> alive{0};
   std::atomic<int> peak_alive{0};
   std::atomic<int> runs{0};
-  std::atomic<bool> block{false};  // Run waits until stop asks
+  std::atomic<bool> block{false};  // Run waits until `stop` asks
   std::atomic<bool> fail{false};
-  std::atomic<bool> lost{false};  // Run says Unavailable, as a stage whose card is lost
+  std::atomic<bool> lost{false};  // Run says Unavailable, like a stage whose card is lost
   std::atomic<uint64_t> planned_bytes{1000};
 };
 
@@ -199,7 +199,7 @@ inline StageFactory FakeStages(FakeControls* controls) {
   return out;
 }
 
-// Records results; the coordinator's place in tests of one host.
+// Records results; it stands in the coordinator's place in tests of one host.
 class Results final : public stage::ResultSink {
  public:
   void OnResult(stage::StepResult result) override {

@@ -13,7 +13,7 @@ namespace lanyard::worker {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr uint64_t kReserveShare = 20;  // of the disk
+constexpr uint64_t kReserveShare = 20;  // share of the disk
 constexpr uint64_t kMostReserveBytes = uint64_t{10} << 30;
 
 struct CachedFile {
@@ -22,8 +22,8 @@ struct CachedFile {
   uint64_t bytes = 0;
 };
 
-// Parts, and what an interrupted fetch left of one ("<sha256>.part"), that nothing needs; the
-// longest unused first.
+// Lists the parts, and leftovers of an interrupted fetch ("<sha256>.part"), that no layer needs,
+// the longest unused first.
 std::vector<CachedFile> Unneeded(const std::string& folder, const std::set<std::string>& keep) {
   std::vector<CachedFile> out;
   std::error_code ec;

@@ -55,7 +55,7 @@ absl::Status DiskError(const std::string& path, const model::Part& part, int err
                            " are free; make room or choose another folder with --state");
 }
 
-// Feeds up to `limit` bytes of the file to the hash; how many there were, or nullopt on a read
+// Feeds up to `limit` bytes of the file to the hash. Returns their number, or nullopt on a read
 // error.
 std::optional<uint64_t> HashFile(int fd, uint64_t limit, Sha256* hash, std::stop_token stop,
                                  const std::function<void(uint64_t)>& progress) {
@@ -162,7 +162,7 @@ void WeightStore::MakeRoom(const model::Manifest& manifest,
   MakeRoomInCache(WeightsDir(), room);
 }
 
-// True when the cache has the part and its bytes match; a file that does not is removed.
+// True when the cache has the part and its bytes match. A file that does not match is removed.
 absl::StatusOr<bool> WeightStore::UseCached(const Job& job, const model::Part& part) {
   const std::string path = absl::StrCat(WeightsDir(), "/", part.sha256);
   {
@@ -174,7 +174,8 @@ absl::StatusOr<bool> WeightStore::UseCached(const Job& job, const model::Part& p
         static_cast<uint64_t>(info.st_size) == part.bytes &&
         HashFile(fd.get(), part.bytes, &hash, job.stop, nullptr) == part.bytes &&
         hash.FinishHex() == part.sha256) {
-      futimens(fd.get(), nullptr);  // its last use; on a failure it only looks older than it is
+      // Marks its last use; if this fails it only looks older than it is.
+      futimens(fd.get(), nullptr);
       return true;
     }
     if (job.stop.stop_requested()) return absl::CancelledError("verifying weights was stopped");
@@ -192,12 +193,13 @@ absl::Status WeightStore::FetchOne(Job* job, const model::Part& part) {
   const std::string temp = path + ".part";
   absl::Status status = FetchOnce(job, part, temp);
   if (absl::IsDataLoss(status)) {
-    // What an earlier run left may be damaged: once more from the first byte.
+    // What an earlier run left may be damaged: it is fetched once more from the first byte.
     unlink(temp.c_str());
     status = FetchOnce(job, part, temp);
   }
   if (!status.ok()) {
-    // A part cut off by the network is kept and resumed; the rest would only stand in the way.
+    // A part that the network cut off is kept and resumed; other leftovers would only be in the
+    // way.
     if (absl::IsDataLoss(status) || absl::IsResourceExhausted(status)) unlink(temp.c_str());
     return status;
   }
@@ -215,8 +217,8 @@ absl::Status WeightStore::FetchOnce(Job* job, const model::Part& part, const std
   if (!have)
     return absl::DataLossError(absl::StrCat("cannot read ", temp, ": ", std::strerror(errno)));
   uint64_t at = *have;
-  // Reserves the space, where the file system can: a full disk is better known before an hour of
-  // fetching than after.
+  // Reserves the space where the file system can: a full disk is better known before an hour of
+  // fetching than after it.
   if (fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, 0,
                 static_cast<off_t>(std::max<uint64_t>(1, part.bytes))) != 0 &&
       (errno == ENOSPC || errno == EDQUOT)) {

@@ -21,10 +21,11 @@ struct WeightStoreOptions {
   std::string state_dir;                 // parts go to <state_dir>/weights/<sha256>
   std::vector<std::string> local_files;  // GGUF files to look into
   std::string local_dir;                 // and every *.gguf in it; may be empty
-  uint64_t cache_limit_bytes = 0;        // of the cache of parts (weight_cache.h); 0: the disk's
+  // Limit of the cache of parts (weight_cache.h); 0: the disk's own.
+  uint64_t cache_limit_bytes = 0;
 };
 
-// Streams a part from `offset` to its end (net::WeightClient::Fetch).
+// Streams a part from `offset` to its end (see net::WeightClient::Fetch).
 using FetchPart =
     std::function<absl::Status(const std::string& sha256, uint64_t offset, std::stop_token stop,
                                const std::function<absl::Status(std::span<const uint8_t>)>& take)>;
@@ -35,14 +36,14 @@ struct Weights {
   std::string origin;          // for people: "cache", "coordinator" or the file's path
 };
 
-// One caller at a time.
+// For one caller at a time.
 class WeightStore {
  public:
   explicit WeightStore(WeightStoreOptions options) : options_(std::move(options)) {}
 
   // ResourceExhausted (naming path and bytes) when the disk is full, DataLoss when a part does not
   // match its digest after a second try, Cancelled when `stop` asks, or fetch's error.
-  // `progress(done, total)` in bytes; may be null.
+  // `progress(done, total)` counts bytes; it may be null.
   absl::StatusOr<Weights> Prepare(const model::Manifest& manifest,
                                   const std::vector<std::string>& parts, const FetchPart& fetch,
                                   std::stop_token stop,

@@ -39,15 +39,15 @@ absl::StatusOr<Authority> LoadOrMake(const std::string& folder, identity::UnixTi
                      certificate.ok() ? key.status().message() : certificate.status().message()));
   }
   ASSIGN_OR_RETURN(Authority made, Authority::Create(now));
-  // The key first: without the certificate the next start says that the CA is incomplete, and no
-  // node trusts it yet.
+  // The key is written first: without the certificate the next start says that the CA is
+  // incomplete, and no node trusts it yet.
   RETURN_IF_ERROR(WriteSmallFile(folder + "/ca.key", made.key_pem()));
   RETURN_IF_ERROR(WriteSmallFile(folder + "/ca.crt", made.certificate_pem()));
   LogInfo("this is a new cluster, ", made.cluster());
   return made;
 }
 
-// Every address of this machine, for those who type one into a browser.
+// Finds every address of this machine, for people who type one into a browser.
 std::vector<std::string> OwnAddresses() {
   std::vector<std::string> out;
   ifaddrs* all = nullptr;
@@ -162,7 +162,7 @@ ClusterHooks Cluster::Hooks() {
 }
 
 void Cluster::Serve(ClusterHooks hooks, std::string join_address) {
-  // Workers hear of revocations of this coordinator's earlier lives too.
+  // Workers are also told of revocations in this coordinator's earlier lives.
   const std::vector<std::string> revoked = nodes_->RevokedIds();
   if (!revoked.empty() && hooks.cut_off) hooks.cut_off("", revoked);
   MutexLock lock(&mu_);
@@ -199,11 +199,11 @@ absl::StatusOr<std::vector<MemberInfo>> Cluster::Members() {
 }
 
 absl::StatusOr<MemberInfo> Cluster::Revoke(const std::string& name_or_id) {
-  MutexLock revoking(&revoke_mu_);  // the list that workers hear last is the longest
+  MutexLock revoking(&revoke_mu_);  // so that the last list that workers get is the longest
   ASSIGN_OR_RETURN(const NodeInfo node, nodes_->Revoke(name_or_id));
   const ClusterHooks hooks = Hooks();
   if (hooks.cut_off) hooks.cut_off(node.id, nodes_->RevokedIds());
-  // Who comes with its name is another.
+  // A node that comes with its name is another one.
   if (node.drained_unix_s.has_value() && hooks.set_drained)
     RETURN_IF_ERROR(hooks.set_drained(node.name, false));
   return InfoOf(node);
@@ -216,7 +216,8 @@ absl::StatusOr<MemberInfo> Cluster::SetDrained(const std::string& name_or_id, bo
   if (!hooks.set_drained) return Unavailable("the coordinator is starting; ask again");
   const bool is_worker =
       before.role == identity::Role::kWorker && !before.revoked_unix_s.has_value();
-  if (is_worker && drained) RETURN_IF_ERROR(hooks.set_drained(before.name, true));  // it may refuse
+  // The hook may refuse it.
+  if (is_worker && drained) RETURN_IF_ERROR(hooks.set_drained(before.name, true));
   const absl::StatusOr<NodeInfo> node = nodes_->SetDrained(before.id, drained);
   if (!node.ok()) {
     if (is_worker && drained && !before.drained_unix_s.has_value())
@@ -242,7 +243,7 @@ absl::Status Cluster::RenewIfDue(bool at_once) {
   MutexLock renewing(&renew_mu_);  // MakeAdmin and the loop write the same files
   const identity::UnixTime now = options_.clock();
   const auto own = credential_->Get();
-  // Before its time: the clock was ahead when it was given.
+  // It is also renewed before its time of issue: then the clock was ahead when it was given.
   if (at_once || now >= identity::RenewAt(own->self) || now < own->self.not_before) {
     ASSIGN_OR_RETURN(auto next, IssueOwn(own->key));
     RETURN_IF_ERROR(credential_->Replace(std::move(next)));
@@ -277,7 +278,7 @@ absl::StatusOr<net::JoinReply> Cluster::EnrolAdmin(const IdentityFolder& folder,
   ASSIGN_OR_RETURN(request.request_pem, key.MakeRequest());
   absl::StatusOr<net::JoinReply> reply = nodes_->EnrolLocal(request);
   if (!absl::IsPermissionDenied(reply.status())) return reply;
-  // Its key was revoked. Who has this machine has the CA: a new one gives nothing away.
+  // Its key was revoked. A person who has this machine has the CA, so a new key gives nothing away.
   RETURN_IF_ERROR(folder.ForgetKey());
   ASSIGN_OR_RETURN(const identity::KeyPair next, folder.Key());
   ASSIGN_OR_RETURN(request.request_pem, next.MakeRequest());

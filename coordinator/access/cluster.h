@@ -1,6 +1,6 @@
 // The cluster's identity on the coordinator's machine: the CA, made at the first start; the
-// coordinator's own certificate; an administrator's, for `lanyard` on this machine. All of them in
-// one folder that only its owner reads:
+// coordinator's own certificate; an administrator's, for `lanyard` on this machine. All of them lie
+// in one folder that only its owner can read:
 //
 //   ca/ca.key ca/ca.crt            the authority (mode 0600)
 //   ca/https-ca.key ca/https-ca.crt  that of HTTPS, which clients trust (https_front.h)
@@ -28,11 +28,11 @@ namespace lanyard::coordinator {
 
 struct ClusterOptions {
   std::string folder;  // the state directory
-  std::string name;    // of this machine
-  std::vector<std::string> dns_names =
-      {};                   // that HTTPS clients may use beside the machine's name and addresses
-  Nodes::Clock clock = {};  // empty: the wall's
-  // That every certificate of the cluster is given for: kLeastCertificateSeconds to
+  std::string name;    // this machine's name
+  // More names that HTTPS clients may use, beside the machine's name and addresses.
+  std::vector<std::string> dns_names = {};
+  Nodes::Clock clock = {};  // empty: the system's clock
+  // Every certificate of the cluster is given for this long: kLeastCertificateSeconds to
   // kNodeCertificateSeconds.
   int64_t certificate_seconds = identity::kNodeCertificateSeconds;
   TimeNs renew_every = 0;  // this machine's own; 0: when a third of their life is left
@@ -43,14 +43,15 @@ struct ClusterOptions {
 struct ClusterHooks {
   std::function<void(const std::string& node, const std::vector<std::string>& all_revoked)> cut_off;
   std::function<absl::Status(const std::string& worker, bool drained)> set_drained;
-  std::function<std::string(const std::string& node)> quarantine;  // why; empty: it is not in it
+  // Says why a node is in quarantine; empty when it is not.
+  std::function<std::string(const std::string& node)> quarantine;
 };
 
 // Thread-safe after Open.
 class Cluster final : public ClusterAdmin {
  public:
-  // `store` outlives it. A CA whose key and certificate do not fit is an error: making a new one
-  // would shut every node out.
+  // `store` must outlive the result. A CA whose key and certificate do not fit together is an
+  // error: making a new one would shut every node out.
   static absl::StatusOr<std::unique_ptr<Cluster>> Open(Store* store, const ClusterOptions& options);
   ~Cluster() override;
 
@@ -59,11 +60,11 @@ class Cluster final : public ClusterAdmin {
   const identity::Authority& authority() const { return authority_; }
   std::string admin_folder() const { return options_.folder + "/admin"; }
 
-  // Writes the administrator's folder; `https` is where `lanyard` finds this coordinator. Renewed
-  // like the rest. `https_for_others`: where machines that join as administrators find it; empty:
-  // nowhere (loopback).
+  // Writes the administrator's folder, which is renewed like the rest. `https` is where `lanyard`
+  // finds this coordinator. `https_for_others` is where machines that join as administrators find
+  // it; it is empty when they cannot (loopback).
   absl::Status MakeAdmin(const std::string& https, const std::string& https_for_others);
-  // net::JoinHandler: Nodes::Enrol, and where the HTTP front is.
+  // Implements net::JoinHandler: calls Nodes::Enrol and adds where the HTTP front is.
   absl::StatusOr<net::JoinReply> Enrol(const net::JoinRequest& request);
 
   // For an HTTPS connection that is accepted now; clients may show a certificate of the cluster.
@@ -74,8 +75,8 @@ class Cluster final : public ClusterAdmin {
   // roles and after revocation.
   absl::StatusOr<std::string> AdminOf(const std::string& certificate_pem) const;
 
-  // Before the first call that needs them; `join_address` is what a token's line tells a machine to
-  // join.
+  // To be called before the first call that needs the hooks. `join_address` is the address that a
+  // token's line tells a machine to join.
   void Serve(ClusterHooks hooks, std::string join_address);
 
   absl::StatusOr<NewJoinToken> CreateToken(const std::string& role, int64_t ttl_seconds,
@@ -88,8 +89,8 @@ class Cluster final : public ClusterAdmin {
   HttpsInfo Https() override;
   absl::StatusOr<HttpsInfo> NewHttpsCa() override;
 
-  // New certificates for the coordinator and the administrator when theirs are due, or all the same
-  // `at_once`. Called by a thread of its own.
+  // Makes new certificates for the coordinator and the administrator when theirs are due, or in any
+  // case when `at_once` is set. A thread of its own calls it.
   absl::Status RenewIfDue(bool at_once = false);
 
  private:
@@ -104,7 +105,7 @@ class Cluster final : public ClusterAdmin {
   absl::Status WriteFilesForClients();
   ClusterHooks Hooks();
   void Loop();
-  void Wait(TimeNs time);  // or until the end
+  void Wait(TimeNs time);  // returns early when the cluster ends
 
   const ClusterOptions options_;
   const identity::Authority authority_;

@@ -1,5 +1,5 @@
-// What an administrator does with the cluster's members, as web/ needs it: join tokens, nodes,
-// throwing one out.
+// What an administrator does with the cluster's members, as web/ needs it: make join tokens, list
+// nodes, revoke one.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +12,16 @@
 namespace lanyard::coordinator {
 
 struct MemberInfo {
-  std::string id;  // of the node's key
+  std::string id;  // the hash of the node's key
   std::string name;
   std::string role;  // "worker" "admin"
   int64_t joined_unix_s = 0;
   int64_t certificate_ends_unix_s = 0;
   std::optional<int64_t> revoked_unix_s;
-  std::string from;  // ip:port that asked for the latest certificate
+  std::string from;  // the ip:port that asked for the latest certificate
   std::optional<int64_t> drained_unix_s = {};
-  std::string quarantine = {};  // why, and how long yet; empty: it is not in it
+  // Why the node is in quarantine, and for how much longer; empty when it is not.
+  std::string quarantine = {};
 };
 
 struct JoinTokenInfo {
@@ -34,7 +35,7 @@ struct JoinTokenInfo {
 
 struct NewJoinToken {
   JoinTokenInfo info;
-  std::string token;         // the text, seen here and never again
+  std::string token;         // the token's text, which only this answer holds
   std::string join_address;  // host:port for --join
 };
 
@@ -56,12 +57,12 @@ class ClusterAdmin {
   virtual absl::StatusOr<std::vector<JoinTokenInfo>> ListTokens() = 0;
   virtual absl::Status RevokeToken(const std::string& id) = 0;
   virtual absl::StatusOr<std::vector<MemberInfo>> Members() = 0;
-  // From its return on the node gets no certificate, and its connections are cut everywhere within
-  // a second.
+  // Once it has returned, the node gets no certificate, and its connections are cut everywhere
+  // within a second.
   virtual absl::StatusOr<MemberInfo> Revoke(const std::string& name_or_id) = 0;
-  // Plans leave the worker out from now on, or may use it again; kept over restarts. Its layers
-  // move when what runs has ended, or after some seconds. FailedPrecondition with the planner's
-  // arithmetic when the others cannot hold the model.
+  // From now on plans leave the worker out, or may use it again; this is kept over restarts. Its
+  // layers move when the running requests have ended, or after some seconds. FailedPrecondition
+  // with the planner's arithmetic when the others cannot hold the model.
   virtual absl::StatusOr<MemberInfo> SetDrained(const std::string& name_or_id, bool drained) = 0;
   virtual HttpsInfo Https() = 0;
   // Makes a CA of HTTPS with a new key; clients that trust the one of before are refused by

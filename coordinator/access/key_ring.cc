@@ -15,7 +15,7 @@ namespace lanyard::coordinator {
 namespace {
 
 constexpr size_t kMaxNameBytes = 64;
-constexpr int64_t kUseStepSeconds = 60;  // how exactly the last use is known
+constexpr int64_t kUseStepSeconds = 60;  // precision of the last use
 
 int64_t WallSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(

@@ -1,6 +1,6 @@
-// API keys in the Store. Of a key's 256 random bits only their SHA-256 is kept (they are random:
-// nothing slower is needed). Everything that a request asks is answered from memory; the Store is
-// written first when something changes.
+// API keys in the Store. Only the SHA-256 of a key's 256 random bits is kept; since they are
+// random, nothing slower is needed. Every question of a request is answered from memory. When
+// something changes, the Store is written first.
 #pragma once
 
 #include <array>
@@ -14,14 +14,14 @@
 
 namespace lanyard::coordinator {
 
-inline constexpr size_t kMaxApiKeys = 10'000;  // that are not revoked
+inline constexpr size_t kMaxApiKeys = 10'000;  // the limit for keys that are not revoked
 inline constexpr int64_t kMaxApiKeySeconds = int64_t{10} * 365 * 24 * 3600;
 
 class KeyRing final : public ApiKeys {
  public:
   using Clock = std::function<int64_t()>;  // seconds since 1970
 
-  // Reads every key. The store must outlive it; an empty clock is the wall's.
+  // Reads every key. The store must outlive the result. An empty clock means the system's.
   static absl::StatusOr<std::unique_ptr<KeyRing>> Open(Store* store, Clock clock = {});
   ~KeyRing() override;  // flushes
 
@@ -43,13 +43,14 @@ class KeyRing final : public ApiKeys {
 
   KeyRing(Store* store, Clock clock) : store_(*store), clock_(std::move(clock)) {}
   static bool Live(const Key& key, int64_t now);
-  // Of the key in memory; null when there is none.
+  // Finds the key in memory; null when there is none.
   Key* Find(std::string_view name_or_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Store& store_;
   const Clock clock_;
-  Mutex change_mu_;  // Create, Revoke and Flush: one at a time, over store and memory; taken before
-                     // mu_
+  // Held by Create, Revoke and Flush over store and memory, so that they run one at a time; taken
+  // before mu_.
+  Mutex change_mu_;
   mutable Mutex mu_;
   std::map<std::string, Key, std::less<>> keys_ ABSL_GUARDED_BY(mu_);  // by id
 };

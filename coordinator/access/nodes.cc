@@ -53,7 +53,7 @@ absl::Status CheckToken(SQLite::Database& db, const net::JoinRequest& request, U
   return absl::OkStatus();
 }
 
-// Once, in the transaction that makes the node.
+// Uses the token once, in the transaction that makes the node.
 absl::Status UseToken(SQLite::Database& db, const net::JoinRequest& request, UnixTime now) {
   RETURN_IF_ERROR(CheckToken(db, request, now));
   SQLite::Statement use(db, "UPDATE join_tokens SET used = used + 1 WHERE id = ?");
@@ -146,7 +146,7 @@ absl::StatusOr<NewToken> Nodes::CreateToken(const TokenRequest& request) {
                token.Encode()};
   RETURN_IF_ERROR(store_.Write([&](SQLite::Database& db) {
     SQLite::Statement old(db, "DELETE FROM join_tokens WHERE expires_unix_s < ?");
-    old.bind(1, now - kMaxTokenSeconds);  // so long "expired" is said instead of "unknown"
+    old.bind(1, now - kMaxTokenSeconds);  // until then "expired" is said instead of "unknown"
     old.exec();
     SQLite::Statement add(
         db,
@@ -191,7 +191,7 @@ absl::StatusOr<net::JoinReply> Nodes::Enrol(const net::JoinRequest& request) {
 absl::StatusOr<net::JoinReply> Nodes::EnrolLocal(const net::JoinRequest& request) {
   ASSIGN_OR_RETURN(const identity::PkeyPtr key, identity::PublicKeyOfRequest(request.request_pem));
   const std::string id = identity::NodeIdOf(key.get());
-  std::string before;  // whose folder is gone: nobody has its key
+  std::string before;  // the node whose folder is gone: its key no longer exists
   {
     MutexLock lock(&mu_);
     for (const auto& [other, node] : nodes_) {
@@ -210,7 +210,7 @@ bool Nodes::IsMember(const std::string& id) const {
   return it != nodes_.end() && !it->second.revoked_unix_s.has_value();
 }
 
-// What the node is, or would be; whether its token is good is asked later.
+// Decides what the node is, or would be. Whether its token is good is asked later.
 absl::StatusOr<NodeInfo> Nodes::Decide(const net::JoinRequest& request,
                                        const std::string& id) const {
   MutexLock lock(&mu_);
@@ -254,10 +254,11 @@ absl::StatusOr<net::JoinReply> Nodes::Admit(const net::JoinRequest& request, boo
   MutexLock change(&change_mu_);
   const std::string id = identity::NodeIdOf(key.get());
   const UnixTime now = clock_();
-  // A member's key renews whatever it shows: the reply to its token may have been lost on the way.
+  // A member's key renews whatever token it shows: the reply to its token may have been lost on the
+  // way.
   const bool joins = needs_token && !request.token_id.empty() && !IsMember(id);
   if (joins) {
-    // First of all: without a token nobody learns which names are taken.
+    // This is checked first: without a token a stranger must not learn which names are taken.
     RETURN_IF_ERROR(
         store_.Read([&](SQLite::Database& db) { return CheckToken(db, request, now); }));
   }

@@ -161,7 +161,7 @@ TEST_F(NodesTest, RevokedStaysRevokedAlsoAfterARestart) {
   }
   EXPECT_TRUE(Join(*KeyPair::Generate(), Token(), "pc-1").ok());  // the name is free again
   now_ += 25 * 3600;
-  EXPECT_TRUE(nodes_->RevokedIds().empty());  // no certificate of it is valid any more
+  EXPECT_TRUE(nodes_->RevokedIds().empty());  // none of its certificates is valid
   EXPECT_THAT(Renew(key_).ToString(), HasSubstr("was revoked"));
 }
 

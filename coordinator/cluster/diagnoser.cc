@@ -14,7 +14,7 @@ net::DiagnoseTarget TargetOf(const Member& member) {
   return {member.hello.name, member.hello.stage_address, member.hello.node};
 }
 
-// The machines that `members[at]` measures the way to.
+// The machines to which `members[at]` measures the way.
 std::vector<net::DiagnoseTarget> TargetsOf(const std::vector<const Member*>& members, size_t at,
                                            size_t all_pairs_up_to) {
   std::vector<net::DiagnoseTarget> out;
@@ -70,8 +70,8 @@ void Diagnoser::OnDiagnosis(net::LinkId link, const net::Diagnosis& diagnosis, i
   if (!current_.has_value() || current_->link != link || diagnosis.id != id_) return;
   NodeDiagnosis& node = result_.nodes.emplace_back();
   node.name = current_->name;
-  // RFC 5905, section 8: both ways take the same time, or the figure is wrong by half of what they
-  // differ.
+  // RFC 5905, section 8: we assume that both ways take the same time; otherwise the figure is wrong
+  // by half of their difference.
   const auto there =
       static_cast<double>(diagnosis.received_unix_ms) - static_cast<double>(asked_unix_ms_);
   const auto back = static_cast<double>(diagnosis.sent_unix_ms) - static_cast<double>(unix_ms);

@@ -1,5 +1,5 @@
-// `lanyard doctor` on the coordinator's side: asks the workers one after another, so that
-// measurements do not disturb each other. A state machine without I/O or clock.
+// The coordinator's side of `lanyard doctor`. It asks the workers one after another, so that
+// measurements do not disturb each other. It is a state machine without I/O or clock.
 #pragma once
 
 #include <deque>
@@ -16,10 +16,10 @@
 namespace lanyard::coordinator {
 
 struct DiagnoserOptions {
-  TimeNs answer_within = 12 * kSecond;  // one worker
+  TimeNs answer_within = 12 * kSecond;  // limit for one worker
   TimeNs all_within = 60 * kSecond;
-  // A pool of at most so many machines measures every pair, a larger one each machine's next 4 and
-  // last 2 by name.
+  // A pool of at most this many machines measures every pair. In a larger one each machine measures
+  // the next 4 and the last 2 by name.
   size_t all_pairs_up_to = 8;
 };
 
@@ -35,14 +35,14 @@ class Diagnoser {
   explicit Diagnoser(DiagnoserOptions options = {}) : options_(options) {}
 
   bool busy() const { return done_ != nullptr; }
-  // `done` hears of a refusal too. See Generator::Diagnose.
+  // `done` is called for a refusal too. See Generator::Diagnose.
   void Start(const std::map<std::string, Member>& members, const std::string& only, Done done,
              TimeNs now);
-  // Whom to ask now. The time on the wall is for the clocks' comparison.
+  // Says which worker to ask now. `unix_ms` is the wall clock's time, for the comparison of clocks.
   std::optional<Ask> Next(TimeNs now, int64_t unix_ms);
   void OnDiagnosis(net::LinkId link, const net::Diagnosis& diagnosis, int64_t unix_ms);
   void OnGone(net::LinkId link);
-  // Ends what took too long, and hands the result out when all have been asked.
+  // Gives up on a worker that took too long, and hands the result out when all have been asked.
   void OnTick(TimeNs now, int64_t unix_ms);
   void Abort(const absl::Status& why);
 
@@ -60,7 +60,7 @@ class Diagnoser {
   PoolDiagnosis result_;
   std::deque<Patient> waiting_;
   std::optional<Patient> current_;
-  uint64_t id_ = 0;  // of the request to `current_`
+  uint64_t id_ = 0;  // id of the request to `current_`
   TimeNs asked_at_ = 0;
   int64_t asked_unix_ms_ = 0;
   TimeNs ends_at_ = 0;

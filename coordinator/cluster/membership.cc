@@ -27,7 +27,7 @@ absl::Status CheckNewcomer(const net::WorkerHello& hello) {
   return absl::OkStatus();
 }
 
-// Why a newcomer may not have the name that `there` has.
+// Says why a newcomer may not have the name that `there` has.
 absl::Status NameInUse(const net::WorkerHello& there, const net::WorkerHello& hello) {
   const bool same_program = there.pid == hello.pid && there.stage_address == hello.stage_address;
   if (!hello.node.empty() && hello.node == there.node && !same_program) {

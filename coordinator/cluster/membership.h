@@ -1,5 +1,5 @@
-// Who is in the pool: workers by the link they came on, from hello to silence. A state machine
-// without I/O or clock.
+// Who is in the pool: each worker by the link on which it came, from its hello until it falls
+// silent. It is a state machine without I/O or clock.
 #pragma once
 
 #include <map>
@@ -18,12 +18,12 @@ struct Member {
   net::WorkerHello hello;
   net::Heartbeat heartbeat;
   TimeNs joined = 0;
-  TimeNs heard = 0;  // last message
+  TimeNs heard = 0;  // time of the last message
 };
 
 struct MembershipOptions {
   TimeNs dead_after = net::kDeadAfterMs * kMillisecond;
-  // A member that missed this much gives its name up to a newcomer of the same name.
+  // A member that was silent for this long gives up its name to a newcomer of the same name.
   TimeNs silent_after = 3 * net::kHeartbeatMs * kMillisecond;
 };
 
@@ -33,24 +33,25 @@ class Membership {
   explicit Membership(MembershipOptions options) : options_(options) {}
 
   struct Admission {
-    absl::Status status;             // why refused, for the worker's log
-    std::optional<Member> replaced;  // the silent holder of the name; its link is to be closed
+    absl::Status status;             // why it was refused, for the worker's log
+    std::optional<Member> replaced;  // the silent holder of the name, whose link is to be closed
   };
-  // FailedPrecondition for another protocol or version, AlreadyExists for a name in use,
-  // InvalidArgument for nonsense.
+  // FailedPrecondition: another protocol or version. AlreadyExists: the name is in use.
+  // InvalidArgument: a value makes no sense.
   Admission OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
-  // False when the link is no member's (a stale or refused one): the message is to be ignored.
+  // Returns false when the link belongs to no member (it is stale or was refused): the message is
+  // to be ignored.
   bool OnMessage(net::LinkId link, TimeNs now);
   void OnHeartbeat(net::LinkId link, const net::Heartbeat& heartbeat);
   void OnDevices(net::LinkId link, const net::DevicesChanged& changed);
-  // The member that left, if the link was one's.
+  // Returns the member that left, if the link belonged to one.
   std::optional<Member> OnGone(net::LinkId link);
-  // Members silent for too long: they are removed.
+  // Removes members that were silent for too long, and returns them.
   std::vector<Member> Expire(TimeNs now);
 
   const Member* Find(net::LinkId link) const;
   const Member* FindByName(const std::string& name) const;
-  // By name, so that the same machines always come in the same order.
+  // They are ordered by name, so that the same machines always come in the same order.
   const std::map<std::string, Member>& members() const { return members_; }
 
  private:

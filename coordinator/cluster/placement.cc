@@ -53,7 +53,7 @@ PlacementActions Placement::OnGone(const Member& member, std::string_view why, T
   const bool in_last_plan =
       planned_once_ && std::any_of(plan_.stages.begin(), plan_.stages.end(),
                                    [&](const auto& s) { return s.machine == member.hello.name; });
-  // Also when its neighbour noticed first and the stages are gone already.
+  // This holds also when its neighbour noticed first and the stages are gone already.
   if (may_return && in_last_plan && !drained_.contains(member.hello.name) &&
       (stage != nullptr || stages_.empty())) {
     awaited_.insert(member.hello.name);
@@ -75,8 +75,8 @@ PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
         "something changes";
   }
   if (fallback_) {
-    // The plan that was chosen did not come to serve: back to the one that did, without waiting for
-    // whom it does not need.
+    // The chosen plan did not come to serve: we go back to the one that did, without waiting for
+    // workers that it does not need.
     plan_ = *std::exchange(fallback_, std::nullopt);
     std::erase_if(awaited_, [this](const std::string& name) {
       return std::none_of(plan_.stages.begin(), plan_.stages.end(),
@@ -95,7 +95,7 @@ PlacementActions Placement::Lose(absl::Status why, TimeNs now) {
 }
 
 void Placement::BackOff(TimeNs now) {
-  // What served for a while and then failed starts over with a short delay.
+  // A plan that served for a while and then failed starts again with a short delay.
   if (state_ == PlacementState::kServing && now - serving_since_ >= options_.retry_most) {
     retry_delay_ = 0;
   }
@@ -155,7 +155,7 @@ std::string Placement::WaitsFor(const Membership& members, TimeNs now) {
   if (n == 0) return last_failure_.empty() ? "no worker has joined yet" : last_failure_;
   if (!planned_once_) {
     if (options_.expect_workers > 0) {
-      // Of those that are asked for, the drained do not take part.
+      // The drained ones among the expected workers do not take part.
       const size_t expect =
           options_.expect_workers - std::min<size_t>(drained_.size(), options_.expect_workers - 1);
       if (n >= expect) return "";
@@ -204,8 +204,8 @@ void Placement::RememberDevices(const Membership& members) {
     planned_devices_[name] = member.hello.devices;
 }
 
-// Whether the cards that the plan puts layers on have about what they had then: others on the same
-// desk take a little more or less every time.
+// Says whether the cards that the plan puts layers on have about as much memory as then: other
+// programs on the same desk take a little more or less every time.
 bool Placement::DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const {
   const auto planned = planned_devices_.find(stage.machine);
   if (planned == planned_devices_.end()) return true;
@@ -215,7 +215,7 @@ bool Placement::DevicesStillHave(const sharding::PlannedStage& stage, const Memb
     const auto now =
         std::find_if(devices.begin(), devices.end(),
                      [&](const net::DeviceHello& device) { return device.name == before.name; });
-    // What has no room on a card any more goes to RAM, but not with fast attention.
+    // What no longer has room on a card goes to RAM, but not with fast attention.
     const bool fast = options_.numerics.attention == stage::AttentionForm::kFast;
     const uint64_t least_bytes = fast ? before.memory_bytes : before.memory_bytes / 8 * 7;
     if (now == devices.end() || now->memory_bytes < least_bytes || (fast && !now->fast_attention))
@@ -252,8 +252,8 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
   request.max_rows = options_.max_rows;
   request.min_context = std::min(options_.min_context, options_.context);
   request.one_stage_a_machine = true;
-  request.require_all =
-      options_.expect_workers > 0;  // who counts workers wants each of them to take part
+  // A user who counts workers wants each of them to take part.
+  request.require_all = options_.expect_workers > 0;
   for (const auto& [name, member] : members.members()) {
     if (drained_.contains(name)) continue;
     sharding::MachineProfile machine;
@@ -272,7 +272,7 @@ sharding::PlanRequest Placement::RequestFor(const Membership& members) const {
 }
 
 double Placement::PredictedMs(const sharding::Plan& plan, size_t n_machines) const {
-  // As the planner sees it (sharding::MakePlan), with its own figures of the stages.
+  // This is the planner's formula (sharding::MakePlan) with its own figures of the stages.
   const sharding::LinkProfile link;
   const double hidden_bits =
       8.0 * static_cast<double>(stage::Hidden::BytesFor(options_.numerics.wire, 1,
@@ -314,7 +314,7 @@ PlacementActions Placement::Improve(const Membership& members, TimeNs now, bool 
   PlacementActions actions;
   if (members_changed_) {
     if (now < joined_at_ + options_.settle)
-      return actions;  // who comes back often comes with others
+      return actions;  // a worker that comes back often comes with others
     members_changed_ = false;
     better_.reset();
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
@@ -466,7 +466,7 @@ PlacementActions Placement::Move(const Membership& members, TimeNs now, bool idl
 PlacementActions Placement::Assign(const Membership& members, TimeNs now) {
   PlacementActions actions;
   members_changed_ = false;
-  // The cut that was is kept when it still can be: whoever survived then has its weights already.
+  // The old cut is kept while it still can be: the workers that stayed have its weights already.
   if (!OldPlanStillFits(members)) {
     absl::StatusOr<sharding::Plan> made = options_.make_plan(RequestFor(members));
     if (!made.ok() || !made->fits) {

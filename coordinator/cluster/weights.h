@@ -1,4 +1,4 @@
-// The model's parts for workers that fetch them: from the GGUF file, by the SHA-256 of the
+// Serves the model's parts to workers: reads them from the GGUF file, by the SHA-256 of the
 // manifest.
 #pragma once
 
@@ -15,11 +15,11 @@ namespace lanyard::coordinator {
 // Thread-safe. Only parts of the manifest are ever read: a digest names a part, never a path.
 class GgufPartProvider : public net::PartProvider {
  public:
-  // The manifest is hashed.
+  // The manifest must have its digests.
   GgufPartProvider(std::shared_ptr<const model::GgufFile> file,
                    std::shared_ptr<const model::Manifest> manifest);
 
-  // NotFound for a digest that is none of this model's.
+  // NotFound for a digest that is not one of this model's.
   absl::StatusOr<uint64_t> PartBytes(std::string_view sha256) override;
   absl::Status ReadPart(std::string_view sha256, uint64_t offset, std::span<uint8_t> out) override;
 

@@ -48,7 +48,7 @@ Answer::Next Answer::OnToken(const SequenceUpdate& update) {
     if (!stops_.stopped()) text += stops_.Flush();
   }
   if (stops_.stopped()) {
-    // Tokens of the stop string itself are no part of the answer.
+    // The stop string's own tokens are no part of the answer.
     if (!text.empty() && pending_.size() > 1) pending_.pop_back();
     Emit(std::move(text));
     return update.end ? Next::kEnded : Next::kStopped;

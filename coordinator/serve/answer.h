@@ -1,5 +1,5 @@
-// One answer being made: tokens in, text out to its sink, never part of a character, never a stop
-// string.
+// One answer being made: tokens come in, and text goes out to its sink. The text never splits a
+// character and never holds a stop string.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@
 
 namespace lanyard::coordinator {
 
-// Not thread-safe: the pool's thread. The tokenizer must outlive it.
+// Not thread-safe: the pool's thread uses it. The tokenizer must outlive it.
 class Answer {
  public:
   Answer(const model::Tokenizer* tokenizer, const GenerateRequest& request, uint32_t prompt_tokens,
@@ -24,8 +24,8 @@ class Answer {
     kGoOn,
     kEnded,
     kStopped
-  };  // kStopped: by a stop string; the sequence is to be cancelled
-  // Sends the text. After kEnded and kStopped, Finish tells the sink the end.
+  };  // kStopped: a stop string was found; the caller must cancel the sequence
+  // Sends the text. After kEnded and kStopped, Finish tells the sink that this is the end.
   Next OnToken(const SequenceUpdate& update);
   void Finish();
   void OnError(const absl::Status& status);
@@ -44,7 +44,7 @@ class Answer {
   std::shared_ptr<TokenSink> sink_;
   Usage usage_;
   FinishReason reason_ = FinishReason::kStop;
-  std::vector<TokenLogprob> pending_;  // of tokens whose text is held back
+  std::vector<TokenLogprob> pending_;  // of the tokens whose text is held back
 };
 
 }  // namespace lanyard::coordinator

@@ -1,5 +1,5 @@
-// The front door of the pool for web/ (and for tests): start an answer, get its text, cancel it,
-// ask how the pool is.
+// The front door of the pool for web/ (and for tests): through it an answer is started, its text
+// received and cancelled, and the pool's state asked for.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,9 @@ struct ChatMessage {
 };
 
 struct GenerateRequest {
-  // A chat (goes through the model's template), a raw text, or token ids.
+  // A chat (which goes through the model's template), a raw text, or token ids.
   std::variant<std::vector<ChatMessage>, std::string, std::vector<int32_t>> prompt;
-  std::string model;                   // empty or the id of a served model; else NotFound
+  std::string model;                   // empty, or the id of a served model; NotFound otherwise
   std::optional<uint32_t> max_tokens;  // absent: up to the context
   stage::SampleSpec sample;            // seed chosen by the caller
   std::vector<std::string> stop;       // at most kMaxStops, none empty, never emitted
@@ -62,16 +62,16 @@ struct TokenLogprob {
   std::vector<std::pair<std::string, float>> top;
 };
 
-// Receives one answer. Called from the pool's thread, in order: any number of OnText, then one
-// OnDone or one OnError; never again after that. Must only enqueue. Text never splits a UTF-8
-// character and never holds a stop string.
+// Receives one answer. It is called from the pool's thread, in order: any number of OnText, then
+// one OnDone or one OnError, and nothing after that. An implementation must only enqueue. Text
+// never splits a UTF-8 character and never holds a stop string.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void OnText(std::string text, std::vector<TokenLogprob> logprobs) = 0;
   virtual void OnDone(FinishReason reason, Usage usage) = 0;
-  // The typed errors of the pool: Unavailable (a worker was lost: the text names it; or the pool is
-  // not ready), ResourceExhausted (queue full), DeadlineExceeded.
+  // The pool's typed errors: Unavailable (a worker was lost, and the text names it; or the pool is
+  // not ready), ResourceExhausted (the queue is full), DeadlineExceeded.
   virtual void OnError(const absl::Status& status, Usage usage) = 0;
 };
 
@@ -79,7 +79,7 @@ class TokenSink {
 struct NodeDevice {
   std::string name;
   std::string model;
-  uint64_t memory_bytes = 0;  // for stages
+  uint64_t memory_bytes = 0;  // memory that stages may use
   double speed = 0;
   double read_bytes_per_second = 0;
   double int8_ops_per_second = 0;
@@ -104,12 +104,12 @@ struct NodeStatus {
   uint64_t resident_bytes = 0;
   double busy = 0;
   double heartbeat_age_s = 0;
-  bool drained = false;  // also when lost
+  bool drained = false;  // also set while the worker is lost
   bool has_stage = false;
   stage::LayerRange layers;
   bool embeds = false;
   bool samples = false;
-  uint64_t gguf_bytes = 0;  // of the parts it holds
+  uint64_t gguf_bytes = 0;  // file bytes of the parts that it holds
   uint64_t weights_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t buffer_bytes = 0;
@@ -146,14 +146,14 @@ struct PoolStatus {
   uint32_t kv_blocks_used = 0;
 };
 
-// What a machine of the pool found out about itself, asked by the coordinator (`lanyard doctor`).
+// What a machine of the pool says about itself when the coordinator asks (`lanyard doctor`).
 struct NodeDiagnosis {
   std::string name;
-  std::string error;         // why it gave no answer; then nothing below is known
-  double clock_skew_s = 0;   // its clock, less the coordinator's
-  double clock_error_s = 0;  // the figure may be wrong by so much (half the time of the messages)
-  uint64_t available_bytes = 0;         // memory of the machine
-  uint64_t disk_free_bytes = 0;         // where weights are kept
+  std::string error;             // why it gave no answer; then none of the fields below is known
+  double clock_skew_s = 0;       // its clock minus the coordinator's
+  double clock_error_s = 0;      // largest error of that figure (half the time of the messages)
+  uint64_t available_bytes = 0;  // free memory of the machine
+  uint64_t disk_free_bytes = 0;  // free bytes where weights are kept
   int64_t certificate_ends_unix_s = 0;  // 0: plaintext
   uint32_t key_mode = 0;                // permission bits of its key; 0: not known
 };
@@ -172,7 +172,7 @@ struct LinkReport {
 };
 
 struct PoolDiagnosis {
-  int64_t unix_ms = 0;  // the coordinator's clock, when this was complete
+  int64_t unix_ms = 0;  // the coordinator's clock when the report was complete
   std::vector<NodeDiagnosis> nodes;
   std::vector<LinkReport> links;
 };
@@ -181,22 +181,22 @@ struct PoolDiagnosis {
 class Generator {
  public:
   virtual ~Generator() = default;
-  // Checks, templates and tokenises in the caller's thread, then queues. Errors before the first
-  // token come from here: InvalidArgument (bad values), OutOfRange (prompt longer than the context:
-  // "This model's maximum context length is ..."), NotFound (model), Unavailable (not ready),
-  // ResourceExhausted (queue full). Returns the id for Cancel.
+  // Checks the request, applies the template and tokenises in the caller's thread, then queues.
+  // Errors before the first token come from here: InvalidArgument (bad values), OutOfRange (prompt
+  // longer than the context: "This model's maximum context length is ..."), NotFound (model),
+  // Unavailable (not ready), ResourceExhausted (queue full). Returns the id for Cancel.
   virtual absl::StatusOr<SeqId> Start(const GenerateRequest& request,
                                       std::shared_ptr<TokenSink> sink) = 0;
-  // The client left: its rows leave the batch, its KV blocks are freed; the sink hears nothing
-  // more. Unknown ids are fine.
+  // The client left: its rows leave the batch, its KV blocks are freed, and the sink is not called
+  // again. Unknown ids are fine.
   virtual void Cancel(SeqId id) = 0;
   virtual PoolStatus Status() const = 0;
-  // Prometheus text.
+  // Returns Prometheus text.
   virtual std::string MetricsText() const = 0;
-  // Every machine says how it is and measures its ways to the others, one machine after another (up
-  // to a minute); with a `node`, that machine alone and the ways to and from it. `done` comes once,
-  // from any thread. NotFound for an unknown node, ResourceExhausted while another diagnosis runs,
-  // Unimplemented where there are no machines to ask.
+  // Every machine says how it is and measures its ways to the others, one machine after another
+  // (this takes up to a minute). With a `node`, that machine alone is asked, and the ways to and
+  // from it are measured. `done` is called once, from any thread. NotFound: unknown node.
+  // ResourceExhausted: another diagnosis runs. Unimplemented: there are no machines to ask.
   virtual void Diagnose(const std::string& node,
                         std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
     (void)node;

@@ -12,7 +12,8 @@ constexpr uint32_t kBlock = stage::kKvBlockTokens;
 
 uint32_t BlocksFor(uint32_t tokens) { return tokens / kBlock + (tokens % kBlock != 0 ? 1 : 0); }
 
-// Our own bug, never bad input: going on would hand one sequence's state to another.
+// A failure here is our own bug, never bad input. To go on would hand one sequence's state to
+// another.
 void Require(bool condition, const char* what) {
   if (condition) return;
   std::fprintf(stderr, "KvPool: %s\n", what);
@@ -63,7 +64,7 @@ uint32_t KvPool::Need(size_t group, uint32_t tokens) const {
   const uint32_t all = BlocksFor(tokens);
   const uint32_t window = groups_[group].window;
   if (window == 0) return all;
-  // The window of one row, wherever it starts within a block.
+  // This is the window of one row, wherever it starts within a block.
   return std::min(all, BlocksFor(window - 1) + 1);
 }
 

@@ -1,5 +1,5 @@
-// Logical KV blocks: which pool blocks a sequence holds in each state group. Only numbers; the
-// memory is with the workers.
+// Logical KV blocks: which pool blocks a sequence holds in each state group. These are numbers
+// only; the memory is with the workers.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct KvTable {
   std::deque<uint32_t> blocks;
   uint32_t end() const { return first + static_cast<uint32_t>(blocks.size()); }
 };
-using KvTables = std::vector<KvTable>;  // one a group; empty: holds nothing
+using KvTables = std::vector<KvTable>;  // one entry a group; empty: the sequence holds nothing
 
 // Not thread-safe: a part of the scheduler.
 class KvPool {
@@ -33,21 +33,20 @@ class KvPool {
   size_t n_groups() const { return groups_.size(); }
   uint32_t total() const;  // blocks of all groups
   uint32_t used() const;
-  // The longest sequence that an empty pool can hold, in tokens; UINT32_MAX without a bounded
-  // group.
+  // The length in tokens of the longest sequence that an empty pool can hold; UINT32_MAX without a
+  // bounded group.
   uint32_t CapacityTokens() const;
 
-  // Rows of [pos, pos + n_rows) that the free blocks allow, counted from pos. `tables` may be
-  // empty.
+  // How many rows from `pos` on the free blocks allow, at most n_rows. `tables` may be empty.
   uint32_t RowsThatFit(const KvTables& tables, uint32_t pos, uint32_t n_rows) const;
-  // Adds blocks so that rows up to position end - 1 have a place. Precondition: RowsThatFit said
-  // so.
+  // Adds blocks so that rows up to position end - 1 have a place. Precondition: RowsThatFit allowed
+  // them.
   void Grow(KvTables* tables, uint32_t end);
   // Frees the blocks that no row at `pos` or later reads.
   void Trim(KvTables* tables, uint32_t pos);
   void Release(KvTables* tables);
 
-  // Blocks of a group that a sequence of `tokens` tokens holds at most while it runs in short
+  // The most blocks of a group that a sequence of `tokens` tokens holds while it runs in short
   // chunks.
   uint32_t Need(size_t group, uint32_t tokens) const;
   uint32_t group_blocks(size_t group) const { return groups_[group].n_blocks; }
@@ -61,7 +60,7 @@ class KvPool {
 
   std::vector<KvGroup> groups_;
   std::vector<std::deque<uint32_t>> free_;
-  std::vector<std::vector<bool>> held_;  // to catch a block that is freed or given out twice
+  std::vector<std::vector<bool>> held_;  // catches a block that is freed or given out twice
   PlantedBugs bugs_;
 };
 

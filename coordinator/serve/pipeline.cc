@@ -8,7 +8,8 @@ namespace {
 
 std::string Seconds(TimeNs t) { return absl::StrFormat("%g s", static_cast<double>(t) / kSecond); }
 
-// After these the stage's state is unknown, or it does not run this plan: only a new epoch helps.
+// After these codes the stage's state is unknown, or it does not run this plan: only a new epoch
+// helps.
 bool LosesPipeline(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kUnavailable:

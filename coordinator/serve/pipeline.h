@@ -1,5 +1,5 @@
 // Steps on their way through the stages: which results are believed, in which order, and when the
-// pipeline is given up. A state machine without I/O or clock.
+// pipeline is given up. It is a state machine without I/O or clock.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ namespace lanyard::coordinator {
 struct PipelineStage {
   std::string worker;
   stage::LayerRange layers;
-  // "worker 'w2' (layers 10-19)", inclusive as everywhere that people read.
+  // "worker 'w2' (layers 10-19)"; the range is inclusive, as in every text for people.
   std::string Describe() const;
 };
 
@@ -34,8 +34,9 @@ struct PipelinePlan {
 };
 
 struct PipelineOptions {
-  TimeNs step_timeout = 30 * kSecond;  // without any frame coming home
-  // Streams keep order: when a later frame is back and an earlier one is not, it is lost, not slow.
+  TimeNs step_timeout = 30 * kSecond;  // the longest time in which no frame comes home
+  // Streams keep order: when a later frame is back and an earlier one is not, the earlier one is
+  // lost and not slow.
   TimeNs gap_timeout = 2 * kSecond;
   PlantedBugs bugs;
 };
@@ -49,15 +50,15 @@ struct FrameDone {
 struct FrameFailed {
   StepId step;
   uint32_t frame = 0;
-  absl::Status status;  // names worker and stage
+  absl::Status status;  // names the worker and the stage
 };
 
 // What a result, or the passing of time, led to.
 struct PipelineOutcome {
   std::vector<FrameDone> done;  // in the order in which they were submitted
   std::vector<FrameFailed> failed;
-  std::optional<absl::Status> lost;  // the pipeline cannot go on: a new epoch is needed
-  std::string ignored;               // why the result was not obeyed; empty when it was
+  std::optional<absl::Status> lost;  // set when the pipeline cannot go on: a new epoch is needed
+  std::string ignored;               // why the result was ignored; empty when it was not
 };
 
 // Not thread-safe.
@@ -70,11 +71,11 @@ class Pipeline {
   bool open() const { return open_; }
   const PipelinePlan& plan() const { return plan_; }
 
-  // The frames for the first stage, in order.
+  // Returns the frames for the first stage, in order.
   std::vector<stage::StepFrame> Submit(Step step, TimeNs now);
-  // Untrusted: a result of another plan, epoch, worker, or of a frame that is not in flight is
-  // ignored; one that answers a frame in flight with something impossible loses the pipeline, and
-  // the text names who sent it.
+  // The result is untrusted. It is ignored when it belongs to another plan, epoch or worker, or to
+  // a frame that is not in flight. When it answers a frame in flight with something impossible, the
+  // pipeline is lost, and the text names the sender.
   PipelineOutcome OnResult(stage::StepResult result, TimeNs now);
   PipelineOutcome OnTick(TimeNs now);
 
@@ -91,7 +92,7 @@ class Pipeline {
     uint32_t frame = 0;
     TimeNs submitted = 0;
     std::vector<Output> outputs;
-    bool answered = false;  // held back until the frames before it are
+    bool answered = false;  // held back until the frames before it are answered
     std::vector<stage::TokenOut> tokens;
   };
 
@@ -104,8 +105,8 @@ class Pipeline {
   const PipelineOptions options_;
   bool open_ = false;
   PipelinePlan plan_;
-  std::deque<Frame> frames_;  // in flight, as submitted
-  TimeNs gap_since_ = 0;      // 0: nothing is held back
+  std::deque<Frame> frames_;  // in flight, in the order of submission
+  TimeNs gap_since_ = 0;      // 0: no result is held back
   TimeNs progress_ = 0;       // when a frame last came home
 };
 

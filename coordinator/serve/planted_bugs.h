@@ -1,19 +1,20 @@
-// Bugs that the simulator plants to prove that its checker would catch them. All false outside
-// tests/sim.
+// Bugs that the simulator plants to prove that its checker would catch them. All of them are false
+// outside tests/sim.
 #pragma once
 
 namespace lanyard::coordinator {
 
 struct PlantedBugs {
-  bool forget_free_on_cancel = false;  // a cancelled sequence keeps its blocks for ever
+  bool forget_free_on_cancel = false;  // a cancelled sequence never frees its blocks
   bool trim_too_early = false;      // a sliding window loses a block that its next row still sees
   bool keep_kv_on_preempt = false;  // a preempted sequence believes that its KV is still there
   bool share_blocks = false;        // a block is handed out while another sequence holds it
-  bool commit_out_of_order =
-      false;  // results are taken as they come, lost frames before them or not
+  // Results are taken as they come, whether or not earlier frames were lost.
+  bool commit_out_of_order = false;
   bool accept_stale_results = false;  // results of an older epoch, step or worker count
   bool forget_lost_worker = false;    // requests of a lost worker are left to hang
-  bool name_wrong_step = false;  // a run ahead names the step before the one that draws its token
+  // A run-ahead row names the step before the one that draws its token.
+  bool name_wrong_step = false;
   bool repeat_after_preempt = false;  // text that was already sent is sent again after a replay
 };
 

@@ -1,4 +1,4 @@
-// The numbers of a request, before anything is done with it.
+// Checks the numbers of a request before anything is done with it.
 #pragma once
 
 #include "base/status.h"

@@ -63,7 +63,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool carry) {
   std::vector<SeqId> lost;
   std::vector<SeqId> leaving;
   for (auto& [id, sequence] : sequences_) {
-    sequence->tables.clear();  // the pool goes with its pipeline
+    sequence->tables.clear();  // the pool of blocks goes with its pipeline
     sequence->in_flight.clear();
     sequence->scheduled = 0;
     if (sequence->state == State::kGone) {
@@ -99,13 +99,14 @@ std::vector<SeqId> Scheduler::FailWaiting(TimeNs arrived_before) {
 bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
   if (running_.empty() && draining_.empty()) return true;
   for (size_t g = 0; g < pool_->n_groups(); ++g) {
-    // One block more than each has now: room to grow before somebody must be preempted.
+    // Each sequence gets one block more than it has now: room to grow before another one must be
+    // preempted.
     uint64_t need = pool_->Need(g, sequence.length() + stage::kKvBlockTokens);
     for (const auto& [order, other] : running_) {
       need += pool_->Need(g, other->length() + stage::kKvBlockTokens);
     }
     for (const Sequence* other : draining_) {
-      if (other->state == State::kPreempting) return false;  // it is older than whoever waits
+      if (other->state == State::kPreempting) return false;  // it is older than every waiting one
       if (!other->tables.empty()) need += other->tables[g].blocks.size();
     }
     if (need > pool_->group_blocks(g)) return false;
@@ -115,7 +116,7 @@ bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
 
 void Scheduler::Admit(TimeNs now) {
   while (!hold_ && !waiting_.empty() && running_.size() < options_.max_running) {
-    Sequence* sequence = waiting_.begin()->second;  // strictly in order: nobody is overtaken
+    Sequence* sequence = waiting_.begin()->second;  // strictly in order: no sequence is overtaken
     if (!FitsBesideRunning(*sequence)) return;
     waiting_.erase(waiting_.begin());
     sequence->state = State::kRunning;
@@ -133,7 +134,8 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
     ++decoding;
     if (sequence->remaining() == 1 || ahead) ready.push_back(sequence);
   }
-  // Whoever waited longest first; the decoding sequences are spread so that every stage has work.
+  // The sequence that waited longest comes first; the decoding ones are spread so that every stage
+  // has work.
   std::sort(ready.begin(), ready.end(), [](const Sequence* a, const Sequence* b) {
     return a->last_step != b->last_step ? a->last_step < b->last_step : a->order < b->order;
   });
@@ -141,7 +143,7 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
   std::vector<Chunk> chunks;
   for (Sequence* sequence : ready) {
     if (chunks.size() >= std::min(share, options_.mixed_rows)) break;
-    if (sequence->state != State::kRunning) continue;  // preempted for one before it
+    if (sequence->state != State::kRunning) continue;  // it was preempted for one before it
     if (MakeRoom(sequence, 1) == 1) Take(sequence, 1, &chunks);
   }
   return chunks;
@@ -168,11 +170,11 @@ uint32_t Scheduler::MakeRoom(Sequence* sequence, uint32_t n_rows) {
   while (true) {
     const uint32_t fit = pool_->RowsThatFit(sequence->tables, sequence->scheduled, n_rows);
     if (fit > 0) return fit;
-    // Steps in flight will bring blocks: those of leaving sequences, or this one's own that its
-    // window left behind.
+    // Steps in flight will bring blocks: those of leaving sequences, or this sequence's own that
+    // its window left behind.
     if (!draining_.empty() || !sequence->in_flight.empty()) return 0;
     Sequence* youngest = running_.rbegin()->second;
-    if (youngest == sequence) return 0;  // waits for its elders
+    if (youngest == sequence) return 0;  // it waits for the older ones
     Preempt(youngest);
   }
 }
@@ -190,8 +192,7 @@ void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* ch
 bool Scheduler::MayAddStep() const {
   if (steps_.size() < shape_.n_stages) return true;
   // The step ahead hides a round trip, which matters between two short steps. Behind one that
-  // prefills it would hide nothing worth it, and a newcomer would wait for two long steps instead
-  // of one.
+  // prefills it would hide little, and a newcomer would wait for two long steps instead of one.
   return runs_ahead() && steps_.size() == shape_.n_stages &&
          std::none_of(steps_.begin(), steps_.end(),
                       [](const auto& s) { return s.second.prefills; });
@@ -290,7 +291,7 @@ std::vector<SequenceUpdate> Scheduler::CommitFrame(StepId step, uint32_t frame,
 
 std::optional<SequenceUpdate> Scheduler::Append(Sequence* sequence, const stage::TokenOut& out,
                                                 TimeNs now) {
-  // A token belongs right behind the log; anything else is of a sequence that has ended.
+  // A token belongs right behind the log; any other comes from a sequence that has ended.
   if (sequence->state == State::kGone || out.pos + 1 != sequence->length()) return std::nullopt;
   sequence->tokens.push_back(out.token);
   if (sequence->times.first_token == 0) sequence->times.first_token = now;

@@ -299,7 +299,7 @@ TEST_F(RunAhead, TheNextRowNamesTheStepThatDrawsItsToken) {
   EXPECT_EQ(next->frames[0].runs[0].pos, 42u);
 }
 
-// Whoever comes, at any moment, finds at most one step before them that prefills.
+// A request that comes, at any moment, finds at most one step before it that prefills.
 TEST_F(RunAhead, NothingGoesAheadOfAStepThatPrefills) {
   s_.OnPipelineReady(Shape(1, 400));
   ASSERT_TRUE(s_.Submit(Spec(1, 1200, 10), 0).ok());

@@ -19,7 +19,7 @@ namespace {
 
 constexpr char kCacheHeader[] = "lanyard-digests-1";
 
-// What the digests are of: another file, or a changed one, has another key.
+// The key of the digests: another file, or a changed one, has another key.
 std::string CacheKey(const struct stat& st) {
   return absl::StrCat(kCacheHeader, " ", st.st_size, " ", st.st_mtim.tv_sec, ".",
                       st.st_mtim.tv_nsec, " ", st.st_ino);
@@ -33,7 +33,7 @@ std::string CacheName(const std::string& path) {
                       .substr(0, 16));
 }
 
-// Fills in digests that were kept; false when they are of another file or make no sense.
+// Fills in digests that were kept. Returns false when they are of another file or make no sense.
 bool Restore(const std::string& text, const std::string& key, model::Manifest* manifest) {
   std::istringstream in(text);
   std::string line;

@@ -1,5 +1,5 @@
 // The model that a pool serves, as the coordinator needs it: manifest with digests, tokenizer and
-// chat template. No weights are held; workers read them through the part provider.
+// chat template. It holds no weights; workers read them through the part provider.
 #pragma once
 
 #include <cstdint>
@@ -19,18 +19,18 @@ namespace lanyard::coordinator {
 struct ServedModel {
   std::string id;  // the file's stem
   std::string path;
-  int64_t created_unix_s = 0;  // of the file
+  int64_t created_unix_s = 0;  // time of the file
   uint64_t bytes = 0;
   std::shared_ptr<const model::GgufFile> file;
-  std::shared_ptr<const model::Manifest> manifest;  // hashed
+  std::shared_ptr<const model::Manifest> manifest;  // with its digests
   std::unique_ptr<const model::Tokenizer> tokenizer;
-  // An error: the model has none that we can render, and why.
+  // An error when the model has no template that we can render; the error says why.
   absl::StatusOr<model::ChatTemplate> chat_template = FailedPrecondition("not loaded");
   std::vector<int32_t> eos_ids;
 
-  // Opens and checks the file. Hashing reads all of it once; the digests are kept in
-  // `state_directory` by path, size and time of change, so that a second start is quick (empty:
-  // they are not kept).
+  // Opens and checks the file. Hashing reads all of it once. The digests are kept in
+  // `state_directory` by path, size and time of change, so that a second start is quick; an empty
+  // path keeps none.
   static absl::StatusOr<std::shared_ptr<const ServedModel>> Load(
       const std::string& path, const std::string& state_directory);
 

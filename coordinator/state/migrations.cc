@@ -5,7 +5,7 @@ namespace {
 
 // Times are seconds since 1970.
 constexpr const char* kMigrations[] = {
-    // 1: API keys (access/key_ring.h). A name is taken while its key is not revoked.
+    // 1: API keys (access/key_ring.h). A name is taken as long as its key is not revoked.
     R"sql(
       CREATE TABLE api_keys (
         id TEXT PRIMARY KEY,
@@ -18,7 +18,7 @@ constexpr const char* kMigrations[] = {
       ) STRICT, WITHOUT ROWID;
       CREATE UNIQUE INDEX api_keys_name ON api_keys (name) WHERE revoked_unix_s IS NULL;
     )sql",
-    // 2: nodes and join tokens (access/nodes.h). Roles are identity::Role; a secret is kept as
+    // 2: nodes and join tokens (access/nodes.h). Roles are identity::Role; a secret is kept as its
     // SHA-256 in hex.
     R"sql(
       CREATE TABLE nodes (
@@ -41,7 +41,7 @@ constexpr const char* kMigrations[] = {
         used INTEGER NOT NULL DEFAULT 0 CHECK (used <= uses)
       ) STRICT, WITHOUT ROWID;
     )sql",
-    // 3: since when a worker is drained (access/nodes.h).
+    // 3: since when a worker has been drained (access/nodes.h).
     R"sql(
       ALTER TABLE nodes ADD COLUMN drained_unix_s INTEGER;
     )sql",

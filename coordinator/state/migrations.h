@@ -1,4 +1,4 @@
-// The tables of the Store, as the steps that made them.
+// The Store's tables, as the steps that made them.
 #pragma once
 
 #include <span>

@@ -14,16 +14,17 @@ namespace lanyard::coordinator {
 // Not thread-safe.
 class StateDirectory {
  public:
-  // Makes the directory (mode 0700). PermissionDenied or the like names the path and the errno.
+  // Makes the directory (mode 0700). An error such as PermissionDenied names the path and the
+  // errno.
   static absl::StatusOr<StateDirectory> Open(const std::string& path);
 
-  // nullopt when there is no such file or it cannot be read.
+  // nullopt when there is no such file, or when it cannot be read.
   std::optional<std::string> Read(const std::string& name) const;
-  // All of it or nothing, also through a loss of power.
+  // Writes all of the text or nothing, also through a loss of power.
   absl::Status Write(const std::string& name, std::string_view text) const;
 
-  // The highest epoch that any coordinator used with this directory. A file that makes no sense
-  // gives an error: going on from 1 would have workers refuse everything.
+  // The highest epoch that a coordinator ever used with this directory. A file that makes no sense
+  // gives an error: if we went on from 1, workers would refuse everything.
   absl::StatusOr<Epoch> LastEpoch() const;
   absl::Status SaveEpoch(Epoch epoch) const;
 

@@ -15,10 +15,10 @@
 namespace lanyard::coordinator {
 namespace {
 
-constexpr int kBusyTimeoutMs = 3000;        // a coordinator that is just ending
+constexpr int kBusyTimeoutMs = 3000;        // time for a coordinator that is just ending
 constexpr int kApplicationId = 0x4c616e79;  // "Lany", in the file's header
 
-// What SQLite says, with the path and what to do.
+// Makes a Status of SQLite's error, with the path and what to do.
 absl::Status ToStatus(const SQLite::Exception& e, const std::string& path) {
   const std::string said = absl::StrCat(path, ": ", e.what());
   switch (e.getErrorCode() & 0xff) {
@@ -52,8 +52,8 @@ absl::Status ToStatus(const SQLite::Exception& e, const std::string& path) {
   }
 }
 
-// Makes the file with its mode before SQLite sees it; the files beside it (-wal, -shm) get the same
-// from SQLite.
+// Makes the file with its mode before SQLite opens it; SQLite gives the files beside it (-wal,
+// -shm) the same mode.
 absl::Status MakePrivate(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) {
@@ -77,8 +77,8 @@ absl::Status MakePrivate(const std::string& path) {
 }
 
 void Configure(SQLite::Database& database) {
-  // One process has the file; this also keeps the WAL's index out of shared memory. Before the
-  // first access.
+  // One process has the file; this also keeps the WAL's index out of shared memory. It must come
+  // before the first access.
   database.exec("PRAGMA locking_mode = EXCLUSIVE");
   database.exec("PRAGMA journal_mode = WAL");
   database.exec("PRAGMA synchronous = FULL");  // a revocation outlives a loss of power
@@ -105,8 +105,8 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path) {
     RETURN_IF_ERROR(store->Migrate());
     return store;
   } catch (const SQLite::Exception& e) {
-    // Nothing was asked yet but what every file of ours answers: its tables are not what its
-    // version says.
+    // So far only questions were asked that every file of ours answers: its tables are not those of
+    // its version.
     if ((e.getErrorCode() & 0xff) == SQLITE_ERROR)
       return ToStatus(SQLite::Exception(e.what(), SQLITE_CORRUPT), path);
     return ToStatus(e, path);

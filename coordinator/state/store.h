@@ -1,7 +1,7 @@
-// The coordinator's database: one SQLite file (WAL, STRICT tables, foreign keys, what is deleted is
-// overwritten), readable by its owner only. It knows connections, transactions and the numbered
-// migrations (migrations.cc); the SQL of a table stands in the class whose table it is, inside a
-// function given to Write or Read.
+// The coordinator's database: one SQLite file (WAL, STRICT tables, foreign keys, deleted data is
+// overwritten) that only its owner can read. This class knows connections, transactions and the
+// numbered migrations (migrations.cc). The SQL of a table stands in the class that owns the table,
+// inside a function given to Write or Read.
 #pragma once
 
 #include <memory>
@@ -19,21 +19,20 @@ class Database;
 
 namespace lanyard::coordinator {
 
-// Thread-safe: one function at a time. Functions are short and never call the Store again.
+// Thread-safe: it runs one function at a time. Functions are short and never call the Store again.
 class Store {
  public:
-  // Opens or makes the file and brings its tables up to date. The file belongs to this process
-  // until the Store goes. Errors name the path and say what to do: DataLoss (damaged, or no
-  // database), FailedPrecondition (of a newer Lanyard, not Lanyard's, cannot be read or written),
-  // Unavailable (another process has it).
+  // Opens or makes the file and brings its tables up to date. The file belongs to this process as
+  // long as the Store lives. Errors name the path and say what to do: DataLoss (the file is damaged
+  // or no database), FailedPrecondition (it is of a newer Lanyard or not Lanyard's, or cannot be
+  // read or written), Unavailable (another process has it).
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path);
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
   // Runs `f(SQLite::Database&)`, which returns a Status or StatusOr, in a transaction: all of it is
-  // on the disk when the result is OK, nothing of it otherwise. What SQLite throws becomes a
-  // Status.
+  // on the disk when the result is OK, and nothing otherwise. SQLite's exceptions become a Status.
   template <typename F>
   std::invoke_result_t<F, SQLite::Database&> Write(F&& f) {
     return Call(std::forward<F>(f), /*write=*/true);

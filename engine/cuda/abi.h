@@ -1,7 +1,7 @@
-// The part of the driver's C ABI that Lanyard calls: own prototypes, no cuda.h. Names carry the
-// suffix that the library exports (cuda.h hides it behind macros): the oldest ABI that every driver
-// from R470 to CUDA 13 has. tests/fake_cuda/abi_test.cc holds numbers and signatures against cuda.h
-// where one is installed.
+// The part of the driver's C ABI that Lanyard calls, with prototypes of our own and without cuda.h.
+// Names carry the suffix that the library exports (cuda.h hides it behind macros): it is the oldest
+// ABI that every driver from R470 to CUDA 13 has. tests/fake_cuda/abi_test.cc compares numbers and
+// signatures with cuda.h where one is installed.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ struct Uuid {  // CUuuid
   unsigned char bytes[16];
 };
 
-// CUresult, those that are told apart. driver.cc has every name.
+// The values of CUresult that are told apart. driver.cc has every name.
 inline constexpr Result kSuccess = 0;
 inline constexpr Result kInvalidValue = 1;
 inline constexpr Result kOutOfMemory = 2;

@@ -33,7 +33,8 @@ absl::StatusOr<std::shared_ptr<Context>> Context::Create(std::shared_ptr<const D
   const Api& api = context->api();
   RETURN_IF_ERROR(context->Check(api.DeviceGet(&context->device_handle_, ordinal), "cuDeviceGet"));
   const unsigned flags = options.spin ? abi::kContextSpin : abi::kContextBlockingSync;
-  // Refused by old drivers while another part of the process uses the card: then it stays as it is.
+  // Old drivers refuse this while another part of the process uses the card; then it stays as it
+  // is.
   (void)api.PrimaryCtxSetFlags(context->device_handle_, flags);
   AbiHandle* handle = nullptr;
   RETURN_IF_ERROR(context->Check(api.PrimaryCtxRetain(&handle, context->device_handle_),
@@ -131,7 +132,7 @@ absl::StatusOr<bool> Context::EnablePeer(Context& peer) {
 struct Module::Cache {
   struct Function {
     AbiHandle* handle = nullptr;
-    uint32_t dynamic_shared_bytes = 48 << 10;  // what a block may have without being asked for
+    uint32_t dynamic_shared_bytes = 48 << 10;  // a block may have this much without asking for more
   };
   Mutex mutex;
   absl::flat_hash_map<std::string, Function> functions ABSL_GUARDED_BY(mutex);
@@ -151,7 +152,7 @@ absl::StatusOr<std::shared_ptr<Module>> Module::Load(std::shared_ptr<Context> co
   std::shared_ptr<Module> module(new Module(context));
   RETURN_IF_ERROR(context->Use());
   for (const std::string_view image : ptx) {
-    const std::string text(image);  // the driver wants its end marked
+    const std::string text(image);  // the driver needs a terminating zero
     std::string errors(16 << 10, '\0');
     std::string infos(4 << 10, '\0');
     int options[] = {abi::kJitErrorLogBuffer, abi::kJitErrorLogBufferBytes, abi::kJitInfoLogBuffer,

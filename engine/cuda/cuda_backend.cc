@@ -17,7 +17,7 @@ using cuda::MemoryUse;
 
 constexpr size_t kStagingBytes = size_t{1} << 20;
 constexpr size_t kMaxGraphs = 64;
-constexpr uint32_t kMinContext = 256;  // graphs are made for contexts from here on, doubling
+constexpr uint32_t kMinContext = 256;  // graphs are made for contexts from this one on, doubling
 
 class CudaMatrix final : public Matrix {
  public:
@@ -46,7 +46,6 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 }  // namespace
 
 // --- Loading
-// -------------------------------------------------------------------------------------------------
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(std::string name,
                                                            std::shared_ptr<cuda::Module> module,
@@ -77,7 +76,7 @@ absl::Status CudaBackend::Init() {
 CudaBackend::~CudaBackend() {
   if (kv_owner_ >= 0) pool_->RemoveOwner(kv_owner_);
   if (weights_owner_ >= 0) pool_->RemoveOwner(weights_owner_);
-  // What still runs must not find its memory in other hands. A lost device runs nothing.
+  // Running work must not find that its memory belongs to others. A lost device runs nothing.
   if (copies_ != nullptr) copies_->Synchronize().IgnoreError();
   if (stream_ != nullptr) stream_->Synchronize().IgnoreError();
 }
@@ -182,7 +181,6 @@ absl::Status CudaBackend::MakeBuffers(const StepSizes& sizes, InputForms forms) 
 }
 
 // --- A step
-// -------------------------------------------------------------------------------------------------
 
 bool CudaBackend::usable() const {
   MutexLock lock(&mu_);
@@ -219,7 +217,7 @@ absl::Status CudaBackend::Wait() {
     const auto word = reinterpret_cast<cuda::DeviceAddress>(Word(kWordNotFinite));
     asked = stream_->CopyToHost(verdict_.data(), word, sizeof(uint32_t));
   }
-  // In any case: what runs still reads and writes buffers that the next step fills.
+  // This happens in any case: running work still reads and writes buffers that the next step fills.
   RETURN_IF_ERROR(stream_->Synchronize());
   RETURN_IF_ERROR(asked);
   if (!check_finite_) return absl::OkStatus();
@@ -295,7 +293,7 @@ absl::Status CudaBackend::Run(RunKey key, const std::function<absl::Status()>& b
   if (graphs_.size() >= kMaxGraphs && graphs_.count({key.part, rows, context_}) == 0)
     graphs_.clear();
   Recorded& recorded = graphs_[{key.part, rows, context_}];
-  // The first time as it is: the driver may still load kernels.
+  // The first time is not recorded: the driver may still load kernels.
   if (recorded.seen == 0) {
     RETURN_IF_ERROR(body());
     recorded.seen = 1;
@@ -303,7 +301,8 @@ absl::Status CudaBackend::Run(RunKey key, const std::function<absl::Status()>& b
   }
   if (!recorded.graph.valid()) {
     const absl::Status status = Record(&recorded, body);
-    if (absl::IsResourceExhausted(status)) return body();  // no memory for a graph; tried again
+    // There was no memory for a graph; it is tried again.
+    if (absl::IsResourceExhausted(status)) return body();
     RETURN_IF_ERROR(status);
   }
   ++graph_launches_;
@@ -316,7 +315,8 @@ absl::Status CudaBackend::Run(RunKey key, const std::function<absl::Status()>& b
 absl::Status CudaBackend::Record(Recorded* recorded, const std::function<absl::Status()>& body) {
   RETURN_IF_ERROR(stream_->BeginCapture());
   const absl::Status ran = body();
-  auto graph = stream_->EndCapture();  // in any case: the stream leaves the capture
+  // This happens in any case, so that the stream leaves the capture.
+  auto graph = stream_->EndCapture();
   RETURN_IF_ERROR(ran);
   RETURN_IF_ERROR(graph.status());
   recorded->graph = *std::move(graph);
@@ -324,7 +324,6 @@ absl::Status CudaBackend::Record(Recorded* recorded, const std::function<absl::S
 }
 
 // --- Operations
-// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::Product(const Linear& w, const ProductRows& rows) {
   const int64_t stride = rows.x_stride == 0 ? w.k() : rows.x_stride;
@@ -419,7 +418,6 @@ absl::Status CudaBackend::GateMul(const ops::GateRows& args) {
 }
 
 // --- The head
-// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::SetHeadRows(std::span<const int64_t> rows) {
   n_head_rows_ = static_cast<uint32_t>(rows.size());
@@ -490,7 +488,6 @@ absl::Status CudaBackend::ReadLogits(std::span<const uint8_t> whole, std::vector
 }
 
 // --- Borders
-// -------------------------------------------------------------------------------------------------
 
 absl::Status CudaBackend::TakeRows() {
   return stream_->CopyToDevice(reinterpret_cast<cuda::DeviceAddress>(buffers_.x), in_.data(),
@@ -523,14 +520,15 @@ absl::Status CudaBackend::TakeHidden(stage::WireType type, std::span<const uint8
   return kernels::DecodeHalfRows(*stream_, args);
 }
 
-// Whether this card may write into the other's memory; asked, and made so, once for each.
+// Says whether this card may write into the other's memory. It is asked, and enabled, once for each
+// card.
 absl::StatusOr<bool> CudaBackend::Reaches(const CudaBackend& other) {
   cuda::Context& to = *other.module_->context();
   const auto known = reaches_.find(&to);
   if (known != reaches_.end()) return known->second;
   auto reached = module_->context()->EnablePeer(to);
   if (!reached.ok() && absl::IsUnavailable(reached.status())) return reached.status();
-  // A driver that says yes and then no is one more that cannot.
+  // A driver that says yes and then no counts as one that cannot.
   return reaches_[&to] = reached.ok() && *reached;
 }
 
@@ -539,8 +537,8 @@ absl::StatusOr<bool> CudaBackend::TakeFrom(Backend& from) {
   if (card == nullptr || card->module_->context() == module_->context()) return false;
   ASSIGN_OR_RETURN(const bool reached, card->Reaches(*this));
   if (!reached) return false;
-  // On the sender's stream, behind its layers; this one's waits for it. What it did to x before is
-  // over: the last step ended with a wait.
+  // The copy runs on the sender's stream, behind its layers, and this card's stream waits for it.
+  // What this stream did to x before is over: the last step ended with a wait.
   RETURN_IF_ERROR(card->stream_->CopyPeer(
       *module_->context(), reinterpret_cast<cuda::DeviceAddress>(buffers_.x),
       reinterpret_cast<cuda::DeviceAddress>(card->buffers_.x),
@@ -569,13 +567,13 @@ absl::Status CudaBackend::GiveHidden(stage::WireType type, std::span<uint8_t> da
 }
 
 // --- Memory taken back
-// -----------------------------------------------------------------------------------------------
 
 uint64_t CudaBackend::Release(MemoryUse use) {
-  std::vector<cuda::DeviceMemory> freed;  // after the lock: the driver may take its time
+  // Freed after the lock, since the driver may take its time.
+  std::vector<cuda::DeviceMemory> freed;
   MutexLock lock(&mu_);
   bool& take = use == MemoryUse::kKv ? take_kv_ : take_weights_;
-  if (take) return 0;  // promised before
+  if (take) return 0;  // it was promised before
   uint64_t bytes = 0;
   for (const cuda::DeviceMemory& memory : use == MemoryUse::kKv ? kv_ : weights_)
     bytes += memory.size();
@@ -583,7 +581,7 @@ uint64_t CudaBackend::Release(MemoryUse use) {
   take = true;
   if (busy_) return bytes;
   freed = Taken(use);
-  return 0;  // nothing more to come
+  return 0;  // no more will come
 }
 
 void CudaBackend::Rest() {

@@ -1,11 +1,11 @@
-// The backend of an NVIDIA card: kernels of engine/ops/cuda on one stream, weights, pages and
-// buffers in the card's memory. In the same bits as the processor's, so a pool may mix them
-// (docs/numerics.md); with fast attention in bits of cards alone.
+// The backend of an NVIDIA card: it runs the kernels of engine/ops/cuda on one stream, with
+// weights, pages and buffers in the card's memory. Its bits are the processor's, so a pool may mix
+// them (docs/numerics.md); with fast attention they are bits of cards alone.
 //
 // Steps in which every run is one row (decode) are recorded as graphs, one for each number of rows
-// and doubling of the context, from their second time on: what depends on the frame lies in device
-// memory. Weights are re-laid by the processor into one page-locked buffer while the other is on
-// its way to the card, on a stream of its own.
+// and doubling of the context, from their second time on: all that depends on the frame lies in
+// device memory. Weights are re-laid by the processor into one page-locked buffer while the other
+// is on its way to the card, on a stream of its own.
 //
 // Its pages and weights may be taken from it (MemoryPool::Shrink: the desk wants the card): at once
 // between two steps, at the end of one that runs. It then answers every Begin with Unavailable, for
@@ -67,13 +67,13 @@ class CudaBackend final : public Backend {
   uint64_t graph_launches() const { return graph_launches_; }
 
  private:
-  // Part, rows, and the context rounded up to a power of two.
+  // The part, the rows, and the context rounded up to a power of two.
   using GraphKey = std::tuple<uint32_t, uint32_t, uint32_t>;
   struct Recorded {
     int seen = 0;
     cuda::Graph graph;
   };
-  // One of the two page-locked buffers that weights travel in.
+  // One of the two page-locked buffers in which weights travel.
   struct Staging {
     cuda::PinnedMemory memory;
     cuda::Event free;
@@ -88,7 +88,7 @@ class CudaBackend final : public Backend {
   absl::Status StartStep();
   absl::Status FillFrame(const Step& step);
   absl::Status FillGroup(const Step& step, size_t group);
-  absl::Status Wait();  // for the stream; then the verdict on what came in
+  absl::Status Wait();  // waits for the stream, then judges what came in
   absl::Status Record(Recorded* recorded, const std::function<absl::Status()>& body);
 
   template <typename T>
@@ -102,9 +102,9 @@ class CudaBackend final : public Backend {
   uint32_t* Word(uint32_t index) const { return FrameAt<uint32_t>(index * sizeof(uint32_t)); }
   uint32_t* HostWords() { return reinterpret_cast<uint32_t*>(host_frame_.data()); }
 
-  // The pool asks for memory back: what is freed at once, and what will be at the step's end.
+  // The pool asks for memory back: says what is freed at once and what will be at the step's end.
   uint64_t Release(cuda::MemoryUse use);
-  void Rest();  // not busy any more: frees what was asked for meanwhile
+  void Rest();  // goes idle: frees what was asked for meanwhile
   std::vector<cuda::DeviceMemory> Taken(cuda::MemoryUse use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<bool> Reaches(const CudaBackend& other);
 
@@ -113,8 +113,8 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<cuda::MemoryPool> pool_;
   ops::cuda::Target target_;
   std::unique_ptr<cuda::Stream> stream_;
-  std::unique_ptr<cuda::Stream> copies_;  // of weights; while it loads
-  cuda::Event rows_sent_;                 // x has left for the next card
+  std::unique_ptr<cuda::Stream> copies_;  // carries weights while the stage loads
+  cuda::Event rows_sent_;                 // recorded when x has left for the next card
   StepSizes sizes_;
   CudaLayout layout_;
   FrameLayout frame_;
@@ -128,19 +128,20 @@ class CudaBackend final : public Backend {
 
   cuda::PinnedMemory in_, out_, host_frame_, head_rows_, host_logits_, host_stats_, host_chunks_,
       verdict_;
-  std::vector<ops::cuda::AttentionPlan> plans_;  // of each state group
-  uint32_t context_ = 0;                         // of this step's rows, rounded up
+  std::vector<ops::cuda::AttentionPlan> plans_;  // one for each state group
+  uint32_t context_ = 0;                         // the context of this step's rows, rounded up
   uint32_t n_head_rows_ = 0;
-  bool recordable_ = false;    // this step: every run is one row
-  bool check_finite_ = false;  // hidden states came in
+  bool recordable_ = false;    // in this step every run is one row
+  bool check_finite_ = false;  // hidden states came in and are to be checked
   std::vector<ops::LogitStats> stats_;
   std::map<GraphKey, Recorded> graphs_;
   uint64_t graph_launches_ = 0;
-  std::map<const cuda::Context*, bool> reaches_;  // other cards
+  std::map<const cuda::Context*, bool> reaches_;  // whether this card can reach another one
 
-  bool busy_ ABSL_GUARDED_BY(mu_) =
-      true;  // while it loads, and in a step: what is asked for is freed after it
-  bool take_kv_ ABSL_GUARDED_BY(mu_) = false;  // asked for, to be freed or freed already
+  // true while it loads and in a step: what is asked for is freed afterwards.
+  bool busy_ ABSL_GUARDED_BY(mu_) = true;
+  // The pages were asked for: they are to be freed, or are freed already.
+  bool take_kv_ ABSL_GUARDED_BY(mu_) = false;
   bool take_weights_ ABSL_GUARDED_BY(mu_) = false;
   int kv_owner_ = -1, weights_owner_ = -1;
 };

@@ -32,7 +32,7 @@ kernels::AttentionShape ShapeOf(const StepSizes& s) {
           static_cast<uint32_t>(s.head_dim)};
 }
 
-// Of the group that sees furthest.
+// The spans of the group that sees furthest.
 uint32_t MostSpans(const StepSizes& s) {
   uint32_t spans = 1;
   for (const uint32_t window : s.group_windows)
@@ -41,7 +41,7 @@ uint32_t MostSpans(const StepSizes& s) {
 }
 
 uint64_t RowsBytes(bool quantised, const StepSizes& s) {
-  // The groups of columns that rows are padded to grow with the rows, but for a step of fewer
+  // The groups of columns that rows are padded to grow with the rows, except in a step of fewer
   // than 8.
   int64_t widest = s.d_model;
   if (s.has_layers) widest = std::max({s.d_model, s.d_attn, s.d_ff});

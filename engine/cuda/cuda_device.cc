@@ -26,7 +26,7 @@ uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 absl::StatusOr<std::shared_ptr<CudaDevice>> CudaDevice::Open(
     std::shared_ptr<const cuda::Driver> driver, const CudaDeviceOptions& options) {
   for (const cuda::DeviceInfo& info : driver->devices()) {
-    // Before the driver makes a context of some hundred MiB for nothing.
+    // This comes before the driver makes a context of some hundred MiB for nothing.
     if (info.ordinal == options.ordinal) RETURN_IF_ERROR(cuda::Module::LevelFor(info).status());
   }
   std::shared_ptr<CudaDevice> out(new CudaDevice());
@@ -52,7 +52,7 @@ std::optional<CudaDevice::Look> CudaDevice::LookAtCard() const {
     const cuda::PoolUsage before = pool_->usage();
     const uint64_t growths = context_->growths();
     const auto card = pool_->Card();
-    if (!card.ok()) return std::nullopt;  // a lost card says so where it is used
+    if (!card.ok()) return std::nullopt;  // a lost card reports it where it is used
     const std::optional<uint64_t> own =
         nvml_->ProcessBytes(info().pci_id, static_cast<uint32_t>(getpid()));
     const cuda::PoolUsage after = pool_->usage();
@@ -82,8 +82,8 @@ void CudaDevice::Watch() {
     if (budget != pool_->usage().budget_bytes) pool_->Shrink(budget);
     return;
   }
-  // Where nobody tells how much is ours, growth since the last look is taken for our own whenever
-  // there was any.
+  // Where NVML does not tell how much is ours, growth since the last look is taken for our own
+  // whenever there was any of our own.
   const bool comparable =
       look->own_told == calm_.own_told && (look->own_told || look->growths == calm_.growths);
   if (!comparable) {
@@ -112,7 +112,7 @@ uint64_t CudaDevice::FreeBytes() const {
   if (context_->lost()) return 0;
   pool_->Trim();
   const cuda::PoolUsage usage = pool_->usage();
-  // Each of weights, pages and buffers is a block of its own, rounded up.
+  // Weights, pages and buffers are a block each, rounded up.
   const uint64_t taken = usage.held_bytes + 3 * cuda::PoolOptions().granule_bytes;
   return usage.budget_bytes > taken ? usage.budget_bytes - taken : 0;
 }

@@ -1,5 +1,5 @@
-// A card as the engine's device: context, kernels and a pool of its memory, shared by the stages of
-// this process.
+// A card as the engine's device: context, kernels and a pool of its memory, which the stages of
+// this process share.
 #pragma once
 
 #include <memory>
@@ -18,15 +18,16 @@ namespace lanyard::engine {
 
 struct CudaDeviceOptions {
   int ordinal = 0;
-  uint64_t budget_bytes = 0;  // the most for stages; 0: no limit but what is free, less the reserve
-  uint64_t reserve_bytes =
-      cuda::PoolOptions().reserve_bytes;  // left to the desktop beyond what it uses now
+  // The most that stages may take; 0: all that is free, less the reserve.
+  uint64_t budget_bytes = 0;
+  // Left to the desktop beyond what it uses now.
+  uint64_t reserve_bytes = cuda::PoolOptions().reserve_bytes;
 };
 
 class CudaDevice final : public Device {
  public:
-  // Compiles the kernels for the card. NotFound: no such card; FailedPrecondition: no kernels for
-  // it in this binary.
+  // Compiles the kernels for the card. NotFound: there is no such card. FailedPrecondition: this
+  // binary has no kernels for it.
   static absl::StatusOr<std::shared_ptr<CudaDevice>> Open(
       std::shared_ptr<const cuda::Driver> driver, const CudaDeviceOptions& options);
 
@@ -36,16 +37,15 @@ class CudaDevice final : public Device {
   const std::shared_ptr<cuda::Module>& module() const { return module_; }
   cuda::MemoryPool& pool() { return *pool_; }
   bool lost() const override { return context_->lost(); }
-  std::string driver_version()
-      const;  // "580.65.06", or the CUDA version that it is for where NVML is absent
-  double load_seconds() const {
-    return load_seconds_;
-  }  // that the driver took to make the kernels ready
+  // For example "580.65.06", or the CUDA version of the driver where NVML is absent.
+  std::string driver_version() const;
+  // How long the driver took to make the kernels ready.
+  double load_seconds() const { return load_seconds_; }
 
-  // Looks at the card again, to be called now and then by one thread: the driver may keep it
-  // waiting. While no stage is there the budget follows what is free. When other programs took
-  // memory since then and the card is nearly full, stages give back as much: pages first, then
-  // layers (LocalStage::lost). A moment in which blocks come or go is not judged.
+  // Looks at the card again. One thread is to call this now and then; the driver may keep it
+  // waiting. While there is no stage, the budget follows the free memory. When other programs have
+  // taken memory since then and the card is nearly full, stages give back as much: pages first,
+  // then layers (LocalStage::lost). A moment in which blocks come or go is not judged.
   void Watch();
 
   uint64_t FreeBytes() const override;
@@ -61,24 +61,25 @@ class CudaDevice final : public Device {
   CudaDevice() = default;
   absl::Status CheckFastAttention(const ops::cuda::AttentionShape& shape, stage::KvType kv) const;
 
-  // The card and the pool's books of one moment.
+  // The figures of the card and of the pool at one moment.
   struct Look {
     cuda::CardMemory card;
     uint64_t held_bytes = 0;
-    uint64_t others_bytes = 0;  // of other programs
-    bool own_told =
-        false;  // NVML knows what is ours; if not, what the driver took for us is among the others'
+    uint64_t others_bytes = 0;  // taken by other programs
+    // NVML knows which part is ours; otherwise what the driver took for us counts among the
+    // others'.
+    bool own_told = false;
     uint64_t growths = 0;
   };
-  std::optional<Look> LookAtCard()
-      const;  // nothing when the card does not answer, or blocks came or went each time
+  // nullopt when the card does not answer, or when blocks came or went each time.
+  std::optional<Look> LookAtCard() const;
   void TakeFromStages(const Look& look);
 
   std::string name_;
-  uint64_t limit_bytes_ = 0;  // as asked for; 0: none
+  uint64_t limit_bytes_ = 0;  // the limit that was asked for; 0: none
   uint64_t reserve_bytes_ = 0;
   double load_seconds_ = 0;
-  Look calm_;  // others_bytes of here are theirs by right
+  Look calm_;  // its others_bytes are taken as theirs by right
   std::unique_ptr<cuda::Nvml> nvml_;
   std::shared_ptr<cuda::Context> context_;
   std::shared_ptr<cuda::Module> module_;

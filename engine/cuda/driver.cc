@@ -13,10 +13,10 @@ namespace {
 
 struct Named {
   int result;
-  const char* name;  // without CUDA_ERROR_
+  const char* name;  // without the prefix CUDA_ERROR_
 };
 
-// cuda.h of CUDA 13.0. An older driver never says a newer code.
+// These are from cuda.h of CUDA 13.0. An older driver never returns a newer code.
 constexpr Named kNames[] = {
     {1, "INVALID_VALUE"},
     {2, "OUT_OF_MEMORY"},
@@ -180,7 +180,7 @@ absl::Status Driver::ListDevices() {
   for (int ordinal = 0; ordinal < count; ++ordinal) {
     abi::Device device = 0;
     if (api_->DeviceGet(&device, ordinal) != 0)
-      continue;  // A card that does not answer is not there.
+      continue;  // A card that does not answer counts as absent.
     DeviceInfo info;
     info.ordinal = ordinal;
     char text[256] = "";

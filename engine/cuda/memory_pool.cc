@@ -37,14 +37,14 @@ struct Block {
   uint64_t bytes = 0;
   MemoryUse use = MemoryUse::kBuffers;
   int group = 0;
-  bool reserved = false;              // nothing was ever cut from it
+  bool reserved = false;              // no allocation was ever cut from it
   int live = 0;                       // allocations
-  std::map<uint64_t, uint64_t> free;  // offset -> bytes, neighbours joined
+  std::map<uint64_t, uint64_t> free;  // offset -> bytes; free neighbours are joined
 };
 
 struct Allocation {
   std::list<Block>::iterator block;
-  uint64_t bytes = 0;  // as cut
+  uint64_t bytes = 0;  // size as it was cut
   uint64_t asked_bytes = 0;
 };
 
@@ -96,11 +96,11 @@ struct MemoryPool::State {
   uint64_t changes ABSL_GUARDED_BY(mutex) = 0;
   int changing ABSL_GUARDED_BY(mutex) = 0;
 
-  // The smallest free range that holds `bytes`, cut; 0 when there is none.
+  // Cuts the smallest free range that holds `bytes`; returns 0 when there is none.
   DeviceAddress Cut(uint64_t bytes, uint64_t asked_bytes, MemoryUse use, int group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  // Those below let go of the mutex while they call the driver, which may take long, or for ever:
-  // who only asks for the books never waits for it. They come back with it held.
+  // The functions below release the mutex while they call the driver, which may take very long, so
+  // that a thread that only asks for the books never waits for it. They return with the mutex held.
   absl::StatusOr<std::list<Block>::iterator> Take(uint64_t bytes, MemoryUse use, int group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   absl::StatusOr<DeviceAddress> AllocateUnlocked(uint64_t bytes)
@@ -150,8 +150,8 @@ absl::Status MemoryPool::State::Refusal(uint64_t bytes, MemoryUse use, std::stri
                            "; give the stage fewer layers or less KV, or raise the card's budget");
 }
 
-// Counted as held from before the driver is asked until after it has taken the block back, so that
-// others who ask meanwhile are refused by the budget and not by the card.
+// The bytes count as held from before the driver is asked until after it has taken the block back,
+// so that other requests meanwhile are refused by the budget and not by the card.
 absl::StatusOr<DeviceAddress> MemoryPool::State::AllocateUnlocked(uint64_t bytes) {
   held += bytes;
   ++changing;
@@ -254,7 +254,7 @@ absl::StatusOr<DeviceMemory> MemoryPool::Allocate(uint64_t bytes, MemoryUse use,
   if (address == 0) {
     const uint64_t exact = options.exact_blocks ? cut : RoundUp(cut, options.granule_bytes);
     const bool share = !options.exact_blocks && cut < options.block_bytes / 4;
-    // A shared block is a wish; where it does not fit, just what is needed.
+    // A shared block is only a wish; where it does not fit, exactly the needed bytes are taken.
     if (!share || !state.Take(std::max(options.block_bytes, exact), use, group).ok()) {
       RETURN_IF_ERROR(state.Take(exact, use, group));
     }

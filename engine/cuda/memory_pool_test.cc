@@ -232,7 +232,7 @@ TEST(MemoryPool, ShrinkAsksKvFirstThenLayersAndNoMoreThanNeeded) {
   layer.Reset();
   EXPECT_EQ(pool->usage().over_bytes(), 0u);
   EXPECT_TRUE(pool->Allocate(kMiB, MemoryUse::kKv).ok());
-  // Growing again asks nobody.
+  // To grow again asks no owner.
   pool->RemoveOwner(kv_key);
   order.clear();
   report = pool->Shrink(500 * kMiB);

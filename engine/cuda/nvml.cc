@@ -10,7 +10,7 @@
 
 namespace lanyard::cuda {
 
-// A function that the library does not have stays null: that number is not told.
+// A function that the library lacks stays null; then that number is not told.
 struct Nvml::Api {
 #define LANYARD_NVML_MEMBER(member, symbol, older, parameters) int(*member) parameters = nullptr;
   LANYARD_NVML_FUNCTIONS(LANYARD_NVML_MEMBER)
@@ -26,7 +26,7 @@ void Resolve(void* library, F& function, const char* symbol, const char* older) 
     function = reinterpret_cast<F>(dlsym(library, older));
 }
 
-// The number that a function of (device, unsigned*) tells.
+// Returns the number that a function of (device, unsigned*) tells.
 template <typename F>
 std::optional<int> Number(F function, nvml::Device device) {
   unsigned value = 0;
@@ -172,7 +172,7 @@ std::optional<uint64_t> Nvml::ProcessBytes(const std::string& pci_id, uint32_t p
   std::vector<CardProcess> processes;
   AddProcesses(api_->ComputeProcesses, device, false, processes);
   AddProcesses(api_->GraphicsProcesses, device, true, processes);
-  std::optional<uint64_t> bytes;  // one that computes and draws stands in both lists
+  std::optional<uint64_t> bytes;  // a process that computes and draws stands in both lists
   for (const CardProcess& process : processes) {
     if (process.pid == pid && process.bytes.has_value())
       bytes = std::max(bytes.value_or(0), *process.bytes);

@@ -1,7 +1,7 @@
-// What NVML knows of the cards, by dlopen of libnvidia-ml.so.1 (LANYARD_NVML_LIBRARY overrides) and
-// own prototypes. No library, an old one, or a card that does not tell = no number; never an error.
-// Source of the ABI: NVIDIA's NVML API reference (nvml.h); PyPI's nvidia-ml-py shows the same
-// layouts.
+// What NVML knows of the cards, by dlopen of libnvidia-ml.so.1 (LANYARD_NVML_LIBRARY overrides it)
+// and with prototypes of our own. A missing or old library, or a card that does not tell, gives no
+// number and is never an error. The ABI is that of NVIDIA's NVML API reference (nvml.h); PyPI's
+// nvidia-ml-py shows the same layouts.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +14,24 @@ namespace lanyard::cuda {
 
 struct CardProcess {
   uint32_t pid = 0;
-  std::optional<uint64_t> bytes;  // of the card's memory; not told on some drivers and under WSL2
-  bool graphics = false;          // draws (the desktop, a CAD program); otherwise computes
+  std::optional<uint64_t> bytes;  // of the card's memory; some drivers and WSL2 do not tell it
+  bool graphics = false;          // it draws (the desktop, a CAD program); otherwise it computes
 };
 
 struct CardNumbers {
   std::string pci_id;  // "0000:01:00.0", as DeviceInfo::pci_id
   std::string name;
   std::optional<uint64_t> total_bytes;
-  std::optional<uint64_t> used_bytes;  // by everybody
+  std::optional<uint64_t> used_bytes;  // by all programs
   std::optional<uint64_t> free_bytes;
-  std::optional<int> gpu_percent;     // of the last sampling time in which a kernel ran
-  std::optional<int> memory_percent;  // in which memory was read or written
+  std::optional<int> gpu_percent;     // share of the last sampling time in which a kernel ran
+  std::optional<int> memory_percent;  // share in which memory was read or written
   std::optional<int> celsius;
   std::optional<double> watts;
   std::optional<double> watts_limit;
   std::optional<int> sm_mhz;
   std::optional<int> memory_mhz;
-  std::optional<int> pcie_generation;  // now; falls when the card idles
+  std::optional<int> pcie_generation;  // the present one, which falls when the card idles
   std::optional<int> pcie_lanes;
   std::vector<CardProcess> processes;
 };
@@ -39,17 +39,17 @@ struct CardNumbers {
 // Thread-safe.
 class Nvml {
  public:
-  // Never null. `path` empty: LANYARD_NVML_LIBRARY, or libnvidia-ml.so.1.
+  // Never returns null. When `path` is empty: LANYARD_NVML_LIBRARY, or libnvidia-ml.so.1.
   static std::unique_ptr<Nvml> Open(const std::string& path = "");
   ~Nvml();
 
   bool present() const { return api_ != nullptr; }
   std::string driver_version() const;  // "550.54.14"; "" = not told
   std::vector<CardNumbers> Cards() const;
-  // Of a card's memory, a process's; nothing where NVML does not tell, or knows the process by
-  // another number (containers).
+  // A process's share of a card's memory; nullopt where NVML does not tell, or knows the process by
+  // another number (in containers).
   std::optional<uint64_t> ProcessBytes(const std::string& pci_id, uint32_t pid) const;
-  // By the PCI id of a DeviceInfo; nothing when NVML does not know it.
+  // By the PCI id of a DeviceInfo; nullopt when NVML does not know it.
   std::optional<CardNumbers> Card(const std::string& pci_id) const;
 
  private:

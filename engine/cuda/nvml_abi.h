@@ -1,5 +1,5 @@
-// The part of NVML's C ABI that nvml.cc calls: own prototypes, no nvml.h. Structures as NVIDIA's
-// NVML API reference and PyPI's nvidia-ml-py (pynvml.py) lay them out.
+// The part of NVML's C ABI that nvml.cc calls, with prototypes of our own and without nvml.h. The
+// structures are laid out as in NVIDIA's NVML API reference and PyPI's nvidia-ml-py (pynvml.py).
 #pragma once
 
 #include <cstdint>

@@ -96,7 +96,7 @@ void Bench::ExpectNear(const float* address, const std::vector<float>& want, flo
   const std::vector<float> got = Down(address, want.size());
   for (size_t i = 0; i < want.size(); ++i) {
     check_.values += 1;
-    if (std::fabs(got[i] - want[i]) <= tolerance) continue;  // not so for NaN
+    if (std::fabs(got[i] - want[i]) <= tolerance) continue;  // false for NaN
     if (check_.different++ == 0) check_.first = Difference(i, got[i], want[i]);
   }
 }

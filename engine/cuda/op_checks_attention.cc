@@ -1,8 +1,8 @@
-// Rotation, the key/value pages and attention on the card against engine/ops, for every element
-// type: single rows of long sequences (decode) and runs of rows (prefill), with and without a
-// window. The pages are filled by the CPU's RotateAndStore, compared with the card's, and then read
-// by both. Attention in the fast form (level 80) against the exact one, within what the rounding to
-// halves explains, and its single rows against its tiles in bits.
+// Compares rotation, the key/value pages and attention on the card with engine/ops, for every
+// element type: single rows of long sequences (decode) and runs of rows (prefill), with and without
+// a window. The pages are filled by the CPU's RotateAndStore, compared with the card's, and then
+// read by both. Attention in the fast form (level 80) is compared with the exact one, within what
+// the rounding to halves explains, and its single rows with its tiles, in bits.
 #include <cmath>
 #include <numeric>
 
@@ -25,8 +25,8 @@ struct Case {
   uint32_t n_kv_heads;
   uint32_t head_dim;
   uint32_t window;
-  uint32_t pos;     // of the first row that attends
-  uint32_t n_rows;  // that attend
+  uint32_t pos;     // position of the first row that attends
+  uint32_t n_rows;  // rows that attend
 };
 
 std::string Describe(const Case& c) {
@@ -58,7 +58,7 @@ Pages MakePages(Bench& bench, const Case& c) {
   return pages;
 }
 
-// The rows 0 .. n-1 of a sequence: rotation on both sides, the pages compared.
+// Rotates the rows 0 .. n-1 of a sequence on both sides, and compares the pages.
 absl::Status CheckRotate(Bench& bench, const Case& c, Pages& pages,
                          ops::cuda::DeviceKv* device_kv) {
   const uint32_t n = c.pos + c.n_rows;
@@ -191,13 +191,13 @@ absl::Status CheckFast(Bench& bench, const Case& c) {
     return bench.End();
   }
   Problem problem;
-  // Scores up to about 30, as in tests/ptx, which has the same tolerance.
+  // Scores go up to about 30, as in tests/ptx, which has the same tolerance.
   RETURN_IF_ERROR(Pose(bench, c, 24.0f / std::sqrt(static_cast<float>(c.head_dim)), &problem));
   problem.args.out = bench.Alloc<float>(problem.exact.size());
   Launch(bench, problem.plan, c, Form::kFast, problem.args);
   constexpr float kTolerance = 0.04f;
   bench.ExpectNear(problem.args.out, problem.exact, kTolerance);
-  // The same rows one by one.
+  // Computes the same rows one by one.
   const std::vector<float> tiles = bench.Down(problem.args.out, problem.exact.size());
   ops::cuda::AttentionPlan singles = problem.plan;
   singles.decode.clear();

@@ -1,5 +1,5 @@
-// What the op checks share: numbers to feed, memory of the card, comparison by bits. Only for
-// op_checks*.cc.
+// What the op checks share: input numbers, memory of the card, comparison by bits. Only
+// op_checks*.cc use it.
 #pragma once
 
 #include <cmath>
@@ -29,18 +29,18 @@ class Bench {
   Stream& stream() { return *stream_; }
   ops::ThreadPool& pool() { return pool_; }
 
-  // A check between Begin and End: the first error of the calls between is the check's. End frees
-  // what was taken.
+  // A check runs between Begin and End: the first error of the calls between them is the check's.
+  // End frees what was taken.
   void Begin(std::string op, std::string variant);
   absl::Status End();
-  // Instead of what a check would do.
+  // Called instead of the check's work.
   void Skip(std::string why) { check_.skipped = std::move(why); }
-  // A launch, timed.
+  // Takes the result of a launch and its time.
   void Run(const absl::Status& launched);
   void StartClock();
   void Note(const absl::Status& status);
 
-  // Memory of the card with these values, or with nothing. Null after an error.
+  // Memory of the card with these values, or without any. Null after an error.
   template <typename T>
   T* Upload(const std::vector<T>& values) {
     return static_cast<T*>(UploadBytes(values.data(), values.size() * sizeof(T)));
@@ -52,7 +52,7 @@ class Bench {
   uint32_t* Count(uint32_t n) { return Upload(std::vector<uint32_t>{n}); }
   absl::Status Write(void* to, const void* from, size_t bytes);
 
-  // The values on the card, compared with `want`: equal bits, or both NaN.
+  // Compares the values on the card with `want`: they must have equal bits, or both be NaN.
   template <typename T>
   void Expect(const T* address, const std::vector<T>& want) {
     std::vector<T> got(want.size());
@@ -73,8 +73,8 @@ class Bench {
     return got;
   }
 
-  // The values on the card, none further off than `tolerance`. Where what is compared is another
-  // form of the operation.
+  // Compares the values on the card with `want`: none may be further off than `tolerance`. For
+  // results of another form of the operation.
   void ExpectNear(const float* address, const std::vector<float>& want, float tolerance);
 
   uint64_t Below(uint64_t n) { return random_() % n; }

@@ -1,5 +1,5 @@
-// Matrix products on the card against engine/ops/matmul.h: every weight type, one row to many, odd
-// and even shapes.
+// Compares matrix products on the card with engine/ops/matmul.h: every weight type, one row to
+// many, odd and even shapes.
 #include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/cuda/matmul.h"
 #include "engine/ops/matmul.h"

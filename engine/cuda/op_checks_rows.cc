@@ -1,4 +1,4 @@
-// Row ops on the card against engine/ops: residual and norm, the wire's rows, scale, gated
+// Compares row ops on the card with engine/ops: residual and norm, the wire's rows, scale, gated
 // activations, embedding, logits.
 #include "engine/cuda/op_checks_bench.h"
 #include "engine/ops/activation.h"

@@ -35,7 +35,7 @@ absl::Status ParseLimits(const std::string& vram, DeviceFlags* out) {
   if (vram.empty()) return absl::OkStatus();
   for (const std::string& item : Split(vram)) {
     const size_t equals = item.find('=');
-    int card = -1;  // every one
+    int card = -1;  // -1: every card
     if (equals != std::string::npos) {
       ASSIGN_OR_RETURN(card, ParseCard(item.substr(0, equals)));
     }

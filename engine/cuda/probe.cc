@@ -11,7 +11,7 @@ namespace {
 
 using ops::cuda::ProbeArgs;
 
-// A card's memory that is given back at the end.
+// Memory of the card that is given back at the end.
 class Scratch {
  public:
   static absl::StatusOr<std::unique_ptr<Scratch>> Take(std::shared_ptr<Context> context,
@@ -53,7 +53,7 @@ class Prober {
     ASSIGN_OR_RETURN(end_, Event::Create(context_, true));
     ASSIGN_OR_RETURN(data_,
                      Scratch::Take(context_, std::max<uint64_t>(options_.buffer_bytes, 1 << 20)));
-    // Enough blocks to fill the card; a few waves hide its tail.
+    // There are enough blocks to fill the card, and a few waves, which hide the last one's tail.
     blocks_ = static_cast<uint32_t>(std::max(1, context_->device().sm_count)) * 8;
     ASSIGN_OR_RETURN(sink_, Scratch::Take(context_, std::max<uint64_t>(sink_bytes(), 1 << 20)));
     ASSIGN_OR_RETURN(
@@ -61,7 +61,7 @@ class Prober {
     return stream_->Fill(data_->address(), 0x5a, data_->bytes());
   }
 
-  // The best of the repeats, after one that is not counted (the clocks wake up).
+  // Returns the best of the repeats, after one that is not counted (the clocks wake up).
   absl::StatusOr<double> Seconds(const std::function<absl::Status()>& work) {
     double best = 0;
     for (int i = 0; i <= std::max(1, options_.repeats); ++i) {
@@ -104,8 +104,8 @@ class Prober {
     return absl::OkStatus();
   }
 
-  // `ops` of one loop of a thread, or of a warp when `by_warp`. 0 where this card's kernels have no
-  // such instruction.
+  // `ops` counts one loop of a thread, or of a warp when `by_warp`. The result is 0 where this
+  // card's kernels have no such instruction.
   absl::StatusOr<double> Rate(const char* kernel, uint32_t ops, bool by_warp) {
     if (const absl::Status found = module_->Find(kernel, 0).status(); absl::IsNotFound(found))
       return 0.0;
@@ -153,7 +153,7 @@ class Prober {
   PinnedMemory pinned_;
   Event begin_;
   Event end_;
-  std::unique_ptr<Stream> stream_;  // dies first
+  std::unique_ptr<Stream> stream_;  // the last member, so it is destroyed first
 };
 
 }  // namespace

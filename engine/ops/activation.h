@@ -12,11 +12,11 @@ enum class Activation { kSilu, kGeluTanh };
 
 struct GateRows {
   Activation activation = Activation::kSilu;
-  float* gate_up = nullptr;  // row: [gate: n][up: n]
+  float* gate_up = nullptr;  // one row is [gate: n][up: n]
   int64_t rows = 0;
   int64_t n = 0;
 };
-// gate becomes act(gate) * up, up is left as it is. Functions: ops/math.h.
+// Makes gate = act(gate) * up and leaves up as it is. The functions are in ops/math.h.
 void GateMul(Isa isa, ThreadPool& pool, const GateRows& args);
 
 }  // namespace lanyard::ops

@@ -14,7 +14,8 @@ void RotateAndStoreScalar(const QkvRows& args, int64_t begin, int64_t end);  // 
 
 namespace {
 
-// Queries (rows x heads) of a tile: their outputs and a page stay in the second level of cache.
+// With this many queries (rows x heads) in a tile, their outputs and a page stay in the
+// second-level cache.
 constexpr int kTileQueries = 64;
 
 int TileRows(int n_heads, int n_kv_heads) {
@@ -26,9 +27,9 @@ int64_t ScratchFloats(int n_heads, int n_kv_heads, int head_dim) {
   return TileScratchFloats(queries, head_dim) + 16;
 }
 
-// One unit of work is a tile and the heads of a key/value head, or a part of them where that would
-// leave threads idle. Each part converts the pages again, so there are no more parts than an even
-// share needs.
+// One unit of work is a tile with the heads of a key/value head, or with a part of them where
+// threads would be idle otherwise. Each part converts the pages again, so there are no more parts
+// than an even share needs.
 int HeadsOfUnit(int64_t units, int group, int threads) {
   for (int parts = 1; parts < group; ++parts) {
     if (units * parts >= 4 * threads || units * parts % threads == 0)
@@ -91,7 +92,7 @@ void Attend(Isa isa, ThreadPool& pool, const AttentionArgs& args, AttentionScrat
     while (true) {
       const int64_t taken = next.fetch_add(1, std::memory_order_relaxed);
       if (taken >= n_units) return;
-      const int64_t unit = n_units - 1 - taken;  // the last rows of a run see the most
+      const int64_t unit = n_units - 1 - taken;  // the last rows of a run see the most positions
       const AttentionScratch::Tile& t = scratch.tiles[unit / units_of_tile];
       const AttentionRun& run = args.runs[t.run];
       const int of_tile = static_cast<int>(unit % units_of_tile);
@@ -157,7 +158,7 @@ struct Partial {
   float* o;  // [head_dim]
 };
 
-// One page, of which `seen` is seen.
+// Computes one page, of which the query sees `seen`.
 void PageStep(const AttentionTile& t, uint32_t page, const float* q, PageRange seen,
               Partial* state) {
   const auto [begin, end] = seen;
@@ -220,7 +221,7 @@ void QueryScalar(const AttentionTile& t, uint32_t pos, const float* q, float* ou
   for (int d = 0; d < hd; ++d) out[d] = out[d] / total.l;
 }
 
-// The scalar reference.
+// This is the scalar reference.
 void TileScalar(const AttentionTile& t) {
   for (int r = 0; r < t.n_rows; ++r) {
     for (int h = 0; h < t.n_heads; ++h) {

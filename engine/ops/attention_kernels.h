@@ -1,4 +1,4 @@
-// Kernels of attention and of the key/value pages for one instruction set.
+// The kernels of attention and of the key/value pages for one instruction set.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ struct AttentionTile {
   int kv_head = 0;
   const uint32_t* pages = nullptr;
   uint32_t first = 0;
-  uint32_t pos = 0;  // of the first row
+  uint32_t pos = 0;  // position of the first row
   int n_rows = 0;    // positions
   int n_heads = 0;
   uint32_t window = 0;
@@ -25,12 +25,13 @@ struct AttentionTile {
   float* scratch = nullptr;  // TileScratchFloats(n_rows * n_heads, head_dim), 64-byte aligned
 };
 
-// First position that a row sees.
+// The first position that a row sees.
 [[gnu::always_inline]] inline uint32_t FirstSeen(uint32_t pos, uint32_t window) {
   return window != 0 && pos >= window ? pos - window + 1 : 0;
 }
 
-// Two converted parts of a page; per query: output, probabilities of a page, and six numbers.
+// The scratch holds two converted parts of a page and, for each query, the output, the
+// probabilities of a page and six numbers.
 [[gnu::always_inline]] inline int64_t TileScratchFloats(int64_t queries, int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
   return 2 * kKvPositions * padded + queries * (padded + kKvPositions) +
@@ -44,8 +45,8 @@ struct PageRange {
   bool operator==(const PageRange&) const = default;
 };
 
-// Where a key or value row goes: element i to part[i * step + offset], the scale of int8 to
-// scales[slot].
+// Where a key or value row goes: element i goes to part[i * step + offset], and the scale of int8
+// to scales[slot].
 struct PartRow {
   KvElement element = KvElement::kF32;
   uint8_t* part = nullptr;

@@ -1,5 +1,5 @@
-// Keys and values of one layer, in pages of 32 positions. A page holds, head after head, the keys
-// and then the values of that head: keys [head_dim][32] (a lane is a position), values
+// The keys and values of one layer, in pages of 32 positions. A page holds, head after head, the
+// keys and then the values of that head: keys [head_dim][32] (a lane is a position), values
 // [32][head_dim] (a lane is an element), both in the element type; in int8 each part is followed by
 // 32 f32 scales, one a position.
 #pragma once
@@ -18,7 +18,7 @@ struct KvLayer {
   int n_kv_heads = 0;
   int head_dim = 0;
 
-  // Bytes of the keys (or the values) of one head in a page.
+  // The bytes of the keys (or the values) of one head in a page.
   int64_t part_bytes() const {
     const int64_t elements = int64_t{kKvPositions} * head_dim;
     switch (element) {

@@ -46,7 +46,8 @@ bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, 
   ChunkSums(isa, pool, std::span(logits, n), {stats->max, 1.0f}, &sums);
   stats->sum = 0;
   for (const float s : sums) stats->sum += static_cast<double>(s);
-  if (!(stats->sum >= 0.5)) return false;  // NaN somewhere; the largest alone gives 1
+  // There is a NaN somewhere, since the largest alone gives 1.
+  if (!(stats->sum >= 0.5)) return false;
   stats->lse = static_cast<double>(stats->max) + LogDouble(stats->sum);
   return true;
 }

@@ -1,4 +1,5 @@
-// Sums over a row of logits, in chunks of 4096 that threads can share. docs/numerics.md "Logits".
+// Sums over a row of logits, in chunks of 4096 that threads can share. docs/numerics.md "Logits"
+// defines them.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +17,16 @@ constexpr int64_t LogitChunks(int64_t n) { return (n + kLogitChunk - 1) / kLogit
 struct LogitStats {
   float max = 0;
   int32_t argmax = 0;  // the lowest id that has it
-  double sum = 0;      // of e^(x - max): f32 in 16 lanes within a chunk, chunks in order in double
-  double lse = 0;      // max + log(sum)
+  // Sum of e^(x - max): f32 in 16 lanes within a chunk, then the chunks in order in double.
+  double sum = 0;
+  double lse = 0;  // max + log(sum)
   std::vector<float> chunk_max;
 };
-// `stats` keeps its memory between calls. False when a logit is NaN or infinite (the stats are then
-// worthless).
+// `stats` keeps its memory between calls. Returns false when a logit is NaN or infinite; then the
+// stats mean nothing.
 bool SummariseLogits(Isa isa, ThreadPool& pool, const float* logits, int64_t n, LogitStats* stats);
 
-// Of each chunk the sum of e^((x - max) * scale), as above.
+// Gives for each chunk the sum of e^((x - max) * scale), as above.
 struct ExpOf {
   float max = 0;
   float scale = 1;

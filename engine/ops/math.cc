@@ -15,10 +15,10 @@ double Double(uint64_t bits) {
   return x;
 }
 
-constexpr double kLn2Hi =
-    6.93147180369123816490e-01;  // the low 32 bits are zero: n * kLn2Hi is exact
+// Its low 32 bits are zero, so n * kLn2Hi is exact.
+constexpr double kLn2Hi = 6.93147180369123816490e-01;
 constexpr double kLn2Lo = 1.90821492927058770002e-10;
-// Step k of the Taylor series: -1 / ((2k+2)(2k+3)) and -1 / ((2k+1)(2k+2)).
+// The factors of step k of the Taylor series: -1 / ((2k+2)(2k+3)) and -1 / ((2k+1)(2k+2)).
 constexpr double kSinSteps[9] = {-1.0 / 6,   -1.0 / 20,  -1.0 / 42,  -1.0 / 72, -1.0 / 110,
                                  -1.0 / 156, -1.0 / 210, -1.0 / 272, -1.0 / 342};
 constexpr double kCosSteps[9] = {-1.0 / 2,   -1.0 / 12,  -1.0 / 30,  -1.0 / 56, -1.0 / 90,
@@ -34,7 +34,7 @@ double ExpDouble(double x) {
   const double t = x * 1.44269504088896338700 + kMagic;
   const double n = t - kMagic;
   const double r = (x - n * kLn2Hi) - n * kLn2Lo;
-  // Taylor to r^13: |r| <= 0.347, the rest is below 1e-17.
+  // Taylor to r^13: with |r| <= 0.347 the rest is below 1e-17.
   double p = 1.0;
   for (int k = 13; k >= 1; --k) p = 1.0 + p * r / k;
   return Double(Bits64(p) + (Bits64(t) << 52));
@@ -58,7 +58,7 @@ double LogDouble(double x) {
 }
 
 void SinCosDouble(double x, double* sin_out, double* cos_out) {
-  // x = n * pi/2 + r, pi/2 in three parts of 33 bits each (fdlibm's).
+  // Here x = n * pi/2 + r, with pi/2 in three parts of 33 bits each (fdlibm's).
   constexpr double kPio2A = 1.57079632673412561417e+00;
   constexpr double kPio2B = 6.07710050630396597660e-11;
   constexpr double kPio2C = 2.02226624879595063154e-21;
@@ -69,7 +69,7 @@ void SinCosDouble(double x, double* sin_out, double* cos_out) {
   r = r - n * kPio2B;
   r = r - n * kPio2C;
   const double z = r * r;
-  // Taylor, |r| <= pi/4: the first terms left out are below 1e-19.
+  // Taylor with |r| <= pi/4: the first terms left out are below 1e-19.
   double s = 0.0;
   double c = 0.0;
   for (int k = 8; k >= 0; --k) {

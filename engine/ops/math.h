@@ -1,6 +1,6 @@
-// Functions of one number, the same bits on every processor: no libm (it differs from CPU to CPU),
-// every rounding written. docs/numerics.md "Functions" has the ranges and errors. The f32 ones have
-// vector twins in cpu/lanes_*.h.
+// Functions of one number with the same bits on every processor: they use no libm (it differs from
+// CPU to CPU), and every rounding is written. docs/numerics.md "Functions" has the ranges and
+// errors. The f32 ones have vector twins in cpu/lanes_*.h.
 #pragma once
 
 #include <cmath>
@@ -20,7 +20,8 @@ namespace lanyard::ops {
   return x;
 }
 
-// fma in one rounding: the instruction where there is one, else the C library's exact emulation.
+// An fma with one rounding: the instruction where there is one, else the C library's exact
+// emulation.
 [[gnu::always_inline]] inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 
 inline constexpr float kExpMin = -87.0f;  // below: 0
@@ -56,18 +57,18 @@ inline constexpr float kExpC[6] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519
 
 inline constexpr float kGeluA = 0.044715f;
 inline constexpr float kGeluB = -1.5957691216057308f;  // -2 * sqrt(2 / pi)
-// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written as x * sigmoid(2 y): (1 + tanh y) / 2 =
-// 1 / (1 + e^-2y).
+// This is 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written as x * sigmoid(2 y): (1 + tanh
+// y) / 2 = 1 / (1 + e^-2y).
 [[gnu::always_inline]] inline float Gelu(float x) {
   const float inner = x * Fma(x * x, kGeluA, 1.0f);
   return x / (1.0f + Exp(inner * kGeluB));
 }
 
-// Doubles, for tables and sums made once a row; relative error below 1e-14 where the result is
-// finite.
+// Functions of doubles, for tables and for sums made once a row; the relative error is below 1e-14
+// where the result is finite.
 double ExpDouble(double x);  // 0 below -708, infinity above 709
 double LogDouble(double x);  // x > 0 and normal
-// |x| < 2^30.
+// |x| must be below 2^30.
 void SinCosDouble(double x, double* sin, double* cos);
 
 }  // namespace lanyard::ops

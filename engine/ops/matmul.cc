@@ -13,10 +13,10 @@
 namespace lanyard::ops {
 namespace {
 
-// Columns whose activations are walked for every tile before the next tile: they should stay in the
-// second-level cache.
+// The bytes of activations that are walked for every tile before the next tile: they should stay in
+// the second-level cache.
 constexpr int64_t kColumnChunkBytes = 384 << 10;
-// Weights a unit of work walks at least, so that dealing costs nothing beside it.
+// A unit of work walks at least this many bytes of weights, so that dealing costs little beside it.
 constexpr int64_t kUnitBytes = 32 << 10;
 
 void Require(bool ok, const char* what) {
@@ -31,7 +31,7 @@ float SumPartials(const float* partials) {
   return total;
 }
 
-// One output of every row of `a`, quantised weights.
+// Computes one output of every row of `a`, for quantised weights.
 void ScalarQuantisedOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t o,
                            float* out, int64_t out_stride) {
   std::vector<float> partials(static_cast<size_t>(a.rows * kPartials), 0.0f);
@@ -53,7 +53,7 @@ void ScalarQuantisedOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, 
     out[r * out_stride + o] = SumPartials(&partials[static_cast<size_t>(r * kPartials)]);
 }
 
-// The same for float weights: the elements of a block in order.
+// Does the same for float weights, with the elements of a block in order.
 void ScalarFloatOutput(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t o, float* out,
                        int64_t out_stride) {
   std::vector<float> partials(static_cast<size_t>(a.rows * kPartials), 0.0f);
@@ -126,7 +126,7 @@ void AssignScalar(ActRows::Impl& a, ThreadPool& pool, const float* x, int64_t st
   });
 }
 
-// x[k] into column `column` of a float group.
+// Writes x[k] into column `column` of a float group.
 void AssignFloatColumn(const float* x, int64_t k, int columns, int column, uint8_t* group) {
   auto* out = reinterpret_cast<float*>(group);
   const int64_t n_blocks = (k + kBlock - 1) / kBlock;
@@ -192,7 +192,7 @@ uint64_t PackedMatrix::bytes() const {
 
 namespace {
 
-// Tiles [begin, end) times the groups [group_begin, group_end).
+// Multiplies tiles [begin, end) by the groups [group_begin, group_end).
 void RunTiles(const PackedMatrix::Impl& w, const ActRows::Impl& a, int64_t begin, int64_t end,
               int64_t group_begin, int64_t group_end, float* out, int64_t out_stride) {
   const KernelTable& kernels = KernelsOf(w.isa);

@@ -26,8 +26,9 @@ class ActRows {
   ActRows(ActRows&&) noexcept;
   ActRows& operator=(ActRows&&) noexcept;
 
-  // Takes x[rows][k] (row stride `stride` floats). Memory is kept for reuse. `quantise`: to int8
-  // blocks (k a multiple of 32), else as f32. Row r's result depends on row r alone.
+  // Takes x[rows][k] (row stride `stride` floats). Memory is kept for reuse. With `quantise` it
+  // makes int8 blocks (k must be a multiple of 32), else f32. Row r's result depends on row r
+  // alone.
   void Assign(Isa isa, ThreadPool& pool, const float* x, int64_t rows, int64_t k, int64_t stride,
               bool quantise);
   int64_t rows() const;
@@ -47,7 +48,7 @@ class ActRows {
 class PackedMatrix {
  public:
   // Reads the matrix in GGUF layout by `read(byte offset, destination)`, a bounded number of bytes
-  // at a time: never holds a second copy of it. `type` must be computable.
+  // at a time, so that it never holds a second copy. `type` must be computable.
   using Reader = std::function<absl::Status(uint64_t, std::span<uint8_t>)>;
   static absl::StatusOr<PackedMatrix> Pack(Isa isa, TensorType type, int64_t n_out, int64_t k,
                                            const Reader& read);
@@ -59,9 +60,9 @@ class PackedMatrix {
   int64_t n_out() const;
   int64_t k() const;
   TensorType type() const;
-  bool wants_quantised() const;  // the form of ActRows that MatMul takes
-  uint64_t bytes() const;        // memory held
-  // Bytes that Pack would hold, for planning.
+  bool wants_quantised() const;  // the form of ActRows that MatMul needs
+  uint64_t bytes() const;        // memory that it holds
+  // The bytes that Pack would hold, for planning.
   static uint64_t PackedBytes(TensorType type, int64_t n_out, int64_t k);
 
   struct Impl;
@@ -72,13 +73,13 @@ class PackedMatrix {
   std::unique_ptr<Impl> impl_;
 };
 
-// out[r * out_stride + o] for every row r of `a` and output o of `w`. Precondition: a.k() == w.k(),
-// a.quantised() == w.wants_quantised(). Uses the ISA that `w` was packed for.
+// Computes out[r * out_stride + o] for every row r of `a` and output o of `w`. Precondition: a.k()
+// == w.k(), a.quantised() == w.wants_quantised(). It uses the ISA that `w` was packed for.
 void MatMul(ThreadPool& pool, const PackedMatrix& w, const ActRows& a, float* out,
             int64_t out_stride);
 
-// One row of a GGUF-layout matrix to f32 (embedding rows); `row` has the bytes of k elements.
-// Exact: the value that the format defines, rounded once to f32.
+// Converts one row of a GGUF-layout matrix to f32 (for embedding rows); `row` has the bytes of k
+// elements. The result is the exact value that the format defines, rounded once to f32.
 void DequantizeRow(TensorType type, const uint8_t* row, int64_t k, float* out);
 
 }  // namespace lanyard::ops

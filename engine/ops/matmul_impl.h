@@ -1,4 +1,4 @@
-// What matmul.cc, matmul_pack.cc and the per-ISA kernels share. Not for others.
+// What matmul.cc, matmul_pack.cc and the per-ISA kernels share. No other file may use it.
 //
 // Packed weights. 16 output rows make a tile; tiles follow each other. A tile: a header (K-quants:
 // d, then Q4_K's dmin, as f16[super block][16 rows]), then its blocks of 32 along K in the order in
@@ -33,16 +33,16 @@
 namespace lanyard::ops {
 
 inline constexpr int64_t kTileRows = 16;
-inline constexpr int64_t kQuantRecordBytes = 60;  // a column and block
+inline constexpr int64_t kQuantRecordBytes = 60;  // for a column and block
 inline constexpr int64_t kFloatRecordBytes = 128;
 
 struct ProductArgs {
-  const uint8_t* tiles;  // of tile_begin
+  const uint8_t* tiles;  // from tile_begin on
   int64_t tile_begin, tile_end;
   int64_t tile_bytes;
-  int64_t n_blocks;  // of 32 along K
+  int64_t n_blocks;  // blocks of 32 along K
   int64_t n_out;
-  const uint8_t* act;  // a group of columns
+  const uint8_t* act;  // one group of columns
   float* out;          // of the group's first column
   int64_t out_stride;
 };
@@ -58,8 +58,8 @@ struct KernelTable {
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 
-// KernelTable::product of an ISA: Products::Of<type>(columns). Products is of an unnamed namespace,
-// so that no instance compiled for one ISA is linked into another's code.
+// KernelTable::product of an ISA: Products::Of<type>(columns). Products lies in an unnamed
+// namespace, so that no instance compiled for one ISA is linked into another's code.
 template <typename Products>
 ProductFn FindProduct(TensorType type, int columns) {
   switch (type) {
@@ -84,7 +84,7 @@ ProductFn FindProduct(TensorType type, int columns) {
   }
 }
 
-// Number of blocks dealt to partial p.
+// The number of blocks that are dealt to partial p.
 inline int64_t DealtCount(int64_t n_blocks, int64_t p) { return (n_blocks - p + 7) / 8; }
 
 }  // namespace lanyard::ops

@@ -1,4 +1,4 @@
-// Re-laying of GGUF weights into tiles (layout: matmul_impl.h).
+// Re-lays GGUF weights into tiles (layout: matmul_impl.h).
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@ constexpr uint32_t kLowNibbles = 0x0f0f0f0f;
 
 int64_t BlockCount(int64_t k) { return (k + kBlock - 1) / kBlock; }
 
-// Bytes of 16 rows of one block of 32.
+// The bytes of 16 rows of one block of 32.
 uint64_t TileBlockBytes(TensorType type) {
   switch (type) {
     case TensorType::kF32:
@@ -51,7 +51,8 @@ uint64_t TileHeaderBytes(TensorType type, int64_t k) {
 uint32_t Load32(const uint8_t* p) { return LoadUnaligned<uint32_t>(p); }
 void Store32(uint8_t* p, uint32_t v) { std::memcpy(p, &v, 4); }
 
-// Groups 0..7 as dwords with one value of 0..15 a byte -> the four nibble lines of one row.
+// Makes the four nibble lines of one row from groups 0..7, which are dwords with one value of 0..15
+// a byte.
 void StoreNibbles(const uint32_t groups[8], uint8_t* nibbles, int64_t r) {
   for (int j = 0; j < 4; ++j) Store32(nibbles + j * 64 + r * 4, groups[j] | (groups[j + 4] << 4));
 }
@@ -115,7 +116,7 @@ void PackQ6K(const uint8_t* super, int64_t sub, int64_t r, uint8_t* dst) {
   StoreNibbles(groups, dst + 160, r);
 }
 
-// One block of up to 16 rows, written in order.
+// Packs one block of up to 16 rows, written in order.
 template <typename Element>
 void PackFloats(const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t n, uint8_t* dst) {
   for (int64_t i = 0; i < n; ++i) {
@@ -175,8 +176,8 @@ Buffer AllocateBuffer(uint64_t size_bytes) {
       (kHugePageBytes - reinterpret_cast<uintptr_t>(base) % kHugePageBytes) % kHugePageBytes;
   if (skip > 0) munmap(start, skip);
   if (mapped - skip > size) munmap(start + skip + size, mapped - skip - size);
-  // Whole huge pages only, so that no more memory is held than asked for. Refused where the system
-  // has none: no matter.
+  // Only whole huge pages are asked for, so that no more memory is held than wanted. A system
+  // without them refuses, which does no harm.
   (void)madvise(start + skip, size / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
   return Buffer(start + skip, BufferFree{size});
 }
@@ -236,7 +237,7 @@ absl::Status CheckShape(TensorType type, int64_t n_out, int64_t k) {
                            traits ? AbslView(traits->name) : "unknown",
                            "; convert the model to one of F32 F16 Q4_0 Q4_1 Q5_0 Q8_0 Q4_K Q6_K");
   }
-  // 2^40 elements: sizes in bytes stay far from overflow.
+  // With at most 2^40 elements, sizes in bytes stay far from overflow.
   if (n_out <= 0 || k <= 0 || n_out > (int64_t{1} << 40) / k) {
     return InvalidArgument("matrix of ", n_out, " x ", k,
                            " elements is empty or above the limit of 2^40");

@@ -1,4 +1,4 @@
-// The insides of ActRows and PackedMatrix; for matmul*.cc only.
+// The insides of ActRows and PackedMatrix, for matmul*.cc only.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,9 @@
 
 namespace lanyard::ops {
 
-// Memory that starts on a cache line; from 2 MiB up on huge pages where the system gives them
-// (fewer TLB misses, and a killed process frees them quickly). Null when memory is refused. Zeroed.
+// Zeroed memory that starts on a cache line; from 2 MiB up it lies on huge pages where the system
+// gives them (there are fewer TLB misses, and a killed process frees them quickly). Null when
+// memory is refused.
 struct BufferFree {
   uint64_t size_bytes = 0;
   void operator()(uint8_t* p) const;
@@ -27,10 +28,10 @@ struct ActRows::Impl {
   int64_t rows = 0;
   int64_t k = 0;
   int64_t n_blocks = 0;
-  // kScalar.
+  // For kScalar:
   std::vector<ActBlock> blocks;  // [row][block]
   std::vector<float> floats;     // [row][k]
-  // Others.
+  // For the others:
   int64_t groups = 0;
   Buffer records;
   uint64_t capacity_bytes = 0;
@@ -55,14 +56,14 @@ struct PackedMatrix::Impl {
   int64_t n_blocks = 0;
   int64_t tiles = 0;
   uint64_t tile_bytes = 0;
-  uint64_t row_bytes = 0;  // in GGUF layout
+  uint64_t row_bytes = 0;  // bytes of a row in GGUF layout
   Buffer data;
 };
 
-// Kernels of an ISA other than kScalar.
+// The kernels of an ISA other than kScalar.
 const KernelTable& KernelsOf(Isa isa);
 
-// 16 rows of GGUF layout (`rows` of them are there, `row_bytes` apart) into a zeroed tile.
+// Packs 16 rows of GGUF layout (of which `rows` exist, `row_bytes` apart) into a zeroed tile.
 void PackTile(TensorType type, const uint8_t* src, uint64_t row_bytes, int64_t rows, int64_t k,
               uint8_t* tile);
 uint64_t TileBytes(TensorType type, int64_t k);

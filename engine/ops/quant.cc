@@ -13,8 +13,8 @@ namespace {
 
 float LoadF16(const uint8_t* p) { return HalfToFloat(LoadUnaligned<uint16_t>(p)); }
 
-// block_q4_K: d, dmin, 12 bytes with eight 6-bit scales and minima, 128 bytes of nibbles; 64
-// elements share 32 bytes.
+// A block_q4_K has d, dmin, 12 bytes with eight 6-bit scales and minima, and 128 bytes of nibbles;
+// 64 elements share 32 bytes.
 void DecodeQ4K(const uint8_t* super, int64_t sub, WeightBlock* out) {
   const uint8_t* s = super + 4;
   uint8_t scale, minimum;
@@ -32,9 +32,9 @@ void DecodeQ4K(const uint8_t* super, int64_t sub, WeightBlock* out) {
   out->m = -(LoadF16(super + 2) * static_cast<float>(minimum));
 }
 
-// block_q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales (one for 16
-// elements), d. A half of 128 elements is 32 columns of four: element 32 * j + i has its nibble in
-// ql[i + 32 * (j % 2)] and its pair in qh[i].
+// A block_q6_K has 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales (one for 16
+// elements), and d. A half of 128 elements is 32 columns of four: element 32 * j + i has its nibble
+// in ql[i + 32 * (j % 2)] and its pair in qh[i].
 void DecodeQ6K(const uint8_t* super, int64_t sub, WeightBlock* out) {
   const int64_t half = sub / 4;
   const int64_t j = sub % 4;

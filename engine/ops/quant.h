@@ -1,7 +1,7 @@
-// The numbers behind a product: GGUF weight blocks taken apart by their definition, activations
-// quantised to 8 bits. Portable code without intrinsics; docs/numerics.md "Products" says the same
-// in words. Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0 and
-// its like).
+// The numbers behind a product: GGUF weight blocks are taken apart by their definition, activations
+// are quantised to 8 bits. Portable code without intrinsics; docs/numerics.md "Products" says the
+// same in words. Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
+// (block_q4_0 and its like).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ inline constexpr int64_t kBlock = 32;  // elements of a block of activations, an
 inline constexpr int64_t kPartials = 8;      // block b goes to partial sum b mod 8
 inline constexpr int64_t kSuperBlock = 256;  // elements of a K-quant's block
 
-// Element i of a block is w[i] * d + m. w already holds what is an integer in the format: the
+// Element i of a block is w[i] * d + m. w already holds all that is an integer in the format: the
 // offset (Q4_0: -8 ...) and Q6_K's 8-bit sub-scales; d holds Q4_K's sub-scale, which is exact in
 // f32.
 struct WeightBlock {
@@ -30,7 +30,7 @@ constexpr bool HasMinimum(TensorType type) {
 }
 // Takes block b (32 elements) out of a row in GGUF layout. `type` is quantised and computable.
 void DecodeBlock(TensorType type, const uint8_t* row, int64_t b, WeightBlock* out);
-// Elements [begin, begin + n) of an F32 or F16 row.
+// Takes elements [begin, begin + n) of an F32 or F16 row.
 void DecodeFloats(TensorType type, const uint8_t* row, int64_t begin, int64_t n, float* out);
 
 // One block of activations: x[i] is nearly q[i] * d. See QuantiseBlock.
@@ -41,7 +41,7 @@ struct ActBlock {
   int32_t sum_lo;  // of q[0..15]
   int32_t sum_hi;  // of q[16..31]
 };
-// d = amax / 127, q = round-to-nearest-even(x * (127 / amax)), each operation rounded once. amax
+// d = amax / 127, q = round-to-nearest-even(x * (127 / amax)), each operation rounded once. An amax
 // below kTinyAmax gives d = 0 and q = 0; a NaN or an infinity in the block gives d = NaN and q = 0.
 void QuantiseBlock(const float* x, ActBlock* out);
 inline constexpr float kTinyAmax = 0x1p-100f;

@@ -38,7 +38,7 @@ void Residual(Isa isa, ThreadPool& pool, const ResidualRows& args) {
 void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, RowShape shape, uint8_t* data) {
   const auto [rows, n] = shape;
   const RowKernels& k = RowKernelsFor(isa);
-  // The halves start after `rows` bytes, so possibly at an odd address: the kernels store
+  // The halves start after `rows` bytes, so possibly at an odd address, and the kernels store
   // unaligned.
   pool.For(rows, Grain(n), [&, rows = rows, n = n](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {

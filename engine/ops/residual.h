@@ -1,6 +1,6 @@
-// The row operations between two products: add a layer's output to the residual stream, round it to
-// the wire's type at a layer's end, normalise it for the next product. docs/numerics.md "Rows" has
-// the lanes. Rows do not touch each other.
+// The row operations between two products: they add a layer's output to the residual stream, round
+// it to the wire's type at a layer's end, and normalise it for the next product. docs/numerics.md
+// "Rows" has the lanes. Rows do not touch each other.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ struct ResidualRows {
 void Residual(Isa isa, ThreadPool& pool, const ResidualRows& args);
 
 // Rows of a hidden frame of half type: exponents[rows], halves[rows][n] (bytes, unaligned). Decode
-// gives false when any value is not finite.
+// returns false when any value is not finite.
 struct RowShape {
   int64_t rows = 0;
   int64_t n = 0;
@@ -39,10 +39,10 @@ struct RowShape {
 void EncodeHalfRows(Isa isa, ThreadPool& pool, const float* x, RowShape shape, uint8_t* data);
 bool DecodeHalfRows(Isa isa, ThreadPool& pool, const uint8_t* data, RowShape shape, float* x);
 
-// Every element of [n] finite.
+// True when every element of [n] is finite.
 bool AllFinite(Isa isa, const float* x, int64_t n);
 
-// x[i] = x[i] * scale, n elements.
+// Makes x[i] = x[i] * scale for n elements.
 void Scale(Isa isa, float* x, int64_t n, float scale);
 
 }  // namespace lanyard::ops

@@ -95,7 +95,7 @@ void StorePart(const PartRow& row, const float* x) {
 
 }  // namespace
 
-// The scalar reference.
+// This is the scalar reference.
 void RotateAndStoreScalar(const QkvRows& args, int64_t begin, int64_t end) {
   const int hd = args.kv.head_dim;
   for (int64_t r = begin; r < end; ++r) {

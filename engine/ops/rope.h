@@ -1,5 +1,5 @@
-// Queries and keys on their way from the product to attention: per-head norm, rotation by position,
-// scale; keys and values into their pages. docs/numerics.md "Positions".
+// Moves queries and keys from the product to attention: per-head norm, rotation by position, scale;
+// and writes keys and values into their pages. docs/numerics.md "Positions" defines it.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace lanyard::ops {
 // Element pairs that are rotated together: (2i, 2i+1), or (i, i + n_rot/2).
 enum class RopePairs { kInterleaved, kHalves };
 
-// Frequencies of a model's rotation: base^(-2i / n_rot) * scale / factor[i], i < n_rot/2, in
+// The frequencies of a model's rotation: base^(-2i / n_rot) * scale / factor[i], i < n_rot/2, in
 // double.
 class RopeFrequencies {
  public:
@@ -22,8 +22,8 @@ class RopeFrequencies {
   // `factors` is empty or has n_rot/2 values.
   RopeFrequencies(double base, double scale, int n_rot, const std::vector<float>& factors);
   int n_rot() const { return static_cast<int>(frequencies_.size()) * 2; }
-  // The row of a position: y[j] = fma(x[j], cos[j], x[partner of j] * sin[j]), sin negative for the
-  // first of a pair. cos, sin: [n_rot] each.
+  // Makes the row of a position: y[j] = fma(x[j], cos[j], x[partner of j] * sin[j]), where sin is
+  // negative for the first of a pair. cos and sin have [n_rot] each.
   void Row(uint32_t position, RopePairs pairs, float* cos, float* sin) const;
 
  private:
@@ -31,19 +31,19 @@ class RopeFrequencies {
 };
 
 struct QkvRows {
-  float* qkv =
-      nullptr;  // row: [n_heads * head_dim][n_kv_heads * head_dim] twice; q is changed in place
+  // One row is [n_heads * head_dim][n_kv_heads * head_dim] twice; q is changed in place.
+  float* qkv = nullptr;
   int64_t stride = 0;
   int64_t rows = 0;
   int n_heads = 0;
-  const float* q_norm = nullptr;  // [head_dim], RMSNorm of every head; null: none
+  const float* q_norm = nullptr;  // [head_dim], for the RMSNorm of every head; null: none
   const float* k_norm = nullptr;
   float eps = 0;
   RopePairs pairs = RopePairs::kInterleaved;
   int n_rot = 0;               // even, <= head_dim; the rest of a head is not rotated
   const float* cos = nullptr;  // [rows][n_rot]
   const float* sin = nullptr;
-  float q_scale = 1;  // after the rotation
+  float q_scale = 1;  // applied after the rotation
   KvLayer kv;
   const KvSlot* slots = nullptr;  // [rows]
 };

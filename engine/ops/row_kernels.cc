@@ -21,7 +21,7 @@ float SumLanes(float lanes[kLanes]) {
   return lanes[0];
 }
 
-// 1 / sqrt(mean of squares + eps).
+// Returns 1 / sqrt(mean of squares + eps).
 float InverseRms(const float* x, int64_t n, float eps) {
   float lanes[kLanes] = {};
   for (int64_t i = 0; i < n; ++i) lanes[i % kLanes] = Fma(x[i], x[i], lanes[i % kLanes]);
@@ -78,8 +78,8 @@ int EncodeHalfScalar(const float* x, int64_t n, uint16_t* out) {
 }
 
 bool DecodeHalfScalar(const uint16_t* in, int exponent, int64_t n, float* x) {
-  // An exponent outside of what EncodeHalf makes would need two multiplications to be exact:
-  // refused as not finite.
+  // An exponent outside of what EncodeHalf makes would need two multiplications to be exact, so it
+  // is refused as not finite.
   if (exponent < kHalfRowExponentMin || exponent > kHalfRowExponentMax) return false;
   const float up = PowerOfTwo(exponent);
   bool finite = true;

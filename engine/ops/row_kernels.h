@@ -1,4 +1,4 @@
-// The kernels of the row operations for one instruction set; ops/*.cc check, split the rows and
+// The kernels of the row operations for one instruction set. ops/*.cc check, split the rows and
 // call these.
 #pragma once
 
@@ -18,7 +18,7 @@ struct RowKernels {
   // gate[i] = act(gate[i]) * up[i]
   void (*silu_mul)(float* gate, const float* up, int64_t n);
   void (*gelu_mul)(float* gate, const float* up, int64_t n);
-  // Of n logits: the largest, and the sum of e^(x - max) as docs/numerics.md "Logits" orders it (n
+  // For n logits: the largest, and the sum of e^(x - max) as docs/numerics.md "Logits" orders it (n
   // <= kLogitChunk).
   float (*max)(const float* x, int64_t n);
   float (*exp_sum)(const float* x, int64_t n, float max, float scale);

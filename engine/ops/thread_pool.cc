@@ -46,12 +46,12 @@ bool SpinUntil(std::chrono::microseconds limit, const Done& done) {
 
 }  // namespace
 
-// `ticket` = epoch of the current job, whether it is closed, and how many workers joined it.
-// Whoever takes part claims the next index until there is none; the caller then closes the job and
-// waits for those who joined, not for a worker that has not woken up yet: on a busy machine that
-// would cost more than the work. Sleepers are counted, so that nobody takes the lock while all are
-// spinning; counter and ticket are sequentially consistent: the waker sees the sleeper or the
-// sleeper the job.
+// `ticket` holds the epoch of the current job, whether it is closed, and how many workers joined
+// it. Each thread that takes part claims the next index until there is none. The caller then closes
+// the job and waits for the threads that joined, not for a worker that has not woken up yet: on a
+// busy machine that would cost more than the work. Sleepers are counted, so that no thread takes
+// the lock while all are spinning. Counter and ticket are sequentially consistent: either the waker
+// sees the sleeper, or the sleeper sees the job.
 struct ThreadPool::Impl {
   explicit Impl(int n)
       : n_threads(n), spin(n > UsableCpus() ? std::chrono::microseconds(0) : kSpin) {
@@ -71,7 +71,7 @@ struct ThreadPool::Impl {
     const uint64_t epoch = (ticket.load() >> kEpochShift) + 1;
     ticket.store(epoch << kEpochShift | flags);
     if (sleeping_workers.load() > 0) {
-      { MutexLock lock(&mu); }  // a worker between its last look and its sleep
+      { MutexLock lock(&mu); }  // for a worker between its last look and its sleep
       work_cv.NotifyAll();
     }
   }
@@ -104,7 +104,7 @@ struct ThreadPool::Impl {
       if (stop.load()) return;
       if (!Join()) continue;
       Claim();
-      // The caller may go on, and even destroy this, once it has seen the count: but it joins the
+      // The caller may go on, and even destroy this, once it has seen the count; but it joins the
       // threads first.
       done.fetch_add(1);
       if (caller_sleeps.load()) {
@@ -135,7 +135,7 @@ struct ThreadPool::Impl {
   const int n_threads;
   const std::chrono::microseconds spin;
   std::vector<std::thread> threads;
-  // Written while no job is open, read by those who joined.
+  // It is written while no job is open, and read by the threads that joined.
   const std::function<void(int, int)>* job = nullptr;
   alignas(64) std::atomic<uint64_t> ticket{kClosed};
   std::atomic<bool> stop{false};
@@ -143,7 +143,7 @@ struct ThreadPool::Impl {
   alignas(64) std::atomic<int> next{0};
   alignas(64) std::atomic<int> done{0};
   std::atomic<bool> caller_sleeps{false};
-  Mutex mu;  // guards nothing but the sleep itself
+  Mutex mu;  // guards only the sleep itself
   CondVar work_cv;
   CondVar done_cv;
 };

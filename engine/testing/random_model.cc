@@ -14,7 +14,7 @@ void PutHalf(std::vector<uint8_t>& bytes, size_t at, float x) {
   std::memcpy(bytes.data() + at, &half, 2);
 }
 
-// Byte offsets of a block's f16 fields and the size that makes its weights about 0.1.
+// The byte offsets of a block's f16 fields, and the value that makes its weights about 0.1.
 struct BlockFields {
   std::vector<size_t> halves;
   float size;

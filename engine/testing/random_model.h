@@ -1,5 +1,5 @@
-// Small models with random weights, made in memory: tests of the engine need no files. Equal seeds
-// give equal models.
+// Small models with random weights, made in memory, so that tests of the engine need no files.
+// Equal seeds give equal models.
 #pragma once
 
 #include <map>
@@ -14,7 +14,7 @@ namespace lanyard::engine::testing {
 
 class RandomModel : public model::TensorSource {
  public:
-  // Every tensor of the shape; matrices take the types in turn (those that fit their width).
+  // Makes every tensor of the shape; matrices take the types in turn (those that fit their width).
   RandomModel(const model::ModelShape& shape, std::vector<TensorType> types, uint32_t seed);
 
   const model::TensorInfo* Find(std::string_view name) const override;

@@ -51,7 +51,7 @@ struct Expr {
   };
   Kind kind;
   Position position;
-  uint16_t depth = 1;  // of this tree
+  uint16_t depth = 1;  // depth of this tree
   Value constant;
   NameId name_id = 0;
   std::string text;
@@ -61,11 +61,11 @@ struct Expr {
   std::vector<CompareOp> compares;
 };
 
-// What {% set %} and {% for %} assign to.
+// What {% set %} and {% for %} can assign to.
 struct Target {
   Position position;
   NameId name = 0;
-  std::string attribute;       // of the namespace `name`, where not empty
+  std::string attribute;       // an attribute of the namespace `name`, where not empty
   std::vector<Target> unpack;  // a tuple of targets, where not empty
 };
 
@@ -76,7 +76,7 @@ struct MacroNode {
   std::string name;
   NameId name_id = 0;
   std::vector<std::pair<NameId, std::string>> parameters;
-  std::vector<ExprPtr> defaults;  // of the last parameters
+  std::vector<ExprPtr> defaults;  // values of the last parameters
   Body body;
 };
 

@@ -14,7 +14,7 @@ absl::StatusOr<std::optional<int64_t>> SliceBound(const Value& v) {
   return std::optional<int64_t>(v.AsInt());
 }
 
-// The indices that [begin:end:step] takes out of n items, as Python counts.
+// The indices that [begin:end:step] takes out of n items, counted as in Python.
 struct SliceRange {
   int64_t begin, end, step;
 };
@@ -138,7 +138,7 @@ absl::StatusOr<Value> Interpreter::EvalSlice(const Expr& e) {
   if (!v.IsString()) return InvalidArgument("'", v.TypeName(), "' object cannot be sliced");
   const Text& text = v.AsText();
   const std::string& s = text.bytes();
-  std::vector<size_t> offsets;  // of characters, and the end
+  std::vector<size_t> offsets;  // offsets of the characters, and of the end
   for (size_t i = 0; i < s.size(); ++i) {
     if ((static_cast<uint8_t>(s[i]) & 0xC0) != 0x80) offsets.push_back(i);
   }

@@ -183,7 +183,7 @@ absl::StatusOr<Value> RoundFilter(Interpreter&, const Value& v, const Bound& a) 
     if (v.IsInt()) return Value::Int(v.AsInt());
     char buffer[500];
     std::snprintf(buffer, sizeof(buffer), "%.*f", static_cast<int>(precision),
-                  d);  // exact, half to even
+                  d);  // exact; it rounds half to even
     double out = d;
     if (!std::isfinite(d) || !absl::SimpleAtod(buffer, &out)) return v;
     return Value::Float(out);

@@ -1,4 +1,4 @@
-// The tables of filters, for their two files.
+// The tables of filters, which two files fill.
 #pragma once
 
 #include <span>
@@ -15,7 +15,7 @@ struct FilterRow {
   Filter filter;
 };
 
-// map, select and their like, which hand arguments on to another filter or test.
+// map, select and similar filters, which hand arguments on to another filter or test.
 using ItemFilter = absl::StatusOr<Value> (*)(Interpreter&, const Value&, const CallArguments&);
 
 std::span<const FilterRow> ListFilters();

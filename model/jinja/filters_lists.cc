@@ -14,7 +14,7 @@ absl::StatusOr<Value> ListFilter(Interpreter& in, const Value& v, const Bound&) 
 
 absl::StatusOr<Value> FirstFilter(Interpreter& in, const Value& v, const Bound&) {
   const auto empty = [] { return Value::Undefined("No first item, sequence was empty."); };
-  if (v.IsList()) {  // takes no more than one from an iterator
+  if (v.IsList()) {  // it takes at most one item from an iterator
     List& list = v.AsList();
     if (list.next >= list.items.size()) return empty();
     const Value first = list.items[list.next];
@@ -75,7 +75,7 @@ Value IgnoreCase(const Value& v) {
   return v.IsString() ? Value::String(Text(Lower(v.AsBytes()), false)) : v;
 }
 
-// What items are ordered by.
+// The value by which items are ordered.
 absl::StatusOr<Value> KeyOf(Interpreter& in, const Value& item,
                             const std::optional<Value>& attribute, bool case_sensitive) {
   Value key = item;
@@ -101,7 +101,7 @@ absl::StatusOr<Value> SortKeyed(Interpreter& in, std::vector<Keyed> keyed, bool 
     if (!order.ok()) status = order.status();
     return order.ok() && *order == -1;
   };
-  // Python's reverse keeps the order of equals.
+  // Python's reverse keeps the order of equal items.
   if (reverse) std::reverse(keyed.begin(), keyed.end());
   std::stable_sort(keyed.begin(), keyed.end(), less);
   if (reverse) std::reverse(keyed.begin(), keyed.end());
@@ -201,7 +201,7 @@ constexpr FilterRow kListFilters[] = {
     {"sum", "attribute,start", SumFilter},
 };
 
-// Arguments after the first `skip` positional ones.
+// Returns the arguments after the first `skip` positional ones.
 CallArguments Rest(const CallArguments& arguments, size_t skip) {
   CallArguments out = arguments;
   out.positional.erase(out.positional.begin(),
@@ -221,7 +221,7 @@ absl::StatusOr<Value> MapAttribute(Interpreter& in, const std::vector<Value>& it
   return in.NewList(std::move(out), List::Form::kIterator);
 }
 
-// jinja2 does not look into what is false: a 0 has no items, though it cannot be iterated.
+// jinja2 does not look into false values: a 0 has no items, although it cannot be iterated.
 absl::StatusOr<std::vector<Value>> ItemsOf(Interpreter& in, const Value& v) {
   if (!v.Truthy()) return std::vector<Value>();
   return in.Iterate(v);
@@ -246,8 +246,8 @@ absl::StatusOr<Value> MapFilter(Interpreter& in, const Value& v, const CallArgum
   return in.NewList(std::move(out), List::Form::kIterator);
 }
 
-// select, reject, selectattr, rejectattr: items for which a test (or truth) holds, of the item or
-// of its attribute.
+// select, reject, selectattr, rejectattr: they take the items for which a test (or truth) holds, of
+// the item or of its attribute.
 template <bool kWanted, bool kAttribute>
 absl::StatusOr<Value> SelectFilter(Interpreter& in, const Value& v,
                                    const CallArguments& arguments) {

@@ -9,7 +9,7 @@ namespace {
 constexpr int kMaxDepth = 500;
 constexpr uint64_t kBytesOfStep = 64;
 
-// The innermost place that failed names itself.
+// The innermost place that failed gives its position.
 absl::Status At(Position position, const absl::Status& status) {
   if (status.ok() || IsPlaced(status)) return status;
   return absl::Status(status.code(), ErrorAt(position, StdView(status.message())).message());
@@ -217,7 +217,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteIf(const Statement& s) {
   return Flow::kNormal;
 }
 
-// All items, or those that the loop's condition lets through.
+// Returns all items, or those that the loop's condition lets through.
 absl::StatusOr<std::vector<Value>> Interpreter::LoopItems(const Statement& s) {
   ASSIGN_OR_RETURN(const Value iterable, Eval(*s.expr));
   ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(iterable));
@@ -281,7 +281,7 @@ absl::Status Interpreter::ExecuteSet(const Statement& s) {
   return Assign(s.target, value);
 }
 
-// The text that a body writes, as a value. Its variables are its own.
+// Returns the text that a body writes, as a value. The body has variables of its own.
 absl::StatusOr<Value> Interpreter::Capture(const Body& body) {
   const Scope scope(this);
   Text text;

@@ -1,6 +1,6 @@
 // Runs a template. Everything is counted: steps, bytes made, depth, output; a template or a
-// conversation cannot make it run long or take much memory. No I/O, no time, no attributes beyond
-// data.
+// conversation cannot make it run long or take much memory. It has no I/O, no time, and no
+// attributes beyond data.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +16,17 @@
 namespace lanyard::model::jinja {
 
 struct Limits {
-  uint64_t steps = 1'000'000;  // nodes evaluated; 64 bytes made or read count as one too
+  uint64_t steps = 1'000'000;  // evaluated nodes; 64 bytes that are made or read count as one too
   uint64_t made_bytes = uint64_t{16} << 20;  // strings and lists that the template makes
   uint64_t output_bytes = uint64_t{16} << 20;
 };
 
-// Arguments of a call, evaluated.
+// The evaluated arguments of a call.
 struct CallArguments {
   std::vector<Value> positional;
   std::vector<std::pair<std::string, Value>> named;
 };
-// Arguments by parameter, nullopt where not given.
+// Arguments by parameter; nullopt where one was not given.
 using Bound = std::vector<std::optional<Value>>;
 
 class Interpreter {
@@ -38,28 +38,27 @@ class Interpreter {
   absl::StatusOr<Text> Run();
 
   // For filters, tests and methods
-  // ------------------------------------------------------------------------------------
   absl::Status Charge(uint64_t steps);
   absl::Status ChargeBytes(uint64_t bytes);
   absl::StatusOr<Value> NewString(Text text);
   absl::StatusOr<Value> NewList(std::vector<Value> items, List::Form form);
   absl::StatusOr<Value> NewDict(const std::vector<std::pair<Value, Value>>& items);
-  // Whether a list, dict or namespace may hold it.
+  // Says whether a list, dict or namespace may hold the value.
   absl::Status CheckStorable(const Value& v) const;
 
   // str(v) and repr(v).
   absl::StatusOr<Text> Str(const Value& v);
   absl::Status AppendRepr(const Value& v, Text* out);
-  // The items that a loop over v meets; takes them from an iterator.
+  // Returns the items that a loop over v would see, and takes them if v is an iterator.
   absl::StatusOr<std::vector<Value>> Iterate(const Value& v);
   absl::StatusOr<bool> IsEqual(const Value& a, const Value& b);
-  // -1, 0, 1; an error for types that Python cannot order.
+  // Returns -1, 0 or 1; an error for types that Python cannot order.
   absl::StatusOr<int> Order(const Value& a, const Value& b);
   absl::StatusOr<Value> Binary(BinaryOp op, const Value& a, const Value& b);
   absl::StatusOr<bool> Contains(const Value& container, const Value& item);
   absl::StatusOr<Value> Attribute(const Value& v, const std::string& name);
   absl::StatusOr<Value> Item(const Value& v, const Value& key);
-  // "a.b.0", as filters write attributes.
+  // Follows a path such as "a.b.0", the form in which filters write attributes.
   absl::StatusOr<Value> Path(const Value& v, const Value& path);
   absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& v,
                                     const CallArguments& arguments);
@@ -74,7 +73,7 @@ class Interpreter {
     NameId name;
     Value value;
   };
-  // Variables of a block: gone at its end.
+  // The variables of a block, which are gone at its end.
   class Scope;
 
   // interpreter.cc
@@ -111,19 +110,21 @@ class Interpreter {
 
   const Template& source_;
   Limits left_;
-  std::vector<std::optional<Value>> globals_;  // by NameId: set at the template's top level
-  std::vector<std::optional<Value>> context_;  // by NameId: given, or a global function
-  std::vector<Binding> bindings_;              // of open scopes, the innermost last
-  size_t frame_begin_ = 0;                     // first binding that the running macro sees
-  size_t scope_begin_ = 0;                     // first of the innermost scope
-  int scopes_ = 0;                             // open ones; 0 at the template's top level
+  std::vector<std::optional<Value>> globals_;  // by NameId; set at the template's top level
+  // By NameId; given from outside, or a global function.
+  std::vector<std::optional<Value>> context_;
+  std::vector<Binding> bindings_;  // of all open scopes, the innermost last
+  size_t frame_begin_ = 0;         // first binding that the running macro sees
+  size_t scope_begin_ = 0;         // first binding of the innermost scope
+  int scopes_ = 0;                 // open scopes; 0 at the template's top level
   int depth_ = 0;
   std::optional<NameId> loop_name_;
   Text* out_ = nullptr;
-  Value captured_;  // what a chain of filters over a block begins with
+  Value captured_;  // the text that a chain of filters over a block begins with
 };
 
-// Arguments onto parameters "a,b,c"; an error names what is too many, unknown or given twice.
+// Assigns arguments to the parameters "a,b,c"; an error names what is too many, unknown or given
+// twice.
 absl::StatusOr<Bound> BindArguments(std::string_view what, std::string_view parameters,
                                     const CallArguments& arguments);
 
@@ -131,7 +132,7 @@ absl::StatusOr<Bound> BindArguments(std::string_view what, std::string_view para
 struct JsonOptions {
   bool ensure_ascii = false;
   bool sort_keys = false;
-  std::optional<std::string> indent;  // of one level; nullopt: on one line
+  std::optional<std::string> indent;  // for one level; nullopt: all on one line
   std::string item_separator = ", ";
   std::string key_separator = ": ";
 };

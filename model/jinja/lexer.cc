@@ -56,7 +56,7 @@ class Lexer {
     tokens_.push_back(std::move(token));
   }
   bool Starts(std::string_view with) const { return rest_.substr(0, with.size()) == with; }
-  // Consumes n bytes. What the last byte of a match is decides whether the next data begins a line.
+  // Consumes n bytes. The last byte of a match decides whether the next data begins a line.
   void Advance(size_t n) {
     for (size_t i = 0; i < n; ++i) {
       if (rest_[i] == '\n') {
@@ -71,7 +71,7 @@ class Lexer {
   }
   void SkipSpace() { Advance(LeadingSpaceBytes(rest_)); }
 
-  // The data before a tag, less what '-' or lstrip_blocks take off its end.
+  // Returns the data before a tag, less what '-' or lstrip_blocks remove at its end.
   static std::string_view StripData(std::string_view data, char sign, bool lstrip,
                                     bool line_starting) {
     if (sign == '-') return data.substr(0, data.size() - TrailingSpaceBytes(data));
@@ -83,7 +83,7 @@ class Lexer {
     return LeadingSpaceBytes(tail) == tail.size() ? data.substr(0, line) : data;
   }
 
-  // Data up to the next tag, and the tag.
+  // Reads data up to the next tag, and the tag.
   absl::Status Root() {
     size_t at = 0;
     while (at < rest_.size()) {
@@ -126,7 +126,7 @@ class Lexer {
     return absl::OkStatus();
   }
 
-  // trim_blocks: one newline goes, "-" takes all white space, "+" keeps everything.
+  // Does trim_blocks: one newline is removed; "-" removes all white space, "+" keeps everything.
   void AfterTag(char sign) {
     if (sign == '-') {
       SkipSpace();
@@ -135,7 +135,7 @@ class Lexer {
     }
   }
 
-  // Length of "{% raw %}" at the start of rest_, or 0.
+  // The length of "{% raw %}" at the start of rest_, or 0.
   size_t RawBeginBytes() const {
     size_t i = 2;
     if (i < rest_.size() && (rest_[i] == '-' || rest_[i] == '+')) ++i;
@@ -225,7 +225,7 @@ class Lexer {
                                            AbslView(rest_.substr(0, step.bytes)), "'"));
   }
 
-  // Bytes of digits (of the base), with single underscores between.
+  // The number of bytes of digits (of the base), with single underscores between them.
   size_t DigitsAt(size_t i, int base) const {
     const size_t begin = i;
     const auto is = [&](char c) {
@@ -257,8 +257,8 @@ class Lexer {
       n = 2 + DigitsAt(2, base);
     } else {
       n = DigitsAt(0, 10);
-      // A point only where a digit follows; "1.foo" is an attribute. No float right after a point
-      // ("x.0.5").
+      // A point belongs to the number only where a digit follows; "1.foo" is an attribute. There is
+      // no float right after a point ("x.0.5").
       const bool after_point = !tokens_.empty() && tokens_.back().IsOperator(".");
       size_t fraction = 0;
       if (!after_point && n < rest_.size() && rest_[n] == '.') fraction = DigitsAt(n + 1, 10);
@@ -312,7 +312,7 @@ class Lexer {
     return absl::OkStatus();
   }
 
-  // The escape at rest_[i], a backslash; Python's rules. Gives its length.
+  // Reads the escape at rest_[i], a backslash, by Python's rules, and returns its length.
   absl::StatusOr<size_t> Escape(size_t i, std::string* out) const {
     if (i + 1 >= rest_.size()) return ErrorAt(position_, "the string is not closed");
     const char c = rest_[i + 1];

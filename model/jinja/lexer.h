@@ -1,4 +1,4 @@
-// Template source to tokens, as jinja2's lexer with trim_blocks and lstrip_blocks cuts it.
+// Cuts a template's source into tokens, as jinja2's lexer does with trim_blocks and lstrip_blocks.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace lanyard::model::jinja {
 
-// 1-based; columns count bytes.
+// Both count from 1; columns count bytes.
 struct Position {
   uint32_t line = 1;
   uint32_t column = 1;
@@ -40,7 +40,7 @@ struct Token {
   bool IsOperator(std::string_view op) const { return type == Type::kOperator && text == op; }
 };
 
-// "template line 3, column 14: " and the message.
+// Makes "template line 3, column 14: " and the message.
 absl::Status ErrorAt(Position position, std::string_view message);
 
 // What the template itself has against the conversation (raise_exception): its own words, to which
@@ -51,7 +51,7 @@ bool IsRefusal(const absl::Status& status);
 bool IsPlaced(const absl::Status& status);
 
 // The last token is kEnd. Source must be valid UTF-8. Line ends are normalised and the last one is
-// dropped first, so that positions count in what is left.
+// dropped first; positions count in the rest.
 absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source);
 
 }  // namespace lanyard::model::jinja

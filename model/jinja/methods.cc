@@ -74,7 +74,7 @@ bool HasAffix(std::string_view s, std::string_view affix, bool at_end) {
   return (at_end ? s.substr(s.size() - affix.size()) : s.substr(0, affix.size())) == affix;
 }
 
-// One string, or a tuple of which one must fit.
+// Takes one string, or a tuple of which one must fit.
 template <bool kAtEnd>
 absl::StatusOr<Value> AffixMethod(Interpreter& in, const Value& v, const Bound& a) {
   if (!a[0]) return InvalidArgument("startswith and endswith need an argument");
@@ -243,7 +243,7 @@ absl::StatusOr<Value> Range(Interpreter& in, const CallArguments& arguments) {
   std::vector<Value> items;
   for (int64_t i = begin; step > 0 ? i < end : i > end;) {
     if (items.size() >= 100'000)
-      return ResourceExhausted("a range of more than 100000 numbers");  // as jinja2's sandbox
+      return ResourceExhausted("a range of more than 100000 numbers");  // like jinja2's sandbox
     items.push_back(Value::Int(i));
     if (__builtin_add_overflow(i, step, &i)) break;
   }

@@ -179,7 +179,8 @@ absl::StatusOr<int> Interpreter::Order(const Value& a, const Value& b) {
   }
   if (a.IsString() && b.IsString()) {
     RETURN_IF_ERROR(Charge(std::min(a.AsText().size(), b.AsText().size()) / 64));
-    const int order = a.AsBytes().compare(b.AsBytes());  // of UTF-8: that of the code points
+    // The order of UTF-8 bytes is that of the code points.
+    const int order = a.AsBytes().compare(b.AsBytes());
     return Sign(order<0, order> 0);
   }
   if (a.IsList() && b.IsList() && a.AsList().form == b.AsList().form &&
@@ -290,7 +291,7 @@ absl::StatusOr<Value> Interpreter::Attribute(const Value& v, const std::string& 
       return i + 1 < n ? (*loop.items)[i + 1] : Value::Undefined("there is no next item");
     return missing();
   }
-  // As Python: methods come before keys.
+  // As in Python, methods come before keys.
   const bool has_methods = v.IsDict() || v.IsString();
   if (has_methods && HasMethod(name)) {
     const bool dict_method = name == "get" || name == "items" || name == "keys" || name == "values";

@@ -1,5 +1,5 @@
-// Tokens to a Template. What jinja2 refuses and what Lanyard does not have is refused here, with
-// line and column.
+// Makes a Template of tokens. What jinja2 refuses, and what Lanyard does not have, is refused here
+// with line and column.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@ class Parser {
  private:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-  // parser.cc: expressions, in order of binding strength.
+  // parser.cc: expressions, in the order of binding strength.
   absl::StatusOr<ExprPtr> ParseExpression() { return ParseConditional(); }
   absl::StatusOr<ExprPtr> ParseConditional();
   absl::StatusOr<ExprPtr> ParseOr();
@@ -41,7 +41,8 @@ class Parser {
   absl::StatusOr<ExprPtr> ParseFilter(ExprPtr node);
   absl::StatusOr<ExprPtr> ParseTest(ExprPtr node);
   absl::Status ParseArguments(Expr* call);
-  // Expressions with commas between are a tuple. `conditional` false: stops before " if ".
+  // Expressions with commas between them are a tuple. When `conditional` is false, parsing stops
+  // before " if ".
   absl::StatusOr<ExprPtr> ParseTuple(bool conditional, bool parenthesised);
   absl::StatusOr<ExprPtr> ParseList();
   absl::StatusOr<ExprPtr> ParseDict();
@@ -61,7 +62,7 @@ class Parser {
   absl::Status ParseFilterBlock(Statement* out);
   absl::Status ParseWith(Statement* out);
   absl::Status CheckSafe(Position position);
-  absl::Status EndBlock(std::string_view name);  // the name of the end tag and "%}"
+  absl::Status EndBlock(std::string_view name);  // takes the name of the end tag and "%}"
   absl::StatusOr<Target> ParseTarget(bool with_namespace);
   absl::StatusOr<Target> ParseOneTarget(bool with_namespace);
 
@@ -79,17 +80,17 @@ class Parser {
   std::vector<Token> tokens_;
   size_t at_ = 0;
   int depth_ = 0;
-  int loops_ = 0;   // around the statement, within the macro
-  int scopes_ = 0;  // for, with, macro, block set around the statement
-  int safes_ = 0;   // filters 'safe' in the tag being read
+  int loops_ = 0;   // loops around the statement, within the macro
+  int scopes_ = 0;  // for, with, macro and block set around the statement
+  int safes_ = 0;   // the filters 'safe' in the tag that is being read
   absl::flat_hash_map<std::string, NameId> ids_;
   std::vector<std::string> names_;
 };
 
-// Words that cannot be variables.
+// True for words that cannot be variables.
 bool IsReserved(std::string_view name);
 
-// Whether the interpreter has them.
+// True for filters that the interpreter has.
 bool HasFilter(std::string_view name);
 bool HasTest(std::string_view name);
 bool HasMethod(std::string_view name);

@@ -102,8 +102,7 @@ absl::Status Parser::ParseArguments(Expr* call) {
   return absl::OkStatus();
 }
 
-// A method or global that there is not is found now, rather than in the first chat that comes to
-// it.
+// A missing method or global is found now, and not in the first chat that reaches it.
 absl::Status Parser::CheckCallee(const Expr& callee) const {
   if (callee.kind == Expr::Kind::kAttribute && !HasMethod(callee.text)) {
     return ErrorAt(callee.position, absl::StrCat("method '", callee.text, "' is not supported"));

@@ -4,8 +4,8 @@
 
 namespace lanyard::model::jinja {
 
-// Data, outputs and statements until a tag whose name is in `ends`; that tag's name is the next
-// token then. Without ends, until the template is over.
+// Parses data, outputs and statements until a tag whose name is in `ends`; that tag's name is then
+// the next token. Without ends it goes on until the template is over.
 absl::Status Parser::ParseBody(Body* out, std::initializer_list<std::string_view> ends) {
   if (++depth_ > kMaxDepth) return ErrorAt(Now().position, "the statements are nested too deeply");
   for (;;) {
@@ -41,7 +41,7 @@ absl::Status Parser::ParseOutput(Body* out) {
   output->kind = Statement::Kind::kOutput;
   output->position = Next().position;
   ASSIGN_OR_RETURN(output->expr, ParseTuple(true, false));
-  // Marking as safe changes nothing in plain text where it comes last; inside an expression jinja2
+  // To mark as safe changes nothing in plain text where it comes last; inside an expression jinja2
   // would escape the rest.
   if (output->expr->kind == Expr::Kind::kFilter && output->expr->text == "safe" &&
       output->expr->arguments.positional.empty() && output->expr->arguments.named.empty()) {

@@ -109,7 +109,7 @@ absl::Status NewLine(Interpreter& in, const JsonOptions& options, int level, Tex
   return absl::OkStatus();
 }
 
-// A key as JSON writes it: numbers, booleans and None become strings.
+// Writes a key as JSON does: numbers, booleans and None become strings.
 absl::Status AppendKey(Interpreter& in, const Value& key, const JsonOptions& options, Text* out) {
   if (key.IsString()) return AppendJson(in, key, options, 0, out);
   Text text;

@@ -38,7 +38,7 @@ bool IsCased(char32_t c) {
          category == UTF8PROC_CATEGORY_LT;
 }
 
-// Unicode's Case_Ignorable, by category and the punctuation of its list.
+// Unicode's Case_Ignorable, by category and by the punctuation of its list.
 bool IsCaseIgnorable(char32_t c) {
   switch (CategoryOf(c)) {
     case UTF8PROC_CATEGORY_MN:
@@ -79,7 +79,7 @@ void AppendTitle(char32_t c, std::string* out) {
   }
 }
 
-// A capital sigma is final after a letter and before no letter.
+// A capital sigma is final when it comes after a letter and not before one.
 bool IsFinalSigma(const std::u32string& s, size_t i) {
   size_t before = i;
   while (before > 0 && IsCaseIgnorable(s[before - 1])) --before;
@@ -166,8 +166,8 @@ std::string PythonTitle(std::string_view s) {
   return out;
 }
 
-// A word begins after white space or one of - ( { [ < ; its first character is upper case, the rest
-// lower.
+// A word begins after white space or one of - ( { [ < ; its first character becomes upper case, the
+// rest lower case.
 std::string JinjaTitle(std::string_view s) {
   std::string out;
   const std::u32string points = Decode(s);
@@ -239,7 +239,7 @@ std::string ReprString(std::string_view s) {
   return out;
 }
 
-// The shortest digits that read back; an exponent below 1e-4 and from 1e16 on.
+// Writes the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
 std::string ReprFloat(double d) {
   if (std::isnan(d)) return "nan";
   if (std::isinf(d)) return d < 0 ? "-inf" : "inf";

@@ -7,13 +7,13 @@
 
 namespace lanyard::model::jinja {
 
-// What str.isspace() and the \s of Python's re mean.
+// The meaning of str.isspace(), and of \s in Python's re.
 bool IsSpace(char32_t c);
 size_t LeadingSpaceBytes(std::string_view s);
 size_t TrailingSpaceBytes(std::string_view s);
 
-// str.upper(), str.lower(), str.capitalize(); jinja's `title` filter and str.title(). Unicode's
-// full mappings.
+// str.upper(), str.lower(), str.capitalize(); jinja's `title` filter and str.title(). They use
+// Unicode's full mappings.
 std::string Upper(std::string_view s);
 std::string Lower(std::string_view s);
 std::string Capitalize(std::string_view s);

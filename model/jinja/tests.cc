@@ -1,4 +1,4 @@
-// What stands after "is", and BindArguments.
+// The tests that stand after "is", and BindArguments.
 #include <algorithm>
 #include <array>
 
@@ -11,10 +11,10 @@
 namespace lanyard::model::jinja {
 namespace {
 
-// Tests that look at the value alone.
+// Tests that need the value alone.
 using SimpleTest = bool (*)(const Value&);
 
-// str.isupper and str.islower: some cased character and none of the other case.
+// str.isupper and str.islower: there is some cased character and none of the other case.
 bool AllCased(std::string_view s, bool upper) {
   bool some = false;
   while (!s.empty()) {

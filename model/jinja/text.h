@@ -1,6 +1,6 @@
-// Strings that remember which of their bytes came from the template (trusted) and which from what
-// it was given. Trust survives joining and cutting; where it cannot be followed, the whole result
-// is untrusted.
+// Strings that remember which of their bytes came from the template (trusted) and which from its
+// input. Trust survives joining and cutting; where it cannot be followed, the whole result is
+// untrusted.
 #pragma once
 
 #include <cstddef>
@@ -20,16 +20,16 @@ class Text {
   const std::string& bytes() const { return bytes_; }
   size_t size() const { return bytes_.size(); }
   bool empty() const { return bytes_.empty(); }
-  // Every byte is trusted; so is the empty string.
+  // True when every byte is trusted; the empty string is.
   bool AllTrusted() const { return runs_.empty() && trusted_; }
   bool Uniform() const { return runs_.empty(); }
 
   void Append(const Text& other);
   void Append(std::string_view bytes, bool trusted);
-  // [begin, begin + length), which must lie inside.
+  // Returns [begin, begin + length), which must lie inside.
   Text Sub(size_t begin, size_t length) const;
 
-  // Calls f(bytes, trusted) for each stretch of equal trust, in order.
+  // Calls f(bytes, trusted) for each range of equal trust, in order.
   template <typename F>
   void ForEachRun(F f) const {
     if (runs_.empty()) {
@@ -49,8 +49,8 @@ class Text {
     bool trusted;
   };
   std::string bytes_;
-  bool trusted_ = true;    // of all bytes, where there are no runs
-  std::vector<Run> runs_;  // two or more, neighbours differ; or none
+  bool trusted_ = true;    // for all bytes, where there are no runs
+  std::vector<Run> runs_;  // two or more, whose neighbours differ; or none
 };
 
 }  // namespace lanyard::model::jinja

@@ -8,7 +8,7 @@
 namespace lanyard::model::jinja {
 namespace {
 
-// Bytes at the start of s that are characters of `chars`.
+// The number of bytes at the start of s that are characters of `chars`.
 size_t LeadingOf(std::string_view s, std::string_view chars) {
   size_t i = 0;
   while (i < s.size()) {

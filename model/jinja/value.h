@@ -1,4 +1,4 @@
-// Values of a template: Python's, as far as templates need them.
+// The values of a template: Python's, as far as templates need them.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct Callable;
 struct Loop;
 struct MacroNode;
 
-// Small and cheap to copy; strings and containers are shared. Containers from outside are never
-// changed by a template.
+// A value is small and cheap to copy; strings and containers are shared. A template never changes
+// containers that come from outside.
 class Value {
  public:
   enum class Kind : uint8_t {
@@ -41,7 +41,7 @@ class Value {
     kLoop,
   };
 
-  Value() = default;  // undefined, without saying what
+  Value() = default;  // undefined, without a message
   static Value None() { return Value(Rep(std::in_place_index<1>)); }
   static Value Bool(bool b) { return Value(Rep(std::in_place_index<2>, b)); }
   static Value Int(int64_t i) { return Value(Rep(std::in_place_index<3>, i)); }
@@ -64,12 +64,11 @@ class Value {
   bool IsString() const { return kind() == Kind::kString; }
   bool IsList() const { return kind() == Kind::kList; }
   bool IsDict() const { return kind() == Kind::kDict; }
-  bool IsInt() const {
-    return kind() == Kind::kInt || kind() == Kind::kBool;
-  }  // Python's bool is an int
+  // Python's bool is an int.
+  bool IsInt() const { return kind() == Kind::kInt || kind() == Kind::kBool; }
   bool IsNumber() const { return IsInt() || kind() == Kind::kFloat; }
 
-  // Each needs the kind that its name says.
+  // Each of these needs the kind that its name says.
   bool AsBool() const { return std::get<2>(rep_); }
   int64_t AsInt() const { return kind() == Kind::kBool ? AsBool() : std::get<3>(rep_); }
   double AsFloat() const {
@@ -83,10 +82,10 @@ class Value {
   const Callable& AsCallable() const { return *std::get<9>(rep_); }
   const Loop& AsLoop() const { return *std::get<10>(rep_); }
   std::string WhyUndefined() const;
-  // The address of the shared part; for `is sameas`.
+  // The address of the shared part, for `is sameas`.
   const void* Identity() const;
 
-  // Python's truth. Needs a look at the container only.
+  // Python's truth value. It looks at the container only.
   bool Truthy() const;
   // Python's name of the type, for messages: "str", "list".
   const char* TypeName() const;
@@ -108,8 +107,9 @@ struct List {
   enum class Form : uint8_t { kList, kTuple, kRange, kView, kIterator };
   std::vector<Value> items;
   Form form = Form::kList;
-  uint16_t depth = 1;  // of containers in containers, this one included
-  size_t next = 0;     // kIterator: what has been taken already; can be walked once, as in Python
+  uint16_t depth = 1;  // of containers in containers, with this one
+  // kIterator: the items that were taken already; as in Python it can be walked once.
+  size_t next = 0;
 
   bool HasLength() const { return form != Form::kIterator; }
   bool HasIndex() const {
@@ -117,7 +117,7 @@ struct List {
   }
 };
 
-// Insertion order. Keys are strings, numbers, booleans or None.
+// It keeps the order of insertion. Keys are strings, numbers, booleans or None.
 class Dict {
  public:
   const std::vector<std::pair<Value, Value>>& items() const { return items_; }
@@ -154,16 +154,17 @@ struct Loop {
   size_t depth0 = 0;
 };
 
-// Code points of valid UTF-8.
+// The number of code points of valid UTF-8.
 size_t CountCodePoints(std::string_view s);
 
-// Containers nest at most so deep, whoever makes them: recursion over values is bounded by it.
+// Containers nest at most this deep, whether a template or its input makes them, which bounds
+// recursion over values.
 inline constexpr uint16_t kMaxValueDepth = 100;
-// 0 for what is no container.
+// 0 when the value is no container.
 uint16_t DepthOf(const Value& v);
 
-// Python's == ; false for unlike types. Takes one from *steps for each value looked at, and gives
-// up at 0.
+// Python's ==, which is false for unlike types. It takes one from *steps for each value that it
+// looks at, and gives up at 0.
 bool Equal(const Value& a, const Value& b, uint64_t* steps);
 
 }  // namespace lanyard::model::jinja

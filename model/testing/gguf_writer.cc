@@ -18,7 +18,7 @@ uint64_t DataBytes(TensorType type, const std::vector<uint64_t>& dims) {
   return traits ? elements / traits->elements * traits->bytes : 0;
 }
 
-// What both families have.
+// The keys and tensors that both families have.
 GgufWriter TinyModel(const std::string& arch, uint32_t layers, uint32_t n_kv_heads) {
   GgufWriter w;
   w.Str("general.architecture", arch).Str("general.name", "Tiny");

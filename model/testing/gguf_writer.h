@@ -1,4 +1,5 @@
-// Builds GGUF files in memory, right ones and wrong ones, for tests. No part of the library.
+// Builds GGUF files in memory, correct ones and wrong ones, for tests. It is no part of the
+// library.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +44,8 @@ struct WriterTensor {
   std::vector<uint8_t> data = {};  // of `bytes` bytes; empty: zeros
 };
 
-// Keys and tensors are written in the order of their first mention; setting a key again replaces
-// its value.
+// Keys and tensors are written in the order of their first mention; a key that is set again gets
+// the new value.
 class GgufWriter {
  public:
   GgufWriter& U32(std::string_view key, uint32_t v);
@@ -56,22 +57,22 @@ class GgufWriter {
   GgufWriter& Strings(std::string_view key, const std::vector<std::string>& v);
   GgufWriter& Floats(std::string_view key, const std::vector<float>& v);
   GgufWriter& Ints(std::string_view key, const std::vector<int32_t>& v);
-  // A value of any type number with any bytes after it.
+  // Adds a value of any type number with any bytes after it.
   GgufWriter& Value(std::string_view key, uint32_t type, const Bytes& bytes);
-  // A second entry of the same key.
+  // Adds a second entry of the same key.
   GgufWriter& Duplicate(std::string_view key);
   GgufWriter& Remove(std::string_view key);
 
-  // Zeros for data, of the size that type and dims ask for.
+  // Its data is zeros, of the size that type and dims ask for.
   GgufWriter& Tensor(std::string_view name, TensorType type, const std::vector<uint64_t>& dims);
   GgufWriter& RemoveTensor(std::string_view name);
-  // To be spoilt. The tensor must be there.
+  // Returns a tensor, so that a test can spoil it. The tensor must exist.
   WriterTensor& Edit(std::string_view name);
   std::vector<WriterTensor>& tensors() { return tensors_; }
 
   uint32_t version = 3;
-  uint64_t alignment = 32;               // of the layout; the key general.alignment is set by hand
-  std::optional<uint64_t> tensor_count;  // written instead of the right ones
+  uint64_t alignment = 32;               // for the layout; the key general.alignment is set by hand
+  std::optional<uint64_t> tensor_count;  // written instead of the correct one
   std::optional<uint64_t> kv_count;
 
   std::vector<uint8_t> Build() const;
@@ -87,8 +88,8 @@ class GgufWriter {
   std::vector<WriterTensor> tensors_;
 };
 
-// A right model of two layers (gemma3: seven), every weight zero: d_model 64, 4 heads of 16, 2 KV
-// heads, d_ff 96, 40 tokens.
+// A correct model of two layers (gemma3: seven) with every weight zero: d_model 64, 4 heads of 16,
+// 2 KV heads, d_ff 96, 40 tokens.
 GgufWriter TinyLlama();
 GgufWriter TinyGemma3();
 

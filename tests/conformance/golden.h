@@ -17,13 +17,13 @@ struct GoldenPrompt {
 absl::StatusOr<std::vector<GoldenPrompt>> ReadGolden(const std::string& path);
 
 struct Comparison {
-  double worst_logit = 0;  // over the golden ids that are listed in both
+  double worst_logit = 0;  // over the golden ids that both lists have
   double worst_lse = 0;
   int missing = 0;  // golden ids but the last that are not listed: near ties change places there
   int positions = 0;
   int same_top1 = 0;
-  int clear = 0, clear_same = 0;   // golden margin of 0.3 or more
-  int sure = 0, sure_same = 0;     // 1 or more
+  int clear = 0, clear_same = 0;   // a golden margin of 0.3 or more
+  int sure = 0, sure_same = 0;     // a golden margin of 1 or more
   double golden_nll = 0, nll = 0;  // token-weighted means
   int same_greedy = 0;
   std::string ToString() const;

@@ -1,4 +1,4 @@
-// Cards of the fake library as the engine's devices, and prompts through stages on them.
+// Cards of the fake library as the engine's devices, and prompts that run through stages on them.
 #pragma once
 
 #include <cstring>
@@ -19,7 +19,7 @@ namespace lanyard::engine {
 
 using testing::RandomModel;
 
-// A card with less memory to give than it has: steers what goes where.
+// A card that gives less memory than it has, so that a test decides what goes where.
 class LimitedDevice final : public DeviceView {
  public:
   LimitedDevice(std::shared_ptr<Device> device, uint64_t bytes)
@@ -43,14 +43,15 @@ inline absl::StatusOr<std::vector<std::shared_ptr<CudaDevice>>> OpenCards(
     CudaDeviceOptions options;
     options.ordinal = info.ordinal;
     options.budget_bytes = info.total_bytes;
-    options.reserve_bytes = 0;  // these cards are smaller than it
+    options.reserve_bytes = 0;  // since these cards are smaller than the reserve
     ASSIGN_OR_RETURN(auto device, CudaDevice::Open(driver, options));
     out.push_back(std::move(device));
   }
   return out;
 }
 
-// `card` with room for the first `layers` layers of a stage that begins at `begin`, and no more.
+// Makes `card` have room for the first `layers` layers of a stage that begins at `begin`, and no
+// more.
 inline std::shared_ptr<Device> RoomFor(const std::shared_ptr<CudaDevice>& card,
                                        const RandomModel& model, stage::StageSpec spec,
                                        stage::LayerRange layers) {
@@ -66,7 +67,7 @@ struct Config {
   uint32_t stages = 1;
   uint32_t chunk = 512;
   bool batch = false;
-  uint32_t longest = 20;  // over 256: more than one span of attention
+  uint32_t longest = 20;  // above 256 it is more than one span of attention
 };
 
 inline ChainOptions OptionsOf(const Config& config, stage::NumericsId numerics) {

@@ -192,7 +192,7 @@ int cuMemcpyDtoHAsync_v2(void* to, abi::Pointer from, size_t bytes, abi::Handle 
   work.to = reinterpret_cast<uint64_t>(to);
   work.from = from;
   work.bytes = bytes;
-  // Whoever reads before the copy is done shall see neither old nor new.
+  // A read before the copy is done must see neither old nor new bytes.
   if (stream->capture == nullptr &&
       !world.HostReadPending(reinterpret_cast<uintptr_t>(to), bytes)) {
     std::memset(to, 0xe7, bytes);
@@ -305,7 +305,7 @@ int cuStreamQuery(abi::Handle handle) {
   if (const int result = entry.On(stream->device); result != 0) return result;
   if (const int result = RefuseInCapture(*stream); result != 0) return result;
   world.RunSome();
-  world.RunOne();  // whoever polls sees it end
+  world.RunOne();  // so that a caller that polls sees it end
   if (world.card(stream->device).lost != 0) return world.card(stream->device).lost;
   return stream->queue.empty() ? 0 : abi::kNotReady;
 }

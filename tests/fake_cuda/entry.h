@@ -1,4 +1,4 @@
-// What every exported function does first: take the lock, find the card, count the call.
+// What every exported function does first: it takes the lock, finds the card and counts the call.
 #pragma once
 
 #include <mutex>
@@ -21,8 +21,8 @@ class Entry {
   }
 
   World& world() { return World::Get(); }
-  // The call is about this card / the card of the thread's context: a CUresult to return at once,
-  // or 0.
+  // The call is about this card, or about the card of the thread's context. Returns a CUresult to
+  // return at once, or 0.
   int On(int device) {
     device_ = device;
     return world().Enter(device);
@@ -40,7 +40,7 @@ class Entry {
   int device_ = 0;
 };
 
-// One line of JSON: what was done since Reset.
+// Returns one line of JSON: what was done since Reset.
 std::string StatsText(const World& world);
 
 }  // namespace lanyard::fake_cuda

@@ -1,9 +1,9 @@
-// A test's hand on libfakecuda.so: configure it anew, ask what happened. Header only; needs
+// Lets a test configure libfakecuda.so anew and ask what happened. This is a header only; it needs
 // LANYARD_BIN_DIR (lanyard_test sets it). The library is loaded once a process and stays; Reset
 // forgets everything that was made of it before.
 //
-//   FakeCuda& fake = FakeCuda::Get();        // sets LANYARD_CUDA_LIBRARY too, so Driver::Open()
-//   finds it fake.Reset("devices=2,seed=7");
+//   FakeCuda& fake = FakeCuda::Get();  // also sets LANYARD_CUDA_LIBRARY for Driver::Open()
+//   fake.Reset("devices=2,seed=7");
 //   ... ; EXPECT_EQ(fake.Reports(), "");
 //
 // A process that is started by a test gets LANYARD_CUDA_LIBRARY and LANYARD_FAKE_CUDA in its
@@ -30,15 +30,14 @@ class FakeCuda {
     return *fake;
   }
 
-  // False when the text is no configuration.
+  // Returns false when the text is no configuration.
   bool Reset(const std::string& config) { return reset_(config.c_str()) == 0; }
-  std::string Stats() const { return stats_(); }      // JSON, keys as in hooks.cc
-  std::string Reports() const { return reports_(); }  // what the checks found, a line each
+  std::string Stats() const { return stats_(); }      // JSON, with the keys of hooks.cc
+  std::string Reports() const { return reports_(); }  // what the checks found, a line for each
   void SetOthers(int device, uint64_t bytes) { set_others_(device, bytes); }
   uint64_t UsedBytes(int device) const { return used_(device); }
-  void Hang(bool on) {
-    hang_(on ? 1 : 0);
-  }  // whoever asks a card for its free memory waits meanwhile
+  // A call that asks a card for its free memory waits meanwhile.
+  void Hang(bool on) { hang_(on ? 1 : 0); }
 
  private:
   FakeCuda() {

@@ -27,7 +27,7 @@ struct Rig {
   std::vector<std::shared_ptr<cuda::Module>> modules;
 };
 
-// The driver, and a context and module of every card.
+// Opens the driver, and makes a context and a module of every card.
 inline absl::StatusOr<Rig> OpenRig() {
   Rig rig;
   ASSIGN_OR_RETURN(rig.driver, cuda::Driver::Open());

@@ -212,7 +212,8 @@ TEST(RandomPrograms, AWaitLeftOutIsFound) {
     const std::vector<Step> steps = MakeProgram(program, 14);
     const auto want = Reference(steps);
     for (int victim = 0; victim < static_cast<int>(steps.size()); ++victim) {
-      // Waits that others imply, or whose want nobody sees, are no mistake to leave out.
+      // To leave out a wait is no mistake where others imply it, or where nothing shows its
+      // absence.
       if (steps[static_cast<size_t>(victim)].waits.empty() ||
           Reference(EarlyOrder(steps, victim)) == want)
         continue;

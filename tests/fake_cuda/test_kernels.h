@@ -1,5 +1,5 @@
-// Small kernels for tests of the driver, as PTX by hand: what they compute depends on the order in
-// which they run.
+// Small kernels for tests of the driver, as PTX written by hand. What they compute depends on the
+// order in which they run.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ struct MixArgs {
   uint64_t from = 0;  // uint32_t[n]
 };
 
-// mix: to[i] = from[i] * 3 + value. mix_unbounded: the same without looking at n. Blocks of any
-// size, one element a thread.
+// mix: to[i] = from[i] * 3 + value. mix_unbounded does the same without looking at n. Blocks may
+// have any size; a thread takes one element.
 inline constexpr char kMixPtx[] = R"(
 .version 7.0
 .target sm_61

@@ -32,7 +32,7 @@ void MarkDone(Op& op) {
   }
 }
 
-// Copies between two memories; what nobody wrote stays not written.
+// Copies between two memories; unwritten bytes stay unwritten.
 absl::Status CopyAcross(ptx::Memory& to_memory, uint64_t to, const ptx::Memory& from_memory,
                         uint64_t from, size_t bytes) {
   if (from_memory.IsInitialised(from, bytes))

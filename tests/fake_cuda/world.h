@@ -2,12 +2,12 @@
 // late and in a random order of those that are legal, events, captures and graphs; kernels run on
 // tests/ptx's machine.
 //
-// Work runs only when somebody waits (or now and then before, as the seed will have it), so that a
-// missing event wait, a pinned buffer reused too early or read too early shows as a wrong result
+// Work runs only when a thread waits (or now and then before, as the seed decides), so that a
+// missing event wait, or a pinned buffer that is reused or read too early, shows as a wrong result
 // for some seed. What a card's checks find is printed, kept, and loses the card, as the driver
-// does. Threads: everything under World's mutex, which every call takes (entry.h). Whoever waits
-// for work lets others in after each piece of it, so that a heartbeat that asks for free memory is
-// not kept for a whole step.
+// does. Everything happens under World's mutex, which every call takes (entry.h). A thread that
+// waits for work lets others in after each piece of it, so that a heartbeat that asks for free
+// memory does not wait for a whole step.
 #pragma once
 
 #include <atomic>
@@ -38,11 +38,11 @@ using CompletionPtr = std::shared_ptr<Completion>;
 
 enum class WorkKind { kKernel, kToDevice, kToHost, kOnDevice, kPeer, kFill };
 
-// What a stream does, and what a graph's node does.
+// What a stream does, or a node of a graph.
 struct Work {
   WorkKind kind = WorkKind::kKernel;
-  int device = 0;  // whose stream; copies between cards read this one's memory
-  std::shared_ptr<const ptx::Module> module;  // keeps the kernel
+  int device = 0;  // device of the stream; copies between cards read this one's memory
+  std::shared_ptr<const ptx::Module> module;  // keeps the kernel alive
   const ptx::Kernel* kernel = nullptr;
   ptx::LaunchConfig launch;
   std::vector<uint8_t> params;
@@ -51,20 +51,21 @@ struct Work {
   size_t bytes = 0;
   uint8_t value = 0;
   int to_device = 0;
-  std::vector<uint8_t> staged;  // a copy from pageable memory read it at the call
+  std::vector<uint8_t> staged;  // a copy from pageable memory reads its bytes at the call
 };
 
 struct Node {
   Work work;
-  std::vector<int> after;  // indices of nodes
+  std::vector<int> after;  // indices of the nodes before it
 };
 using Nodes = std::vector<Node>;
 
 struct Op {
   enum class Kind { kWork, kRecord, kWait, kGraph } kind = Kind::kWork;
   Work work;
-  CompletionPtr completion;  // record: fulfils; wait: needs; graph: fulfils at its end
-  CompletionPtr previous;    // graph: the last launch of the same exec, which it must not overlap
+  CompletionPtr completion;  // a record fulfils it, a wait needs it, a graph fulfils it at its end
+  // Of a graph: the last launch of the same exec, which it must not overlap.
+  CompletionPtr previous;
   std::shared_ptr<const Nodes> nodes;
   std::vector<bool> node_done;
   size_t nodes_left = 0;
@@ -82,13 +83,13 @@ struct Stream {
   std::deque<Op> queue;
   uint64_t priority = 0;
   std::shared_ptr<Capture> capture;
-  std::vector<int> capture_tail;  // what the next node of this stream comes after
+  std::vector<int> capture_tail;  // the next node of this stream comes after these
 };
 
 struct Event {
   int device = 0;
   bool timing = false;
-  CompletionPtr completion;  // of the last record
+  CompletionPtr completion;  // that of the last record
   std::shared_ptr<Capture> capture;
   std::vector<int> capture_tail;
 };
@@ -96,7 +97,7 @@ struct Event {
 struct Graph {
   int device = 0;
   std::shared_ptr<const Nodes> nodes;
-  CompletionPtr last_launch;  // of an exec
+  CompletionPtr last_launch;  // that of an exec's last launch
 };
 
 struct Function {
@@ -116,13 +117,13 @@ struct Card {
   int ordinal = 0;
   CardConfig config;
   int retained = 0;
-  int lost = 0;                         // the CUresult that every call gets
+  int lost = 0;                         // the CUresult that every call gets; 0: not lost
   std::set<int> peers;                  // cards whose memory this one may reach
   std::atomic<uint64_t> used_bytes{0};  // NVML reads it without the mutex
   uint64_t peak_bytes = 0;
   std::map<uint64_t, uint64_t> allocations;
   std::unique_ptr<ptx::Memory> memory;
-  std::unique_ptr<ptx::Machine> machine;  // after memory: goes first
+  std::unique_ptr<ptx::Machine> machine;  // declared after the memory, so it is destroyed first
 
   uint64_t free_bytes() const {
     const uint64_t taken = used_bytes + config.others_bytes;
@@ -131,14 +132,14 @@ struct Card {
 };
 
 struct Stats {
-  uint64_t calls = 0;  // those that lose_at counts
+  uint64_t calls = 0;  // the calls that lose_at counts
   uint64_t allocs = 0;
   uint64_t host_allocs = 0;
   uint64_t work = 0;  // kernels, copies, fills that ran
   uint64_t kernels = 0;
   uint64_t graphs = 0;
   uint64_t peer_copies = 0;
-  uint64_t uninitialised_reads = 0;  // copies to the host of bytes that nobody wrote
+  uint64_t uninitialised_reads = 0;  // copies to the host of unwritten bytes
 };
 
 class World {
@@ -147,9 +148,10 @@ class World {
 
   std::mutex mutex;
   std::atomic<int> waiting{
-      0};  // calls that want the mutex: long runs let them in between pieces of work
-  bool configured = false;        // by Reset
-  std::atomic<bool> hung{false};  // a driver that does not answer: cuMemGetInfo waits for as long
+      0};  // calls that wait for the mutex: long runs let them in between pieces of work
+  bool configured = false;  // set by Reset
+  // The driver does not answer: cuMemGetInfo waits as long as this is set.
+  std::atomic<bool> hung{false};
   Config config;
   std::vector<std::unique_ptr<Card>> cards;
   std::unordered_map<Handle, std::unique_ptr<Stream>> streams;
@@ -165,25 +167,25 @@ class World {
 
   // Forgets everything and starts anew; false when the text is no configuration (printed).
   bool Reset(const char* text);
-  // A call that reaches a card: counts it, loses the card if it is time. The CUresult to return at
-  // once, or 0.
+  // Counts a call that reaches a card, and loses the card if it is time. Returns the CUresult to
+  // return at once, or 0.
   int Enter(int device);
   Card& card(int device) { return *cards[device]; }
   Card* CardOfContext(Handle context);
   static Handle ContextOf(const Card& card);
 
-  // Queues work, or records it as a node where the stream captures. A CUresult.
+  // Queues work, or records it as a node where the stream captures. Returns a CUresult.
   int Submit(Stream& stream, Work work);
   void Push(Stream& stream, Op op);
-  // Runs until the completion is fulfilled, the stream is empty, the card is idle, everything is.
+  // Run until the completion is fulfilled, the stream is empty, the card is idle, or everything is.
   void RunUntilDone(const Completion& completion);
   void RunStream(Stream& stream);
   void RunCard(int device);
-  void RunSome();  // now and then a little, as the seed will have it
+  void RunSome();  // runs a little now and then, as the seed decides
   void RunOne() { Step(); }
 
   bool IsPinned(const void* pointer, size_t bytes) const;
-  // Whether queued work still reads these host bytes.
+  // Says whether queued work still reads these host bytes.
   bool HostReadPending(uintptr_t from, size_t bytes) const;
   std::shared_ptr<Capture> CaptureOfThisThread() const;
 

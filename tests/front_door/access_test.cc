@@ -61,7 +61,7 @@ struct Who {
   const char* name;
   std::string headers;
   const Identity* identity;
-  int rank;  // 0: nobody, 1: a key, 2: an administrator
+  int rank;  // 0: no credentials, 1: a key, 2: an administrator
 };
 
 class CellTest : public AccessTest {

@@ -1,5 +1,5 @@
-// A blocking HTTP/1.1 client for tests, in plaintext or TLS: whatever bytes are wanted, from
-// whatever loopback address.
+// A blocking HTTP/1.1 client for tests, in plaintext or TLS. It sends any bytes from any loopback
+// address.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -15,8 +15,8 @@ class Client {
     std::string from;              // a source address such as 127.0.0.2; empty: any
     std::shared_ptr<SSL_CTX> tls;  // null: plaintext
   };
-  // "127.0.0.1:PORT". A failed TLS handshake leaves connected() false and error() in OpenSSL's
-  // words.
+  // `address` is "127.0.0.1:PORT". A failed TLS handshake leaves connected() false and error() in
+  // OpenSSL's words.
   Client(const std::string& address, Options options);
   explicit Client(const std::string& address) : Client(address, Options()) {}
   ~Client();
@@ -26,11 +26,11 @@ class Client {
   bool connected() const { return connected_; }
   const std::string& error() const { return error_; }
   bool Send(const std::string& bytes);
-  // Until `text` was seen; false when the peer closed, or after 10 s.
+  // Reads until `text` was seen; false when the peer closed, or after 10 s.
   bool ReadUntil(const std::string& text);
-  // True when the peer closed.
+  // Returns true when the peer closed.
   bool ReadToEnd();
-  // One answer with Content-Length; leaves the rest.
+  // Reads one answer with Content-Length and leaves the rest.
   std::string ReadAnswer();
   const std::string& got() const { return got_; }
 

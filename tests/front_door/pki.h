@@ -1,4 +1,4 @@
-// Certificates for tests: a CA, and what it signs.
+// Certificates for tests: a CA, and the certificates that it signs.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -20,7 +20,7 @@ struct Identity {
 struct IssueOptions {
   std::string common_name;
   std::string alternative_names;  // OpenSSL's form: "DNS:localhost,IP:127.0.0.1"
-  long from_seconds = -60;        // from now
+  long from_seconds = -60;        // counted from now
   long to_seconds = 3600;
 };
 
@@ -29,8 +29,8 @@ Identity Issue(const Identity& authority, const IssueOptions& options);
 
 std::string CommonNameOfPem(const std::string& pem);
 
-// TLS 1.3 only. The server asks for a client certificate of `authority` and does without; the
-// client checks the server's.
+// TLS 1.3 only. The server asks for a client certificate of `authority` and goes on without one;
+// the client checks the server's.
 std::shared_ptr<SSL_CTX> ServerContext(const Identity& identity, const Identity& authority);
 std::shared_ptr<SSL_CTX> ClientContext(const Identity& authority,
                                        const Identity* identity = nullptr);

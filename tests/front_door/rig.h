@@ -61,7 +61,7 @@ class Rig : public ::testing::Test {
   static std::string Bearer(const coordinator::NewApiKey& key) {
     return "Authorization: Bearer " + key.key + "\r\n";
   }
-  // TLS if the server speaks it; with the identity's certificate if there is one.
+  // Connects by TLS if the server speaks it, with the identity's certificate if there is one.
   std::unique_ptr<Client> Connect(const Identity* identity = nullptr) {
     Client::Options options;
     if (options_.tls) options.tls = ClientContext(authority_, identity);

@@ -1,5 +1,5 @@
-// Hundreds of connections that dribble a header for ever, from another address, beside honest
-// clients with a key.
+// Hundreds of connections that send a header byte by byte without end, from another address, beside
+// honest clients with a key.
 #include <algorithm>
 
 #include "tests/front_door/rig.h"

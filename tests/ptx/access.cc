@@ -301,7 +301,6 @@ bool ResolveGeneric(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, S
 }
 
 // --- Messages
-// -------------------------------------------------------------------------------------------------
 
 void FailAccess(Warp& w, const Op& op, const AccessFault& f) {
   const Space space = f.space;

@@ -1,4 +1,4 @@
-// Kinds of atom and red, for decoder and execution (Op::mode).
+// The kinds of atom and red, for the decoder and the execution (Op::mode).
 #pragma once
 
 #include <cstdint>

@@ -90,8 +90,8 @@ uint64_t FloatToInteger(double x, const Conversion& c) {
     return top_bit ? uint64_t{1} << (c.to.bits - 1) : 0;
   }
   x = RoundInteger(x, c.rounding);
-  const double above =
-      std::ldexp(1.0, is_signed ? c.to.bits - 1 : c.to.bits);  // the first value too large
+  // The first value too large.
+  const double above = std::ldexp(1.0, is_signed ? c.to.bits - 1 : c.to.bits);
   const uint64_t all = c.to.bits == 64 ? ~uint64_t{0} : (uint64_t{1} << c.to.bits) - 1;
   if (x >= above) return is_signed ? all >> 1 : all;
   if (is_signed) {

@@ -8,9 +8,9 @@
 
 namespace lanyard::ptx {
 
-// For "cvt..." opcodes that are no rows of the table: the handler, op->imm and the signature ("lw":
-// 64 bits from 32). InvalidArgument if PTX does not know the combination, Unimplemented if the
-// machine does not.
+// For "cvt..." opcodes that are no rows of the table: gives the handler, op->imm and the signature
+// ("lw": 64 bits from 32). InvalidArgument if PTX does not know the combination, Unimplemented if
+// the machine does not.
 absl::StatusOr<std::string_view> DecodeConversion(std::string_view opcode, bool dest_is_16_bits,
                                                   Op* op);
 

@@ -1,4 +1,5 @@
-// One kernel's way from statements to a Program. Internal to decode.cc and decode_memory.cc.
+// Turns the statements of one kernel into a Program. It is internal to decode.cc and
+// decode_memory.cc.
 #pragma once
 
 #include <map>
@@ -27,8 +28,8 @@ class Decoder {
     uint32_t variable = 0;  // kGlobal, kConst: index into the module's variables
   };
 
-  absl::Status Error(std::string_view what) const;    // bad PTX
-  absl::Status Unknown(std::string_view what) const;  // PTX that the machine does not know
+  absl::Status Error(std::string_view what) const;    // the PTX is wrong
+  absl::Status Unknown(std::string_view what) const;  // the machine does not know this PTX
 
   absl::Status LayOut();
   absl::Status CheckContraction();
@@ -37,11 +38,11 @@ class Decoder {
   uint32_t SpecialRegister(SpecialSlot slot, uint8_t bits);
   uint32_t Scratch(uint8_t bits);
   absl::StatusOr<uint32_t> SymbolValue(const Operand& o, char kind);
-  // The virtual register of a source; kind as in OpSpec::signature.
+  // The virtual register of a source; `kind` is as in OpSpec::signature.
   absl::StatusOr<uint32_t> Source(const Operand& o, char kind);
   absl::StatusOr<uint32_t> Label(std::string_view name) const;
 
-  // A new op with the statement's guard; the following Use and Define are of it.
+  // Begins a new op with the statement's guard; the following Use and Define belong to it.
   uint32_t Begin(Handler run);
   void Use(Field field, uint32_t vreg, uint32_t aux = 0);
   void Define(Field field, uint32_t vreg, uint32_t aux = 0);
@@ -49,10 +50,10 @@ class Decoder {
   absl::Status DefineDest(Field field, const Operand& o, char kind);
   absl::Status DefinePredicates(const Operand& o);
   absl::Status WantOperands(size_t least, size_t most) const;
-  // [base + offset]: Field::kSrcN of the op and its flags; the offset goes to op.imm.
+  // Decodes [base + offset] into Field::kSrcN of the op and its flags; the offset goes to op.imm.
   absl::Status UseAddress(Field field, const Operand& o);
   absl::Status NeedSm(int sm) const;
-  // Registers of a vector operand as aux entries, in order.
+  // Writes the registers of a vector operand as aux entries, in order.
   absl::Status AuxVector(const Operand& o, size_t count, bool define);
 
   absl::Status DecodeStatement();

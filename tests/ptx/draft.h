@@ -23,14 +23,14 @@ struct Ref {
 
 struct Vreg {
   uint8_t bits = 32;
-  bool fixed =
-      false;  // a constant or special register: stands before everything else, is never written
+  // A constant or special register: it stands before everything else and is never written.
+  bool fixed = false;
   uint64_t value = 0;
   bool is_special = false;
   SpecialSlot special;
 };
 
-// What a pointer analysis must know of an op.
+// What the pointer analysis must know of an op.
 enum class Origin : uint8_t { kCompute, kParam, kParamAnywhere, kMemory, kAnything };
 
 struct Draft {

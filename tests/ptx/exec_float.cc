@@ -266,8 +266,8 @@ struct HFma {
     const double v = s - p, error = (p - (s - v)) + (q - v);
     uint64_t bits = __builtin_bit_cast(uint64_t, s);
     if (error != 0 && (bits & 1u) == 0 && s - s == 0) {
-      bits =
-          (error > 0) == (s > 0) ? bits | 1u : bits - 1;  // the odd neighbour on the error's side
+      // The odd neighbour on the error's side.
+      bits = (error > 0) == (s > 0) ? bits | 1u : bits - 1;
       s = __builtin_bit_cast(double, bits);
     }
     return DoubleToHalf(s, Rounding::kNearest);

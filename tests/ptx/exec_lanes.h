@@ -51,7 +51,7 @@ struct Lane<int8_t> {
   static Storage Save(int8_t v) { return static_cast<uint32_t>(static_cast<int32_t>(v)); }
 };
 
-// d[i] = f(i) for the lanes of mask; f may be called for others too and must not trap there.
+// Makes d[i] = f(i) for the lanes of mask. f may be called for others too and must not trap there.
 template <typename D, typename F>
 inline __attribute__((always_inline)) void SetLanes(D* d, uint32_t mask, F f) {
   if (mask == kAllLanes) {
@@ -66,7 +66,7 @@ inline __attribute__((always_inline)) void SetLanes(D* d, uint32_t mask, F f) {
   for (uint32_t i = 0; i < 32; ++i) d[i] = (mask >> i & 1u) != 0 ? values[i] : d[i];
 }
 
-// Handlers: dst = F(src0), F(src0, src1), F(src0, src1, src2).
+// Handlers for dst = F(src0), F(src0, src1), F(src0, src1, src2).
 template <typename F, typename D, typename A>
 void Map1(Warp& w, const Op& op, uint32_t mask) {
   const auto* a = w.R<typename Lane<A>::Storage>(op.src[0]);
@@ -91,7 +91,7 @@ void Map3(Warp& w, const Op& op, uint32_t mask) {
   });
 }
 
-// Bit i = words[i] != 0; every word must be 0 or ~0.
+// Sets bit i where words[i] != 0; every word must be 0 or ~0.
 inline uint32_t PackMask(const uint32_t* words) {
 #ifdef __AVX2__
   uint32_t mask = 0;
@@ -107,8 +107,8 @@ inline uint32_t PackMask(const uint32_t* words) {
 #endif
 }
 
-// setp: dst = compare(a, b) [and/or/xor c], dst2 = !compare(a, b) [...]; op.mode: 0 nothing, 1 and,
-// 2 or, 3 xor.
+// setp: dst = compare(a, b) [and/or/xor c], dst2 = !compare(a, b) [...]. op.mode is 0 for nothing,
+// 1 for and, 2 for or, 3 for xor.
 inline void SetPredicates(Warp& w, const Op& op, uint32_t mask, uint32_t result) {
   uint32_t c = 0;
   if (op.mode != 0) c = w.P(op.src[2]) ^ ((op.flags & kNegateSource) != 0 ? kAllLanes : 0);

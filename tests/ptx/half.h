@@ -1,5 +1,5 @@
-// binary16 by bits, for every rounding: what cvt and the f16 instructions are made of. Not on a hot
-// path.
+// binary16 by bits, for every rounding. cvt and the f16 instructions are made of it; it is not on a
+// hot path.
 #pragma once
 
 #include <bit>
@@ -12,12 +12,12 @@ namespace lanyard::ptx {
 enum class Rounding : uint8_t { kNearest, kZero, kDown, kUp };
 
 constexpr uint16_t kHalfNan = 0x7fff;
-constexpr uint32_t kFloatNan = 0x7fffffff;  // what arithmetic gives for any NaN
+constexpr uint32_t kFloatNan = 0x7fffffff;  // the result of arithmetic for any NaN
 constexpr uint64_t kDoubleNan = 0xfff8000000000000u;
 
 static inline float BitsToFloat(uint32_t bits) { return std::bit_cast<float>(bits); }
 
-// Exact. A NaN becomes kFloatNan.
+// The result is exact. A NaN becomes kFloatNan.
 static inline float HalfToFloat(uint16_t h) {
   const uint32_t sign = uint32_t{h & 0x8000u} << 16, exponent = h >> 10 & 31u,
                  mantissa = h & 0x3ffu;

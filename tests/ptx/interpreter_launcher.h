@@ -1,6 +1,6 @@
 // A Launcher over the PTX machine: the host side of the kernels runs on it as on a card's stream,
-// and tests compare what comes out with the CPU's scalar references. One image is one compiler's
-// PTX of one level.
+// and tests compare the results with the CPU's scalar references. One image is one compiler's PTX
+// of one level.
 #pragma once
 
 #include <cstdlib>
@@ -71,7 +71,7 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
   Machine& machine() { return machine_; }
   Counters& counters() { return counters_; }
 
-  // Memory with these values; a device pointer, which is not for the host to follow.
+  // Makes memory with these values and returns a device pointer, which the host must not follow.
   template <typename T>
   T* Upload(const std::vector<T>& values, std::string_view name) {
     return reinterpret_cast<T*>(memory_.Upload(values, name));
@@ -95,8 +95,8 @@ class InterpreterLauncher final : public ops::cuda::Launcher {
 
   explicit InterpreterLauncher(MachineOptions options) : machine_(&memory_, options) {}
 
-  // Parsed once a process. LANYARD_PTX_OVERRIDE names a PTX file that stands in for the module of
-  // its file name (matmul.clang.75.ptx, say): the planted bugs are run so.
+  // Images are parsed once in a process. LANYARD_PTX_OVERRIDE names a PTX file that stands in for
+  // the module of its file name (matmul.clang.75.ptx, say): the planted bugs are run in this way.
   static absl::StatusOr<std::shared_ptr<const Modules>> ModulesOf(Image image) {
     static auto& parsed = *new std::map<std::string, std::shared_ptr<const Modules>>;
     auto& entry = parsed[image.Name()];

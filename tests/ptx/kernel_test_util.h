@@ -1,4 +1,4 @@
-// What the tests of kernels share: numbers to feed, bits to compare, one device for an image.
+// What the tests of kernels share: input numbers, comparison of bits, one device for an image.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace lanyard::ptx {
 
-// Equal bits, or both NaN: a NaN's payload and sign differ between processors (and are no part of
-// the numerics).
+// True for equal bits, or when both are NaN: a NaN's payload and sign differ between processors and
+// are no part of the numerics.
 inline bool SameFloat(float a, float b) {
   uint32_t x, y;
   std::memcpy(&x, &a, 4);
@@ -59,7 +59,7 @@ class Numbers {
     for (float& v : out) v = Uniform(scale);
     return out;
   }
-  // Some of them zero, denormal or large (never infinite).
+  // Some of these are zero, denormal or large (never infinite).
   std::vector<float> Odd(size_t n) {
     std::vector<float> out = Floats(n, 3);
     for (float& v : out) {
@@ -92,7 +92,7 @@ class Numbers {
   std::mt19937_64 random_;
 };
 
-// One device for each test, of each image.
+// Has one device for each test of each image.
 class KernelTest : public ::testing::TestWithParam<Image> {
  protected:
   void SetUp() override {

@@ -1,5 +1,5 @@
 // Attention kernels against the scalar reference, bit for bit: decode over spans, prefill in tiles,
-// rows of any head size. Positions that nobody sees are not there: their memory counts as never
+// rows of any head size. Positions that no row sees are not there: their memory counts as never
 // written, and holds NaN.
 #include <algorithm>
 #include <cmath>
@@ -48,7 +48,7 @@ class Frame {
       total += counts_.back();
       rows_ += run.n_rows;
     }
-    // Pages in a shuffled order, some of them of nobody.
+    // Pages in a shuffled order, some of which belong to no sequence.
     std::vector<uint32_t> ids(total + 3);
     for (uint32_t i = 0; i < ids.size(); ++i) ids[i] = i;
     for (size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[numbers_.Below(i)]);

@@ -1,5 +1,5 @@
-// Tokens of PTX: words (names, opcodes, numbers: anything of letters, digits, "_$%." and "::"),
-// strings and single characters.
+// Cuts PTX into tokens: words (names, opcodes, numbers: anything of letters, digits, "_$%." and
+// "::"), strings and single characters.
 #pragma once
 
 #include <string>
@@ -16,8 +16,8 @@ struct Token {
   bool IsWord() const;
 };
 
-// Comments are skipped. An error: a character that PTX has no use for, a string or comment without
-// an end.
+// Comments are skipped. It is an error when there is a character that PTX has no use for, or a
+// string or comment without an end.
 absl::StatusOr<std::vector<Token>> Lex(std::string_view text);
 
 }  // namespace lanyard::ptx

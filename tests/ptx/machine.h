@@ -1,18 +1,18 @@
 // A PTX machine: it parses PTX text (nvcc's and clang's), executes kernels warp by warp on the CPU
 // with exact integer and IEEE arithmetic, and checks every access while it runs. Tests put it in a
-// card's place: no GPU is needed, none is used.
+// card's place, so that no GPU is needed.
 //
-// What a launch checks: bounds, use after free, alignment, reads of memory that nobody wrote
-// (global, shared, local), registers that nobody wrote, data races (shared and global; see
-// README.md), barriers, shuffles, votes and mma that not all lanes reach, launch limits, endless
-// loops. The first violation ends the launch with an error (kInternal for a fault in the kernel,
+// What a launch checks: bounds, use after free, alignment, reads of unwritten memory (global,
+// shared, local) and of unwritten registers, data races (shared and global; see README.md),
+// barriers, shuffles, votes and mma that not all lanes reach, launch limits, endless loops. The
+// first violation ends the launch with an error (kInternal for a fault in the kernel,
 // kInvalidArgument for a bad launch or bad PTX, kUnimplemented for PTX that the machine does not
 // know) naming kernel, PTX line (and .loc), block, thread and address. What it cannot show stands
 // in README.md.
 //
 // Device addresses are host addresses of memory that `Memory` owns, so a fake driver can copy with
-// memcpy after a check. Threads: a Memory and the Machines over it belong to one thread at a time.
-// A Module is immutable and may be shared.
+// memcpy after a check. A Memory and the Machines over it belong to one thread at a time. A Module
+// is immutable and may be shared.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +39,7 @@ struct Allocation;  // shadow.h
 class Program;      // program.h
 class ParsedModule;
 
-// A device's address space: allocations with red zones, and for every byte whether somebody wrote
-// it.
+// A device's address space: allocations with red zones, and for every byte whether it was written.
 class Memory {
  public:
   Memory();
@@ -49,26 +48,26 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   // New memory of `bytes` (0 is allowed: an address that nothing may touch), 256-byte aligned, not
-  // initialised; `name` stands in errors. 4 KiB before and after belong to nobody. Never fails
-  // (bad_alloc aside); budgets are the caller's business.
+  // initialised; `name` stands in errors. 4 KiB before and after belong to no allocation. It never
+  // fails (except with bad_alloc); the caller keeps budgets.
   uint64_t Alloc(size_t bytes, std::string_view name);
   // Ends an allocation; `address` must be its first byte. Later accesses are "use after free"
   // errors: the last 64 MiB of freed memory are kept for that and hold 0xDD.
   absl::Status Free(uint64_t address);
 
-  // The range must lie in one live allocation, or the error names what is wrong (outside, freed,
-  // over the end).
+  // The range must lie in one live allocation; otherwise the error says what is wrong (outside,
+  // freed, over the end).
   absl::Status CheckRange(uint64_t address, size_t bytes) const;
-  // What the host writes by itself through the address (or by DMA in a fake driver) it must declare
-  // here.
+  // The host must declare here what it writes by itself through the address (or by DMA in a fake
+  // driver).
   absl::Status MarkInitialised(uint64_t address, size_t bytes);
-  // Forgets the contents: the range counts as never written. For memory pools that hand a block out
-  // again.
+  // Forgets the contents: the range counts as never written. It is for memory pools that hand a
+  // block out again.
   absl::Status MarkUninitialised(uint64_t address, size_t bytes);
   // True if the whole range lies in one live allocation and every byte of it was written.
   bool IsInitialised(uint64_t address, size_t bytes) const;
 
-  // Checked copies. Read refuses bytes that nobody wrote; Copy carries "not initialised" along, as
+  // Checked copies. Read refuses unwritten bytes; Copy carries "not initialised" along, as
   // a device copy would.
   absl::Status Write(uint64_t address, const void* from, size_t bytes);
   absl::Status Read(uint64_t address, void* to, size_t bytes) const;
@@ -93,13 +92,13 @@ class Memory {
     return values;
   }
 
-  size_t live_bytes() const;        // of live allocations, without red zones
+  size_t live_bytes() const;        // bytes of live allocations, without red zones
   size_t live_allocations() const;  // a test of a pool can look for leaks
-  // The live allocation that holds `address`, as "name (bytes B) + offset"; or what is near it. For
-  // messages.
+  // Describes the live allocation that holds `address`, as "name (bytes B) + offset", or what is
+  // near it, for messages.
   std::string Describe(uint64_t address) const;
 
-  // For the machine (and nobody else).
+  // Only the machine calls it.
   struct Impl;
   Impl& impl() { return *impl_; }
 
@@ -107,7 +106,7 @@ class Memory {
   std::unique_ptr<Impl> impl_;
 };
 
-// One .entry, decoded. Belongs to its Module, which must outlive it.
+// One decoded .entry. It belongs to its Module, which must outlive it.
 class Kernel {
  public:
   explicit Kernel(std::unique_ptr<Program> program);
@@ -117,7 +116,8 @@ class Kernel {
 
   const std::string& name() const;
   size_t param_bytes() const;  // size of the parameter space; Launch wants exactly this many bytes
-  // Offset and bytes of each parameter, in order: a fake cuLaunchKernel gathers its void** with it.
+  // The offset and bytes of each parameter, in order; a fake cuLaunchKernel gathers its void** with
+  // it.
   struct Param {
     uint32_t offset_bytes = 0, bytes = 0;
   };
@@ -126,7 +126,7 @@ class Kernel {
   size_t local_bytes() const;          // a thread's .local memory
   uint32_t max_threads() const;        // .maxntid's product, or 1024
   uint32_t min_blocks() const;         // .minnctapersm, or 0
-  // Registers (of 32 bits) that are live at once at most: a lower bound of what ptxas would
+  // The most registers (of 32 bits) that are live at once: a lower bound of what ptxas would
   // allocate for a thread.
   uint32_t live_registers() const;
 
@@ -136,8 +136,8 @@ class Kernel {
   std::unique_ptr<Program> program_;
 };
 
-// A parsed PTX file. Anything it does not know is an error that names the line and shows its text:
-// so a module that parses has no instruction that the machine would not execute. Also an error:
+// A parsed PTX file. What it does not know is an error that names the line and shows its text, so a
+// module that parses has no instruction that the machine would not execute. These are errors too:
 // instructions newer than .target, .approx and .ftz (their bits are not the CPU's), mul and add
 // without a rounding in one kernel (ptxas may fuse these).
 class Module {
@@ -163,8 +163,8 @@ class Module {
 struct LaunchConfig {
   Dim3 grid, block;
   uint32_t shared_bytes = 0;  // dynamic
-  // What cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) allowed. 0: not opted in, static +
-  // dynamic <= 48 KiB.
+  // The size that cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES) allowed. 0 means not opted in:
+  // static + dynamic <= 48 KiB.
   uint32_t max_dynamic_shared_bytes = 0;
 };
 
@@ -176,10 +176,10 @@ struct Counters {
   uint64_t branches = 0, divergent_branches = 0;
   uint64_t global_load_requests = 0, global_store_requests = 0;  // warp instructions
   uint64_t global_read_sectors = 0,
-           global_write_sectors = 0;  // 32-byte sectors these touch (each once a request)
-  uint64_t global_read_bytes = 0, global_write_bytes = 0;  // what lanes asked for
+           global_write_sectors = 0;  // 32-byte sectors that these touch (each once a request)
+  uint64_t global_read_bytes = 0, global_write_bytes = 0;  // bytes that lanes asked for
   uint64_t shared_requests = 0;
-  uint64_t shared_conflicts = 0;  // wavefronts beyond the least that the request needs
+  uint64_t shared_conflicts = 0;  // wavefronts beyond the fewest that the request needs
   uint64_t local_requests = 0;
   uint64_t atomics = 0;              // lane operations
   uint64_t barriers = 0;             // warps that arrived
@@ -187,11 +187,11 @@ struct Counters {
   uint64_t mma = 0, ldmatrix = 0;    // warp instructions
   uint64_t dp4a = 0;                 // lane instructions, dp2a too
   uint64_t fp32 = 0,
-           fp64 = 0;          // lane instructions that compute in it (a fused multiply-add is one)
+           fp64 = 0;  // lane instructions that compute in double (a fused multiply-add is one)
   uint64_t async_copies = 0;  // cp.async, lane instructions
 
-  // Share of the bytes in touched sectors that lanes asked for; 1 is perfect coalescing (above 1:
-  // lanes share bytes).
+  // The share of the bytes in touched sectors that lanes asked for; 1 is perfect coalescing (above
+  // 1 lanes share bytes).
   double ReadEfficiency() const {
     return global_read_sectors ? double(global_read_bytes) / (32.0 * double(global_read_sectors))
                                : 1.0;
@@ -200,24 +200,24 @@ struct Counters {
 };
 
 struct MachineOptions {
-  uint64_t seed = 1;           // of the order of blocks, warps and of the lanes of an atomic
+  uint64_t seed = 1;           // for the order of blocks, of warps and of the lanes of an atomic
   bool shuffle_blocks = true;  // false: ascending order
   bool shuffle_warps = true;   // false: lowest warp first, always up to the next barrier
-  // The card that is played. A module for a higher .target is refused; limits of shared memory
-  // follow from it.
+  // The card that the machine plays. A module for a higher .target is refused, and limits of shared
+  // memory follow from it.
   int sm = 86;
-  uint64_t max_warp_instructions = 2'000'000'000;  // of a launch; more is an endless loop
+  uint64_t max_warp_instructions = 2'000'000'000;  // of one launch; more counts as an endless loop
   // More than this many in one warp without a barrier is an endless loop too (a lost increment ends
   // sooner).
   uint64_t max_instructions_between_barriers = 200'000'000;
   bool check_initialised = true;
   bool check_races = true;
-  // Lanes of one warp that exchange data through memory without bar.warp.sync: a race since sm_70.
-  // Only with check_races.
+  // Lanes of one warp that exchange data through memory without bar.warp.sync are a race since
+  // sm_70. This needs check_races.
   bool check_races_in_warp = true;
 };
 
-// Executes launches, one after another, each to its end. Equal seeds give equal runs.
+// Executes launches one after another, each to its end. Equal seeds give equal runs.
 class Machine {
  public:
   explicit Machine(Memory* memory, MachineOptions options = {});  // `memory` must outlive it
@@ -226,7 +226,8 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
 
   // Runs the whole grid. `params` is the parameter space (Kernel::param_bytes() of it). On an error
-  // the memory keeps what was written so far. `counters` (may be null) are added to.
+  // the memory keeps what was written so far. The counts are added to `counters`, which may be
+  // null.
   absl::Status Launch(const Kernel& kernel, const LaunchConfig& config,
                       std::span<const uint8_t> params, Counters* counters = nullptr);
   // The same for one by-value struct parameter.
@@ -240,10 +241,11 @@ class Machine {
     return Launch(kernel, config, std::span<const uint8_t>(bytes, sizeof(Args)), counters);
   }
 
-  // Device address of a module's .global or .const variable, which is made at the module's first
-  // use. NotFound if none.
+  // The device address of a module's .global or .const variable, which is made at the module's
+  // first use. NotFound if there is none.
   absl::StatusOr<uint64_t> Global(const Module& module, std::string_view name);
-  // Frees the module's variables. Call before the Module goes if its machine lives on.
+  // Frees the module's variables. To be called before the Module is destroyed if its machine lives
+  // on.
   void Unload(const Module& module);
 
   Memory& memory();
@@ -255,14 +257,14 @@ class Machine {
   std::unique_ptr<Impl> impl_;
 };
 
-// Most blocks of a kernel that one multiprocessor can hold at once, from limits the vendor
+// The most blocks of a kernel that one multiprocessor can hold at once, from limits that the vendor
 // publishes.
 struct Occupancy {
   uint32_t blocks = 0, warps = 0, max_warps = 0;
   const char* limited_by = "";  // "threads", "registers", "shared memory", "blocks"
 };
-// `registers` as ptxas reports them (or Kernel::live_registers() as the best case); sm is 61, 75,
-// 80, 86, 89 or 90.
+// `registers` is the number that ptxas reports (or Kernel::live_registers() as the best case); sm
+// is 61, 75, 80, 86, 89 or 90.
 Occupancy ComputeOccupancy(int sm, uint32_t block_threads, uint32_t registers,
                            uint32_t shared_bytes);
 

@@ -99,7 +99,7 @@ TEST_F(Checks, MemoryThatNobodyWrote) {
   // An atomic reads, too.
   EXPECT_FAILS(Run("ld.param.u64 %rd1, [p0]; red.global.add.u32 [%rd1], 1; ret;", {bytes}),
                "nobody wrote");
-  // Shared memory is nobody's again in the next block, local memory in the next thread.
+  // Shared memory is unwritten again in the next block, local memory in the next thread.
   EXPECT_FAILS(Run(".shared .align 4 .b8 s[64]; ld.shared.u32 %r1, [s]; ret;", {}),
                "nobody wrote: shared address 0");
   EXPECT_FAILS(Run(".shared .align 4 .b8 s[64]; mov.u32 %r2, %ctaid.x; setp.eq.u32 %p1, %r2, 0; "

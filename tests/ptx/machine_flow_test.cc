@@ -383,7 +383,6 @@ TEST_F(Flow, GridsAndBlocksOfThreeDimensions) {
 }
 
 // --- What must fail
-// -------------------------------------------------------------------------------------------------
 
 TEST_F(Flow, AnEndlessLoopEnds) {
   MachineOptions options;

@@ -249,7 +249,6 @@ TEST_F(MachineMemory, Atomics) {
 }
 
 // --- Tensor cores
-// -------------------------------------------------------------------------------------------------
 
 template <typename T>
 void LoadLanes(std::string* body, const char* reg, int first, int count, int offset_bytes) {
@@ -412,7 +411,6 @@ TEST_F(MachineMemory, LoadMatrix) {
 }
 
 // --- Asynchronous copies
-// ------------------------------------------------------------------------------------------------
 
 std::string AsyncBody(const char* wait, const char* barrier = "bar.sync 0;") {
   return absl::StrCat(kThread, R"(
@@ -457,7 +455,6 @@ TEST_F(MachineMemory, AsyncCopiesArriveAtTheWait) {
 }
 
 // --- Counters
-// -------------------------------------------------------------------------------------------------
 
 TEST_F(MachineMemory, SectorsAndConflicts) {
   const std::vector<uint32_t> in(32 * 32, 1);
@@ -518,7 +515,6 @@ TEST_F(MachineMemory, InstructionCounts) {
 }
 
 // --- The Memory class
-// -------------------------------------------------------------------------------------------------
 
 TEST(DeviceMemory, KnowsItsAllocations) {
   Memory m;

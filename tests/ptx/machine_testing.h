@@ -1,4 +1,4 @@
-// For the machine's own tests: small PTX texts, run on all instruction sets that this processor
+// For the machine's own tests: small PTX texts that run on all instruction sets that this processor
 // has.
 #pragma once
 
@@ -16,7 +16,8 @@
 
 namespace lanyard::ptx {
 
-// A module of one kernel "k" with parameters p0.. (64 bits each) and registers of every class.
+// A module with one kernel "k", which has parameters p0.. (64 bits each) and registers of every
+// class.
 inline std::string KernelText(std::string_view body, int params = 2, int sm = 80,
                               std::string_view before = "") {
   std::string text = absl::StrCat(".version 7.5\n.target sm_", sm, "\n.address_size 64\n",

@@ -41,7 +41,7 @@ struct Operand {
 struct Statement {
   int line = 0;
   int loc_file = 0, loc_line = 0;  // of the last .loc; 0 if there was none
-  std::string_view text;           // without the guard's '@' stripped: as it stands in the file
+  std::string_view text;           // as it stands in the file, with the guard's '@'
   std::string_view opcode;         // with its modifiers, "ld.global.nc.v4.u32"
   int guard = -1;                  // register, or -1
   bool guard_negated = false;

@@ -1,4 +1,4 @@
-// A kernel in the form that is executed, and the state of its execution. Registers are arrays of 32
+// A kernel in its executable form, and the state of its execution. Registers are arrays of 32
 // lanes: uint32_t[32] for up to 32 bits (16-bit values are zero-extended), uint64_t[32] for 64; a
 // predicate is one word, a bit a lane. All lie in a warp's register file at byte offsets, with
 // constants and special registers among them, so that an operand is always an offset.
@@ -22,19 +22,19 @@ struct Op;
 struct OpTable;
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
-// Windows of the generic address space that are no host addresses.
+// The windows of the generic address space, which are no host addresses.
 constexpr uint64_t kSharedWindow = uint64_t{0x4000} << 48;
 constexpr uint64_t kLocalWindow = uint64_t{0x5000} << 48;
 constexpr uint64_t kParamWindow = uint64_t{0x6000} << 48;
 constexpr uint64_t kWindowMask = uint64_t{0xf000} << 48;
-// Variables in shared memory begin here, so that address 0 is nobody's.
+// Variables in shared memory begin here, so that address 0 is no variable.
 constexpr uint32_t kSharedBase = 1024;
 
-// Executes one instruction for the lanes of `mask` (not 0; guard already applied). w.pc is that of
-// the next instruction.
+// Executes one instruction for the lanes of `mask`, which is not 0; the guard has been applied.
+// w.pc is that of the next instruction.
 using Handler = void (*)(Warp& w, const Op& op, uint32_t mask);
 
-// What a lane instruction counts as.
+// What a lane instruction is counted as.
 enum Tally : uint8_t { kPlain, kFp32, kFp64, kDp4a, kOwnChecks, kTallies };
 
 struct Op {
@@ -42,16 +42,17 @@ struct Op {
   uint32_t guard = 0, guard_xor = 0;  // lanes: word at `guard` ^ guard_xor
   uint32_t dst = 0, dst2 = 0;         // dst2: a second predicate
   uint32_t src[4] = {};
-  uint32_t target = 0;     // of a branch; or first index into Program::aux
+  uint32_t target = 0;     // for a branch; or the first index into Program::aux
   uint32_t statement = 0;  // index into Function::statements
   int64_t imm = 0;
-  uint8_t bytes = 4;  // of an element of memory
-  uint8_t count = 1;  // elements of a vector
+  uint8_t bytes = 4;  // of one element of memory
+  uint8_t count = 1;  // number of elements of a vector
   uint8_t tally = kPlain;
   uint8_t mode = 0;  // the handler's own (a comparison, a shuffle's kind)
   uint8_t flags = 0;
-  uint8_t issues =
-      1;  // instructions that it counts for; 0: the machine's own checks (tally kOwnChecks)
+  // The instructions that it counts for; 0: it is one of the machine's own checks (tally
+  // kOwnChecks).
+  uint8_t issues = 1;
 };
 
 enum OpFlag : uint8_t {
@@ -102,8 +103,8 @@ struct SpecialSlot {
   uint32_t variable = 0;  // kSymbol: index into ParsedModule::variables
   int64_t addend = 0;
 };
-// Which parameter bytes (of the first 512, in words of 8) a store's address may come from; bit 63
-// of the last: anything.
+// The parameter bytes (of the first 512, in words of 8) that a store's address may come from. Bit
+// 63 of the last word means that it may be anything.
 using ParamSet = std::array<uint64_t, 2>;
 constexpr uint64_t kAnything = uint64_t{1} << 63;
 
@@ -111,10 +112,11 @@ class Program {
  public:
   Function function;
   const ParsedModule* module = nullptr;
-  const OpTable* table = nullptr;  // that `code` was made with
+  const OpTable* table = nullptr;  // the table that `code` was made with
   std::vector<Op> code;
-  std::vector<uint32_t> aux;   // offsets of vector operands
-  std::vector<uint8_t> image;  // the register file's beginning: the true predicate and constants
+  std::vector<uint32_t> aux;  // offsets of vector operands
+  // The beginning of the register file: the true predicate and constants.
+  std::vector<uint8_t> image;
   std::vector<SpecialSlot> specials;
   uint32_t file_bytes = 0;
   uint32_t live_registers = 0;
@@ -126,12 +128,11 @@ class Program {
   bool uses_dynamic_shared = false;
   std::vector<ParamSet> store_bases;  // of every instruction that writes global memory
 
-  // "PTX line 12 (rows.cu:34): st.global.f32 ..." for messages.
+  // Makes "PTX line 12 (rows.cu:34): st.global.f32 ..." for messages.
   std::string Where(const Op& op) const;
 };
 
 // --- Execution
-// -------------------------------------------------------------------------------------------------
 
 enum class WarpState : uint8_t { kReady, kAtBarrier, kDone };
 
@@ -151,18 +152,18 @@ struct Block {
   Dim3 id;
   uint32_t shared_bytes = 0;             // static + dynamic
   std::vector<uint8_t> shared;           // [0] is address kSharedBase
-  std::vector<uint64_t> shared_written;  // a bit a byte
+  std::vector<uint64_t> shared_written;  // one bit for each byte
   std::vector<uint64_t> shared_in_flight;
   CellTable shared_cells;
-  uint32_t in_flight = 0;  // copies
-  // bar.arrive: warps that arrived at a named barrier and went on, and when.
+  uint32_t in_flight = 0;  // copies that are under way
+  // bar.arrive: the warps that arrived at a named barrier and went on, and when they did.
   struct Arrival {
     uint32_t warp, id, time;
   };
   std::vector<Arrival> arrivals;
   uint32_t block_start = 0;  // time
   // sync[w * 32 + u]: what warp u did up to this time is ordered before what warp w does now. A
-  // warp's own entry: bar.warp.sync.
+  // warp's own entry is for bar.warp.sync.
   std::vector<uint32_t> sync;
 };
 
@@ -176,16 +177,16 @@ struct Warp {
   Block* block = nullptr;
   uint32_t index = 0;
   WarpState state = WarpState::kReady;
-  bool last_chance = false;  // waiting lanes run though not all came: their instruction may do with
-                             // those that still live
+  // Waiting lanes run although not all came: their instruction may accept those that still live.
+  bool last_chance = false;
   uint32_t barrier_id = 0, barrier_threads = 0, barrier_pc = 0;  // threads: 0 for all
-  uint32_t sync_min = 0;                                         // the least of block->sync's row
+  uint32_t sync_min = 0;  // the smallest entry of block->sync's row
   uint64_t issued = 0, issued_at_barrier = 0;
   uint64_t tallies[kTallies] = {};
   uint8_t* local = nullptr;             // [lane][local_bytes]
-  std::vector<uint64_t> local_written;  // a bit a byte
+  std::vector<uint64_t> local_written;  // one bit for each byte
   std::vector<AsyncCopy> copies;
-  uint32_t commits[32] = {};  // cp.async groups that a lane closed
+  uint32_t commits[32] = {};  // cp.async groups that each lane closed
 
   template <typename T>
   T* R(uint32_t offset) const {
@@ -222,10 +223,10 @@ struct LaunchState {
 void Fail(Warp& w, const Op& op, int lane, const std::string& what);
 void FailLanes(Warp& w, const Op& op,
                uint32_t mask);  // an instruction for all 32 lanes has only these
-// Thread and block of a lane, "thread (3,0,0)".
+// The thread and block of a lane, "thread (3,0,0)".
 std::string ThreadName(const Warp& w, int lane);
 
-// Faults of memory accesses.
+// The faults of memory accesses.
 enum class Fault : uint8_t {
   kMisaligned,
   kOutside,
@@ -244,8 +245,8 @@ struct AccessFault {
 void FailAccess(Warp& w, const Op& op, const AccessFault& f);
 void FailRace(Warp& w, const Op& op, Space space, const Conflict& conflict);
 
-// Of the addresses of a warp's access: bytes of the lowest and highest lane, all their bits, the
-// 32-byte sectors they lie in.
+// For the addresses of a warp's access: bytes of the lowest and highest lane, all their bits, and
+// the 32-byte sectors in which they lie.
 struct Range {
   uint64_t low = 0, high = 0, bits = 0;
   uint32_t sectors = 0;
@@ -254,9 +255,9 @@ struct Range {
 using Measure = Range (*)(uint32_t mask, uint64_t* addresses);
 
 enum AccessKind : uint8_t { kRead, kWrite, kReadWrite };
-// Checks an access of a warp and counts it; addresses of lanes in mask become host addresses. data:
-// for writes, 16 bytes a lane (null: an atomic, whose value is not known). False: the launch
-// failed.
+// Checks an access of a warp and counts it; addresses of lanes in mask become host addresses.
+// `data` holds 16 bytes a lane for writes (null: an atomic, whose value is not known). False means
+// that the launch failed.
 struct Access {
   Space space = Space::kGlobal;
   AccessKind kind = kRead;
@@ -273,31 +274,31 @@ inline bool CheckAccess(Warp& w, const Op& op, uint32_t mask, uint64_t* addresse
   if (access.space == Space::kLocal) return CheckLocal(w, op, mask, addresses, access);
   return CheckGlobal(w, op, mask, addresses, access);
 }
-// Windows of the generic space: the space of the lanes' addresses, which become addresses of that
-// space; lanes of several spaces are a fault that nobody needs.
+// For the windows of the generic space: finds the space of the lanes' addresses, which become
+// addresses of that space. Lanes of several spaces are a fault, since no kernel needs them.
 bool ResolveGeneric(Warp& w, const Op& op, uint32_t mask, uint64_t* addresses, Space* space);
 
-// The lanes in `mask` are at a .sync instruction that lanes `required` must reach. True: they are
-// all here. False: those in mask were parked (they will be back with the others, or the launch
-// fails); the handler must return without doing anything.
+// The lanes in `mask` are at a .sync instruction that lanes `required` must reach. True means that
+// they are all here. False means that those in mask were parked (they will be back with the others,
+// or the launch fails); the handler must return without doing anything.
 bool Arrive(Warp& w, const Op& op, uint32_t mask, uint32_t required);
-// Leaves the running group: lanes in `mask` go on at `pc`. The caller sets active/pc of the rest.
+// Removes the lanes in `mask` from the running group; they go on at `pc`. The caller sets active/pc
+// of the rest.
 void Park(Warp& w, uint32_t mask, uint32_t pc);
-// Picks the lanes that go on: those with the lowest pc. False: the warp is done, at a barrier, or
-// the launch failed.
+// Picks the lanes that go on: those with the lowest pc. False means that the warp is done or at a
+// barrier, or that the launch failed.
 bool Regroup(Warp& w);
-// Instructions up to the next barrier or the end.
+// Runs instructions up to the next barrier or the end.
 void RunWarp(Warp& w);
-// The warp's lanes are ordered (bar.warp.sync); see Block::sync.
+// Orders the warp's lanes (bar.warp.sync); see Block::sync.
 void SyncWarpItself(Warp& w);
 void UpdateSyncMin(Warp& w);
 
 // --- Instructions
-// -------------------------------------------------------------------------------------------------
 
-// A row of the table of simple instructions. `signature`: destination, then sources; w: 32 bits or
-// fewer, l: 64 bits, p: predicate (a source may be !p), h: like w with 16-bit constants, s: a shift
-// (32 bits). "p" destinations may be pairs p|q if `pair`.
+// A row of the table of simple instructions. `signature` is the destination, then the sources; w:
+// 32 bits or fewer, l: 64 bits, p: predicate (a source may be !p), h: like w with 16-bit constants,
+// s: a shift (32 bits). "p" destinations may be pairs p|q if `pair`.
 struct OpSpec {
   const char* key;  // opcode with modifiers
   Handler run;
@@ -308,7 +309,7 @@ struct OpSpec {
   const char* suffix = "";  // comes after key
 };
 
-// The instructions that are no rows: the decoder gives them operands by hand.
+// The instructions that are no rows of the table: the decoder gives them operands by hand.
 struct SpecialHandlers {
   Handler branch, branch_index, exit, mark_written, check_written, copy_written;
   Handler load_param, load, store;  // op.mode: the Space
@@ -321,7 +322,7 @@ struct SpecialHandlers {
   Measure measure;
 };
 
-// Fills what is the same for every instruction set.
+// Fills in what is the same for every instruction set.
 void AddControlHandlers(SpecialHandlers* handlers);
 void AddWarpHandlers(SpecialHandlers* handlers);
 void AddAtomicHandlers(SpecialHandlers* handlers);
@@ -329,13 +330,16 @@ void AddAtomicHandlers(SpecialHandlers* handlers);
 struct OpTable {
   std::map<std::string, OpSpec, std::less<>> rows;  // by key + suffix
   SpecialHandlers special = {};
-  // Not inline: the files of one instruction set must not bring copies of the library's templates.
+  // It is not inline: the files of one instruction set must not bring copies of the library's
+  // templates.
   void Add(const OpSpec* specs, size_t count);
 };
 
-// Tables by instruction set; each is made once. The best that this processor runs.
+// There is a table for each instruction set, which is made once. This is the best one that this
+// processor runs.
 const OpTable& BestTable();
-// "portable", "avx2" or "avx512": for tests and measurements. Null: not on this processor.
+// `isa` is "portable", "avx2" or "avx512", for tests and measurements. Null: this processor does
+// not run it.
 const OpTable* TableFor(std::string_view isa);
 void SetTableForTest(const OpTable* table);
 

@@ -1,5 +1,5 @@
-// A worker's contract without its compute: holds one stage, refuses what it must, runs the hash
-// model on its own KV blocks.
+// A worker's contract without its compute: it holds one stage, refuses what it must, and runs the
+// hash model on its own KV blocks.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@
 
 namespace lanyard::sim {
 
-// Planted bugs: proof that the checker would see a worker that does this.
+// Planted bugs: they prove that the checker would see a worker that does this.
 struct WorkerBugs {
   bool obey_stale_epoch = false;
   bool obey_out_of_order = false;
-  bool stale_token = false;  // reads the token that it read last instead of the one named
+  bool stale_token = false;  // takes the token that it read last instead of the one named
 };
 
 class FakeWorker {
@@ -26,7 +26,7 @@ class FakeWorker {
   FakeWorker(std::string name, const HashModel* model, WorkerBugs bugs, uint64_t poison)
       : name_(std::move(name)), model_(model), bugs_(bugs), poison_(poison) {}
 
-  // Empty KV full of poison; frames of older epochs are refused from now on.
+  // The KV becomes empty and full of poison; from now on frames of older epochs are refused.
   void Assign(const net::Assignment& assignment);
   const std::optional<net::Assignment>& assignment() const { return assignment_; }
 
@@ -52,7 +52,7 @@ class FakeWorker {
   WorkerBugs bugs_;
   uint64_t poison_;
   std::optional<net::Assignment> assignment_;
-  std::vector<std::vector<uint64_t>> kv_;  // of each layer
+  std::vector<std::vector<uint64_t>> kv_;  // one list for each layer
   StepId last_step_;
   uint32_t last_frame_ = 0;
   stage::LastTokens drawn_;

@@ -1,5 +1,5 @@
-// A model whose every value is a hash of all that it may depend on: tokens, positions, layers, and
-// the KV read through the block tables. One lost, repeated, stale or foreign row, or one wrong
+// A model in which every value is a hash of all that it may depend on: tokens, positions, layers,
+// and the KV read through the block tables. One lost, repeated, stale or foreign row, or one wrong
 // block, changes every later token.
 #pragma once
 
@@ -22,7 +22,7 @@ inline uint64_t Mix(uint64_t a, uint64_t b) {
 struct HashModel {
   uint32_t n_layers = 4;
   std::vector<uint32_t> group_of_layer;
-  std::vector<uint32_t> windows;  // of each group; 0: full
+  std::vector<uint32_t> windows;  // one for each group; 0: full
   uint32_t n_vocab = 61;
   int32_t eos = 0;
 
@@ -34,7 +34,7 @@ struct HashModel {
     const uint32_t window = windows[group_of_layer[layer]];
     return window != 0 && pos + 1 > window ? pos + 1 - window : 0;
   }
-  // `read(q)` gives the KV of position q, visible ones in order, the row's own last.
+  // `read(q)` gives the KV of position q; the visible ones come in order, the row's own last.
   template <typename Read>
   uint64_t Layer(uint32_t layer, uint32_t pos, uint64_t hidden, const Read& read) const {
     uint64_t sum = layer;
@@ -45,7 +45,8 @@ struct HashModel {
     return static_cast<int32_t>(Mix(Mix(hidden, sample.seed), pos) % n_vocab);
   }
 
-  // The tokens that follow the prompt, by plain arrays: no blocks, stages, batches or chunks.
+  // Returns the tokens that follow the prompt, by plain arrays: there are no blocks, stages,
+  // batches or chunks.
   std::vector<int32_t> Continue(const std::vector<int32_t>& prompt, const stage::SampleSpec& sample,
                                 uint32_t max_tokens, bool ignore_eos) const {
     std::vector<int32_t> tokens = prompt, out;

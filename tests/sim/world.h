@@ -31,18 +31,18 @@ struct WorldOptions {
   coordinator::PlantedBugs bugs;
   WorkerBugs worker_bugs;
   bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
-  bool foreign_hidden =
-      false;  // planted: a frame now and then arrives with the hidden states of the one before
+  // Planted: now and then a frame arrives with the hidden states of the one before.
+  bool foreign_hidden = false;
   bool replay_lost = false;
 };
 
 struct Report {
-  std::vector<std::string> violations;  // empty: the life was right
+  std::vector<std::string> violations;  // empty: the life was correct
   uint64_t requests = 0;
   uint64_t finished = 0;
   uint64_t failed = 0;  // with a typed error
   uint64_t cancelled = 0;
-  uint64_t refused = 0;  // by Submit
+  uint64_t refused = 0;  // refused by Submit
   uint64_t tokens = 0;
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
@@ -59,7 +59,7 @@ class World {
  private:
   struct Node {  // a worker's machine
     std::unique_ptr<FakeWorker> worker;
-    uint64_t life = 0;  // changes with every start: what was on its way to an older life is lost
+    uint64_t life = 0;  // changes with every start: messages on their way to an older life are lost
     bool up = false;
     bool hung = false;
     TimeNs busy_until = 0;
@@ -74,7 +74,7 @@ class World {
     bool cancelled = false;
     TimeNs submitted = 0;
   };
-  struct Faults {  // probabilities of a message between stages
+  struct Faults {  // probabilities for a message between stages
     double lose = 0, repeat = 0, delay = 0, reorder = 0;
   };
 
@@ -104,7 +104,7 @@ class World {
   void RunFrame(size_t index, stage::StepFrame frame);
   void SendResult(size_t from, stage::StepResult result);
   void SendFrame(const std::string& from, size_t to, stage::StepFrame frame);
-  // Carries a message over the ordered link `name`, with its faults.
+  // Carries a message over the ordered link `name`, with the link's faults.
   void Carry(const std::string& name, const std::function<void()>& deliver);
 
   // The pool.
@@ -139,17 +139,17 @@ class World {
   std::vector<uint32_t> group_blocks_;
   size_t min_nodes_ = 1;
   std::vector<Node> nodes_;
-  std::set<std::string> drained_;  // as the pool agreed
+  std::set<std::string> drained_;  // as the pool has accepted them
   TimeNs drain_patience_ = 0;
   std::unique_ptr<coordinator::PoolMachine> pool_;
   std::map<SeqId, Request> requests_;
   std::map<std::string, TimeNs> link_time_;
   Faults faults_;
   uint64_t next_link_ = 1;
-  uint64_t open_port_ = 0;  // counts ports opened; frames of an older one are lost
+  uint64_t open_port_ = 0;  // counts the ports that were opened; frames of an older one are lost
   std::string port_worker_;
   Epoch port_epoch_;
-  std::map<uint64_t, Epoch> assigned_epoch_;  // highest of each link
+  std::map<uint64_t, Epoch> assigned_epoch_;  // the highest epoch of each link
   std::map<size_t, std::vector<uint8_t>> last_hidden_;
   Report report_;
 };

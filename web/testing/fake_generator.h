@@ -2,7 +2,7 @@
 // every tick each open sequence gets one "token", a word that depends on the prompt, the seed (at
 // temperature above 0) and the position.
 //
-// A prompt's text can ask for trouble: "TOO LONG" (OutOfRange), "QUEUE FULL", "NOT READY", "DIE"
+// A prompt's text can ask for errors: "TOO LONG" (OutOfRange), "QUEUE FULL", "NOT READY", "DIE"
 // (Unavailable after 3 tokens), "STALL" (never any text), "FLOOD" (64 KiB a token).
 #pragma once
 
@@ -23,7 +23,7 @@ namespace lanyard::web {
 class FakeGenerator : public coordinator::Generator {
  public:
   static constexpr uint32_t kContext = 4096;
-  static constexpr uint32_t kNaturalTokens = 12;  // where an answer ends by itself
+  static constexpr uint32_t kNaturalTokens = 12;  // an answer ends by itself after this many
 
   explicit FakeGenerator(std::chrono::microseconds tick = std::chrono::microseconds(200))
       : tick_(tick), thread_([this] { Loop(); }) {}
@@ -168,7 +168,7 @@ class FakeGenerator : public coordinator::Generator {
     return std::string(seq.made == 0 ? "" : " ") + kWords[h >> 61];
   }
 
-  // One token; true when the sequence is over.
+  // Makes one token; returns true when the sequence is over.
   static bool Step(Sequence& seq) {
     const coordinator::Usage usage{.prompt_tokens = seq.prompt_tokens,
                                    .completion_tokens = seq.made};
@@ -190,7 +190,7 @@ class FakeGenerator : public coordinator::Generator {
     const std::string word = Word(seq);
     ++seq.made;
     for (const std::string& stop : seq.request.stop) {
-      // Words do not overlap stop strings across borders here; the real pool's tests do that.
+      // Here no stop string spans two words; the real pool's tests have such ones.
       if (const size_t at = word.find(stop); at != std::string::npos) {
         seq.sink->OnText(word.substr(0, at), {});
         seq.sink->OnDone(coordinator::FinishReason::kStop, {seq.prompt_tokens, seq.made});

@@ -1,4 +1,4 @@
-// ApiKeys in memory: "good" is a key until Revoke; nothing else is one.
+// ApiKeys in memory: "good" is a key until Revoke; no other text is one.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,5 @@
 // Attention over sixteen lanes: a lane is a position for the scores and an element for the values,
-// so that no sum runs across lanes but the stated tree of a page's probabilities. Follows
+// so that the only sum across lanes is the stated tree of a page's probabilities. It follows
 // attention.cc and rope.cc operation for operation.
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace lanyard::ops {
 namespace {
 
-// Parts of a page as f32.
+// The parts of a page as f32.
 template <typename L>
 struct PageLoad {
   using F = typename L::F;
@@ -62,7 +62,7 @@ struct TileOps {
 
   struct State {
     const AttentionTile* t;
-    float *keys, *values;  // a page, converted
+    float *keys, *values;  // of a page, converted
     float* o;              // [queries][padded]: output of the span
     float* p;              // [queries][32]
     float *m, *l;          // of the span
@@ -99,7 +99,7 @@ struct TileOps {
     return s;
   }
 
-  // Scores of R queries on a page: s_j is one fma chain over the elements.
+  // The scores of R queries on a page: s_j is one fma chain over the elements.
   template <int R>
   static void Scores(const State& s, const float* keys, int first) {
     F acc[R][2];
@@ -134,7 +134,7 @@ struct TileOps {
     }
   }
 
-  // Probabilities of n queries that see `seen` of the page; updates m and l, leaves corr.
+  // The probabilities of n queries that see `seen` of the page. It updates m and l and leaves corr.
   static void Softmax(const State& s, int first, int n, PageRange seen) {
     const auto [begin, end] = seen;
     const bool partial = begin > 0 || end < kKvPositions;
@@ -168,7 +168,7 @@ struct TileOps {
     }
   }
 
-  // Output of R queries, V vectors of elements from d on.
+  // The output of R queries, for V vectors of elements from d on.
   template <int R, int V>
   static void ValueChunk(const State& s, const float* values, int first, int d, PageRange seen) {
     const auto [begin, end] = seen;
@@ -230,7 +230,7 @@ struct TileOps {
     }
   }
 
-  // Queries [first, first + n) see `seen` of a page.
+  // Queries [first, first + n), which see `seen` of a page.
   struct Queries {
     int first, n;
   };
@@ -264,7 +264,7 @@ struct TileOps {
     }
   }
 
-  // What a row sees of the page at position `start`.
+  // The part of the page at position `start` that a row sees.
   static PageRange Seen(const AttentionTile& t, int row, int64_t start) {
     const uint32_t pos = t.pos + static_cast<uint32_t>(row);
     const int64_t lo = int64_t{FirstSeen(pos, t.window)} - start;
@@ -314,7 +314,7 @@ struct TileOps {
       const float m = s.m[i] > s.total_m[i] ? s.m[i] : s.total_m[i];
       const F a = MathOps<L>::Exp(L::Set(s.total_m[i] - m));
       const F b = MathOps<L>::Exp(L::Set(s.m[i] - m));
-      // One lane of each: the sum of the row.
+      // One lane of each of these is the sum of the row.
       const F l = L::Fma(L::Set(s.total_l[i]), a, L::Mul(L::Set(s.l[i]), b));
       L::StoreN(s.total_l + i, l, 1);
       Each(out, hd,

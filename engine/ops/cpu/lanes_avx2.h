@@ -1,4 +1,4 @@
-// Sixteen f32 lanes as two AVX2 registers. Included by *_avx2.cc files only. Same contract as
+// Sixteen f32 lanes as two AVX2 registers. Only *_avx2.cc files include it. The contract is that of
 // lanes_avx512.h.
 #pragma once
 
@@ -13,7 +13,7 @@ struct LanesAvx2 {
   struct F {
     __m256 a, b;
   };
-  // Rows of queries that one step of attention shares; sized to the registers.
+  // The rows of queries that one step of attention shares, chosen by the number of registers.
   static constexpr int kScoreRows = 2;
   static constexpr int kValueRows = 2;
   static constexpr int kValueVecs = 2;
@@ -27,7 +27,7 @@ struct LanesAvx2 {
   static __m256i Mask8(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  // The first n lanes; the others are 0 and untouched in memory.
+  // Loads the first n lanes; the others are 0 and their memory is not touched.
   static F LoadN(const float* p, int n) {
     return {_mm256_maskload_ps(p, Mask8(n)),
             n > 8 ? _mm256_maskload_ps(p + 8, Mask8(n - 8)) : _mm256_setzero_ps()};
@@ -62,7 +62,7 @@ struct LanesAvx2 {
   static F Fma(F x, F y, F z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
   }
-  // x > y ? x : y and x < y ? x : y, y when either is NaN.
+  // x > y ? x : y and x < y ? x : y; y when either is NaN.
   static F Max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
   static F Min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
   static F Abs(F x) {
@@ -73,7 +73,7 @@ struct LanesAvx2 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return {_mm256_xor_ps(sign, x.a), _mm256_xor_ps(sign, x.b)};
   }
-  // lo <= lane < hi ? x : y
+  // Gives lo <= lane < hi ? x : y.
   static F Range(int lo, int hi, F x, F y) {
     const __m256i i0 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i i1 = _mm256_add_epi32(i0, _mm256_set1_epi32(8));
@@ -97,16 +97,16 @@ struct LanesAvx2 {
     return _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(a.a, inf, _CMP_LT_OQ),
                                             _mm256_cmp_ps(a.b, inf, _CMP_LT_OQ))) == 0xff;
   }
-  // Bits of p plus bits of t shifted left by 23.
+  // Adds the bits of t, shifted left by 23, to the bits of p.
   static F AddExponent(F p, F t) {
     return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.a),
                                                  _mm256_slli_epi32(_mm256_castps_si256(t.a), 23))),
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.b),
                                                  _mm256_slli_epi32(_mm256_castps_si256(t.b), 23)))};
   }
-  // Lane 2i and 2i+1 change places.
+  // Lanes 2i and 2i+1 change places.
   static F SwapPairs(F x) { return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)}; }
-  // Lanes i and i+8, then i+4, i+2, i+1.
+  // Adds lanes i and i+8, then i+4, i+2, i+1.
   static float Sum(F x) {
     const __m256 t8 = _mm256_add_ps(x.a, x.b);
     const __m128 t4 = _mm_add_ps(_mm256_castps256_ps128(t8), _mm256_extractf128_ps(t8, 1));

@@ -1,5 +1,5 @@
-// Sixteen f32 lanes as one AVX-512 register. Included by *_avx512.cc files only. Same contract as
-// lanes_avx2.h.
+// Sixteen f32 lanes as one AVX-512 register. Only *_avx512.cc files include it. The contract is
+// that of lanes_avx2.h.
 #pragma once
 
 #include <immintrin.h>
@@ -11,7 +11,7 @@ namespace {
 
 struct LanesAvx512 {
   using F = __m512;
-  // Rows of queries that one step of attention shares; sized to the registers.
+  // The rows of queries that one step of attention shares, chosen by the number of registers.
   static constexpr int kScoreRows = 6;
   static constexpr int kValueRows = 4;
   static constexpr int kValueVecs = 4;

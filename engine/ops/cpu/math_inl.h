@@ -1,4 +1,4 @@
-// Vector twins of ops/math.h over a lane type L, operation for operation.
+// The vector twins of ops/math.h over a lane type L, operation for operation.
 #pragma once
 
 #include "engine/ops/math.h"

@@ -1,4 +1,4 @@
-// AVX2: a ymm lane is an output row, half a tile at a time. maddubs multiplies unsigned by signed
+// In AVX2 a ymm lane is an output row, half a tile at a time. maddubs multiplies unsigned by signed
 // bytes and adds pairs in 16 bits, saturating: how many of those sums may be added before they are
 // widened depends on the format's largest weight.
 #include <immintrin.h>
@@ -14,7 +14,7 @@ constexpr int kPrefetchBytes = 4096;
 typedef int32_t __attribute__((may_alias)) AliasedInt;
 typedef float __attribute__((may_alias)) AliasedFloat;
 
-// Byte offsets in a record of C columns.
+// The byte offsets in a record of C columns.
 template <int C>
 struct Record {
   static constexpr int kScale = C * 32;
@@ -45,7 +45,7 @@ inline __m256i LoadS8(const uint8_t* p) {
   return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
 
-// The nibble lines of a half tile; p is the half's first byte.
+// Unpacks the nibble lines of a half tile; p is the half's first byte.
 inline void Nibbles(const uint8_t* p, __m256i w[8]) {
   const __m256i mask = _mm256_set1_epi8(0x0f);
 #pragma GCC unroll 8
@@ -59,8 +59,8 @@ inline __m256i With(__m256i w, __m256i shifted, __m256i mask) {
   return _mm256_or_si256(w, _mm256_and_si256(shifted, mask));
 }
 
-// kAdds: products of four groups' pairs that fit 16 bits together: kAdds * 2 * largest weight * 127
-// < 2^15.
+// kAdds is the number of products of four groups' pairs that fit 16 bits together: kAdds * 2 *
+// largest weight * 127 < 2^15.
 template <TensorType T>
 struct Format;
 template <>
@@ -168,7 +168,7 @@ inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const u
   }
 }
 
-// Sum over N groups of w times the column's bytes, in 32 bits. N is a multiple of kAdds.
+// Sums w times the column's bytes over N groups, in 32 bits. N is a multiple of kAdds.
 template <TensorType T, int N>
 inline __m256i Dot(const __m256i* w, const uint8_t* q) {
   constexpr int kAdds = Format<T>::kAdds;
@@ -192,7 +192,7 @@ inline __m256i Dot(const __m256i* w, const uint8_t* q) {
   return sum;
 }
 
-// One block of half a tile times C columns.
+// Computes one block of half a tile times C columns.
 template <TensorType T, int C>
 inline void BlockStep(const uint8_t* tile, int64_t supers, int64_t super, const uint8_t* w,
                       const uint8_t* act, int half, __m256 acc[C]) {
@@ -224,7 +224,7 @@ inline void BlockStep(const uint8_t* tile, int64_t supers, int64_t super, const 
   }
 }
 
-// H halves, from `half` on, in one walk.
+// Computes H halves, from `half` on, in one walk.
 template <TensorType T, int C, int H>
 inline void QuantisedTile(const uint8_t* tile, const ProductArgs& a, int half, __m256 total[H][C]) {
   const int64_t supers = a.n_blocks / 8;
@@ -347,7 +347,7 @@ struct BlockSums {
   float d;
 };
 
-// QuantiseBlock of quant.cc.
+// This is QuantiseBlock of quant.cc.
 inline BlockSums QuantiseBlock(const float* x, uint8_t* q) {
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
   __m256i max = _mm256_setzero_si256();

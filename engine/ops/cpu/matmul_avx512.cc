@@ -1,6 +1,6 @@
-// AVX-512 VNNI: a zmm lane is an output row, vpdpbusd multiplies four bytes of 16 rows by four of a
-// column, broadcast from memory. Weights are taken out of their packing once a block and used for
-// every column of the group.
+// In AVX-512 VNNI a zmm lane is an output row, and vpdpbusd multiplies four bytes of 16 rows by
+// four of a column, broadcast from memory. Weights are taken out of their packing once a block and
+// used for every column of the group.
 #include <immintrin.h>
 
 #include "engine/ops/matmul_impl.h"
@@ -12,7 +12,8 @@ namespace {
 // to 8 %.
 constexpr int kMaxColumns = 8;
 constexpr int kSideBySide = 4;
-// Ahead of the block in work, so that a matrix-vector product streams across page borders.
+// The prefetch runs ahead of the block in work, so that a matrix-vector product streams across page
+// borders.
 constexpr int kPrefetchBytes = 4096;
 
 typedef int32_t __attribute__((may_alias)) AliasedInt;
@@ -59,7 +60,7 @@ inline void Nibbles(const uint8_t* p, __m512i w[8]) {
 }
 
 // What differs from type to type: where a block's parts lie, and the offset that the unsigned
-// weights carry.
+// weights have.
 template <TensorType T>
 struct Format;
 template <>
@@ -154,7 +155,7 @@ struct Format<TensorType::kQ6_K> {
   }
 };
 
-// d and, where the format has one, m of the 16 rows. `super` counts super blocks.
+// Reads d and, where the format has one, m of the 16 rows. `super` counts super blocks.
 template <TensorType T>
 inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const uint8_t* p,
                    __m512* d, __m512* m) {
@@ -171,8 +172,8 @@ inline void Scales(const uint8_t* header, int64_t supers, int64_t super, const u
   }
 }
 
-// sums[i] += w (`Groups` groups of four) times the bytes of column i, for N columns side by side:
-// each is a chain of dependent instructions, so several must be under way at once.
+// Adds w (`Groups` groups of four) times the bytes of column i to sums[i], for N columns side by
+// side: each is a chain of dependent instructions, so several must be under way at once.
 template <int N, int Groups>
 inline void DotColumns(const __m512i* w, const uint8_t* q, __m512i sums[N]) {
 #pragma GCC unroll 8
@@ -183,7 +184,7 @@ inline void DotColumns(const __m512i* w, const uint8_t* q, __m512i sums[N]) {
   }
 }
 
-// The integer sums of one block of N columns from `c` on, out of a group of C.
+// Computes the integer sums of one block of N columns from `c` on, out of a group of C.
 template <TensorType T, int C, int N>
 inline void BlockSumsOf(const __m512i w[8], const uint8_t* block, const uint8_t* act, int c,
                         __m512i sums[N]) {
@@ -266,7 +267,7 @@ inline void QuantisedTile(const uint8_t* tile, const ProductArgs& a, __m512 tota
 
 template <TensorType T, int C>
 inline void FloatTile(const uint8_t* tile, const ProductArgs& a, __m512 total[C]) {
-  constexpr int kElementBytes = T == TensorType::kF32 ? 64 : 32;  // of 16 rows
+  constexpr int kElementBytes = T == TensorType::kF32 ? 64 : 32;  // for 16 rows
   const uint8_t* w = tile;
   const uint8_t* act = a.act;
   for (int64_t p = 0; p < 8; ++p) {
@@ -330,7 +331,7 @@ struct BlockSums {
   float d;
 };
 
-// QuantiseBlock of quant.cc.
+// This is QuantiseBlock of quant.cc.
 inline BlockSums QuantiseBlock(const float* x, uint8_t* q) {
   const __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);

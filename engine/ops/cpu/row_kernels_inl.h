@@ -36,7 +36,7 @@ struct RowOps {
     return L::HMax(max);
   }
 
-  // y[i] = fn(i, lanes of the inputs at i) for all i; Fn: F(int64_t i, int lanes).
+  // Makes y[i] = fn(i, lanes of the inputs at i) for all i; Fn is F(int64_t i, int lanes).
   template <typename Fn>
   static void Each(float* y, int64_t n, const Fn& fn) {
     int64_t i = 0;

@@ -1,4 +1,4 @@
-// Gated activations: grid.y is a row, a thread one element or four.
+// Gated activations: grid.y is a row, and a thread takes one element or four.
 #include "engine/ops/cuda/activation_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/math.cuh"

@@ -1,4 +1,4 @@
-// Gated activations on a device: the twin of engine/ops/activation.h, the same bits.
+// Gated activations on a device: the twin of engine/ops/activation.h, with the same bits.
 #pragma once
 
 #include "base/status.h"

@@ -6,8 +6,8 @@
 namespace lanyard::ops::cuda {
 namespace {
 
-constexpr uint32_t kThreads = 256;      // of the kernels of single rows
-constexpr uint32_t kDecodeQueries = 4;  // of a block, of one key/value head
+constexpr uint32_t kThreads = 256;      // for the kernels of single rows
+constexpr uint32_t kDecodeQueries = 4;  // for one block, of one key/value head
 constexpr uint32_t kPrefillQueries = 32;
 constexpr uint32_t kFastThreads = 128;
 constexpr uint32_t kPartialHead = 4;
@@ -40,8 +40,8 @@ const char* ElementName(uint32_t element) {
   return "q8";
 }
 
-// That the launcher's card has PTX of level 80 is the caller's business: else the kernel is not
-// found.
+// The caller must make sure that the launcher's card has PTX of level 80; otherwise the kernel is
+// not found.
 absl::Status CheckFast(const AttendArgs& args) {
   RETURN_IF_ERROR(Check(args));
   if (HasFastAttention({args.n_heads, args.kv.n_kv_heads, args.kv.head_dim},
@@ -58,7 +58,7 @@ std::string FastKernel(const char* way, const AttendArgs& args) {
          std::to_string(args.kv.head_dim);
 }
 
-// Blocks that the query heads of the key/value heads need, at kDecodeQueries a block.
+// The blocks that the query heads of the key/value heads need, at kDecodeQueries a block.
 uint32_t DecodeUnits(const AttendArgs& args) {
   const uint32_t group = args.n_heads / args.kv.n_kv_heads;
   return args.kv.n_kv_heads * ((group + kDecodeQueries - 1) / kDecodeQueries);
@@ -108,7 +108,7 @@ void PlanAttention(std::span<const AttentionRun> runs, std::span<const uint32_t>
 uint32_t MaxSpans(uint32_t context, uint32_t window) {
   const uint32_t all = (context + kSpanPositions - 1) / kSpanPositions;
   if (window == 0) return std::max<uint32_t>(1, all);
-  // `window` positions that need not begin at a span's start.
+  // The `window` positions need not begin at a span's start.
   return std::max<uint32_t>(1, std::min(all, (window + kSpanPositions - 2) / kSpanPositions + 1));
 }
 

@@ -1,10 +1,10 @@
-// Attention on a device, exact: the twin of engine/ops/attention.h, the same bits. docs/numerics.md
-// "Attention".
+// Exact attention on a device: the twin of engine/ops/attention.h, with the same bits.
+// docs/numerics.md "Attention".
 //
 // A frame's runs are dealt by PlanAttention to two lists of tiles: single rows for AttendDecode
 // (each split over its spans, so that one row of a long sequence fills the card) and tiles of
 // several rows for AttendPrefill. Both write their own rows of `out`; a frame that has no tile of a
-// kind needs no launch of it. All of it but addresses and maxima lies in device memory
+// kind needs no launch of it. Everything but addresses and maxima lies in device memory
 // (attention_args.h), so a graph captured with AttendDecode(max_tiles, max_spans) serves every
 // frame within these.
 #pragma once
@@ -26,7 +26,7 @@ struct AttentionShape {
   uint32_t head_dim = 0;
 };
 
-// The lists to upload, of one state group. Vectors keep their memory between frames.
+// The lists to upload for one state group. Vectors keep their memory between frames.
 struct AttentionPlan {
   std::vector<AttentionTile> decode;
   std::vector<AttentionTile> prefill;
@@ -36,34 +36,35 @@ struct AttentionPlan {
 void PlanAttention(std::span<const AttentionRun> runs, std::span<const uint32_t> page_counts,
                    const AttentionShape& shape, AttentionPlan* plan);
 
-// OK if the kernels can do these heads: head_dim a multiple of 4 and at most 1024.
+// OK if the kernels can compute these heads: head_dim is a multiple of 4 and at most 1024.
 absl::Status CheckAttentionShape(const AttentionShape& shape);
 
-// Rows of a tile of AttendPrefill; 1 where the shape has no kernel for several rows (head_dim other
-// than 64, 128, 256, or more than 16 query heads a key/value head): such rows are walked one by
-// one.
+// The rows of a tile of AttendPrefill. It is 1 where the shape has no kernel for several rows
+// (head_dim is none of 64, 128, 256, or there are more than 16 query heads a key/value head); such
+// rows are computed one by one.
 uint32_t PrefillTileRows(const AttentionShape& shape);
 
-// Spans that a row at a position below `context` can touch, with a window (0: none).
+// The spans that a row at a position below `context` can touch, with a window (0: none).
 uint32_t MaxSpans(uint32_t context, uint32_t window);
 
-// Floats of AttendArgs::partials.
+// The number of floats of AttendArgs::partials.
 uint64_t PartialFloats(const AttentionShape& shape, uint32_t max_tiles, uint32_t max_spans);
 
-// Tiles of one row each. Two launches (one where max_spans is 1). A row that touches more than
-// max_spans is the caller's error.
+// Computes tiles of one row each, in two launches (one where max_spans is 1). The caller must not
+// pass a row that touches more than max_spans.
 absl::Status AttendDecode(Launcher& launcher, const AttendArgs& args);
 
-// Tiles of up to PrefillTileRows rows. One launch; needs no partials.
+// Computes tiles of up to PrefillTileRows rows, in one launch; it needs no partials.
 absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args);
 
-// --- The fast form: both products on f16 tensor cores, under another numerics id (docs/numerics.md
-// "Attention, fast form") ---- The same lists, partials and rules as above; results are near those
-// of the exact form and equal among the ways of this one.
+// --- The fast form: both products run on f16 tensor cores, under another numerics id
+// (docs/numerics.md "Attention, fast form"). The lists, partials and rules are the same as above.
+// The results are near those of the exact form, and equal whichever of these functions computed
+// them.
 
 inline constexpr int kFastAttentionLevel = 80;
-// Whether it is there: PTX level 80, head_dim 64, 128 or 256, f16 or q8 keys and values, at most 32
-// query heads a key/value head.
+// True where the fast form exists: PTX level 80, head_dim 64, 128 or 256, f16 or q8 keys and
+// values, at most 32 query heads a key/value head.
 bool HasFastAttention(const AttentionShape& shape, KvElement element, int level);
 absl::Status AttendFastDecode(Launcher& launcher, const AttendArgs& args);
 absl::Status AttendFastPrefill(Launcher& launcher, const AttendArgs& args);

@@ -2,16 +2,16 @@
 // attention_prefill.cu, attention_fast.cu). Pointers are device addresses.
 //
 // Pages have the layout of engine/ops/kv_cache.h, so a page can move between a card's memory and
-// the CPU's. What depends on the frame lies in device memory: slots, rotations, tiles and their
-// counts, the page table. Launch parameters only hold addresses and maxima, so that a captured
-// graph made for the maxima is replayed for every frame that fits.
+// the CPU's. Everything that depends on the frame lies in device memory: slots, rotations, tiles
+// and their counts, the page table. Launch parameters only hold addresses and maxima, so that a
+// captured graph made for the maxima is replayed for every frame that fits.
 #pragma once
 
 #include <cstdint>
 
 namespace lanyard::ops::cuda {
 
-// engine/ops/kv_cache.h KvLayer, on a device.
+// The KvLayer of engine/ops/kv_cache.h, on a device.
 struct DeviceKv {
   uint8_t* base = nullptr;
   uint32_t element = 0;  // ops::KvElement
@@ -25,7 +25,7 @@ struct DeviceSlot {  // ops::KvSlot
   uint32_t slot = 0;
 };
 
-// engine/ops/rope.h QkvRows.
+// The QkvRows of engine/ops/rope.h.
 struct RotateArgs {
   float* qkv = nullptr;           // [n_rows][stride]; queries are changed in place, keys are not
   const float* q_norm = nullptr;  // [head_dim] or null
@@ -44,12 +44,12 @@ struct RotateArgs {
   float q_scale = 1;
 };
 
-// Consecutive rows of one sequence that are computed together. Its pages, of the logical blocks
-// first, first + 1, ..., are page_table[pages], page_table[pages + 1], ...
+// Consecutive rows of one sequence that are computed together. The pages of its logical blocks
+// first, first + 1, ... are page_table[pages], page_table[pages + 1], ...
 struct AttentionTile {
-  uint32_t row = 0;  // of the first, in the frame
+  uint32_t row = 0;  // index of the first row, in the frame
   uint32_t n_rows = 0;
-  uint32_t pos = 0;  // of the first
+  uint32_t pos = 0;  // position of the first row
   uint32_t pages = 0;
   uint32_t first = 0;
 };
@@ -61,17 +61,17 @@ struct AttendArgs {
   const AttentionTile* tiles = nullptr;
   const uint32_t* n_tiles = nullptr;
   const uint32_t* page_table = nullptr;
-  float* partials = nullptr;  // of AttendDecode: PartialFloats() of them
+  float* partials = nullptr;  // for AttendDecode: PartialFloats() of them
   uint64_t q_stride = 0;
   uint64_t out_stride = 0;
   uint32_t n_heads = 0;  // a multiple of kv.n_kv_heads
-  uint32_t window = 0;   // row p sees positions > p - window; 0: all up to p
+  uint32_t window = 0;   // row p sees positions > p - window; 0: all positions up to p
   uint32_t max_tiles = 0;
-  uint32_t max_spans =
-      0;  // of AttendDecode: MaxSpans() of the longest position that a frame may have
+  // For AttendDecode: MaxSpans() of the longest position that a frame may have.
+  uint32_t max_spans = 0;
 };
 
-// Dynamic shared memory of the fast form: queries, keys and values of a page, probabilities,
+// The dynamic shared memory of the fast form: queries, keys and values of a page, probabilities,
 // scores, and 34 words.
 constexpr uint32_t FastAttentionSharedBytes(uint32_t head_dim) {
   const uint32_t bytes = 2 * 32 * (head_dim + 8) * 2 + head_dim * 40 * 2 + 32 * 40 * 2 +

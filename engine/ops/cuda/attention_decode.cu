@@ -5,8 +5,8 @@
 //   2. a warp a query: the pages in order: maximum, exponentials, the sum's tree;
 //   3. a thread two elements of an output: the values in order.
 // lanyard_attend_merge_* then adds a row's spans in ascending order; a row with one span is
-// finished at once. The kernels *_rows_* walk all spans of a row in one block: any head size, many
-// rows.
+// finished at once. The kernels *_rows_* walk all spans of a row in one block, for any head size
+// and many rows.
 #include "engine/ops/cuda/attention_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/kv.cuh"
@@ -16,12 +16,12 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kThreads = 256;
-constexpr uint32_t kQueries = 4;  // of a block
-constexpr uint32_t kPartialHead =
-    4;  // floats before a partial's output: m, l and two unused, so that it is aligned
+constexpr uint32_t kQueries = 4;  // for one block
+// Floats before a partial's output: m, l and two unused, so that it is aligned.
+constexpr uint32_t kPartialHead = 4;
 
 struct Shared {
-  float p[kQueries][kSpanPositions];  // scores, then probabilities
+  float p[kQueries][kSpanPositions];  // the scores, then the probabilities
   float corr[kQueries][kSpanPages];
   float m[kQueries];
   float l[kQueries];
@@ -66,7 +66,8 @@ LANYARD_DEVICE void LoadQueries(const AttendArgs& a, const Work& w, float* q) {
     q[i] = i < w.n * hd ? from[i] : 0.0f;
 }
 
-// Elements d .. d + kStep - 1 of the scores' chains; the loads of a step are in flight together.
+// Takes elements d .. d + kStep - 1 of the scores' chains; the loads of a step are in flight
+// together.
 template <uint32_t kElement, uint32_t kStep>
 LANYARD_DEVICE void ScoreStep(const uint8_t* keys, float scale, const float* q, uint32_t hd,
                               float* s) {
@@ -83,7 +84,7 @@ LANYARD_DEVICE void ScoreStep(const uint8_t* keys, float scale, const float* q, 
   }
 }
 
-// The values of the page, which phase 3 wants: they come while the keys are worked on.
+// Fetches the values of the page, which phase 3 needs, while the keys are worked on.
 template <uint32_t kElement>
 LANYARD_DEVICE void PrefetchValues(const AttendArgs& a, const uint8_t* values, PageRange seen) {
   const uint32_t row_bytes = a.kv.head_dim * kKvBytes<kElement>;
@@ -93,7 +94,7 @@ LANYARD_DEVICE void PrefetchValues(const AttendArgs& a, const uint8_t* values, P
   }
 }
 
-// Phase 1 of the page that is this warp's.
+// Does phase 1 of this warp's page.
 template <uint32_t kElement>
 LANYARD_DEVICE void Scores(const AttendArgs& a, const Work& w, uint32_t span, const float* q,
                            Shared* shared) {
@@ -121,7 +122,7 @@ LANYARD_DEVICE void Scores(const AttendArgs& a, const Work& w, uint32_t span, co
   for (uint32_t g = 0; g < kQueries; ++g) shared->p[g][WarpOfBlock() * kKvPositions + j] = s[g];
 }
 
-// Phase 2 of query g, by a whole warp.
+// Does phase 2 of query g, by a whole warp.
 LANYARD_DEVICE void Softmax(const Work& w, uint32_t span, uint32_t g, Shared* shared) {
   const uint32_t j = Lane();
   float m = -kInfinity;
@@ -146,7 +147,7 @@ LANYARD_DEVICE void Softmax(const Work& w, uint32_t span, uint32_t g, Shared* sh
   }
 }
 
-// The next kStep positions of a page; the loads of a step are in flight together.
+// Takes the next kStep positions of a page; the loads of a step are in flight together.
 template <uint32_t kElement, uint32_t kPer, uint32_t kStep>
 LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32_t hd,
                               const float* const* p, Vec2f* o) {
@@ -164,7 +165,7 @@ LANYARD_DEVICE void ValueStep(const uint8_t* values, const float* scales, uint32
   }
 }
 
-// Phase 3: elements e and e + 1 of kPer queries.
+// Does phase 3 for elements e and e + 1 of kPer queries.
 template <uint32_t kElement, uint32_t kPer>
 LANYARD_DEVICE void Accumulate(const AttendArgs& a, const Work& w, uint32_t span, uint32_t e,
                                const uint32_t* queries, const Shared* shared, Vec2f* o) {
@@ -215,8 +216,8 @@ LANYARD_DEVICE float* OutOf(const AttendArgs& a, const AttentionTile& tile, uint
 // Where a span's output goes.
 struct Sink {
   uint32_t tile;
-  uint32_t span;  // counted from the row's first
-  bool walks;     // this block walks all spans: into `total`
+  uint32_t span;  // counted from the row's first span
+  bool walks;     // this block walks all spans, into `total`
   float* total;   // [kQueries][head_dim], shared memory
 };
 
@@ -290,7 +291,7 @@ LANYARD_DEVICE void Span(const AttendArgs& a, const Work& w, const Sink& sink, c
   }
 }
 
-// One span of a row.
+// Computes one span of a row.
 template <uint32_t kElement>
 LANYARD_DEVICE void DecodeSpan(const AttendArgs& a, Shared* shared) {
   if (BlockZ() >= *a.n_tiles) return;
@@ -302,7 +303,7 @@ LANYARD_DEVICE void DecodeSpan(const AttendArgs& a, Shared* shared) {
   Span<kElement>(a, w, {BlockZ(), BlockX(), false, nullptr}, q, shared);
 }
 
-// All spans of a row, one after another.
+// Computes all spans of a row, one after another.
 template <uint32_t kElement>
 LANYARD_DEVICE void DecodeRow(const AttendArgs& a, Shared* shared) {
   if (BlockX() >= *a.n_tiles) return;
@@ -358,7 +359,8 @@ LANYARD_KERNEL __launch_bounds__(kThreads, 2) lanyard_attend_rows_q8(AttendArgs 
   DecodeRow<kKvI8>(a, &shared);
 }
 
-// A row's spans in ascending order; grid.x is a head, grid.y a row, a thread an element.
+// Adds a row's spans in ascending order; grid.x is a head, grid.y a row, and a thread takes an
+// element.
 LANYARD_KERNEL __launch_bounds__(128) lanyard_attend_merge(AttendArgs a) {
   if (BlockY() >= *a.n_tiles) return;
   const AttentionTile tile = a.tiles[BlockY()];

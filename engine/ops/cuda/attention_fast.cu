@@ -17,10 +17,10 @@ namespace {
 
 constexpr uint32_t kThreads = 128;
 constexpr uint32_t kQueries = 32;
-constexpr uint32_t kPad = 8;  // halves behind a row: eight rows lie in different banks
+constexpr uint32_t kPad = 8;  // halves behind a row, so that eight rows lie in different banks
 constexpr uint32_t kPageRow = kKvPositions + kPad;  // halves
 constexpr uint32_t kScoreRow = kKvPositions + 4;    // floats
-constexpr uint32_t kPartialHead = 4;                // attention_decode.cu
+constexpr uint32_t kPartialHead = 4;                // as in attention_decode.cu
 
 constexpr uint32_t kSpanGoesOn = 0;
 constexpr uint32_t kSpanIsFirst = 1;
@@ -42,7 +42,7 @@ struct Shared {
   float b[kQueries];
   uint32_t ends[kQueries];
   uint32_t
-      bad[2];  // bit j: the values of position j are not all finite; of this page and of the next
+      bad[2];  // bit j: the values of position j are not all finite; for this page and for the next
 };
 
 static_assert(sizeof(Shared<64>) == FastAttentionSharedBytes(64) &&
@@ -54,7 +54,7 @@ LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(address);
 }
 
-// Four 8 x 8 matrices of halves; lane l gives the address of row l % 8 of matrix l / 8.
+// Loads four 8 x 8 matrices of halves; lane l gives the address of row l % 8 of matrix l / 8.
 LANYARD_DEVICE void LoadMatrices(const uint16_t* row, uint32_t out[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -68,8 +68,8 @@ LANYARD_DEVICE void LoadMatricesTransposed(const uint16_t* row, uint32_t out[4])
                : "memory");
 }
 
-// d += a b: a is 16 x 16, b 16 x 8. Lane (g, t) holds of d columns 2t and 2t + 1 of rows g and g
-// + 8.
+// Computes d += a b, where a is 16 x 16 and b 16 x 8. Lane (g, t) holds columns 2t and 2t + 1 of
+// rows g and g + 8 of d.
 LANYARD_DEVICE void Multiply(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
       "%9}, {%0, %1, %2, %3};"
@@ -97,7 +97,7 @@ LANYARD_DEVICE void LoadQueries(const AttendArgs& a, const Tile& t, Shared<kHd>*
   }
 }
 
-// Four neighbouring elements of a part as halves; a position that is not seen gives 0.
+// Loads four neighbouring elements of a part as halves; a position that is not seen gives 0.
 template <uint32_t kElement>
 LANYARD_DEVICE Vec2i FourHalves(const uint8_t* part, uint32_t index, Vec4f scale, uint32_t seen) {
   if constexpr (kElement == kKvF16) {
@@ -116,8 +116,8 @@ LANYARD_DEVICE bool HasNotFinite(uint32_t halves) {
   return (halves & 0x7c00u) == 0x7c00u || (halves & 0x7c000000u) == 0x7c000000u;
 }
 
-// The page's keys and values. Values that are not finite become 0 and their position is marked: 0 *
-// NaN in a product would reach queries that do not see the position.
+// Loads the page's keys and values. Values that are not finite become 0 and their position is
+// marked: 0 * NaN in a product would reach queries that do not see the position.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void StagePage(const AttendArgs& a, const Tile& t, uint32_t block,
                               Shared<kHd>* shared) {
@@ -177,7 +177,7 @@ LANYARD_DEVICE void Scores(Shared<kHd>* shared) {
   }
 }
 
-// How the span of a query that ends with this page enters its total.
+// Says how the span of a query that ends with this page enters its total.
 template <uint32_t kHd>
 LANYARD_DEVICE void FinishSpan(uint32_t span, uint32_t lo, uint32_t pos, uint32_t query,
                                Shared<kHd>* shared) {
@@ -200,7 +200,7 @@ LANYARD_DEVICE void FinishSpan(uint32_t span, uint32_t lo, uint32_t pos, uint32_
   }
 }
 
-// As in attention_prefill.cu: the page's step of one query, by a warp.
+// Does the page's step of one query, by a warp, as in attention_prefill.cu.
 template <uint32_t kHd, bool kWalks>
 LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, uint32_t block, uint32_t query,
                                 Shared<kHd>* shared) {
@@ -275,7 +275,7 @@ LANYARD_DEVICE void Values(const Shared<kHd>& shared, Outputs<kHd>* out) {
 }
 
 // At a span's end it enters the totals and starts again from 0. Adding +0 makes a zero's sign the
-// same on every way.
+// same in every way of computing.
 template <uint32_t kHd>
 LANYARD_DEVICE void EndSpan(const Shared<kHd>& shared, Outputs<kHd>* span, Outputs<kHd>* total) {
   LANYARD_UNROLL
@@ -303,8 +303,8 @@ LANYARD_DEVICE Vec2f PairOf(const Outputs<kHd>& out, uint32_t i, uint32_t half) 
   return {out.o[i][2 * half], out.o[i][2 * half + 1]};
 }
 
-// Pages blocks.begin .. blocks.end - 1 of a tile; kWalks: over spans, into `total`; else of one
-// span. Ends behind a barrier.
+// Walks pages blocks.begin .. blocks.end - 1 of a tile. With kWalks it goes over spans, into
+// `total`; otherwise it stays in one span. It ends behind a barrier.
 template <uint32_t kHd, uint32_t kElement, bool kWalks>
 LANYARD_DEVICE void Walk(const AttendArgs& a, const Tile& t, PageRange blocks, Shared<kHd>* shared,
                          Outputs<kHd>* span, Outputs<kHd>* total) {
@@ -321,7 +321,7 @@ LANYARD_DEVICE void Walk(const AttendArgs& a, const Tile& t, PageRange blocks, S
       SoftmaxStep<kHd, kWalks>(a, t, block, query, shared);
     }
     Barrier();
-    if (ThreadX() == 0) shared->bad[block % 2] = 0;  // of the page after the next
+    if (ThreadX() == 0) shared->bad[block % 2] = 0;  // for the page after the next
     Values<kHd>(*shared, span);
     if (kWalks && (block % kSpanPages == kSpanPages - 1 || block + 1 == blocks.end))
       EndSpan<kHd>(*shared, span, total);
@@ -333,7 +333,8 @@ template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void FastTile(const AttendArgs& a, Shared<kHd>* shared) {
   const uint32_t n_tiles = *a.n_tiles;
   if (BlockX() >= n_tiles) return;
-  const Tile t = TileOf(a, n_tiles - 1 - BlockX());  // the last rows of a run see the most
+  // The last rows of a run see the most positions.
+  const Tile t = TileOf(a, n_tiles - 1 - BlockX());
   Outputs<kHd> span = {};
   Outputs<kHd> total = {};
   Walk<kHd, kElement, true>(a, t, {t.lo / kKvPositions, t.hi / kKvPositions + 1}, shared, &span,
@@ -354,7 +355,7 @@ LANYARD_DEVICE void FastTile(const AttendArgs& a, Shared<kHd>* shared) {
   }
 }
 
-// One span of a row: its result, or a partial where the row has more.
+// Computes one span of a row: its result, or a partial where the row has more spans.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void FastSpan(const AttendArgs& a, Shared<kHd>* shared) {
   if (BlockX() >= *a.n_tiles) return;
@@ -396,7 +397,7 @@ LANYARD_DEVICE void FastSpan(const AttendArgs& a, Shared<kHd>* shared) {
 
 }  // namespace
 
-// blocks: at least so many fit in a multiprocessor, by registers.
+// blocks: at least this many fit in a multiprocessor, by registers.
 #define LANYARD_FAST(hd, name, element, blocks)                              \
   LANYARD_KERNEL __launch_bounds__(kThreads, blocks)                         \
       lanyard_attend_fast_##name##_##hd(AttendArgs a) {                      \

@@ -13,7 +13,8 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kQueries = 32;
-constexpr uint32_t kStage = 2048;  // elements of a page's keys or values that are staged at a time
+// Elements of a page's keys or values that are staged at one time.
+constexpr uint32_t kStage = 2048;
 constexpr uint32_t kRow = kQueries + 4;
 
 // How a query's finished span enters its total.
@@ -33,14 +34,14 @@ struct Shared {
   float total_l[kQueries];
   float a[kQueries];  // factors of the total and of the span when they are merged
   float b[kQueries];
-  uint32_t seen[kQueries];  // bit j: position j of the page
+  uint32_t seen[kQueries];  // bit j: position j of the page is seen
   uint32_t ends[kQueries];  // kSpanGoesOn, ...
 };
 
 // One page of a tile.
 struct Page {
   uint32_t block;
-  PageRange seen;  // by any row
+  PageRange seen;  // seen by any row
   bool all;        // every row sees every position
   const uint8_t* keys;
   const uint8_t* values;
@@ -64,8 +65,8 @@ LANYARD_DEVICE void LoadQueries(const AttendArgs& a, const Tile& t, Shared<kHd>*
   }
 }
 
-// Keys d0 .. d0 + 63 of every position that is seen; 0 for the others, which may never have been
-// written.
+// Loads keys d0 .. d0 + 63 of every position that is seen, and 0 for the others, which may never
+// have been written.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void StageKeys(const AttendArgs& a, const Page& page, uint32_t d0, float* stage) {
   const float* scales = ScalesOf(a.kv, page.keys);
@@ -92,7 +93,7 @@ LANYARD_DEVICE void StageKeys(const AttendArgs& a, const Page& page, uint32_t d0
   }
 }
 
-// Values of positions j0 .. j0 + kStage / kHd - 1.
+// Loads the values of positions j0 .. j0 + kStage / kHd - 1.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void StageValues(const AttendArgs& a, const Page& page, uint32_t j0, float* stage) {
   const float* scales = ScalesOf(a.kv, page.values);
@@ -107,13 +108,14 @@ LANYARD_DEVICE void StageValues(const AttendArgs& a, const Page& page, uint32_t 
   }
 }
 
-// Neighbouring positions of one element, loaded at once.
+// Neighbouring positions of one element, which are loaded at once.
 template <uint32_t kPos>
 struct alignas(kPos * 4) Keys {
   float k[kPos];
 };
 
-// Scores of the page: thread (x, y) has positions x * kPos .. and queries y * 4 .. y * 4 + 3.
+// Computes the scores of the page: thread (x, y) has positions x * kPos .. and queries y * 4 .. y *
+// 4 + 3.
 template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void Scores(const AttendArgs& a, const Page& page, Shared<kHd>* shared) {
   constexpr uint32_t kPos = 256 / kHd;
@@ -145,7 +147,8 @@ LANYARD_DEVICE void Scores(const AttendArgs& a, const Page& page, Shared<kHd>* s
   }
 }
 
-// The page's step of one query, by a warp; at a span's end also how the span enters the total.
+// Does the page's step of one query, by a warp; at a span's end it also says how the span enters
+// the total.
 template <uint32_t kHd>
 LANYARD_DEVICE void SoftmaxStep(const AttendArgs& a, const Tile& t, const Page& page,
                                 uint32_t query, Shared<kHd>* shared) {
@@ -203,8 +206,9 @@ struct Outputs {
   float o[8][4];
 };
 
-// One position's value, times the probabilities of the thread's queries. kMasked: only for those
-// that see it; the others it must not touch: 0 * NaN is NaN, -0 + 0 is +0.
+// Adds one position's value times the probabilities of the thread's queries. With kMasked this is
+// only for queries that see it, and the others must not be touched: 0 * NaN is NaN, and -0 + 0 is
+// +0.
 template <bool kMasked>
 LANYARD_DEVICE void AddPosition(const float* value, const float* of_queries, const uint32_t* seen,
                                 uint32_t j, Outputs* out) {
@@ -254,7 +258,7 @@ LANYARD_DEVICE void Values(const AttendArgs& a, const Page& page, Shared<kHd>* s
   }
 }
 
-// At a span's end: it enters the totals, and the next one starts from 0.
+// At a span's end it enters the totals, and the next one starts from 0.
 template <uint32_t kHd>
 LANYARD_DEVICE void EndSpan(const Shared<kHd>& shared, Outputs* span, Outputs* total) {
   const uint32_t query = ThreadX() / (kHd / 4) * 8;
@@ -296,7 +300,8 @@ template <uint32_t kHd, uint32_t kElement>
 LANYARD_DEVICE void Prefill(const AttendArgs& a, Shared<kHd>* shared) {
   const uint32_t n_tiles = *a.n_tiles;
   if (BlockX() >= n_tiles) return;
-  const Tile t = TileOf(a, n_tiles - 1 - BlockX());  // the last rows of a run see the most
+  // The last rows of a run see the most positions.
+  const Tile t = TileOf(a, n_tiles - 1 - BlockX());
   LoadQueries<kHd>(a, t, shared);
   Outputs span = {};
   Outputs total = {};

@@ -1,7 +1,7 @@
-// What kernels are written in: one set of names over nvcc and over clang without an SDK. Every
-// float operation is rounded to nearest even and never fused unless Fma is written (both compilers
-// run without contraction); no library of device functions, nothing approximate. LANYARD_PTX_LEVEL
-// is 61, 75 or 80.
+// The names in which kernels are written, over nvcc and over clang without an SDK. Every float
+// operation is rounded to nearest even and never fused unless Fma is written (both compilers run
+// without contraction); there is no library of device functions, and nothing approximate.
+// LANYARD_PTX_LEVEL is 61, 75 or 80.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,6 @@ constexpr uint32_t kWarp = 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // --- Where a thread is
-// -----------------------------------------------------------------------------------------------
 #ifdef __CUDACC_VER_MAJOR__
 LANYARD_DEVICE uint32_t ThreadX() { return threadIdx.x; }
 LANYARD_DEVICE uint32_t ThreadY() { return threadIdx.y; }
@@ -68,7 +67,6 @@ LANYARD_DEVICE uint32_t Lane() { return ThreadX() % kWarp; }
 LANYARD_DEVICE uint32_t WarpOfBlock() { return ThreadX() / kWarp; }
 
 // --- Bits
-// -------------------------------------------------------------------------------------------------
 LANYARD_DEVICE uint32_t BitsOf(float x) { return __builtin_bit_cast(uint32_t, x); }
 LANYARD_DEVICE float FloatOf(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 LANYARD_DEVICE uint64_t BitsOf(double x) { return __builtin_bit_cast(uint64_t, x); }
@@ -76,8 +74,8 @@ LANYARD_DEVICE double DoubleOf(uint64_t bits) { return __builtin_bit_cast(double
 LANYARD_DEVICE float Magnitude(float x) { return FloatOf(BitsOf(x) & 0x7fffffffu); }
 LANYARD_DEVICE bool IsFinite(float x) { return (BitsOf(x) & 0x7f800000u) != 0x7f800000u; }
 
-// Half, exact one way and round to nearest even the other (base/half.h); the NaN of a half has no
-// defined payload.
+// Half conversions: exact in one direction, round to nearest even in the other (base/half.h). The
+// NaN of a half has no defined payload.
 LANYARD_DEVICE float HalfToFloat(uint16_t h) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
@@ -90,7 +88,6 @@ LANYARD_DEVICE uint16_t FloatToHalf(float x) {
 }
 
 // --- Vectors of memory: one access each, aligned to their size
-// ---------------------------------------------------------
 struct alignas(16) Vec4i {
   int32_t x, y, z, w;
 };
@@ -105,7 +102,6 @@ struct alignas(8) Vec2f {
 };
 
 // --- Lanes
-// -------------------------------------------------------------------------------------------------
 // Every lane of the warp takes part.
 LANYARD_DEVICE uint32_t ShuffleXor(uint32_t value, uint32_t mask) {
   uint32_t out;
@@ -125,21 +121,20 @@ LANYARD_DEVICE float ShuffleFrom(float value, uint32_t lane) {
 }
 
 // --- Integers
-// -------------------------------------------------------------------------------------------------
 // c + the four products of signed bytes.
 LANYARD_DEVICE int32_t Dp4a(int32_t a, int32_t b, int32_t c) {
   int32_t d;
   asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-// a of unsigned bytes, b of signed ones.
+// The bytes of a are unsigned, those of b signed.
 LANYARD_DEVICE int32_t Dp4aUS(uint32_t a, int32_t b, int32_t c) {
   int32_t d;
   asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
 
-// Starts to bring a line of 128 bytes into the second-level cache; a hint.
+// Starts to bring a line of 128 bytes into the second-level cache; this is only a hint.
 LANYARD_DEVICE void PrefetchL2(const void* p) {
   asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
 }

@@ -1,5 +1,5 @@
-// Rows of an embedding matrix: grid.y is a row, a thread an element. docs/numerics.md "Products"
-// has the formats, quant.cc the reference.
+// Rows of an embedding matrix: grid.y is a row, and a thread takes an element. docs/numerics.md
+// "Products" has the formats, and quant.cc is the reference.
 #include "base/tensor_type.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/embed_args.h"
@@ -7,7 +7,7 @@
 namespace lanyard::ops::cuda {
 namespace {
 
-// What an element is: w * d + m.
+// An element is w * d + m.
 struct Element {
   int32_t w;
   float d;

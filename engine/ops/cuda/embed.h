@@ -1,5 +1,5 @@
-// Rows of an embedding matrix, from their GGUF bytes to f32: the bits of DequantizeRow, then of
-// Scale.
+// Converts rows of an embedding matrix from their GGUF bytes to f32, with the bits of DequantizeRow
+// and then of Scale.
 #pragma once
 
 #include "base/status.h"
@@ -8,8 +8,8 @@
 
 namespace lanyard::ops::cuda {
 
-// The table lies on the device (with ids), or only the step's rows do (ids null, in the frame's
-// order).
+// Either the whole table lies on the device (with ids), or only the step's rows do (ids is null,
+// and they are in the frame's order).
 absl::Status EmbedRows(Launcher& launcher, const EmbedArgs& args);
 
 }  // namespace lanyard::ops::cuda

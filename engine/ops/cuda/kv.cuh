@@ -22,7 +22,7 @@ LANYARD_DEVICE uint8_t* ValuesOf(const DeviceKv& kv, uint32_t page, uint32_t hea
   return KeysOf(kv, page, head) + kv.part_bytes;
 }
 
-// Element `index` of a part; `scale` is that of its position, for int8.
+// Reads element `index` of a part; `scale` is that of its position, for int8.
 template <uint32_t kElement>
 LANYARD_DEVICE float PartAt(const uint8_t* part, uint32_t index, float scale) {
   if constexpr (kElement == kKvF32) {
@@ -66,8 +66,8 @@ struct RawPair<kKvI8> {
   }
 };
 
-// Elements `index` .. `index + 3`, index a multiple of 4; their scales (of int8) are those of one
-// position or of four.
+// Reads elements `index` .. `index + 3`, where index is a multiple of 4; their scales (for int8)
+// are those of one position or of four.
 template <uint32_t kElement>
 LANYARD_DEVICE Vec4f QuadAt(const uint8_t* part, uint32_t index, Vec4f scale) {
   if constexpr (kElement == kKvF32) {
@@ -91,7 +91,7 @@ LANYARD_DEVICE const float* ScalesOf(const DeviceKv& kv, const uint8_t* part) {
   return reinterpret_cast<const float*>(part + kv.head_dim * kKvPositions);
 }
 
-// First position that a row sees.
+// The first position that a row sees.
 LANYARD_DEVICE uint32_t FirstSeen(uint32_t pos, uint32_t window) {
   return window != 0 && pos >= window ? pos - window + 1 : 0;
 }
@@ -100,10 +100,10 @@ LANYARD_DEVICE uint32_t FirstSeen(uint32_t pos, uint32_t window) {
 struct Tile {
   AttentionTile rows;
   uint32_t kv_head;
-  uint32_t group;  // query heads of the key/value head
-  uint32_t n;      // queries: rows * group
-  uint32_t lo;     // first position that any row sees
-  uint32_t hi;     // last
+  uint32_t group;  // number of query heads of the key/value head
+  uint32_t n;      // number of queries: rows * group
+  uint32_t lo;     // the first position that any row sees
+  uint32_t hi;     // the last one
 };
 
 LANYARD_DEVICE Tile TileOf(const AttendArgs& a, uint32_t index) {
@@ -117,13 +117,13 @@ LANYARD_DEVICE Tile TileOf(const AttendArgs& a, uint32_t index) {
   return t;
 }
 
-// Positions [begin, end) of a page; none if begin >= end.
+// Positions [begin, end) of a page; there are none if begin >= end.
 struct PageRange {
   uint32_t begin;
   uint32_t end;
 };
 
-// What of page `block` (of the sequence) lies in positions lo..hi.
+// The part of page `block` (of the sequence) that lies in positions lo..hi.
 LANYARD_DEVICE PageRange RangeOf(uint32_t block, uint32_t lo, uint32_t hi) {
   const uint32_t start = block * kKvPositions;
   if (start > hi) return {0, 0};

@@ -1,5 +1,5 @@
-// What the host side of the CUDA kernels needs of a device: launches on one stream, in order. The
-// driver's Stream implements it (engine/cuda/), and so does the interpreter of the tests
+// What the host side of the CUDA kernels needs of a device: it launches them on one stream, in
+// order. The driver's Stream implements it (engine/cuda/), and so does the interpreter of the tests
 // (tests/ptx/interpreter_launcher.h).
 //
 // Kernels are `extern "C" __global__ void NAME(XArgs args)` with exactly one struct by value,
@@ -25,13 +25,13 @@ class Launcher {
  public:
   virtual ~Launcher() = default;
   // Enqueues a kernel: `grid` blocks of `block` threads with `shared_bytes` of dynamic shared
-  // memory. `args` is copied before the call returns. An error is of this launch or of an earlier
-  // one.
+  // memory. `args` is copied before the call returns. An error belongs to this launch or to an
+  // earlier one.
   virtual absl::Status Launch(std::string_view kernel, Grid grid, Grid block, uint32_t shared_bytes,
                               const void* args, size_t args_bytes) = 0;
 };
 
-// A launch with a struct of arguments.
+// Launches with a struct of arguments.
 template <typename Args>
 absl::Status LaunchWith(Launcher& launcher, std::string_view kernel, Grid grid, Grid block,
                         const Args& args, uint32_t shared_bytes = 0) {

@@ -9,7 +9,7 @@ namespace {
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kChunk = 4096;  // engine/ops/logits.h kLogitChunk
 
-// A logit and its id; the larger one is better, of equal ones that with the lower id. A NaN is
+// A logit and its id. The larger one is better; of equal ones the one with the lower id. A NaN is
 // never taken.
 struct Best {
   float value;
@@ -32,7 +32,7 @@ LANYARD_DEVICE uint32_t Chunks(const LogitsArgs& a) { return (a.n + kChunk - 1) 
 
 }  // namespace
 
-// The best of each chunk. Where nothing is above -infinity its first id is taken, as by the
+// Finds the best of each chunk. Where nothing is above -infinity its first id is taken, as by the
 // reference.
 LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_logits_max(LogitsArgs a) {
   __shared__ float values[kThreads / kWarp];
@@ -60,7 +60,7 @@ LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_logits_max(LogitsArgs a) {
   a.chunk_argmax[at] = best.id;
 }
 
-// The best of each row, a warp each.
+// Finds the best of each row, with a warp for each.
 LANYARD_KERNEL __launch_bounds__(32) lanyard_logits_best(LogitsArgs a) {
   const uint32_t r = BlockX();
   if (r >= *a.n_rows) return;
@@ -75,7 +75,8 @@ LANYARD_KERNEL __launch_bounds__(32) lanyard_logits_best(LogitsArgs a) {
   a.stats[r].argmax = static_cast<int32_t>(best.id);
 }
 
-// The sum of a chunk: every thread makes its exponentials, then one warp walks the 16 partials.
+// Computes the sum of a chunk: every thread makes its exponentials, then one warp walks the 16
+// partials.
 LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_logits_exp_sums(LogitsArgs a) {
   __shared__ float terms[kChunk];
   if (BlockY() >= *a.n_rows) return;
@@ -95,7 +96,7 @@ LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_logits_exp_sums(LogitsArgs a)
   if (Lane() == 0) a.chunk_sums[BlockY() * Chunks(a) + BlockX()] = sum;
 }
 
-// The chunks' sums in order, in double; one thread a row.
+// Adds the chunks' sums in order, in double; one thread takes a row.
 LANYARD_KERNEL __launch_bounds__(32) lanyard_logits_total(LogitsArgs a) {
   const uint32_t r = BlockX();
   if (r >= *a.n_rows || ThreadX() != 0) return;

@@ -1,4 +1,5 @@
-// The functions of engine/ops/math.h on the device, the same bits; docs/numerics.md "Functions".
+// The functions of engine/ops/math.h on the device, with the same bits; docs/numerics.md
+// "Functions".
 #pragma once
 
 #include "engine/ops/cuda/common.cuh"
@@ -39,7 +40,7 @@ LANYARD_DEVICE float Gelu(float x) {
   return Div(x, 1.0f + Exp(inner * -1.5957691216057308f));
 }
 
-// x > 0 and normal.
+// x must be above 0 and normal.
 LANYARD_DEVICE double LogDouble(double x) {
   const uint64_t bits = BitsOf(x);
   int32_t exponent = static_cast<int32_t>((bits >> 52) & 0x7ff) - 1023;
@@ -58,23 +59,23 @@ LANYARD_DEVICE double LogDouble(double x) {
 }
 
 // --- Sums and maxima of a warp, of a block
-// ----------------------------------------------------------------------------- The 16 partials of
-// docs/numerics.md "Rows": lanes l and l + 16 hold the same partial l; i and i+8, i+4, i+2, i+1 are
-// added.
+
+// The 16 partials of docs/numerics.md "Rows": lanes l and l + 16 hold the same partial l; then i
+// and i+8, i+4, i+2, i+1 are added.
 LANYARD_DEVICE float SumLanes16(float partial) {
   LANYARD_UNROLL
   for (uint32_t step = 8; step >= 1; step /= 2) partial = partial + ShuffleXor(partial, step);
   return partial;
 }
 
-// The 32 values of a warp: j and j+16, then +8, +4, +2, +1.
+// Adds the 32 values of a warp: j and j+16, then +8, +4, +2, +1.
 LANYARD_DEVICE float SumLanes32(float value) {
   LANYARD_UNROLL
   for (uint32_t step = 16; step >= 1; step /= 2) value = value + ShuffleXor(value, step);
   return value;
 }
 
-// The largest; a NaN is passed over, as by `a > max ? a : max` of the references.
+// Returns the largest; a NaN is passed over, as by `a > max ? a : max` of the references.
 LANYARD_DEVICE float MaxOfLanes(float max) {
   LANYARD_UNROLL
   for (uint32_t step = 16; step >= 1; step /= 2) {
@@ -84,8 +85,8 @@ LANYARD_DEVICE float MaxOfLanes(float max) {
   return max;
 }
 
-// Sum of squares of x[0..n) with element i in partial i mod 16, by a whole warp; then 1 / sqrt(mean
-// + eps).
+// Computes the sum of squares of x[0..n) with element i in partial i mod 16, by a whole warp, then
+// 1 / sqrt(mean + eps).
 LANYARD_DEVICE float InverseRms(const float* x, uint32_t n, float eps) {
   float partial = 0;
   LANYARD_UNROLL_BY(8)
@@ -97,8 +98,8 @@ LANYARD_DEVICE float InverseRms(const float* x, uint32_t n, float eps) {
   return Div(1.0f, Sqrt(mean + eps));
 }
 
-// Of a block of kThreads threads; `of_warps` is shared memory of kThreads / 32 floats, free again
-// after the next barrier.
+// Returns the largest of a block of kThreads threads; `of_warps` is shared memory of kThreads / 32
+// floats, which is free again after the next barrier.
 template <uint32_t kThreads>
 LANYARD_DEVICE float MaxOfBlock(float max, float* of_warps) {
   max = MaxOfLanes(max);

@@ -1,4 +1,4 @@
-// Which kernel a product takes, and its launch.
+// Chooses which kernel a product takes, and launches it.
 #include "engine/ops/cuda/matmul.h"
 
 #include <algorithm>
@@ -12,12 +12,12 @@ namespace {
 constexpr uint32_t kAssignThreads = 128;
 constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
 constexpr uint32_t kTileThreads = 256;
-constexpr uint32_t kSplitRows =
-    32;  // that pass over the weights together, with the weights read once
+// Columns that pass over the weights together, with the weights read once.
+constexpr uint32_t kSplitRows = 32;
 constexpr int64_t kMaxRows = 1 << 16;
 constexpr uint64_t kMaxBlocks = 1 << 27;  // 8 threads each: below 2^31
 
-// Columns of a group of rows: a power of two, so that kernels are made for few numbers.
+// The columns of a group of rows: a power of two, so that there are kernels for few numbers only.
 uint32_t ColumnsOf(int64_t rows) {
   uint32_t columns = 1;
   while (columns < kMaxColumns && columns < rows) columns *= 2;
@@ -39,7 +39,7 @@ float* SumsOf(const DeviceRows& rows) { return ScalesOf(rows) + PaddedBlocks(row
 
 std::string TypeName(TensorType type) {
   std::string name;
-  const TypeTraits traits = *TraitsOf(type);  // outlives the loop over its name
+  const TypeTraits traits = *TraitsOf(type);  // it must outlive the loop over its name
   for (const char c : traits.name)
     name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   return name;
@@ -79,14 +79,15 @@ ProductArgs ArgsOf(const DeviceMatrix& w, const DeviceRows& rows, const DeviceOu
 
 uint32_t Blocks(uint32_t count, uint32_t of_block) { return (count + of_block - 1) / of_block; }
 
-// A kernel for few rows: a tile of 16 outputs and a group of columns a block of threads.
+// Launches a kernel for few rows: a block of threads takes a tile of 16 outputs and a group of
+// columns.
 absl::Status LaunchVector(Launcher& launcher, const DeviceMatrix& w, const ProductArgs& args) {
   const std::string name =
       "matvec_" + TypeName(w.type) + "_" + std::to_string(ColumnsOf(args.rows));
   return LaunchWith(launcher, name, {args.n_tiles, args.groups, 1}, {kVectorThreads, 1, 1}, args);
 }
 
-// How many blocks of threads a kernel of `outputs` x `columns` needs.
+// Says how many blocks of threads a kernel of `outputs` x `columns` needs.
 struct TileShape {
   const char* kernel;
   uint32_t outputs;
@@ -124,7 +125,7 @@ constexpr TileShape kDp4aTile{"matmul_dp4a_", 64, 64};
 bool DeviceMatrix::wants_quantised() const { return IsQuantised(type); }
 
 uint64_t RowsBytes(bool quantised, int64_t rows, int64_t k) {
-  // An element of a quantised block: a byte, and the block's d and s.
+  // An element of a quantised block is a byte; in addition the block has d and s.
   return PaddedBlocks(rows, k) *
          (quantised ? kBlockElements + 2 * sizeof(float) : kBlockElements * sizeof(float));
 }

@@ -10,10 +10,11 @@
 //   Q4_1  (d, m) f16[16][2]; q[16][16]                    320, as GGUF
 //   Q5_0  d f16[16]; high u32[16]; q[16][16]              352, as GGUF
 //   Q8_0  d f16[16]; q[2][16][16]                         544, as GGUF
-//   Q4_K  (scale, minimum) u8[16][2]; q[16][16]           288; header (d, dmin) f16[super
-//   block][16][2]: 148/144 of GGUF Q6_K  scale i8[16][2]; high u32[16][2]; q[16][16]     416;
-//   header d f16[super block][16]: as GGUF F32   q[8][16][16]: four elements of a row 2048, as GGUF
-//   with K rounded up to 32 F16   q[4][16][16]: eight elements of a row           1024
+//   Q4_K  (scale, minimum) u8[16][2]; q[16][16]           288, with a header 148/144 of GGUF
+//   Q6_K  scale i8[16][2]; high u32[16][2]; q[16][16]     416, with a header as GGUF
+//   F32   q[8][16][16]: four elements of a row            2048, as GGUF with K rounded up to 32
+//   F16   q[4][16][16]: eight elements of a row           1024
+//   header of Q4_K: (d, dmin) f16[super block][16][2]; of Q6_K: d f16[super block][16]
 //
 // q of the 4-bit planes: byte i of a row is element i in the low half, element 16 + i in the high
 // half, as GGUF. Formats with an offset are stored as two's complement (the top bit flipped), so
@@ -25,9 +26,11 @@
 // more rows: 8), the last one padded with zeros. Positions are blocks in dealt order, as in the
 // weights:
 //
-//   quantised: q i8[group][position][2 halves][column][16]; d f32[group][position][column]; s
-//   likewise float:     f32[group][position][8][column][4]: element 4j + i of the block at
-//   [j][column][i]; K padded with zeros
+//   quantised: q i8[group][position][2 halves][column][16]
+//              d f32[group][position][column], and s in the same form
+//   float:     f32[group][position][8][column][4]
+//
+// In the float form element 4j + i of the block lies at [j][column][i], and K is padded with zeros.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +42,8 @@ inline constexpr uint32_t kDealtPartials = 8;
 inline constexpr uint32_t kBlockElements = 32;
 inline constexpr uint32_t kMaxColumns = 8;
 
-// Activations to blocks, or to padded floats. A thread of 8 takes a block: grid * block / 8 >=
-// groups * columns * n_blocks.
+// Converts activations to blocks, or to padded floats. One of 8 threads takes a block: grid * block
+// / 8 >= groups * columns * n_blocks.
 struct AssignRowsArgs {
   const float* x;
   int64_t stride;  // floats
@@ -57,11 +60,11 @@ struct AssignRowsArgs {
 struct ProductArgs {
   const uint8_t* tiles;
   uint64_t tile_bytes;
-  uint32_t header_bytes;  // of a tile
+  uint32_t header_bytes;  // for one tile
   uint32_t n_tiles;
   uint32_t n_out;
   uint32_t n_blocks;
-  uint32_t supers;  // super blocks of a row; K-quants
+  uint32_t supers;  // super blocks of a row, for K-quants
   uint32_t
       supers_inverse;  // 2^31 / supers, rounded up: divides positions below 2^31 / supers exactly
   uint32_t rows;

@@ -1,4 +1,4 @@
-// Instructions of the product kernels that common.cuh does not have.
+// The instructions of the product kernels that common.cuh does not have.
 #pragma once
 
 #include "engine/ops/cuda/common.cuh"
@@ -21,7 +21,7 @@ LANYARD_DEVICE uint32_t DealtFirst(uint32_t n_blocks, uint32_t p) {
   return p * (n_blocks / kDealtPartials) + (p < longer ? p : longer);
 }
 
-// --- Loads of memory that the kernel does not write ---------------------------------------------
+// --- Loads of memory that the kernel does not write
 // Weights pass once: they should not displace the activations in the first-level cache.
 #if LANYARD_PTX_LEVEL >= 75
 #define LANYARD_STREAM "ld.global.nc.L1::no_allocate"
@@ -74,7 +74,6 @@ LANYARD_DEVICE uint16_t Load2(const void* p) {
 }
 
 // --- Shared memory by its 32-bit address
-// -----------------------------------------------------------
 LANYARD_DEVICE uint32_t SharedAddress(const void* p) {
   uint64_t a;
   asm("cvta.to.shared.u64 %0, %1;" : "=l"(a) : "l"(p));
@@ -123,15 +122,15 @@ LANYARD_DEVICE void SharedStore4f(uint32_t at, float v) {
 }
 
 #if LANYARD_PTX_LEVEL >= 75
-// Four 8 x 16-byte matrices: lane l gives the address of row l % 8 of matrix l / 8, and gets bytes
-// 4 (l % 4) .. + 3 of row l / 4 of each.
+// Loads four 8 x 16-byte matrices: lane l gives the address of row l % 8 of matrix l / 8, and gets
+// bytes 4 (l % 4) .. + 3 of row l / 4 of each.
 LANYARD_DEVICE void LoadMatrices(uint32_t at, uint32_t out[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(at)
                : "memory");
 }
-// Two of them: lanes 0 to 15 give the addresses.
+// Loads two of them: lanes 0 to 15 give the addresses.
 LANYARD_DEVICE void LoadMatrices2(uint32_t at, uint32_t out[2]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(out[0]), "=r"(out[1])
@@ -139,9 +138,10 @@ LANYARD_DEVICE void LoadMatrices2(uint32_t at, uint32_t out[2]) {
                : "memory");
 }
 
-// d = c + a b, a 16 x 32 and b 32 x 8 signed bytes. Lane (g, t) = (lane / 4, lane % 4) holds bytes
-// 4t..4t+3 of a's rows g and g + 8 (a[0], a[1]) and 16 + 4t.. of the same (a[2], a[3]); of b's
-// column g likewise (b[0], b[1]); of d the columns 2t, 2t + 1 of row g and of row g + 8.
+// Computes d = c + a b, where a is 16 x 32 and b 32 x 8 signed bytes. Lane (g, t) = (lane / 4, lane
+// % 4) holds bytes 4t..4t+3 of a's rows g and g + 8 (a[0], a[1]) and 16 + 4t.. of the same (a[2],
+// a[3]); the same of b's column g (b[0], b[1]); and the columns 2t, 2t + 1 of rows g and g + 8 of
+// d.
 LANYARD_DEVICE void Mma32(int32_t d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, int32_t c) {
 #if LANYARD_PTX_LEVEL >= 80
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "

@@ -9,11 +9,11 @@ namespace {
 
 constexpr uint32_t kSide = 64;  // outputs, and columns
 constexpr uint32_t kDp4aThreads = 256;
-// Words from dword j of 64 rows to dword j + 1: eight rows times four dwords are stored to 32
+// The words from dword j of 64 rows to dword j + 1: eight rows times four dwords are stored to 32
 // banks.
 constexpr uint32_t kDwordStride = kSide + 8;
 
-// A stage: four bytes of 64 rows after each other, of outputs and of columns; the scales.
+// A stage: four bytes of 64 rows after each other, of outputs and of columns; then the scales.
 template <typename F>
 struct alignas(16) Dp4aStage {
   int32_t weights[8 * kDwordStride];
@@ -23,8 +23,8 @@ struct alignas(16) Dp4aStage {
   float s[F::kMinimum ? kSide : 4];
 };
 
-// A thread's part of the way: dword j = thread % 4 of row thread / 4; of the scales those of row
-// thread.
+// A thread's part of the way from memory: dword j = thread % 4 of row thread / 4, and the scales of
+// row `thread`.
 template <typename F>
 struct Dp4aPieces {
   uint32_t q[F::kRowBytes / 16];
@@ -100,7 +100,7 @@ LANYARD_DEVICE void CommitBytes(Dp4aStage<F>* stage, const Dp4aPieces<F>& from) 
   if constexpr (F::kMinimum) stage->s[ThreadX()] = from.s;
 }
 
-// Dwords [first, first + n) of outputs 4x.. and columns 4y.., added to sums.
+// Adds dwords [first, first + n) of outputs 4x.. and columns 4y.. to sums.
 LANYARD_DEVICE void DotDwords(const int32_t* weights, const int32_t* columns, uint32_t first,
                               uint32_t n, int32_t sums[4][4]) {
   LANYARD_UNROLL for (uint32_t j = first; j < first + n; ++j) {
@@ -179,7 +179,7 @@ LANYARD_DEVICE void Dp4aTile(const ProductArgs& a) {
   CommitBytes<F>(&stages[0], pieces);
   Barrier();
   uint32_t p = 0;
-  uint32_t left = DealtCount(a.n_blocks, 0);  // blocks of partial sum p to come
+  uint32_t left = DealtCount(a.n_blocks, 0);  // blocks of partial sum p that are still to come
   for (uint32_t at = 0; at < a.n_blocks; ++at) {
     const bool more = at + 1 < a.n_blocks;
     if (more) FetchBytes<F>(a, at + 1, &pieces);

@@ -9,9 +9,9 @@ namespace {
 constexpr uint32_t kOutputs = 128;
 constexpr uint32_t kColumns = 64;
 constexpr uint32_t kFloatThreads = 256;
-constexpr uint32_t kElements = 16;  // of a stage: half a block
-constexpr uint32_t kStageFloats =
-    kElements * (kOutputs + kColumns);  // [element][128], then [element][64]
+constexpr uint32_t kElements = 16;  // of one stage: half a block
+// [element][128], then [element][64].
+constexpr uint32_t kStageFloats = kElements * (kOutputs + kColumns);
 
 LANYARD_DEVICE uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
@@ -25,7 +25,7 @@ struct FloatPieces {
 // Stage `at`: half at % 2 of the block at position at / 2.
 template <bool half>
 LANYARD_DEVICE void FetchFloats(const ProductArgs& a, uint32_t at, FloatPieces<half>* to) {
-  constexpr uint32_t kChunks = half ? 4 : 8;  // of a block
+  constexpr uint32_t kChunks = half ? 4 : 8;  // of one block
   const uint32_t position = at / 2;
   const uint32_t tile = Least(
       BlockX() * (kOutputs / kTileOutputs) + ThreadX() % kOutputs / kTileOutputs, a.n_tiles - 1);
@@ -107,7 +107,7 @@ LANYARD_DEVICE void FloatTile(const ProductArgs& a) {
   CommitFloats<half>(stages, pieces);
   Barrier();
   uint32_t p = 0;
-  uint32_t left = 2 * DealtCount(a.n_blocks, 0);  // stages of partial sum p to come
+  uint32_t left = 2 * DealtCount(a.n_blocks, 0);  // stages of partial sum p that are still to come
   uint32_t now = 0;
   for (uint32_t at = 0; at < 2 * a.n_blocks; ++at) {
     const bool more = at + 1 < 2 * a.n_blocks;

@@ -1,12 +1,14 @@
 // The quantised formats of weights as the product kernels see them (layout: matmul_args.h). A
 // format F has
-//   kUnitBytes, kHeaderBytes (a super block of a tile, 0 without), kQuantOffset, kRowBytes (16 or
-//   32 bytes of quants a row), kHighOffset, kHighBytes (a row's further bits), kScales (floats that
-//   a row's scales become), kMinimum, kHalves (the two halves of a block have scales of their own);
-//   LoadScales / Scales: a row's scales, raw and as floats: d, then m or the two sub-scales divided
-//   by kUnit Low / High: bytes 4j.. and 16 + 4j.. of a block from dword j of the row's plane and
-//   its high bits: kUnit times the value ToFloat: the float of a sum that started at kMagic: exact,
-//   since it stays below 2^22.
+//   kUnitBytes, kHeaderBytes (of a super block of a tile; 0 without one), kQuantOffset,
+//   kRowBytes (16 or 32 bytes of quants a row), kHighOffset, kHighBytes (a row's further bits),
+//   kScales (the floats that a row's scales become), kMinimum,
+//   kHalves (the two halves of a block have scales of their own);
+//   LoadScales, Scales: a row's scales, raw and as floats: d, then m or the two sub-scales divided
+//     by kUnit;
+//   Low, High: bytes 4j.. and 16 + 4j.. of a block, from dword j of the row's plane and its high
+//     bits: kUnit times the value;
+//   ToFloat: the float of a sum that started at kMagic, which is exact, since it stays below 2^22.
 #pragma once
 
 #include "engine/ops/cuda/matmul_device.cuh"
@@ -96,7 +98,7 @@ struct FormatQ4_K : FormatBase<288, 32, 16>, UnsignedNibbles {
   LANYARD_DEVICE RawScales LoadScales(const uint8_t* unit, const uint8_t* header, uint32_t row) {
     return {Load2(unit + 2 * row), Load4(header + 4 * row)};
   }
-  // A small integer as a float, exactly, without the slow conversion.
+  // Makes a float of a small integer, exactly, without the slow conversion.
   LANYARD_DEVICE float Small(uint32_t byte) {
     return Add(FloatOf(0x4b000000u | byte), -8388608.0f);
   }
@@ -136,8 +138,8 @@ struct FormatQ6_K : FormatBase<416, 160, 16> {
   }
 };
 
-// The header of a tile for the block at a position: super block i holds every partial sum's i-th
-// block.
+// Finds the header of a tile for the block at a position: super block i holds every partial sum's
+// i-th block.
 template <typename F>
 LANYARD_DEVICE const uint8_t* HeaderAt(const ProductArgs& a, const uint8_t* tile,
                                        uint32_t position) {
@@ -147,7 +149,7 @@ LANYARD_DEVICE const uint8_t* HeaderAt(const ProductArgs& a, const uint8_t* tile
   return tile + (position - p * a.supers) * F::kHeaderBytes;
 }
 
-// One block of a row and one of a column, added to their partial sum.
+// Adds one block of a row times one of a column to their partial sum.
 template <typename F>
 LANYARD_DEVICE float AddBlock(float acc, float value, const RowScales& w, float d, float s) {
   acc = Fma(value, Mul(w.d, d), acc);

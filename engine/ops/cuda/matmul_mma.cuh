@@ -13,7 +13,7 @@ namespace lanyard::ops::cuda {
 
 constexpr uint32_t kWarpOutputs = 32;
 
-// A 16 x 32 fragment from the lane's dwords of its two rows.
+// Makes a 16 x 32 fragment from the lane's dwords of its two rows.
 template <typename F>
 LANYARD_DEVICE void UnpackFragment(const uint32_t raw[2], const uint32_t high[2][2], uint32_t t,
                                    uint32_t a[4]) {
@@ -23,8 +23,8 @@ LANYARD_DEVICE void UnpackFragment(const uint32_t raw[2], const uint32_t high[2]
   }
 }
 
-// One block of 16 outputs against 8 columns: b the columns' fragment, w of the two rows, d and s of
-// the two columns.
+// Multiplies one block of 16 outputs by 8 columns: b is the columns' fragment, w belongs to the two
+// rows, d and s to the two columns.
 template <typename F>
 LANYARD_DEVICE void MultiplyBlock(const uint32_t a[4], const uint32_t b[2], const RowScales w[2],
                                   const float d[2], const float s[2], float acc[4]) {

@@ -1,4 +1,4 @@
-// Re-laying of GGUF weights for the kernels (layout: matmul_args.h).
+// Re-lays GGUF weights for the kernels (layout: matmul_args.h).
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -18,7 +18,7 @@ constexpr uint32_t kTopOfNibbles = 0x88888888;
 uint32_t Load32(const uint8_t* p) { return LoadUnaligned<uint32_t>(p); }
 void Store32(uint8_t* p, uint32_t v) { std::memcpy(p, &v, 4); }
 
-// A row's 16 bytes of nibbles from the block's eight dwords of values 0..15, one a byte.
+// Makes a row's 16 bytes of nibbles from the block's eight dwords of values 0..15, one a byte.
 void StoreNibbles(const uint32_t groups[8], uint8_t* q, int64_t r) {
   for (int j = 0; j < 4; ++j) Store32(q + r * 16 + j * 4, groups[j] | (groups[j + 4] << 4));
 }
@@ -84,7 +84,7 @@ void PackQ6K(const uint8_t* super, int64_t sub, int64_t r, uint8_t* unit) {
   StoreNibbles(groups, unit + 160, r);
 }
 
-// A block of a float row: 16 bytes of every row lie side by side. `bytes` of the row are there.
+// Packs a block of a float row: 16 bytes of every row lie side by side. `bytes` of the row exist.
 void PackFloats(const uint8_t* src, uint64_t bytes, int64_t r, uint8_t* unit) {
   for (uint64_t at = 0; at < bytes; at += 16) {
     std::memcpy(unit + at * kTileOutputs + r * 16, src + at, std::min<uint64_t>(16, bytes - at));

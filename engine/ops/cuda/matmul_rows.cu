@@ -1,5 +1,5 @@
-// Rows of activations in the form that products take: QuantiseBlock of engine/ops/quant.cc, or
-// floats in blocks.
+// Puts rows of activations into the form that products take: QuantiseBlock of engine/ops/quant.cc,
+// or floats in blocks.
 #include "engine/ops/cuda/matmul_device.cuh"
 
 namespace lanyard::ops::cuda {
@@ -9,7 +9,7 @@ constexpr uint32_t kLanesOfBlock = 8;  // four elements each
 
 struct BlockPlace {
   bool inside;
-  bool real;  // a row that is there, not padding
+  bool real;  // the row exists and is not padding
   uint32_t row, block;
   uint64_t unit;  // (group, position)
   uint32_t column;
@@ -29,7 +29,7 @@ LANYARD_DEVICE BlockPlace PlaceOf(const AssignRowsArgs& a) {
   return place;
 }
 
-// Four elements of a row from `at` on; zeros beyond k and for padding.
+// Loads four elements of a row from `at` on, with zeros beyond k and for padding.
 LANYARD_DEVICE void LoadElements(const AssignRowsArgs& a, const BlockPlace& place, uint32_t at,
                                  float x[4]) {
   const float* row = a.x + place.row * a.stride;

@@ -9,7 +9,7 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kSplitThreads = kDealtPartials * kWarp;
-// Floats from a column's 32 partial sums to the next: a warp's stores go to 32 banks.
+// The floats from a column's 32 partial sums to the next: a warp's stores go to 32 banks.
 constexpr uint32_t kColumnStride = kWarpOutputs + 4;
 
 // A lane's part of 32 outputs of one block.
@@ -56,8 +56,8 @@ LANYARD_DEVICE void Fragments(const RawFragments<F>& raw, uint32_t t, uint32_t a
 
 template <int tiles>
 struct SplitColumns {
-  const uint8_t* q[tiles];  // of the lane's column and bytes, at the partial's first block
-  const float* d[tiles];    // of its two columns
+  const uint8_t* q[tiles];  // for the lane's column and bytes, at the partial's first block
+  const float* d[tiles];    // for its two columns
   const float* s[tiles];
 };
 

@@ -18,7 +18,7 @@ constexpr uint32_t kParkedBytes = kTileThreads * 16;
 #if LANYARD_PTX_LEVEL >= 80
 constexpr uint32_t kMostSteps = 4;
 #else
-constexpr uint32_t kMostSteps = 2;  // what is under way lies in registers
+constexpr uint32_t kMostSteps = 2;  // data under way lies in registers
 #endif
 
 // A format and the width of a warp's share: pairs of 8 columns.
@@ -44,7 +44,7 @@ struct Stage {
   static constexpr uint32_t kStepBytes =
       kOutputs * (F::kRowBytes + F::kHighBytes + 4 * F::kScales) +
       F::kColumns * (kBlockElements + 4 * kColumnScales);
-  // Blocks of K: as many as two stages have room for in 48 KiB, and a thread for each pair of
+  // The blocks of K: as many as two stages have room for in 48 KiB, with a thread for each pair of
   // column scales.
   static constexpr uint32_t kSteps =
       Least(kMostSteps, Least(((48u << 10) - kParkedBytes) / 2 / kStepBytes,
@@ -62,11 +62,11 @@ struct Stage {
   static constexpr uint32_t kColumnScalePairs = kSteps * kColumnScales * F::kColumns / 2;
 };
 template <uint32_t pieces>
-constexpr uint32_t kShare = (pieces + kTileThreads - 1) / kTileThreads;  // of a thread
+constexpr uint32_t kShare = (pieces + kTileThreads - 1) / kTileThreads;  // the pieces of one thread
 
 struct TilePlace {
-  uint32_t first_tile;   // of 16 outputs
-  uint32_t first_group;  // of 8 columns
+  uint32_t first_tile;   // counted in tiles of 16 outputs
+  uint32_t first_group;  // counted in groups of 8 columns
 };
 
 // Where a thread's pieces lie, in bytes from the block's first tile and group; parked in shared
@@ -99,8 +99,8 @@ LANYARD_DEVICE Parked ParkedOf(const ProductArgs& a, const TilePlace& place, uin
   return parked;
 }
 
-// The thread's pieces of a stage. On sm_80 the copies go to shared memory by themselves; before,
-// they wait in registers.
+// The thread's pieces of a stage. On sm_80 the copies go to shared memory by themselves; on older
+// cards they wait in registers.
 template <typename F>
 struct Pieces {
   RawScales scales[kShare<Stage<F>::kScaleRows>];
@@ -113,7 +113,7 @@ struct Pieces {
 };
 
 // The thread's index, read anew: what depends on it is computed again for each stage and holds no
-// register between.
+// register in between.
 LANYARD_DEVICE uint32_t FreshThread() {
   uint32_t x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
@@ -182,7 +182,7 @@ struct StageSource {
     return F::LoadScales(unit, HeaderAt<F>(a, tiles + parked.tile, Least(at + step, last)),
                          thread % kTileOutputs);
   }
-  // One at most for a thread.
+  // There is at most one for a thread.
   LANYARD_METHOD Vec2f ColumnScale() const {
     const uint32_t rest = thread / (F::kColumns / 2);
     const uint32_t step = rest / Stage<F>::kColumnScales;
@@ -267,8 +267,8 @@ LANYARD_DEVICE void Commit(uint32_t shared, const Pieces<F>& from) {
 #endif
 }
 
-// 16 (m = 0, 1) of the warp's 32 outputs of a step as a fragment, and the scales of the lane's two
-// rows.
+// Loads 16 (m = 0, 1) of the warp's 32 outputs of a step as a fragment, and the scales of the
+// lane's two rows.
 template <typename F>
 LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint32_t a[4],
                                 RowScales w[2]) {
@@ -299,7 +299,7 @@ LANYARD_DEVICE void LoadOutputs(uint32_t shared, uint32_t step, uint32_t m, uint
   w[1] = {scales[0].y, scales[1].y, scales[2].y};
 }
 
-// Scales of the lane's two columns of each 8 of 16 columns.
+// Loads the scales of the lane's two columns of each 8 of 16 columns.
 template <typename F>
 LANYARD_DEVICE Vec4f ColumnScales(uint32_t shared, uint32_t step, uint32_t which, uint32_t pair) {
   using S = Stage<F>;
@@ -336,7 +336,7 @@ LANYARD_DEVICE PairOfColumns LoadPair(uint32_t shared, uint32_t step, uint32_t p
   return out;
 }
 
-// 16 outputs against 16 columns.
+// Multiplies 16 outputs by 16 columns.
 template <typename F>
 LANYARD_DEVICE void MultiplyPair(const PairOfColumns& columns, const uint32_t a[4],
                                  const RowScales w[2], float acc0[4], float acc1[4]) {
@@ -408,7 +408,7 @@ LANYARD_DEVICE void Tile(const ProductArgs& a) {
   Commit<F>(shared, pieces);
   Barrier();
   uint32_t p = 0;
-  uint32_t left = DealtCount(a.n_blocks, 0);  // blocks of partial sum p to come
+  uint32_t left = DealtCount(a.n_blocks, 0);  // blocks of partial sum p that are still to come
   uint32_t now = shared;
   uint32_t other = shared + S::kBytes;
   uint32_t step = 0;

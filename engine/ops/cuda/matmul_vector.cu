@@ -1,14 +1,15 @@
 // Few rows: weights are read once, at the speed of memory. A block of threads takes a tile of 16
-// outputs; 16 lanes, an output each, walk one partial sum's blocks, which lie one after the other:
-// 256 consecutive bytes a load. The activations of a block are the same for 16 lanes.
+// outputs; 16 lanes, each with an output, walk one partial sum's blocks, which lie one after the
+// other, so that a load reads 256 consecutive bytes. The activations of a block are the same for 16
+// lanes.
 #include "engine/ops/cuda/matmul_formats.cuh"
 
 namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kVectorThreads = kTileOutputs * kDealtPartials;
-// Blocks that a thread has under way: enough bytes to hide memory's latency, few enough registers
-// for many warps.
+// The blocks that a thread has under way: they are enough bytes to hide memory's latency, and few
+// enough registers for many warps.
 template <typename F, int columns>
 constexpr uint32_t kAheadOf = F::kRowBytes == 32 || columns >= 4 || (F::kHalves && columns >= 2)
                                   ? 2
@@ -73,7 +74,7 @@ LANYARD_DEVICE float BlockValue(const int32_t w[8], const Vec4u& q0, const Vec4u
   }
 }
 
-// A unit against the columns. q, d, s: of the unit's position.
+// Multiplies a unit by the columns. q, d and s are those of the unit's position.
 template <typename F, int columns>
 LANYARD_DEVICE void ComputeBlock(const RawBlock<F>& raw, const uint8_t* q, const float* d,
                                  const float* s, float acc[columns]) {
@@ -88,12 +89,13 @@ LANYARD_DEVICE void ComputeBlock(const RawBlock<F>& raw, const uint8_t* q, const
   }
 }
 
-// Floats from a partial sum's outputs to the next one's: two partials that a warp stores go to
-// other banks.
+// The floats from a partial sum's outputs to the next one's: two partials that a warp stores go to
+// different banks.
 template <int columns>
 constexpr uint32_t kPartialStride = columns* kTileOutputs + (columns % 2 == 0 ? kTileOutputs : 0);
 
-// The partial sums of all columns, added in their order and stored. `partials`: [8][columns][16].
+// Adds the partial sums of all columns in their order and stores them. `partials` is
+// [8][columns][16].
 template <int columns>
 LANYARD_DEVICE void StoreTotals(const ProductArgs& a, float* partials, const float acc[columns]) {
   const uint32_t row = ThreadX() % kTileOutputs;
@@ -150,7 +152,6 @@ LANYARD_DEVICE void MatVec(const ProductArgs& a) {
 }
 
 // --- Float weights: the 32 elements of a block in order
-// -------------------------------------------
 
 template <bool half>
 struct FloatFormat {
@@ -185,7 +186,7 @@ LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
   float acc[columns];
   LANYARD_UNROLL for (int c = 0; c < columns; ++c) acc[c] = 0.0f;
   constexpr uint32_t kChunkStride = kTileOutputs * 16;
-  // kChunks at a time, so that no count but the unit's has an end to look for.
+  // It takes kChunks at a time, so that no count but the unit's has to be checked for its end.
   Vec4u raw[F::kChunks];
   LANYARD_UNROLL for (uint32_t u = 0; u < F::kChunks; ++u) {
     raw[u] = chunks > 0 ? LoadStream16(w + u * kChunkStride) : Vec4u{0, 0, 0, 0};
@@ -218,8 +219,8 @@ LANYARD_DEVICE void MatVecFloat(const ProductArgs& a) {
 
 }  // namespace
 
-// Blocks of threads on a multiprocessor at least: fewer registers where few are needed, none
-// spilled.
+// The least blocks of threads on a multiprocessor: this gives fewer registers where few are needed,
+// and none is spilled.
 #define LANYARD_MATVEC(name, F, columns)                                                \
   LANYARD_KERNEL __launch_bounds__(kVectorThreads, (F::kHalves || columns > 2 ? 4 : 5)) \
       matvec_##name##_##columns(const ProductArgs a) {                                  \

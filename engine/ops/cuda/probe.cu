@@ -73,7 +73,8 @@ LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_fma(ProbeArgs a) {
 #if LANYARD_PTX_LEVEL >= 75
 constexpr int kMmaChains = 8;
 
-// Tensor cores with 8-bit integers: the sums of 8 chains, each with the same small operands.
+// Tensor cores with 8-bit integers: computes the sums of 8 chains, each with the same small
+// operands.
 LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_mma_s8(ProbeArgs a) {
   const uint32_t thread = ThreadOfGrid();
   const uint32_t x = (a.seed + thread) & 0x01010101u;
@@ -106,7 +107,7 @@ LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_mma_s8(ProbeArgs a
   a.sink[thread] = static_cast<uint32_t>(all);
 }
 
-// Tensor cores with halves, sums in f32.
+// Tensor cores with halves: the sums are f32.
 LANYARD_KERNEL __launch_bounds__(kProbeThreads) lanyard_probe_mma_f16(ProbeArgs a) {
   const uint32_t thread = ThreadOfGrid();
   const uint32_t x = (a.seed + thread) % 2 == 0 ? 0x3c003c00u : 0x38003800u;  // ones, or halves

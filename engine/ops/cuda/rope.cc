@@ -14,7 +14,7 @@ absl::Status RotateAndStore(Launcher& launcher, const RotateArgs& args) {
   if (args.n_rot != 0 && (args.cos == nullptr || args.sin == nullptr)) {
     return InvalidArgument("rotate: cos and sin must be device addresses");
   }
-  constexpr uint32_t kHeads = 4;  // of a block
+  constexpr uint32_t kHeads = 4;  // for one block
   const uint32_t heads = args.n_heads + 2 * args.kv.n_kv_heads;
   const uint32_t shared_bytes = kHeads * args.kv.head_dim * sizeof(float);
   if (args.max_rows == 0 || heads == 0 || shared_bytes > 48 * 1024) {

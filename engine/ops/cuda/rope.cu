@@ -1,5 +1,5 @@
-// Norm, rotation and scale of heads, keys and values into their pages: a warp takes a head of a row
-// (grid.y is the row), whose elements it keeps in shared memory.
+// Norm, rotation and scale of heads, and keys and values into their pages: a warp takes a head of a
+// row (grid.y is the row), whose elements it keeps in shared memory.
 #include "engine/ops/cuda/attention_args.h"
 #include "engine/ops/cuda/common.cuh"
 #include "engine/ops/cuda/kv.cuh"
@@ -63,8 +63,8 @@ LANYARD_DEVICE void StorePart(const RotateArgs& a, uint8_t* part, const float* h
   const float inverse = max > 0 ? Div(127.0f, max) : 0.0f;
   for (uint32_t i = Lane(); i < n; i += kWarp) {
     const float product = head[i] * inverse;
-    // A NaN's payload differs between processors: it is stored as 0, beside a scale that makes it
-    // NaN or as good as lost.
+    // A NaN's payload differs between processors, so it is stored as 0, beside a scale that makes
+    // it NaN or as good as lost.
     const float rounded = product == product ? product + kExpMagic : kExpMagic;
     part[i * step + offset] = static_cast<uint8_t>(BitsOf(rounded) - BitsOf(kExpMagic));
   }

@@ -1,5 +1,5 @@
 // Queries and keys between the product and attention, on a device: the twin of engine/ops/rope.h,
-// the same bits (in the queries and in the pages). Cosines and sines are made on the host
+// with the same bits (in the queries and in the pages). Cosines and sines are made on the host
 // (RopeFrequencies::Row) and uploaded with the frame.
 #pragma once
 

@@ -4,8 +4,8 @@ namespace lanyard::ops::cuda {
 namespace {
 
 constexpr uint32_t kThreads = 256;
-constexpr uint32_t kStaged =
-    12000;  // elements of a row in shared memory: with the block's own, below 48 KiB
+// Elements of a row that fit in shared memory: with the block's own they take less than 48 KiB.
+constexpr uint32_t kStaged = 12000;
 
 absl::Status CheckRows(const char* what, const void* x, const uint32_t* n_rows, uint32_t max_rows) {
   if (x == nullptr || n_rows == nullptr)

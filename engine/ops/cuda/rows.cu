@@ -27,7 +27,7 @@ LANYARD_DEVICE float BlockInverseRms(const float* x, uint32_t n, float eps, RowS
   return shared->scale;
 }
 
-// The exponent of a row whose largest magnitude within each thread's elements is `max`.
+// The exponent of a row; `max` is the largest magnitude within each thread's elements.
 LANYARD_DEVICE int32_t BlockExponent(float max, RowShared* shared) {
   max = MaxOfBlock<kThreads>(max, shared->max);
   uint32_t bits = BitsOf(max);
@@ -41,8 +41,8 @@ LANYARD_DEVICE int32_t BlockExponent(float max, RowShared* shared) {
 
 LANYARD_DEVICE float Power(int32_t e) { return FloatOf(static_cast<uint32_t>(e + 127) << 23); }
 
-// `held` is the row as it becomes: in shared memory, or x itself for a row that is too long for it.
-// delta_held: the same of delta.
+// `held` is the row as it becomes: it lies in shared memory, or in x itself when it is too long for
+// that. delta_held is the same for delta.
 LANYARD_DEVICE void ResidualRow(const ResidualArgs& a, float* x, float* held, bool staged,
                                 RowShared* shared) {
   const uint32_t n = a.n;
@@ -98,7 +98,7 @@ LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_residual(ResidualArgs a) {
   ResidualRow(a, RowOf(a), reinterpret_cast<float*>(dynamic_shared), true, &shared);
 }
 
-// A row that does not fit in shared memory.
+// For a row that does not fit in shared memory.
 LANYARD_KERNEL __launch_bounds__(kThreads) lanyard_residual_long(ResidualArgs a) {
   __shared__ RowShared shared;
   if (BlockX() >= *a.n_rows) return;

@@ -1,16 +1,16 @@
-// Arguments of the row kernels (rows.cu). Pointers are device addresses.
+// The arguments of the row kernels (rows.cu). Pointers are device addresses.
 //
-// How many rows a step has stands in a word of device memory, `n_rows`; `max_rows` only sizes the
-// grid, and a block without a row ends at once. So a captured graph made for max_rows is replayed
-// for every step of at most so many rows.
+// A word of device memory, `n_rows`, says how many rows a step has; `max_rows` only sizes the grid,
+// and a block without a row ends at once. So a captured graph made for max_rows is replayed for
+// every step of at most this many rows.
 #pragma once
 
 #include <cstdint>
 
 namespace lanyard::ops::cuda {
 
-// engine/ops/residual.h; in addition row r can be row row_of[r] of x (of x only), for the rows that
-// want logits.
+// The ResidualRows of engine/ops/residual.h. In addition row r can be row row_of[r] of x (of x
+// only), for the rows that want logits.
 struct ResidualArgs {
   float* x = nullptr;                 // [.][n]
   const float* delta = nullptr;       // [n_rows][n]
@@ -25,12 +25,12 @@ struct ResidualArgs {
   float eps = 0;
 };
 
-// Rows to and from the wire: data is exponents[n_rows], halves[n_rows][n]; 2-byte aligned.
+// Rows to and from the wire: data is exponents[n_rows], halves[n_rows][n], and 2-byte aligned.
 struct HalfRowsArgs {
   float* x = nullptr;  // [n_rows][n]
   uint8_t* data = nullptr;
-  uint32_t* not_finite =
-      nullptr;  // decode: bit 0 is set where a value is not finite or an exponent out of range
+  // decode: bit 0 is set where a value is not finite or an exponent is out of range.
+  uint32_t* not_finite = nullptr;
   const uint32_t* n_rows = nullptr;
   uint32_t max_rows = 0;
   uint32_t n = 0;
@@ -38,11 +38,11 @@ struct HalfRowsArgs {
 
 struct ElementsArgs {
   float* x = nullptr;              // [n_rows][n]
-  uint32_t* not_finite = nullptr;  // of AllFinite: bit 0
+  uint32_t* not_finite = nullptr;  // for AllFinite: bit 0
   const uint32_t* n_rows = nullptr;
   uint32_t max_rows = 0;
   uint32_t n = 0;
-  float scale = 1;  // of Scale
+  float scale = 1;  // for Scale
 };
 
 }  // namespace lanyard::ops::cuda

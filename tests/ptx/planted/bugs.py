@@ -101,7 +101,7 @@ bug("scale of the other output row", "matmul_mma.cuh",
 bug("largest magnitude of half a block", "matmul_rows.cu",
     "mask < kLanesOfBlock; mask *= 2) {\n    amax_bits", "mask < 4; mask *= 2) {\n    amax_bits", "QuantisedRows")
 bug("last elements of a row read beyond it", "matmul_rows.cu",
-    "x[i] = place.real && at + i < a.k ? row[at + i]", "x[i] = at + i < a.k ? row[at + i]", "QuantisedRows")
+    "place.real && at + i < a.k ? row[at + i]", "at + i < a.k ? row[at + i]", "QuantisedRows")
 
 # --- The fast form of attention -------------------------------------------------------------------------------------------------
 bug("fast form: fragments of keys not transposed", "attention_fast.cu",
