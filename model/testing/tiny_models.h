@@ -1,5 +1,5 @@
 // Whole models of every family in small, with f32 weights from a seed: the same bytes on every
-// machine, so that llama.cpp's figures of them (tests/data/golden/tiny-NAME.json) can be kept
+// machine, so that llama.cpp's figures of them (tests/data/golden/) can be kept
 // without the models. A new family is one more row of the table in tiny_models.cc, and its figures
 // by tools/make_golden.py. The keys and tensors stand there in full: nothing of the library says
 // what a golden model has.
