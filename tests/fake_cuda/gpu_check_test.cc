@@ -55,7 +55,7 @@ class GpuCheck : public ::testing::Test {
 };
 
 TEST_F(GpuCheck, TwoCardsOneReport) {
-  ASSERT_EQ(Run("devices=2,cc=8.6/7.5,sms=1,memory=64MiB"), cli::kOk) << stderr_;
+  ASSERT_EQ(Run("devices=2,cc=8.6/7.5,sms=1,memory=64MiB"), kOk) << stderr_;
   EXPECT_THAT(stdout_, HasSubstr("cuda:1  Interpreted card 1, compute capability 7.5"));
   EXPECT_THAT(stdout_, HasSubstr("equal to the CPU, bit for bit"));
   const json report = json::parse(ReportText());
@@ -75,7 +75,7 @@ TEST_F(GpuCheck, TwoCardsOneReport) {
 
 TEST_F(GpuCheck, OldCardIsSkippedAndTheOthersAreChecked) {
   ASSERT_EQ(Run("devices=2,cc=5.2/8.6,sms=1,memory=64MiB,lose_device=0,lose_at=1", {"--no-probe"}),
-            cli::kOk)
+            kOk)
       << stdout_;
   EXPECT_THAT(stdout_, HasSubstr("skipped  Interpreted card 0 has compute capability 5.2"));
   const json report = json::parse(ReportText());
@@ -85,7 +85,7 @@ TEST_F(GpuCheck, OldCardIsSkippedAndTheOthersAreChecked) {
 }
 
 TEST_F(GpuCheck, NothingOfTheMachineOrItsUser) {
-  ASSERT_EQ(Run("sms=1,memory=64MiB", {"--no-probe"}), cli::kOk) << stderr_;
+  ASSERT_EQ(Run("sms=1,memory=64MiB", {"--no-probe"}), kOk) << stderr_;
   const std::string text = ReportText();
   char host[256] = "";
   ASSERT_EQ(gethostname(host, sizeof(host) - 1), 0);
@@ -104,12 +104,12 @@ TEST_F(GpuCheck, NothingOfTheMachineOrItsUser) {
 }
 
 TEST_F(GpuCheck, JsonOnStdoutIsTheReport) {
-  ASSERT_EQ(Run("sms=1,memory=64MiB", {"--json", "--no-probe"}), cli::kOk) << stderr_;
+  ASSERT_EQ(Run("sms=1,memory=64MiB", {"--json", "--no-probe"}), kOk) << stderr_;
   EXPECT_EQ(json::parse(stdout_), json::parse(ReportText()));
 }
 
 TEST_F(GpuCheck, LostCardFailsWithWhatWasDone) {
-  EXPECT_EQ(Run("sms=1,memory=64MiB,lose_at_work=40"), cli::kFailed);
+  EXPECT_EQ(Run("sms=1,memory=64MiB,lose_at_work=40"), kFailed);
   const json report = json::parse(ReportText());
   EXPECT_EQ(report["ok"], false);
   EXPECT_THAT(report["cards"][0]["error"].get<std::string>(), HasSubstr("lost cuda:0"));
@@ -117,18 +117,18 @@ TEST_F(GpuCheck, LostCardFailsWithWhatWasDone) {
 }
 
 TEST_F(GpuCheck, NoCardNoDriverOldDriver) {
-  EXPECT_EQ(Run("devices=0"), cli::kNotFound);
-  EXPECT_EQ(Run("devices=1", {"--card", "3"}), cli::kNotFound);
+  EXPECT_EQ(Run("devices=0"), kNotFound);
+  EXPECT_EQ(Run("devices=1", {"--card", "3"}), kNotFound);
   EXPECT_THAT(stderr_, HasSubstr("no card cuda:3"));
-  EXPECT_EQ(Run("cc=5.2"), cli::kFailed);
+  EXPECT_EQ(Run("cc=5.2"), kFailed);
   EXPECT_THAT(ReportText(), HasSubstr("compute capability 5.2"));
-  EXPECT_EQ(Run("driver=11010"), cli::kFailed);
+  EXPECT_EQ(Run("driver=11010"), kFailed);
   EXPECT_THAT(ReportText(), HasSubstr("newer NVIDIA driver"));
 }
 
 TEST_F(GpuCheck, ReportThatCannotBeWrittenIsAnError) {
   out_ = "/nowhere/report.json";
-  EXPECT_EQ(Run("sms=1,memory=64MiB", {"--no-probe"}), cli::kFailed);
+  EXPECT_EQ(Run("sms=1,memory=64MiB", {"--no-probe"}), kFailed);
   EXPECT_THAT(stderr_, HasSubstr("--out"));
 }
 
