@@ -98,7 +98,7 @@ void RegisterClients(CLI::App& app) {
       "  lanyard clients\n"
       "      as administrator: writes https-ca.crt and ca-bundle.crt into the folder and prints a\n"
       "      line for each kind of client\n"
-      "  lanyard clients --url https://pc1:8470 --ca https-ca.crt\n"
+      "  lanyard clients --url https://pool.example:8470 --ca https-ca.crt\n"
       "      on a client's machine\n"
       "  lanyard clients --new-ca\n"
       "      a CA with a new key; of a cluster that began without name constraints, one with them\n"

@@ -363,7 +363,7 @@ void CheckCoordinator(const CoordinatorFacts& facts, Report* out) {
     place.Skip("port",
                "this machine administers no cluster, no pool of `lanyard up` runs here, and no "
                "--url is given",
-               "lanyard doctor --url https://HOST:PORT, or make this machine an administrator's: "
+               "lanyard doctor --url ADDRESS, or make this machine an administrator's: "
                "lanyard join",
                absl::StatusCode::kUnavailable);
   } else if (!facts.access.ok()) {

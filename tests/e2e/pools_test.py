@@ -14,7 +14,7 @@ import unittest
 
 import pool
 
-QUICK = 5  # seconds, under load; what is refused "at once" takes a tenth
+QUICK = 30  # seconds, on a machine that does much else; what is refused "at once" takes a hundredth
 # What makes a verb short, or gives it something to work on. A verb that is not here is tried as it stands.
 ARGUMENTS = {
     "load": ["--requests", "1", "--users", "1", "--prompt-tokens", "4", "--generate", "1"],
@@ -24,6 +24,11 @@ ARGUMENTS = {
     "node drain": ["--wait", "0"],
 }
 ADDRESS = re.compile(r"https?://[^\s'\",;)]+|(?:127\.0\.0\.1|localhost|\[::1\]):\d+")
+
+
+def addresses(text):
+    """Those that could be taken for the pool's: a name under .example (RFC 2606) is an example of another."""
+    return {found for found in ADDRESS.findall(text) if not re.search(r"\.example(:\d+)?$", found)}
 
 
 def help_of(*verb, env):
@@ -73,7 +78,7 @@ class Verbs(unittest.TestCase):
                 tried = 0
                 for verb, talks, code, said in self.every_verb():
                     with self.subTest(verb=verb, http_open=http_open):
-                        self.assertEqual(set(ADDRESS.findall(said)) - own, set(), said)
+                        self.assertEqual(addresses(said) - own, set(), said)
                         self.assertNotIn(": Connection refused", said)
                         self.assertNotIn("no pool was found", said)
                         if talks:
@@ -99,7 +104,7 @@ class Verbs(unittest.TestCase):
     def test_without_a_pool(self):
         for verb, talks, code, said in self.every_verb():
             with self.subTest(verb=verb):
-                self.assertEqual(ADDRESS.findall(said), [], said)
+                self.assertEqual(addresses(said), set(), said)
                 if talks and verb != "doctor":  # that one looks at the machine all the same
                     self.assertEqual(code, 3, said)
                     self.assertIn("lanyard up --model", said)
