@@ -29,7 +29,8 @@ std::string RequestOf(const std::string& method, const std::string& path,
 
 // Routes of which a server without a cluster says that it has none.
 bool NeedsCluster(const web::Route& route) {
-  for (const char* prefix : {"/admin/v1/tokens", "/admin/v1/members", "/admin/v1/drains"}) {
+  for (const char* prefix :
+       {"/admin/v1/tokens", "/admin/v1/members", "/admin/v1/drains", "/admin/v1/https"}) {
     if (route.path.rfind(prefix, 0) == 0) return true;
   }
   return false;
