@@ -16,7 +16,8 @@ namespace lanyard::cli {
 namespace {
 
 constexpr std::string_view kPasteEnds = "\x1b[201~";
-constexpr int kKeyMs = 50;  // between the bytes of one key, and of one burst
+constexpr int kKeyMs = 50;     // between the bytes of one key, and of one burst
+constexpr int kRestMs = 2000;  // for the rest of a character: a busy link may split it
 constexpr int kForever = -1;
 
 bool IsNewline(char c) { return c == '\n' || c == '\r'; }
@@ -131,7 +132,8 @@ TypedInput::Event TypedInput::Character() {
   }
   model::Utf8Step step = model::DecodeUtf8(bytes_);
   while (step.kind == model::Utf8Step::kIncomplete) {
-    if (Fill(kKeyMs) != Wait::kReady) break;
+    const Wait wait = Fill(kRestMs);
+    if (wait == Wait::kSilence || wait == Wait::kEnd || Interrupted().load()) break;
     step = model::DecodeUtf8(bytes_);
   }
   character_ = step.kind == model::Utf8Step::kChar ? step.code_point : char32_t{0xFFFD};

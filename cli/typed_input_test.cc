@@ -69,7 +69,7 @@ TEST_F(TypedInputTest, CharactersOfAnyScript) {
 }
 
 TEST_F(TypedInputTest, CharactersThatComeInPieces) {
-  Later({"\xF0\x9F", "\x8C\x8D", "\xE4"});
+  Later({"\xF0\x9F", "\x8C\x8D", "\xE4"}, 120);
   EXPECT_EQ(All(), "🌍\xEF\xBF\xBD$");
 }
 

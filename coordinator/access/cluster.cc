@@ -351,7 +351,7 @@ void Cluster::Loop() {
     const TimeNs now = MonotonicNow();
     const bool wanted = every > 0 && now - renewed_at >= every;
     if (wanted) renewed_at = now;
-    absl::Status status = https_front_->Look(options_.clock());
+    absl::Status status = https_front_->Look(options_.clock(), wanted);
     status.Update(WriteFilesForClients());
     status.Update(RenewIfDue(wanted));
     if (!status.ok()) {

@@ -184,7 +184,7 @@ void HttpsFront::LookAtFiles(UnixTime now) {
   }
 }
 
-absl::Status HttpsFront::Look(UnixTime now) {
+absl::Status HttpsFront::Look(UnixTime now, bool renew) {
   MutexLock lock(&mu_);
   if (files_.has_value()) {
     LookAtFiles(now);
@@ -193,7 +193,7 @@ absl::Status HttpsFront::Look(UnixTime now) {
   if (!authority_.has_value()) return absl::OkStatus();
   const bool due =
       usual_ == nullptr || now < issued_ || now - issued_ >= options_.certificate_seconds * 2 / 3;
-  if (!due && options_.addresses() == addresses_) return absl::OkStatus();
+  if (!renew && !due && options_.addresses() == addresses_) return absl::OkStatus();
   return Issue(now);
 }
 

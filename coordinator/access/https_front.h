@@ -46,8 +46,9 @@ class HttpsFront {
 
   // For a connection that is accepted now. Null when there is none, which was logged.
   std::shared_ptr<ssl_ctx_st> Context(const std::shared_ptr<const identity::Credential>& cluster);
-  // Looks whether a certificate is due, the machine's addresses or the house's files have changed.
-  absl::Status Look(identity::UnixTime now);
+  // Makes a certificate if `renew` asks for one, and looks whether one is due, the machine's
+  // addresses or the house's files have changed.
+  absl::Status Look(identity::UnixTime now, bool renew = false);
   // A new CA with a new key, which every client must be given. FailedPrecondition with a pair of
   // the house's.
   absl::Status NewAuthority(identity::UnixTime now);
