@@ -119,10 +119,9 @@ absl::Status HttpsFront::OpenHouse(UnixTime now) {
   files_.emplace(https.certificate_file, https.key_file);
   ASSIGN_OR_RETURN(usual_, files_->Read(now));
   const HttpsNames wanted = Wanted(options_);
-  const bool fits = std::any_of(wanted.dns.begin(), wanted.dns.end(),
-                                [&](const std::string& name) { return usual_->IsFor(name); }) ||
-                    std::any_of(wanted.addresses.begin(), wanted.addresses.end(),
-                                [&](const std::string& name) { return usual_->IsFor(name); });
+  const auto is_for = [&shown = *usual_](const std::string& name) { return shown.IsFor(name); };
+  const bool fits = std::any_of(wanted.dns.begin(), wanted.dns.end(), is_for) ||
+                    std::any_of(wanted.addresses.begin(), wanted.addresses.end(), is_for);
   if (!fits) {
     LogWarning("HTTPS: the certificate in ", https.certificate_file, " is for ",
                absl::StrJoin(usual_->names, ", "), ", and this machine is ",
