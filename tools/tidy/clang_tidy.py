@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""clang-tidy with .clang-tidy's short list over every source of the product, as a test.
+"""clang-tidy with .clang-tidy's short list over the sources of the product, all or those of some rooms, as a test.
 
-clang_tidy.py --build FOLDER [--jobs N] [FILE...]   prints clang-tidy's words, exits 1 if there are any.
+clang_tidy.py --build FOLDER [--jobs N] [FILE-or-ROOM...]   prints clang-tidy's words, exits 1 if there are any.
 
 A file takes clang-tidy 5 to 20 seconds, so that a file found clean is remembered by the content of all that it
 includes from this checkout, in $XDG_CACHE_HOME/lanyard/clang-tidy (or ~/.cache/…): a second run looks at what changed.
@@ -80,12 +80,13 @@ def main():
     build = args.build.resolve()
     version = subprocess.run(["clang-tidy", "--version"], capture_output=True, check=True).stdout
     objects, deps = sources(build), dependencies(build)
-    unknown = sorted(set(args.files) - set(objects))
+    wanted = {name: [f for f in sorted(objects) if f == name or f.startswith(name + "/")] for name in args.files}
+    unknown = [name for name, files in wanted.items() if not files]
     if unknown:
         sys.exit(f"error: no product source: {', '.join(unknown)}")
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    keys = {f: key_of(f, deps.get(objects[f], []), version) for f in args.files or sorted(objects)}
+    keys = {f: key_of(f, deps.get(objects[f], []), version) for f in sum(wanted.values(), []) or sorted(objects)}
     todo = [f for f, key in keys.items() if key is None or not (cache / key).exists()]
     bad, start = 0, time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
