@@ -452,4 +452,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--lanyard", required=True)
     _, rest = parser.parse_known_args(namespace=ARGS)
-    unittest.main(argv=[sys.argv[0]] + rest)
+    unittest.main(argv=[sys.argv[0]] + rest, verbosity=2)
