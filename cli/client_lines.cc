@@ -84,15 +84,18 @@ ordered_json ClientLinesJson(const ClientAccess& access) {
   return out;
 }
 
+std::string StoreNote(const ClientAccess& a) {
+  if (a.ca.empty() || !a.system_store.empty()) return "";
+  return absl::StrCat("No store of this system's CAs was found, so ", a.bundle,
+                      " holds the pool's alone: a program that is given it reaches the pool and "
+                      "no web site.\n");
+}
+
 std::string ClientLinesText(const ClientAccess& a) {
   std::string out = absl::StrCat("The pool is at ", a.url, "\n");
   if (!a.ca.empty()) {
     absl::StrAppend(&out, "Its CA is ", a.ca, "\nWith the system's CAs: ", a.bundle, "\n");
-    if (a.system_store.empty()) {
-      out +=
-          "No store of this system's CAs was found, so the second file holds the pool's alone: a "
-          "program that is given it reaches the pool and no web site.\n";
-    }
+    out += StoreNote(a);
   } else if (a.url.rfind("https://", 0) == 0) {
     out += "It shows the house's own certificate: clients need no CA but those of the system.\n";
   }

@@ -35,6 +35,9 @@ nlohmann::ordered_json ClientLinesJson(const ClientAccess& access);
 // All of them for a terminal, with what is to be known of the CA.
 std::string ClientLinesText(const ClientAccess& access);
 
+// A line when the bundle holds the pool's CA alone, else empty.
+std::string StoreNote(const ClientAccess& access);
+
 // Asks the pool (as administrator) and writes the CA and the bundle into `folder`; `key_file` stays
 // empty. FailedPrecondition: what is in the folder is old and cannot be written.
 absl::StatusOr<ClientAccess> FetchClientAccess(const HttpClient& client, const std::string& folder);

@@ -88,6 +88,7 @@ std::string HowToAsk(const PoolAccess& access) {
   absl::StrAppend(&out, "  lanyard run ", how, "\n");
   if (c.open) return out;
   absl::StrAppend(&out, "Node, requests, desktop programs: lanyard clients ", how, "\n");
+  out += StoreNote(c);
   if (!c.ca.empty() && !c.constrained) {
     absl::StrAppend(&out,
                     "The CA of this pool is older than name constraints: do not put it into a "
