@@ -102,7 +102,7 @@ absl::StatusOr<SslContext> MakeHttpsContext(const HttpsContextParts& parts) {
                    HttpsContextOf(*cluster, ca.get(), parts.tls12));
   if (SSL_CTX_set_ex_data(out.get(), ByNameIndex(), by_name.get()) != 1)
     return Internal("cannot make a TLS context: ", OpenSslError());
-  by_name.release();  // its context frees it
+  static_cast<void>(by_name.release());  // its context frees it
   SSL_CTX_set_tlsext_servername_callback(out.get(), OnServerName);
   return out;
 }
