@@ -3,8 +3,6 @@
 #include "apps/daemon_config.h"
 #include "base/command_line.h"
 #include "base/ip.h"
-#include "base/log.h"
-#include "base/version.h"
 #include "cli/numerics_flags.h"
 #include "web/address.h"
 #include "web/browser.h"
@@ -45,7 +43,6 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
       "Serves a model that is cut over the workers of a Lanyard pool.", "lanyard-coordinator");
   CLI::App& app = *made;
   CoordinatorFlags& flags = *out;
-  app.set_version_flag("--version", kVersion);
   app.add_option("--model", flags.model, "a GGUF file")->required();
   app.add_option("--listen", flags.pool.listen, "where workers join")->capture_default_str();
   app.add_option("--network", flags.networks,
@@ -93,17 +90,13 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
                  "write one JSON line with the addresses there once both listen (default: "
                  "nowhere)");
   app.add_option("--ready-file", flags.ready_file, "the same into a file");
-  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
-      ->check(ParsesAs(ParseLogLevel))
-      ->capture_default_str();
-  app.add_flag("--log-json", flags.log_json, "one JSON object a line");
-  AddConfigFile(app, "LANYARD_COORDINATOR");
-  app.footer(
-      "Examples:\n  lanyard-coordinator --model smollm2.gguf\n"
+  AddDaemonFlags(
+      app, "LANYARD_COORDINATOR",
+      "  lanyard-coordinator --model smollm2.gguf\n"
       "  lanyard-coordinator --model smollm2.gguf --listen 192.168.1.10:7470 --http "
       "192.168.1.10:8470\n"
-      "  lanyard-coordinator --config /etc/lanyard/coordinator.toml --model smollm2.gguf\n" +
-      app.get_footer());
+      "  lanyard-coordinator --config /etc/lanyard/coordinator.toml --model smollm2.gguf\n",
+      &flags.daemon);
   return made;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/daemon_config.h"
 #include "coordinator/access/https_front.h"
 #include "coordinator/pool_runner.h"
 #include "identity/authority.h"
@@ -15,7 +16,7 @@
 namespace lanyard::apps {
 
 struct CoordinatorFlags {
-  std::string model, ready_file, log_level = "info";
+  std::string model, ready_file;
   coordinator::PoolRunnerOptions pool;
   std::vector<std::string> networks;
   web::ServerOptions front;
@@ -29,7 +30,7 @@ struct CoordinatorFlags {
   double drain_timeout_s = 0;
   int64_t certificate_life_s = identity::kNodeCertificateSeconds;
   double renew_every_s = 0;
-  bool log_json = false;
+  DaemonFlags daemon;
 };
 
 // The program's options, bound to *flags, which must outlive the parsing.

@@ -137,8 +137,8 @@ void ServeJoining(const Identity& identity, coordinator::PoolRunner* pool) {
 }
 
 absl::Status Run(apps::CoordinatorFlags flags) {
-  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
-  SetupLog({level, flags.log_json, "coordinator"});
+  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.daemon.log_level));
+  SetupLog({level, flags.daemon.log_json, "coordinator"});
   RETURN_IF_ERROR(CheckHttps(&flags));
   ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";

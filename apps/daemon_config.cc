@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/command_line.h"
 #include "base/environment.h"
+#include "base/log.h"
 #include "base/nearest.h"
 #include "base/status.h"
+#include "base/version.h"
 
 namespace lanyard::apps {
 namespace {
@@ -99,7 +102,13 @@ class TomlConfig final : public CLI::Config {
 
 }  // namespace
 
-void AddConfigFile(CLI::App& app, const std::string& prefix) {
+void AddDaemonFlags(CLI::App& app, const std::string& prefix, const std::string& examples,
+                    DaemonFlags* flags) {
+  app.set_version_flag("--version", kVersion);
+  app.add_option("--log-level", flags->log_level, "debug, info, warning, error or off")
+      ->check(ParsesAs(ParseLogLevel))
+      ->capture_default_str();
+  app.add_flag("--log-json", flags->log_json, "one JSON object a line");
   for (CLI::Option* option : app.get_options()) {
     if (option->get_lnames().empty()) continue;
     const std::string& name = option->get_lnames().front();
@@ -113,7 +122,7 @@ void AddConfigFile(CLI::App& app, const std::string& prefix) {
                  "a TOML file whose keys are these options, e.g. log-level = \"debug\"")
       ->configurable(false);
   app.config_formatter(std::make_shared<TomlConfig>(app, prefix));
-  app.footer("Each option also comes from the environment (" +
+  app.footer("Examples:\n" + examples + "Each option also comes from the environment (" +
              EnvironmentName(prefix, "log-level") +
              " for --log-level) and from the --config file: flag > environment > file > default.");
 }

@@ -22,10 +22,8 @@ class DaemonConfig : public ::testing::Test {
     app_.add_option("--name", name_)->required();
     app_.add_option("--threads", threads_)->check(CLI::Range(1, 64));
     app_.add_option("--model", model_);
-    app_.add_option("--log-level", log_level_);
     app_.add_option("--speed", speed_);
-    app_.add_flag("--log-json", log_json_);
-    AddConfigFile(app_, "LANYARD_TEST");
+    AddDaemonFlags(app_, "LANYARD_TEST", "", &daemon_);
   }
   void TearDown() override {
     std::filesystem::remove(path_);
@@ -47,11 +45,11 @@ class DaemonConfig : public ::testing::Test {
 
   const std::string path_ = ::testing::TempDir() + "daemon_" + std::to_string(getpid()) + ".toml";
   CLI::App app_{"A daemon.", "lanyard-test"};
-  std::string name_, log_level_ = "info";
+  std::string name_;
   std::vector<std::string> model_;
   int threads_ = 0;
   double speed_ = 0;
-  bool log_json_ = false;
+  DaemonFlags daemon_;
 };
 
 TEST_F(DaemonConfig, AFileGivesEveryKindOfValue) {
@@ -62,9 +60,9 @@ TEST_F(DaemonConfig, AFileGivesEveryKindOfValue) {
   EXPECT_EQ(name_, "pc \"1\" # no comment");
   EXPECT_EQ(threads_, 3);
   EXPECT_EQ(speed_, 1.5);
-  EXPECT_TRUE(log_json_);
+  EXPECT_TRUE(daemon_.log_json);
   EXPECT_THAT(model_, ElementsAre("a.gguf", "b.gguf"));
-  EXPECT_EQ(log_level_, "debug");
+  EXPECT_EQ(daemon_.log_level, "debug");
 }
 
 TEST_F(DaemonConfig, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
@@ -76,8 +74,8 @@ TEST_F(DaemonConfig, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
       "");
   EXPECT_EQ(name_, "flag");
   EXPECT_EQ(threads_, 5);
-  EXPECT_EQ(log_level_, "error");
-  EXPECT_FALSE(log_json_);
+  EXPECT_EQ(daemon_.log_level, "error");
+  EXPECT_FALSE(daemon_.log_json);
 }
 
 TEST_F(DaemonConfig, AnUnknownKeyNamesTheNearest) {

@@ -3,9 +3,7 @@
 #include "apps/daemon_config.h"
 #include "base/command_line.h"
 #include "base/ip.h"
-#include "base/log.h"
 #include "base/size.h"
-#include "base/version.h"
 #include "engine/ops/isa.h"
 #include "net/hello.h"
 #include "stage/speed.h"
@@ -17,7 +15,6 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
       "Joins this machine to a Lanyard pool and runs the layers it is given.", "lanyard-worker");
   CLI::App& app = *made;
   WorkerFlags& flags = *out;
-  app.set_version_flag("--version", kVersion);
   app.add_option(
       "--join", flags.join,
       "the coordinator's host:port; auto: looks for it here (default: where it was before)");
@@ -61,16 +58,11 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
   app.add_option("--speed", flags.speed,
                  "relative speed for the planner (default: threads x instruction set)")
       ->check(CLI::Range(0.001, stage::kMaxSpeed));
-  app.add_option("--log-level", flags.log_level, "debug, info, warning, error or off")
-      ->check(ParsesAs(ParseLogLevel))
-      ->capture_default_str();
-  app.add_flag("--log-json", flags.log_json, "one JSON object a line");
-  AddConfigFile(app, "LANYARD_WORKER");
-  app.footer(
-      "Examples:\n  lanyard-worker --join 192.168.1.10:7470 --token-file token.txt\n"
-      "  lanyard-worker --join auto --token-file token.txt --memory 8GiB\n"
-      "  lanyard-worker --config /etc/lanyard/worker.toml\n" +
-      app.get_footer());
+  AddDaemonFlags(app, "LANYARD_WORKER",
+                 "  lanyard-worker --join 192.168.1.10:7470 --token-file token.txt\n"
+                 "  lanyard-worker --join auto --token-file token.txt --memory 8GiB\n"
+                 "  lanyard-worker --config /etc/lanyard/worker.toml\n",
+                 &flags.daemon);
   return made;
 }
 

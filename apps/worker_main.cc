@@ -102,8 +102,8 @@ absl::StatusOr<worker::DaemonOptions> ToOptions(const apps::WorkerFlags& flags) 
 }
 
 absl::Status Run(const apps::WorkerFlags& flags, worker::DaemonOptions options) {
-  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.log_level));
-  SetupLog({level, flags.log_json, options.name});
+  ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.daemon.log_level));
+  SetupLog({level, flags.daemon.log_json, options.name});
   RETURN_IF_ERROR(MakePrivateDir(options.weights.state_dir));
   ASSIGN_OR_RETURN(const worker::StateLock lock,
                    worker::StateLock::Take(options.weights.state_dir));

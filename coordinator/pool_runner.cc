@@ -307,7 +307,13 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
 absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request,
                                         std::shared_ptr<TokenSink> sink) {
   ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(request));
-  RETURN_IF_ERROR(Reserve(spec.prompt.size()));
+  if (absl::Status room = Reserve(spec.prompt.size()); !room.ok()) {
+    // web/errors says "messages" of a prompt that is too long, unless it hears of another field.
+    if (absl::IsOutOfRange(room) &&
+        !std::holds_alternative<std::vector<ChatMessage>>(request.prompt))
+      room.SetPayload(kFieldParamKey, absl::Cord("prompt"));
+    return room;
+  }
   {
     MutexLock lock(&mu_);
     spec.id = SeqId(next_id_++);

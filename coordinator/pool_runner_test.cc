@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <future>
 
+#include "base/field_error.h"
 #include "base/version.h"
 
 namespace lanyard::coordinator {
@@ -368,6 +369,7 @@ TEST_F(PoolRunnerTest, BadRequestsAreTyped) {
       std::string(over.message()),
       HasSubstr("maximum context length is 512 tokens, and at least 1 of them is needed for "
                 "the answer. However, your prompt has 512 tokens, which is 1 token too "));
+  EXPECT_EQ(FieldPayload(over, kFieldParamKey), "prompt");
   GenerateRequest request = Request(4, 1);
   request.model = "other";
   EXPECT_EQ(code(request), absl::StatusCode::kNotFound);

@@ -61,16 +61,8 @@ absl::StatusOr<Authority> Authority::Create(UnixTime now) {
 
 absl::StatusOr<Authority> Authority::Load(std::string_view certificate_pem,
                                           std::string_view key_pem) {
-  X509Ptr certificate = X509FromPem(certificate_pem);
-  if (certificate == nullptr) return InvalidArgument("the CA's certificate is not PEM");
-  ASSIGN_OR_RETURN(KeyPair key, KeyPair::FromPem(key_pem));
-  if (X509_check_private_key(certificate.get(), key.get()) != 1) {
-    OpenSslError();
-    return InvalidArgument("the CA's key and certificate do not belong together");
-  }
-  if (X509_check_ca(certificate.get()) != 1)
-    return InvalidArgument("the certificate is not a CA's");
-  return Authority(std::move(key), std::move(certificate));
+  ASSIGN_OR_RETURN(CaPair ca, LoadCa("the cluster's CA", certificate_pem, key_pem));
+  return Authority(std::move(ca.key), std::move(ca.certificate));
 }
 
 absl::StatusOr<std::string> Authority::Issue(EVP_PKEY* key, const IssueRequest& request,

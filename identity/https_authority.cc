@@ -112,18 +112,10 @@ absl::StatusOr<HttpsAuthority> HttpsAuthority::For(const HttpsNames& names, Unix
 
 absl::StatusOr<HttpsAuthority> HttpsAuthority::Load(std::string_view certificate_pem,
                                                     std::string_view key_pem) {
-  X509Ptr certificate = X509FromPem(certificate_pem);
-  if (certificate == nullptr) return InvalidArgument("the certificate of HTTPS's CA is not PEM");
-  ASSIGN_OR_RETURN(KeyPair key, KeyPair::FromPem(key_pem));
-  if (X509_check_private_key(certificate.get(), key.get()) != 1) {
-    OpenSslError();
-    return InvalidArgument("the key and the certificate of HTTPS's CA do not belong together");
-  }
-  if (X509_check_ca(certificate.get()) != 1 ||
-      X509_get_ext_by_NID(certificate.get(), NID_name_constraints, -1) < 0) {
-    return InvalidArgument("the certificate is not that of a CA with name constraints");
-  }
-  return HttpsAuthority(std::move(key), std::move(certificate));
+  ASSIGN_OR_RETURN(CaPair ca, LoadCa("HTTPS's CA", certificate_pem, key_pem));
+  if (X509_get_ext_by_NID(ca.certificate.get(), NID_name_constraints, -1) < 0)
+    return InvalidArgument("the certificate of HTTPS's CA has no name constraints");
+  return HttpsAuthority(std::move(ca.key), std::move(ca.certificate));
 }
 
 UnixTime HttpsAuthority::not_after() const { return NotAfterOf(certificate_.get()); }

@@ -76,4 +76,20 @@ absl::Status SignCertificate(X509* certificate, EVP_PKEY* authority_key) {
   return Internal("cannot sign a certificate: ", OpenSslError());
 }
 
+absl::StatusOr<CaPair> LoadCa(std::string_view what, std::string_view certificate_pem,
+                              std::string_view key_pem) {
+  X509Ptr certificate = X509FromPem(certificate_pem);
+  if (certificate == nullptr)
+    return InvalidArgument("the certificate of ", AbslView(what), " is not PEM");
+  ASSIGN_OR_RETURN(KeyPair key, KeyPair::FromPem(key_pem));
+  if (X509_check_private_key(certificate.get(), key.get()) != 1) {
+    OpenSslError();
+    return InvalidArgument("the key and the certificate of ", AbslView(what),
+                           " do not belong together");
+  }
+  if (X509_check_ca(certificate.get()) != 1)
+    return InvalidArgument("the certificate of ", AbslView(what), " is not a CA's");
+  return CaPair{std::move(key), std::move(certificate)};
+}
+
 }  // namespace lanyard::identity

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "identity/key_pair.h"
 #include "identity/openssl.h"
 #include "identity/peer.h"
 
@@ -22,5 +23,14 @@ absl::StatusOr<X509Ptr> BeginCertificate(X509* issuer, EVP_PKEY* key,
 void SetTimes(X509* certificate, UnixTime from, UnixTime to);
 absl::Status AddExtension(X509* certificate, X509* issuer, int nid, const std::string& value);
 absl::Status SignCertificate(X509* certificate, EVP_PKEY* authority_key);
+
+struct CaPair {
+  KeyPair key;
+  X509Ptr certificate;
+};
+// Reads a CA that was kept. InvalidArgument, in which `what` names it ("the cluster's CA"), when a
+// text is not PEM, when the two do not belong together, or when the certificate is not a CA's.
+absl::StatusOr<CaPair> LoadCa(std::string_view what, std::string_view certificate_pem,
+                              std::string_view key_pem);
 
 }  // namespace lanyard::identity

@@ -25,7 +25,8 @@ CALLS = {"run", "Popen", "call", "check_call", "check_output", "which", "execvp"
 # What only ./dev package and the lab's tests install; dpkg has the last word where it is there.
 NOT_EVERYWHERE = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "lintian": "lintian",
                   "patchelf": "patchelf", "ansible": "ansible-core", "ansible-playbook": "ansible-core",
-                  "ansible-lint": "ansible-lint"}
+                  "ansible-lint": "ansible-lint", "dpkg-scanpackages": "dpkg-dev", "dpkg-buildpackage": "dpkg-dev",
+                  "xz": "xz-utils"}
 # Words of lanyard's own command line that are programs too.
 VERBS = {"node"}
 OWN = {"lanyard", "lanyard-coordinator", "lanyard-worker"}
@@ -182,6 +183,9 @@ def check(files, dev_text):
             elif package not in allowed | essential:
                 yield (call.path, call.line, call.program, f"is of package {package}, which no list that dev installs here names "
                        "(PACKAGES_BUILD, PACKAGES_TEST)")
+            elif package not in everyday | essential and NOT_EVERYWHERE.get(call.program) != package:
+                yield (call.path, call.line, call.program, f"is of package {package}, which is not on every machine that runs "
+                       "this test: NOT_EVERYWHERE in tools/tidy/programs.py must name it")
 
 
 def main():
