@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "coordinator/serve/request_check.h"
-
 namespace lanyard::coordinator {
 namespace {
 
@@ -21,15 +19,11 @@ Overloaded(F...) -> Overloaded<F...>;
 PoolMachine::PoolMachine(PoolOptions options)
     : options_(std::move(options)),
       membership_(options_.membership),
-      placement_(options_.placement),
-      scheduler_(options_.scheduler),
-      pipeline_(options_.pipeline) {}
+      health_(options_.health),
+      drained_(options_.drained),
+      deployment_(DeploymentId(1), options_.deployment, &health_, &actions_) {}
 
 std::vector<PoolAction::Any> PoolMachine::TakeActions() { return std::exchange(actions_, {}); }
-
-absl::Status PoolMachine::NotServing() const {
-  return Unavailable("the pool is not ready: ", placement_.why());
-}
 
 void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event, TimeNs now) {
   if (const auto* hello = std::get_if<net::WorkerHello>(&event)) {
@@ -37,40 +31,30 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
     return;
   }
   if (!membership_.OnMessage(link, now)) return;
+  const std::string name = membership_.Find(link)->hello.name;
   std::visit(Overloaded{
                  [](const net::WorkerHello&) {},
                  [](const net::Diagnosis&) {},  // the runner handles these (cluster/diagnoser.h)
                  [&](const net::Heartbeat& m) { membership_.OnHeartbeat(link, m); },
                  [&](const net::DevicesChanged& m) {
                    membership_.OnDevices(link, m);
-                   placement_.OnDevices();
+                   ++revision_;
                  },
-                 [&](const net::LoadProgress& m) { placement_.OnProgress(link, m, now); },
-                 [&](const net::StageReady& m) { Apply(placement_.OnReady(link, m, now), now); },
-                 [&](const net::StageFailed& m) { OnStageFailed(link, m, now); },
+                 [&](const net::LoadProgress& m) { deployment_.OnProgress(link, m, now); },
+                 [&](const net::StageReady& m) { deployment_.OnReady(link, m, View(), now); },
+                 [&](const net::StageFailed& m) {
+                   deployment_.OnStageFailed(*membership_.Find(link), m, View(), now);
+                 },
                  [&](const net::Leaving& m) {
-                   if (auto member = membership_.OnGone(link)) {
-                     Gone(*member, absl::StrCat("it left (", m.reason, ")"), now);
-                   }
+                   if (auto gone = membership_.OnGone(link))
+                     Gone(*gone, absl::StrCat("it left (", m.reason, ")"), now,
+                          /*may_return=*/false);
                    Do(PoolAction::CloseLink{link});
                  },
              },
              event);
-  Apply(placement_.Poll(membership_, now), now);
-}
-
-void PoolMachine::OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now) {
-  // While the pool serves, a stage mostly fails because its neighbour died, and that news may be on
-  // its way.
-  if (pipeline_.open() && failed.epoch == pipeline_.plan().epoch &&
-      failed.plan == pipeline_.plan().plan) {
-    const Member* member = membership_.Find(link);
-    Fault(Unavailable("worker '", member->hello.name,
-                      "' gave up its stage: ", failed.status.message()),
-          now);
-    return;
-  }
-  Apply(placement_.OnFailed(link, failed, now), now);
+  if (suspects_.contains(name)) WatchSilence(now);
+  deployment_.Poll(View(), now);
 }
 
 void PoolMachine::OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now) {
@@ -85,11 +69,12 @@ void PoolMachine::OnHello(net::LinkId link, const net::WorkerHello& hello, TimeN
     Gone(*admission.replaced, "it fell silent and a newcomer took its name", now);
   }
   lost_.erase(hello.name);
+  ++revision_;
   Do(PoolAction::Welcome{link});
   Do(PoolAction::Log{false, absl::StrCat("worker '", hello.name, "' joined from ",
                                          hello.stage_address, " (pid ", hello.pid, ")")});
-  placement_.OnJoined(hello.name, now);
-  Apply(placement_.Poll(membership_, now), now);
+  deployment_.OnJoined(hello.name, now);
+  deployment_.Poll(View(), now);
 }
 
 void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs now) {
@@ -99,31 +84,52 @@ void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs
     if (text.starts_with(name)) text.remove_prefix(name.size());  // the worker is named already
     Gone(*member, text, now, !absl::IsPermissionDenied(why));
   }
-  Apply(placement_.Poll(membership_, now), now);
+  deployment_.Poll(View(), now);
 }
 
 void PoolMachine::Gone(const Member& member, std::string_view why, TimeNs now, bool may_return) {
   lost_[member.hello.name] = {member, now};
+  suspects_.erase(member.hello.name);
+  ++revision_;
   Do(PoolAction::Log{true,
                      absl::StrCat("worker '", member.hello.name, "' is gone: ", AbslView(why))});
-  Apply(placement_.OnGone(member, why, now, may_return), now);
+  deployment_.OnGone(member, why, View(), now, may_return);
+  deployment_.SetSuspects(suspects_);
 }
 
-void PoolMachine::OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now) {
-  if (!pipeline_.open() || epoch != pipeline_.plan().epoch) return;
-  Fault(Unavailable("the link to ", pipeline_.plan().stages.front().Describe(),
-                    " broke: ", why.message()),
-        now);
+void PoolMachine::OnPortClosed(DeploymentId /*deployment*/, Epoch epoch, const absl::Status& why,
+                               TimeNs now) {
+  deployment_.OnPortClosed(epoch, why, now);
 }
 
-void PoolMachine::Fault(absl::Status why, TimeNs now) {
-  if (fault_) return;
-  fault_ = std::move(why);
-  fault_at_ = now;
+void PoolMachine::OnPlanned(DeploymentId /*deployment*/, uint64_t job,
+                            const absl::StatusOr<sharding::Plan>& made, TimeNs now) {
+  const size_t n_before = actions_.size();
+  deployment_.OnPlanned(job, made, View(), now);
+  for (size_t i = n_before; i < actions_.size(); ++i) {
+    const auto* answer = std::get_if<PoolAction::DrainAnswer>(&actions_[i]);
+    if (answer != nullptr) OnDrainAnswer(PoolAction::DrainAnswer(*answer), now);
+  }
+  deployment_.Poll(View(), now);  // only now, when it is known who is drained
 }
 
 void PoolMachine::OnResult(stage::StepResult result, TimeNs now) {
-  Apply(pipeline_.OnResult(std::move(result), now), now);
+  deployment_.OnResult(std::move(result), now);
+}
+
+absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
+  return deployment_.Submit(std::move(spec), now);
+}
+
+void PoolMachine::WatchSilence(TimeNs now) {
+  std::set<std::string> suspects = membership_.Silent(now);
+  for (const std::string& name : suspects_) {
+    if (suspects.contains(name)) continue;
+    health_.OnStall(name);
+    Do(PoolAction::Log{false, absl::StrCat("worker '", name, "' is heard again")});
+  }
+  suspects_ = std::move(suspects);
+  deployment_.SetSuspects(suspects_);
 }
 
 void PoolMachine::OnTick(TimeNs now) {
@@ -132,143 +138,40 @@ void PoolMachine::OnTick(TimeNs now) {
     const int64_t silent_ms = (now - member.heard) / kMillisecond;
     Gone(member, absl::StrCat("not a word for ", silent_ms, " ms"), now);
   }
+  WatchSilence(now);
+  health_.OnTick(now);
   std::erase_if(lost_, [&](const auto& e) { return now - e.second.since > kForgetLostAfter; });
-  Apply(pipeline_.OnTick(now), now);
-  if (fault_ && now - fault_at_ >= options_.fault_patience) {
-    const absl::Status why = *std::exchange(fault_, std::nullopt);
-    Apply(placement_.OnFault(why, now), now);
-  }
-  if (!scheduler_.idle()) busy_at_ = now;
-  const bool quiet = !fault_ && scheduler_.idle() && now - busy_at_ >= options_.quiet_after;
-  MoveFromDrained(now);
-  Apply(placement_.Poll(membership_, now, quiet), now);
-  const TimeNs lost_since = placement_.lost_since();
-  if (!placement_.moving() && lost_since != 0 && now - lost_since >= options_.queue_timeout) {
-    for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing()});
-  }
+  deployment_.OnTick(View(), now);
 }
 
-absl::Status PoolMachine::Drain(const std::string& worker) {
-  if (placement_.drained().contains(worker)) return absl::OkStatus();
-  const absl::Status status = placement_.Drain(worker, membership_);
+void PoolMachine::Drain(const std::string& worker, TimeNs now) {
+  if (!drained_.contains(worker) && rollout().HasStage(worker)) {
+    deployment_.AskDrain(worker);
+    deployment_.Poll(View(), now);
+    return;
+  }
+  OnDrainAnswer({worker, absl::OkStatus()}, now);
+  Do(PoolAction::DrainAnswer{worker, absl::OkStatus()});
+}
+
+void PoolMachine::OnDrainAnswer(const PoolAction::DrainAnswer& answer, TimeNs now) {
+  if (!answer.status.ok()) {
+    Do(PoolAction::Log{true, Str(answer.status.message())});
+    return;
+  }
+  if (!drained_.insert(answer.worker).second) return;
+  ++revision_;
   Do(PoolAction::Log{
-      !status.ok(), status.ok()
-                        ? absl::StrCat("worker '", worker, "' is drained: no plan uses it any more")
-                        : Str(status.message())});
-  return status;
+      false, absl::StrCat("worker '", answer.worker, "' is drained: no plan uses it any more")});
+  deployment_.Poll(View(), now);
 }
 
 void PoolMachine::Undrain(const std::string& worker, TimeNs now) {
-  if (!placement_.drained().contains(worker)) return;
-  placement_.Undrain(worker, now);
+  if (drained_.erase(worker) == 0) return;
+  ++revision_;
+  health_.Forgive(worker);
+  deployment_.OnJoined(worker, now);
   Do(PoolAction::Log{false, absl::StrCat("worker '", worker, "' is not drained any more")});
-}
-
-void PoolMachine::MoveFromDrained(TimeNs now) {
-  if (!placement_.wants_move() || fault_) {
-    scheduler_.Hold(false);
-    move_since_ = 0;
-    return;
-  }
-  if (move_since_ == 0) {
-    move_since_ = now;
-    scheduler_.Hold(true);
-    if (scheduler_.n_running() > 0) {
-      Do(PoolAction::Log{
-          false, absl::StrCat("before layers move, ", scheduler_.n_running(), " requests have ",
-                              options_.drain_patience / kSecond, " s to end")});
-    }
-  }
-  const bool idle = scheduler_.n_running() == 0 && scheduler_.steps_in_flight() == 0;
-  if (idle || now - move_since_ >= options_.drain_patience)
-    Apply(placement_.Move(membership_, now, idle), now);
-}
-
-void PoolMachine::Apply(PipelineOutcome outcome, TimeNs now) {
-  if (!outcome.ignored.empty()) {
-    ++ignored_results_;
-    return;
-  }
-  for (const FrameDone& frame : outcome.done) {
-    for (SequenceUpdate& update :
-         scheduler_.CommitFrame(frame.step, frame.frame, frame.tokens, now)) {
-      Do(PoolAction::Token{std::move(update)});
-    }
-  }
-  for (const FrameFailed& frame : outcome.failed) {
-    Do(PoolAction::Log{true, Str(frame.status.message())});
-    for (const SeqId id : scheduler_.FailFrame(frame.step, frame.frame)) {
-      Do(PoolAction::Fail{id, frame.status});
-    }
-  }
-  if (outcome.lost) Fault(*std::move(outcome.lost), now);
-}
-
-void PoolMachine::Apply(PlacementActions actions, TimeNs now) {
-  (void)now;
-  if (!actions.note.empty()) Do(PoolAction::Log{false, std::move(actions.note)});
-  if (actions.lost) {
-    fault_.reset();
-    Do(PoolAction::Log{!actions.by_choice,
-                       absl::StrCat("the pipeline stopped: ", actions.lost->message())});
-    if (pipeline_.open()) {
-      pipeline_.Close();
-      Do(PoolAction::ClosePort{});
-    }
-    for (const SeqId id : scheduler_.OnPipelineLost(actions.carry))
-      Do(PoolAction::Fail{id, *actions.lost});
-  }
-  if (actions.new_epoch) Do(PoolAction::UseEpoch{*actions.new_epoch});
-  for (auto& assign : actions.assign) {
-    Do(PoolAction::Assign{assign.link, std::move(assign.assignment)});
-  }
-  for (const auto& release : actions.release) Do(PoolAction::Release{release.link, release.plan});
-  if (actions.serve) Serve();
-}
-
-void PoolMachine::Serve() {
-  PipelinePlan plan;
-  plan.plan = placement_.plan_id();
-  plan.epoch = placement_.epoch();
-  plan.numerics = options_.placement.numerics;
-  plan.n_vocab = options_.placement.manifest->shape.n_vocab;
-  for (const AssignedStage& stage : placement_.stages()) {
-    plan.stages.push_back({stage.planned.machine, stage.planned.layers});
-  }
-  const Member* first = membership_.FindByName(plan.stages.front().worker);
-  Do(PoolAction::OpenPort{first->hello.name, first->hello.stage_address, first->hello.node,
-                          plan.plan, plan.epoch});
-
-  PipelineShape shape;
-  shape.n_stages = static_cast<uint32_t>(plan.stages.size());
-  shape.context = placement_.plan().context;
-  const auto& groups = options_.placement.manifest->shape.groups;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    shape.groups.push_back({groups[g].window, placement_.plan().group_blocks[g]});
-  }
-  pipeline_.Open(std::move(plan));
-  for (SequenceFailure& failure : scheduler_.OnPipelineReady(shape)) {
-    Do(PoolAction::Fail{failure.id, std::move(failure.status)});
-  }
-  Do(PoolAction::Log{false,
-                     absl::StrCat("serving: epoch ", placement_.epoch().value, ", ", shape.n_stages,
-                                  " stages, context ", scheduler_.context())});
-}
-
-absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
-  if (!admits()) return NotServing();
-  RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), context()));
-  busy_at_ = now;
-  return scheduler_.Submit(std::move(spec), now);
-}
-
-void PoolMachine::Pump(TimeNs now) {
-  if (!pipeline_.open() || fault_) return;
-  while (auto step = scheduler_.NextStep(now)) {
-    for (stage::StepFrame& frame : pipeline_.Submit(*std::move(step), now)) {
-      Do(PoolAction::Send{std::move(frame)});
-    }
-  }
 }
 
 void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) const {
@@ -291,7 +194,7 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
                              rates.f16_ops_per_second, rates.to_device_bytes_per_second,
                              rates.to_host_bytes_per_second});
   }
-  for (const AssignedStage& stage : placement_.stages()) {
+  for (const AssignedStage& stage : rollout().stages()) {
     if (stage.link != member.link) continue;
     node->state = stage.ready ? "ready" : "loading";
     node->has_stage = true;
@@ -306,35 +209,35 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
     node->load_done_bytes = stage.progress.done_bytes;
     node->load_total_bytes = stage.progress.total_bytes;
   }
-  node->drained = placement_.drained().contains(node->name);
+  node->drained = drained_.contains(node->name);
   if (node->drained) node->state = node->has_stage ? "draining" : "drained";
-  node->why = placement_.WhyNotUsed(node->name);
+  node->why = rollout().WhyNotUsed(node->name, View(), now);
 }
 
 PoolStatus PoolMachine::Status(TimeNs now) const {
   PoolStatus status;
   status.ready = serving();
-  switch (placement_.state()) {
-    case PlacementState::kWaiting:
+  switch (rollout().state()) {
+    case RolloutState::kWaiting:
       status.state = "waiting for workers";
       break;
-    case PlacementState::kLoading:
+    case RolloutState::kLoading:
       status.state = "loading";
       break;
-    case PlacementState::kServing:
+    case RolloutState::kServing:
       status.state = "ready";
       break;
-    case PlacementState::kNoFit:
+    case RolloutState::kNoFit:
       status.state = "no plan fits";
       break;
   }
-  status.why = placement_.why();
-  status.context = scheduler_.context();
-  status.numerics = options_.placement.numerics.ToString();
-  status.epoch = placement_.epoch().value;
-  status.plan_why = placement_.plan().why;
-  status.kv_blocks_total = scheduler_.kv_blocks_total();
-  status.kv_blocks_used = scheduler_.kv_blocks_used();
+  status.why = rollout().why();
+  status.context = scheduler().context();
+  status.numerics = options_.deployment.rollout.numerics.ToString();
+  status.epoch = rollout().epoch().value;
+  status.plan_why = rollout().plan().why;
+  status.kv_blocks_total = scheduler().kv_blocks_total();
+  status.kv_blocks_used = scheduler().kv_blocks_used();
   for (const auto& [name, member] : membership_.members()) {
     FillNode(member, now, &status.nodes.emplace_back());
   }
@@ -345,7 +248,7 @@ PoolStatus PoolMachine::Status(TimeNs now) const {
     if (!node.drained) node.why = "it left the pool and has not come back";
     node.has_stage = false;
   }
-  for (const SequenceView& view : scheduler_.View()) {
+  for (const SequenceView& view : scheduler().View()) {
     RequestStatus& request = status.requests.emplace_back();
     request.request_id = absl::StrCat(view.id.value);
     request.state = view.state;

@@ -1,88 +1,29 @@
-// The pool as one state machine: membership, placement, scheduler and pipeline behind a single
-// (event, now) -> actions. It has no I/O, clock or threads: pool_runner.h puts sockets and time
-// around it, and tests/sim drives it from a seed.
+// The pool as one state machine: the machines (who is here, who is drained, who failed) and the
+// models that are deployed on them, behind a single (event, now) -> actions. It has no I/O, clock
+// or threads: pool_runner.h puts sockets and time around it, and tests/sim drives it from a seed.
 #pragma once
 
 #include <map>
-#include <optional>
+#include <set>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "base/clock.h"
+#include "coordinator/cluster/health.h"
 #include "coordinator/cluster/membership.h"
-#include "coordinator/cluster/placement.h"
+#include "coordinator/cluster/rollout.h"
+#include "coordinator/deployment.h"
+#include "coordinator/pool_action.h"
 #include "coordinator/serve/generator.h"
-#include "coordinator/serve/pipeline.h"
-#include "coordinator/serve/scheduler.h"
 #include "net/control.h"
 
 namespace lanyard::coordinator {
 
 struct PoolOptions {
-  SchedulerOptions scheduler;
-  PipelineOptions pipeline;
   MembershipOptions membership;
-  PlacementOptions placement;  // its manifest is the model of the pool
-  // A request that waits while no plan serves gives up after this long.
-  TimeNs queue_timeout = 30 * kSecond;
-  // After a link or a stage failed, the pool waits this long for news of which worker was lost, so
-  // that the error names the right one.
-  TimeNs fault_patience = kSecond / 4;
-  // After this long without a request the pool counts as quiet: a serving plan may be given up for
-  // a better one (Placement::Poll).
-  TimeNs quiet_after = 3 * kSecond;
-  // When a worker is drained, running requests have this long to end where they are, while new ones
-  // wait. Those that still run then are carried over.
-  TimeNs drain_patience = 10 * kSecond;
-};
-
-struct PoolAction {
-  struct Welcome {
-    net::LinkId link;
-  };
-  struct Refuse {
-    net::LinkId link;
-    absl::Status why;
-  };
-  struct CloseLink {
-    net::LinkId link;
-  };
-  struct UseEpoch {
-    Epoch epoch;
-  };  // the epoch must be made durable: no later coordinator may use it again
-  struct Assign {
-    net::LinkId link;
-    net::Assignment assignment;
-  };
-  struct Release {
-    net::LinkId link;
-    PlanId plan;
-  };
-  struct OpenPort {
-    std::string worker;
-    std::string address;
-    std::string node;  // the node whose certificate is at the other end; empty: plaintext
-    PlanId plan;
-    Epoch epoch;
-  };
-  struct ClosePort {};
-  struct Send {
-    stage::StepFrame frame;
-  };
-  struct Token {
-    SequenceUpdate update;
-  };
-  struct Fail {
-    SeqId id;
-    absl::Status status;
-  };
-  struct Log {
-    bool warning;
-    std::string text;
-  };
-  using Any = std::variant<Welcome, Refuse, CloseLink, UseEpoch, Assign, Release, OpenPort,
-                           ClosePort, Send, Token, Fail, Log>;
+  HealthOptions health;
+  std::set<std::string> drained;  // workers that were drained in an earlier life
+  DeploymentOptions deployment;
 };
 
 // Not thread-safe.
@@ -96,32 +37,37 @@ class PoolMachine {
   void OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs now);
   void OnResult(stage::StepResult result, TimeNs now);
   // The stream to the first stage ended, or did not take a frame.
-  void OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now);
-  // See Placement::Drain and Undrain; a log line says what happens.
-  absl::Status Drain(const std::string& worker);
+  void OnPortClosed(DeploymentId deployment, Epoch epoch, const absl::Status& why, TimeNs now);
+  // The answer to PoolAction::MakePlan.
+  void OnPlanned(DeploymentId deployment, uint64_t job, const absl::StatusOr<sharding::Plan>& made,
+                 TimeNs now);
+  // From now on no plan has layers on `worker`, also when it comes back, until Undrain. The answer
+  // is a PoolAction::DrainAnswer: OK, or FailedPrecondition with the planner's arithmetic when the
+  // worker has layers and the others cannot hold the model; then nothing changes.
+  void Drain(const std::string& worker, TimeNs now);
   void Undrain(const std::string& worker, TimeNs now);
-  // Unavailable while no plan serves (unless a drained worker's layers are moving); otherwise as
-  // Scheduler::Submit.
+  // Deployment::Submit.
   absl::Status Submit(SequenceSpec spec, TimeNs now);
-  void Cancel(SeqId id) { scheduler_.Cancel(id); }
+  void Cancel(SeqId id) { deployment_.Cancel(id); }
   // To be called at least every 100 ms.
   void OnTick(TimeNs now);
   // Sends the steps that may run now. To be called after every event, once its actions were carried
   // out.
-  void Pump(TimeNs now);
+  void Pump(TimeNs now) { deployment_.Pump(now); }
 
   std::vector<PoolAction::Any> TakeActions();
 
-  bool serving() const { return placement_.state() == PlacementState::kServing; }
-  bool admits() const { return serving() || placement_.moving(); }
-  // Tokens of one sequence in the plan that serves, or that will serve when the layers have moved.
-  uint32_t context() const { return serving() ? scheduler_.context() : placement_.plan().context; }
-  absl::Status NotServing() const;  // Unavailable, with the reason
-  const Scheduler& scheduler() const { return scheduler_; }
-  const Pipeline& pipeline() const { return pipeline_; }
-  const Placement& placement() const { return placement_; }
+  bool serving() const { return deployment_.serving(); }
+  bool admits() const { return deployment_.admits(); }
+  uint32_t context() const { return deployment_.context(); }
+  absl::Status NotServing() const { return deployment_.NotServing(); }
+  const Scheduler& scheduler() const { return deployment_.scheduler(); }
+  const Pipeline& pipeline() const { return deployment_.pipeline(); }
+  const Rollout& rollout() const { return deployment_.rollout(); }
   const Membership& membership() const { return membership_; }
-  uint64_t ignored_results() const { return ignored_results_; }
+  const MachineHealth& health() const { return health_; }
+  const std::set<std::string>& drained() const { return drained_; }
+  uint64_t ignored_results() const { return deployment_.ignored_results(); }
   // Fills in all but what only the runner knows (model id, digest, request ids).
   PoolStatus Status(TimeNs now) const;
 
@@ -131,14 +77,13 @@ class PoolMachine {
     TimeNs since = 0;
   };
 
+  ClusterView View() const {
+    return {membership_, drained_, health_, revision_ + health_.revision()};
+  }
   void OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
-  void OnStageFailed(net::LinkId link, const net::StageFailed& failed, TimeNs now);
   void Gone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
-  void Apply(PlacementActions actions, TimeNs now);
-  void Apply(PipelineOutcome outcome, TimeNs now);
-  void MoveFromDrained(TimeNs now);
-  void Serve();
-  void Fault(absl::Status why, TimeNs now);
+  void OnDrainAnswer(const PoolAction::DrainAnswer& answer, TimeNs now);
+  void WatchSilence(TimeNs now);
   void FillNode(const Member& member, TimeNs now, NodeStatus* node) const;
   template <typename A>
   void Do(A action) {
@@ -147,16 +92,13 @@ class PoolMachine {
 
   const PoolOptions options_;
   Membership membership_;
-  Placement placement_;
-  Scheduler scheduler_;
-  Pipeline pipeline_;
-  std::optional<absl::Status> fault_;  // a fault that was seen and is not yet acted on
-  TimeNs fault_at_ = 0;
-  TimeNs move_since_ = 0;  // since when the pool waits for running requests, before layers move
-  TimeNs busy_at_ = 0;     // when the pool last had a request
+  MachineHealth health_;
+  std::set<std::string> drained_;
+  uint64_t revision_ = 1;  // of membership, devices and drained_
   std::map<std::string, LostMember> lost_;
-  uint64_t ignored_results_ = 0;
+  std::set<std::string> suspects_;  // silent for a while
   std::vector<PoolAction::Any> actions_;
+  Deployment deployment_;  // the model; a second one would stand beside it
 };
 
 }  // namespace lanyard::coordinator

@@ -13,7 +13,7 @@ namespace lanyard::coordinator {
 namespace {
 
 constexpr TimeNs kTick = 50 * kMillisecond;
-constexpr int kPortWaitMs = 1000;
+constexpr TimeNs kPortPatience = 3 * kSecond;
 constexpr uint32_t kDefaultContext = 4096;
 
 int64_t UnixMs() {
@@ -25,20 +25,22 @@ int64_t UnixMs() {
 PoolOptions MakeOptions(const PoolRunnerOptions& options, const ServedModel& model,
                         Epoch last_epoch) {
   PoolOptions pool;
-  pool.scheduler = options.scheduler;
-  pool.scheduler.eos_ids = model.eos_ids;
-  pool.placement.manifest = model.manifest;
+  DeploymentOptions& deployment = pool.deployment;
+  deployment.scheduler = options.scheduler;
+  deployment.scheduler.eos_ids = model.eos_ids;
+  RolloutOptions& rollout = deployment.rollout;
+  rollout.manifest = model.manifest;
   const model::ModelShape& shape = model.manifest->shape;
-  pool.placement.numerics = options.numerics.For(shape.float_weights);
-  pool.placement.context = options.context > 0 ? std::min(options.context, shape.context_length)
-                                               : std::min(kDefaultContext, shape.context_length);
-  pool.placement.users = options.users;
-  pool.placement.max_rows = pool.scheduler.frame_rows;
-  pool.placement.expect_workers = options.expect_workers;
-  pool.placement.last_epoch = last_epoch;
-  pool.placement.drained = {options.drained.begin(), options.drained.end()};
+  rollout.numerics = options.numerics.For(shape.float_weights);
+  rollout.context = options.context > 0 ? std::min(options.context, shape.context_length)
+                                        : std::min(kDefaultContext, shape.context_length);
+  rollout.users = options.users;
+  rollout.max_rows = deployment.scheduler.frame_rows;
+  rollout.expect_workers = options.expect_workers;
+  rollout.last_epoch = last_epoch;
+  pool.drained = {options.drained.begin(), options.drained.end()};
   if (options.security.credential != nullptr)
-    pool.placement.coordinator_node = options.security.credential->Get()->self.node;
+    rollout.coordinator_node = options.security.credential->Get()->self.node;
   return pool;
 }
 
@@ -61,6 +63,11 @@ absl::StatusOr<std::unique_ptr<PoolRunner>> PoolRunner::Start(
   PoolOptions pool = MakeOptions(options, *model, last_epoch);
   auto runner = std::unique_ptr<PoolRunner>(
       new PoolRunner(std::move(options), std::move(model), std::move(pool), std::move(state)));
+  runner->planner_ = std::make_unique<PlanThread>(
+      runner->options_.make_plan, [r = runner.get()](DeploymentId deployment, uint64_t job,
+                                                     absl::StatusOr<sharding::Plan> made) {
+        r->OnPlanned(deployment, job, std::move(made));
+      });
   // Events may come at once; they wait in the queue.
   ASSIGN_OR_RETURN(runner->server_,
                    runner->options_.serve({runner->options_.listen, runner->options_.security,
@@ -77,7 +84,8 @@ PoolRunner::~PoolRunner() {
     queue_cv_.NotifyOne();
   }
   if (thread_.joinable()) thread_.join();
-  port_.reset();
+  planner_.reset();
+  ports_.clear();
   server_.reset();
 }
 
@@ -86,10 +94,26 @@ void PoolRunner::CutOff(const std::string& node, const std::vector<std::string>&
 }
 
 absl::Status PoolRunner::SetDrained(const std::string& worker, bool drained) {
-  MutexLock lock(&mu_);
-  if (drained) return machine_.Drain(worker);
-  machine_.Undrain(worker, MonotonicNow());
-  return absl::OkStatus();
+  auto answer = std::make_shared<std::promise<absl::Status>>();
+  std::future<absl::Status> said = answer->get_future();
+  const bool heard = Push([this, worker, drained, answer](TimeNs now) {
+    if (drained) {
+      drains_.emplace(worker, std::move(*answer));
+      WithMachine([&](PoolMachine& m) { m.Drain(worker, now); });
+      return;
+    }
+    WithMachine([&](PoolMachine& m) { m.Undrain(worker, now); });
+    answer->set_value(absl::OkStatus());
+  });
+  if (!heard) return Unavailable("the coordinator is stopping");
+  return said.get();
+}
+
+void PoolRunner::OnPlanned(DeploymentId deployment, uint64_t job,
+                           absl::StatusOr<sharding::Plan> made) {
+  Push([this, deployment, job, made = std::move(made)](TimeNs now) {
+    WithMachine([&](PoolMachine& m) { m.OnPlanned(deployment, job, made, now); });
+  });
 }
 
 void PoolRunner::OnWorkerEvent(net::LinkId link, net::WorkerEvent event) {
@@ -163,6 +187,7 @@ void PoolRunner::Loop() {
     if (const TimeNs now = MonotonicNow(); now >= next_tick) {
       next_tick = now + kTick;
       WithMachine([now](PoolMachine& m) { m.OnTick(now); });
+      WatchPorts(now);
       GoOnDiagnosing(now);
     }
     WithMachine([](PoolMachine& m) { m.Pump(MonotonicNow()); });
@@ -194,6 +219,9 @@ void PoolRunner::EndAll() {
   diagnoser_.Abort(Unavailable("the coordinator is stopping"));
   for (auto& [id, open] : open_) open.answer->OnError(Unavailable("the coordinator is stopping"));
   open_.clear();
+  for (auto& [worker, answer] : drains_)
+    answer.set_value(Unavailable("the coordinator is stopping"));
+  drains_.clear();
 }
 
 void PoolRunner::Obey(std::vector<PoolAction::Any> actions) {
@@ -214,7 +242,7 @@ void PoolRunner::Obey(std::vector<PoolAction::Any> actions) {
 
 void PoolRunner::ObeyNetwork(PoolAction::Any action) {
   if (auto* send = std::get_if<PoolAction::Send>(&action)) {
-    SendFrame(std::move(send->frame));
+    SendFrame(send->deployment, std::move(send->frame));
   } else if (auto* welcome = std::get_if<PoolAction::Welcome>(&action)) {
     server_->Welcome(welcome->link);
   } else if (auto* refuse = std::get_if<PoolAction::Refuse>(&action)) {
@@ -230,8 +258,16 @@ void PoolRunner::ObeyNetwork(PoolAction::Any action) {
     server_->Release(release->link, release->plan);
   } else if (auto* open = std::get_if<PoolAction::OpenPort>(&action)) {
     OpenPort(*open);
-  } else if (std::get_if<PoolAction::ClosePort>(&action)) {
-    port_.reset();
+  } else if (auto* closed = std::get_if<PoolAction::ClosePort>(&action)) {
+    ports_.erase(closed->deployment);
+  } else if (auto* plan = std::get_if<PoolAction::MakePlan>(&action)) {
+    planner_->Post(plan->deployment, std::move(plan->job));
+  } else if (auto* drained = std::get_if<PoolAction::DrainAnswer>(&action)) {
+    for (auto it = drains_.find(drained->worker); it != drains_.end();
+         it = drains_.find(drained->worker)) {
+      it->second.set_value(drained->status);
+      drains_.erase(it);
+    }
   } else if (auto* log = std::get_if<PoolAction::Log>(&action)) {
     WriteLog(log->warning ? LogLevel::kWarning : LogLevel::kInfo, log->text);
   }
@@ -246,28 +282,34 @@ void PoolRunner::OpenPort(const PoolAction::OpenPort& open) {
   options.stage = 0;
   options.credential = options_.security.credential;
   options.node = open.node;
-  options.on_closed = [this, epoch = open.epoch](const absl::Status& why) {
-    Push([this, epoch, why](TimeNs now) {
-      WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, why, now); });
-    });
-  };
-  port_ = options_.connect(options);
-  port_epoch_ = open.epoch;
-  const absl::Status ready = port_->WaitReady(kPortWaitMs);
-  if (!ready.ok()) {
-    Push([this, epoch = open.epoch, ready](TimeNs now) {
-      WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, ready, now); });
-    });
+  options.on_closed = [this, deployment = open.deployment, epoch = open.epoch](
+                          const absl::Status& why) { OnPortClosed(deployment, epoch, why); };
+  Port& port = ports_[open.deployment];
+  port.stage = options_.connect(options);
+  port.epoch = open.epoch;
+  port.opened = MonotonicNow();
+}
+
+void PoolRunner::OnPortClosed(DeploymentId deployment, Epoch epoch, const absl::Status& why) {
+  Push([this, deployment, epoch, why](TimeNs now) {
+    WithMachine([&](PoolMachine& m) { m.OnPortClosed(deployment, epoch, why, now); });
+  });
+}
+
+void PoolRunner::WatchPorts(TimeNs now) {
+  for (auto& [deployment, port] : ports_) {
+    if (port.opened == 0 || now - port.opened < kPortPatience) continue;
+    const absl::Status ready = port.stage->WaitReady(0);
+    port.opened = 0;
+    if (!ready.ok()) OnPortClosed(deployment, port.epoch, ready);
   }
 }
 
-void PoolRunner::SendFrame(stage::StepFrame frame) {
-  if (port_ == nullptr || frame.epoch != port_epoch_) return;
-  const absl::Status sent = port_->Send(std::move(frame));
-  if (sent.ok()) return;
-  Push([this, epoch = port_epoch_, sent](TimeNs now) {
-    WithMachine([&](PoolMachine& m) { m.OnPortClosed(epoch, sent, now); });
-  });
+void PoolRunner::SendFrame(DeploymentId deployment, stage::StepFrame frame) {
+  const auto port = ports_.find(deployment);
+  if (port == ports_.end() || frame.epoch != port->second.epoch) return;
+  const absl::Status sent = port->second.stage->Send(std::move(frame));
+  if (!sent.ok()) OnPortClosed(deployment, port->second.epoch, sent);
 }
 
 absl::Status PoolRunner::Reserve(size_t prompt_tokens) {

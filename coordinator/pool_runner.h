@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,6 +15,7 @@
 #include "base/mutex.h"
 #include "coordinator/cluster/diagnoser.h"
 #include "coordinator/cluster/weights.h"
+#include "coordinator/plan_thread.h"
 #include "coordinator/pool.h"
 #include "coordinator/pool_metrics.h"
 #include "coordinator/serve/answer.h"
@@ -43,6 +45,7 @@ struct PoolRunnerOptions {
       serve = net::CoordinatorServer::Start;
   std::function<std::unique_ptr<net::RemoteStage>(const net::RemoteStageOptions&)> connect =
       net::RemoteStage::Connect;
+  PlanFn make_plan = sharding::MakePlan;
 };
 
 class PoolRunner final : public Generator, private net::CoordinatorEvents {
@@ -62,7 +65,8 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   // told. Any thread.
   void CutOff(const std::string& node, const std::vector<std::string>& all_revoked);
 
-  // From now on plans leave the worker out, or may use it again (Placement::Drain). Any thread.
+  // From now on plans leave the worker out, or may use it again (PoolMachine::Drain). It waits
+  // until that is planned. Any thread but the pool's.
   absl::Status SetDrained(const std::string& worker, bool drained);
 
   absl::StatusOr<SeqId> Start(const GenerateRequest& request,
@@ -94,6 +98,8 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void OnWorkerGone(net::LinkId link, const absl::Status& why) override;
   void OnResult(stage::StepResult result) override;
 
+  void OnPlanned(DeploymentId deployment, uint64_t job, absl::StatusOr<sharding::Plan> made);
+
   absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request) const;
   // Checks the queue and readiness, and reserves a place in the queue.
   absl::Status Reserve(size_t prompt_tokens);
@@ -107,7 +113,10 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   void Obey(std::vector<PoolAction::Any> actions);
   void ObeyNetwork(PoolAction::Any action);
   void OpenPort(const PoolAction::OpenPort& open);
-  void SendFrame(stage::StepFrame frame);
+  void OnPortClosed(DeploymentId deployment, Epoch epoch, const absl::Status& why);
+  // Gives up on first stages that do not open their port.
+  void WatchPorts(TimeNs now);
+  void SendFrame(DeploymentId deployment, stage::StepFrame frame);
   void Admit(NewRequest request, TimeNs now);
   void OnToken(const SequenceUpdate& update);
   // Closes the books on an answer and returns it; null when it is not open.
@@ -140,11 +149,17 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
 
   // Touched by the pool's thread only.
   std::unordered_map<SeqId, Open> open_;
-  std::unique_ptr<net::RemoteStage> port_;
-  Epoch port_epoch_;
+  struct Port {
+    std::unique_ptr<net::RemoteStage> stage;
+    Epoch epoch;
+    TimeNs opened = 0;
+  };
+  std::map<DeploymentId, Port> ports_;                             // to the first stages
+  std::multimap<std::string, std::promise<absl::Status>> drains_;  // by worker
   Diagnoser diagnoser_;
 
   std::unique_ptr<net::CoordinatorServer> server_;
+  std::unique_ptr<PlanThread> planner_;
   std::thread thread_;
 };
 

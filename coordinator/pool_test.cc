@@ -20,10 +20,10 @@ class PoolTest : public ::testing::Test {
     manifest->shape.n_vocab = 100;
     manifest->shape.groups = {{model::StateKind::kFull, 0, {0, 1, 2, 3}}};
     PoolOptions& options = options_;
-    options.placement.manifest = manifest;
-    options.placement.context = 256;
-    options.placement.expect_workers = 2;
-    options.placement.make_plan = [](const sharding::PlanRequest& request) {
+    options.deployment.rollout.manifest = manifest;
+    options.deployment.rollout.context = 256;
+    options.deployment.rollout.expect_workers = 2;
+    make_plan_ = [](const sharding::PlanRequest& request) {
       sharding::Plan plan;
       plan.context = 256;
       plan.group_blocks = {16};
@@ -49,12 +49,14 @@ class PoolTest : public ::testing::Test {
     hello.stage_address = name + ":7";
     hello.memory_bytes = 1 << 30;
     pool_->OnWorkerEvent(net::LinkId(link), hello, now_);
+    Plan();
   }
   void Ready(uint64_t link) {
     net::StageReady ready;
-    ready.plan = pool_->placement().plan_id();
-    ready.epoch = pool_->placement().epoch();
+    ready.plan = pool_->rollout().plan_id();
+    ready.epoch = pool_->rollout().epoch();
     pool_->OnWorkerEvent(net::LinkId(link), ready, now_);
+    Plan();
   }
   void Serve() {
     Join(1, "w1");
@@ -68,10 +70,51 @@ class PoolTest : public ::testing::Test {
       pool_->OnWorkerEvent(net::LinkId(link), net::Heartbeat{}, now_);
     }
   }
+  // Plans are made at once.
+  void Plan() {
+    while (true) {
+      std::vector<PoolAction::Any> actions = pool_->TakeActions();
+      std::vector<PoolAction::MakePlan> plans;
+      for (PoolAction::Any& action : actions) {
+        if (auto* plan = std::get_if<PoolAction::MakePlan>(&action)) {
+          plans.push_back(std::move(*plan));
+        } else {
+          taken_.push_back(std::move(action));
+        }
+      }
+      if (plans.empty()) return;
+      for (const auto& plan : plans)
+        pool_->OnPlanned(plan.deployment, plan.job.id, make_plan_(plan.job.request), now_);
+    }
+  }
+  void Tick() {
+    pool_->OnTick(now_);
+    Plan();
+  }
+  // The answer to a drain.
+  absl::Status Drain(const std::string& worker) {
+    pool_->Drain(worker, now_);
+    Plan();
+    for (const PoolAction::Any& action : taken_) {
+      const auto* answer = std::get_if<PoolAction::DrainAnswer>(&action);
+      if (answer != nullptr && answer->worker == worker) {
+        const absl::Status status = answer->status;
+        std::erase_if(taken_, [](const auto& a) {
+          return std::holds_alternative<PoolAction::DrainAnswer>(a);
+        });
+        return status;
+      }
+    }
+    return Internal("no answer");
+  }
+  std::vector<PoolAction::Any> TakeAll() {
+    Plan();
+    return std::exchange(taken_, {});
+  }
   template <typename A>
   std::vector<A> Take() {
     std::vector<A> out;
-    for (PoolAction::Any& action : pool_->TakeActions()) {
+    for (PoolAction::Any& action : TakeAll()) {
       if (auto* a = std::get_if<A>(&action)) out.push_back(std::move(*a));
     }
     return out;
@@ -86,6 +129,8 @@ class PoolTest : public ::testing::Test {
   }
 
   PoolOptions options_;
+  std::function<absl::StatusOr<sharding::Plan>(const sharding::PlanRequest&)> make_plan_;
+  std::vector<PoolAction::Any> taken_;
   std::unique_ptr<PoolMachine> pool_;
   TimeNs now_ = kSecond;
 };
@@ -115,17 +160,17 @@ TEST_F(PoolTest, AssignsServesAndSendsToTheFirstStage) {
 TEST_F(PoolTest, TheOneThatDiedIsNamedAlthoughItsNeighbourSpokeFirst) {
   Serve();
   SubmitOne();
-  pool_->TakeActions();
+  TakeAll();
   pool_->OnWorkerEvent(net::LinkId(1),
-                       net::StageFailed{pool_->placement().plan_id(), pool_->placement().epoch(),
+                       net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
                                         Unavailable("lost its link to w2")},
                        now_);
   EXPECT_TRUE(Take<PoolAction::Fail>().empty());
   now_ += 10 * kMillisecond;
   pool_->OnWorkerGone(net::LinkId(2), Unavailable("worker 'w2': connection reset"), now_);
-  const auto failed = Take<PoolAction::Fail>();
-  ASSERT_EQ(failed.size(), 1u);
-  EXPECT_EQ(failed[0].status.message(), "worker 'w2' (layers 2-3) was lost: connection reset");
+  EXPECT_TRUE(Take<PoolAction::Fail>().empty());  // it runs again
+  EXPECT_THAT(pool_->rollout().why(),
+              HasSubstr("worker 'w2' (layers 2-3) was lost: connection reset"));
   EXPECT_EQ(pool_->Status(now_).nodes[1].state, "lost");
   EXPECT_FALSE(pool_->serving());
 }
@@ -133,59 +178,102 @@ TEST_F(PoolTest, TheOneThatDiedIsNamedAlthoughItsNeighbourSpokeFirst) {
 TEST_F(PoolTest, ForARevokedWorkerNobodyWaits) {
   Serve();
   SubmitOne();
-  pool_->TakeActions();
+  TakeAll();
   pool_->OnWorkerGone(net::LinkId(2), absl::PermissionDeniedError("this machine was revoked"),
                       now_);
-  EXPECT_EQ(pool_->placement().state(),
-            PlacementState::kNoFit);  // planned at once, and one machine is too few
+  Plan();
+  // Planned at once, and one machine is too few: then no request waits for nothing.
+  EXPECT_EQ(pool_->rollout().state(), RolloutState::kNoFit);
+  Tick();
   EXPECT_EQ(Take<PoolAction::Fail>().size(), 1u);
 }
 
-TEST_F(PoolTest, AFaultWithoutADeathEndsItsRequestsAndTriesAgain) {
+TEST_F(PoolTest, AfterAFaultWithoutADeathItsRequestsRunAgain) {
   Serve();
   SubmitOne();
-  const Epoch epoch = pool_->placement().epoch();
-  pool_->OnPortClosed(Epoch(epoch.value - 1), Unavailable("an old port"), now_);
-  pool_->OnPortClosed(epoch, Unavailable("broken pipe"), now_);
-  pool_->TakeActions();
-  now_ += PoolOptions().fault_patience - 1;
+  const Epoch epoch = pool_->rollout().epoch();
+  const PlanId plan = pool_->rollout().plan_id();
+  pool_->OnPortClosed(DeploymentId(1), Epoch(epoch.value - 1), Unavailable("an old port"), now_);
+  pool_->OnPortClosed(DeploymentId(1), epoch, Unavailable("broken pipe"), now_);
+  TakeAll();
+  now_ += DeploymentOptions().fault_patience - 1;
   Beat({1, 2});
-  pool_->OnTick(now_);
-  EXPECT_TRUE(Take<PoolAction::Fail>().empty());
-  pool_->OnTick(++now_);
-  const auto failed = Take<PoolAction::Fail>();
-  ASSERT_EQ(failed.size(), 1u);
-  EXPECT_THAT(std::string(failed[0].status.message()),
+  Tick();
+  EXPECT_TRUE(pool_->serving());
+  ++now_;
+  Tick();
+  EXPECT_FALSE(pool_->serving());
+  EXPECT_THAT(pool_->rollout().why(),
               HasSubstr("the link to worker 'w1' (layers 0-1) broke: broken pipe"));
   now_ += kSecond / 2;
   Beat({1, 2});
-  pool_->OnTick(now_);
+  Tick();
   EXPECT_EQ(Take<PoolAction::Assign>().size(), 2u);
-  EXPECT_GT(pool_->placement().epoch(), epoch);
+  EXPECT_GT(pool_->rollout().epoch(), epoch);
+  EXPECT_EQ(pool_->rollout().plan_id(), plan);  // the same cut
+  Ready(1);
+  Ready(2);
+  pool_->Pump(now_);
+  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
+  EXPECT_EQ(Take<PoolAction::Send>().size(), 1u);
 }
 
-TEST_F(PoolTest, ASilentWorkerIsGivenUpWithinTwoSeconds) {
+// Whatever a silent machine is doing, nothing is lost as long as it may come back soon.
+TEST_F(PoolTest, AStallIsNoLoss) {
   Serve();
   SubmitOne();
-  pool_->TakeActions();
+  const Epoch epoch = pool_->rollout().epoch();
+  const auto pass = [&](TimeNs time, std::initializer_list<uint64_t> links) {
+    for (const TimeNs end = now_ + time; now_ < end;) {
+      now_ += 50 * kMillisecond;
+      Beat(links);
+      Tick();
+      pool_->Pump(now_);
+    }
+  };
+  pass(4 * kSecond, {1});
+  EXPECT_TRUE(pool_->serving());
+  TakeAll();
+  SequenceSpec second;
+  second.id = SeqId(2);
+  second.prompt = {4};
+  second.max_tokens = 5;
+  ASSERT_TRUE(pool_->Submit(second, now_).ok());
+  pass(kSecond / 2, {1});
+  EXPECT_TRUE(Take<PoolAction::Send>().empty());  // nothing more is sent to a machine that stands
+  Beat({2});
+  pass(50 * kMillisecond, {1, 2});
+  EXPECT_EQ(Take<PoolAction::Send>().size(), 1u);
+  EXPECT_EQ(pool_->rollout().epoch(), epoch);
+  EXPECT_EQ(pool_->health().Find("w2")->stalls, 1u);
+}
+
+TEST_F(PoolTest, ASilentWorkerIsGivenUpAfterFiveSeconds) {
+  Serve();
+  SubmitOne();
+  TakeAll();
   const TimeNs start = now_;
-  std::vector<PoolAction::Fail> failed;
-  while (failed.empty() && now_ < start + 10 * kSecond) {
+  while (pool_->serving() && now_ < start + 20 * kSecond) {
     now_ += 50 * kMillisecond;
     Beat({1});
-    pool_->OnTick(now_);
-    failed = Take<PoolAction::Fail>();
+    Tick();
   }
-  ASSERT_EQ(failed.size(), 1u);
-  EXPECT_THAT(std::string(failed[0].status.message()),
-              HasSubstr("'w2' (layers 2-3) was lost: not a word"));
-  EXPECT_LT(now_ - start, 2 * kSecond);
+  EXPECT_THAT(pool_->rollout().why(), HasSubstr("'w2' (layers 2-3) was lost: not a word"));
+  EXPECT_LT(now_ - start, 5100 * kMillisecond);
+  EXPECT_TRUE(Take<PoolAction::Fail>().empty());
+  // It comes back, and its request goes on.
+  Join(3, "w2");
+  Ready(1);
+  Ready(3);
+  ASSERT_TRUE(pool_->serving());
+  pool_->Pump(now_);
+  EXPECT_EQ(Take<PoolAction::Send>().size(), 1u);
 }
 
 // A third worker makes the plan of two better; no answer is ended for it.
 TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
-  options_.placement.expect_workers = 0;
-  options_.placement.make_plan = [](const sharding::PlanRequest& request) {
+  options_.deployment.rollout.expect_workers = 0;
+  make_plan_ = [](const sharding::PlanRequest& request) {
     sharding::Plan plan;
     plan.context = 128 * static_cast<uint32_t>(request.machines.size());
     plan.group_blocks = {16};
@@ -196,13 +284,13 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
     stage.embeds = stage.samples = true;
     return absl::StatusOr<sharding::Plan>(plan);
   };
-  options_.pipeline.step_timeout = 1000 * kSecond;
+  options_.deployment.pipeline.step_timeout = 1000 * kSecond;
   pool_ = std::make_unique<PoolMachine>(options_);
   Join(1, "w1");
   const auto pass = [&](TimeNs time) {
     for (const TimeNs end = now_ + time; now_ < end; now_ += 100 * kMillisecond) {
       Beat({1, 2});
-      pool_->OnTick(now_);
+      Tick();
     }
   };
   pass(2 * kSecond);
@@ -215,19 +303,19 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
   EXPECT_TRUE(pool_->serving());
   pool_->Cancel(SeqId(1));
   stage::StepResult result;
-  result.plan = pool_->placement().plan_id();
-  result.epoch = pool_->placement().epoch();
+  result.plan = pool_->rollout().plan_id();
+  result.epoch = pool_->rollout().epoch();
   result.step = StepId(1);
   result.worker = "w1";
   result.tokens.push_back({SeqId(1), 2, 5, 0, 0, {}, {}});
   pool_->OnResult(result, now_);
   ASSERT_TRUE(pool_->scheduler().idle());
-  pass(PoolOptions().quiet_after - kSecond);
+  pass(DeploymentOptions().quiet_after - kSecond);
   EXPECT_TRUE(pool_->serving());
   pass(2 * kSecond);
   EXPECT_FALSE(pool_->serving());
   std::string said;
-  for (const PoolAction::Any& action : pool_->TakeActions()) {
+  for (const PoolAction::Any& action : TakeAll()) {
     EXPECT_FALSE(std::holds_alternative<PoolAction::Fail>(action));
     if (const auto* log = std::get_if<PoolAction::Log>(&action))
       absl::StrAppend(&said, log->text, "\n");
@@ -245,9 +333,9 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
 class DrainTest : public PoolTest {
  protected:
   DrainTest() {
-    options_.placement.expect_workers = 0;
-    options_.placement.improve_every = 0;
-    options_.placement.make_plan = [this](const sharding::PlanRequest& request) {
+    options_.deployment.rollout.expect_workers = 0;
+    options_.deployment.rollout.improve_every = 0;
+    make_plan_ = [this](const sharding::PlanRequest& request) {
       sharding::Plan plan;
       plan.context = context_;
       plan.group_blocks = {16};
@@ -262,14 +350,14 @@ class DrainTest : public PoolTest {
       }
       return absl::StatusOr<sharding::Plan>(plan);
     };
-    options_.pipeline.step_timeout = 1000 * kSecond;
+    options_.deployment.pipeline.step_timeout = 1000 * kSecond;
     pool_ = std::make_unique<PoolMachine>(options_);
   }
   void Pass(TimeNs time, std::initializer_list<uint64_t> links = {1, 2, 3}) {
     for (const TimeNs end = now_ + time; now_ < end;) {
       now_ += 50 * kMillisecond;
       Beat(links);
-      pool_->OnTick(now_);
+      Tick();
       pool_->Pump(now_);
     }
   }
@@ -288,16 +376,16 @@ class DrainTest : public PoolTest {
 
 TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
   ServeWithSpare();
-  const Epoch epoch = pool_->placement().epoch();
-  pool_->TakeActions();
-  ASSERT_TRUE(pool_->Drain("w2").ok());
-  ASSERT_TRUE(pool_->Drain("w2").ok());
+  const Epoch epoch = pool_->rollout().epoch();
+  TakeAll();
+  ASSERT_TRUE(Drain("w2").ok());
+  ASSERT_TRUE(Drain("w2").ok());
   EXPECT_EQ(StateOf(1), "draining");
   Pass(50 * kMillisecond);
   EXPECT_EQ(StateOf(1), "drained");
-  EXPECT_GT(pool_->placement().epoch(), epoch);
+  EXPECT_GT(pool_->rollout().epoch(), epoch);
   bool released = false;
-  for (const PoolAction::Any& action : pool_->TakeActions()) {
+  for (const PoolAction::Any& action : TakeAll()) {
     if (const auto* assign = std::get_if<PoolAction::Assign>(&action)) {
       EXPECT_NE(assign->link, net::LinkId(2));
     }
@@ -317,7 +405,7 @@ TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
   Pass(10 * kSecond, {1, 3, 4});
   EXPECT_EQ(StateOf(1), "drained");
   // The others alone are too few for another drain; the arithmetic is the planner's.
-  const absl::Status refused = pool_->Drain("w3");
+  const absl::Status refused = Drain("w3");
   EXPECT_TRUE(absl::IsFailedPrecondition(refused));
   EXPECT_THAT(std::string(refused.message()),
               HasSubstr("4 layers of 10 MiB need 2 machines, 1 is there"));
@@ -326,7 +414,7 @@ TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
   EXPECT_EQ(StateOf(2), "ready");
   pool_->Undrain("w2", now_);
   EXPECT_EQ(StateOf(1), "joined");
-  EXPECT_TRUE(pool_->Drain("w3").ok());
+  EXPECT_TRUE(Drain("w3").ok());
 }
 
 // A worker without layers always says who left it out, and one with layers says nothing.
@@ -350,7 +438,7 @@ TEST_F(DrainTest, WhoHasNoLayersSaysWhy) {
   Pass(10 * kSecond);
   check("serving");
   EXPECT_THAT(WhyOf(2), HasSubstr("no plan with it is enough better"));
-  ASSERT_TRUE(pool_->Drain("w2").ok());
+  ASSERT_TRUE(Drain("w2").ok());
   EXPECT_THAT(WhyOf(1), HasSubstr("an administrator drained it, and its layers go to other"));
   Pass(50 * kMillisecond);
   check("drained");
@@ -369,7 +457,7 @@ TEST_F(DrainTest, WhoHasNoLayersSaysWhy) {
 TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
   ServeWithSpare();
   SubmitOne();
-  ASSERT_TRUE(pool_->Drain("w2").ok());
+  ASSERT_TRUE(Drain("w2").ok());
   Pass(kSecond);
   EXPECT_TRUE(pool_->serving());
   SequenceSpec second;
@@ -380,8 +468,8 @@ TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
   Pass(kSecond);
   EXPECT_EQ(pool_->scheduler().n_waiting(), 1u);
   stage::StepResult result;
-  result.plan = pool_->placement().plan_id();
-  result.epoch = pool_->placement().epoch();
+  result.plan = pool_->rollout().plan_id();
+  result.epoch = pool_->rollout().epoch();
   result.step = StepId(1);
   result.stage = 1;
   result.worker = "w2";
@@ -393,7 +481,7 @@ TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
   SequenceSpec third = second;
   third.id = SeqId(3);
   EXPECT_TRUE(pool_->Submit(third, now_).ok());  // also while the layers move
-  Pass(2 * PoolOptions().queue_timeout);         // a slow load ends no request
+  Pass(2 * DeploymentOptions().queue_timeout);   // a slow load ends no request
   Ready(1);
   Ready(3);
   ASSERT_TRUE(pool_->serving());
@@ -405,12 +493,12 @@ TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
 TEST_F(DrainTest, WhatRunsOnIsCarriedOver) {
   ServeWithSpare();
   SubmitOne();
-  ASSERT_TRUE(pool_->Drain("w2").ok());
-  Pass(PoolOptions().drain_patience - 100 * kMillisecond);
+  ASSERT_TRUE(Drain("w2").ok());
+  Pass(DeploymentOptions().drain_patience - 100 * kMillisecond);
   EXPECT_TRUE(pool_->serving());
   Pass(200 * kMillisecond);
   EXPECT_FALSE(pool_->serving());
-  pool_->TakeActions();
+  TakeAll();
   Ready(1);
   Ready(3);
   Pass(100 * kMillisecond);
@@ -423,11 +511,11 @@ TEST_F(DrainTest, WhatRunsOnIsCarriedOver) {
 TEST_F(DrainTest, WhatDoesNotLoadElsewhereStays) {
   ServeWithSpare();
   SubmitOne();
-  ASSERT_TRUE(pool_->Drain("w2").ok());
-  Pass(PoolOptions().drain_patience + 100 * kMillisecond);
+  ASSERT_TRUE(Drain("w2").ok());
+  Pass(DeploymentOptions().drain_patience + 100 * kMillisecond);
   ASSERT_FALSE(pool_->serving());
   pool_->OnWorkerEvent(net::LinkId(3),
-                       net::StageFailed{pool_->placement().plan_id(), pool_->placement().epoch(),
+                       net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
                                         absl::DataLossError("bad disk")},
                        now_);
   Pass(kSecond);
@@ -440,7 +528,7 @@ TEST_F(DrainTest, WhatDoesNotLoadElsewhereStays) {
   EXPECT_EQ(pool_->scheduler().n_running(), 1u);
   EXPECT_TRUE(Take<PoolAction::Fail>().empty());
   Join(4, "w4");  // it may be able to
-  Pass(PoolOptions().drain_patience + 100 * kMillisecond, {1, 2, 3, 4});
+  Pass(DeploymentOptions().drain_patience + 100 * kMillisecond, {1, 2, 3, 4});
   EXPECT_FALSE(pool_->serving());
   EXPECT_EQ(StateOf(1), "drained");
 }
@@ -449,8 +537,8 @@ TEST_F(DrainTest, NobodyIsCarriedIntoAShorterContext) {
   ServeWithSpare();
   SubmitOne();
   context_ = 128;
-  ASSERT_TRUE(pool_->Drain("w2").ok());
-  Pass(20 * PoolOptions().drain_patience);
+  ASSERT_TRUE(Drain("w2").ok());
+  Pass(20 * DeploymentOptions().drain_patience);
   EXPECT_TRUE(pool_->serving());
   EXPECT_EQ(StateOf(1), "draining");
   pool_->Undrain("w2", now_);
@@ -458,14 +546,14 @@ TEST_F(DrainTest, NobodyIsCarriedIntoAShorterContext) {
 }
 
 TEST_F(DrainTest, WhoWasDrainedInAnEarlierLifeIsNotWaitedFor) {
-  options_.placement.expect_workers = 3;
-  options_.placement.drained = {"w1"};
+  options_.deployment.rollout.expect_workers = 3;
+  options_.drained = {"w1"};
   pool_ = std::make_unique<PoolMachine>(options_);
   for (uint64_t link : {1, 2}) Join(link, absl::StrCat("w", link));
   Pass(2 * kSecond, {1, 2});
-  EXPECT_EQ(pool_->placement().why(), "1 of 2 workers have joined");
+  EXPECT_EQ(pool_->rollout().why(), "1 of 2 workers have joined");
   Join(3, "w3");
-  EXPECT_EQ(pool_->placement().state(), PlacementState::kLoading);
+  EXPECT_EQ(pool_->rollout().state(), RolloutState::kLoading);
   EXPECT_EQ(StateOf(0), "drained");
 }
 
@@ -478,9 +566,9 @@ TEST_F(PoolTest, AQueueThatNothingServesIsGivenUp) {
   ASSERT_TRUE(pool_->Submit(spec, now_).ok());  // queued: no rows of it were sent
   pool_->OnWorkerGone(net::LinkId(2), Unavailable("reset"), now_);
   EXPECT_TRUE(Take<PoolAction::Fail>().empty());
-  now_ += PoolOptions().queue_timeout;
+  now_ += DeploymentOptions().queue_timeout;
   Beat({1});
-  pool_->OnTick(now_);
+  Tick();
   const auto failed = Take<PoolAction::Fail>();
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_TRUE(absl::IsUnavailable(failed[0].status));

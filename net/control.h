@@ -34,8 +34,11 @@ struct Security {
 };
 
 inline constexpr uint32_t kHeartbeatMs = 250;
-// Silence after which a peer counts as lost; a lost worker must end its requests within 2 s.
-inline constexpr uint32_t kDeadAfterMs = 1500;
+// Silence after which a worker is suspected, and nothing is sent to it.
+inline constexpr uint32_t kSuspectAfterMs = 1000;
+// Silence after which a peer counts as lost. A process that ends closes its connections and is
+// known to be lost at once; this is for machines that stop, and for cables.
+inline constexpr uint32_t kDeadAfterMs = 5000;
 
 // The measured rates of a card; 0: not known.
 struct DeviceRates {
@@ -106,6 +109,7 @@ struct StageFailed {
   PlanId plan;
   Epoch epoch;
   absl::Status status;
+  std::string unreachable = {};  // the next worker, where the link to it was the reason
 };
 
 struct Leaving {
@@ -209,7 +213,7 @@ struct RemoteStageOptions {
 };
 
 // Sends frames over one long-lived bidirectional stream to a worker's stage port. Send queues
-// (bounded in bytes) and never blocks.
+// (bounded in bytes) and never blocks, also before the stream is open.
 class RemoteStage : public stage::StagePort {
  public:
   static std::unique_ptr<RemoteStage> Connect(const RemoteStageOptions& options);

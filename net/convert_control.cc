@@ -197,6 +197,7 @@ struct EventToProto {
     failed->set_epoch(in.epoch.value);
     failed->set_code(ToWireCode(in.status));
     failed->set_message(CleanText(StdView(in.status.message())));
+    failed->set_unreachable(in.unreachable);
   }
   void operator()(const DevicesChanged& in) const {
     DevicesToProto(in.devices, out->mutable_devices()->mutable_devices());
@@ -328,8 +329,8 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
       absl::Status status = FromWireCode(in.failed().code(), in.failed().message());
       if (status.ok())
         status = absl::UnknownError("the worker reported a failed stage without a code");
-      return WorkerEvent(
-          StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()), std::move(status)});
+      return WorkerEvent(StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()),
+                                     std::move(status), CleanText(in.failed().unreachable())});
     }
     case v1::WorkerMessage::kDevices: {
       ASSIGN_OR_RETURN(std::vector<DeviceHello> devices, DevicesFromProto(in.devices().devices()));

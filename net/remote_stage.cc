@@ -53,7 +53,10 @@ class RemoteStageImpl final : public RemoteStage {
   }
 
   absl::Status Send(stage::StepFrame frame) override {
-    RETURN_IF_ERROR(CheckReady());
+    {
+      MutexLock lock(&mu_);
+      if (state_ == State::kClosed) return why_;
+    }
     auto message = std::make_unique<v1::FrameMessage>();
     RETURN_IF_ERROR(ToProto(frame, message->mutable_frame()));
     absl::Status sent = link_.Send(std::move(message));

@@ -123,11 +123,22 @@ TEST_F(StreamTest, RefusedStreamSaysWhy) {
   EXPECT_TRUE(absl::IsFailedPrecondition(stage->Send(testing::SampleFrame())));
 }
 
-TEST_F(StreamTest, SendBeforeWelcomeIsRefused) {
+TEST_F(StreamTest, WhatIsSentBeforeTheWelcomeArrivesInOrder) {
+  const auto stage = RemoteStage::Connect(Options());
+  for (uint64_t step = 1; step <= 20; ++step) {
+    stage::StepFrame frame = testing::SampleFrame();
+    frame.batch.step = StepId(step);
+    ASSERT_TRUE(stage->Send(std::move(frame)).ok());
+  }
+  ASSERT_TRUE(testing::WaitFor([&] { return sink_.frames().size() == 20; }));
+  for (uint64_t i = 0; i < 20; ++i) EXPECT_EQ(sink_.frames()[i].batch.step, StepId(i + 1));
+}
+
+TEST_F(StreamTest, WhereNobodyListensSendingSaysSoInTheEnd) {
   const auto stage = RemoteStage::Connect(
       {"127.0.0.1:1", "w0", PlanId(7), Epoch(9), 1, closed_.callback(), {}, {}});
-  EXPECT_TRUE(absl::IsUnavailable(stage->Send(testing::SampleFrame())));
   EXPECT_TRUE(absl::IsUnavailable(stage->WaitReady(5000)));  // nothing listens on port 1
+  EXPECT_TRUE(absl::IsUnavailable(stage->Send(testing::SampleFrame())));
   EXPECT_TRUE(testing::WaitFor([&] { return closed_.times() == 1; }));
 }
 

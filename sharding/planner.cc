@@ -64,6 +64,7 @@ absl::Status CheckRequest(const PlanRequest& request) {
 }
 
 bool Fits(const PlanRequest& request, uint32_t context, uint32_t users) {
+  if (request.given_up()) return false;  // MakePlan says so in the end
   const Problem problem(request, context, users);
   return Feasible(problem, OrderSpace(problem, {}));
 }
@@ -176,6 +177,7 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   RETURN_IF_ERROR(CheckRequest(request));
   Plan plan;
   const Load load = LargestLoad(request);
+  if (request.given_up()) return absl::CancelledError("the plan was given up");
   if (load.context == 0) {
     ExplainMisfit(request, std::min(request.min_context, request.context), &plan);
     return plan;
@@ -194,8 +196,12 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
     if (!cut) plan.why.push_back("no cut gives every machine a stage within its memory");
   }
   if (!cut) cut = BestCut(problem, {}, weight);
+  if (request.given_up()) return absl::CancelledError("the plan was given up");
   if (!cut) return Internal("planner: a load that fits has no cut");
   plan.fits = true;
+  plan.token_ms = static_cast<double>(cut->sum) * 1e-9;
+  plan.slowest_ms = static_cast<double>(cut->slowest) * 1e-9;
+  plan.slowest_weight = static_cast<double>(weight);
   for (const Segment& s : cut->segments) plan.stages.push_back(MakeStage(problem, s));
   if (!OrderSpace(problem, {}).exact()) {
     plan.why.push_back(

@@ -2,6 +2,7 @@
 // clock: the same input gives the same plan.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -55,6 +56,10 @@ struct PlanRequest {
   bool require_all = false;  // every machine gets a stage, where some cut allows it
   // A machine's places become one stage, which the machine cuts itself.
   bool one_stage_a_machine = false;
+  // Set by another thread, it makes MakePlan end soon, with Cancelled. May be null.
+  const std::atomic<bool>* give_up = nullptr;
+
+  bool given_up() const { return give_up != nullptr && give_up->load(std::memory_order_relaxed); }
 };
 
 struct PlannedStage {
@@ -79,9 +84,16 @@ struct Plan {
   std::vector<uint32_t> group_blocks;  // KV blocks of each state group, the same in every stage
   uint32_t context = 0;                // may be less than was wanted
   uint32_t users = 0;                  // full-context sequences that the KV holds
-  std::string limit;                   // the binding constraint in words
+  // Predicted for the decode of one row: all stages and hops, and the slowest stage.
+  double token_ms = 0;
+  double slowest_ms = 0;
+  double slowest_weight = 0;  // w below
+  std::string limit;          // the binding constraint in words
   // The reasons, one sentence each. When !fits, they are the arithmetic and what would make it fit.
   std::vector<std::string> why;
+
+  // What the planner makes small, under the weight of this or another plan.
+  double Objective(double weight) const { return token_ms + weight * slowest_ms; }
 };
 
 // KV blocks of each state group that `users` sequences of `context` tokens need. A sliding group
@@ -91,7 +103,8 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
                                   uint32_t max_rows);
 
 // InvalidArgument for a request that makes no sense (no machines, duplicate names, zero
-// context...). A model that does not fit is no error: fits is false and `why` says what is missing.
+// context...); Cancelled when it was given up. A model that does not fit is no error: fits is false
+// and `why` says what is missing.
 //
 // What is made small: the time of one token over all stages and hops, plus w times that of the
 // slowest stage, with w = min(users, machines) - 1, so that the pipeline's throughput counts when

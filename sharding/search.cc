@@ -74,6 +74,7 @@ class Search {
     Enter(Node{}, 0, -1, problem_.machines());
     for (uint32_t state = 0; state < space_.states(); ++state) {
       for (uint32_t slot = 0; slot < space_.slots(); ++slot) {
+        if (problem_.request().given_up()) return std::nullopt;
         for (uint32_t end = 1; end < problem_.units(); ++end) {
           // It is a copy: the arena and this front's neighbours grow while it is walked.
           const std::vector<int32_t> front = fronts_[Index(state, slot, end)];

@@ -224,7 +224,6 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     server.security = {options_.credential, revoked_};
     server.limits = options_.limits;
     ASSIGN_OR_RETURN(server_, net::StageServer::Start(server, &gate_));
-    ASSIGN_OR_RETURN(advertised_, net::AdvertisedAddress(server_->address(), options_.join));
     base_bytes_ = OwnBytes();
     LoaderOptions loader;
     loader.worker = options_.name;
@@ -287,11 +286,12 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void StopStage();
   void SetDoing(std::string what);
   void Send(const net::WorkerEvent& event);
-  void Fail(PlanId plan, Epoch epoch, const absl::Status& why);
+  // `unreachable`: the next worker, where the link to it is the reason.
+  void Fail(PlanId plan, Epoch epoch, const absl::Status& why, const std::string& unreachable = "");
   bool CardsLookedAt(TimeNs now);
   void CheckCards(TimeNs now);
   void TellDevices();
-  net::WorkerHello Hello();
+  net::WorkerHello Hello(std::string stage_address);
   net::Heartbeat Beat(TimeNs now);
 
   void Handle(Welcomed event);
@@ -320,7 +320,6 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   FrameGate gate_;
   HostStats stats_;
   net::WeightClient weight_client_;
-  std::string advertised_;
   uint64_t base_bytes_ = 0;
   std::unique_ptr<net::StageServer> server_;
   std::unique_ptr<Loader> loader_;
@@ -433,7 +432,10 @@ void DaemonImpl::TellDevices() {
 
 void DaemonImpl::Connect() {
   session_ = std::make_unique<Session>(++sessions_, &queue_);
-  session_->Start(Coordinator(), Hello());
+  // This machine's address may be another one than at the last time (DHCP, docking, Wi-Fi).
+  auto address = net::AdvertisedAddress(server_->address(), options_.join);
+  if (!address.ok()) return DropSession(address.status());
+  session_->Start(Coordinator(), Hello(*std::move(address)));
   beat_at_ = MonotonicNow() + TimeNs{net::kHeartbeatMs} * kMillisecond;
 }
 
@@ -478,17 +480,18 @@ void DaemonImpl::Send(const net::WorkerEvent& event) {
     session_->client()->Send(event).IgnoreError();  // a closed stream says so itself
 }
 
-void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why) {
+void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why,
+                      const std::string& unreachable) {
   LogError("plan ", plan.value, " epoch ", epoch.value, ": ", why.message());
-  Send(net::StageFailed{plan, epoch, why});
+  Send(net::StageFailed{plan, epoch, why, unreachable});
 }
 
-net::WorkerHello DaemonImpl::Hello() {
+net::WorkerHello DaemonImpl::Hello(std::string stage_address) {
   net::WorkerHello hello;
   hello.name = options_.name;
   hello.version = options_.version;
   hello.protocol = options_.protocol;
-  hello.stage_address = advertised_;
+  hello.stage_address = std::move(stage_address);
   hello.memory_bytes = options_.memory_bytes;
   hello.base_bytes = base_bytes_;
   hello.threads = static_cast<uint32_t>(options_.threads);
@@ -616,7 +619,8 @@ void DaemonImpl::Handle(NextGone event) {
   StopStage();
   Fail(event.plan, event.epoch,
        Unavailable("worker '", options_.name, "' lost its link to worker '", next,
-                   "': ", event.why.message()));
+                   "': ", event.why.message()),
+       next);
 }
 
 void DaemonImpl::Handle(Progress event) {
@@ -627,12 +631,14 @@ void DaemonImpl::Handle(LoadOutcome event) {
   const stage::StageSpec& spec = event.assignment.spec;
   if (!assigned_ || *assigned_ != std::make_pair(spec.plan, spec.epoch)) return;
   if (event.status.ok() && event.next != nullptr && !event.next->ready()) {
+    event.next_unreachable = true;
     event.status = Unavailable("worker '", options_.name, "' lost its link to worker '",
                                event.assignment.next_worker, "' at once");
   }
   if (!event.status.ok()) {
     TellDevices();  // this comes first: the next plan uses it
-    Fail(spec.plan, spec.epoch, event.status);
+    Fail(spec.plan, spec.epoch, event.status,
+         event.next_unreachable ? event.assignment.next_worker : "");
     return;
   }
   const engine::StageMemory memory = event.loaded->stage->memory();

@@ -350,8 +350,8 @@ TEST_F(DaemonTest, StoppedWorkerIsNoticed) {
   kill(child, SIGSTOP);
   EXPECT_TRUE(WaitFor([&] { return coordinator_->Gone(link).has_value(); }));
   const TimeNs noticed = coordinator_->gone_at() - start;
-  EXPECT_LT(noticed, 2 * kSecond);
-  EXPECT_GT(noticed, kSecond);
+  EXPECT_LT(noticed, 6 * kSecond);
+  EXPECT_GT(noticed, 4 * kSecond);  // until then it may come back
   EXPECT_TRUE(absl::IsDeadlineExceeded(*coordinator_->Gone(link))) << *coordinator_->Gone(link);
   EXPECT_NE(coordinator_->Gone(link)->message().find("'child'"), absl::string_view::npos);
   RecordProperty("noticed_ms", static_cast<int>(noticed / kMillisecond));

@@ -125,6 +125,7 @@ LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
   if (outcome.status.ok() && !assignment.spec.samples) {
     auto next = ConnectNext(assignment, stop);
     outcome.status = next.status();
+    outcome.next_unreachable = !next.ok();
     if (next.ok()) outcome.next = *std::move(next);
   }
   if (outcome.status.ok()) outcome.loaded = loaded_;

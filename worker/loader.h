@@ -35,6 +35,7 @@ struct LoadOutcome {
   absl::Status status;
   std::shared_ptr<LoadedStage> loaded;     // null on an error
   std::unique_ptr<net::RemoteStage> next;  // null for the last stage
+  bool next_unreachable = false;           // `status` is about the link to the next worker
   uint64_t fetched_bytes = 0;
 };
 

@@ -118,6 +118,14 @@ std::optional<Member> Membership::OnGone(net::LinkId link) {
   return gone;
 }
 
+std::set<std::string> Membership::Silent(TimeNs now) const {
+  std::set<std::string> silent;
+  for (const auto& [name, member] : members_) {
+    if (now - member.heard >= options_.suspect_after) silent.insert(name);
+  }
+  return silent;
+}
+
 std::vector<Member> Membership::Expire(TimeNs now) {
   std::vector<Member> gone;
   for (auto it = members_.begin(); it != members_.end();) {

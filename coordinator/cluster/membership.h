@@ -4,6 +4,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct Member {
 
 struct MembershipOptions {
   TimeNs dead_after = net::kDeadAfterMs * kMillisecond;
+  // Silence after which a member is suspected: it may have stopped, or be busy.
+  TimeNs suspect_after = net::kSuspectAfterMs * kMillisecond;
   // A member that was silent for this long gives up its name to a newcomer of the same name.
   TimeNs silent_after = 3 * net::kHeartbeatMs * kMillisecond;
 };
@@ -46,6 +49,8 @@ class Membership {
   void OnDevices(net::LinkId link, const net::DevicesChanged& changed);
   // Returns the member that left, if the link belonged to one.
   std::optional<Member> OnGone(net::LinkId link);
+  // Members that are suspected of not being there.
+  std::set<std::string> Silent(TimeNs now) const;
   // Removes members that were silent for too long, and returns them.
   std::vector<Member> Expire(TimeNs now);
 

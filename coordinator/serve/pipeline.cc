@@ -208,6 +208,11 @@ void Pipeline::ReleaseInOrder(TimeNs now, PipelineOutcome* outcome) {
   }
 }
 
+void Pipeline::Stalled(TimeNs now) {
+  progress_ = now;
+  if (gap_since_ != 0) gap_since_ = now;
+}
+
 PipelineOutcome Pipeline::OnTick(TimeNs now) {
   PipelineOutcome outcome;
   if (!open_ || frames_.empty()) return outcome;

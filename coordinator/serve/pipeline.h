@@ -78,6 +78,8 @@ class Pipeline {
   // pipeline is lost, and the text names the sender.
   PipelineOutcome OnResult(stage::StepResult result, TimeNs now);
   PipelineOutcome OnTick(TimeNs now);
+  // In place of OnTick while a stage is known to stand still: the times allowed begin anew.
+  void Stalled(TimeNs now);
 
   size_t frames_in_flight() const { return frames_.size(); }
 

@@ -56,35 +56,31 @@ std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& sha
   return failures;
 }
 
-std::vector<SeqId> Scheduler::OnPipelineLost(bool carry) {
+std::vector<SeqId> Scheduler::OnPipelineLost() {
   ready_ = false;
   steps_.clear();
   draining_.clear();
-  std::vector<SeqId> lost;
-  std::vector<SeqId> leaving;
+  std::vector<SeqId> leaving, given_up;
   for (auto& [id, sequence] : sequences_) {
+    if (!sequence->in_flight.empty()) ++sequence->losses;
     sequence->tables.clear();  // the pool of blocks goes with its pipeline
     sequence->in_flight.clear();
     sequence->scheduled = 0;
-    if (sequence->state == State::kGone) {
+    if (sequence->state == State::kWaiting) continue;
+    running_.erase(sequence->order);
+    if (sequence->state == State::kGone || options_.bugs.forget_lost_worker) {
       leaving.push_back(id);
-    } else if (sequence->state != State::kWaiting) {
-      if (options_.replay_lost || carry) {
-        running_.erase(sequence->order);
-        sequence->state = State::kWaiting;
-        waiting_[sequence->order] = sequence.get();
-      } else {
-        if (!options_.bugs.forget_lost_worker) lost.push_back(id);
-        leaving.push_back(id);
-      }
+    } else if (sequence->losses >= options_.max_losses) {
+      leaving.push_back(id);
+      given_up.push_back(id);
+    } else {
+      sequence->state = State::kWaiting;
+      waiting_[sequence->order] = sequence.get();
     }
   }
-  for (const SeqId id : leaving) {
-    running_.erase(Find(id)->order);
-    sequences_.erase(id);
-  }
+  for (const SeqId id : leaving) sequences_.erase(id);
   pool_.reset();
-  return lost;
+  return given_up;
 }
 
 std::vector<SeqId> Scheduler::FailWaiting(TimeNs arrived_before) {
@@ -294,6 +290,7 @@ std::optional<SequenceUpdate> Scheduler::Append(Sequence* sequence, const stage:
   // A token belongs right behind the log; any other comes from a sequence that has ended.
   if (sequence->state == State::kGone || out.pos + 1 != sequence->length()) return std::nullopt;
   sequence->tokens.push_back(out.token);
+  sequence->losses = 0;
   if (sequence->times.first_token == 0) sequence->times.first_token = now;
   SequenceUpdate update;
   update.out = out;

@@ -31,9 +31,8 @@ struct SchedulerOptions {
   // Where one stage embeds and samples, the next decode step is sent before the tokens of the last
   // one are home (see stage::LastTokens). This costs a row for every sequence that ends unforeseen.
   bool run_ahead = true;
+  uint32_t max_losses = 3;       // see OnPipelineLost
   std::vector<int32_t> eos_ids;  // each of them ends a sequence
-  // Sequences of a lost pipeline run again from their tokens instead of failing.
-  bool replay_lost = false;
   PlantedBugs bugs;
 };
 
@@ -103,10 +102,11 @@ class Scheduler {
 
   // From now on a pipeline with empty KV serves. Returns the sequences that do not fit its context.
   std::vector<SequenceFailure> OnPipelineReady(const PipelineShape& shape);
-  // KV and steps in flight are gone. Returns the ids of the sequences that ended with the pipeline.
-  // With replay_lost or `carry` there are none: they run again from their tokens, before all that
-  // wait.
-  std::vector<SeqId> OnPipelineLost(bool carry = false);
+  // KV and steps in flight are gone. What ran waits, before all that waited, and runs again from
+  // its tokens when a pipeline is ready: a sequence's tokens are its log. Returns the ids of those
+  // that ended: they were on their way at max_losses losses in a row without a token between, so
+  // that they may be what breaks the pipeline.
+  std::vector<SeqId> OnPipelineLost();
   // While `hold` is set, no waiting sequence begins to run.
   void Hold(bool hold) { hold_ = hold; }
 
@@ -152,6 +152,7 @@ class Scheduler {
     std::set<uint32_t> in_flight;  // first positions of its runs that are in flight
     KvTables tables;
     SequenceTimes times;
+    uint32_t losses = 0;  // of pipelines since its last token, each with rows of it on their way
 
     uint32_t length() const { return static_cast<uint32_t>(tokens.size()); }
     // It is one more than length() while the row of a token that is still being drawn is on its

@@ -208,7 +208,7 @@ TEST(Scheduler, SlidingGroupsGiveTheirOldBlocksBack) {
   EXPECT_EQ(s.kv_blocks_used(), 0u);
 }
 
-TEST(Scheduler, LostPipelineEndsWhatItCarriedAndKeepsTheQueue) {
+TEST(Scheduler, WhatALostPipelineCarriedRunsAgainBeforeTheQueue) {
   SchedulerOptions options = Options();
   options.max_running = 1;
   options.max_waiting = 1;
@@ -218,15 +218,22 @@ TEST(Scheduler, LostPipelineEndsWhatItCarriedAndKeepsTheQueue) {
   ASSERT_TRUE(s.NextStep(0));
   ASSERT_TRUE(s.Submit(Spec(2, 40, 10), 0).ok());
   EXPECT_EQ(s.Submit(Spec(3, 40, 10), 0).code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(s.OnPipelineLost(), std::vector<SeqId>{SeqId(1)});
+  s.OnPipelineLost();
+  EXPECT_EQ(s.n_waiting(), 2u);
   EXPECT_FALSE(s.NextStep(0));
   EXPECT_TRUE(s.OnPipelineReady(Shape(1, 100)).empty());
-  const auto step = s.NextStep(0);
+  auto step = s.NextStep(0);
+  ASSERT_TRUE(step);
+  EXPECT_EQ(step->frames[0].runs[0].seq, SeqId(1));
+  s.Cancel(SeqId(1));
+  Finish(&s, *step);
+  step = s.NextStep(0);
   ASSERT_TRUE(step);
   EXPECT_EQ(step->frames[0].runs[0].seq, SeqId(2));
   Finish(&s, *step);
   // A smaller pool: what no longer fits is told so.
   s.OnPipelineLost();
+  s.Cancel(SeqId(2));
   ASSERT_TRUE(s.Submit(Spec(4, 40, 10), 0).ok());
   const auto failures = s.OnPipelineReady(Shape(1, 100, 20));
   ASSERT_EQ(failures.size(), 1u);
@@ -234,15 +241,13 @@ TEST(Scheduler, LostPipelineEndsWhatItCarriedAndKeepsTheQueue) {
   EXPECT_TRUE(s.idle());
 }
 
-TEST(Scheduler, ReplayKeepsLostSequences) {
-  SchedulerOptions options = Options();
-  options.replay_lost = true;
-  Scheduler s(options);
+TEST(Scheduler, AReplayGoesOnAtTheNextToken) {
+  Scheduler s(Options());
   s.OnPipelineReady(Shape(1, 100));
   ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
   Finish(&s, *s.NextStep(0));
   ASSERT_TRUE(s.NextStep(0));
-  EXPECT_TRUE(s.OnPipelineLost().empty());
+  s.OnPipelineLost();
   s.OnPipelineReady(Shape(1, 100));
   const auto step = s.NextStep(0);
   ASSERT_TRUE(step);
@@ -250,6 +255,29 @@ TEST(Scheduler, ReplayKeepsLostSequences) {
   const auto updates = Finish(&s, *step);
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].completion_tokens, 2u);
+}
+
+// A request that breaks every pipeline it runs on must not break the pool for all others.
+TEST(Scheduler, WhatWasThereAtThreeLossesInARowEnds) {
+  Scheduler s(Options());
+  ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
+  for (int loss = 0; loss < 2; ++loss) {
+    s.OnPipelineReady(Shape(1, 100));
+    ASSERT_TRUE(s.NextStep(0));
+    EXPECT_TRUE(s.OnPipelineLost().empty());
+  }
+  // A token between is progress.
+  s.OnPipelineReady(Shape(1, 100));
+  Finish(&s, *s.NextStep(0));
+  ASSERT_TRUE(s.NextStep(0));
+  ASSERT_TRUE(s.Submit(Spec(2, 40, 10), 0).ok());  // it only waits
+  for (int loss = 0; loss < 2; ++loss) {
+    EXPECT_TRUE(s.OnPipelineLost().empty());
+    s.OnPipelineReady(Shape(1, 100));
+    ASSERT_TRUE(s.NextStep(0));
+  }
+  EXPECT_EQ(s.OnPipelineLost(), std::vector<SeqId>{SeqId(1)});
+  EXPECT_EQ(s.n_waiting(), 1u);
 }
 
 TEST(Scheduler, FailedFrameEndsItsSequences) {

@@ -175,7 +175,7 @@ class Revoking(unittest.TestCase):
         """p99 of the time until a revoked worker's connections, to the coordinator and to its neighbours, are closed, from
         the start of the command."""
         began = time.monotonic()
-        took, batch = [], 5
+        took, batch, story = [], 5, ""
         while len(took) < REVOCATIONS:
             with Cluster(workers=batch + 1) as c:
                 c.wait_ready(batch + 1)
@@ -189,9 +189,11 @@ class Revoking(unittest.TestCase):
                                 for _, _, state, _ in cluster.sockets_of(c.workers[name].pid))
                     self.assertGreaterEqual(links, 3, "the coordinator's and at least one neighbour's")
                     took.append(self.revoke(c, name, hung=i == batch + 1))
-                    stream.join(20)
-                    self.assertIsNotNone(stream.error, f"{name} was revoked and the answer went on")
-                    self.assertIn(name, stream.error)
+                    # The answer goes on without it, with the text that it would have had.
+                    stream.join(60)
+                    self.assertTrue(stream.done, stream.error)
+                    story = story or stream.text
+                    self.assertEqual(stream.text, story)
                     c.wait_ready(batch + 2 - i)
                     if i in (2, batch + 1):
                         self.assertEqual(c.complete(PROMPTS[0], key), before)

@@ -21,7 +21,6 @@ WorldOptions OptionsFor(uint64_t seed) {
   options.weather = seed % 5 == 0   ? Weather::kCalm
                     : seed % 5 == 1 ? Weather::kTinyKv
                                     : Weather::kStormy;
-  options.replay_lost = seed % 7 == 3;
   return options;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "base/version.h"
 
 namespace lanyard::sim {
@@ -11,7 +12,6 @@ using coordinator::PoolAction;
 
 constexpr TimeNs kStormEnds = 40 * kSecond;  // after it every machine is up and every link is good
 constexpr TimeNs kEnd = 140 * kSecond;
-constexpr TimeNs kLossLimit = 2 * kSecond;  // a lost worker's requests end within it
 
 }  // namespace
 
@@ -58,31 +58,29 @@ void World::Setup() {
   min_nodes_ = 1 + Random(std::min<size_t>(n_nodes, model_.n_layers));
 
   coordinator::PoolOptions pool;
-  pool.scheduler.eos_ids = {model_.eos};
-  pool.scheduler.max_running = 1 + static_cast<uint32_t>(Random(12));
-  pool.scheduler.max_waiting = 1 + static_cast<uint32_t>(Random(30));
+  pool.deployment.scheduler.eos_ids = {model_.eos};
+  pool.deployment.scheduler.max_running = 1 + static_cast<uint32_t>(Random(12));
+  pool.deployment.scheduler.max_waiting = 1 + static_cast<uint32_t>(Random(30));
   if (options_.weather == Weather::kTinyKv) {
-    pool.scheduler.max_running += 2;
-    pool.scheduler.max_waiting += 30;
+    pool.deployment.scheduler.max_running += 2;
+    pool.deployment.scheduler.max_waiting += 30;
   }
-  pool.scheduler.frame_rows = 1 + static_cast<uint32_t>(Random(40));
-  pool.scheduler.prefill_rows = 1 + static_cast<uint32_t>(Random(120));
-  pool.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
-  pool.scheduler.bugs = options_.bugs;
-  pool.scheduler.replay_lost = options_.replay_lost;
-  pool.pipeline.step_timeout = 10 * kSecond;
-  pool.pipeline.gap_timeout = kSecond;
-  pool.pipeline.bugs = options_.bugs;
-  pool.placement.manifest = manifest;
-  pool.placement.context = context_;
-  pool.placement.max_rows = pool.scheduler.frame_rows;
-  pool.placement.expect_workers = Random(2) == 0 ? static_cast<uint32_t>(n_nodes) : 0;
-  pool.placement.return_wait = 3 * kSecond;
-  pool.placement.improve_every = Ms(0, 20000);
-  pool.quiet_after = Ms(0, 3000);
+  pool.deployment.scheduler.frame_rows = 1 + static_cast<uint32_t>(Random(40));
+  pool.deployment.scheduler.prefill_rows = 1 + static_cast<uint32_t>(Random(120));
+  pool.deployment.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
+  pool.deployment.scheduler.bugs = options_.bugs;
+  pool.deployment.pipeline.step_timeout = 10 * kSecond;
+  pool.deployment.pipeline.gap_timeout = kSecond;
+  pool.deployment.pipeline.bugs = options_.bugs;
+  pool.deployment.rollout.manifest = manifest;
+  pool.deployment.rollout.context = context_;
+  pool.deployment.rollout.max_rows = pool.deployment.scheduler.frame_rows;
+  pool.deployment.rollout.expect_workers = Random(2) == 0 ? static_cast<uint32_t>(n_nodes) : 0;
+  pool.deployment.rollout.return_wait = 3 * kSecond;
+  pool.deployment.rollout.improve_every = Ms(0, 20000);
+  pool.deployment.quiet_after = Ms(0, 3000);
   drain_patience_ = static_cast<TimeNs>(drain_rng_() % 4000) * kMillisecond;
-  pool.drain_patience = drain_patience_;
-  pool.placement.make_plan = [this](const sharding::PlanRequest& r) { return MakePlan(r); };
+  pool.deployment.drain_patience = drain_patience_;
   pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
 }
 
@@ -194,8 +192,7 @@ void World::PlanClients() {
     Submit(1000);
     const auto it = requests_.find(SeqId(1000));
     if (it == requests_.end()) {
-      Violation(
-          absl::StrCat("the pool does not serve after the storm: ", pool_->placement().why()));
+      Violation(absl::StrCat("the pool does not serve after the storm: ", pool_->rollout().why()));
     }
   });
 }
@@ -274,6 +271,10 @@ void World::OnFail(const PoolAction::Fail& fail) {
   ++report_.failed;
   if (options_.weather != Weather::kStormy) {
     Violation(absl::StrCat("an error without a fault: ", fail.status.ToString()));
+  } else if (absl::StrContains(fail.status.message(), "was lost") &&
+             !absl::StrContains(fail.status.message(), "the pool is not ready") &&
+             !absl::StrContains(fail.status.message(), "the pipeline stopped 3 times")) {
+    Violation(absl::StrCat("a loss ended a request: ", fail.status.ToString()));
   } else if (!absl::IsUnavailable(fail.status)) {
     Violation(absl::StrCat("an error of the wrong type: ", fail.status.ToString()));
   }
@@ -317,28 +318,16 @@ void World::Obey(PoolAction::Any action) {
     OnFail(*a);
   } else if (std::get_if<PoolAction::UseEpoch>(&action)) {
     ++report_.epochs;
+  } else if (auto* a = std::get_if<PoolAction::MakePlan>(&action)) {
+    // Made on another thread, while the world goes on.
+    After(drain_rng_() % 3 == 0 ? 0 : static_cast<TimeNs>(drain_rng_() % 900) * kMillisecond,
+          [this, deployment = a->deployment, job = a->job] {
+            pool_->OnPlanned(deployment, job.id, MakePlan(job.request), now_);
+            Pump();
+          });
+  } else if (auto* a = std::get_if<PoolAction::DrainAnswer>(&action)) {
+    OnDrained(*a);
   }
-}
-
-void World::CheckRequestsEndSoon(const std::string& worker) {
-  const auto& stages = pool_->placement().stages();
-  if (!pool_->serving() || std::none_of(stages.begin(), stages.end(), [&](const auto& s) {
-        return s.planned.machine == worker;
-      })) {
-    return;
-  }
-  std::vector<SeqId> carried;
-  for (const auto& view : pool_->scheduler().View()) {
-    if (view.state != "queued") carried.push_back(view.id);
-  }
-  After(kLossLimit, [this, carried, worker, moves = pool_->placement().moves()] {
-    if (pool_->placement().moves() != moves) return;  // they were carried over just then
-    for (const SeqId id : carried) {
-      if (!requests_[id].ended && !options_.replay_lost) {
-        Violation(absl::StrCat("request ", id.value, " hangs although ", worker, " was lost"));
-      }
-    }
-  });
 }
 
 void World::CheckRest() {
@@ -377,8 +366,8 @@ Report World::Run() {
   }
   if (report_.violations.empty()) CheckRest();
   report_.preemptions = pool_->scheduler().preemptions();
-  report_.improvements = pool_->placement().improvements();
-  report_.moves = pool_->placement().moves();
+  report_.improvements = pool_->rollout().improvements();
+  report_.moves = pool_->rollout().moves();
   report_.ignored_results = pool_->ignored_results();
   return std::move(report_);
 }

@@ -33,7 +33,6 @@ struct WorldOptions {
   bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
   // Planted: now and then a frame arrives with the hidden states of the one before.
   bool foreign_hidden = false;
-  bool replay_lost = false;
 };
 
 struct Report {
@@ -113,9 +112,9 @@ class World {
   void OnAssign(const coordinator::PoolAction::Assign& assign);
   void OnToken(const coordinator::SequenceUpdate& update);
   void OnFail(const coordinator::PoolAction::Fail& fail);
+  void OnDrained(const coordinator::PoolAction::DrainAnswer& answer);
   void Submit(uint64_t id);
   Request MakeRequest(uint64_t id);
-  void CheckRequestsEndSoon(const std::string& worker);
   void CheckRest();
   void Violation(const std::string& text);
 

@@ -71,22 +71,23 @@ void World::Heartbeat(size_t index, uint64_t link) {
 }
 
 void World::Drain(size_t index) {
-  const std::string name = absl::StrCat("w", index);
-  const bool served = pool_->serving();
-  const absl::Status status = pool_->Drain(name);
-  if (!status.ok()) {
-    if (!absl::IsFailedPrecondition(status))
-      Violation(absl::StrCat("Drain said ", status.ToString()));
-    if (served != pool_->serving()) Violation("a refused drain stopped the pool");
-    return Pump();
-  }
-  drained_.insert(name);
+  pool_->Drain(absl::StrCat("w", index), now_);
   Pump();
+}
+
+void World::OnDrained(const PoolAction::DrainAnswer& answer) {
+  if (!answer.status.ok()) {
+    if (!absl::IsFailedPrecondition(answer.status))
+      Violation(absl::StrCat("Drain said ", answer.status.ToString()));
+    return;
+  }
+  const std::string& name = answer.worker;
+  drained_.insert(name);
   if (options_.weather == Weather::kStormy) return;
   // Without faults its layers are gone soon.
-  After(drain_patience_ + 3 * kSecond, [this, name] {
+  After(drain_patience_ + 5 * kSecond, [this, name] {
     if (!drained_.contains(name)) return;
-    for (const auto& stage : pool_->placement().stages()) {
+    for (const auto& stage : pool_->rollout().stages()) {
       if (stage.planned.machine == name)
         Violation(absl::StrCat(name, " was drained and still has layers"));
     }
@@ -99,7 +100,6 @@ void World::KillNode(size_t index, bool silently) {
   node.up = false;
   const net::LinkId link = node.link;
   node.link = net::LinkId(0);
-  CheckRequestsEndSoon(node.worker->name());
   if (silently) return;
   const std::string name = node.worker->name();
   After(Ms(1, 50), [this, link] {
@@ -108,7 +108,8 @@ void World::KillNode(size_t index, bool silently) {
   });
   if (port_worker_ == name) {
     After(Ms(1, 50), [this, epoch = port_epoch_] {
-      pool_->OnPortClosed(epoch, Unavailable("connection reset"), now_);
+      pool_->OnPortClosed(coordinator::DeploymentId(1), epoch, Unavailable("connection reset"),
+                          now_);
       Pump();
     });
   }
@@ -119,7 +120,6 @@ void World::HangNode(size_t index, TimeNs how_long) {
   if (!node.up || node.hung) return;
   node.hung = true;
   node.busy_until = std::max(node.busy_until, now_ + how_long);
-  if (how_long > 1500 * kMillisecond) CheckRequestsEndSoon(node.worker->name());
   After(how_long, [this, index, life = node.life] {
     if (nodes_[index].life == life) nodes_[index].hung = false;
   });
@@ -131,7 +131,7 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   Epoch& highest = assigned_epoch_[assign.link.value];
   if (epoch <= highest) Violation("an epoch was assigned twice");
   if (node != nullptr && drained_.contains(node->worker->name()) &&
-      !pool_->placement().kept(node->worker->name())) {
+      !pool_->rollout().kept(node->worker->name())) {
     Violation("a drained worker was planned in");
   }
   highest = epoch;

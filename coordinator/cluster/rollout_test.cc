@@ -1,4 +1,4 @@
-#include "coordinator/cluster/placement.h"
+#include "coordinator/cluster/rollout.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,18 +11,18 @@ namespace {
 using ::testing::HasSubstr;
 
 // Cuts 12 layers over every machine; fits only with at least `min_machines`.
-class PlacementTest : public ::testing::Test {
+class RolloutTest : public ::testing::Test {
  protected:
   void Make(uint32_t expect, size_t min_machines = 1, uint32_t users = 1) {
     auto manifest = std::make_shared<model::Manifest>();
     manifest->shape.n_layers = 12;
-    PlacementOptions options;
+    RolloutOptions options;
     options.manifest = manifest;
     options.context = 512;
     options.expect_workers = expect;
     options.users = users;
     options.last_epoch = Epoch(40);
-    options.make_plan = [this, min_machines](const sharding::PlanRequest& request) {
+    make_plan_ = [this, min_machines](const sharding::PlanRequest& request) {
       ++plans_;
       sharding::Plan plan;
       const size_t n = request.machines.size();
@@ -37,11 +37,12 @@ class PlacementTest : public ::testing::Test {
         stage.embeds = i == 0;
         stage.samples = i + 1 == n;
         stage.weights_bytes = 1000;
+        stage.gguf_bytes = stage_bytes_;
       }
       if (change_plan_) change_plan_(&plan);
       return absl::StatusOr<sharding::Plan>(plan);
     };
-    placement_ = std::make_unique<Placement>(options);
+    rollout_ = std::make_unique<Rollout>(options);
   }
 
   void Join(const std::string& name, TimeNs now) {
@@ -53,16 +54,33 @@ class PlacementTest : public ::testing::Test {
     hello.memory_bytes = 10000;
     hello.base_bytes = 100;
     ASSERT_TRUE(members_.OnHello(net::LinkId(next_link_++), hello, now).status.ok());
-    placement_->OnJoined(name, now);
+    ++revision_;
+    rollout_->OnJoined(name, now);
   }
-  PlacementActions Lose(const std::string& name, TimeNs now) {
-    return placement_->OnGone(*members_.OnGone(members_.FindByName(name)->link), "reset", now);
+  ClusterView View() { return {members_, drained_, health_, revision_ + health_.revision()}; }
+  RolloutActions Lose(const std::string& name, TimeNs now) {
+    const Member gone = *members_.OnGone(members_.FindByName(name)->link);
+    ++revision_;
+    return rollout_->OnGone(gone, "reset", View(), now);
   }
-  PlacementActions Poll(TimeNs now, bool quiet = false) {
-    return placement_->Poll(members_, now, quiet);
+  RolloutActions Poll(TimeNs now, bool quiet = false) {
+    RolloutActions actions = rollout_->Poll(View(), now, quiet);
+    std::string notes = actions.note;
+    while (actions.plan) {  // planned at once
+      const PlanJob job = *actions.plan;
+      actions = rollout_->OnPlanned(job.id, make_plan_(job.request), View(), now);
+      notes += actions.note;
+      if (!actions.plan && actions.assign.empty()) {
+        actions = rollout_->Poll(View(), now, quiet);
+        notes += actions.note;
+      }
+    }
+    actions.note = notes;
+    return actions;
   }
   void EverybodyLeaves() {
     while (!members_.members().empty()) members_.OnGone(members_.members().begin()->second.link);
+    ++revision_;
   }
   // Serves from w1 and w2; w3 comes `then`.
   void ServeWithoutW3(TimeNs then) {
@@ -75,27 +93,32 @@ class PlacementTest : public ::testing::Test {
   // Every stage of the current plan answers; returns whether the last one started serving.
   bool AllReady(TimeNs now) {
     bool serve = false;
-    for (const AssignedStage& stage : std::vector<AssignedStage>(placement_->stages())) {
+    for (const AssignedStage& stage : std::vector<AssignedStage>(rollout_->stages())) {
       net::StageReady ready;
-      ready.plan = placement_->plan_id();
-      ready.epoch = placement_->epoch();
-      serve = placement_->OnReady(stage.link, ready, now).serve;
+      ready.plan = rollout_->plan_id();
+      ready.epoch = rollout_->epoch();
+      serve = rollout_->OnReady(stage.link, ready, now).serve;
     }
     return serve;
   }
 
   Membership members_{{}};
-  std::unique_ptr<Placement> placement_;
+  std::unique_ptr<Rollout> rollout_;
+  std::set<std::string> drained_;
+  MachineHealth health_{{}};
+  uint64_t revision_ = 1;
+  std::function<absl::StatusOr<sharding::Plan>(const sharding::PlanRequest&)> make_plan_;
   uint64_t next_link_ = 1;
   int plans_ = 0;
+  uint64_t stage_bytes_ = 1000;  // of each stage's weights in the file
   std::function<void(sharding::Plan*)> change_plan_;
 };
 
-TEST_F(PlacementTest, PlansAtOnceWhenTheExpectedAreThere) {
+TEST_F(RolloutTest, PlansAtOnceWhenTheExpectedAreThere) {
   Make(2);
   Join("w2", 0);
   EXPECT_TRUE(Poll(10 * kSecond).assign.empty());
-  EXPECT_EQ(placement_->why(), "1 of 2 workers have joined");
+  EXPECT_EQ(rollout_->why(), "1 of 2 workers have joined");
   Join("w1", 10 * kSecond);
   const auto actions = Poll(10 * kSecond);
   ASSERT_EQ(actions.assign.size(), 2u);
@@ -107,29 +130,25 @@ TEST_F(PlacementTest, PlansAtOnceWhenTheExpectedAreThere) {
   EXPECT_EQ(actions.assign[0].assignment.next_worker, "w2");
   EXPECT_EQ(actions.assign[0].assignment.next_address, "w2:7");
   EXPECT_EQ(actions.assign[1].assignment.next_worker, "");
-  EXPECT_EQ(placement_->state(), PlacementState::kLoading);
+  EXPECT_EQ(rollout_->state(), RolloutState::kLoading);
   EXPECT_TRUE(AllReady(11 * kSecond));
-  EXPECT_EQ(placement_->state(), PlacementState::kServing);
-  EXPECT_EQ(placement_->why(), "");
+  EXPECT_EQ(rollout_->state(), RolloutState::kServing);
+  EXPECT_EQ(rollout_->why(), "");
 }
 
 // What a worker says of its cards is what the planner goes by.
-TEST(PlacementFast, CardsWithFastAttentionReachThePlanner) {
+TEST(RolloutFast, CardsWithFastAttentionReachThePlanner) {
   auto manifest = std::make_shared<model::Manifest>();
   manifest->shape.n_layers = 12;
-  PlacementOptions options;
+  RolloutOptions options;
   options.manifest = manifest;
   options.context = 512;
   options.expect_workers = 1;
   options.numerics.attention = stage::AttentionForm::kFast;
-  std::vector<bool> seen;
-  options.make_plan = [&](const sharding::PlanRequest& request) {
-    EXPECT_EQ(request.numerics.attention, stage::AttentionForm::kFast);
-    for (const auto& device : request.machines.at(0).devices) seen.push_back(device.fast_attention);
-    return absl::StatusOr<sharding::Plan>(sharding::Plan());
-  };
   Membership members{{}};
-  Placement placement(options);
+  const std::set<std::string> drained;
+  const MachineHealth health{{}};
+  Rollout rollout(options);
   net::WorkerHello hello;
   hello.name = "w1";
   hello.version = kVersion;
@@ -139,12 +158,17 @@ TEST(PlacementFast, CardsWithFastAttentionReachThePlanner) {
   hello.base_bytes = 100;
   hello.devices = {{"cuda", "cuda:0", "", 1000, 8, true}, {"cuda", "cuda:1", "", 1000, 8, false}};
   ASSERT_TRUE(members.OnHello(net::LinkId(1), hello, 0).status.ok());
-  placement.OnJoined("w1", 0);
-  placement.Poll(members, kSecond);
+  rollout.OnJoined("w1", 0);
+  const auto actions = rollout.Poll({members, drained, health, 1}, kSecond);
+  ASSERT_TRUE(actions.plan);
+  EXPECT_EQ(actions.plan->request.numerics.attention, stage::AttentionForm::kFast);
+  std::vector<bool> seen;
+  for (const auto& device : actions.plan->request.machines.at(0).devices)
+    seen.push_back(device.fast_attention);
   EXPECT_EQ(seen, (std::vector<bool>{true, false}));
 }
 
-TEST_F(PlacementTest, WithoutANumberItWaitsUntilNobodyJoins) {
+TEST_F(RolloutTest, WithoutANumberItWaitsUntilNobodyJoins) {
   Make(0);
   Join("w1", 0);
   EXPECT_TRUE(Poll(0).assign.empty());
@@ -153,12 +177,12 @@ TEST_F(PlacementTest, WithoutANumberItWaitsUntilNobodyJoins) {
   EXPECT_EQ(Poll(kSecond * 3 / 2).assign.size(), 2u);
 }
 
-TEST_F(PlacementTest, NoPlanFitsUntilAnotherJoins) {
+TEST_F(RolloutTest, NoPlanFitsUntilAnotherJoins) {
   Make(0, 2);
   Join("w1", 0);
   EXPECT_TRUE(Poll(2 * kSecond).assign.empty());
-  EXPECT_EQ(placement_->state(), PlacementState::kNoFit);
-  EXPECT_THAT(placement_->why(), HasSubstr("need 2 machines"));
+  EXPECT_EQ(rollout_->state(), RolloutState::kNoFit);
+  EXPECT_THAT(rollout_->why(), HasSubstr("need 2 machines"));
   Poll(3 * kSecond);
   EXPECT_EQ(plans_, 1);  // the same machines give the same answer
   Join("w2", 4 * kSecond);
@@ -166,22 +190,24 @@ TEST_F(PlacementTest, NoPlanFitsUntilAnotherJoins) {
   EXPECT_EQ(Poll(6 * kSecond).assign.size(), 2u);
 }
 
-TEST_F(PlacementTest, StaleAnswersAreIgnored) {
+TEST_F(RolloutTest, StaleAnswersAreIgnored) {
   Make(1);
   Join("w1", 0);
   Poll(0);
   net::StageReady ready;
-  ready.plan = placement_->plan_id();
+  ready.plan = rollout_->plan_id();
   ready.epoch = Epoch(40);
-  EXPECT_FALSE(placement_->OnReady(net::LinkId(1), ready, 1).serve);
+  EXPECT_FALSE(rollout_->OnReady(net::LinkId(1), ready, 1).serve);
   ready.epoch = Epoch(41);
-  EXPECT_FALSE(placement_->OnReady(net::LinkId(9), ready, 1).serve);
+  EXPECT_FALSE(rollout_->OnReady(net::LinkId(9), ready, 1).serve);
   EXPECT_FALSE(
-      placement_->OnFailed(net::LinkId(1), {PlanId(40), Epoch(40), Internal("x")}, 1).lost);
-  EXPECT_TRUE(placement_->OnReady(net::LinkId(1), ready, 1).serve);
+      rollout_->OnFailed(net::LinkId(1), {PlanId(40), Epoch(40), Internal("x")}, View(), 1).lost);
+  EXPECT_TRUE(rollout_->OnReady(net::LinkId(1), ready, 1).serve);
 }
 
-TEST_F(PlacementTest, ALostWorkerIsAwaitedAndTheCutIsKept) {
+// What the others would have to fetch takes longer than the worker may take to come back.
+TEST_F(RolloutTest, ALostWorkerIsAwaitedAndTheCutIsKept) {
+  stage_bytes_ = 100'000'000'000;
   Make(3);
   for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
   Poll(0);
@@ -191,45 +217,53 @@ TEST_F(PlacementTest, ALostWorkerIsAwaitedAndTheCutIsKept) {
   EXPECT_TRUE(absl::IsUnavailable(*lost));
   EXPECT_THAT(std::string(lost->message()), HasSubstr("worker 'w2' (layers 4-7) was lost: reset"));
   EXPECT_TRUE(Poll(2 * kSecond).assign.empty());
-  EXPECT_THAT(placement_->why(), HasSubstr("waiting for it to come back"));
+  EXPECT_THAT(rollout_->why(), HasSubstr("waiting for it to come back"));
   Join("w2", 3 * kSecond);
   const auto actions = Poll(3 * kSecond);
   EXPECT_EQ(actions.assign.size(), 3u);
   EXPECT_EQ(actions.new_epoch, Epoch(42));
-  EXPECT_EQ(plans_, 1);  // the same duties: survivors have their weights
+  EXPECT_EQ(plans_, 2);  // the same duties: survivors have their weights
   EXPECT_TRUE(AllReady(4 * kSecond));
 }
 
-TEST_F(PlacementTest, WithoutTheLostOneTheOthersGoOn) {
-  Make(3);
-  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
-  Poll(0);
-  ASSERT_TRUE(AllReady(1));
-  ASSERT_TRUE(Lose("w3", kSecond).lost);
-  const TimeNs later = kSecond + PlacementOptions().return_wait;
-  EXPECT_TRUE(Poll(later - 1).assign.empty());
-  EXPECT_EQ(Poll(later).assign.size(), 2u);
-  ASSERT_TRUE(AllReady(later));
-  Join("w3", later + kSecond);
-  EXPECT_TRUE(Poll(later + 20 * kSecond).assign.empty());  // a spare
-  // Used at the next plan.
-  ASSERT_TRUE(Lose("w1", later + 30 * kSecond).lost);
-  EXPECT_EQ(Poll(later + 60 * kSecond).assign.size(), 2u);
-  EXPECT_EQ(placement_->stages()[1].planned.machine, "w3");
+// At once where little has to be fetched, and else when the lost one had its time to come back.
+TEST_F(RolloutTest, WithoutTheLostOneTheOthersGoOn) {
+  for (const bool costly : {false, true}) {
+    SCOPED_TRACE(costly);
+    EverybodyLeaves();
+    stage_bytes_ = costly ? 100'000'000'000 : 1000;
+    Make(3);
+    for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+    Poll(0);
+    ASSERT_TRUE(AllReady(1));
+    ASSERT_TRUE(Lose("w3", kSecond).lost);
+    const TimeNs later = kSecond + (costly ? RolloutOptions().return_wait : 0);
+    if (costly) {
+      EXPECT_TRUE(Poll(later - 1).assign.empty());
+    }
+    EXPECT_EQ(Poll(later).assign.size(), 2u);
+    ASSERT_TRUE(AllReady(later));
+    Join("w3", later + kSecond);
+    EXPECT_TRUE(Poll(later + 20 * kSecond).assign.empty());  // a spare
+    // Used at the next plan.
+    ASSERT_TRUE(Lose("w1", later + 30 * kSecond).lost);
+    EXPECT_EQ(Poll(later + 60 * kSecond).assign.size(), 2u);
+    EXPECT_EQ(rollout_->stages()[1].planned.machine, "w3");
+  }
 }
 
-TEST_F(PlacementTest, NobodyWaitsForOneThatWasThrownOut) {
+TEST_F(RolloutTest, NobodyWaitsForOneThatWasThrownOut) {
   Make(3);
   for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
   Poll(0);
   ASSERT_TRUE(AllReady(1));
   const Member thrown_out = *members_.OnGone(members_.FindByName("w2")->link);
-  ASSERT_TRUE(placement_->OnGone(thrown_out, "revoked", kSecond, false).lost);
+  ASSERT_TRUE(rollout_->OnGone(thrown_out, "revoked", View(), kSecond, false).lost);
   EXPECT_EQ(Poll(kSecond).assign.size(), 2u);
   ASSERT_TRUE(AllReady(kSecond));
 }
 
-TEST_F(PlacementTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
+TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
   Make(3);
   for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
   Poll(0);
@@ -246,19 +280,19 @@ TEST_F(PlacementTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
   const int plans = plans_;
   EXPECT_TRUE(Poll(later + 59 * kSecond, true).assign.empty());  // not so soon
   EXPECT_TRUE(Poll(later + 70 * kSecond, false).assign.empty());
-  const PlacementActions actions = Poll(later + 71 * kSecond, true);
+  const RolloutActions actions = Poll(later + 71 * kSecond, true);
   EXPECT_EQ(plans_, plans);  // looked for once
   ASSERT_EQ(actions.assign.size(), 3u);
   EXPECT_TRUE(actions.release.empty());
   ASSERT_TRUE(actions.lost && actions.by_choice);
   EXPECT_THAT(std::string(actions.lost->message()), HasSubstr("3 of the 3 workers"));
   EXPECT_EQ(actions.new_epoch, Epoch(43));
-  EXPECT_EQ(placement_->improvements(), 1u);
+  EXPECT_EQ(rollout_->improvements(), 1u);
   EXPECT_TRUE(AllReady(later + 72 * kSecond));
   EXPECT_TRUE(Poll(later + 1000 * kSecond, true).assign.empty());  // and that is that
 }
 
-TEST_F(PlacementTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
+TEST_F(RolloutTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
   struct Case {
     uint32_t context, users;
     double ms;
@@ -275,15 +309,13 @@ TEST_F(PlacementTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) 
       const bool with_w3 = plan->stages.size() == 3;
       plan->context = with_w3 ? c.context : 512;
       plan->users = with_w3 ? c.users : 2;
-      for (sharding::PlannedStage& stage : plan->stages) {
-        stage.ms_per_token = (with_w3 ? c.ms : 2) * 10 / static_cast<double>(plan->stages.size());
-      }
-      // Of equal parts the slowest would count less with more of them: one that has all of it.
-      plan->stages.front().ms_per_token = with_w3 ? c.ms * 10 : 20;
+      plan->token_ms = with_w3 ? c.ms * 10 : 20;
+      plan->slowest_ms = plan->token_ms;
+      plan->slowest_weight = 2;
     };
     ServeWithoutW3(10 * kSecond);
     const std::string note = Poll(200 * kSecond, false).note;
-    const PlacementActions actions = Poll(200 * kSecond, true);
+    const RolloutActions actions = Poll(200 * kSecond, true);
     if (c.why == nullptr) {
       EXPECT_EQ(note, "");
       EXPECT_TRUE(actions.assign.empty());
@@ -294,7 +326,7 @@ TEST_F(PlacementTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) 
   }
 }
 
-TEST_F(PlacementTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
+TEST_F(RolloutTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
   for (const bool dies : {false, true}) {
     EverybodyLeaves();
     Make(3);
@@ -306,15 +338,15 @@ TEST_F(PlacementTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
     ASSERT_TRUE(AllReady(20 * kSecond));
     Join("w3", 100 * kSecond);
     Poll(200 * kSecond, true);
-    ASSERT_EQ(placement_->stages().size(), 3u);
+    ASSERT_EQ(rollout_->stages().size(), 3u);
     const net::LinkId w3 = members_.FindByName("w3")->link;
     if (dies) {
       ASSERT_TRUE(Lose("w3", 201 * kSecond).lost);
     } else {
-      const net::StageFailed failed{placement_->plan_id(), placement_->epoch(), Internal("no")};
-      ASSERT_TRUE(placement_->OnFailed(w3, failed, 201 * kSecond).lost);
+      const net::StageFailed failed{rollout_->plan_id(), rollout_->epoch(), Internal("no")};
+      ASSERT_TRUE(rollout_->OnFailed(w3, failed, View(), 201 * kSecond).lost);
     }
-    const PlacementActions back = Poll(202 * kSecond);  // without waiting for it
+    const RolloutActions back = Poll(202 * kSecond);  // without waiting for it
     ASSERT_EQ(back.assign.size(), 2u);
     EXPECT_EQ(back.release.size(), dies ? 0u : 1u);
     ASSERT_TRUE(AllReady(203 * kSecond));
@@ -322,13 +354,14 @@ TEST_F(PlacementTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
   }
 }
 
-TEST_F(PlacementTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited) {
+TEST_F(RolloutTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited) {
+  stage_bytes_ = 100'000'000'000;
   Make(2);
   Join("w1", 0);
   Join("w2", 0);
   Poll(0);
   ASSERT_TRUE(AllReady(1));
-  ASSERT_TRUE(placement_->OnFault(Unavailable("w1: the link to w2 broke"), kSecond).lost);
+  ASSERT_TRUE(rollout_->OnFault(Unavailable("w1: the link to w2 broke"), View(), kSecond).lost);
   EXPECT_FALSE(Lose("w2", kSecond + 1).lost);     // is told once
   EXPECT_TRUE(Poll(3 * kSecond).assign.empty());  // waits for w2
   Join("w2", 4 * kSecond);
@@ -336,9 +369,9 @@ TEST_F(PlacementTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited)
   // A stage that fails again and again is tried ever more seldom.
   TimeNs now = 5 * kSecond, last_delay = 0;
   for (int i = 0; i < 6; ++i) {
-    const net::StageFailed failed{placement_->plan_id(), placement_->epoch(),
+    const net::StageFailed failed{rollout_->plan_id(), rollout_->epoch(),
                                   absl::DataLossError("disk full")};
-    const auto lost = placement_->OnFailed(placement_->stages()[1].link, failed, now).lost;
+    const auto lost = rollout_->OnFailed(rollout_->stages()[1].link, failed, View(), now).lost;
     ASSERT_TRUE(lost);
     EXPECT_THAT(std::string(lost->message()), HasSubstr("worker 'w2' (layers 6-11)"));
     TimeNs delay = 0;
@@ -349,12 +382,12 @@ TEST_F(PlacementTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited)
   }
 }
 
-TEST_F(PlacementTest, AStageThatNeverAnswersIsGivenUp) {
+TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
   Make(1);
   Join("w1", 0);
   Poll(0);
-  const TimeNs stall = PlacementOptions().load_stall;
-  placement_->OnProgress(net::LinkId(1), {placement_->plan_id(), 10, 100}, stall - 1);
+  const TimeNs stall = RolloutOptions().load_stall;
+  rollout_->OnProgress(net::LinkId(1), {rollout_->plan_id(), 10, 100}, stall - 1);
   EXPECT_FALSE(Poll(stall).lost);
   const auto lost = Poll(2 * stall).lost;
   ASSERT_TRUE(lost);

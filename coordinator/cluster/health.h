@@ -1,0 +1,66 @@
+// What the pool remembers of its machines' faults, so that the next plan can leave out one that
+// keeps it from serving. It is a state machine without I/O or clock.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace lanyard::coordinator {
+
+struct HealthOptions {
+  // So many failures in a row to make a stage ready, and plans leave the machine out.
+  uint32_t bench_after = 2;
+  // For this long; then it may be planned again. The time doubles with every further failure.
+  TimeNs bench_first = 60 * kSecond;
+  TimeNs bench_most = 1800 * kSecond;
+};
+
+// One machine's record.
+struct HealthRecord {
+  uint32_t load_failures = 0;  // since its last stage that served
+  uint64_t losses = 0;         // how often it was lost while it had a stage
+  uint64_t stalls = 0;         // how often it fell silent for a while and came back
+  std::string cause;           // of the last failure, in the words of who reported it
+  TimeNs benched_until = 0;    // 0: it was never left out
+  TimeNs bench_time = 0;       // how long it was left out the last time
+};
+
+// Not thread-safe.
+class MachineHealth {
+ public:
+  explicit MachineHealth(HealthOptions options) : options_(options) {}
+
+  // `machine` could not make its stage ready. `unreachable` names the next machine when the reason
+  // was the link to it: then that machine is blamed, until `machine` has reached two others
+  // neither. Returns the machine that plans leave out from now on; empty: none.
+  std::string OnLoadFailed(const std::string& machine, const std::string& unreachable,
+                           const absl::Status& why, TimeNs now);
+  // A result came through a stage of the machine.
+  void OnServed(const std::string& machine);
+  void OnLost(const std::string& machine) { ++records_[machine].losses; }
+  void OnStall(const std::string& machine) { ++records_[machine].stalls; }
+  // An administrator took the machine back, or it came with another address.
+  void Forgive(const std::string& machine);
+
+  bool Benched(const std::string& machine, TimeNs now) const;
+  // Takes machines back whose time has passed.
+  void OnTick(TimeNs now);
+  // Changes whenever another set of machines is left out.
+  uint64_t revision() const { return revision_; }
+  // Null: nothing is known of it.
+  const HealthRecord* Find(const std::string& machine) const;
+
+ private:
+  const HealthOptions options_;
+  std::map<std::string, HealthRecord> records_;
+  std::map<std::string, std::set<std::string>> unreached_;  // by the machine that tried
+  std::set<std::string> benched_;
+  uint64_t revision_ = 0;
+};
+
+}  // namespace lanyard::coordinator

@@ -1,0 +1,638 @@
+#include "coordinator/cluster/rollout.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "coordinator/serve/pipeline.h"
+
+namespace lanyard::coordinator {
+namespace {
+
+std::string Describe(const sharding::PlannedStage& stage) {
+  return PipelineStage{stage.machine, stage.layers}.Describe();
+}
+
+std::string Join(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const std::string& part : parts) absl::StrAppend(&out, out.empty() ? "" : "; ", part);
+  return out;
+}
+
+bool Uses(const sharding::Plan& plan, const std::string& machine) {
+  return std::any_of(plan.stages.begin(), plan.stages.end(),
+                     [&](const auto& stage) { return stage.machine == machine; });
+}
+
+}  // namespace
+
+Rollout::Rollout(RolloutOptions options)
+    : options_(std::move(options)),
+      phase_(Waiting{.why = "no worker has joined yet"}),
+      epoch_(options_.last_epoch) {}
+
+std::string Rollout::why() const {
+  if (const auto* waiting = std::get_if<Waiting>(&phase_)) return waiting->why;
+  if (const auto* none = std::get_if<NoFit>(&phase_)) return none->why;
+  if (const auto* loading = std::get_if<Loading>(&phase_)) {
+    const size_t n = loading->stages.size();
+    return absl::StrCat("loading ", n, n == 1 ? " stage" : " stages");
+  }
+  return "";
+}
+
+std::vector<AssignedStage>* Rollout::MutableStages() {
+  if (auto* loading = std::get_if<Loading>(&phase_)) return &loading->stages;
+  if (auto* serving = std::get_if<Serving>(&phase_)) return &serving->stages;
+  return nullptr;
+}
+
+const std::vector<AssignedStage>& Rollout::stages() const {
+  static const std::vector<AssignedStage> none;
+  const auto* stages = const_cast<Rollout*>(this)->MutableStages();
+  return stages != nullptr ? *stages : none;
+}
+
+AssignedStage* Rollout::StageOf(net::LinkId link) {
+  std::vector<AssignedStage>* stages = MutableStages();
+  if (stages == nullptr) return nullptr;
+  for (AssignedStage& stage : *stages) {
+    if (stage.link == link) return &stage;
+  }
+  return nullptr;
+}
+
+bool Rollout::HasStage(const std::string& name) const {
+  return std::any_of(stages().begin(), stages().end(),
+                     [&](const auto& stage) { return stage.planned.machine == name; });
+}
+
+bool Rollout::moving() const {
+  const auto* loading = std::get_if<Loading>(&phase_);
+  return loading != nullptr && loading->moving;
+}
+
+void Rollout::OnJoined(const std::string& name, TimeNs now) {
+  joined_at_ = now;
+  holding_.erase(name);
+  if (auto* waiting = std::get_if<Waiting>(&phase_)) waiting->awaited.erase(name);
+  if (!planned_once_) not_before_ = now + options_.settle;
+}
+
+RolloutActions Rollout::OnGone(const Member& member, std::string_view why, const ClusterView& view,
+                               TimeNs now, bool may_return) {
+  const std::string& name = member.hello.name;
+  holding_.erase(name);
+  const AssignedStage* stage = StageOf(member.link);
+  RolloutActions actions;
+  if (stage != nullptr) {
+    actions = Lose(Unavailable(Describe(stage->planned), " was lost: ", AbslView(why)), view, now);
+    holding_.erase(name);
+  }
+  // This holds also when its neighbour noticed first and the stages are gone already.
+  auto* waiting = std::get_if<Waiting>(&phase_);
+  if (waiting != nullptr && may_return && planned_once_ && Uses(plan_, name) &&
+      !view.drained.contains(name)) {
+    waiting->awaited.insert(name);
+    waiting->awaited_until = now + options_.return_wait;
+  }
+  return actions;
+}
+
+RolloutActions Rollout::Lose(absl::Status why, const ClusterView& view, TimeNs now) {
+  RolloutActions actions;
+  for (const AssignedStage& stage : stages()) holding_[stage.planned.machine] = plan_id_;
+  std::optional<sharding::Plan> fallback;
+  if (auto* loading = std::get_if<Loading>(&phase_)) {
+    fallback = std::move(loading->fallback);
+    if (loading->moving) {
+      kept_ = view.drained;
+      kept_of_ = view.revision;
+      actions.note =
+          "the plan without the drained workers did not come to serve; they keep their layers "
+          "until something changes";
+    }
+  } else if (auto* serving = std::get_if<Serving>(&phase_)) {
+    fallback = std::move(serving->fallback);
+  }
+  if (fallback) {
+    // The chosen plan did not come to serve: we go back to the one that did.
+    plan_ = *std::move(fallback);
+    new_cut_ = true;
+  }
+  last_failure_ = Str(why.message());
+  phase_ = Waiting{.why = last_failure_};
+  if (lost_since_ == 0) lost_since_ = now;
+  actions.lost = std::move(why);
+  return actions;
+}
+
+void Rollout::BackOff(TimeNs now) {
+  // A plan that served for a while and then failed starts again with a short delay.
+  const auto* serving = std::get_if<Serving>(&phase_);
+  if (serving != nullptr && now - serving->since >= options_.retry_most) retry_delay_ = 0;
+  retry_delay_ =
+      retry_delay_ == 0 ? options_.retry_first : std::min(2 * retry_delay_, options_.retry_most);
+  not_before_ = now + retry_delay_;
+}
+
+void Rollout::OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now) {
+  AssignedStage* stage = StageOf(link);
+  if (stage == nullptr || progress.plan != plan_id_) return;
+  if (progress.done_bytes != stage->progress.done_bytes) stage->progress_at = now;
+  stage->progress = progress;
+}
+
+RolloutActions Rollout::OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now) {
+  auto* loading = std::get_if<Loading>(&phase_);
+  AssignedStage* stage = StageOf(link);
+  if (loading == nullptr || stage == nullptr || !Current(ready.plan, ready.epoch)) return {};
+  stage->ready = true;
+  stage->answer = ready;
+  std::set<uint32_t>& fetched = fetched_[stage->planned.machine];
+  for (uint32_t l = stage->planned.layers.begin; l < stage->planned.layers.end; ++l)
+    fetched.insert(l);
+  RolloutActions actions;
+  if (!std::all_of(loading->stages.begin(), loading->stages.end(),
+                   [](const auto& s) { return s.ready; })) {
+    return actions;
+  }
+  Serving serving;
+  serving.stages = std::move(loading->stages);
+  serving.since = now;
+  serving.fallback = std::move(loading->fallback);
+  serving.considered = loading->revision;
+  phase_ = std::move(serving);
+  last_failure_.clear();
+  lost_since_ = 0;
+  actions.serve = true;
+  return actions;
+}
+
+void Rollout::OnProven() {
+  if (auto* serving = std::get_if<Serving>(&phase_)) serving->fallback.reset();
+}
+
+RolloutActions Rollout::OnFailed(net::LinkId link, const net::StageFailed& failed,
+                                 const ClusterView& view, TimeNs now) {
+  const AssignedStage* stage = StageOf(link);
+  if (stage == nullptr || !Current(failed.plan, failed.epoch)) return {};
+  BackOff(now);
+  return Lose(Unavailable(Describe(stage->planned),
+                          " could not make its stage ready: ", failed.status.message()),
+              view, now);
+}
+
+RolloutActions Rollout::OnFault(const absl::Status& why, const ClusterView& view, TimeNs now) {
+  if (stages().empty()) return {};
+  BackOff(now);
+  return Lose(why, view, now);
+}
+
+std::string Rollout::WaitsFor(Waiting* waiting, const ClusterView& view, TimeNs now) {
+  const size_t n = CountUsable(view);
+  if (n == 0 && !view.members.members().empty()) return "every worker that is here is drained";
+  if (n == 0) return last_failure_.empty() ? "no worker has joined yet" : last_failure_;
+  if (!planned_once_) {
+    if (options_.expect_workers > 0) {
+      // The drained ones among the expected workers do not take part.
+      const size_t expect = options_.expect_workers -
+                            std::min<size_t>(view.drained.size(), options_.expect_workers - 1);
+      if (n >= expect) return "";
+      return absl::StrCat(n, " of ", expect, " workers have joined");
+    }
+    if (now < not_before_) return absl::StrCat(n, " workers have joined; waiting for more");
+    return "";
+  }
+  if (now >= waiting->awaited_until) waiting->awaited.clear();
+  std::erase_if(waiting->awaited, [&](const std::string& name) {
+    return view.members.FindByName(name) != nullptr || !Uses(plan_, name);
+  });
+  if (!waiting->awaited.empty() && waiting->no_better == view.revision)
+    return absl::StrCat(last_failure_, "; waiting for it to come back");
+  if (now < not_before_) return last_failure_;
+  return "";
+}
+
+RolloutActions Rollout::Poll(const ClusterView& view, TimeNs now, bool quiet) {
+  if (kept_of_ != view.revision) kept_.clear();
+  if (!drain_wishes_.empty() && !job_) {
+    Job job{.purpose = Purpose::kDrain, .drain = drain_wishes_.front()};
+    drain_wishes_.pop_front();
+    return StartJob(std::move(job), view, now);
+  }
+  if (auto* serving = std::get_if<Serving>(&phase_)) {
+    if (!WantsMove(view)) return Improve(serving, view, now, quiet);
+    if (job_ || serving->without_drained_of == view.revision) return {};
+    return StartJob({.purpose = Purpose::kMove}, view, now);
+  }
+  if (auto* loading = std::get_if<Loading>(&phase_)) {
+    for (const AssignedStage& stage : loading->stages) {
+      if (stage.ready || now < stage.progress_at + options_.load_stall) continue;
+      BackOff(now);
+      return Lose(Unavailable(Describe(stage.planned), " neither loads nor answers"), view, now);
+    }
+    return {};
+  }
+  if (const auto* none = std::get_if<NoFit>(&phase_)) {
+    if (none->revision == view.revision) return {};
+    phase_ = Waiting{.why = none->why};
+  }
+  auto& waiting = std::get<Waiting>(phase_);
+  std::string waits = WaitsFor(&waiting, view, now);
+  if (!waits.empty()) {
+    waiting.why = std::move(waits);
+    return {};
+  }
+  // The old cut is kept while it still can be: the workers that stayed have its weights already.
+  if (StillFits(plan_, view)) return Assign(view, now);
+  if (Planning(Purpose::kAssign)) return {};
+  if (last_failure_.empty()) waiting.why = "planning";
+  return StartJob({.purpose = Purpose::kAssign}, view, now);
+}
+
+void Rollout::RememberDevices(const Membership& members) {
+  planned_devices_.clear();
+  for (const auto& [name, member] : members.members())
+    planned_devices_[name] = member.hello.devices;
+}
+
+// Says whether the cards that the plan puts layers on have about as much memory as then: other
+// programs on the same desk take a little more or less every time.
+bool Rollout::DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const {
+  const auto planned = planned_devices_.find(stage.machine);
+  if (planned == planned_devices_.end()) return true;
+  for (const net::DeviceHello& before : planned->second) {
+    if (stage.device.find(before.name) == std::string::npos) continue;
+    const auto& devices = member.hello.devices;
+    const auto now =
+        std::find_if(devices.begin(), devices.end(),
+                     [&](const net::DeviceHello& device) { return device.name == before.name; });
+    // What no longer has room on a card goes to RAM, but not with fast attention.
+    const bool fast = options_.numerics.attention == stage::AttentionForm::kFast;
+    const uint64_t least_bytes = fast ? before.memory_bytes : before.memory_bytes / 8 * 7;
+    if (now == devices.end() || now->memory_bytes < least_bytes || (fast && !now->fast_attention))
+      return false;
+  }
+  return true;
+}
+
+bool Rollout::StillFits(const sharding::Plan& plan, const ClusterView& view) const {
+  if (!plan.fits || plan.stages.empty()) return false;
+  std::map<std::string, uint64_t> planned_bytes;
+  for (const sharding::PlannedStage& stage : plan.stages) {
+    planned_bytes[stage.machine] += stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes;
+    const Member* member = view.members.FindByName(stage.machine);
+    if (member != nullptr && !DevicesStillHave(stage, *member)) return false;
+  }
+  for (const auto& [name, bytes] : planned_bytes) {
+    const Member* member = view.members.FindByName(name);
+    if (member == nullptr || (view.drained.contains(name) && !kept(name))) return false;
+    // A restarted worker's own code takes a little more or less than last time.
+    uint64_t limit = member->hello.memory_bytes;
+    for (const net::DeviceHello& device : member->hello.devices) limit += device.memory_bytes;
+    if (bytes > limit || limit - bytes < member->hello.base_bytes) return false;
+  }
+  return true;
+}
+
+sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& view, TimeNs now,
+                                          bool* left_benched_out) const {
+  sharding::PlanRequest request;
+  request.manifest = options_.manifest.get();
+  request.numerics = options_.numerics;
+  request.context = options_.context;
+  request.users = options_.users;
+  request.max_rows = options_.max_rows;
+  request.min_context = std::min(options_.min_context, options_.context);
+  request.one_stage_a_machine = true;
+  // A user who counts workers wants each of them to take part.
+  request.require_all = options_.expect_workers > 0;
+  for (const auto& [name, member] : view.members.members()) {
+    if (view.drained.contains(name) || name == job.drain) continue;
+    if (!job.with_benched && view.health.Benched(name, now)) {
+      *left_benched_out = true;
+      continue;
+    }
+    sharding::MachineProfile machine;
+    machine.name = name;
+    machine.memory_bytes = member.hello.memory_bytes;
+    machine.base_bytes = member.hello.base_bytes;
+    machine.threads = member.hello.threads;
+    machine.speed = member.hello.speed;
+    for (const net::DeviceHello& device : member.hello.devices) {
+      machine.devices.push_back(
+          {device.kind, device.name, device.memory_bytes, device.speed, device.fast_attention});
+    }
+    request.machines.push_back(std::move(machine));
+  }
+  return request;
+}
+
+RolloutActions Rollout::StartJob(Job job, const ClusterView& view, TimeNs now) {
+  // A drain that was being judged is judged again later.
+  if (job_ && job_->purpose == Purpose::kDrain) drain_wishes_.push_front(job_->drain);
+  RolloutActions actions;
+  PlanJob& out = actions.plan.emplace();
+  job.id = out.id = next_job_++;
+  job.revision = view.revision;
+  out.manifest = options_.manifest;
+  out.request = RequestFor(job, view, now, &job.left_benched_out);
+  if (out.request.machines.empty() && job.left_benched_out) {
+    job.with_benched = true;
+    out.request = RequestFor(job, view, now, &job.left_benched_out);
+  }
+  job_ = std::move(job);
+  return actions;
+}
+
+RolloutActions Rollout::OnPlanned(uint64_t id, const absl::StatusOr<sharding::Plan>& made,
+                                  const ClusterView& view, TimeNs now) {
+  if (!job_ || job_->id != id) return {};
+  Job job = *std::exchange(job_, std::nullopt);
+  const bool fits = made.ok() && made->fits;
+  if (!fits && job.left_benched_out && !job.with_benched) {
+    job.with_benched = true;
+    return StartJob(std::move(job), view, now);
+  }
+  auto* serving = std::get_if<Serving>(&phase_);
+  switch (job.purpose) {
+    case Purpose::kAssign:
+      return OnPlanToAssign(job, made, view, now);
+    case Purpose::kDrain: {
+      RolloutActions actions;
+      absl::Status status;
+      if (!fits && HasStage(job.drain)) {
+        status = FailedPrecondition(
+            "'", job.drain, "' is needed and goes on serving; the others cannot hold the model: ",
+            WhyNoPlan(made, view));
+      }
+      actions.drain = {job.drain, std::move(status)};
+      return actions;
+    }
+    case Purpose::kImprove: {
+      if (serving == nullptr) return {};
+      serving->considered = job.revision;
+      serving->candidate.reset();
+      std::string why = fits ? WhyBetter(*made) : "";
+      if (why.empty()) return {};
+      RolloutActions actions;
+      actions.note = absl::StrCat("a better plan waits for a quiet moment: ", why);
+      serving->candidate = {*made, std::move(why)};
+      return actions;
+    }
+    case Purpose::kMove: {
+      if (serving == nullptr || job.revision != view.revision) return {};
+      serving->without_drained_of = job.revision;
+      serving->without_drained.reset();
+      if (fits) {
+        serving->without_drained = *made;
+        return {};
+      }
+      RolloutActions actions;
+      actions.note =
+          absl::StrCat("drained workers go on serving until the others can hold the model: ",
+                       WhyNoPlan(made, view));
+      return actions;
+    }
+  }
+  return {};
+}
+
+RolloutActions Rollout::OnPlanToAssign(const Job& job, const absl::StatusOr<sharding::Plan>& made,
+                                       const ClusterView& view, TimeNs now) {
+  auto* waiting = std::get_if<Waiting>(&phase_);
+  if (waiting == nullptr) return {};
+  const bool fits = made.ok() && made->fits;
+  if (!waiting->awaited.empty()) {
+    // What the others would have to fetch decides whether waiting for the lost ones is quicker.
+    if (!fits || LoadTime(*made) > waiting->awaited_until - now) {
+      waiting->no_better = job.revision;
+      return {};
+    }
+  }
+  if (!fits) {
+    // Others may have come or gone meanwhile: then Poll asks again.
+    if (job.revision == view.revision) phase_ = NoFit{WhyNoPlan(made, view), view.revision};
+    return {};
+  }
+  SetPlan(*made, view.members);
+  if (!StillFits(plan_, view)) return {};
+  return Assign(view, now);
+}
+
+TimeNs Rollout::LoadTime(const sharding::Plan& plan) const {
+  double most = 0;
+  for (const sharding::PlannedStage& stage : plan.stages) {
+    if (stage.layers.size() == 0) continue;
+    uint32_t fresh = 0;
+    const auto it = fetched_.find(stage.machine);
+    for (uint32_t l = stage.layers.begin; l < stage.layers.end; ++l)
+      fresh += it == fetched_.end() || !it->second.contains(l);
+    most = std::max(most, static_cast<double>(stage.gguf_bytes) * fresh / stage.layers.size());
+  }
+  return static_cast<TimeNs>(most / options_.load_bytes_per_second * kSecond);
+}
+
+std::string Rollout::WhyBetter(const sharding::Plan& made) const {
+  if (made.context != plan_.context) {
+    if (made.context < plan_.context) return "";
+    return absl::StrCat("a context of ", made.context, " tokens instead of ", plan_.context);
+  }
+  const uint32_t users = std::min(made.users, options_.users),
+                 users_now = std::min(plan_.users, options_.users);
+  if (users != users_now) {
+    if (users < users_now) return "";
+    return absl::StrCat("KV for ", users, " users of full context instead of ", users_now);
+  }
+  if (plan_.stages.size() < std::min<size_t>(made.stages.size(), options_.expect_workers)) {
+    return absl::StrCat(made.stages.size(), " of the ", options_.expect_workers,
+                        " workers asked for take part instead of ", plan_.stages.size());
+  }
+  const double ms = made.Objective(made.slowest_weight);
+  const double ms_now = plan_.Objective(made.slowest_weight);
+  if (!(ms_now > 0) || ms > (1 - options_.improve_by) * ms_now) return "";
+  return absl::StrFormat("a predicted time of %.0f %% of what it is", 100 * ms / ms_now);
+}
+
+RolloutActions Rollout::Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet) {
+  if (serving->considered != view.revision) {
+    // A worker that comes back often comes with others.
+    if (job_ || now < joined_at_ + options_.settle) return {};
+    return StartJob({.purpose = Purpose::kImprove}, view, now);
+  }
+  if (!serving->candidate || !quiet || now - serving->since < options_.improve_every) return {};
+  const Serving::Candidate candidate = *std::exchange(serving->candidate, std::nullopt);
+  if (!StillFits(candidate.plan, view)) return {};
+  ++improvements_;
+  return Change(candidate.plan,
+                absl::StrCat("planning again while no request runs: ", candidate.why),
+                /*moving=*/false, view, now);
+}
+
+RolloutActions Rollout::Change(const sharding::Plan& plan, const std::string& why, bool moving,
+                               const ClusterView& view, TimeNs now) {
+  const sharding::Plan before = plan_;
+  Lose(absl::UnavailableError(why), view, now);
+  SetPlan(plan, view.members);
+  RolloutActions actions = Assign(view, now);
+  auto& loading = std::get<Loading>(phase_);
+  loading.fallback = before;
+  loading.moving = moving;
+  actions.lost = absl::UnavailableError(why);
+  actions.by_choice = true;
+  return actions;
+}
+
+size_t Rollout::CountUsable(const ClusterView& view) const {
+  const auto& members = view.members.members();
+  return static_cast<size_t>(std::count_if(members.begin(), members.end(), [&](const auto& m) {
+    return !view.drained.contains(m.first);
+  }));
+}
+
+std::string Rollout::WhyNoPlan(const absl::StatusOr<sharding::Plan>& made,
+                               const ClusterView& view) const {
+  std::string out = made.ok() ? Join(made->why) : Str(made.status().message());
+  for (const std::string& name : view.drained) {
+    absl::StrAppend(&out, "; '", name, "' is drained (`lanyard node drain --disable ", name,
+                    "` takes it back)");
+  }
+  return out;
+}
+
+std::string Rollout::WhyNotUsed(const std::string& name, const ClusterView& view,
+                                TimeNs now) const {
+  const auto* serving = std::get_if<Serving>(&phase_);
+  if (view.drained.contains(name)) {
+    const std::string back =
+        absl::StrCat("; `lanyard node drain --disable ", name, "` takes it back");
+    if (!HasStage(name)) {
+      return absl::StrCat("an administrator drained it, so no plan gives it layers", back);
+    }
+    const bool stuck = kept(name) || (serving != nullptr && !WantsMove(view));
+    return absl::StrCat("an administrator drained it, ",
+                        stuck ? "but the other workers cannot take over its layers yet"
+                              : "and its layers go to other workers",
+                        back);
+  }
+  if (HasStage(name)) return "";
+  if (view.health.Benched(name, now)) {
+    const HealthRecord& record = *view.health.Find(name);
+    return absl::StrCat("it could not make its stage ready ", record.load_failures,
+                        " times, so plans leave it out for another ",
+                        (record.benched_until - now) / kSecond + 1,
+                        " s where the others can hold the model: ", record.cause);
+  }
+  if (std::holds_alternative<Loading>(phase_)) {
+    return "the plan that is being loaded does without it; once the pool serves, it is considered "
+           "again";
+  }
+  if (serving == nullptr) return absl::StrCat("nothing is served now: ", why());
+  if (serving->candidate && Uses(serving->candidate->plan, name)) {
+    return absl::StrCat("it gets layers when no request runs, because that gives ",
+                        serving->candidate->why);
+  }
+  if (serving->considered != view.revision) {
+    return "the pool serves without it, and soon looks whether a plan with it is better";
+  }
+  return "the pool serves without it, and no plan with it is enough better to interrupt the "
+         "service; it takes over when a worker that has layers leaves";
+}
+
+bool Rollout::WantsMove(const ClusterView& view) const {
+  const auto* serving = std::get_if<Serving>(&phase_);
+  if (serving == nullptr || (kept_of_ == view.revision && !kept_.empty())) return false;
+  // There is no plan without them until something changes.
+  if (serving->without_drained_of == view.revision && !serving->without_drained) return false;
+  return std::any_of(view.drained.begin(), view.drained.end(),
+                     [this](const std::string& name) { return HasStage(name); });
+}
+
+uint32_t Rollout::move_context() const {
+  const auto* serving = std::get_if<Serving>(&phase_);
+  return serving != nullptr && serving->without_drained ? serving->without_drained->context : 0;
+}
+
+RolloutActions Rollout::Move(const ClusterView& view, TimeNs now) {
+  auto* serving = std::get_if<Serving>(&phase_);
+  if (!WantsMove(view) || !serving->without_drained) return {};
+  const sharding::Plan plan = *std::exchange(serving->without_drained, std::nullopt);
+  if (!StillFits(plan, view)) {
+    serving->without_drained_of = 0;
+    return {};
+  }
+  std::string why = "the layers of drained workers go to others:";
+  for (const AssignedStage& stage : serving->stages) {
+    if (view.drained.contains(stage.planned.machine))
+      absl::StrAppend(&why, " ", Describe(stage.planned));
+  }
+  ++moves_;
+  return Change(plan, why, /*moving=*/true, view, now);
+}
+
+void Rollout::SetPlan(const sharding::Plan& plan, const Membership& members) {
+  plan_ = plan;
+  new_cut_ = true;
+  RememberDevices(members);
+}
+
+net::Assignment Rollout::AssignmentOf(uint32_t index, const Membership& members) const {
+  const uint32_t n = static_cast<uint32_t>(plan_.stages.size());
+  const sharding::PlannedStage& planned = plan_.stages[index];
+  net::Assignment assignment;
+  stage::StageSpec& spec = assignment.spec;
+  spec.plan = plan_id_;
+  spec.epoch = epoch_;
+  spec.index = index;
+  spec.n_stages = n;
+  spec.numerics = options_.numerics;
+  spec.layers = planned.layers;
+  spec.embeds = planned.embeds;
+  spec.samples = planned.samples;
+  spec.group_blocks = plan_.group_blocks;
+  spec.max_context = plan_.context;
+  spec.max_rows = options_.max_rows;
+  assignment.manifest = options_.manifest;
+  if (index + 1 < n) {
+    assignment.next_worker = plan_.stages[index + 1].machine;
+    const net::WorkerHello& next = members.FindByName(assignment.next_worker)->hello;
+    assignment.next_address = next.stage_address;
+    assignment.next_node = next.node;
+  }
+  assignment.from_node = index == 0
+                             ? options_.coordinator_node
+                             : members.FindByName(plan_.stages[index - 1].machine)->hello.node;
+  return assignment;
+}
+
+RolloutActions Rollout::Assign(const ClusterView& view, TimeNs now) {
+  RolloutActions actions;
+  if (Planning(Purpose::kAssign)) job_.reset();
+  planned_once_ = true;
+  not_before_ = 0;
+  epoch_ = Epoch(epoch_.value + 1);
+  // Numbers of plans are never used again either, also not by a later coordinator.
+  if (std::exchange(new_cut_, false)) plan_id_ = PlanId(epoch_.value);
+  actions.new_epoch = epoch_;
+  Loading loading;
+  loading.revision = view.revision;
+  for (uint32_t i = 0; i < plan_.stages.size(); ++i) {
+    const sharding::PlannedStage& planned = plan_.stages[i];
+    AssignedStage& stage = loading.stages.emplace_back();
+    stage.planned = planned;
+    stage.link = view.members.FindByName(planned.machine)->link;
+    stage.progress_at = now;
+    holding_.erase(planned.machine);
+    actions.assign.push_back({stage.link, AssignmentOf(i, view.members)});
+  }
+  for (const auto& [name, plan] : holding_) {
+    if (const Member* member = view.members.FindByName(name)) {
+      actions.release.push_back({member->link, plan});
+    }
+  }
+  holding_.clear();
+  phase_ = std::move(loading);
+  return actions;
+}
+
+}  // namespace lanyard::coordinator
