@@ -15,6 +15,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def dependencies(build):
             found[name] = []
         elif name and line.strip():
             path = (build / line.strip()).resolve()
-            if path.is_relative_to(ROOT):
+            if path.is_relative_to(ROOT) and path.suffix != ".gch":
                 found[name].append(path)
     return found
 
@@ -62,9 +63,17 @@ def key_of(path, includes, version):
     return digest.hexdigest()
 
 
-def look(path, build):
+def own_commands(build, folder):
+    """compile_commands.json in `folder`, without the precompiled headers of gcc, which clang cannot read."""
+    commands = json.loads((build / "compile_commands.json").read_text())
+    for entry in commands:
+        entry["command"] = re.sub(r" (-Winvalid-pch|-fpch-preprocess|-include \S+cmake_pch\.hxx)", "", entry["command"])
+    (folder / "compile_commands.json").write_text(json.dumps(commands))
+
+
+def look(path, commands):
     """clang-tidy's words about one file; empty if it is clean."""
-    done = subprocess.run(["clang-tidy", "-p", build, "--quiet", "--extra-arg=-w", f"--header-filter=^{ROOT}/(?!build)", path],
+    done = subprocess.run(["clang-tidy", "-p", commands, "--quiet", "--extra-arg=-w", f"--header-filter=^{ROOT}/(?!build)", path],
                           cwd=ROOT, capture_output=True, text=True)
     if done.returncode == 0 and not done.stdout.strip():
         return ""
@@ -89,8 +98,9 @@ def main():
     keys = {f: key_of(f, deps.get(objects[f], []), version) for f in sum(wanted.values(), []) or sorted(objects)}
     todo = [f for f, key in keys.items() if key is None or not (cache / key).exists()]
     bad, start = 0, time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        for f, words in zip(todo, pool.map(lambda f: look(f, build), todo)):
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        own_commands(build, pathlib.Path(folder))
+        for f, words in zip(todo, pool.map(lambda f: look(f, folder), todo)):
             if words:
                 bad += 1
                 print(words, flush=True)
