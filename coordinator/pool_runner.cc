@@ -339,6 +339,7 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
   if (spec.prompt.empty())
     return BadField("prompt", "the prompt is empty; it must hold a token at least",
                     "invalid_value");
+  spec.caller = request.caller;
   spec.max_tokens = request.max_tokens.value_or(UINT32_MAX);
   spec.sample = request.sample;
   spec.top = request.logprobs ? request.top_logprobs : 0;

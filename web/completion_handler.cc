@@ -109,11 +109,17 @@ AnswerInfo MakeInfo(const Generator& generator, const CompletionRequest& request
   return info;
 }
 
-void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed,
-            const std::string& request_id, std::shared_ptr<ResponseWriter> writer) {
+// Administrators have certificates in place of keys.
+std::string NameOf(const Caller& caller) {
+  return caller.key_id.empty() ? absl::StrCat("admin ", caller.admin) : caller.key_id;
+}
+
+void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed, const Request& request,
+            std::shared_ptr<ResponseWriter> writer) {
   if (!parsed.ok()) return writer->Send(ToResponse(parsed.status()));
-  parsed->generate.request_id = request_id;
-  const AnswerInfo info = MakeInfo(*generator, *parsed, request_id);
+  parsed->generate.request_id = request.request_id;
+  parsed->generate.caller = NameOf(request.caller);
+  const AnswerInfo info = MakeInfo(*generator, *parsed, request.request_id);
   std::shared_ptr<StreamSink> stream;
   std::shared_ptr<TokenSink> sink;
   if (parsed->stream) {
@@ -131,12 +137,12 @@ void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed,
 
 void HandleChatCompletion(Generator* generator, const Request& request,
                           std::shared_ptr<ResponseWriter> writer) {
-  Handle(generator, ParseChatRequest(request.body), request.request_id, std::move(writer));
+  Handle(generator, ParseChatRequest(request.body), request, std::move(writer));
 }
 
 void HandleTextCompletion(Generator* generator, const Request& request,
                           std::shared_ptr<ResponseWriter> writer) {
-  Handle(generator, ParseTextRequest(request.body), request.request_id, std::move(writer));
+  Handle(generator, ParseTextRequest(request.body), request, std::move(writer));
 }
 
 }  // namespace lanyard::web

@@ -45,6 +45,7 @@ struct GenerateRequest {
   uint32_t top_logprobs = 0;  // at most kMaxTopLogprobs; 0: none are reported
   bool logprobs = false;
   std::string request_id;  // for the log
+  std::string caller;      // id of the API key, by which the pool is shared out; empty: nobody's
 };
 
 enum class FinishReason { kStop, kLength };

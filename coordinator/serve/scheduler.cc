@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
+#include <utility>
 
 #include "coordinator/serve/request_check.h"
 
@@ -18,7 +20,12 @@ absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
   if (spec.prompt.empty()) return InvalidArgument("the prompt has no tokens");
   RETURN_IF_ERROR(CheckQueueHasRoom(waiting_.size(), options_.max_waiting));
   if (ready_) RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), shape_.context));
+  Share* const share = ShareOf(spec.caller);
+  const auto waiting = std::count_if(waiting_.begin(), waiting_.end(),
+                                     [&](const auto& w) { return w.second->share == share; });
+  RETURN_IF_ERROR(CheckQueueHasRoom(static_cast<uint64_t>(waiting), options_.max_waiting_of_one));
   auto sequence = std::make_unique<Sequence>();
+  sequence->share = share;
   sequence->order = next_order_++;
   sequence->tokens = spec.prompt;
   const uint64_t wanted = uint64_t{sequence->length()} + spec.max_tokens;
@@ -30,6 +37,29 @@ absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
   waiting_[sequence->order] = sequence.get();
   sequences_[sequence->spec.id] = std::move(sequence);
   return absl::OkStatus();
+}
+
+Scheduler::Share* Scheduler::ShareOf(const std::string& caller) {
+  const auto [it, fresh] = shares_.try_emplace(caller);
+  Share* const share = &it->second;
+  // One without sequences must not have saved up rows.
+  std::optional<double> least;
+  bool active = false;
+  for (const auto& [id, sequence] : sequences_) {
+    active = active || sequence->share == share;
+    if (!least || sequence->share->served < *least) least = sequence->share->served;
+  }
+  if (!active && least) share->served = std::max(share->served, *least);
+  return share;
+}
+
+void Scheduler::SetRunning(Sequence* sequence) {
+  running_[sequence->order] = sequence;
+  ++sequence->share->running;
+}
+
+void Scheduler::LeaveRunning(Sequence* sequence) {
+  if (running_.erase(sequence->order) > 0) --sequence->share->running;
 }
 
 void Scheduler::Cancel(SeqId id) {
@@ -44,6 +74,7 @@ std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& sha
   pool_ = std::make_unique<KvPool>(shape.groups, options_.bugs);
   shape_.context = std::min(shape_.context, pool_->CapacityTokens());
   ready_ = true;
+  row_ns_ = 0;  // other stages have another pace
   std::vector<SequenceFailure> failures;
   for (auto& [id, sequence] : sequences_) {
     if (const absl::Status fits = CheckPromptFits(sequence->length(), shape_.context); !fits.ok()) {
@@ -67,7 +98,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost() {
     sequence->in_flight.clear();
     sequence->scheduled = 0;
     if (sequence->state == State::kWaiting) continue;
-    running_.erase(sequence->order);
+    LeaveRunning(sequence.get());
     if (sequence->state == State::kGone || options_.bugs.forget_lost_worker) {
       leaving.push_back(id);
     } else if (sequence->losses >= options_.max_losses) {
@@ -110,14 +141,49 @@ bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
   return true;
 }
 
+int64_t Scheduler::Turn(const Sequence& sequence, TimeNs now) {
+  return int64_t{sequence.length()} - sequence.scheduled -
+         (now - sequence.times.arrived) / kMillisecond;
+}
+
+Scheduler::Sequence* Scheduler::NextToRun(TimeNs now) const {
+  Sequence* best = nullptr;
+  const auto key = [now](const Sequence& s) {
+    const bool fresh = s.times.started == 0;
+    return std::make_tuple(s.share->running, s.share->served, fresh, fresh ? Turn(s, now) : 0,
+                           s.order);
+  };
+  for (const auto& [order, sequence] : waiting_) {
+    if (sequence->share->running >= options_.max_running_of_one) continue;
+    if (best == nullptr || key(*sequence) < key(*best)) best = sequence;
+  }
+  return best;
+}
+
+bool Scheduler::MakeRoomForShare(const Sequence& sequence) {
+  if (sequence.share->running > 0) return false;
+  Sequence* youngest = nullptr;
+  for (const auto& [order, other] : running_) {
+    if (other->share->running < 2) continue;
+    if (youngest == nullptr || other->share->running >= youngest->share->running) youngest = other;
+  }
+  if (youngest == nullptr) return false;
+  Preempt(youngest);
+  return true;
+}
+
 void Scheduler::Admit(TimeNs now) {
-  while (!hold_ && !waiting_.empty() && running_.size() < options_.max_running) {
-    Sequence* sequence = waiting_.begin()->second;  // strictly in order: no sequence is overtaken
-    if (!FitsBesideRunning(*sequence)) return;
-    waiting_.erase(waiting_.begin());
+  while (!hold_ && running_.size() < options_.max_running) {
+    Sequence* sequence = NextToRun(now);
+    if (sequence == nullptr) return;
+    // What is preempted frees its blocks when its steps are home, at the latest.
+    while (!FitsBesideRunning(*sequence)) {
+      if (!draining_.empty() || !MakeRoomForShare(*sequence)) return;
+    }
+    waiting_.erase(sequence->order);
     sequence->state = State::kRunning;
     if (sequence->times.started == 0) sequence->times.started = now;
-    running_[sequence->order] = sequence;
+    SetRunning(sequence);
   }
 }
 
@@ -140,25 +206,52 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
   for (Sequence* sequence : ready) {
     if (chunks.size() >= std::min(share, options_.mixed_rows)) break;
     if (sequence->state != State::kRunning) continue;  // it was preempted for one before it
-    if (MakeRoom(sequence, 1) == 1) Take(sequence, 1, &chunks);
+    if (MakeRoom(sequence, 1) != 1) continue;
+    Take(sequence, 1, &chunks);
+    sequence->share->served += 1;
   }
   return chunks;
 }
 
-void Scheduler::PickPrefill(std::vector<Chunk>* chunks) {
-  const uint32_t rows = static_cast<uint32_t>(chunks->size());
-  uint32_t budget = rows > 0 ? options_.mixed_rows - rows : options_.prefill_rows;
-  std::vector<Sequence*> candidates;
+uint32_t Scheduler::PrefillRows(uint32_t n_decoding) const {
+  if (n_decoding == 0) return options_.prefill_rows;
+  if (row_ns_ == 0) return options_.mixed_rows;
+  // The token of a decoding sequence passes every stage behind the steps that are there.
+  const double rows = static_cast<double>(options_.decode_latency) / (row_ns_ * shape_.n_stages);
+  const double least = std::min(options_.mixed_rows, stage::kKvBlockTokens);
+  return static_cast<uint32_t>(std::clamp(rows, least, static_cast<double>(options_.prefill_rows)));
+}
+
+void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
+  std::vector<std::pair<Sequence*, uint32_t>> picked;  // with the rows that each gets
+  uint32_t n_decoding = 0;
   for (const auto& [order, sequence] : running_) {
-    if (sequence->prefilling() && sequence->remaining() > 0) candidates.push_back(sequence);
+    if (!sequence->prefilling()) ++n_decoding;
+    if (sequence->prefilling() && sequence->remaining() > 0) picked.push_back({sequence, 0});
   }
-  for (Sequence* sequence : candidates) {
-    if (budget == 0) return;
-    if (sequence->state != State::kRunning) continue;
-    const uint32_t n_rows = MakeRoom(sequence, std::min(budget, sequence->remaining()));
-    if (n_rows == 0) continue;
-    Take(sequence, n_rows, chunks);
-    budget -= n_rows;
+  const uint32_t rows = static_cast<uint32_t>(chunks->size());
+  uint32_t budget = PrefillRows(n_decoding);
+  budget -= std::min(budget, rows);
+  std::stable_sort(picked.begin(), picked.end(), [now](const auto& a, const auto& b) {
+    return Turn(*a.first, now) < Turn(*b.first, now);
+  });
+  // Rows are dealt to the caller that had the fewest, a block at a time.
+  while (budget > 0) {
+    std::pair<Sequence*, uint32_t>* next = nullptr;
+    for (auto& one : picked) {
+      if (one.second == one.first->remaining()) continue;
+      if (next == nullptr || one.first->share->served < next->first->share->served) next = &one;
+    }
+    if (next == nullptr) break;
+    const uint32_t n =
+        std::min({budget, next->first->remaining() - next->second, stage::kKvBlockTokens});
+    next->second += n;
+    next->first->share->served += n;
+    budget -= n;
+  }
+  for (const auto& [sequence, n] : picked) {
+    if (n == 0 || sequence->state != State::kRunning) continue;  // it was preempted for another
+    if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
   }
 }
 
@@ -199,9 +292,9 @@ std::optional<Step> Scheduler::NextStep(TimeNs now) {
   Admit(now);
   std::vector<Chunk> chunks = PickDecode();
   const size_t n_decode = chunks.size();
-  PickPrefill(&chunks);
+  PickPrefill(&chunks, now);
   if (chunks.empty()) return std::nullopt;
-  return BuildStep(chunks, chunks.size() > n_decode);
+  return BuildStep(chunks, chunks.size() > n_decode, now);
 }
 
 stage::SeqRun Scheduler::MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_rows) const {
@@ -222,7 +315,7 @@ stage::SeqRun Scheduler::MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_ro
   return run;
 }
 
-Step Scheduler::BuildStep(const std::vector<Chunk>& chunks, bool prefills) {
+Step Scheduler::BuildStep(const std::vector<Chunk>& chunks, bool prefills, TimeNs now) {
   Step step;
   step.id = StepId(next_step_++);
   const uint32_t frame_rows = std::min(options_.frame_rows, stage::kMaxFrameRows);
@@ -243,11 +336,13 @@ Step Scheduler::BuildStep(const std::vector<Chunk>& chunks, bool prefills) {
   }
   InFlight& in_flight = steps_[step.id];
   in_flight.prefills = prefills;
+  in_flight.submitted = now;
   for (uint32_t i = 0; i < step.frames.size(); ++i) {
     stage::StepBatch& frame = step.frames[i];
     frame.step = step.id;
     frame.frame = i;
     frame.n_frames = static_cast<uint32_t>(step.frames.size());
+    in_flight.rows.push_back(frame.TotalRows());
     std::vector<RunRef>& refs = in_flight.frames.emplace_back();
     for (const stage::SeqRun& run : frame.runs) refs.push_back({run.seq, run.pos});
   }
@@ -268,9 +363,22 @@ std::vector<Scheduler::RunRef> Scheduler::CloseFrame(StepId step, uint32_t frame
   return runs;
 }
 
+void Scheduler::Measure(const InFlight& step, uint32_t frame, TimeNs now) {
+  const TimeNs before = std::exchange(last_commit_, now);
+  if (frame >= step.rows.size() || step.rows[frame] < stage::kKvBlockTokens) return;
+  // Frames follow each other at the pace of the slowest stage. The first one behind a pause took
+  // the time of all stages.
+  const bool behind = before > step.submitted;
+  if (!behind && shape_.n_stages > 1) return;
+  const double row_ns =
+      static_cast<double>(now - std::max(before, step.submitted)) / step.rows[frame];
+  row_ns_ = row_ns_ == 0 ? row_ns : 0.8 * row_ns_ + 0.2 * row_ns;
+}
+
 std::vector<SequenceUpdate> Scheduler::CommitFrame(StepId step, uint32_t frame,
                                                    const std::vector<stage::TokenOut>& tokens,
                                                    TimeNs now) {
+  if (const auto it = steps_.find(step); it != steps_.end()) Measure(it->second, frame, now);
   const std::vector<RunRef> runs = CloseFrame(step, frame);
   std::vector<SequenceUpdate> updates;
   if (runs.empty()) return updates;
@@ -305,7 +413,7 @@ std::optional<SequenceUpdate> Scheduler::Append(Sequence* sequence, const stage:
     update.end = SequenceEnd::kLength;
   }
   if (update.end) {
-    running_.erase(sequence->order);
+    LeaveRunning(sequence);
     sequence->state = State::kGone;
     draining_.insert(sequence);  // Settle lets it leave
   }
@@ -329,7 +437,7 @@ std::vector<SeqId> Scheduler::FailFrame(StepId step, uint32_t frame) {
 
 void Scheduler::Preempt(Sequence* sequence) {
   ++preemptions_;
-  running_.erase(sequence->order);
+  LeaveRunning(sequence);
   sequence->state = State::kPreempting;
   draining_.insert(sequence);
   Settle(sequence);
@@ -337,7 +445,7 @@ void Scheduler::Preempt(Sequence* sequence) {
 
 void Scheduler::End(Sequence* sequence) {
   waiting_.erase(sequence->order);
-  running_.erase(sequence->order);
+  LeaveRunning(sequence);
   sequence->state = State::kGone;
   draining_.insert(sequence);
   Settle(sequence);

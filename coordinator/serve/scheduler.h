@@ -23,8 +23,13 @@ namespace lanyard::coordinator {
 struct SchedulerOptions {
   uint32_t max_running = 256;   // sequences that have KV at once
   uint32_t max_waiting = 1024;  // with more, Submit says ResourceExhausted
-  uint32_t prefill_rows = 512;  // rows of a step that only prefills
-  // Rows of a step that also decodes; this bounds how long decoding waits for prefill.
+  // Of one caller (API key), so that there is always room for another one.
+  uint32_t max_running_of_one = 192;
+  uint32_t max_waiting_of_one = 512;
+  uint32_t prefill_rows = 512;  // rows of prompts in a step while no sequence decodes
+  // While one does, prompts get as many rows as they can have without its next token waiting for
+  // longer than this, by the measured time of a row; mixed_rows until that is known.
+  TimeNs decode_latency = 100 * kMillisecond;
   uint32_t mixed_rows = 256;
   // A step is cut into frames of this size, so that transfer and compute overlap.
   uint32_t frame_rows = stage::kStepFrameRows;
@@ -45,6 +50,7 @@ struct PipelineShape {
 
 struct SequenceSpec {
   SeqId id;
+  std::string caller;  // whose share it counts against (the id of an API key)
   std::vector<int32_t> prompt;
   uint32_t max_tokens = 0;  // counts the completion alone; UINT32_MAX: up to the context
   stage::SampleSpec sample;
@@ -88,6 +94,12 @@ struct Step {
   std::vector<stage::StepBatch> frames;
 };
 
+// Who goes first. Every caller has the same share of the rows and of the places: the next place
+// goes to the caller with the fewest running sequences, the next rows of prompts to the one that
+// had the fewest rows. Of one caller's sequences those that ran before come first, then the
+// shortest prompts; one that waits grows shorter by a row a millisecond, so that none waits for
+// ever.
+//
 // Not thread-safe.
 class Scheduler {
  public:
@@ -135,6 +147,11 @@ class Scheduler {
   std::vector<SequenceView> View() const;
 
  private:
+  // A caller's share.
+  struct Share {
+    uint32_t running = 0;  // sequences with KV
+    double served = 0;  // rows that it had; a caller that comes back starts level with the others
+  };
   enum class State {
     kWaiting,  // holds no blocks
     kRunning,
@@ -143,6 +160,7 @@ class Scheduler {
   };
   struct Sequence {
     SequenceSpec spec;
+    Share* share = nullptr;
     uint64_t order = 0;  // order of arrival
     State state = State::kWaiting;
     std::vector<int32_t> tokens;   // the prompt, then the tokens that were sampled
@@ -175,22 +193,35 @@ class Scheduler {
   };
   struct InFlight {
     std::vector<std::vector<RunRef>> frames;
+    std::vector<uint32_t> rows;  // of each frame
+    TimeNs submitted = 0;
     std::vector<bool> done;
     uint32_t open = 0;
     bool prefills = false;  // has rows of a prompt (or of a replay), and may therefore take long
   };
 
   void Admit(TimeNs now);
+  // The waiting sequence whose turn it is; null: none may run now.
+  Sequence* NextToRun(TimeNs now) const;
+  // Preempts sequences of the caller with the most, until one of a caller that has none fits.
+  bool MakeRoomForShare(const Sequence& sequence);
+  // Rows that a sequence still has to prefill, less those that its waiting counts for.
+  static int64_t Turn(const Sequence& sequence, TimeNs now);
+  void SetRunning(Sequence* sequence);
+  void LeaveRunning(Sequence* sequence);
+  Share* ShareOf(const std::string& caller);
+  uint32_t PrefillRows(uint32_t n_decoding) const;
+  void Measure(const InFlight& step, uint32_t frame, TimeNs now);
   bool runs_ahead() const { return options_.run_ahead && shape_.n_stages == 1; }
   bool MayAddStep() const;
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
-  void PickPrefill(std::vector<Chunk>* chunks);
+  void PickPrefill(std::vector<Chunk>* chunks, TimeNs now);
   // Makes room for up to n_rows rows; preempts the youngest sequence when not even one row fits.
   // Returns the number of rows that fit now.
   uint32_t MakeRoom(Sequence* sequence, uint32_t n_rows);
   void Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks);
-  Step BuildStep(const std::vector<Chunk>& chunks, bool prefills);
+  Step BuildStep(const std::vector<Chunk>& chunks, bool prefills, TimeNs now);
   stage::SeqRun MakeRun(const Chunk& chunk, uint32_t pos, uint32_t n_rows) const;
 
   // Marks the frame's runs as home and returns them. The result is empty when the frame is not in
@@ -208,6 +239,9 @@ class Scheduler {
   bool hold_ = false;
   PipelineShape shape_;
   std::unique_ptr<KvPool> pool_;
+  std::map<std::string, Share> shares_;  // by caller
+  double row_ns_ = 0;                    // measured time of a row of a prompt; 0: not known
+  TimeNs last_commit_ = 0;
   std::map<SeqId, std::unique_ptr<Sequence>> sequences_;
   std::map<uint64_t, Sequence*> running_;  // by arrival
   std::map<uint64_t, Sequence*> waiting_;  // by arrival

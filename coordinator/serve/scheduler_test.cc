@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 
 namespace lanyard::coordinator {
@@ -278,6 +279,122 @@ TEST(Scheduler, WhatWasThereAtThreeLossesInARowEnds) {
   }
   EXPECT_EQ(s.OnPipelineLost(), std::vector<SeqId>{SeqId(1)});
   EXPECT_EQ(s.n_waiting(), 1u);
+}
+
+SequenceSpec SpecOf(const std::string& caller, uint64_t id, uint32_t prompt, uint32_t max_tokens) {
+  SequenceSpec spec = Spec(id, prompt, max_tokens);
+  spec.caller = caller;
+  return spec;
+}
+
+bool Has(const Step& step, uint64_t id) {
+  for (const auto& frame : step.frames) {
+    for (const auto& run : frame.runs) {
+      if (run.seq == SeqId(id)) return true;
+    }
+  }
+  return false;
+}
+
+// However much one caller asks for, another one's request starts at the next step.
+TEST(Scheduler, AGreedyCallerDoesNotKeepOthersOut) {
+  SchedulerOptions options = Options();
+  Scheduler s(options);
+  // KV for about ten of its requests.
+  s.OnPipelineReady(Shape(1, 100));
+  uint64_t id = 1;
+  uint64_t taken = 0;
+  for (; id <= 1010; ++id) taken += s.Submit(SpecOf("anna", id, 300, 50), 0).ok();
+  EXPECT_EQ(taken, options.max_waiting_of_one);
+  auto step = s.NextStep(0);
+  ASSERT_TRUE(step);
+  ASSERT_TRUE(s.Submit(SpecOf("bob", 5000, 40, 5), 0).ok());
+  ASSERT_TRUE(s.Submit(SpecOf("carl", 6000, 300, 5), 0).ok());
+  int steps = 0;
+  bool bob = false, carl = false;
+  for (; steps < 4 && !(bob && carl); ++steps) {
+    Finish(&s, *step);
+    step = s.NextStep(0);
+    ASSERT_TRUE(step);
+    bob = bob || Has(*step, 5000);
+    carl = carl || Has(*step, 6000);
+  }
+  EXPECT_LE(steps, 2);
+  // And anna still has her share.
+  EXPECT_GT(s.n_running(), 2u);
+}
+
+TEST(Scheduler, AShortPromptIsNotReadBehindLongOnes) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 1000));
+  for (uint64_t id = 1; id <= 4; ++id) ASSERT_TRUE(s.Submit(Spec(id, 3900, 5), 0).ok());
+  auto step = s.NextStep(0);
+  ASSERT_TRUE(s.Submit(Spec(5, 2, 1), kSecond).ok());
+  Finish(&s, *step);
+  step = s.NextStep(kSecond);
+  ASSERT_TRUE(step);
+  EXPECT_TRUE(Has(*step, 5));
+}
+
+// Short prompts that keep coming do not starve a long one.
+TEST(Scheduler, ALongPromptsTurnComes) {
+  SchedulerOptions options = Options();
+  options.max_running = 1;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(1, 1000));
+  ASSERT_TRUE(s.Submit(Spec(1, 3000, 1), 0).ok());
+  TimeNs now = 0;
+  bool seen = false;
+  for (uint64_t id = 2; id < 200 && !seen; ++id) {
+    now += 100 * kMillisecond;
+    for (uint64_t k = 0; k < 2; ++k) ASSERT_TRUE(s.Submit(Spec(1000 * id + k, 20, 1), now).ok());
+    const auto step = s.NextStep(now);
+    ASSERT_TRUE(step);
+    seen = Has(*step, 1);
+    Finish(&s, *step);
+  }
+  EXPECT_TRUE(seen);
+  EXPECT_GT(now, kSecond);
+  EXPECT_LT(now, 10 * kSecond);
+}
+
+// By the measured time of a row, whatever the number of stages.
+TEST(Scheduler, DecodingWaitsForOthersPromptsNoLongerThanItMay) {
+  for (const uint32_t n_stages : {1u, 3u}) {
+    SchedulerOptions options = Options();
+    Scheduler s(options);
+    s.OnPipelineReady(Shape(n_stages, 10000));
+    TimeNs now = 0;
+    ASSERT_TRUE(s.Submit(Spec(1, 10, 1000), now).ok());
+    std::deque<Step> steps;
+    // A row takes a millisecond in each stage.
+    const auto turn = [&] {
+      while (auto step = s.NextStep(now)) steps.push_back(*std::move(step));
+      ASSERT_FALSE(steps.empty());
+      const Step step = steps.front();
+      steps.pop_front();
+      for (const stage::StepBatch& frame : step.frames) {
+        now += frame.TotalRows() * kMillisecond;
+        std::vector<stage::TokenOut> tokens;
+        for (const stage::SeqRun& run : frame.runs) {
+          for (const auto& output : run.outputs) {
+            stage::TokenOut& out = tokens.emplace_back();
+            out.seq = run.seq;
+            out.pos = run.pos + output.row;
+            out.token = 2;
+          }
+        }
+        s.CommitFrame(step.id, frame.frame, tokens, now);
+      }
+    };
+    turn();
+    for (uint64_t id = 2; id <= 5; ++id) ASSERT_TRUE(s.Submit(Spec(id, 3900, 5), now).ok());
+    for (int i = 0; i < 8; ++i) turn();  // it is measured
+    for (int i = 0; i < 20; ++i) {
+      turn();
+      for (const Step& step : steps) EXPECT_LE(Rows(step), 100 / n_stages + 1) << n_stages;
+    }
+  }
 }
 
 TEST(Scheduler, FailedFrameEndsItsSequences) {

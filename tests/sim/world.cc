@@ -200,6 +200,7 @@ void World::PlanClients() {
 World::Request World::MakeRequest(uint64_t id) {
   Request request;
   request.spec.id = SeqId(id);
+  request.spec.caller = absl::StrCat("key", id % 3);
   // Short prompts that grow long are what a pool with hardly any KV has to preempt.
   const bool grows = options_.weather == Weather::kTinyKv;
   const bool long_prompt = !grows && Random(3) == 0;
