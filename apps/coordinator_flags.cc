@@ -62,6 +62,11 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   cli::AddNumericsFlags(app, &flags.pool.numerics);
+  app.add_option(
+         "--decode-latency", flags.decode_latency_ms,
+         "milliseconds that the next token of an answer may wait for other people's prompts")
+      ->check(CLI::Range(1.0, 60000.0))
+      ->capture_default_str();
   app.add_option("--drain-timeout", flags.drain_timeout_s,
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))

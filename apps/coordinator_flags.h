@@ -28,6 +28,7 @@ struct CoordinatorFlags {
   bool no_discovery = false;
   uint16_t discovery_port = net::kDiscoveryPort;
   double drain_timeout_s = 0;
+  double decode_latency_ms = 100;
   int64_t certificate_life_s = identity::kNodeCertificateSeconds;
   double renew_every_s = 0;
   DaemonFlags daemon;

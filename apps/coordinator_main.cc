@@ -145,6 +145,7 @@ absl::Status Run(apps::CoordinatorFlags flags) {
   ASSIGN_OR_RETURN(flags.front.host_names, web::ParseHostNames(flags.front.host_names));
   std::signal(SIGPIPE, SIG_IGN);
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
+  flags.pool.scheduler.decode_latency = static_cast<TimeNs>(flags.decode_latency_ms * kMillisecond);
   flags.pool.on_shutdown = [] { ::kill(getpid(), SIGTERM); };
 
   RETURN_IF_ERROR(web::HttpServer::Check(flags.front, !flags.plaintext && !flags.front.open));

@@ -21,11 +21,6 @@ if(CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}
       CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
 endif()
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(LANYARD_PCH_OPTIONS -fpch-preprocess)
-else()
-  set(LANYARD_PCH_OPTIONS -Xclang -fno-pch-timestamp)
-endif()
 
 # No fast-math and no contraction that is not written: results are bit-equal across machines.
 add_compile_options(-Wall -Wextra -Werror -ffp-contract=off -fno-fast-math)
@@ -64,23 +59,27 @@ pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 
 include(GoogleTest)
 
-# Tests spend their time in the rooms' code, which is compiled with -O2; their own compiles faster so.
-set(LANYARD_TEST_OPTIONS -O1 ${LANYARD_PCH_OPTIONS})
+# Headers that take longer to parse than most files' own lines are parsed once: gcc's release build only, for clang takes
+# other options for it, and the sanitizers' builds are small.
+set(LANYARD_PCH OFF)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  # With -O1 gcc 12 warns of paths that cannot be taken (its bugs 105329 and the like).
-  list(APPEND LANYARD_TEST_OPTIONS -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict
-       -Wno-maybe-uninitialized)
+  set(LANYARD_PCH ON)
+  # Without it ccache keeps nothing that was compiled so.
+  set(LANYARD_PCH_OPTIONS -fpch-preprocess)
+  # Tests spend their time in the rooms' code, which has -O2; their own compiles faster so. gcc 12 then warns of paths that
+  # cannot be taken (its bugs 105329 and the like).
+  set(LANYARD_TEST_OPTIONS -O1 ${LANYARD_PCH_OPTIONS} -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread
+      -Wno-restrict -Wno-maybe-uninitialized)
+  # It is an executable, since gcc takes a precompiled header only with the code model (-fPIE) of the tests.
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/lanyard_test_headers.cc CONTENT "int main() {}")
+  add_executable(lanyard_test_headers EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/lanyard_test_headers.cc)
+  target_include_directories(lanyard_test_headers PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(lanyard_test_headers PRIVATE GTest::gtest GTest::gmock absl::status absl::statusor absl::strings
+                        absl::str_format)
+  target_compile_options(lanyard_test_headers PRIVATE ${LANYARD_TEST_OPTIONS})
+  target_precompile_headers(lanyard_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <filesystem> <fstream> <functional>
+                            <map> <memory> <random> <string> <thread> <vector> [["base/status.h"]])
 endif()
-# What nearly every test includes takes longer to parse than its own lines, so that it is parsed once for all of them.
-# It is an executable, since gcc takes its code model (-fPIE) as the tests' own.
-file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/lanyard_test_headers.cc CONTENT "int main() {}")
-add_executable(lanyard_test_headers EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/lanyard_test_headers.cc)
-target_include_directories(lanyard_test_headers PRIVATE ${CMAKE_SOURCE_DIR})
-target_link_libraries(lanyard_test_headers PRIVATE GTest::gtest GTest::gmock absl::status absl::statusor absl::strings
-                      absl::str_format)
-target_compile_options(lanyard_test_headers PRIVATE ${LANYARD_TEST_OPTIONS})
-target_precompile_headers(lanyard_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <filesystem> <fstream> <functional>
-                          <map> <memory> <random> <string> <thread> <vector> [["base/status.h"]])
 
 # lanyard_room(NAME [DEPS target...]): every *.cc of this folder (and below) except *_test.cc, *_fuzz.cc and
 # *_bench.cc becomes library lanyard_NAME; the *_test.cc become NAME_test, registered test by test.
@@ -118,8 +117,10 @@ function(lanyard_test name)
   endif()
   add_executable(${name} ${T_SOURCES})
   target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
-  target_compile_options(${name} PRIVATE ${LANYARD_TEST_OPTIONS})
-  target_precompile_headers(${name} REUSE_FROM lanyard_test_headers)
+  if(LANYARD_PCH)
+    target_compile_options(${name} PRIVATE ${LANYARD_TEST_OPTIONS})
+    target_precompile_headers(${name} REUSE_FROM lanyard_test_headers)
+  endif()
   target_compile_definitions(${name} PRIVATE LANYARD_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                              LANYARD_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES TEST_FILTER -*Child.* PROPERTIES TIMEOUT ${T_TIMEOUT})
