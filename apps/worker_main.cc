@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<net::Enrolment>> Enrol(const apps::WorkerFlags& f
                               identity::Role::kWorker, options->name};
   enrol.renew_every = static_cast<TimeNs>(flags.renew_every_s * kSecond);
   if (enrol.token.empty() && !flags.token_file.empty()) {
-    ASSIGN_OR_RETURN(enrol.token, ReadSmallFile(flags.token_file));
+    ASSIGN_OR_RETURN(enrol.token, ReadSmallInput(flags.token_file));
   }
   ASSIGN_OR_RETURN(enrol.address, net::AddressToJoin(flags.join, enrol.token, enrol.folder));
   ASSIGN_OR_RETURN(auto enrolment, net::Enrolment::Open(enrol));

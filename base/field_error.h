@@ -23,6 +23,14 @@ inline absl::Status BadField(std::string_view param, std::string_view message,
   return status;
 }
 
+// A client's value as an error may show it: whole, or its first bytes, up to a border of
+// characters, and how many there are.
+inline std::string Shortened(std::string_view value, size_t bytes = 100) {
+  if (value.size() <= bytes) return std::string(value);
+  while (bytes > 0 && (static_cast<unsigned char>(value[bytes]) & 0xC0) == 0x80) --bytes;
+  return absl::StrCat(AbslView(value.substr(0, bytes)), "... (", value.size(), " bytes)");
+}
+
 // What BadField put there; empty where there is none.
 inline std::string FieldPayload(const absl::Status& status, const char* key) {
   const absl::optional<absl::Cord> value = status.GetPayload(key);

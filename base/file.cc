@@ -39,6 +39,25 @@ absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status OpenError(const std::string& path) {
+  if (errno == ENOENT) return NotFound("there is no ", path);
+  return Errno("read", path);
+}
+
+absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_bytes) {
+  std::string out;
+  char buffer[4096];
+  while (true) {
+    const ssize_t n = ::read(fd, buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Errno("read", path);
+    if (n == 0) return out;
+    out.append(buffer, static_cast<size_t>(n));
+    if (out.size() > max_bytes)
+      return ResourceExhausted(path, " has more than ", max_bytes, " bytes");
+  }
+}
+
 }  // namespace
 
 absl::Status MakePrivateDir(const std::string& path) {
@@ -58,22 +77,23 @@ absl::Status MakePrivateDir(const std::string& path) {
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
+  // Without O_NONBLOCK, to open a pipe waits for its writer.
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (fd.get() < 0) return OpenError(path);
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return Errno("read", path);
+  if (!S_ISREG(info.st_mode)) {
+    return FailedPrecondition("cannot read ", path, ": it is ",
+                              S_ISDIR(info.st_mode) ? "a folder" : "a pipe, a device or a socket",
+                              "; a file must stand there");
+  }
+  return ReadAll(fd.get(), path, max_bytes);
+}
+
+absl::StatusOr<std::string> ReadSmallInput(const std::string& path, size_t max_bytes) {
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (fd.get() < 0) {
-    if (errno == ENOENT) return NotFound("there is no ", path);
-    return Errno("read", path);
-  }
-  std::string out;
-  char buffer[4096];
-  while (true) {
-    const ssize_t n = ::read(fd.get(), buffer, sizeof(buffer));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Errno("read", path);
-    if (n == 0) return out;
-    out.append(buffer, static_cast<size_t>(n));
-    if (out.size() > max_bytes)
-      return ResourceExhausted(path, " has more than ", max_bytes, " bytes");
-  }
+  if (fd.get() < 0) return OpenError(path);
+  return ReadAll(fd.get(), path, max_bytes);
 }
 
 absl::Status WriteSmallFile(const std::string& path, std::string_view text, Readers readers) {

@@ -13,9 +13,14 @@ namespace lanyard {
 // path and errno.
 absl::Status MakePrivateDir(const std::string& path);
 
-// NotFound when there is no such file; ResourceExhausted when it is larger than `max_bytes`.
+// NotFound when there is no such file; ResourceExhausted when it is larger than `max_bytes`;
+// FailedPrecondition for what is no file: it never waits for the writer of a pipe.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
                                           size_t max_bytes = size_t{1} << 20);
+// The same of what a person names for one reading: a pipe or a terminal does too (/dev/stdin,
+// <(command)), and it waits for them.
+absl::StatusOr<std::string> ReadSmallInput(const std::string& path,
+                                           size_t max_bytes = size_t{1} << 20);
 
 // The whole text or the file as it was, also through a loss of power: a temporary file beside it
 // with its owner alone as reader, or everybody, fsync, rename. Unavailable names path and errno.

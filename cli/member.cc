@@ -205,7 +205,7 @@ int Join(const Options& o) {
   net::EnrolmentOptions enrol{o.folder.empty() ? OwnAdminFolder() : o.folder, o.address, o.token,
                               identity::Role::kAdmin, o.name};
   if (enrol.token.empty() && !o.token_file.empty()) {
-    auto token = ReadSmallFile(o.token_file);
+    auto token = ReadSmallInput(o.token_file);
     if (!token.ok()) return Fail(token.status());
     enrol.token = *std::move(token);
   }

@@ -324,7 +324,7 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
 
 absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request) const {
   if (!request.model.empty() && request.model != model_->id) {
-    return NotFound("the model '", request.model, "' does not exist here; this pool serves '",
+    return NotFound("the model '", Shortened(request.model), "' does not exist here; this pool serves '",
                     model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));

@@ -56,8 +56,10 @@ absl::StatusOr<std::vector<std::shared_ptr<X509>>> ChainOf(std::string_view pem)
 absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path) {
   absl::StatusOr<std::string> text = ReadSmallFile(path);
   if (text.ok()) return text;
-  return FailedPrecondition(option, ": ", Str(text.status().message()),
-                            "; the user that the coordinator runs as must be able to read it");
+  const bool said = absl::IsFailedPrecondition(text.status());  // what to do about it
+  return FailedPrecondition(
+      option, ": ", Str(text.status().message()),
+      said ? "" : "; the user that the coordinator runs as must be able to read it");
 }
 
 }  // namespace

@@ -245,9 +245,10 @@ absl::Status CheckLength(const GgufFile& file, std::string_view key, uint32_t n_
 // judge (model/vocab.h).
 absl::Status CheckVocabulary(const GgufFile& file, uint32_t n_vocab) {
   RETURN_IF_ERROR(CheckLength(file, "tokenizer.ggml.tokens", n_vocab));
-  RETURN_IF_ERROR(CheckLength(file, "tokenizer.ggml.scores", n_vocab));
   RETURN_IF_ERROR(CheckLength(file, "tokenizer.ggml.token_type", n_vocab));
-  if (file.Has("tokenizer.ggml.scores")) {
+  const bool bpe = file.String("tokenizer.ggml.model").value_or("") == "gpt2";  // reads no scores
+  if (!bpe && file.Has("tokenizer.ggml.scores")) {
+    RETURN_IF_ERROR(CheckLength(file, "tokenizer.ggml.scores", n_vocab));
     ASSIGN_OR_RETURN(const std::vector<float> scores, file.Floats("tokenizer.ggml.scores"));
     for (size_t i = 0; i < scores.size(); ++i) {
       if (!std::isnan(scores[i])) continue;

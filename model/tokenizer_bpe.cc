@@ -9,6 +9,12 @@
 
 namespace lanyard::model {
 
+absl::Status NoMerges(std::string_view what) {
+  return InvalidArgument("tokenizer.ggml.merges ", AbslView(what),
+                         ", and byte-level BPE ('gpt2') makes every token of more than a byte by "
+                         "merges; the file was converted wrongly: convert the model again");
+}
+
 // A word as a linked list of symbols. Those joined into their left neighbour have token kGone.
 struct BpeEncoder::Scratch {
   static constexpr int32_t kGone = -2;
@@ -93,6 +99,7 @@ absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges,
     merges_.try_emplace(uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right),
                         Merge{static_cast<int32_t>(i), whole});
   }
+  if (merges_.empty() && !merges.empty()) return NoMerges("holds no merge");
   malformed.Report("merges that are not two texts with a space between are left out", warnings);
   strange.Report(
       "merges have a part or a result that is no token of ordinary text: what ends as such a piece "

@@ -16,12 +16,16 @@
 
 namespace lanyard::model {
 
+// The error of a file whose tokenizer.ggml.merges "is missing", say: every answer would be made of
+// bytes that the model never saw.
+absl::Status NoMerges(std::string_view what);
+
 class BpeEncoder : public TextEncoder {
  public:
   // `vocab` must outlive the encoder. Merges that are not "left right" are left out, and those with
   // a part or a result that is no token of ordinary text join pieces that are written byte by byte
-  // in the end (as llama.cpp does); each kind adds a line to `warnings`. Unimplemented for an
-  // unknown pre-tokeniser.
+  // in the end (as llama.cpp does); each kind adds a line to `warnings`. InvalidArgument
+  // where all are malformed, Unimplemented for an unknown pre-tokeniser.
   static absl::StatusOr<std::unique_ptr<TextEncoder>> Make(
       const Vocab* vocab, const std::vector<std::string_view>& merges,
       std::vector<std::string>* warnings);

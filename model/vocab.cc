@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "model/counted.h"
 #include "model/gguf.h"
+#include "model/tokenizer_bpe.h"
 
 namespace lanyard::model {
 namespace {
@@ -51,14 +52,27 @@ bool IsByteToken(std::string_view text) {
          HexDigit(text[3]) >= 0 && HexDigit(text[4]) >= 0;
 }
 
-template <typename T>
-absl::Status Optional(absl::StatusOr<T> value, std::optional<T>* out) {
+// Whether the kind of vocabulary that the file has reads a key.
+enum class Use { kRead, kUnused };
+
+// A key that may be absent. One that nothing reads is told and left out where it cannot be read.
+template <typename T, typename Out>
+absl::Status Optional(absl::StatusOr<T> value, Out* out, VocabData* data, Use use = Use::kRead) {
   if (value.ok()) {
     *out = *std::move(value);
   } else if (!absl::IsNotFound(value.status())) {
-    return value.status();
+    if (use == Use::kRead) return value.status();
+    data->unused_faults.push_back(Str(value.status().message()));
   }
   return absl::OkStatus();
+}
+
+// That a file lacks a key is a fault of the file, and no question for something that is not there.
+absl::Status Required(const absl::Status& status) {
+  if (!absl::IsNotFound(status)) return status;
+  return InvalidArgument(status.message(),
+                         ", so that no text becomes tokens; the file was made without its "
+                         "tokenizer: convert the model again");
 }
 
 constexpr char kPrefix[] = "tokenizer.ggml.";
@@ -83,8 +97,9 @@ absl::Status ReadUnusedIds(const GgufFile& file, VocabData* data) {
     constexpr std::array<std::string_view, 5> kUsed = {
         "bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "unknown_token_id"};
     if (std::find(kUsed.begin(), kUsed.end(), name) != kUsed.end()) continue;
-    ASSIGN_OR_RETURN(const int64_t id, file.Int(entry.key));
-    data->unused_ids.emplace_back(std::move(name), id);
+    std::optional<int64_t> id;
+    RETURN_IF_ERROR(Optional(file.Int(entry.key), &id, data, Use::kUnused));
+    if (id) data->unused_ids.emplace_back(std::move(name), *id);
   }
   return absl::OkStatus();
 }
@@ -93,30 +108,29 @@ absl::Status ReadUnusedIds(const GgufFile& file, VocabData* data) {
 
 absl::StatusOr<VocabData> ReadVocabData(const GgufFile& file) {
   VocabData data;
-  ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model"));
-  data.model = std::string(model);
-  std::optional<std::string_view> pre;
-  RETURN_IF_ERROR(Optional(file.String("tokenizer.ggml.pre"), &pre));
-  data.pre = std::string(pre.value_or(""));
-  ASSIGN_OR_RETURN(data.tokens, file.Strings("tokenizer.ggml.tokens"));
-  if (file.Has("tokenizer.ggml.scores")) {
-    ASSIGN_OR_RETURN(data.scores, file.Floats("tokenizer.ggml.scores"));
-  }
-  if (file.Has("tokenizer.ggml.token_type")) {
-    ASSIGN_OR_RETURN(data.types, file.Ints("tokenizer.ggml.token_type"));
-  }
-  if (file.Has("tokenizer.ggml.merges")) {
-    ASSIGN_OR_RETURN(data.merges, file.Strings("tokenizer.ggml.merges"));
-  }
-  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.bos_token_id"), &data.bos));
-  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eos_token_id"), &data.eos));
-  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eot_token_id"), &data.eot));
-  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eom_token_id"), &data.eom));
-  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.unknown_token_id"), &data.unk));
+  const auto model = file.String("tokenizer.ggml.model");
+  RETURN_IF_ERROR(Required(model.status()));
+  data.model = std::string(*model);
+  const Use of_bpe = data.model == "llama" ? Use::kUnused : Use::kRead;
+  const Use of_spm = data.model == "gpt2" ? Use::kUnused : Use::kRead;
+  RETURN_IF_ERROR(Optional(file.String("tokenizer.ggml.pre"), &data.pre, &data, of_bpe));
+  auto tokens = file.Strings("tokenizer.ggml.tokens");
+  RETURN_IF_ERROR(Required(tokens.status()));
+  data.tokens = *std::move(tokens);
+  RETURN_IF_ERROR(Optional(file.Floats("tokenizer.ggml.scores"), &data.scores, &data, of_spm));
+  RETURN_IF_ERROR(Optional(file.Ints("tokenizer.ggml.token_type"), &data.types, &data));
+  RETURN_IF_ERROR(Optional(file.Strings("tokenizer.ggml.merges"), &data.merges, &data, of_bpe));
+  if (data.model == "gpt2" && data.merges.empty()) return NoMerges("is missing or empty");
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.bos_token_id"), &data.bos, &data));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eos_token_id"), &data.eos, &data));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eot_token_id"), &data.eot, &data));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.eom_token_id"), &data.eom, &data));
+  RETURN_IF_ERROR(Optional(file.Int("tokenizer.ggml.unknown_token_id"), &data.unk, &data, of_spm));
   RETURN_IF_ERROR(ReadUnusedIds(file, &data));
-  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_bos_token"), &data.add_bos));
-  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_eos_token"), &data.add_eos));
-  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_space_prefix"), &data.add_space_prefix));
+  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_bos_token"), &data.add_bos, &data));
+  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_eos_token"), &data.add_eos, &data));
+  RETURN_IF_ERROR(Optional(file.Bool("tokenizer.ggml.add_space_prefix"), &data.add_space_prefix,
+                           &data, of_spm));
   return data;
 }
 
@@ -133,6 +147,7 @@ absl::StatusOr<Vocab> Vocab::Make(const VocabData& data, std::vector<std::string
   }
   vocab.pre_ = data.pre;
   RETURN_IF_ERROR(vocab.AddTokens(data, warnings));
+  RETURN_IF_ERROR(vocab.SetScores(data, warnings));
   RETURN_IF_ERROR(vocab.SetSpecialIds(data, warnings));
   vocab.DetectSpecialTexts();
   if (vocab.eog_.empty()) {
@@ -149,10 +164,6 @@ absl::Status Vocab::AddTokens(const VocabData& data, std::vector<std::string>* w
     return InvalidArgument("tokenizer.ggml.tokens has ", n,
                            " tokens; 1 to 2147483647 are possible");
   }
-  if (!data.scores.empty() && data.scores.size() != n) {
-    return InvalidArgument("tokenizer.ggml.scores has ", data.scores.size(), " values for ", n,
-                           " tokens");
-  }
   if (!data.types.empty() && data.types.size() != n) {
     return InvalidArgument("tokenizer.ggml.token_type has ", data.types.size(), " values for ", n,
                            " tokens");
@@ -167,11 +178,30 @@ absl::Status Vocab::AddTokens(const VocabData& data, std::vector<std::string>* w
     RETURN_IF_ERROR(AddToken(data.tokens[i], data.types.empty() ? 1 : data.types[i]));
   }
   empty.Report("tokens with an empty text are never made of text and print nothing", warnings);
-  scores_ = data.scores;
-  for (size_t i = 0; i < scores_.size(); ++i) {
-    if (std::isnan(scores_[i]))
-      return InvalidArgument("tokenizer.ggml.scores: value ", i, " is NaN");
+  return absl::OkStatus();
+}
+
+// SentencePiece alone goes by them.
+absl::Status Vocab::SetScores(const VocabData& data, std::vector<std::string>* warnings) {
+  Counted unused;
+  for (const std::string& fault : data.unused_faults) unused.Add(fault);
+  const auto nan = std::find_if(data.scores.begin(), data.scores.end(),
+                                [](float score) { return std::isnan(score); });
+  std::string fault;
+  if (!data.scores.empty() && data.scores.size() != data.tokens.size()) {
+    fault = absl::StrCat("tokenizer.ggml.scores has ", data.scores.size(), " values for ",
+                         data.tokens.size(), " tokens");
+  } else if (nan != data.scores.end()) {
+    fault = absl::StrCat("tokenizer.ggml.scores: value ", nan - data.scores.begin(), " is NaN");
   }
+  if (kind_ == VocabKind::kSpm) {
+    if (!fault.empty()) return InvalidArgument(fault);
+    scores_ = data.scores;
+  } else if (!fault.empty()) {
+    unused.Add(fault);
+  }
+  unused.Report("keys of the tokenizer that nothing here reads are wrong and were left out",
+                warnings);
   return absl::OkStatus();
 }
 

@@ -36,7 +36,7 @@ struct VocabData {
   std::string model;  // tokenizer.ggml.model
   std::string pre;    // tokenizer.ggml.pre; empty when absent
   std::vector<std::string_view> tokens;
-  std::vector<float> scores;             // empty, or one a token
+  std::vector<float> scores;             // empty, or one a token; of "llama" alone
   std::vector<int64_t> types;            // empty, or one a token
   std::vector<std::string_view> merges;  // "left right", best first
   // Absent keys stay nullopt; ids as written.
@@ -45,9 +45,12 @@ struct VocabData {
   // uses them.
   std::vector<std::pair<std::string, int64_t>> unused_ids;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
+  // What is wrong with keys that nothing reads for this model.
+  std::vector<std::string> unused_faults;
 };
 
-// Reads the keys and checks their types only.
+// Reads the keys and checks their types only, of those that are used. InvalidArgument, also for a
+// key that must be there.
 absl::StatusOr<VocabData> ReadVocabData(const GgufFile& file);
 
 // Immutable and thread-safe.
@@ -59,8 +62,8 @@ class Vocab {
   // lengths, a byte token that is not <0x00> to <0xFF>, a score that is not a number, and a special
   // id outside the vocabulary that is used: bos where prompts begin with it, eos because answers
   // end at it. Unimplemented for another tokenizer model. What converters are known to leave wrong
-  // without harm, an unused id outside the vocabulary or a token without a text, adds a line for
-  // each kind to `warnings`.
+  // without harm, an unused id outside the vocabulary, a token without a text or a key that the
+  // model's kind does not read, adds a line for each kind to `warnings`.
   static absl::StatusOr<Vocab> Make(const VocabData& data, std::vector<std::string>* warnings);
   Vocab(Vocab&&) = default;
   Vocab& operator=(Vocab&&) = default;
@@ -99,6 +102,7 @@ class Vocab {
  private:
   Vocab() = default;
   absl::Status AddTokens(const VocabData& data, std::vector<std::string>* warnings);
+  absl::Status SetScores(const VocabData& data, std::vector<std::string>* warnings);
   absl::Status AddToken(std::string_view text, int64_t type);
   absl::Status SetSpecialIds(const VocabData& data, std::vector<std::string>* warnings);
   absl::Status SetBosAndEos(const VocabData& data);

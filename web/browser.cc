@@ -29,6 +29,15 @@ bool IsJson(std::string_view content_type) {
           absl::EndsWithIgnoreCase(AbslView(type), "+json"));
 }
 
+// As browsers send it: without the port that the scheme has anyway.
+std::string WithoutDefaultPort(std::string origin) {
+  for (const auto& [scheme, port] : {std::pair("https://", ":443"), std::pair("http://", ":80")}) {
+    if (absl::StartsWith(origin, scheme) && absl::EndsWith(origin, port))
+      origin.resize(origin.size() - std::string_view(port).size());
+  }
+  return origin;
+}
+
 Response Foreign(std::string_view origin, bool admin) {
   return ErrorResponse(
       403,
@@ -75,7 +84,7 @@ absl::StatusOr<std::string> ParseOrigin(std::string_view text) {
                     plain(origin.substr(0, colon), "+-.") &&
                     plain(origin.substr(colon + 3), "-._:[]") &&
                     (colon + 3 < origin.size() || origin == "file://");
-  if (good) return origin;
+  if (good) return WithoutDefaultPort(origin);
   return InvalidArgument(
       "the origin '", AbslView(text.substr(0, 100)),
       "' is not SCHEME://HOST or SCHEME://HOST:PORT without a path, such as "
@@ -94,10 +103,10 @@ BrowserVerdict JudgeBrowser(const BrowserHeaders& request, const HostPolicy& pol
     if (foreign && admin) verdict.answer = Foreign(request.fetch_site, admin);
     if (request.fetch_site.empty() || verdict.answer.has_value()) return verdict;
   } else {
-    const std::string own =
-        absl::StrCat(policy.tls ? "https://" : "http://", AbslView(request.host));
-    const std::string origin = absl::AsciiStrToLower(AbslView(request.origin));
-    const bool same = !request.host.empty() && origin == absl::AsciiStrToLower(own);
+    const std::string own = WithoutDefaultPort(absl::AsciiStrToLower(
+        absl::StrCat(policy.tls ? "https://" : "http://", AbslView(request.host))));
+    const std::string origin = WithoutDefaultPort(absl::AsciiStrToLower(AbslView(request.origin)));
+    const bool same = !request.host.empty() && origin == own;
     const bool allowed =
         std::find(policy.origins.begin(), policy.origins.end(), origin) != policy.origins.end();
     if (!same && (!allowed || admin)) {

@@ -14,7 +14,8 @@
 
 namespace lanyard::web {
 
-// One of ServerOptions::origins: "https://chat.example:8443", "app://obsidian.md"; in lower case.
+// One of ServerOptions::origins: "https://chat.example:8443", "app://obsidian.md"; in lower case,
+// and without a port that is the scheme's own, as browsers send it.
 // InvalidArgument for anything else, "*" and "null" with it: those are whoever likes.
 absl::StatusOr<std::string> ParseOrigin(std::string_view text);
 

@@ -57,7 +57,10 @@ TEST_F(BrowserTest, OnlyItsOwnOriginPasses) {
     EXPECT_EQ(Header("Access-Control-Allow-Origin"), "") << foreign;
     EXPECT_EQ(Judge({.method = "OPTIONS", .origin = foreign, .requested_method = "POST"}), 403);
   }
+  EXPECT_EQ(Judge({.host = "localhost:80", .origin = "http://localhost"}), 0);
   policy_.tls = true;
+  EXPECT_EQ(Judge({.host = "localhost:443", .origin = "https://localhost"}), 0);
+  EXPECT_EQ(Judge({.host = "localhost:80", .origin = "https://localhost"}), 403);
   EXPECT_EQ(Judge({.origin = "https://127.0.0.1:8080"}), 0);
   EXPECT_EQ(Judge({.origin = "http://127.0.0.1:8080"}), 403);
 }
@@ -127,14 +130,16 @@ TEST_F(BrowserTest, APageSendsJson) {
 }
 
 TEST(ParseOriginTest, WhatAnOriginIs) {
-  for (const char* good :
-       {"https://chat.example", "http://localhost:3000", "app://obsidian.md",
-        "vscode-webview://1a2b", "chrome-extension://abc", "file://", "http://[::1]:80"}) {
+  for (const char* good : {"https://chat.example", "http://localhost:3000", "app://obsidian.md",
+                           "vscode-webview://1a2b", "chrome-extension://abc", "file://",
+                           "http://[::1]:8080", "http://a:443", "https://a:80"}) {
     const auto origin = ParseOrigin(good);
     ASSERT_TRUE(origin.ok()) << origin.status();
     EXPECT_EQ(*origin, good);
   }
   EXPECT_EQ(*ParseOrigin("HTTPS://Chat.Example"), "https://chat.example");
+  EXPECT_EQ(*ParseOrigin("https://chat.example:443"), "https://chat.example");
+  EXPECT_EQ(*ParseOrigin("http://[::1]:80"), "http://[::1]");
   for (const char* bad : {"", "*", "null", "chat.example", "https://", "https://a/", "https://a b",
                           "https://*.example", "://a", "https://a,https://b"}) {
     EXPECT_FALSE(ParseOrigin(bad).ok()) << bad;

@@ -36,6 +36,10 @@ const Mapping& Lookup(absl::StatusCode code) {
   return kOther;
 }
 
+// Whoever put a text together shortened a client's values in it; this holds where one was
+// forgotten.
+constexpr size_t kMaxMessageBytes = 4000;
+
 std::string_view TypeOf(int http_status) {
   if (http_status == 503) return "unavailable_error";
   if (http_status == 429) return "rate_limit_error";
@@ -49,7 +53,7 @@ std::string_view TypeOf(int http_status) {
 std::string ErrorJson(std::string_view message, std::string_view type, std::string_view param,
                       std::string_view code) {
   nlohmann::ordered_json error;
-  error["message"] = message;
+  error["message"] = Shortened(message, kMaxMessageBytes);
   error["type"] = type;
   error["param"] = param.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(param);
   error["code"] = code.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(code);

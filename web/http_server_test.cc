@@ -253,10 +253,42 @@ TEST_F(HttpServerTest, BodiesAreReadAsTheyAre) {
   EXPECT_EQ(coded("Content-Encoding: identity"), "200");
   EXPECT_EQ(coded("Content-Encoding: IDENTITY"), "200");
   EXPECT_EQ(coded("Content-Encoding:"), "200");
+}
+
+// A body whose end is not certain never becomes the next request.
+TEST_F(HttpServerTest, OnlyAPlainOrAChunkedBodyHasAnEnd) {
+  StartServer();
+  const std::string smuggled = "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  struct Case {
+    std::string coding;
+    int status;
+    std::string path = "/v1/completions";
+    std::string version = "1.1";
+  };
+  for (const Case& c : {Case{"Transfer-Encoding: identity\r\n", 501},
+                        {"Transfer-Encoding: identity\r\n", 501, "/nowhere"},
+                        {"Transfer-Encoding:\r\n", 501},
+                        {"Transfer-Encoding: x\r\n", 501},
+                        {"Transfer-Encoding: gzip, chunked\r\n", 501},
+                        {"Transfer-Encoding: chunked, identity\r\n", 501},
+                        {"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n", 400},
+                        {"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", 400},
+                        {"Transfer-Encoding: identity\r\nContent-Length: 2\r\n", 501},
+                        {"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", 400},
+                        {"Content-Length: 2\r\nContent-Length: 3\r\n", 400},
+                        {"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n", 400,
+                         "/v1/completions", "1.0"}}) {
+    Client client(server_->address());
+    client.Send("POST " + c.path + " HTTP/" + c.version + "\r\nHost: localhost\r\n" + c.coding +
+                "\r\n" + smuggled);
+    EXPECT_EQ(client.ReadAnswer().substr(9, 3), std::to_string(c.status)) << c.coding;
+    EXPECT_TRUE(client.ReadAll()) << c.coding;
+    EXPECT_EQ(client.got(), "") << c.coding;
+  }
   const std::string chunked =
-      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, "
-      "chunked\r\n\r\n0\r\n\r\n";
-  EXPECT_EQ(Ask(chunked).substr(0, 12), "HTTP/1.1 501");
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: Chunked\r\n\r\n"
+      "f\r\n{\"prompt\":\"hi\"}\r\n0\r\n\r\n";
+  EXPECT_EQ(Ask(chunked).substr(0, 12), "HTTP/1.1 200");
 }
 
 TEST_F(HttpServerTest, AnAllowedPageReadsAnswersErrorsAndStreams) {

@@ -9,6 +9,12 @@ namespace {
 
 using nlohmann::json;
 
+absl::Status NotJson(std::string_view why) {
+  return BadField(
+      "", absl::StrCat("We could not parse the JSON body of your request (", AbslView(why), ")."),
+      "invalid_json");
+}
+
 // The parser below builds a tree, so the size of that tree is bounded before it runs. Strings are
 // skipped.
 absl::Status CheckBounds(std::string_view body) {
@@ -45,6 +51,8 @@ absl::Status CheckBounds(std::string_view body) {
       case ',':
         ++values;
         break;
+      case '\0':  // the parser below would take it for the end
+        return NotJson(absl::StrCat("at byte ", i + 1, " of ", body.size(), ": a NUL"));
       default:
         break;
     }
@@ -80,27 +88,32 @@ std::string_view KindOf(const json& value) {
 }  // namespace
 
 absl::StatusOr<json> ParseJsonObject(std::string_view body) {
+  if (body.find_first_not_of(" \t\r\n") == std::string_view::npos) {
+    return BadField("", "The request has no body; send a JSON object.", "invalid_json");
+  }
   RETURN_IF_ERROR(CheckBounds(body));
   try {
     json parsed = json::parse(body.begin(), body.end());
-    if (!parsed.is_object()) {
-      return BadField("",
-                      absl::StrCat("The request body must be a JSON object, but it is ",
-                                   AbslView(KindOf(parsed)), "."),
-                      "invalid_json");
-    }
-    return parsed;
+    if (parsed.is_object()) return parsed;
+    return BadField("",
+                    absl::StrCat("The request body must be a JSON object, but it is ",
+                                 AbslView(KindOf(parsed)), "."),
+                    "invalid_json");
   } catch (const json::parse_error& e) {
-    return BadField("",
-                    absl::StrCat("We could not parse the JSON body of your request (at byte ",
-                                 e.byte, " of ", body.size(), ": not well-formed JSON). ",
-                                 "NaN and Infinity are not JSON; text must be UTF-8."),
-                    "invalid_json");
-  } catch (const json::exception& e) {  // for example a number beyond a double
-    return BadField("",
-                    absl::StrCat("We could not parse the JSON body of your request: ", e.what()),
-                    "invalid_json");
+    if (e.byte > body.size()) {
+      return NotJson(absl::StrCat("it ends too early, after ", body.size(),
+                                  body.size() == 1 ? " byte" : " bytes"));
+    }
+    return NotJson(absl::StrCat("at byte ", e.byte, " of ", body.size(),
+                                ": not well-formed JSON. NaN and Infinity are not JSON; text must "
+                                "be UTF-8"));
+  } catch (const json::out_of_range&) {
+    return NotJson("it holds a number that is larger than any double, about 1.8e308");
   }
+}
+
+std::string Shown(const json& value) {
+  return Shortened(value.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 absl::Status WrongType(std::string_view name, std::string_view expected, const json& value) {
@@ -109,6 +122,10 @@ absl::Status WrongType(std::string_view name, std::string_view expected, const j
       absl::StrCat("Invalid type for '", AbslView(name), "': expected ", AbslView(expected),
                    ", but got ", AbslView(KindOf(value)), " instead."),
       "invalid_type");
+}
+
+std::string Fields::NameOf(std::string_view name) const {
+  return where_.empty() ? std::string(name) : absl::StrCat(where_, ".", AbslView(name));
 }
 
 const json* Fields::Find(const char* name) const {
@@ -120,13 +137,13 @@ absl::StatusOr<std::optional<double>> Fields::Number(const char* name, double mi
                                                      double max) const {
   const json* value = Find(name);
   if (value == nullptr) return std::nullopt;
-  if (!value->is_number()) return WrongType(name, "a number", *value);
+  if (!value->is_number()) return WrongType(NameOf(name), "a number", *value);
   const double number = value->get<double>();
   if (!(number >= min && number <= max)) {  // also catches NaN
-    return BadField(
-        name,
-        absl::StrCat("Invalid '", name, "': ", number, " is not between ", min, " and ", max, "."),
-        "invalid_value");
+    return BadField(NameOf(name),
+                    absl::StrCat("Invalid '", NameOf(name), "': ", number, " is not between ", min,
+                                 " and ", max, "."),
+                    "invalid_value");
   }
   return number;
 }
@@ -146,16 +163,16 @@ absl::StatusOr<std::optional<int64_t>> Fields::Integer(const char* name, int64_t
   } else if (value->is_number_float()) {
     // Some clients write 5.0 for 5.
     const double d = value->get<double>();
-    if (d != std::floor(d)) return WrongType(name, "an integer", *value);
-    in_range = std::fabs(d) < 9e15;
+    if (d != std::floor(d)) return WrongType(NameOf(name), "an integer", *value);
+    in_range = std::fabs(d) <= kExactDoubles;
     number = in_range ? static_cast<int64_t>(d) : 0;
   } else {
-    return WrongType(name, "an integer", *value);
+    return WrongType(NameOf(name), "an integer", *value);
   }
   if (!in_range || number < min || number > max) {
-    return BadField(name,
-                    absl::StrCat("Invalid '", name, "': ", value->dump(), " is not between ", min,
-                                 " and ", max, "."),
+    return BadField(NameOf(name),
+                    absl::StrCat("Invalid '", NameOf(name), "': ", Shown(*value),
+                                 " is not between ", min, " and ", max, "."),
                     "invalid_value");
   }
   return number;
@@ -164,14 +181,14 @@ absl::StatusOr<std::optional<int64_t>> Fields::Integer(const char* name, int64_t
 absl::StatusOr<bool> Fields::Bool(const char* name, bool fallback) const {
   const json* value = Find(name);
   if (value == nullptr) return fallback;
-  if (!value->is_boolean()) return WrongType(name, "a boolean", *value);
+  if (!value->is_boolean()) return WrongType(NameOf(name), "a boolean", *value);
   return value->get<bool>();
 }
 
 absl::StatusOr<std::string> Fields::String(const char* name) const {
   const json* value = Find(name);
   if (value == nullptr) return std::string();
-  if (!value->is_string()) return WrongType(name, "a string", *value);
+  if (!value->is_string()) return WrongType(NameOf(name), "a string", *value);
   return value->get<std::string>();
 }
 

@@ -17,7 +17,10 @@ enum class Endpoint { kChat = 1, kText = 2 };
 // ignored.
 absl::Status RefuseUnsupported(const Fields& fields, Endpoint endpoint);
 
-// The refusal itself, for fields inside of others ("messages[3].tool_calls").
+// The same of a message's fields; `message` knows where it stands.
+absl::Status RefuseInMessage(const Fields& message);
+
+// The refusal itself, for fields inside of others ("stream_options.continuous_usage_stats").
 absl::Status NotYet(std::string_view name, std::string_view allowed);
 
 }  // namespace lanyard::web

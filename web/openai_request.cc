@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
@@ -54,27 +55,43 @@ uint64_t RandomSeed() {
   return generator();
 }
 
+// Any 64 bits, as a signed or an unsigned number. A decimal number (5.0) counts while it is certain
+// which integer it is.
+absl::Status ParseSeed(const Fields& fields, uint64_t* out) {
+  const json* seed = fields.Find("seed");
+  if (seed == nullptr) {
+    *out = RandomSeed();
+    return absl::OkStatus();
+  }
+  if (seed->is_number_integer()) {  // an unsigned one too, or a negative one of 64 bits
+    *out = seed->is_number_unsigned() ? seed->get<uint64_t>()
+                                      : static_cast<uint64_t>(seed->get<int64_t>());
+    return absl::OkStatus();
+  }
+  if (seed->is_number_float() && std::fabs(seed->get<double>()) > kExactDoubles) {
+    return BadField("seed",
+                    absl::StrCat("Invalid 'seed': ", Shown(*seed), " is no integer between ",
+                                 INT64_MIN, " and ", UINT64_MAX, " that is written out."),
+                    "invalid_value");
+  }
+  ASSIGN_OR_RETURN(const auto value, fields.Integer("seed", INT64_MIN, INT64_MAX));
+  *out = static_cast<uint64_t>(*value);
+  return absl::OkStatus();
+}
+
 absl::Status ParseSampling(const Fields& fields, GenerateRequest* out) {
   ASSIGN_OR_RETURN(const auto temperature, fields.Number("temperature", 0, stage::kMaxTemperature));
   ASSIGN_OR_RETURN(const auto top_p, fields.Number("top_p", 0, 1));
   ASSIGN_OR_RETURN(const auto top_k, fields.Integer("top_k", -1, coordinator::kMaxRequestTokens));
   ASSIGN_OR_RETURN(const auto min_p, fields.Number("min_p", 0, 1));
   // Of a share of nothing the likeliest token is left: that is greedy.
-  const bool greedy = top_p.has_value() && *top_p == 0;
+  const bool greedy = top_p.has_value() && static_cast<float>(*top_p) == 0;
   out->sample.temperature = greedy ? 0 : static_cast<float>(temperature.value_or(1));
   out->sample.top_p = greedy ? 1 : static_cast<float>(top_p.value_or(1));
   out->sample.top_k = top_k.value_or(0) > 0 ? static_cast<uint32_t>(*top_k) : 0;
   out->sample.min_p = static_cast<float>(min_p.value_or(0));
 
-  const json* seed = fields.Find("seed");
-  if (seed == nullptr) {
-    out->sample.seed = RandomSeed();
-  } else if (seed->is_number_unsigned()) {
-    out->sample.seed = seed->get<uint64_t>();
-  } else {
-    ASSIGN_OR_RETURN(const auto value, fields.Integer("seed", INT64_MIN, INT64_MAX));
-    out->sample.seed = static_cast<uint64_t>(*value);
-  }
+  RETURN_IF_ERROR(ParseSeed(fields, &out->sample.seed));
   ASSIGN_OR_RETURN(out->ignore_eos, fields.Bool("ignore_eos", false));
   return absl::OkStatus();
 }
@@ -106,7 +123,7 @@ absl::Status ParseStream(const Fields& fields, CompletionRequest* out) {
   const json* options = fields.Find("stream_options");
   if (options == nullptr) return absl::OkStatus();
   if (!options->is_object()) return WrongType("stream_options", "an object", *options);
-  const Fields inner(*options);
+  const Fields inner(*options, "stream_options");
   // Without a stream it has nothing to act on: a whole answer always has its usage.
   ASSIGN_OR_RETURN(out->include_usage, inner.Bool("include_usage", false));
   ASSIGN_OR_RETURN(const bool each_chunk, inner.Bool("continuous_usage_stats", false));
@@ -117,17 +134,21 @@ absl::Status ParseStream(const Fields& fields, CompletionRequest* out) {
 
 // OpenAI's `reasoning_effort`, and `reasoning.effort` of those who wrap it.
 absl::Status ParseEffort(const Fields& fields, std::string* out) {
+  const char* name = "reasoning_effort";
   ASSIGN_OR_RETURN(std::string effort, fields.String("reasoning_effort"));
   if (const json* reasoning = fields.Find("reasoning"); reasoning != nullptr) {
     if (!reasoning->is_object()) return WrongType("reasoning", "an object", *reasoning);
-    ASSIGN_OR_RETURN(const std::string inner, Fields(*reasoning).String("effort"));
-    if (effort.empty()) effort = inner;
+    ASSIGN_OR_RETURN(const std::string inner, Fields(*reasoning, "reasoning").String("effort"));
+    if (effort.empty() && !inner.empty()) {
+      effort = inner;
+      name = "reasoning.effort";
+    }
   }
   constexpr std::array<std::string_view, 9> kEfforts = {
       "none", "minimal", "low", "medium", "high", "xhigh", "max", "auto", "default"};
   if (!effort.empty() && std::find(kEfforts.begin(), kEfforts.end(), effort) == kEfforts.end()) {
-    return BadField("reasoning_effort",
-                    absl::StrCat("Invalid 'reasoning_effort': '", effort.substr(0, 40),
+    return BadField(name,
+                    absl::StrCat("Invalid '", name, "': '", Shortened(effort, 40),
                                  "' is none of none, minimal, low, medium, high, xhigh, max."),
                     "invalid_value");
   }
@@ -167,11 +188,10 @@ absl::Status ParseContent(const json& content, const std::string& where, std::st
                       "missing_required_parameter");
     }
     if (*type != "text") {
-      return BadField(
-          part_name + ".type",
-          absl::StrCat("Content parts of type ", type->dump().substr(0, 40), " in '", part_name,
-                       "' are not supported by this server; only \"text\" is."),
-          "unsupported_parameter");
+      return BadField(part_name + ".type",
+                      absl::StrCat("Content parts of type ", Shown(*type), " in '", part_name,
+                                   "' are not supported by this server; only \"text\" is."),
+                      "unsupported_parameter");
     }
     const auto piece = part.find("text");
     if (piece == part.end() || !piece->is_string()) {
@@ -185,10 +205,31 @@ absl::Status ParseContent(const json& content, const std::string& where, std::st
   return absl::OkStatus();
 }
 
+// `content`, or what an assistant gave instead of it: `refusal`.
+absl::Status ParseText(const Fields& fields, ChatMessage* out) {
+  const std::string where = fields.NameOf("content");
+  ASSIGN_OR_RETURN(std::string refusal, fields.String("refusal"));
+  const json* content = fields.Find("content");
+  if (content != nullptr) {
+    RETURN_IF_ERROR(ParseContent(*content, where, &out->content));
+  } else if (out->role != "assistant") {
+    return BadField(
+        where, absl::StrCat("Missing required parameter: '", where, "' (a string or text parts)."),
+        "missing_required_parameter");
+  }
+  if (refusal.empty()) return absl::OkStatus();
+  if (out->role != "assistant" || !out->content.empty()) {
+    return NotYet(fields.NameOf("refusal"),
+                  "it is read where an assistant's message has no content.");
+  }
+  out->content = std::move(refusal);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ChatMessage> ParseMessage(const json& message, size_t index) {
   const std::string where = absl::StrCat("messages[", index, "]");
   if (!message.is_object()) return WrongType(where, "an object", message);
-  const Fields fields(message);
+  const Fields fields(message, where);
   const json* role = fields.Find("role");
   if (role == nullptr) {
     return BadField(where + ".role",
@@ -209,23 +250,12 @@ absl::StatusOr<ChatMessage> ParseMessage(const json& message, size_t index) {
     return BadField(
         where + ".role",
         absl::StrCat(
-            "Invalid value: ", role->dump().substr(0, 60), " for '", where,
+            "Invalid value: ", Shown(*role), " for '", where,
             ".role'. Supported values are: 'system', 'developer', 'user' and 'assistant'."),
         "invalid_value");
   }
-  if (const json* calls = fields.Find("tool_calls"); calls != nullptr) {
-    if (!calls->is_array()) return WrongType(where + ".tool_calls", "an array", *calls);
-    if (!calls->empty()) return NotYet(where + ".tool_calls", "leave it out.");
-  }
-  const json* content = fields.Find("content");
-  if (content != nullptr) {
-    RETURN_IF_ERROR(ParseContent(*content, where + ".content", &out.content));
-  } else if (out.role != "assistant") {
-    return BadField(
-        where + ".content",
-        absl::StrCat("Missing required parameter: '", where, ".content' (a string or text parts)."),
-        "missing_required_parameter");
-  }
+  RETURN_IF_ERROR(RefuseInMessage(fields));
+  RETURN_IF_ERROR(ParseText(fields, &out));
   ASSIGN_OR_RETURN(out.name, fields.String("name"));
   return out;
 }
@@ -267,7 +297,7 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const json& ids) {
             ? -1
             : id.get<int64_t>();
     if (value < 0 || value > INT32_MAX) {
-      return BadField("prompt", absl::StrCat("Invalid 'prompt': ", id.dump(), " is no token id."),
+      return BadField("prompt", absl::StrCat("Invalid 'prompt': ", Shown(id), " is no token id."),
                       "invalid_value");
     }
     out.push_back(static_cast<int32_t>(value));

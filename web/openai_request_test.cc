@@ -109,34 +109,39 @@ struct BadCase {
 };
 
 TEST(ChatRequest, BadValuesNameTheField) {
-  for (const BadCase& c : {BadCase{R"("temperature":-0.1)", "temperature"},
-                           {R"("temperature":2.1)", "temperature"},
-                           {R"("temperature":"hot")", "temperature"},
-                           {R"("temperature":true)", "temperature"},
-                           {R"("top_p":1.5)", "top_p"},
-                           {R"("min_p":-1)", "min_p"},
-                           {R"("max_tokens":0)", "max_tokens"},
-                           {R"("max_tokens":-5)", "max_tokens"},
-                           {R"("max_tokens":1.5)", "max_tokens"},
-                           {R"("max_tokens":1e300)", "max_tokens"},
-                           {R"("max_completion_tokens":-2)", "max_completion_tokens"},
-                           {R"("n_predict":0)", "n_predict"},
-                           {R"("max_tokens":5,"n_predict":"x")", "n_predict"},
-                           {R"("seed":1.5)", "seed"},
-                           {R"("stop":3)", "stop"},
-                           {R"("stop":[1])", "stop"},
-                           {R"("stop":["",1])", "stop"},
-                           {R"("stop":{})", "stop"},
-                           {R"("stream":"yes")", "stream"},
-                           {R"("stream_options":[])", "stream_options"},
-                           {R"("stream_options":{"include_usage":1})", "include_usage"},
-                           {R"("reasoning_effort":"very")", "reasoning_effort"},
-                           {R"("reasoning":"high")", "reasoning"},
-                           {R"("top_logprobs":2)", "top_logprobs"},
-                           {R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
-                           {R"("model":3)", "model"},
-                           {R"("ignore_eos":1)", "ignore_eos"},
-                           {R"("top_k":-2)", "top_k"}}) {
+  for (const BadCase& c :
+       {BadCase{R"("temperature":-0.1)", "temperature"},
+        {R"("temperature":2.1)", "temperature"},
+        {R"("temperature":"hot")", "temperature"},
+        {R"("temperature":true)", "temperature"},
+        {R"("top_p":1.5)", "top_p"},
+        {R"("min_p":-1)", "min_p"},
+        {R"("max_tokens":0)", "max_tokens"},
+        {R"("max_tokens":-5)", "max_tokens"},
+        {R"("max_tokens":1.5)", "max_tokens"},
+        {R"("max_tokens":1e300)", "max_tokens"},
+        {R"("max_completion_tokens":-2)", "max_completion_tokens"},
+        {R"("n_predict":0)", "n_predict"},
+        {R"("max_tokens":5,"n_predict":"x")", "n_predict"},
+        {R"("seed":1.5)", "seed"},
+        {R"("stop":3)", "stop"},
+        {R"("stop":[1])", "stop"},
+        {R"("stop":["",1])", "stop"},
+        {R"("stop":{})", "stop"},
+        {R"("stream":"yes")", "stream"},
+        {R"("stream_options":[])", "stream_options"},
+        {R"("stream_options":{"include_usage":1})", "stream_options.include_usage"},
+        {R"("stream_options":{"continuous_usage_stats":1})",
+         "stream_options.continuous_usage_stats"},
+        {R"("reasoning_effort":"very")", "reasoning_effort"},
+        {R"("reasoning":"high")", "reasoning"},
+        {R"("reasoning":{"effort":1})", "reasoning.effort"},
+        {R"("reasoning":{"effort":"very"})", "reasoning.effort"},
+        {R"("top_logprobs":2)", "top_logprobs"},
+        {R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
+        {R"("model":3)", "model"},
+        {R"("ignore_eos":1)", "ignore_eos"},
+        {R"("top_k":-2)", "top_k"}}) {
     const std::string error = ChatError(c.extra);
     EXPECT_NE(error.find(std::string("\"param\":\"") + c.param + "\""), std::string::npos)
         << c.extra << " -> " << error;
@@ -175,7 +180,33 @@ const KnownCase kKnownCases[] = {
     {"structured_outputs", {"{}"}, {R"({"regex":"a"})"}, {"[]"}},
     {"format", {R"("")"}, {R"("json")", "{}"}, {"[]"}},
     {"chat_template", {R"("")"}, {R"("{{ x }}")"}, {"{}"}},
-    {"chat_template_kwargs", {"{}"}, {R"({"enable_thinking":false})"}, {"[]", R"("")"}},
+    {"chat_template_kwargs",
+     {"{}", R"({"enable_thinking":false})", R"({"thinking":false,"x":null})"},
+     {R"({"enable_thinking":true})", R"({"enable_thinking":false,"x":1})", R"({"x":false})"},
+     {"[]", R"("")"}},
+    {"template_vars", {"{}", R"({"thinking":false})"}, {R"({"x":1})"}, {"[]"}},
+    {"regex", {R"("")"}, {R"("a+")"}, {"[]"}},
+    {"ebnf", {R"("")"}, {R"("root ::= x")"}, {"[]"}},
+    {"structural_tag", {R"("")"}, {"{}"}, {"[]"}},
+    {"bad_words_ids", {"[]"}, {"[[5]]"}, {R"("")"}},
+    {"negative_prompt", {R"("")"}, {R"("x")"}, {"[]"}},
+    {"cfg_scale", {"1", "1.0"}, {"1.5"}, {R"("")"}},
+    {"sampler_order", {"[]", "[6,0,1,3,4,2,5]"}, {"[5,0,1,2,3,4,6]"}, {R"("")"}},
+    {"sampler_priority",
+     {R"("")", R"(["top_k","top_p","min_p","temperature","mirostat"])"},
+     {R"(["temperature","top_k","top_p","min_p"])", R"("temperature")"},
+     {"1"}},
+    {"lora_path", {R"("")", "[]"}, {R"("x")", R"(["x"])"}, {"{}"}},
+    {"stop_sequence", {"[]", R"("")"}, {R"(["x"])", R"("x")"}, {"1"}},
+    {"stop_strings", {"[]", R"("")"}, {R"("x")"}, {"{}"}},
+    {"stopping_strings", {"[]"}, {R"(["x"])"}, {"{}"}},
+    {"custom_stopping_strings", {R"("")"}, {R"(["x"])"}, {"{}"}},
+    {"max_length", {}, {"5"}, {R"("5")"}},
+    {"sampler_seed", {"-1"}, {"5"}, {R"("5")"}},
+    {"min_new_tokens", {"0"}, {"1"}, {"[]"}},
+    {"top_n_tokens", {"0"}, {"5"}, {"[]"}},
+    {"extra_body", {"{}"}, {R"({"top_k":1})"}, {"[]"}},
+    {"generation_config", {"{}", R"("")"}, {R"({"top_k":1})"}, {"[]"}},
     {"documents", {"[]"}, {R"([{"title":"a"}])"}, {"{}"}},
     {"logit_bias", {"{}", "[]"}, {R"({"5":1})", "[[5,1]]"}, {R"("")"}},
     {"n", {"1", "1.0"}, {"2", "0"}, {"true"}},
@@ -247,6 +278,78 @@ TEST(KnownFields, ANeutralValueIsAbsentOthersAreRefusedByName) {
   }
 }
 
+// Some clients send one thing under every name that some server has for it.
+TEST(KnownFields, AnotherNameForWhatIsSaidAlreadyChangesNothing) {
+  for (const char* same :
+       {R"("stop":["a","b"],"stopping_strings":["b","a"],"stop_sequence":"a")",
+        R"("stop":"a","custom_stopping_strings":["a"],"stop_sequences":["a"])",
+        R"("max_tokens":5,"max_length":5,"max_output_tokens":5.0)", R"("seed":7,"sampler_seed":7)"})
+    EXPECT_EQ(ChatError(same), "ok") << same;
+  for (const BadCase& c :
+       {BadCase{R"("stop":["a"],"stopping_strings":["a","b"])", "stopping_strings"},
+        {R"("stop":["a"],"stop_sequence":"b")", "stop_sequence"},
+        {R"("max_tokens":5,"max_length":6)", "max_length"},
+        {R"("seed":7,"random_seed":8)", "random_seed"}}) {
+    const std::string error = ChatError(c.extra);
+    EXPECT_NE(error.find(std::string("\"param\":\"") + c.param + "\",\"code\":\"unsupported"),
+              std::string::npos)
+        << error;
+  }
+}
+
+// The error of a chat with this message in second place, or "ok".
+std::string MessageError(const std::string& message) {
+  const auto parsed = ParseChatRequest(R"({"messages":[{"role":"user","content":"hi"},)" + message +
+                                       R"(,{"role":"user","content":"go on"}]})");
+  return parsed.ok() ? "ok" : ToErrorJson(parsed.status());
+}
+
+TEST(KnownFields, OfAMessageToo) {
+  for (const KnownCase& c :
+       {KnownCase{"function_call", {"{}", R"("")"}, {R"({"name":"f","arguments":"{}"})"}, {"[]"}},
+        {"tool_calls", {"[]"}, {R"([{"id":"x"}])"}, {"{}"}},
+        {"audio", {"{}"}, {R"({"id":"x"})"}, {"[]"}},
+        {"images", {"[]"}, {R"(["aGk="])"}, {"{}"}},
+        {"attachments", {"[]"}, {R"([{"file_id":"x"}])"}, {R"("")"}},
+        {"prefix", {"false"}, {"true"}, {"0"}},
+        {"annotations", {"[]", R"([{"type":"url_citation"}])"}, {}, {}},
+        {"never_heard_of", {"1"}, {}, {}}}) {
+    for (const char* content : {R"("x")", "null"}) {
+      const auto error = [&](const std::string& value) {
+        return MessageError(absl::StrCat(R"({"role":"assistant","content":)", content, ",\"",
+                                         c.field, "\":", value, "}"));
+      };
+      const std::string param = absl::StrCat("\"param\":\"messages[1].", c.field, "\",\"code\":");
+      EXPECT_EQ(error("null"), "ok") << c.field;
+      for (const char* value : c.neutral) EXPECT_EQ(error(value), "ok") << c.field << value;
+      for (const char* value : c.refused)
+        EXPECT_NE(error(value).find(param + "\"unsupported_parameter\""), std::string::npos)
+            << error(value);
+      for (const char* value : c.wrong_type)
+        EXPECT_NE(error(value).find(param + "\"invalid_type\""), std::string::npos) << error(value);
+    }
+  }
+  EXPECT_NE(MessageError(R"({"role":"user","content":"x","name":1})").find("\"messages[1].name\""),
+            std::string::npos);
+}
+
+TEST(ChatRequest, ARefusalIsTheTextOfAMessageWithoutContent) {
+  const auto r = ParseChatRequest(
+      R"({"messages":[{"role":"assistant","content":null,"refusal":"No."},
+          {"role":"assistant","content":"Yes.","refusal":null},
+          {"role":"assistant","content":"","refusal":"Never."}]})");
+  ASSERT_TRUE(r.ok()) << r.status();
+  const auto& messages = std::get<std::vector<ChatMessage>>(r->generate.prompt);
+  EXPECT_EQ(messages[0].content, "No.");
+  EXPECT_EQ(messages[1].content, "Yes.");
+  EXPECT_EQ(messages[2].content, "Never.");
+  for (const char* odd : {R"({"role":"assistant","content":"x","refusal":"No."})",
+                          R"({"role":"user","content":"x","refusal":"No."})",
+                          R"({"role":"assistant","content":null,"refusal":["No."]})"})
+    EXPECT_NE(MessageError(odd).find("\"param\":\"messages[1].refusal\""), std::string::npos)
+        << MessageError(odd);
+}
+
 TEST(KnownFields, WhatNobodyKnowsAndWhatDoesNothingAloneIsIgnored) {
   EXPECT_EQ(ChatError(R"("never_heard_of":[1],"user":"u","metadata":{"a":"b"},"store":true,
                          "service_tier":"flex","cache_prompt":false,"keep_alive":"5m",
@@ -284,6 +387,48 @@ TEST(ChatRequest, NeutralValuesOfWhatIsThere) {
             coordinator::kMaxStops);
   EXPECT_NE(ChatError("\"stop\":[" + stops + ",\"x\"]").find("\"param\":\"stop\""),
             std::string::npos);
+}
+
+TEST(ChatRequest, SeedsAreAny64Bits) {
+  const auto seed = [](const std::string& value) {
+    const auto r = ParseChatRequest(Chat("\"seed\":" + value));
+    return r.ok() ? absl::StrCat(r->generate.sample.seed) : ToErrorJson(r.status());
+  };
+  EXPECT_EQ(seed("18446744073709551615"), "18446744073709551615");
+  EXPECT_EQ(seed("-9223372036854775808"), "9223372036854775808");
+  EXPECT_EQ(seed("-1"), "18446744073709551615");
+  EXPECT_EQ(seed("5.0"), "5");
+  EXPECT_EQ(seed("9007199254740992.0"), "9007199254740992");
+  for (const char* beyond : {"18446744073709551616", "-9223372036854775809", "1e19"})
+    EXPECT_NE(seed(beyond).find("between -9223372036854775808 and 18446744073709551615"),
+              std::string::npos)
+        << seed(beyond);
+  EXPECT_NE(seed("1.5").find("expected an integer"), std::string::npos);
+}
+
+// What a float cannot hold is nothing, as 0 is.
+TEST(ChatRequest, SharesBelowEveryFloatAreGreedy) {
+  for (const char* tiny : {"0", "1e-320", "1e-50"}) {
+    const auto r = ParseChatRequest(Chat(std::string("\"top_p\":") + tiny));
+    ASSERT_TRUE(r.ok()) << r.status();
+    EXPECT_EQ(r->generate.sample.temperature, 0) << tiny;
+    EXPECT_EQ(r->generate.sample.top_p, 1) << tiny;
+  }
+}
+
+TEST(ChatRequest, AClientsValuesAreShortenedInErrors) {
+  const std::string much(3u << 20, '7');
+  for (const std::string& extra :
+       {"\"seed\":" + much, "\"seed\":1" + std::string(300, '0'), "\"max_tokens\":" + much,
+        "\"reasoning_effort\":\"" + much + "\"", "\"stop\":[\"" + much + "\"]",
+        "\"" + much + "\":nonsense", "\"messages\":[{\"role\":\"" + much + "\"}]",
+        R"("messages":[{"role":"user","content":[{"type":")" + much + "\"}]}]"}) {
+    const std::string error = ChatError(extra);
+    EXPECT_NE(error, "ok") << extra.substr(0, 40);
+    EXPECT_LT(error.size(), 500u) << extra.substr(0, 40);
+  }
+  EXPECT_EQ(Shortened("h\u00e9h\u00e9", 2), "h... (6 bytes)");
+  EXPECT_EQ(Shortened("h\u00e9h\u00e9", 6), "h\u00e9h\u00e9");
 }
 
 TEST(ChatRequest, EffortIsHandedOn) {
@@ -340,6 +485,24 @@ TEST(JsonBody, Malformed) {
     EXPECT_EQ(r.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_NE(ToErrorJson(r.status()).find("invalid_json"), std::string::npos);
   }
+}
+
+TEST(JsonBody, SaysWhereItEnds) {
+  const auto error = [](std::string_view body) {
+    return std::string(ParseJsonObject(body).status().message());
+  };
+  EXPECT_EQ(error(""), "The request has no body; send a JSON object.");
+  EXPECT_EQ(error(" \r\n"), error(""));
+  EXPECT_NE(error("{\"a\":").find("it ends too early, after 5 bytes"), std::string::npos);
+  EXPECT_NE(error("{\"a\":]}").find("at byte 6 of 7"), std::string::npos) << error("{\"a\":]}");
+  EXPECT_NE(error(R"({"a":1e400})").find("a number that is larger than any double"),
+            std::string::npos);
+  // A parser that stops at a NUL takes what follows for nothing.
+  using namespace std::string_view_literals;
+  EXPECT_NE(error("{}\0{\"b\":1}"sv).find("at byte 3 of 10: a NUL"), std::string::npos);
+  EXPECT_FALSE(ParseJsonObject("{\"a\":\0}"sv).ok());
+  EXPECT_FALSE(ParseJsonObject("{\"a\":\"\0\"}"sv).ok());
+  EXPECT_FALSE(ParseJsonObject("{}\0"sv).ok());
 }
 
 TEST(JsonBody, DepthAndSize) {

@@ -76,8 +76,8 @@ bool Router::FindExact(std::string_view method, std::string_view path, Match* ma
   }
   if (allow.empty()) return false;
   match->error = ErrorResponse(405,
-                               absl::StrCat("Not allowed to ", AbslView(method.substr(0, 20)), " ",
-                                            AbslView(path), "; use ", allow, "."),
+                               absl::StrCat("Not allowed to ", Shortened(method, 20), " ",
+                                            Shortened(path), "; use ", allow, "."),
                                "method_not_allowed");
   match->error.headers.emplace_back("Allow", allow);
   return true;
@@ -89,7 +89,7 @@ Router::Match Router::Find(std::string_view method, std::string_view path) const
   if (FindExact(method, absl::StrCat("/v1", AbslView(path)), &match)) return match;
   match.error = ErrorResponse(
       404,
-      absl::StrCat("Unknown request URL: ", AbslView(method), " ", AbslView(path.substr(0, 200)),
+      absl::StrCat("Unknown request URL: ", Shortened(method, 20), " ", Shortened(path),
                    ". Try GET /v1/models or POST /v1/chat/completions."),
       "unknown_url");
   return match;

@@ -25,6 +25,7 @@ using Parser = http::request_parser<http::string_body>;
 
 constexpr std::chrono::milliseconds kPollInterval{250};
 constexpr std::chrono::milliseconds kLingerTimeout{5'000};
+constexpr std::chrono::milliseconds kGoodbyeTimeout{1'000};
 constexpr size_t kHandlerThreads = 4;
 constexpr size_t kHeadBytes = 4 << 10;   // size of one read
 constexpr size_t kBodyBytes = 64 << 10;  // size of one read
@@ -50,29 +51,37 @@ Response ParseError(const beast::error_code& ec, const ServerLimits& limits) {
                        "malformed_request");
 }
 
-bool IsPlain(std::string_view coding, std::string_view besides) {
-  return coding.empty() || beast::iequals({coding.data(), coding.size()}, "identity") ||
-         beast::iequals({coding.data(), coding.size()}, {besides.data(), besides.size()});
+// Bodies are read as they are.
+std::optional<Response> CheckCoding(beast::string_view content) {
+  if (content.empty() || beast::iequals(content, "identity")) return std::nullopt;
+  Response response = ErrorResponse(
+      415,
+      absl::StrCat("Bodies in Content-Encoding '", AbslView(View(content).substr(0, 40)),
+                   "' are not read by this server; send the body as it is."),
+      "unsupported_encoding");
+  response.headers.emplace_back("Accept-Encoding", "identity");
+  return response;
 }
 
-// Bodies are read as they are.
-std::optional<Response> CheckCoding(std::string_view content, std::string_view transfer) {
-  if (!IsPlain(content, "identity")) {
-    Response response =
-        ErrorResponse(415,
-                      absl::StrCat("Bodies in Content-Encoding '", AbslView(content.substr(0, 40)),
-                                   "' are not read by this server; send the body as it is."),
-                      "unsupported_encoding");
-    response.headers.emplace_back("Accept-Encoding", "identity");
-    return response;
+// Whether it is certain where the body ends. A body that some proxy sees and this server does not
+// would be read as the next request, so the connection ends with any refusal of this.
+std::optional<Response> CheckFraming(const Parser::value_type& message) {
+  const size_t codings = message.count(http::field::transfer_encoding);
+  if (codings == 0) return std::nullopt;
+  if (codings > 1 || message.version() < 11) {
+    return ErrorResponse(400,
+                         codings > 1 ? "The request has several Transfer-Encoding headers; send "
+                                       "'chunked' alone, or a Content-Length."
+                                     : "HTTP/1.0 has no Transfer-Encoding; send a Content-Length.",
+                         "malformed_request");
   }
-  if (!IsPlain(transfer, "chunked")) {
-    return ErrorResponse(501,
-                         absl::StrCat("The Transfer-Encoding '", AbslView(transfer.substr(0, 40)),
-                                      "' is not known to this server; use 'chunked' alone."),
-                         "unsupported_encoding");
-  }
-  return std::nullopt;
+  const beast::string_view coding = message[http::field::transfer_encoding];
+  if (beast::iequals(coding, "chunked")) return std::nullopt;
+  return ErrorResponse(501,
+                       absl::StrCat("The Transfer-Encoding '", AbslView(View(coding).substr(0, 40)),
+                                    "' is not known to this server; send 'chunked' alone, or a "
+                                    "Content-Length."),
+                       "unsupported_encoding");
 }
 
 }  // namespace
@@ -169,7 +178,7 @@ asio::awaitable<void> Session::Run(bool refuse) {
     if (!more) break;
     first = false;
   }
-  if (!shut_) co_await transport_.SayGoodbye();
+  if (!shut_) co_await transport_.SayGoodbye(kGoodbyeTimeout);
 }
 
 asio::awaitable<bool> Session::StartTls() {
@@ -303,8 +312,7 @@ std::optional<Response> Session::Screen(Head* head) {
   }
   if (auto refused = ScreenTarget(head); refused.has_value()) return refused;
   if (auto refused = ScreenCaller(head); refused.has_value()) return refused;
-  return CheckCoding(View(message[http::field::content_encoding]),
-                     View(message[http::field::transfer_encoding]));
+  return CheckCoding(message[http::field::content_encoding]);
 }
 
 asio::awaitable<bool> Session::ServeOne(bool first) {
@@ -312,14 +320,18 @@ asio::awaitable<bool> Session::ServeOne(bool first) {
   head.reply.request_id = NewRequestId();
   const bool have_head = co_await ReadHead(first, &head);
   if (!have_head) co_return false;
-  if (const std::optional<Response> refused = Screen(&head); refused.has_value()) {
+  std::optional<Response> refused = CheckFraming(head.parser.get());
+  const bool framed = !refused.has_value();
+  if (framed) refused = Screen(&head);
+  if (refused.has_value()) {
     // Its body, if there is one, is not read: the connection ends.
-    if (!head.parser.is_done() || !head.reply.keep_alive) {
+    const bool whole = framed && head.parser.is_done();
+    if (!whole || (!head.reply.keep_alive && !buffer_.empty())) {
       co_await Refuse(*refused, head.reply);
       co_return false;
     }
     const bool sent = co_await SendNow(*refused, head.reply);
-    co_return sent;
+    co_return sent&& head.reply.keep_alive;
   }
   const bool have_body = co_await ReadBody(&head);
   if (!have_body) co_return false;
@@ -497,15 +509,15 @@ asio::awaitable<bool> Session::WriteAll(const std::string& bytes) {
 }
 
 // Lets the client read an answer that was given before its request was read: to close with unread
-// bytes would reset it.
+// bytes would reset it. The client is told first that nothing else comes, so that it need not wait.
 asio::awaitable<void> Session::Linger() {
+  co_await transport_.SayGoodbye(kLingerTimeout);
   beast::error_code ignored;
-  if (!transport_.is_tls()) transport_.socket().shutdown(tcp::socket::shutdown_send, ignored);
-  transport_.ExpireAfter(kLingerTimeout);
+  transport_.socket().shutdown(tcp::socket::shutdown_send, ignored);
   size_t left = 64u << 20;
   buffer_.resize(kBodyBytes);
   while (left > 0 && !shut_) {
-    auto [ec, n] = co_await transport_.Read(asio::buffer(buffer_));
+    auto [ec, n] = co_await transport_.Discard(asio::buffer(buffer_));
     if (ec) break;
     left -= std::min(left, n);
   }

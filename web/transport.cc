@@ -14,7 +14,6 @@ namespace lanyard::web {
 namespace {
 
 constexpr char kTlsHandshakeRecord = 0x16;  // RFC 8446, 5.1
-constexpr std::chrono::milliseconds kGoodbyeTimeout{1000};
 
 std::string VerifiedPeerPem(SSL* ssl) {
   const std::unique_ptr<X509, decltype(&X509_free)> certificate(SSL_get1_peer_certificate(ssl),
@@ -70,10 +69,15 @@ asio::awaitable<Transport::Result> Transport::WriteSome(asio::const_buffer from)
   co_return co_await tcp_.async_write_some(from, kToken);
 }
 
-asio::awaitable<void> Transport::SayGoodbye() {
-  if (tls_ == nullptr) co_return;
-  ExpireAfter(kGoodbyeTimeout);
-  co_await tls_->async_shutdown(kToken);
+asio::awaitable<void> Transport::SayGoodbye(std::chrono::milliseconds timeout) {
+  if (said_goodbye_) co_return;
+  said_goodbye_ = true;
+  ExpireAfter(timeout);
+  if (tls_ != nullptr) co_await tls_->async_shutdown(kToken);
+}
+
+asio::awaitable<Transport::Result> Transport::Discard(asio::mutable_buffer to) {
+  co_return co_await tcp_.async_read_some(to, kToken);
 }
 
 }  // namespace lanyard::web

@@ -38,21 +38,24 @@ class Transport {
 
   asio::awaitable<Result> Read(asio::mutable_buffer to);
   asio::awaitable<Result> WriteSome(asio::const_buffer from);
-  // TLS only: closes properly, so that the client knows that nothing was cut off.
-  asio::awaitable<void> SayGoodbye();
+  // TLS only, once: closes properly, so that the client knows that nothing was cut off. It waits
+  // for the client's goodbye, or until the client sends something else.
+  asio::awaitable<void> SayGoodbye(std::chrono::milliseconds timeout);
+  // Reads what comes after the goodbye, of which nobody makes anything.
+  asio::awaitable<Result> Discard(asio::mutable_buffer to);
 
   // The next calls together may take this long; then the socket is closed, and they end with an
   // error.
   void ExpireAfter(std::chrono::milliseconds timeout) { tcp_.expires_after(timeout); }
   void ExpireNever() { tcp_.expires_never(); }
   void Close() { tcp_.close(); }
-  bool is_tls() const { return tls_ != nullptr; }
   tcp::socket& socket() { return tcp_.socket(); }
 
  private:
   boost::beast::tcp_stream tcp_;
   std::unique_ptr<asio::ssl::stream<boost::beast::tcp_stream&>> tls_;
   std::string peer_certificate_pem_;
+  bool said_goodbye_ = false;
 };
 
 }  // namespace lanyard::web

@@ -190,6 +190,10 @@ TEST(Errors, StatusTable) {
   EXPECT_TRUE(plain["param"].is_null() && plain["code"].is_null());
 }
 
+TEST(Errors, NoTextIsLong) {
+  EXPECT_LT(ErrorResponse(404, std::string(3u << 20, 'x')).body.size(), 5000u);
+}
+
 TEST(Format, JsonStringsAreValid) {
   for (const std::string& s : {std::string("a\"b\\c\n\t\x01\x7f"),
                                std::string("\xC3\xA9\xF0\x9F\x8E\x89"), std::string("\0x", 2)}) {

@@ -115,7 +115,8 @@ absl::Status HttpsFront::Save() {
 
 absl::Status HttpsFront::OpenHouse(UnixTime now) {
   const HttpsOptions& https = options_.https;
-  MutexLock lock(&mu_);
+  MutexLock reading(&files_mu_);
+  MutexLock lock(&mu_);  // nobody waits for it yet
   files_.emplace(https.certificate_file, https.key_file);
   ASSIGN_OR_RETURN(usual_, files_->Read(now));
   const HttpsNames wanted = Wanted(options_);
@@ -166,11 +167,13 @@ absl::Status HttpsFront::Issue(UnixTime now) {
 }
 
 void HttpsFront::LookAtFiles(UnixTime now) {
+  MutexLock reading(&files_mu_);
   if (!files_->Changed() && !retry_files_) return;
   const bool again = retry_files_ && !files_->Changed();
   absl::StatusOr<Shown> read = files_->Read(now);
   // Two files are not renewed in one moment: the second look decides.
   retry_files_ = !read.ok() && !again;
+  MutexLock lock(&mu_);
   if (read.ok()) {
     usual_ = *std::move(read);
     context_of_ = nullptr;
@@ -184,11 +187,11 @@ void HttpsFront::LookAtFiles(UnixTime now) {
 }
 
 absl::Status HttpsFront::Look(UnixTime now, bool renew) {
-  MutexLock lock(&mu_);
   if (files_.has_value()) {
     LookAtFiles(now);
     return absl::OkStatus();
   }
+  MutexLock lock(&mu_);
   if (!authority_.has_value()) return absl::OkStatus();
   const bool due =
       usual_ == nullptr || now < issued_ || now - issued_ >= options_.certificate_seconds * 2 / 3;

@@ -73,13 +73,16 @@ class HttpsFront {
   absl::Status Issue(identity::UnixTime now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<Shown> One(const identity::HttpsNames& names, identity::UnixTime now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void LookAtFiles(identity::UnixTime now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LookAtFiles(identity::UnixTime now) ABSL_LOCKS_EXCLUDED(mu_);
 
   const HttpsFrontOptions options_;
   const identity::KeyPair key_;  // of this process's certificates
-  Mutex mu_;
-  std::optional<identity::CertificateFiles> files_;  // set once; its state is under mu_
-  bool retry_files_ ABSL_GUARDED_BY(mu_) = false;    // the last look saw a pair that cannot be used
+  // Held while the house's files are read, which may take long where they lie on another machine.
+  // Taken before mu_.
+  Mutex files_mu_;
+  std::optional<identity::CertificateFiles> files_;      // set once; its state is under files_mu_
+  bool retry_files_ ABSL_GUARDED_BY(files_mu_) = false;  // the last pair seen cannot be used
+  Mutex mu_;                                             // never held while those files are read
   std::optional<identity::HttpsAuthority> authority_ ABSL_GUARDED_BY(mu_);
   Shown usual_ ABSL_GUARDED_BY(mu_);  // null: the cluster's
   std::map<std::string, Shown> by_name_ ABSL_GUARDED_BY(mu_);

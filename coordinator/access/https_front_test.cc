@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -256,6 +257,25 @@ TEST_F(HttpsFrontTest, TheHousesPairIsReadAgainAndABrokenOneIsNot) {
   ASSERT_TRUE(front_->Look(now_ + 7).ok());
   EXPECT_EQ(Error("llm.house.example", third), "");
   EXPECT_TRUE(absl::IsFailedPrecondition(front_->NewAuthority(now_)));
+}
+
+// To open a pipe waits for its writer, and every new connection would wait with it.
+TEST_F(HttpsFrontTest, AFileOfTheHousesThatBecomesAPipeStopsNothing) {
+  const std::string shown = WriteHouse("llm.house.example");
+  Open();
+  for (const std::string& path : {options_.https.certificate_file, options_.https.key_file}) {
+    std::filesystem::remove(path);
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    for (int i = 1; i < 4; ++i) ASSERT_TRUE(front_->Look(now_ + i).ok());
+    EXPECT_EQ(Error("llm.house.example", shown), "");
+  }
+  const auto again = HttpsFront::Open(options_, false, now_);
+  EXPECT_THAT(std::string(again.status().message()), HasSubstr("it is a pipe"));
+  std::filesystem::remove(options_.https.certificate_file);
+  std::filesystem::remove(options_.https.key_file);
+  const std::string next = WriteHouse("llm.house.example");
+  ASSERT_TRUE(front_->Look(now_ + 5).ok());
+  EXPECT_EQ(Error("llm.house.example", next), "");
 }
 
 TEST_F(HttpsFrontTest, AStartWithABrokenPairIsRefused) {

@@ -167,7 +167,7 @@ class OpenAiClient(unittest.TestCase):
             temperature=1, top_p=0, tool_choice="none", stop=[""], logprobs=False, top_logprobs=0, frequency_penalty=0,
             reasoning_effort="medium", extra_body={
                 "tools": [], "grammar": "", "json_schema": "", "guided_regex": "", "chat_template": "", "suffix": "",
-                "chat_template_kwargs": {}, "options": {}, "think": False, "min_tokens": 0, "reasoning": {"effort": "low"},
+                "chat_template_kwargs": {"enable_thinking": False}, "options": {}, "think": False, "min_tokens": 0, "reasoning": {"effort": "low"},
                 "stream_options": {"include_usage": True}})
         self.assertEqual(neutral.choices[0].message.content, plain)
         self.assertEqual(self.chat(max_tokens=-1, stop="never seen").choices[0].finish_reason, "stop")
@@ -216,11 +216,24 @@ class OpenAiClient(unittest.TestCase):
                        {"top_p": -1}, {"extra_body": {"temperature": "hot"}}, {"extra_body": {"options": {"num_ctx": 9}}},
                        {"extra_body": {"think": True}}, {"extra_body": {"continue_final_message": True}},
                        {"prediction": {"type": "content", "content": "x"}},
-                       {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}):
+                       {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}},
+                       {"extra_body": {"regex": "a+"}}, {"extra_body": {"stopping_strings": ["x"]}}):
             with self.assertRaises(self.openai.BadRequestError, msg=str(kwargs)) as caught:
                 self.chat(**kwargs)
             self.assertEqual(caught.exception.type, "invalid_request_error")
             self.assertTrue(caught.exception.param, msg=str(kwargs))
+
+    def test_answers_as_messages(self):
+        answer = self.chat(max_tokens=3).choices[0].message
+        for message in (answer, answer.model_dump(), {"role": "assistant", "content": None, "refusal": "No."}):
+            self.assertTrue(self.client.chat.completions.create(
+                model=self.model, max_tokens=2, messages=[
+                    {"role": "user", "content": "x"}, message, {"role": "user", "content": "y"}]).choices, msg=str(message))
+        for lost in ({"function_call": {"name": "f", "arguments": "{}"}}, {"audio": {"id": "x"}}, {"images": ["aGk="]}):
+            with self.assertRaises(self.openai.BadRequestError, msg=str(lost)) as caught:
+                self.client.chat.completions.create(model=self.model, messages=[
+                    {"role": "user", "content": "x"}, {"role": "assistant", "content": None} | lost])
+            self.assertEqual(caught.exception.param, "messages[1]." + next(iter(lost)))
 
     def test_unknown_model(self):
         with self.assertRaises(self.openai.NotFoundError) as caught:

@@ -39,6 +39,27 @@ TEST_F(TlsTest, ServesAndStreams) {
   EXPECT_EQ(closing->error(), "");
 }
 
+// Whoever reads an answer to the end of the connection is not kept waiting by a refusal.
+TEST_F(TlsTest, ARefusalEndsTheConnectionAtOnce) {
+  Start();
+  const auto key = MakeKey("k");
+  const std::string bye = "Connection: close\r\n";
+  for (const std::string& request :
+       {Get("/nowhere", Bearer(key) + bye), Get("/v1/models", bye),
+        std::string("GET /v1/models HTTP/1.0\r\n\r\n"),
+        Post("/v1/completions", "{", Bearer(key) + bye), Post("/v1/completions", "{}", bye),
+        Post("/v1/completions", std::string(8u << 20, 'x')), std::string("nonsense\r\n\r\n")}) {
+    const auto client = Connect();
+    const auto start = std::chrono::steady_clock::now();
+    client->Send(request);
+    EXPECT_TRUE(client->ReadToEnd());
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2))
+        << request.substr(0, 60);
+    EXPECT_GE(StatusOf(client->got()), 400) << request.substr(0, 60);
+    EXPECT_EQ(client->error(), "") << request.substr(0, 60);
+  }
+}
+
 TEST_F(TlsTest, LeavingCancels) {
   Start();
   const auto key = MakeKey("k");

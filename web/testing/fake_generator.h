@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/field_error.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "coordinator/serve/generator.h"
@@ -40,7 +41,7 @@ class FakeGenerator : public coordinator::Generator {
     Sequence seq;
     seq.text = PromptText(request);
     if (!request.model.empty() && request.model != kModel) {
-      return NotFound("The model '", request.model, "' does not exist; this pool serves '", kModel,
+      return NotFound("The model '", Shortened(request.model), "' does not exist; this pool serves '", kModel,
                       "'.");
     }
     if (seq.text.find("TOO LONG") != std::string::npos) {
