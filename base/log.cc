@@ -46,13 +46,21 @@ std::shared_ptr<spdlog::logger> MakeLogger(const LogOptions& options) {
   return logger;
 }
 
-// Removes control characters; for JSON, quotes and backslashes are escaped too.
+// Removes control characters, those of two bytes (U+0080 to U+009F) too; for JSON, quotes and
+// backslashes are escaped.
 std::string Escape(std::string_view line, bool json) {
   std::string out;
   out.reserve(line.size());
-  for (const char c : line) {
-    const unsigned char u = static_cast<unsigned char>(c);
-    if (u < 0x20 || u == 0x7f) {
+  for (size_t i = 0; i < line.size(); ++i) {
+    const char c = line[i];
+    unsigned char u = static_cast<unsigned char>(c);
+    const unsigned char next = i + 1 < line.size() ? static_cast<unsigned char>(line[i + 1]) : 0;
+    const bool wide = u == 0xC2 && next >= 0x80 && next < 0xA0;
+    if (wide) {
+      u = next;
+      ++i;
+    }
+    if (u < 0x20 || u == 0x7f || wide) {
       out += absl::StrFormat("\\u%04x", static_cast<unsigned>(u));
     } else {
       if (json && (c == '"' || c == '\\')) out.push_back('\\');

@@ -19,6 +19,15 @@ TEST(LogTest, ReadsItsOwnLines) {
   EXPECT_EQ(read->words, "not joined: error 7");
 }
 
+TEST(LogTest, NothingCommandsTheTerminal) {
+  SetupLog({LogLevel::kInfo, false, "w-1"});
+  testing::internal::CaptureStderr();
+  LogWarning("a\x1b[2J\xC2\x9b", "2J\n", "\xC3\xA9");
+  const std::string line = testing::internal::GetCapturedStderr();
+  SetupLog({});
+  EXPECT_NE(line.find("a\\u001b[2J\\u009b2J\\u000a\xC3\xA9\n"), std::string::npos) << line;
+}
+
 TEST(LogTest, AndNoOthers) {
   EXPECT_EQ(ParseLogLine("12:00:00.000 error x")->level, LogLevel::kError);
   for (const char* other : {"", "lanyard-worker: error x", "12:00:00.000", "12:00:00.000 a b c",

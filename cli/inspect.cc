@@ -8,9 +8,13 @@
 #include "absl/strings/numbers.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/text.h"
+#include "model/chat_template.h"
 #include "model/gguf.h"
 #include "model/gguf_header.h"
 #include "model/manifest.h"
+#include "model/tokenizer.h"
+#include "model/unicode.h"
 
 namespace lanyard::cli {
 namespace {
@@ -37,8 +41,27 @@ struct Report {
   std::string architecture;  // empty when the file does not say
   std::string name;
   absl::StatusOr<model::Manifest> manifest = absl::UnknownError("");
+  absl::Status tokenizer;             // what a pool would refuse of it
+  std::vector<std::string> warnings;  // what a pool would say when it loads this
   std::vector<PartLine> parts;
 };
+
+// What is found when text is to become tokens. A pool refuses the file for it, or takes it and
+// warns.
+void CheckText(Report* report) {
+  const model::GgufFile& file = *report->file;
+  const auto data = model::ReadVocabData(file);
+  const auto tokenizer = data.ok() ? model::Tokenizer::Make(*data) : data.status();
+  report->tokenizer = tokenizer.status();
+  if (!tokenizer.ok()) return;
+  report->warnings = (*tokenizer)->warnings();
+  const auto chat = model::ChatTemplate::ForModel(file, **tokenizer);
+  if (!chat.ok()) {
+    report->warnings.push_back(absl::StrCat("chat is off: ", chat.status().message()));
+    return;
+  }
+  report->warnings.insert(report->warnings.end(), chat->warnings().begin(), chat->warnings().end());
+}
 
 // Finds by its name the part that a tensor would be in, for an architecture that we do not know.
 std::string PartOf(std::string_view tensor) {
@@ -85,6 +108,7 @@ absl::StatusOr<Report> Inspect(const Options& o) {
   if (const auto v = out.file->String("general.architecture"); v.ok())
     out.architecture = std::string(*v);
   if (const auto v = out.file->String("general.name"); v.ok()) out.name = std::string(*v);
+  CheckText(&out);
   out.manifest = model::BuildManifest(*out.file, o.hash);
   if (!out.manifest.ok()) {
     out.parts = PartsByName(*out.file);
@@ -144,6 +168,8 @@ json ToJson(const Report& r) {
   } else {
     out["shape_error"] = Str(r.manifest.status().message());
   }
+  if (!r.tokenizer.ok()) out["tokenizer_error"] = Str(r.tokenizer.message());
+  out["warnings"] = r.warnings;
   for (const auto& entry : r.file->Entries()) {
     out["metadata"].push_back(
         {{"key", entry.key}, {"type", entry.type}, {"preview", entry.preview}});
@@ -192,7 +218,7 @@ void PrintShape(const model::ModelShape& s) {
 
 void PrintText(const Report& r) {
   const auto line = [](const char* name, const std::string& value) {
-    std::printf("%-18s %s\n", name, value.c_str());
+    std::printf("%-18s %s\n", name, Printable(value, Keep::kNothing).c_str());
   };
   line("file", r.file->path());
   line("format", absl::StrCat("GGUF ", r.file->version(), ", alignment ", r.file->alignment()));
@@ -206,22 +232,24 @@ void PrintText(const Report& r) {
   } else {
     line("cannot run here", Str(r.manifest.status().message()));
   }
+  if (!r.tokenizer.ok()) line("cannot run here", Str(r.tokenizer.message()));
+  for (const std::string& warning : r.warnings) line("warning", warning);
   if (!r.parts.empty()) std::printf("\nParts (%zu)\n", r.parts.size());
   for (const PartLine& part : r.parts) {
     const std::string tensors =
         absl::StrCat(part.tensors, part.tensors == 1 ? " tensor" : " tensors");
-    std::printf("  %-16s %12s  %-10s  %s\n", part.name.c_str(), FormatSize(part.bytes).c_str(),
-                tensors.c_str(), part.sha256.c_str());
+    std::printf("  %-16s %12s  %-10s  %s\n", model::EscapeText(part.name).c_str(),
+                FormatSize(part.bytes).c_str(), tensors.c_str(), part.sha256.c_str());
   }
   const auto entries = r.file->Entries();
   if (!entries.empty()) std::printf("\nMetadata (%zu)\n", entries.size());
   for (const auto& entry : entries) {
-    std::printf("  %-44s %-9s %s\n", std::string(entry.key).c_str(), entry.type.c_str(),
+    std::printf("  %-44s %-9s %s\n", model::EscapeText(entry.key).c_str(), entry.type.c_str(),
                 entry.preview.c_str());
   }
   if (!r.file->tensors().empty()) std::printf("\nTensors (%zu)\n", r.file->tensors().size());
   for (const TensorInfo& t : r.file->tensors()) {
-    std::printf("  %-36s %-5s %-16s %12llu bytes at %llu\n", t.name.c_str(),
+    std::printf("  %-36s %-5s %-16s %12llu bytes at %llu\n", model::EscapeText(t.name).c_str(),
                 std::string(TraitsOf(t.type)->name).c_str(), DimsText(t.dims).c_str(),
                 static_cast<unsigned long long>(t.bytes),
                 static_cast<unsigned long long>(r.file->OffsetOf(t.name).value_or(0)));
@@ -232,9 +260,9 @@ int Run(const Options& o) {
   const auto report = Inspect(o);
   if (!report.ok()) return Fail(report.status());
   if (o.json) {
-    // Names in a file need not be UTF-8, but JSON must be.
+    // Names in a file need not be UTF-8, but JSON must be; in ASCII it commands no terminal.
     std::printf("%s\n",
-                ToJson(*report).dump(-1, ' ', false, json::error_handler_t::replace).c_str());
+                ToJson(*report).dump(-1, ' ', true, json::error_handler_t::replace).c_str());
   } else {
     PrintText(*report);
   }

@@ -2,17 +2,20 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "cli/cli.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/testing/gguf_writer.h"
 
 namespace lanyard::cli {
 namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 struct Result {
   int code;
@@ -95,6 +98,70 @@ TEST(Inspect, TextOfAModel) {
   for (const char* part : {"GGUF 3", "\"llama\"", "Shape", "layer.0", "Metadata (15)",
                            "Tensors (11)", "blk.0.ffn_down.weight", "Q8_0", "32 x 32"}) {
     EXPECT_THAT(r.out, HasSubstr(part));
+  }
+}
+
+class Made : public ::testing::Test {
+ protected:
+  ~Made() override { std::filesystem::remove(path_); }
+  const std::string& Write(const model::testing::GgufWriter& writer) {
+    const std::vector<uint8_t> bytes = writer.Build();
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+    return path_;
+  }
+
+  const std::string path_ = ::testing::TempDir() + "/made.gguf." + std::to_string(getpid());
+};
+
+using InspectMade = Made;
+
+// What a pool refuses or warns of when it loads the file.
+TEST_F(InspectMade, TheTokenizersFaultsAreShown) {
+  const std::string sound = Inspect(Write(model::testing::TinyLlama()), {}).out;
+  EXPECT_THAT(sound, Not(HasSubstr("cannot run here")));
+  EXPECT_THAT(sound, HasSubstr("warning            chat is off: "));
+  const json plain = json::parse(Inspect(path_, {"--json"}).out);
+  EXPECT_FALSE(plain.contains("tokenizer_error"));
+  EXPECT_EQ(plain["warnings"].size(), 1u);
+  for (const auto& [writer, fault] :
+       {std::pair(model::testing::TinyLlama().Str("tokenizer.ggml.model", "bert"), "'bert'"),
+        std::pair(model::testing::TinyLlama().U32("tokenizer.ggml.eos_token_id", 4000),
+                  "eos_token_id is 4000")}) {
+    const Result text = Inspect(Write(writer), {});
+    EXPECT_EQ(text.code, kOk);
+    EXPECT_THAT(text.out, HasSubstr("cannot run here    tokenizer.ggml."));
+    EXPECT_THAT(text.out, HasSubstr(fault));
+    EXPECT_EQ(text.err, "");
+    const json j = json::parse(Inspect(path_, {"--json"}).out);
+    EXPECT_THAT(j["tokenizer_error"].get<std::string>(), HasSubstr(fault));
+  }
+  Write(model::testing::TinyLlama().Str("tokenizer.ggml.padding_token_id", "x"));
+  EXPECT_THAT(Inspect(path_, {}).out, HasSubstr("warning            keys of the tokenizer"));
+}
+
+// A stranger's file says nothing to the terminal.
+TEST_F(InspectMade, NothingOfAFileCommandsTheTerminal) {
+  const std::string evil =
+      "a\x1b[2J\xC2\x9b"
+      "2J\x07\nb";
+  model::testing::GgufWriter w = model::testing::TinyLlama();
+  w.Str("general.name", evil).Str("note", evil).Strings("notes", {evil, evil});
+  model::testing::GgufWriter unknown = w;
+  unknown.Str("general.architecture", evil).Str("tokenizer.ggml.model", evil);
+  model::testing::GgufWriter tokens = w;
+  tokens.Str("tokenizer.chat_template", "{{ raise_exception('" + evil + "') }}{{" + evil);
+  for (const auto* writer : {&w, &unknown, &tokens}) {
+    Write(*writer);
+    for (const std::vector<std::string>& options : {std::vector<std::string>(), {"--json"}}) {
+      const Result r = Inspect(path_, options);
+      EXPECT_EQ(r.code, kOk) << r.err;
+      for (const char* code : {"\x1b", "\xC2\x9b", "\x07"}) {
+        EXPECT_THAT(r.out, Not(HasSubstr(code)));
+        EXPECT_THAT(r.err, Not(HasSubstr(code)));
+      }
+    }
   }
 }
 

@@ -9,8 +9,11 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/numerics_flags.h"
+#include "cli/text.h"
 #include "model/gguf.h"
+#include "model/gguf_header.h"
 #include "model/manifest.h"
+#include "model/tokenizer.h"
 #include "sharding/machines_toml.h"
 #include "sharding/planner.h"
 
@@ -74,28 +77,41 @@ std::string LayersText(const sharding::PlannedStage& s) {
   return text;
 }
 
+// Names of machines are somebody's, and command no terminal.
+std::string Line(const std::string& text) { return Printable(text, Keep::kNothing); }
+
 void PrintTable(const sharding::Plan& plan) {
   if (!plan.fits) {
-    std::printf("does not fit; limit: %s\n", plan.limit.c_str());
+    std::printf("does not fit; limit: %s\n", Line(plan.limit).c_str());
   } else {
     std::printf("fits: context %u for %u user%s; limit: %s\n\n", plan.context, plan.users,
-                plan.users == 1 ? "" : "s", plan.limit.c_str());
+                plan.users == 1 ? "" : "s", Line(plan.limit).c_str());
     std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", "MACHINE", "DEVICE", "LAYERS",
                 "WEIGHTS", "KV", "BUFFERS", "PROGRAM", "LIMIT");
     for (const auto& s : plan.stages) {
-      std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", s.machine.c_str(),
-                  s.device.c_str(), LayersText(s).c_str(), FormatSize(s.weights_bytes).c_str(),
-                  FormatSize(s.kv_bytes).c_str(), FormatSize(s.buffer_bytes).c_str(),
-                  FormatSize(s.base_bytes).c_str(), FormatSize(s.limit_bytes).c_str());
+      std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", Line(s.machine).c_str(),
+                  Line(s.device).c_str(), LayersText(s).c_str(),
+                  FormatSize(s.weights_bytes).c_str(), FormatSize(s.kv_bytes).c_str(),
+                  FormatSize(s.buffer_bytes).c_str(), FormatSize(s.base_bytes).c_str(),
+                  FormatSize(s.limit_bytes).c_str());
     }
   }
   std::printf("\n");
-  for (const std::string& why : plan.why) std::printf("- %s\n", why.c_str());
+  for (const std::string& why : plan.why) std::printf("- %s\n", Line(why).c_str());
+}
+
+// Of a file that a pool would serve: what it would refuse is no plan's.
+absl::StatusOr<model::Manifest> Manifest(const model::GgufFile& file) {
+  auto manifest = model::BuildManifest(file, /*hash=*/false);
+  absl::Status status = manifest.status();
+  if (status.ok()) status = model::Tokenizer::Load(file).status();
+  if (status.ok()) return manifest;
+  return Annotate(status, absl::StrCat("model ", model::QuoteName(file.path())));
 }
 
 absl::StatusOr<sharding::Plan> Plan(const Options& o) {
   ASSIGN_OR_RETURN(const auto file, model::GgufFile::Open(o.model));
-  ASSIGN_OR_RETURN(const model::Manifest manifest, model::BuildManifest(*file, /*hash=*/false));
+  ASSIGN_OR_RETURN(const model::Manifest manifest, Manifest(*file));
   ASSIGN_OR_RETURN(sharding::MachinesFile machines, ReadMachines(o.machines));
   sharding::PlanRequest request;
   request.manifest = &manifest;
@@ -118,7 +134,7 @@ int Run(const Options& o) {
   const auto plan = Plan(o);
   if (!plan.ok()) return Fail(plan.status());
   if (o.json) {
-    std::printf("%s\n", ToJson(*plan).dump().c_str());
+    std::printf("%s\n", ToJson(*plan).dump(-1, ' ', true).c_str());
   } else {
     PrintTable(*plan);
   }

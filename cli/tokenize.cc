@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "base/log.h"
 #include "cli/cli.h"
 #include "model/chat_template.h"
 #include "model/detokenizer.h"
@@ -106,6 +107,7 @@ absl::Status Detokenize(const Options& options) {
 absl::Status Template(const Options& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
   ASSIGN_OR_RETURN(const auto chat, model::ChatTemplate::ForModel(*loaded.file, *loaded.tokenizer));
+  for (const std::string& warning : chat.warnings()) LogWarning("the model's file: ", warning);
   ASSIGN_OR_RETURN(const nlohmann::ordered_json messages, ReadJson("a JSON list of messages"));
   ASSIGN_OR_RETURN(const auto parts, chat.RenderChat(messages, {}));
   return WriteStdout(model::PromptText(parts));

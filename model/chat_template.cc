@@ -2,9 +2,11 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "base/field_error.h"
+#include "model/counted.h"
 #include "model/gguf.h"
 #include "model/jinja/interpreter.h"
 #include "model/jinja/lexer.h"
@@ -173,6 +175,29 @@ bool HasText(const Json& message) {
              std::string::npos;
 }
 
+// Texts that are nothing but control tokens, wherever a template writes them: <|im_end|>,
+// <start_of_turn>, </s>. What people also write as tags (<think>, <tools>) is none of them.
+bool IsControlText(std::string_view text) {
+  const std::string_view name = text.substr(1, text.size() - 2);
+  const auto between = [&](std::string_view bar) {
+    return name.size() > 2 * bar.size() && name.starts_with(bar) && name.ends_with(bar);
+  };
+  return between("|") || between("｜") || name.find("_of_") != name.npos || name == "s" ||
+         name == "/s" || name == "bos" || name == "eos";
+}
+
+// Those of a text, each as often as it is there.
+std::vector<std::string_view> ControlTexts(std::string_view text) {
+  std::vector<std::string_view> out;
+  for (size_t at = text.find('<'); at != text.npos; at = text.find('<', at + 1)) {
+    const size_t end = text.find_first_of("<> \n", at + 1);
+    if (end == text.npos || text[end] != '>') continue;
+    const std::string_view found = text.substr(at, end + 1 - at);
+    if (IsControlText(found)) out.push_back(found);
+  }
+  return out;
+}
+
 std::string Mark(size_t i) { return absl::StrCat("qzx", i, "xzq"); }
 
 }  // namespace
@@ -208,7 +233,34 @@ absl::StatusOr<ChatTemplate> ChatTemplate::ForModel(const GgufFile& file,
   ASSIGN_OR_RETURN(ChatTemplate out, Parse(source));
   out.SetTokens(tokenizer.bos_text(), tokenizer.eos_text());
   out.built_in_ = built_in;
+  out.CheckTokens(tokenizer);
   return out;
+}
+
+// A control token that the vocabulary lacks, or has without its text, is read letter by letter, and
+// the model answers worse without a word about it.
+void ChatTemplate::CheckTokens(const Tokenizer& tokenizer) {
+  std::set<std::string, std::less<>> lacking;
+  const Json system = {{"role", "system"}, {"content", "a"}};
+  const Json user = {{"role", "user"}, {"content", "a"}};
+  const Json assistant = {{"role", "assistant"}, {"content", "a"}};
+  for (const Json& messages : {Json::array({user}), Json::array({user, assistant, user}),
+                               Json::array({system, user, assistant, user})}) {
+    const auto parts = Render(messages, Options());
+    if (!parts.ok()) continue;
+    for (const PromptPart& part : *parts) {
+      if (!part.trusted) continue;
+      for (const std::string_view text : ControlTexts(part.text)) {
+        if (!tokenizer.IsToken(text)) lacking.emplace(text);
+      }
+    }
+  }
+  Counted counted;
+  for (const std::string& text : lacking) counted.Add("'", EscapeText(text), "'");
+  counted.Report(
+      "the chat template writes control tokens that the vocabulary lacks, so that the model reads "
+      "them letter by letter; the file was converted wrongly: convert the model again",
+      &warnings_);
 }
 
 void ChatTemplate::SetTokens(std::string bos, std::string eos) {
@@ -232,6 +284,24 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const Json& given,
   Json messages = !reads_parts_ ? JoinParts(given) : reads_strings_ ? given : SplitParts(given);
   if (!Mentions("developer")) DeveloperToSystem(&messages);
   return RenderOnce(messages, options);
+}
+
+std::optional<size_t> ChatTemplate::FirstRefused(const Json& messages,
+                                                 const Options& options) const {
+  const auto takes = [&](size_t count) {
+    return Render(Json(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count)),
+                  options)
+        .ok();
+  };
+  // So few renderings do for a long conversation. With one message too few a template may refuse
+  // what it takes with the next one, and then it is not known whose fault it is.
+  size_t taken = 0, refused = messages.size();
+  while (refused - taken > 1) {
+    const size_t middle = taken + (refused - taken) / 2;
+    (takes(middle) ? taken : refused) = middle;
+  }
+  const bool recovers = refused < messages.size() && takes(refused + 1);
+  return recovers || messages.empty() ? std::nullopt : std::optional(refused - 1);
 }
 
 absl::Status ChatTemplate::CheckPlaces(const Json& messages, const Options& options) const {
@@ -259,11 +329,15 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderChat(const Json& mes
   auto parts = Render(messages, options);
   if (!parts.ok()) {
     const bool refused = jinja::IsRefusal(parts.status());
+    const std::optional<size_t> first = refused ? FirstRefused(messages, options) : std::nullopt;
+    const std::string param = first ? absl::StrCat("messages[", *first, "]") : "messages";
+    std::string what = refused ? "does not take these messages" : "failed with these messages";
+    if (first) {
+      what = absl::StrCat("does not take '", param, "'",
+                          *first > 0 ? " after the messages before it" : "");
+    }
     return BadField(
-        "messages",
-        absl::StrCat(refused ? "The model's chat template does not take these messages: "
-                             : "The model's chat template failed with these messages: ",
-                     parts.status().message()),
+        param, absl::StrCat("The model's chat template ", what, ": ", parts.status().message()),
         refused ? "invalid_messages" : "chat_template_failed");
   }
   RETURN_IF_ERROR(CheckPlaces(messages, options));

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,8 +53,8 @@ class ChatTemplate {
                                                  const Options& options) const;
 
   // Render for a client's conversation: what the template does not take, or would silently leave
-  // out (a system message alone, say), is a BadField about "messages" or "messages[i]", with the
-  // code "invalid_messages".
+  // out (a system message alone, say), is a BadField about "messages[i]", or "messages" where it is
+  // not known which, with the code "invalid_messages".
   absl::StatusOr<std::vector<PromptPart>> RenderChat(const nlohmann::ordered_json& messages,
                                                      const Options& options) const;
   // Whether the template's source holds the name of a variable.
@@ -63,12 +64,18 @@ class ChatTemplate {
   void SetTokens(std::string bos, std::string eos);
   const std::string& source() const { return *source_; }
   bool built_in() const { return built_in_; }
+  // What is wrong with it for this model, without being an error; empty after Parse.
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   absl::StatusOr<std::vector<PromptPart>> RenderOnce(const nlohmann::ordered_json& messages,
                                                      const Options& options) const;
   // Whether the text PROBE of such a content gets into the prompt.
   bool Reads(const nlohmann::ordered_json& content) const;
+  // The first message that the template does not take, where those before it are taken.
+  std::optional<size_t> FirstRefused(const nlohmann::ordered_json& messages,
+                                     const Options& options) const;
+  void CheckTokens(const Tokenizer& tokenizer);
   absl::Status CheckPlaces(const nlohmann::ordered_json& messages, const Options& options) const;
 
   std::shared_ptr<const std::string> source_;
@@ -78,6 +85,7 @@ class ChatTemplate {
   bool built_in_ = false;
   bool reads_parts_ = false;  // the template takes content as an array of parts
   bool reads_strings_ = true;
+  std::vector<std::string> warnings_;
 };
 
 // The prompt as one string, to show it.

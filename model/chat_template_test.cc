@@ -150,8 +150,30 @@ TEST(ChatTemplate, WhatATemplateDoesNotTakeIsTheClientsError) {
   const auto gemma = *ForModel({{"general.architecture", "gemma3"}},
                                *ControlTokenizer({"<bos>", "<eos>", "<start_of_turn>"}));
   EXPECT_EQ(Chat(gemma, R"([{"role":"user","content":"a"},{"role":"user","content":"b"}])"),
-            "messages invalid_messages: The model's chat template does not take these messages: "
+            "messages[1] invalid_messages: The model's chat template does not take 'messages[1]' "
+            "after the messages before it: "
             "Conversation roles must alternate user/assistant/user/assistant/...");
+  // Whichever message it is, with a system message too.
+  for (const bool system : {false, true}) {
+    for (size_t wrong = 0; wrong < 40; ++wrong) {
+      Json messages = Json::array();
+      if (system) messages.push_back({{"role", "system"}, {"content", "x"}});
+      for (size_t i = 0; i < 40; ++i) {
+        const bool user = (i % 2 == 0) != (i >= wrong);
+        messages.push_back({{"role", user ? "user" : "assistant"}, {"content", "x"}});
+      }
+      EXPECT_THAT(Chat(gemma, messages.dump()),
+                  HasSubstr(absl::StrCat("messages[", wrong + (system ? 1 : 0), "] invalid")));
+    }
+  }
+  // Not the first message's fault: another template wants a last one of the user's.
+  const auto last = *ChatTemplate::Parse(
+      "{% if messages[-1].role != 'user' %}{{ raise_exception('no question') }}{% endif %}"
+      "{% for m in messages %}{{ m.content }}{% endfor %}");
+  EXPECT_THAT(Chat(last, R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"}])"),
+              HasSubstr("messages[1] invalid_messages"));
+  EXPECT_THAT(Chat(last, R"([{"role":"assistant","content":"a"}])"),
+              HasSubstr("messages[0] invalid_messages"));
   const auto broken = *ChatTemplate::Parse("{{ messages[0].content + 1 }}");
   EXPECT_THAT(Chat(broken, R"([{"role":"user","content":"a"}])"),
               HasSubstr("messages chat_template_failed: The model's chat template failed"));
@@ -176,6 +198,30 @@ TEST(ChatTemplate, ATemplateThatOnlyWalksPartsGetsParts) {
   const auto t = *ChatTemplate::Parse(
       "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}");
   EXPECT_EQ(Chat(t, R"([{"role":"user","content":"abc"}])"), "abc");
+}
+
+TEST(ChatTemplate, ControlTokensThatTheVocabularyLacksAreSaid) {
+  const std::string im =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+      "<tool_name><think></think>";
+  const auto warnings = [](const std::string& source, const std::vector<std::string>& tokens) {
+    const auto t = ForModel({{"tokenizer.chat_template", source}}, *ControlTokenizer(tokens));
+    EXPECT_TRUE(t.ok()) << t.status();
+    return t.ok() ? t->warnings() : std::vector<std::string>();
+  };
+  EXPECT_THAT(warnings(im, {"<s>", "</s>", "<|im_start|>", "<|im_end|>"}), ::testing::IsEmpty());
+  EXPECT_THAT(
+      warnings(im, {"<s>", "</s>", "<|im_start|>", ""}),
+      ::testing::ElementsAre(::testing::AllOf(HasSubstr("control tokens that the vocabulary lacks"),
+                                              HasSubstr("(1 of them; the first: '<|im_end|>')"))));
+  EXPECT_THAT(warnings("{{ messages[0].content }}</s>", {"<s>", "<eos>"}),
+              ::testing::ElementsAre(HasSubstr("(1 of them; the first: '</s>')")));
+  // What people write is none of the template's.
+  EXPECT_THAT(warnings("{{ messages[0].content }}", {"<s>", "<eos>"}), ::testing::IsEmpty());
+  const auto gemma =
+      *ForModel({{"general.architecture", "gemma3"}},
+                *ControlTokenizer({"<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"}));
+  EXPECT_THAT(gemma.warnings(), ::testing::IsEmpty());
 }
 
 TEST(ChatTemplate, NeitherTemplateNorFamily) {

@@ -11,9 +11,9 @@
 #include <limits>
 #include <type_traits>
 
-#include "absl/strings/escaping.h"
 #include "model/file_kind.h"
 #include "model/gguf_header.h"
+#include "model/unicode.h"
 
 namespace lanyard::model {
 namespace {
@@ -101,7 +101,7 @@ constexpr size_t kPreviewBytes = 120;
 
 std::string EscapedPreview(std::string_view text) {
   const std::string_view head = text.substr(0, kPreviewBytes + 1);
-  return Shorten(absl::Utf8SafeCEscape(AbslView(head)), kPreviewBytes);
+  return Shorten(EscapeText(head), kPreviewBytes);
 }
 
 std::string ArrayPreview(const GgufValue& value) {
@@ -119,8 +119,7 @@ std::string ArrayPreview(const GgufValue& value) {
     at += sizeof(uint64_t);
     if (length > value.bytes.size() - at) break;
     const std::string_view text(reinterpret_cast<const char*>(value.bytes.data() + at), length);
-    out +=
-        absl::StrCat("\"", Shorten(absl::Utf8SafeCEscape(AbslView(text.substr(0, 40))), 40), "\"");
+    out += absl::StrCat("\"", Shorten(EscapeText(text.substr(0, 40)), 40), "\"");
     at += length;
   }
   return Shorten(absl::StrCat(out, shown < value.count ? ", ...] of " : "] of ", value.count),

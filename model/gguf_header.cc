@@ -5,8 +5,8 @@
 #include <numeric>
 #include <optional>
 
-#include "absl/strings/escaping.h"
 #include "model/file_kind.h"
+#include "model/unicode.h"
 
 namespace lanyard::model {
 namespace {
@@ -73,11 +73,13 @@ std::string_view View(ByteSpan bytes) {
 }
 
 // Checks keys and tensor names: they are never empty and have no control characters (a NUL would
-// hide what follows it from C code).
+// hide what follows it from C code, and others command a terminal).
 absl::Status CheckName(std::string_view field, uint64_t offset, std::string_view name) {
   if (name.empty()) return InvalidArgument(AbslView(field), " at offset ", offset, " is empty");
-  for (const char c : name) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+  for (std::string_view rest = name; !rest.empty();) {
+    const Utf8Step step = DecodeUtf8(rest);
+    rest.remove_prefix(step.bytes);
+    if (step.kind == Utf8Step::kChar && IsControl(step.code_point)) {
       return InvalidArgument(AbslView(field), " ", QuoteName(name), " at offset ", offset,
                              " has a control character");
     }
@@ -478,7 +480,7 @@ absl::StatusOr<std::vector<std::string_view>> SplitGgufStrings(const GgufValue& 
 
 std::string QuoteName(std::string_view name) {
   constexpr size_t kMaxBytes = 64;
-  const std::string escaped = absl::Utf8SafeCEscape(AbslView(name.substr(0, kMaxBytes)));
+  const std::string escaped = EscapeText(name.substr(0, kMaxBytes));
   return absl::StrCat("\"", escaped, name.size() > kMaxBytes ? "...\"" : "\"");
 }
 

@@ -156,6 +156,15 @@ std::vector<Case> KeyCases() {
        kInvalid,
        {"\"a\\000b\"", "control"}},
       {"key with newline", Key("a\nb", 4).U32(1).data(), kInvalid, {"\"a\\nb\"", "control"}},
+      {"key with an escape", Key("a\x1b[2J", 4).U32(1).data(), kInvalid, {"control"}},
+      {"key with U+009B",
+       Key("a\xC2\x9b"
+           "2J",
+           4)
+           .U32(1)
+           .data(),
+       kInvalid,
+       {"\"a\\302\\2332J\"", "control"}},
       {"key twice",
        Spoilt([](GgufWriter& w) { w.Duplicate("llama.block_count"); }),
        kInvalid,

@@ -8,6 +8,7 @@
 #include "model/gguf.h"
 #include "model/gguf_header.h"
 #include "model/model_shape.h"
+#include "model/unicode.h"
 
 namespace lanyard::model {
 namespace {
@@ -96,7 +97,7 @@ absl::StatusOr<Family> FamilyOf(const GgufFile& file) {
   std::string supported;
   for (const Family family : kFamilies)
     absl::StrAppend(&supported, supported.empty() ? "" : ", ", FamilyName(family));
-  return Unimplemented("architecture '", AbslView(arch->substr(0, 40)),
+  return Unimplemented("architecture '", EscapeText(arch->substr(0, 40)),
                        "' is not supported; supported: ", supported);
 }
 

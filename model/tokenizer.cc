@@ -185,6 +185,12 @@ std::string Tokenizer::PieceBytes(int32_t id) const {
   return BytesFromAlphabet(text).value_or(std::string(text));
 }
 
+bool Tokenizer::IsToken(std::string_view text) const {
+  const int32_t id = vocab_.Find(text);
+  return id != Vocab::kNoToken &&
+         (vocab_.IsSpecial(id) || vocab_.Type(id) == TokenType::kUserDefined);
+}
+
 std::optional<int32_t> Tokenizer::FindToken(std::string_view text) const {
   return AsOptional(vocab_.Find(text));
 }

@@ -68,6 +68,8 @@ class Tokenizer {
   std::string PieceBytes(int32_t id) const;
   bool IsSpecial(int32_t id) const { return InRange(id) && vocab_.IsSpecial(id); }
   bool IsEog(int32_t id) const { return vocab_.IsEog(id); }
+  // Whether this text in trusted text becomes one token.
+  bool IsToken(std::string_view text) const;
   // Finds a token of any type by its exact text.
   std::optional<int32_t> FindToken(std::string_view text) const;
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <queue>
 
-#include "absl/strings/escaping.h"
 #include "model/counted.h"
 #include "model/unicode.h"
 
@@ -80,7 +79,7 @@ absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges,
   std::string joined;
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view merge = merges[i];
-    const auto shown = [&] { return absl::Utf8SafeCEscape(AbslView(merge.substr(0, 80))); };
+    const auto shown = [&] { return EscapeText(merge.substr(0, 80)); };
     const size_t space = merge.size() < 3 ? std::string_view::npos : merge.find(' ', 1);
     if (space == std::string_view::npos || space + 1 == merge.size()) {
       malformed.Add("entry ", i, " '", shown(), "'");

@@ -1,5 +1,8 @@
 #include "model/unicode.h"
 
+#include "absl/strings/escaping.h"
+#include "base/status.h"
+
 namespace lanyard::model {
 namespace {
 
@@ -104,6 +107,21 @@ std::string ReplaceInvalidBytes(std::string_view s) {
       AppendUtf8(0xFFFD, &out);
     }
     s.remove_prefix(bytes);
+  }
+  return out;
+}
+
+bool IsControl(char32_t c) { return c < 0x20 || (c >= 0x7F && c < 0xA0); }
+
+std::string EscapeText(std::string_view s) {
+  std::string out;
+  while (!s.empty()) {
+    const Utf8Step step = DecodeUtf8(s);
+    const std::string_view bytes = s.substr(0, step.bytes);
+    // CEscape writes every byte above 0x7E as an octal number.
+    const bool plain = step.kind == Utf8Step::kChar && step.code_point >= 0xA0;
+    out += plain ? std::string(bytes) : absl::CEscape(AbslView(bytes));
+    s.remove_prefix(step.bytes);
   }
   return out;
 }

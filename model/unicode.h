@@ -31,6 +31,13 @@ bool IsValidUtf8(std::string_view s);
 // llama.cpp reads text).
 std::string ReplaceInvalidBytes(std::string_view s);
 
+// For U+0000 to U+001F and U+007F to U+009F, which can command a terminal.
+bool IsControl(char32_t code_point);
+
+// A file's text on one line of a terminal: quotes and control characters are escaped as in C, and
+// so is what is no UTF-8.
+std::string EscapeText(std::string_view s);
+
 // The GPT-2 alphabet: it gives each of the 256 bytes as a printable character (1 or 2 bytes of
 // UTF-8).
 const std::array<std::string, 256>& ByteAlphabet();

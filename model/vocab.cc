@@ -5,10 +5,10 @@
 #include <cmath>
 
 #include "absl/hash/hash.h"
-#include "absl/strings/escaping.h"
 #include "model/counted.h"
 #include "model/gguf.h"
 #include "model/tokenizer_bpe.h"
+#include "model/unicode.h"
 
 namespace lanyard::model {
 namespace {
@@ -33,7 +33,7 @@ constexpr std::array<std::string_view, 23> kControlTexts = {
     "<MID>",          "▁<MID>",          "<|code_middle|>"};
 
 std::string Quoted(std::string_view text) {
-  return absl::StrCat("'", absl::Utf8SafeCEscape(AbslView(text.substr(0, 60))), "'");
+  return absl::StrCat("'", EscapeText(text.substr(0, 60)), "'");
 }
 
 uint64_t HashOf(std::string_view text) { return absl::HashOf(text); }

@@ -112,7 +112,12 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(
     if (out->tokenizer->IsEog(id)) out->eos_ids.push_back(id);
   }
   out->chat_template = model::ChatTemplate::ForModel(*file, *out->tokenizer);
-  if (!out->chat_template.ok()) LogWarning("chat is off: ", out->chat_template.status().message());
+  if (out->chat_template.ok()) {
+    for (const std::string& warning : out->chat_template->warnings())
+      LogWarning("the model's file: ", warning);
+  } else {
+    LogWarning("chat is off: ", out->chat_template.status().message());
+  }
   out->manifest = std::make_shared<const model::Manifest>(std::move(manifest));
   out->file = std::move(file);
   return out;
