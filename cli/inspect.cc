@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/pool_json.h"
 #include "model/gguf.h"
 #include "model/gguf_header.h"
 #include "model/manifest.h"
@@ -232,9 +233,7 @@ int Run(const Options& o) {
   const auto report = Inspect(o);
   if (!report.ok()) return Fail(report.status());
   if (o.json) {
-    // Names in a file need not be UTF-8, but JSON must be.
-    std::printf("%s\n",
-                ToJson(*report).dump(-1, ' ', false, json::error_handler_t::replace).c_str());
+    std::printf("%s\n", OneLine(ToJson(*report)).c_str());
   } else {
     PrintText(*report);
   }

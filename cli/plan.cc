@@ -1,14 +1,15 @@
 // `lanyard plan`: the cut of a model over machines, on paper.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
+#include "base/file.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/numerics_flags.h"
+#include "cli/pool_json.h"
+#include "cli/text.h"
 #include "model/gguf.h"
 #include "model/manifest.h"
 #include "sharding/machines_toml.h"
@@ -34,13 +35,13 @@ struct Options {
 };
 
 absl::StatusOr<sharding::MachinesFile> ReadMachines(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
-    return NotFound("cannot open ", path,
-                    "; --machines names a TOML file (see lanyard plan --help)");
-  std::stringstream text;
-  text << in.rdbuf();
-  auto file = sharding::ParseMachinesToml(text.str());
+  const auto text = ReadSmallFile(path);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(),
+                        absl::StrCat(text.status().message(),
+                                     "; --machines names a TOML file (see lanyard plan --help)"));
+  }
+  auto file = sharding::ParseMachinesToml(*text);
   if (!file.ok()) return Annotate(file.status(), path);
   return file;
 }
@@ -75,22 +76,25 @@ std::string LayersText(const sharding::PlannedStage& s) {
 }
 
 void PrintTable(const sharding::Plan& plan) {
+  // The names in it are a file's, which may be somebody else's: a terminal must not obey them.
+  const auto shown = [](const std::string& text) { return Printable(text, Keep::kNothing); };
   if (!plan.fits) {
-    std::printf("does not fit; limit: %s\n", plan.limit.c_str());
+    std::printf("does not fit; limit: %s\n", shown(plan.limit).c_str());
   } else {
     std::printf("fits: context %u for %u user%s; limit: %s\n\n", plan.context, plan.users,
-                plan.users == 1 ? "" : "s", plan.limit.c_str());
+                plan.users == 1 ? "" : "s", shown(plan.limit).c_str());
     std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", "MACHINE", "DEVICE", "LAYERS",
                 "WEIGHTS", "KV", "BUFFERS", "PROGRAM", "LIMIT");
     for (const auto& s : plan.stages) {
-      std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", s.machine.c_str(),
-                  s.device.c_str(), LayersText(s).c_str(), FormatSize(s.weights_bytes).c_str(),
-                  FormatSize(s.kv_bytes).c_str(), FormatSize(s.buffer_bytes).c_str(),
-                  FormatSize(s.base_bytes).c_str(), FormatSize(s.limit_bytes).c_str());
+      std::printf("%-14s %-8s %-12s %10s %10s %10s %10s %10s\n", shown(s.machine).c_str(),
+                  shown(s.device).c_str(), LayersText(s).c_str(),
+                  FormatSize(s.weights_bytes).c_str(), FormatSize(s.kv_bytes).c_str(),
+                  FormatSize(s.buffer_bytes).c_str(), FormatSize(s.base_bytes).c_str(),
+                  FormatSize(s.limit_bytes).c_str());
     }
   }
   std::printf("\n");
-  for (const std::string& why : plan.why) std::printf("- %s\n", why.c_str());
+  for (const std::string& why : plan.why) std::printf("- %s\n", shown(why).c_str());
 }
 
 absl::StatusOr<sharding::Plan> Plan(const Options& o) {
@@ -118,7 +122,7 @@ int Run(const Options& o) {
   const auto plan = Plan(o);
   if (!plan.ok()) return Fail(plan.status());
   if (o.json) {
-    std::printf("%s\n", ToJson(*plan).dump().c_str());
+    std::printf("%s\n", OneLine(ToJson(*plan)).c_str());
   } else {
     PrintTable(*plan);
   }
@@ -138,6 +142,7 @@ void RegisterPlan(CLI::App& app) {
       "1.0\n"
       "  [[machine.device]]\n  kind = \"cuda\"\n  name = \"cuda:0\"\n  memory = \"12GiB\"\n  speed "
       "= 8.0\n  fast_attention = true  # of level 80: RTX 30 series and later\n"
+      "  [[machine]]\n  name = \"pc2\"\n  memory = \"16GiB\"\n"
       "  [[link]]\n  a = \"pc1\"\n  b = \"pc2\"\n  rtt_us = 200\n  bandwidth = \"1Gbit\"\n\n"
       "Optional for a machine: threads, base (what the worker takes before any stage; 24MiB).\n"
       "Exit code 1 when no cut fits.",
