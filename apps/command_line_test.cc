@@ -19,6 +19,7 @@
 #include "apps/worker_flags.h"
 #include "base/status.h"
 #include "cli/cli.h"
+#include "sharding/machines_toml.h"
 
 namespace lanyard {
 namespace {
@@ -41,7 +42,7 @@ std::string ProblemOf(CLI::App& app, const Words& words) {
   std::vector<const char*> argv = {app.get_name().c_str()};
   for (const std::string& word : words) argv.push_back(word.c_str());
   try {
-    app.parse(static_cast<int>(argv.size()), argv.data());
+    ParseWords(app, static_cast<int>(argv.size()), argv.data());
   } catch (const CLI::ParseError& error) {
     return error.get_exit_code() == 0 ? "" : UsageError(app, error, {});
   }
@@ -359,9 +360,104 @@ TEST(CommandLine, UsageErrorsEndWithTwoInEveryProgram) {
                           {"lanyard-coordinator", "--log-level", "loud"},
                           {"lanyard-coordinator"},
                           {"lanyard", "load", "--users", "0"},
-                          {"lanyard", "key", "create", "x", "--ttl", "soon"}}) {
+                          {"lanyard", "key", "create", "x", "--ttl", "soon"},
+                          {"lanyard", "token", "create", "--role", "coordinator"},
+                          {"lanyard", "token", "create", "--uses", "0"},
+                          {"lanyard", "token", "create", "--ttl", "365d"},
+                          {"lanyard", "list", "--url", "ftp://x"},
+                          {"lanyard", "list", "--url", "http://127.0.0.1:84535"},
+                          {"lanyard", "list", "--cert", "c.pem"},
+                          {"lanyard", "list", "--key", "k.pem"},
+                          {"lanyard", "up", "--model", "m", "--http-origin", "foo"},
+                          {"lanyard", "up", "--model", "m", "--http-name", "a b"},
+                          {"lanyard", "up", "--model", "m", "--http-cert", "c.pem"}}) {
     EXPECT_THAT(Problem(words), StartsWith("error: ")) << Line(words);
     EXPECT_THAT(Problem(words), HasSubstr(" --help`")) << Line(words);
+  }
+}
+
+// What ParseWords says of `value` for the option, all else that the app needs apart; empty:
+// nothing.
+std::string Refusal(const std::function<CLI::App*(CLI::App&)>& find, CLI::App& root,
+                    const std::string& option, const std::string& value) {
+  ForEachApp(root, [](CLI::App& app) {
+    for (CLI::Option* each : app.get_options()) each->required(false);
+  });
+  const CLI::App* const app = find(root);
+  Words words = absl::StrSplit(FullName(*app), ' ');
+  if (absl::StartsWith(option, "-")) words.push_back(option);
+  words.push_back(value);
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  try {
+    ParseWords(root, static_cast<int>(argv.size()), argv.data());
+  } catch (const CLI::ParseError& error) {
+    return UsageError(root, error, {});
+  }
+  return "";
+}
+
+// Nothing that is given but empty counts as not given, and nothing comes in that no JSON can hold.
+TEST(CommandLine, NoOptionTakesNothingOrWhatIsNoUtf8) {
+  size_t tried = 0;
+  std::vector<std::string> any_bytes, empty;
+  ForEachApp([&](CLI::App& app) {
+    const std::string name = FullName(app);
+    const auto find = [&](CLI::App& root) {
+      CLI::App* found = nullptr;
+      ForEachApp(root, [&](CLI::App& each) {
+        if (FullName(each) == name) found = &each;
+      });
+      return found;
+    };
+    for (const CLI::Option* option : app.get_options()) {
+      if (option->get_items_expected_max() == 0) continue;  // a flag
+      for (const std::string& value : {std::string(), std::string("s\xff")}) {
+        Daemons daemons;
+        const auto cli = cli::MakeCommands();
+        CLI::App& root = absl::StartsWith(name, "lanyard-worker")        ? *daemons.worker
+                         : absl::StartsWith(name, "lanyard-coordinator") ? *daemons.coordinator
+                                                                         : *cli;
+        const std::string said = Refusal(find, root, option->get_name(), value);
+        if (said.empty()) (value.empty() ? empty : any_bytes).push_back(option->get_name());
+        EXPECT_TRUE(said.empty() || absl::StartsWith(said, "error: ")) << name << ": " << said;
+        ++tried;
+      }
+    }
+  });
+  EXPECT_GT(tried, 300U);
+  // Texts for a model. A QUESTION is the second word that `run` takes, so it is not reached here.
+  EXPECT_THAT(any_bytes, ::testing::UnorderedElementsAre("--prompt", "--system"));
+  EXPECT_THAT(empty, ::testing::UnorderedElementsAre("--system"));
+  EXPECT_EQ(cli::ParseOnly({"run", "model", "wh\xff"}), "");
+  EXPECT_THAT(cli::ParseOnly({"stop", "--pool", ""}),
+              StartsWith("error: --pool: its value is empty; give it one, or leave it out\n"));
+  EXPECT_THAT(cli::ParseOnly({"up", "--model", "m", "--state", "s/\xff"}),
+              StartsWith("error: --state: byte 3 of it (0xff) is no UTF-8"));
+}
+
+// The lines of the example between `begin` and the next line that is none of it.
+std::string ExampleAfter(const std::string& text, const std::string& begin) {
+  const size_t at = text.find(begin);
+  std::string out;
+  if (at == std::string::npos) return out;
+  for (const absl::string_view line : absl::StrSplit(text.substr(at + begin.size()), '\n')) {
+    if (line == "```" || (line.empty() && begin.find("```") == std::string::npos)) break;
+    absl::StrAppend(&out, line, "\n");
+  }
+  return out;
+}
+
+TEST(CommandLine, TheExamplesOfMachinesCanBePasted) {
+  const std::string help = HelpOf(*cli::MakeCommands()->get_subcommand("plan"));
+  const std::string docs = ReadFile(LANYARD_SOURCE_DIR "/docs/cli.md");
+  for (const std::string& example : {ExampleAfter(help, "machines.toml:\n"),
+                                     ExampleAfter(docs, "## machines.toml\n```toml\n")}) {
+    const auto file = sharding::ParseMachinesToml(example);
+    ASSERT_TRUE(file.ok()) << file.status() << "\n" << example;
+    EXPECT_EQ(file->machines.size(), 2U);
+    EXPECT_EQ(file->machines[0].devices.size(), 1U);
+    EXPECT_EQ(file->links.size(), 1U);
   }
 }
 

@@ -13,6 +13,8 @@
 #include "base/file.h"
 #include "base/listen_check.h"
 #include "base/log.h"
+#include "base/output.h"
+#include "base/utf8.h"
 #include "coordinator/access/cluster.h"
 #include "coordinator/access/key_ring.h"
 #include "coordinator/access/quarantine.h"
@@ -31,7 +33,8 @@ constexpr int64_t kReadyTokenSeconds = 600;
 
 // One JSON line with the addresses, for whoever starts the workers.
 void TellReady(const apps::CoordinatorFlags& flags, nlohmann::json line) {
-  const std::string text = line.dump() + "\n";
+  const std::string text =
+      line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   if (flags.ready_fd >= 0 && ::write(flags.ready_fd, text.data(), text.size()) < 0) {
     LogWarning("--ready-fd ", flags.ready_fd, " takes no line");
   }
@@ -142,6 +145,9 @@ absl::Status Run(apps::CoordinatorFlags flags) {
   RETURN_IF_ERROR(CheckHttps(&flags));
   ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
+  // Its path travels: to `lanyard up`, and to whoever asks where the administrator's folder is.
+  RETURN_IF_ERROR(Annotate(CheckUtf8(flags.pool.state_directory),
+                           "the state folder " + flags.pool.state_directory));
   ASSIGN_OR_RETURN(flags.front.host_names, web::ParseHostNames(flags.front.host_names));
   std::signal(SIGPIPE, SIG_IGN);
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
@@ -203,6 +209,7 @@ absl::Status Run(apps::CoordinatorFlags flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  HoldStandardStreams();
   apps::CoordinatorFlags flags;
   const auto app = apps::MakeCoordinatorApp(&flags);
   if (const auto code = ParseCommandLine(*app, argc, argv); code.has_value()) return *code;

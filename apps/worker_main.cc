@@ -10,6 +10,7 @@
 #include "base/environment.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "base/size.h"
 #include "engine/cuda/open_devices.h"
 #include "net/channel.h"
@@ -137,6 +138,7 @@ void HideToken(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  HoldStandardStreams();
   worker::TuneMalloc();
   apps::WorkerFlags flags;
   const auto app = apps::MakeWorkerApp(&flags);

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <sstream>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "base/nearest.h"
+#include "base/output.h"
 #include "base/size.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 namespace lanyard {
 namespace {
@@ -82,7 +85,47 @@ const CLI::App& Blamed(const CLI::App& app, std::string* word) {
   }
 }
 
+constexpr char kAnyBytes[] = "any bytes";
+constexpr char kEmpty[] = "empty";
+
+// CLI11 knows no other place for a remark on an option.
+CLI::Option* Remark(CLI::Option* option, const char* remark) {
+  return option->check(
+      CLI::Validator([](std::string&) { return std::string(); }, /*validator_desc=*/"", remark));
+}
+
+bool HasRemark(CLI::Option& option, const char* remark) {
+  try {
+    option.get_validator(remark);
+  } catch (const CLI::OptionNotFound&) {
+    return false;
+  }
+  return true;
+}
+
+void CheckValues(CLI::App& app) {
+  for (CLI::Option* option : app.get_options([](const CLI::Option*) { return true; })) {
+    for (const std::string& value : option->results()) {
+      if (value.empty() && !HasRemark(*option, kEmpty))
+        throw CLI::ValidationError(option->get_name(),
+                                   "its value is empty; give it one, or leave it out");
+      if (HasRemark(*option, kAnyBytes)) continue;
+      if (const absl::Status text = CheckUtf8(value); !text.ok())
+        throw CLI::ValidationError(option->get_name(), Str(text.message()));
+    }
+  }
+  for (CLI::App* verb : app.get_subcommands()) CheckValues(*verb);
+}
+
 }  // namespace
+
+CLI::Option* MayHoldAnyBytes(CLI::Option* option) { return Remark(option, kAnyBytes); }
+CLI::Option* MayBeEmpty(CLI::Option* option) { return Remark(option, kEmpty); }
+
+void ParseWords(CLI::App& app, int argc, const char* const* argv) {
+  app.parse(argc, argv);
+  CheckValues(app);
+}
 
 std::string FullName(const CLI::App& app) {
   return app.get_parent() == nullptr ? app.get_name()
@@ -125,9 +168,14 @@ std::string UsageError(const CLI::App& app, const CLI::ParseError& error, const 
 std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv,
                                     const Habits& habits) {
   try {
-    app.parse(argc, argv);
+    ParseWords(app, argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) {  // --help, --version
+      std::ostringstream text;
+      const int code = app.exit(error, text);
+      std::fputs(text.str().c_str(), stdout);
+      return EndOfOutput(code);
+    }
     std::fputs(UsageError(app, error, habits).c_str(), stderr);
     return kUsage;
   }

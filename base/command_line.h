@@ -17,13 +17,23 @@ namespace lanyard {
 // "lanyard run").
 using Habits = std::map<std::string, std::string>;
 
+// Of an option whose value is a text for a model: it may hold any bytes.
+CLI::Option* MayHoldAnyBytes(CLI::Option* option);
+// Of an option to which an empty value says something.
+CLI::Option* MayBeEmpty(CLI::Option* option);
+
+// Parses. It throws CLI::ParseError also for values that no option takes, wherever they come from:
+// what is given but empty, which a script's unset variable is, would count as not given, and what
+// is no UTF-8 can travel in no JSON and no message.
+void ParseWords(CLI::App& app, int argc, const char* const* argv);
+
 // Parses. Nullopt: the options stand, go on. Else the program ends with this code: help and version
 // were printed on stdout, or an error on stderr (kUsage) that begins with "error: ", names the word
 // that is wrong, and suggests the nearest one.
 std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv,
                                     const Habits& habits = {});
 
-// The text of that error, with a newline at its end. `error` is what app.parse threw.
+// The text of that error, with a newline at its end. `error` is what ParseWords threw.
 std::string UsageError(const CLI::App& app, const CLI::ParseError& error, const Habits& habits);
 
 // Of `word`, which is no verb of `app` (a verb's full name or "" for the program itself): the same

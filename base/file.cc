@@ -11,7 +11,7 @@ namespace lanyard {
 namespace {
 
 absl::Status Errno(std::string_view what, const std::string& path) {
-  return Unavailable("cannot ", AbslView(what), " ", path, ": ", std::strerror(errno));
+  return FileError(what, path, errno);
 }
 
 class Fd {
@@ -39,6 +39,23 @@ absl::Status WriteAll(int fd, std::string_view text, const std::string& path) {
   return absl::OkStatus();
 }
 
+// "a folder", of what is neither a file nor absent.
+const char* KindOf(mode_t mode) {
+  return S_ISDIR(mode)                    ? "a folder"
+         : S_ISFIFO(mode)                 ? "a pipe"
+         : S_ISCHR(mode) || S_ISBLK(mode) ? "a device"
+         : S_ISSOCK(mode)                 ? "a socket"
+                                          : "something else";
+}
+
+// A rename would put a file in its place. A link is followed as far as the question goes; it is the
+// link itself that is replaced.
+absl::Status CheckReplaceable(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0 || S_ISREG(info.st_mode)) return absl::OkStatus();
+  return FailedPrecondition(path, " is ", KindOf(info.st_mode), " and no file; name another");
+}
+
 absl::Status OpenError(const std::string& path) {
   if (errno == ENOENT) return NotFound("there is no ", path);
   return Errno("read", path);
@@ -50,6 +67,7 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_
   while (true) {
     const ssize_t n = ::read(fd, buffer, sizeof(buffer));
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EISDIR) return FailedPrecondition(path, " is a folder, and not a file");
     if (n < 0) return Errno("read", path);
     if (n == 0) return out;
     out.append(buffer, static_cast<size_t>(n));
@@ -60,18 +78,37 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_
 
 }  // namespace
 
+absl::Status FileError(std::string_view what, const std::string& path, int error) {
+  const std::string text =
+      absl::StrCat("cannot ", AbslView(what), " ", path, ": ", std::strerror(error));
+  switch (error) {
+    case ENOENT:
+      return NotFound(text);
+    case EACCES:
+    case EPERM:
+      return absl::PermissionDeniedError(text);
+    case EISDIR:
+    case ENOTDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return FailedPrecondition(text);
+    default:
+      return Unavailable(text);
+  }
+}
+
 absl::Status MakePrivateDir(const std::string& path) {
   for (size_t at = path.find('/', 1);; at = path.find('/', at + 1)) {
     const std::string prefix = path.substr(0, at);
     if (!prefix.empty() && mkdir(prefix.c_str(), 0700) != 0 && errno != EEXIST) {
       return FailedPrecondition("cannot make the folder ", prefix, ": ", std::strerror(errno),
-                                "; choose another with --state");
+                                "; choose another");
     }
     if (at == std::string::npos) break;
   }
   struct stat info {};
   if (stat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    return FailedPrecondition(path, " is not a folder; choose another with --state");
+    return FailedPrecondition(path, " is not a folder; choose another");
   }
   return absl::OkStatus();
 }
@@ -83,9 +120,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return Errno("read", path);
   if (!S_ISREG(info.st_mode)) {
-    return FailedPrecondition("cannot read ", path, ": it is ",
-                              S_ISDIR(info.st_mode) ? "a folder" : "a pipe, a device or a socket",
-                              "; a file must stand there");
+    return FailedPrecondition(path, " is ", KindOf(info.st_mode), ", and not a file");
   }
   return ReadAll(fd.get(), path, max_bytes);
 }
@@ -97,6 +132,7 @@ absl::StatusOr<std::string> ReadSmallInput(const std::string& path, size_t max_b
 }
 
 absl::Status WriteSmallFile(const std::string& path, std::string_view text, Readers readers) {
+  RETURN_IF_ERROR(CheckReplaceable(path));
   const std::string temporary = path + ".tmp";
   absl::Status written;
   {

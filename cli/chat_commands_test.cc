@@ -195,5 +195,34 @@ TEST_F(ChatCommands, NamesAreFoundFromAnywhereAndFilesAreFiles) {
   EXPECT_EQ(ChatPath("'/tmp/a b'"), "/tmp/a b");
 }
 
+// A file in its place would take the pipe, or the device, away.
+TEST_F(ChatCommands, SaveReplacesNothingButFiles) {
+  HaveAChat();
+  const std::string pipe = folder_ + "/pipe.json";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::filesystem::create_symlink(pipe, folder_ + "/topipe.json");
+  for (const char* name : {"/pipe.json", "/topipe.json"}) {
+    EXPECT_THAT(Say("/save --replace " + folder_ + name),
+                AllOf(HasSubstr("pipe.json is a pipe and no file"), HasSubstr("not saved")));
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ + "/topipe.json"));
+}
+
+TEST_F(ChatCommands, SaveWritesTheFileThatALinkLeadsTo) {
+  HaveAChat();
+  const std::string file = folder_ + "/file.json", link = folder_ + "/link.json";
+  Write(file, "old");
+  std::filesystem::create_symlink(file, link);
+  std::filesystem::create_symlink(folder_ + "/nothing", folder_ + "/dangling.json");
+  EXPECT_THAT(Say("/save " + link), HasSubstr("exists already"));
+  EXPECT_THAT(Say("/save --replace " + link), StartsWith("Saved 1 question in " + link));
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  std::stringstream text;
+  text << std::ifstream(file).rdbuf();
+  EXPECT_THAT(text.str(), HasSubstr("messages"));
+  EXPECT_THAT(Say("/save --replace " + folder_ + "/dangling.json"), HasSubstr("leads to no file"));
+}
+
 }  // namespace
 }  // namespace lanyard::cli

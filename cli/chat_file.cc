@@ -86,12 +86,18 @@ std::string SaveChat(const Chat& chat, const std::string& argument, std::string*
   if (chat.questions() == 0) return "There is nothing to save yet: no question was answered.\n";
   if (name.empty() && file->empty())
     return "Say under which name: /save NAME, or /save FILE (for a path, or an ending as .json).\n";
-  const std::string path = name.empty() ? *file : ChatPath(name);
+  std::string path = name.empty() ? *file : ChatPath(name);
   std::error_code ec;
   if (fs::is_directory(path, ec)) return absl::StrCat(path, " is a folder; name a file in it.\n");
   if (path != *file && !replace && fs::exists(fs::symlink_status(path, ec))) {
     return absl::StrCat(path, " exists already; choose another name, or overwrite it with: ",
                         "/save --replace ", name, "\n");
+  }
+  const std::string named = path;
+  // The file that a link leads to is written, and the link stays.
+  if (fs::is_symlink(fs::symlink_status(path, ec))) {
+    path = fs::canonical(path, ec).string();
+    if (ec) return absl::StrCat(named, " is a link that leads to no file; name another\n");
   }
   if (path.rfind(Folder() + "/", 0) == 0) {
     if (!MakePrivateDir(Folder()).ok())
@@ -99,8 +105,8 @@ std::string SaveChat(const Chat& chat, const std::string& argument, std::string*
   }
   if (const absl::Status written = WriteSmallFile(path, chat.ToFile()); !written.ok())
     return Str(written.message()) + "; the chat is not saved.\n";
-  *file = path;
-  return absl::StrCat("Saved ", Questions(chat.questions()), " in ", path, "\n");
+  *file = named;
+  return absl::StrCat("Saved ", Questions(chat.questions()), " in ", named, "\n");
 }
 
 std::string LoadChat(Chat& chat, const std::string& argument, std::string* file) {

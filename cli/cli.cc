@@ -4,7 +4,9 @@
 #include <memory>
 
 #include "base/command_line.h"
+#include "base/output.h"
 #include "base/version.h"
+#include "cli/interrupt.h"
 #include "cli/text.h"
 
 namespace lanyard::cli {
@@ -67,6 +69,12 @@ int PrintHelp(const CLI::App& root, const std::vector<std::string>& words) {
     for (const CLI::App* verb : at->get_subcommands([](const CLI::App*) { return true; })) {
       if (verb->check_name(word)) next = verb;
     }
+    if (next == nullptr && at->get_subcommands([](const CLI::App*) { return true; }).empty()) {
+      std::fprintf(stderr, "error: %s has no verbs, and so no help of '%s'; see: lanyard help %s\n",
+                   FullName(*at).c_str(), word.c_str(),
+                   FullName(*at).substr(root.get_name().size() + 1).c_str());
+      return kUsage;
+    }
     if (next == nullptr) {
       std::fputs(NoSuchVerb(*at, word, Habits()).c_str(), stderr);
       return kUsage;
@@ -111,6 +119,16 @@ int Fail(const absl::Status& status) {
   return ExitCodeOf(status.code());
 }
 
+int FailUsage(const absl::Status& status) {
+  const int code = Fail(status);
+  return absl::IsInvalidArgument(status) ? kUsage : code;
+}
+
+absl::Status ShownOnce(const std::string& undo) {
+  const absl::Status shown = FlushOutput();
+  return shown.ok() ? shown : Internal(shown.message(), "; ", undo);
+}
+
 std::string VersionText() { return std::string("lanyard ") + kVersion; }
 
 std::unique_ptr<CLI::App> MakeCommands() {
@@ -146,7 +164,7 @@ std::string ParseOnly(const std::vector<std::string>& words) {
   std::vector<const char*> argv = {"lanyard"};
   for (const std::string& word : words) argv.push_back(word.c_str());
   try {
-    app->parse(static_cast<int>(argv.size()), argv.data());
+    ParseWords(*app, static_cast<int>(argv.size()), argv.data());
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != 0) return UsageError(*app, error, Habits());
   }
@@ -154,10 +172,11 @@ std::string ParseOnly(const std::vector<std::string>& words) {
 }
 
 int Main(int argc, char** argv) {
+  HoldStandardStreams();
   const auto app = MakeCommands();
   if (const auto code = ParseCommandLine(*app, argc, argv, Habits()); code.has_value())
     return *code;
-  return (*RunnerSlot())();
+  return EndOfOutput(ExitCodeAfterSignals((*RunnerSlot())()));
 }
 
 }  // namespace lanyard::cli

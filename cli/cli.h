@@ -22,6 +22,12 @@ CLI::App* AddCommand(CLI::App& parent, const std::string& name, const std::strin
 // Prints "error: ..." on stderr (one line, then hints) and gives the exit code that fits the
 // status.
 int Fail(const absl::Status& status);
+// The same of what was typed, or may be: InvalidArgument is kUsage here.
+int FailUsage(const absl::Status& status);
+
+// For what is shown once: OK when all that was printed arrived, else an error that ends with
+// `undo`, which says how to take back what nobody has seen.
+absl::Status ShownOnce(const std::string& undo);
 
 // Every verb with its options. Each Register* of this room is called there and nowhere else.
 std::unique_ptr<CLI::App> MakeCommands();

@@ -59,7 +59,7 @@ TEST(HttpClientTest, Urls) {
   };
   EXPECT_EQ(url("http://h:1/"), "http://h:1");
   EXPECT_EQ(url("http://h:1/v1"), "http://h:1");
-  EXPECT_EQ(url("h:1"), "http://h:1");
+  EXPECT_EQ(url("h:1"), "https://h:1");
   EXPECT_EQ(url("http://[::1]:80"), "http://[::1]:80");
   EXPECT_EQ(url("https://h:1/v1/"), "https://h:1");
   for (const char* bad : {"https://", "ftp://h", "http://", "http://h:x", "http://h:1/path",
@@ -76,7 +76,7 @@ TEST(HttpClientTest, Urls) {
 TEST(HttpClientTest, AMistypedKeyIsToldHereInTheServersWords) {
   const std::string key = ApiKeyText::Make()->Encode();
   const auto of = [](const std::string& text) {
-    return HttpClient::Create({.url = "http://h", .api_key = text}).status();
+    return HttpClient::Create({.url = "http://127.0.0.1", .api_key = text}).status();
   };
   EXPECT_TRUE(of(key).ok());
   EXPECT_TRUE(of("sk-of-somebody-else").ok());  // the server judges it
@@ -134,6 +134,48 @@ TEST(AdminFolderTest, WhatIsWrongWithAFolderThatWasNamed) {
     ::unsetenv("LANYARD_ADMIN");
   }
   std::filesystem::remove_all(dir);
+}
+
+TEST(HttpClientTest, UrlsOfPools) {
+  const struct {
+    const char* text;
+    const char* url;
+    const char* host;
+    const char* port;
+  } good[] = {
+      {"192.0.2.2:18999", "https://192.0.2.2:18999", "192.0.2.2", "18999"},
+      {"pool", "https://pool", "pool", "443"},
+      {"http://pool", "http://pool", "pool", "80"},
+      {"HTTPS://Pool:1/v1/", "https://Pool:1", "Pool", "1"},
+      {"Http://[::1]:65535", "http://[::1]:65535", "::1", "65535"},
+  };
+  for (const auto& c : good) {
+    const auto url = ParsePoolUrl(c.text);
+    ASSERT_TRUE(url.ok()) << url.status();
+    EXPECT_EQ(url->url, c.url);
+    EXPECT_EQ(url->host, c.host);
+    EXPECT_EQ(url->port, c.port);
+    EXPECT_EQ(url->secure, url->url.rfind("https://", 0) == 0);
+  }
+  for (const char* bad : {"", "https://", "ftp://h", "h:65536", "http://127.0.0.1:84535", "h:0",
+                          "h:", "h:99999999999", "h:+1", "h:1x", "h/p", "u@h"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParsePoolUrl(bad).status())) << bad;
+  }
+}
+
+// On this machine's loopback nobody listens in.
+TEST(HttpClientTest, NoKeyGoesToAnotherMachineInTheOpen) {
+  const std::string key = ApiKeyText::Make()->Encode();
+  const auto of = [](const std::string& url, const std::string& api_key) {
+    return HttpClient::Create({.url = url, .api_key = api_key, .look_around = false}).status();
+  };
+  for (const char* url : {"http://192.0.2.2:18999", "http://pool", "http://127.example"}) {
+    EXPECT_TRUE(absl::IsPermissionDenied(of(url, key))) << url;
+    EXPECT_EQ(Str(of(url, key).message()).find(key), std::string::npos);
+    EXPECT_TRUE(of(url, "").ok()) << url;
+  }
+  for (const char* url : {"http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"})
+    EXPECT_TRUE(of(url, key).ok()) << url;
 }
 
 TEST(HttpClientTest, TlsFilesThatCannotBeUsed) {

@@ -28,6 +28,13 @@ struct Options {
   bool json = false;
 };
 
+// The lines are pasted into shells that stand in other folders.
+std::string FromRoot(const std::string& path) {
+  std::error_code ec;
+  const auto whole = std::filesystem::absolute(path, ec);
+  return ec ? path : whole.lexically_normal().string();
+}
+
 // Without an administrator's folder: the CA is the one that was given with --ca, once the server
 // has proved that it is its.
 absl::StatusOr<ClientAccess> FromFile(const Options& o, const HttpClient& client) {
@@ -39,7 +46,7 @@ absl::StatusOr<ClientAccess> FromFile(const Options& o, const HttpClient& client
   out.open = out.url.rfind("https://", 0) != 0;
   if (out.open || file.empty()) return out;
   ASSIGN_OR_RETURN(const std::string pem, ReadSmallFile(file));
-  const std::string folder = o.folder.empty() ? StateHome() + "/clients" : o.folder;
+  const std::string folder = FromRoot(o.folder.empty() ? StateHome() + "/clients" : o.folder);
   RETURN_IF_ERROR(MakePrivateDir(folder));
   RETURN_IF_ERROR(identity::WriteClientFiles(folder, pem));
   const identity::ClientFiles files = identity::ClientFilesIn(folder);
@@ -59,7 +66,8 @@ absl::StatusOr<ClientAccess> Access(const Options& o) {
     ASSIGN_OR_RETURN(const HttpReply made, client.Post("/admin/v1/https/ca", "{}"));
     RETURN_IF_ERROR(StatusOfReply(made));
   }
-  const std::string& folder = o.folder.empty() ? http.admin : o.folder;
+  http.admin = FromRoot(http.admin);
+  const std::string folder = o.folder.empty() ? http.admin : FromRoot(o.folder);
   RETURN_IF_ERROR(MakePrivateDir(folder));
   ASSIGN_OR_RETURN(ClientAccess out, FetchClientAccess(client, folder));
   // That of `lanyard up`, whose administrator's folder is STATE/coordinator/admin.

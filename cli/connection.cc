@@ -1,11 +1,15 @@
 #include "cli/connection.h"
 
+#include "base/command_line.h"
+
 namespace lanyard::cli {
 
 void AddConnectionFlags(CLI::App* command, HttpClient::Options* options) {
   CLI::Option* url = command->add_option(
       "--url", options->url,
-      "Address of the pool (default: LANYARD_URL, else that of the pool that is found)");
+      "Address of the pool, https:// unless it says http:// (default: LANYARD_URL, else that of "
+      "the pool that is found)");
+  url->check(ParsesAs(ParsePoolUrl));
   CLI::Option* pool = command->add_option(
       "--pool", options->pool,
       "A pool of `lanyard up` on this machine, by its name or state directory (default: the one "
@@ -21,9 +25,12 @@ void AddConnectionFlags(CLI::App* command, HttpClient::Options* options) {
   pool->excludes(url)->excludes(admin);
   command->add_option("--ca", options->tls.ca,
                       "The cluster's CA certificate, for https:// (default: LANYARD_CA)");
-  command->add_option("--cert", options->tls.cert,
-                      "An administrator's certificate (default: LANYARD_CERT)");
-  command->add_option("--key", options->tls.key, "The key of --cert (default: LANYARD_CERT_KEY)");
+  CLI::Option* certificate = command->add_option(
+      "--cert", options->tls.cert, "An administrator's certificate (default: LANYARD_CERT)");
+  CLI::Option* key = command->add_option("--key", options->tls.key,
+                                         "The key of --cert (default: LANYARD_CERT_KEY)");
+  certificate->needs(key);
+  key->needs(certificate);
 }
 
 }  // namespace lanyard::cli

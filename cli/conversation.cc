@@ -55,17 +55,20 @@ int Converse(Chat& chat) {
     std::optional<std::string> text = editor.Read(L">>> ", &interrupted);
     if (!text.has_value()) {
       std::printf("\n");
+      if (EndingSignal() != 0) return kInterrupted;
       if (!interrupted) return kOk;
       std::printf("/bye leaves.\n");
       continue;
     }
     text = ReadRest(editor, *text);
+    if (EndingSignal() != 0) return kInterrupted;
     if (!text.has_value()) continue;
     if (text->find_first_not_of(" \t\n") != text->npos) editor.AddToHistory(*text);
     const LineResult result = HandleLine(session, *text);
     std::fputs(result.print.c_str(), stdout);
     std::fflush(stdout);
     if (!result.question.empty()) Ask(chat, result.question);
+    if (EndingSignal() != 0) return kInterrupted;
   }
   return kOk;
 }

@@ -5,7 +5,7 @@
 
 namespace lanyard::cli {
 
-// Returns the exit code, after /bye or the end of input.
+// Returns the exit code, after /bye or the end of input; kInterrupted after EndingSignal().
 int Converse(Chat& chat);
 
 }  // namespace lanyard::cli

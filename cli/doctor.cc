@@ -69,14 +69,16 @@ void PrintReport(const Report& report) {
   std::printf("\n%s\n", Verdict(report).c_str());
 }
 
-// When the pool does not know a machine, its own words are a finding, too.
-void CheckAbsent(const Options& o, CoordinatorFacts* coordinator, Report* report) {
-  if (o.node.empty() || !absl::IsNotFound(coordinator->admin)) return;
+// When the pool does not know a machine, its own words are a finding, too: true, and there is
+// nothing else to be said of the pool.
+bool IsAbsent(const Options& o, CoordinatorFacts* coordinator, Report* report) {
+  if (o.node.empty() || !absl::IsNotFound(coordinator->admin)) return false;
   report->findings.push_back(
       {o.node, "lost", Str(coordinator->admin.message()),
        "it was never joined, is switched off, or cannot reach the coordinator",
        "lanyard node list; there: systemctl status lanyard-worker; lanyard doctor"});
   coordinator->admin = absl::UnimplementedError("answered");
+  return true;
 }
 
 int Doctor(Options o) {
@@ -85,10 +87,14 @@ int Doctor(Options o) {
   const MachineFacts machine = GatherMachine(o.gather);
   std::optional<PoolFacts> pool;
   CoordinatorFacts coordinator = GatherCoordinator(o.http, machine, o.node, &pool);
-  CheckAbsent(o, &coordinator, &report);
+  const bool absent = IsAbsent(o, &coordinator, &report);
   if (o.node.empty()) CheckMachine(machine, &report);
   CheckCoordinator(coordinator, &report);
-  pool.has_value() ? CheckPool(*pool, &report) : SkipPool(&report);
+  if (pool.has_value()) {
+    CheckPool(*pool, &report);
+  } else if (!absent) {
+    SkipPool(&report);
+  }
   if (o.json) {
     Print(ToJson(report, pool));
   } else {

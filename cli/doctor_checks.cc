@@ -105,6 +105,16 @@ void CheckIdentity(Place& place, const IdentityFacts& facts, identity::UnixTime 
                       "sudo lanyard doctor", facts.status.code());
   }
   CheckKeyMode(place, facts.key_mode, facts.folder + "/node.key");
+  if (facts.begun) {
+    return place.Good("certificate",
+                      absl::StrCat(facts.folder, ": none yet, a join was begun here"));
+  }
+  if (facts.coordinators && !facts.status.ok()) {
+    return place.Bad("key", absl::StrCat(facts.folder, ": ", Says(facts.status)),
+                     "the coordinator cannot start with it",
+                     absl::StrCat("put node.key back from a copy, or move ", facts.folder,
+                                  " away: the coordinator makes another key when it starts"));
+  }
   const std::string whose =
       facts.self ? absl::StrCat("the certificate of ", identity::RoleName(facts.self->role), " '",
                                 facts.self->name, "'")

@@ -17,6 +17,10 @@ namespace lanyard::cli {
 // A folder with a node's key and certificate.
 struct IdentityFacts {
   std::string folder;
+  // A coordinator's own: there is a key alone, since it makes its certificate at every start.
+  bool coordinators = false;
+  // A join was begun and is not finished: there is a key, and nothing else. The next one uses it.
+  bool begun = false;
   uint32_t key_mode = 0;
   // PermissionDenied: this user may not read it; otherwise what is wrong with key, certificate or
   // CA.

@@ -30,6 +30,12 @@ namespace {
 
 constexpr char kServiceState[] = "/var/lib/lanyard/worker";
 constexpr char kServiceCoordinator[] = "/var/lib/lanyard/coordinator";
+// Whose identity a folder holds.
+enum class Owner : uint8_t { kWorker, kAdmin, kCoordinator };
+struct IdentityPlace {
+  std::string folder;
+  Owner of;
+};
 constexpr int kReachMs = 3000;
 constexpr int kJoinMs = 5000;
 
@@ -112,10 +118,14 @@ WeightFacts GatherWeights(const std::string& folder, bool deep) {
   return out;
 }
 
+bool IsFile(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
 // It only reads: to open an identity as its daemon does would make what is missing.
-IdentityFacts GatherIdentity(const std::string& folder) {
+IdentityFacts GatherIdentity(const IdentityPlace& where) {
+  const std::string& folder = where.folder;
   IdentityFacts out;
   out.folder = folder;
+  out.coordinators = where.of == Owner::kCoordinator;
   struct stat info {};
   if (stat((folder + "/node.key").c_str(), &info) == 0) out.key_mode = info.st_mode & 07777U;
   if (access((folder + "/node.key").c_str(), R_OK) != 0) {
@@ -127,6 +137,10 @@ IdentityFacts GatherIdentity(const std::string& folder) {
     ASSIGN_OR_RETURN(const identity::IdentityFolder identity,
                      identity::IdentityFolder::Open(folder));
     ASSIGN_OR_RETURN(const identity::KeyPair key, identity.Key());
+    if (out.coordinators) return absl::OkStatus();
+    out.begun =
+        where.of == Owner::kAdmin && !IsFile(folder + "/node.crt") && !IsFile(folder + "/ca.crt");
+    if (out.begun) return absl::OkStatus();
     ASSIGN_OR_RETURN(const auto joined, identity.Load());
     if (!joined.has_value()) return NotFound("it holds a key and no certificate");
     ASSIGN_OR_RETURN(out.self, identity::PeerOfPem(joined->certificate_pem));
@@ -236,19 +250,19 @@ MachineFacts GatherMachine(const GatherOptions& options) {
   out.processors = static_cast<int>(std::thread::hardware_concurrency());
   GatherCards(&out);
   out.weights = GatherWeights(out.state_dir + "/weights", options.deep);
-  std::vector<std::string> folders = {out.state_dir + "/identity"};
+  std::vector<IdentityPlace> places = {{out.state_dir + "/identity", Owner::kWorker}};
   if (!options.admin.empty()) {
-    folders.push_back(options.admin);
+    places.push_back({options.admin, Owner::kAdmin});
   } else {
-    for (const std::string& folder :
-         {OwnAdminFolder(), StateHome() + "/coordinator/identity",
-          StateHome() + "/coordinator/admin", std::string(kServiceCoordinator) + "/identity",
-          std::string(kServiceCoordinator) + "/admin"}) {
-      folders.push_back(folder);
+    places.push_back({OwnAdminFolder(), Owner::kAdmin});
+    for (const std::string& state :
+         {StateHome() + "/coordinator", std::string(kServiceCoordinator)}) {
+      places.push_back({state + "/identity", Owner::kCoordinator});
+      places.push_back({state + "/admin", Owner::kAdmin});
     }
   }
-  for (const std::string& folder : folders) {
-    if (IsFolder(folder)) out.identities.push_back(GatherIdentity(folder));
+  for (const IdentityPlace& place : places) {
+    if (IsFolder(place.folder)) out.identities.push_back(GatherIdentity(place));
   }
   return out;
 }

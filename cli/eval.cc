@@ -2,11 +2,10 @@
 // schema of the conformance data.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <thread>
 
+#include "base/file.h"
 #include "cli/cli.h"
 #include "cli/numerics_flags.h"
 #include "engine/cuda/open_devices.h"
@@ -18,6 +17,8 @@
 
 namespace lanyard::cli {
 namespace {
+
+constexpr size_t kMaxPromptsBytes = size_t{1} << 30;
 
 struct Args {
   std::string model;
@@ -37,11 +38,7 @@ struct Args {
 // Prompts stand between lines `----`. Neither the newline before such a line nor the file's last
 // newline belongs to a prompt.
 absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return NotFound("cannot read prompts from ", path);
-  std::stringstream buffer;
-  buffer << in.rdbuf();
-  std::string text = buffer.str();
+  ASSIGN_OR_RETURN(std::string text, ReadSmallInput(path, kMaxPromptsBytes));
   if (!text.empty() && text.back() == '\n') text.pop_back();
   std::vector<std::string> out;
   std::string prompt;

@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "cli/cli.h"
 #include "cli/interrupt.h"
+#include "cli/pool_json.h"
 #include "cli/table.h"
 #include "engine/cuda/driver.h"
 #include "engine/cuda/nvml.h"
@@ -240,7 +241,7 @@ void PrintCard(const json& card) {
 
 absl::Status WriteReport(const std::string& path, const json& report) {
   std::ofstream file(path, std::ios::trunc);
-  file << report.dump(2) << "\n";
+  file << report.dump(2, ' ', false, json::error_handler_t::replace) << "\n";
   file.flush();
   if (!file)
     return absl::InternalError(
@@ -289,7 +290,7 @@ int Run(const Options& o) {
   report["ok"] = !failed;
   if (const absl::Status written = WriteReport(o.out, report); !written.ok()) return Fail(written);
   if (o.json) {
-    std::printf("%s\n", report.dump().c_str());
+    std::printf("%s\n", OneLine(report).c_str());
   } else {
     std::printf("%s; the report is in %s\n", failed ? "FAILED" : "ok", o.out.c_str());
   }

@@ -9,10 +9,13 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "base/api_key.h"
 #include "base/environment.h"
 #include "cli/admin_folder.h"
 #include "cli/running_pools.h"
+#include "net/channel.h"
 
 namespace lanyard::cli {
 namespace {
@@ -84,6 +87,43 @@ absl::Status CheckApiKey(const std::string& key) {
 
 }  // namespace
 
+absl::StatusOr<PoolUrl> ParsePoolUrl(std::string_view text) {
+  std::string rest(text);
+  while (!rest.empty() && rest.back() == '/') rest.pop_back();
+  if (rest.size() > 3 && rest.compare(rest.size() - 3, 3, "/v1") == 0) rest.resize(rest.size() - 3);
+  PoolUrl out;
+  if (const size_t scheme = rest.find("://"); scheme != std::string::npos) {
+    const std::string name = absl::AsciiStrToLower(rest.substr(0, scheme));
+    if (name != "http" && name != "https") {
+      return InvalidArgument("the URL ", AbslView(text),
+                             " does not start with http:// or https://");
+    }
+    out.secure = name == "https";
+    rest.erase(0, scheme + 3);
+  }
+  out.url = (out.secure ? "https://" : "http://") + rest;
+  out.port = out.secure ? "443" : "80";
+  const size_t bracket = rest.find(']');
+  const size_t colon = rest.find(':', bracket == std::string::npos ? 0 : bracket);
+  if (colon != std::string::npos) {
+    out.port = rest.substr(colon + 1);
+    rest.resize(colon);
+  }
+  if (rest.size() > 2 && rest.front() == '[' && rest.back() == ']')
+    rest = rest.substr(1, rest.size() - 2);
+  if (rest.empty() || rest.find_first_of("/?#@ \r\n") != std::string::npos) {
+    return InvalidArgument("the URL '", AbslView(text), "' is not of the form https://HOST:PORT");
+  }
+  out.host = std::move(rest);
+  uint32_t port = 0;
+  const bool digits = out.port.find_first_not_of("0123456789") == std::string::npos;
+  if (!digits || !absl::SimpleAtoi(out.port, &port) || port < 1 || port > 65535) {
+    return InvalidArgument("the URL ", AbslView(text), " has the port '", out.port,
+                           "'; ports are numbers from 1 to 65535");
+  }
+  return out;
+}
+
 absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
   RETURN_IF_ERROR(FindPool(&options));
   if (options.url.empty()) {
@@ -99,38 +139,21 @@ absl::StatusOr<HttpClient> HttpClient::Create(Options options) {
     options.tls.cert = environment_or("LANYARD_CERT", "");
     options.tls.key = environment_or("LANYARD_CERT_KEY", "");
   }
-  while (!options.url.empty() && options.url.back() == '/') options.url.pop_back();
-  // OpenAI clients have a base URL that ends in /v1; both forms are understood.
-  if (options.url.size() > 3 && options.url.compare(options.url.size() - 3, 3, "/v1") == 0) {
-    options.url.resize(options.url.size() - 3);
-  }
-  if (options.url.find("://") == std::string::npos) options.url = "http://" + options.url;
-  const bool secure = options.url.rfind("https://", 0) == 0;
-  const std::string prefix = secure ? "https://" : "http://";
-  if (options.url.rfind(prefix, 0) != 0) {
-    return InvalidArgument("the URL ", options.url, " does not start with http:// or https://");
+  ASSIGN_OR_RETURN(PoolUrl url, ParsePoolUrl(options.url));
+  options.url = url.url;
+  RETURN_IF_ERROR(CheckApiKey(options.api_key));
+  if (!url.secure && !options.api_key.empty() && !net::IsLoopbackHost(url.host)) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "the API key would go to ", url.host, " over http://, where everybody between ",
+        "can read it; it was not sent\n  Use https://, or leave the key out ",
+        "(--api-key, LANYARD_API_KEY)."));
   }
   SocketOptions socket;
-  socket.host = options.url.substr(prefix.size());
-  socket.port = secure ? "443" : "80";
-  const size_t bracket = socket.host.find(']');
-  const size_t colon = socket.host.find(':', bracket == std::string::npos ? 0 : bracket);
-  if (colon != std::string::npos) {
-    socket.port = socket.host.substr(colon + 1);
-    socket.host.resize(colon);
-  }
-  std::string& host = socket.host;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
-    host = host.substr(1, host.size() - 2);
-  if (host.empty() || socket.port.empty() || socket.port.size() > 5 ||
-      socket.port.find_first_not_of("0123456789") != std::string::npos ||
-      host.find_first_of("/?#@ \r\n") != std::string::npos) {
-    return InvalidArgument("the URL ", options.url, " is not of the form ", prefix, "HOST:PORT");
-  }
-  RETURN_IF_ERROR(CheckApiKey(options.api_key));
-  if (secure) {
+  if (url.secure) {
     ASSIGN_OR_RETURN(socket.tls, MakeTlsContext(options.tls));
   }
+  socket.host = std::move(url.host);
+  socket.port = std::move(url.port);
   socket.url = options.url;
   socket.connect_timeout_ms = options.connect_timeout_ms;
   socket.silence_timeout_ms = options.silence_timeout_ms;

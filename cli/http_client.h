@@ -21,10 +21,21 @@ struct HttpReply {
   std::string body;
 };
 
+// The address of a pool: "HOST:PORT", which is HTTPS, or with http:// or https:// in front, in any
+// case. A base URL of OpenAI's clients, which ends in /v1, is one too.
+struct PoolUrl {
+  std::string url;  // "https://HOST:PORT", without a '/' at its end
+  bool secure = true;
+  std::string host;  // IPv6 without brackets
+  std::string port;
+};
+// InvalidArgument says what is wrong with it.
+absl::StatusOr<PoolUrl> ParsePoolUrl(std::string_view text);
+
 class HttpClient {
  public:
   struct Options {
-    std::string url;            // "http[s]://HOST[:PORT]"; empty: see FindPool (admin_folder.h)
+    std::string url;            // see ParsePoolUrl; empty: see FindPool (admin_folder.h)
     std::string api_key;        // empty: LANYARD_API_KEY; sent as a Bearer token when not empty
     std::string pool = {};      // of lanyard up, by name or state directory; instead of url
     std::string admin = {};     // an administrator's folder
@@ -38,7 +49,8 @@ class HttpClient {
     bool look_around = true;
   };
   // Unavailable when there is no pool to talk to; InvalidArgument for a malformed URL or files that
-  // cannot be read, Unauthenticated for a mistyped key (NotAnApiKey).
+  // cannot be used, Unauthenticated for a mistyped key (NotAnApiKey), PermissionDenied for a key
+  // that would travel unencrypted to another machine.
   static absl::StatusOr<HttpClient> Create(Options options);
 
   // Any HTTP status is a reply. Unavailable: no server answers (the text says what to do).

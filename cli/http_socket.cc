@@ -9,6 +9,7 @@
 #include <openssl/x509v3.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/file.h"
 #include "cli/running_pools.h"
 #include "identity/openssl.h"
 
@@ -156,6 +158,16 @@ absl::StatusOr<int> ConnectAny(const SocketOptions& o) {
                      HowToFindAPool());
 }
 
+// OpenSSL's words for a file that is not there, or not this user's to read, fit no exit code.
+absl::Status CheckReadable(const std::string& file) {
+  struct stat info {};
+  // It is not opened: what a pipe holds can be read once.
+  if (file.empty()) return absl::OkStatus();
+  if (::access(file.c_str(), R_OK) != 0 || ::stat(file.c_str(), &info) != 0)
+    return FileError("read", file, errno);
+  return S_ISDIR(info.st_mode) ? FileError("read", file, EISDIR) : absl::OkStatus();
+}
+
 }  // namespace
 
 struct HttpSocket::Verdict {
@@ -170,15 +182,17 @@ absl::StatusOr<std::shared_ptr<SSL_CTX>> MakeTlsContext(const TlsFiles& files) {
   if (context == nullptr) return Internal("cannot use TLS: ", identity::OpenSslError());
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
   ERR_clear_error();
+  if (files.cert.empty() != files.key.empty()) {
+    return InvalidArgument(
+        "a client's certificate and its key are given together: --cert FILE --key FILE");
+  }
+  for (const std::string* file : {&files.ca, &files.cert, &files.key})
+    RETURN_IF_ERROR(CheckReadable(*file));
   if (files.ca.empty()) {
     SSL_CTX_set_default_verify_paths(context.get());
   } else if (SSL_CTX_load_verify_file(context.get(), files.ca.c_str()) != 1) {
     return InvalidArgument("cannot read a CA's certificate from ", files.ca, ": ",
                            identity::OpenSslError());
-  }
-  if (files.cert.empty() != files.key.empty()) {
-    return InvalidArgument(
-        "a client's certificate and its key are given together: --cert FILE --key FILE");
   }
   if (!files.cert.empty()) {
     if (SSL_CTX_use_certificate_chain_file(context.get(), files.cert.c_str()) != 1) {

@@ -19,7 +19,8 @@ struct TlsFiles {
   std::string cert;  // this client's certificate, PEM; empty: none
   std::string key;   // the key of that certificate, PEM
 };
-// InvalidArgument names the file that cannot be read, or that does not belong to the other one.
+// InvalidArgument names the file that holds something else, or does not belong to the other one; of
+// one that cannot be read the error is that of FileError (base/file.h).
 absl::StatusOr<std::shared_ptr<ssl_ctx_st>> MakeTlsContext(const TlsFiles& files);
 
 struct SocketOptions {

@@ -62,19 +62,18 @@ int Create(const Options& o) {
   if (const absl::Status used = FindPool(&http); !used.ok()) return Fail(used);
   const auto client = HttpClient::Create(http);
   if (!client.ok()) return Fail(client.status());
-  const std::string text = body.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  const auto key = ObjectOf(*client, client->Post(kPath, text));
+  const auto key = ObjectOf(*client, client->Post(kPath, OneLine(body)));
   if (!key.ok()) return Fail(key.status());
-  if (o.json) {
-    Print(*key);
-    return kOk;
-  }
   // The key stands alone on stdout, for KEY=$(lanyard key create NAME).
-  std::printf("%s\n", Text(*key, "key").c_str());
-  std::fflush(stdout);
+  o.json ? Print(*key) : (void)std::printf("%s\n", Text(*key, "key").c_str());
+  const std::string name = Text(*key, "name");
+  const absl::Status shown = ShownOnce(
+      absl::StrCat("the key of '", name,
+                   "' was made and nobody has it\n  Revoke it: lanyard key revoke ", name));
+  if (!shown.ok()) return Fail(shown);
+  if (o.json) return kOk;
   std::fprintf(stderr, "This is the only time that the key of '%s' is shown. Valid until: %s.\n",
-               Text(*key, "name").c_str(),
-               DateText(*key, "expires_unix_s", "it is revoked").c_str());
+               name.c_str(), DateText(*key, "expires_unix_s", "it is revoked").c_str());
   SayHowToUse(http, *client);
   return kOk;
 }
@@ -100,7 +99,6 @@ int ListKeys(const Options& o) {
 }
 
 int Revoke(const Options& o) {
-  if (o.name.empty()) return Fail(InvalidArgument("which key? lanyard key list shows them"));
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const auto key =

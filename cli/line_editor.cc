@@ -39,7 +39,7 @@ class BlockedSignals {
   BlockedSignals() {
     sigset_t set;
     ::sigemptyset(&set);
-    for (const int signal : {SIGINT, SIGTERM, SIGWINCH, SIGTSTP, SIGCONT})
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP, SIGCONT})
       ::sigaddset(&set, signal);
     ::pthread_sigmask(SIG_BLOCK, &set, &old_);
   }

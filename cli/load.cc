@@ -14,6 +14,7 @@
 #include "cli/http_client.h"
 #include "cli/interrupt.h"
 #include "cli/load_stats.h"
+#include "cli/pool_json.h"
 
 namespace lanyard::cli {
 namespace {
@@ -46,7 +47,7 @@ std::string RequestBody(const Options& o, uint32_t index) {
                {"ignore_eos", true},       {"temperature", 0},
                {"stream", true},           {"stream_options", {{"include_usage", true}}}};
   if (!o.model.empty()) body["model"] = o.model;
-  return body.dump();
+  return OneLine(body);
 }
 
 void OneRequest(const HttpClient& client, const std::string& body, LoadStats* stats) {

@@ -1,5 +1,9 @@
 // Who belongs to the cluster: `lanyard token create|list|revoke`, `lanyard node list|drain|revoke`,
 // `lanyard join`. All but the last need an administrator's certificate.
+#include <pwd.h>
+#include <unistd.h>
+
+#include <cctype>
 #include <cstdio>
 #include <ctime>
 #include <memory>
@@ -8,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/command_line.h"
+#include "base/environment.h"
 #include "base/file.h"
 #include "cli/admin_folder.h"
 #include "cli/cli.h"
@@ -17,6 +22,8 @@
 #include "cli/interrupt.h"
 #include "cli/pool_json.h"
 #include "cli/table.h"
+#include "identity/join_token.h"
+#include "net/channel.h"
 #include "net/enrolment.h"
 
 namespace lanyard::cli {
@@ -24,6 +31,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr size_t kMostNameBytes = 64;  // of a node
 constexpr char kTokens[] = "/admin/v1/tokens";
 constexpr char kMembers[] = "/admin/v1/members";
 constexpr char kDrains[] = "/admin/v1/drains";
@@ -43,6 +51,12 @@ struct Options {
   bool json = false;
 };
 
+absl::StatusOr<int64_t> ParseTokenLife(const std::string& text) {
+  ASSIGN_OR_RETURN(const int64_t seconds, ParseSeconds(text));
+  if (seconds <= identity::kMaxTokenSeconds) return seconds;
+  return InvalidArgument("a token for ", text, "; it may live 7d at most");
+}
+
 // Prints the answer of one call, by `text` or as it is.
 template <typename F>
 int Show(const Options& o, const absl::StatusOr<ordered_json>& reply, const F& text) {
@@ -56,20 +70,28 @@ int Show(const Options& o, const absl::StatusOr<ordered_json>& reply, const F& t
 }
 
 int CreateToken(const Options& o) {
-  const auto seconds = ParseSeconds(o.ttl);
-  if (!seconds.ok()) return Fail(Annotate(seconds.status(), "--ttl"));
+  const auto seconds = ParseTokenLife(o.ttl);
+  if (!seconds.ok()) return FailUsage(Annotate(seconds.status(), "--ttl"));
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const ordered_json body = {{"role", o.role}, {"ttl_seconds", *seconds}, {"uses", o.uses}};
-  return Show(
-      o, ObjectOf(*client, client->Post(kTokens, body.dump())), [&](const ordered_json& token) {
-        std::printf("%s\n", Text(token, "line").c_str());
-        std::fflush(stdout);
-        std::fprintf(
-            stderr,
-            "Paste that on the machine that joins. Good for %u %s within %s; shown this once.\n",
-            o.uses, o.uses == 1 ? "use" : "uses", o.ttl.c_str());
-      });
+  const auto token = ObjectOf(*client, client->Post(kTokens, OneLine(body)));
+  const int code = Show(
+      o, token, [](const ordered_json& made) { std::printf("%s\n", Text(made, "line").c_str()); });
+  if (code != kOk) return code;
+  const std::string id = Text(*token, "id");
+  const absl::Status shown = ShownOnce(absl::StrCat(
+      "the token ", id, " was made and nobody has it\n  Withdraw it: lanyard token revoke ", id));
+  if (!shown.ok()) return Fail(shown);
+  if (o.json) return kOk;
+  const std::string join = Text(*token, "join");
+  const bool here = net::IsLoopbackHost(join.substr(0, join.rfind(':')));
+  std::fprintf(stderr, "%s Good for %u %s within %s; shown this once.\n",
+               here ? "This pool listens on this machine only: paste that here. For one that other "
+                      "machines join: lanyard-coordinator --listen ADDRESS:PORT."
+                    : "Paste that on the machine that joins.",
+               o.uses, o.uses == 1 ? "use" : "uses", o.ttl.c_str());
+  return kOk;
 }
 
 int ListTokens(const Options& o) {
@@ -201,9 +223,21 @@ int RevokeNode(const Options& o) {
       });
 }
 
+// "ada-pc7", or what of it is known: a name for whoever sits here.
+std::string OwnName() {
+  const passwd* const user = ::getpwuid(::geteuid());
+  std::string out;
+  for (const char c : std::string(user == nullptr ? "" : user->pw_name)) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) out += c;
+  }
+  if (out.empty()) out = "admin";
+  if (const std::string host = HostName(); !host.empty()) absl::StrAppend(&out, "-", host);
+  return out.substr(0, kMostNameBytes);
+}
+
 int Join(const Options& o) {
   net::EnrolmentOptions enrol{o.folder.empty() ? OwnAdminFolder() : o.folder, o.address, o.token,
-                              identity::Role::kAdmin, o.name};
+                              identity::Role::kAdmin, o.name.empty() ? OwnName() : o.name};
   if (enrol.token.empty() && !o.token_file.empty()) {
     auto token = ReadSmallInput(o.token_file);
     if (!token.ok()) return Fail(token.status());
@@ -234,11 +268,13 @@ void RegisterTokens(CLI::App& app, const std::shared_ptr<Options>& options) {
       "      --json: {\"id\",\"role\",\"expires_unix_s\",\"uses\",\"token\",\"join\",\"line\"}",
       [options] { return CreateToken(*options); });
   create->add_option("--role", options->role, "worker, or admin for a machine that administers")
+      ->check(CLI::IsMember({"worker", "admin"}))
       ->capture_default_str();
-  create->add_option("--ttl", options->ttl, "How long it is good: 30m, 1h, 7d")
-      ->check(ParsesAs(ParseSeconds))
+  create->add_option("--ttl", options->ttl, "How long it is good, at most 7d: 30m, 1h, 2d")
+      ->check(ParsesAs(ParseTokenLife))
       ->capture_default_str();
   create->add_option("--uses", options->uses, "How many machines may use it")
+      ->check(CLI::Range(1u, identity::kMaxTokenUses))
       ->capture_default_str();
   CLI::App* list = AddCommand(*token, "list", "Tokens that can still be used",
                               "  lanyard token list", [options] { return ListTokens(*options); });
@@ -285,15 +321,16 @@ void RegisterMember(CLI::App& app) {
   }
 
   CLI::App* join = AddCommand(app, "join", "Makes this machine one that administers a cluster",
-                              "  lanyard join 192.168.1.10:7470 --name laptop --token lyt1…",
+                              "  lanyard join 192.168.1.10:7470 --token lyt1…\n"
+                              "  lanyard join 192.168.1.10:7470 --token lyt1… --name laptop",
                               [options] { return Join(*options); });
   join->add_option("ADDRESS", options->address,
                    "Where machines join, as `lanyard token create --role admin` prints it")
       ->required();
   join->add_option("--token", options->token, "That it prints");
   join->add_option("--token-file", options->token_file, "A file that holds the token");
-  join->add_option("--name", options->name, "What the cluster calls this administrator")
-      ->required();
+  join->add_option("--name", options->name,
+                   "What the cluster calls this administrator (default: USER-HOST)");
   join->add_option("--folder", options->folder,
                    "Where the certificate is kept (default: ~/.local/state/lanyard/admin)");
   join->add_flag("--json", options->json, "One line of JSON");

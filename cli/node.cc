@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "base/size.h"
@@ -11,6 +12,7 @@
 #include "cli/connection.h"
 #include "cli/http_client.h"
 #include "cli/pool_json.h"
+#include "cli/running_pools.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -18,6 +20,8 @@ namespace lanyard::cli {
 namespace {
 
 using nlohmann::ordered_json;
+
+constexpr int kStopTries = 100;  // a tenth of a second each
 
 struct Options {
   HttpClient::Options http;
@@ -159,26 +163,40 @@ int NodeStatus(const Options& o) {
                        "'; its nodes are: ", names.empty() ? "none" : names));
 }
 
+// Waits until the pool is gone: its coordinator and, of a pool of `lanyard up`, everything that
+// goes with it, so that its state directory and its port can be used again at once.
+absl::Status WaitUntilStopped(const HttpClient& client, const std::optional<RunningPool>& pool) {
+  bool answers = true;
+  for (int i = 0; i < kStopTries; ++i) {
+    answers = answers && client.Get("/livez").ok();
+    if (!answers && !(pool.has_value() && HoldsState(*pool))) return absl::OkStatus();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  if (answers) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the pool at ", client.url(), " still answers ", kStopTries / 10,
+                     " s after it was asked to stop\n  Look at it with: lanyard node status"));
+  }
+  return absl::DeadlineExceededError(
+      absl::StrCat("the pool at ", client.url(), " answers no more, but its lanyard up (process ",
+                   pool->pid, ") still runs after ", kStopTries / 10, " s\n  Its logs lie in ",
+                   pool->state, "/logs; end it with: kill ", pool->pid));
+}
+
 int Stop(const Options& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
+  const std::optional<RunningPool> pool = RunningPoolAt(client->url());
   const auto reply = client->Post("/admin/v1/stop", "{}");
   if (!reply.ok()) return Fail(reply.status());
   if (const absl::Status status = StatusOfReply(*reply); !status.ok()) return Fail(status);
-  bool stopped = false;
-  for (int i = 0; !o.no_wait && i < 100 && !stopped; ++i) {
-    stopped = !client->Get("/livez").ok();
-    if (!stopped) std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  }
-  if (!o.no_wait && !stopped) {
-    return Fail(absl::DeadlineExceededError(
-        absl::StrCat("the pool at ", client->url(), " still answers 10 s after it was asked to ",
-                     "stop\n  Look at it with: lanyard node status")));
+  if (!o.no_wait) {
+    if (const absl::Status gone = WaitUntilStopped(*client, pool); !gone.ok()) return Fail(gone);
   }
   if (o.json) {
-    Print({{"stopped", stopped}});
+    Print({{"stopped", !o.no_wait}});
   } else {
-    std::printf("%s\n", stopped ? "The pool has stopped." : "The pool stops.");
+    std::printf("%s\n", !o.no_wait ? "The pool has stopped." : "The pool stops.");
   }
   return kOk;
 }

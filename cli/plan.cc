@@ -1,11 +1,10 @@
 // `lanyard plan`: the cut of a model over machines, on paper.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
+#include "base/file.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/numerics_flags.h"
@@ -37,13 +36,13 @@ struct Options {
 };
 
 absl::StatusOr<sharding::MachinesFile> ReadMachines(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
-    return NotFound("cannot open ", path,
-                    "; --machines names a TOML file (see lanyard plan --help)");
-  std::stringstream text;
-  text << in.rdbuf();
-  auto file = sharding::ParseMachinesToml(text.str());
+  const auto text = ReadSmallInput(path);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(),
+                        absl::StrCat(text.status().message(),
+                                     "; --machines names a TOML file (see lanyard plan --help)"));
+  }
+  auto file = sharding::ParseMachinesToml(*text);
   if (!file.ok()) return Annotate(file.status(), path);
   return file;
 }
@@ -154,6 +153,7 @@ void RegisterPlan(CLI::App& app) {
       "1.0\n"
       "  [[machine.device]]\n  kind = \"cuda\"\n  name = \"cuda:0\"\n  memory = \"12GiB\"\n  speed "
       "= 8.0\n  fast_attention = true  # of level 80: RTX 30 series and later\n"
+      "  [[machine]]\n  name = \"pc2\"\n  memory = \"16GiB\"\n"
       "  [[link]]\n  a = \"pc1\"\n  b = \"pc2\"\n  rtt_us = 200\n  bandwidth = \"1Gbit\"\n\n"
       "Optional for a machine: threads, base (what the worker takes before any stage; 24MiB).\n"
       "Exit code 1 when no cut fits.",

@@ -45,7 +45,7 @@ const ordered_json& List(const ordered_json& object, const char* key) {
   return it != object.end() && it->is_array() ? *it : kEmpty;
 }
 
-void Print(const ordered_json& value) { std::printf("%s\n", value.dump().c_str()); }
+void Print(const ordered_json& value) { std::printf("%s\n", OneLine(value).c_str()); }
 
 std::string DateText(const nlohmann::ordered_json& object, const char* key, const char* none) {
   const auto it = object.find(key);

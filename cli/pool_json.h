@@ -26,6 +26,12 @@ std::string DateText(const nlohmann::ordered_json& object, const char* key, cons
 // Escapes a name for a path, since it may hold anything that was typed.
 std::string EscapeForPath(const std::string& text);
 
+// On one line. Bytes that are no UTF-8, which names and paths of elsewhere may hold, are replaced.
+template <typename Json>
+std::string OneLine(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 // Prints one line on stdout.
 void Print(const nlohmann::ordered_json& value);
 

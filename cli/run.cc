@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "base/command_line.h"
 #include "cli/chat.h"
 #include "cli/cli.h"
 #include "cli/connection.h"
@@ -132,13 +133,14 @@ void AddSettingFlag(CLI::App* run, ChatSettings* settings, const Setting& settin
   std::string help = setting.values;
   help.front() = absl::ascii_toupper(help.front());
   const std::string flag = "--" + absl::StrReplaceAll(name, {{"_", "-"}});
-  run->add_option_function<std::string>(
+  CLI::Option* option = run->add_option_function<std::string>(
       flag,
       [settings, name, flag](const std::string& value) {
         const absl::Status set = SetSetting(*settings, name, value);
         if (!set.ok()) throw CLI::ValidationError(flag, Str(set.message()));
       },
       help);
+  MayBeEmpty(MayHoldAnyBytes(option));  // the setting says itself what it takes
 }
 
 }  // namespace
@@ -154,11 +156,13 @@ void RegisterRun(CLI::App& app) {
       "  lanyard run --prompt 'Hello'   # leaves standard input alone, which suits loops",
       [options] { return Run(*options); });
   run->add_option("MODEL", options->model, "Id of a model of the pool (default: its first)");
-  run->add_option("QUESTION", options->question,
-                  "One question; with text on standard input it is about that text; without both "
-                  "a conversation");
+  MayHoldAnyBytes(
+      run->add_option("QUESTION", options->question,
+                      "One question; with text on standard input it is about that text; without "
+                      "both a conversation"));
   AddConnectionFlags(run, &options->http);
-  run->add_option("--prompt", options->prompt, "The question; standard input is not read");
+  MayHoldAnyBytes(
+      run->add_option("--prompt", options->prompt, "The question; standard input is not read"));
   ChatSettings* settings = &options->settings;
   for (const Setting& setting : Settings()) {
     if (std::string_view(setting.name) == "verbose") continue;

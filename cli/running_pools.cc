@@ -1,6 +1,7 @@
 #include "cli/running_pools.h"
 
 #include <fcntl.h>
+#include <pwd.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,7 +15,9 @@
 
 #include "base/environment.h"
 #include "base/file.h"
+#include "cli/http_client.h"
 #include "cli/pool_json.h"
+#include "net/channel.h"
 
 namespace lanyard::cli {
 namespace {
@@ -69,7 +72,8 @@ class Lock {
 
 // Removes an entry whose pool is gone. False: its pool runs.
 bool RemoveLeftOver(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  // An entry is a file; of a pipe that lies there the opening alone would wait.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (fd < 0) return errno == ENOENT;
   const Lock lock(fd, LOCK_SH);
   if (!lock.held()) return false;
@@ -94,7 +98,23 @@ std::string NameOf(const RunningPool& pool) {
 std::string TextOf(const RunningPool& pool, const std::string& name) {
   const ordered_json out = {{"name", name},        {"state", pool.state}, {"url", pool.url},
                             {"admin", pool.admin}, {"model", pool.model}, {"pid", pool.pid}};
-  return out.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return OneLine(out) + "\n";
+}
+
+// Who only sees their own pools is told when the folder that they named is somebody else's.
+std::string OfAnotherUser(const std::string& state) {
+  struct stat info {};
+  if (::stat(state.c_str(), &info) != 0) {
+    return errno == EACCES
+               ? "; this user may not look into that folder, so the pool may be another user's"
+               : "";
+  }
+  if (info.st_uid == ::geteuid()) return "";
+  const passwd* const owner = ::getpwuid(info.st_uid);
+  const std::string who = owner == nullptr ? absl::StrCat("user ", info.st_uid)
+                                           : absl::StrCat("the user '", owner->pw_name, "'");
+  return absl::StrCat("; that folder belongs to ", who,
+                      ", whose pools are seen by that user alone");
 }
 
 // As the file system has it, so that two ways to one folder are one.
@@ -114,7 +134,8 @@ std::vector<RunningPool> RunningPools() {
   std::error_code ec;
   for (const auto& entry : fs::directory_iterator(*folder, ec)) {
     const std::string path = entry.path().string();
-    if (!path.ends_with(kSuffix) || RemoveLeftOver(path)) continue;
+    if (!path.ends_with(kSuffix) || !fs::is_regular_file(entry.symlink_status(ec))) continue;
+    if (RemoveLeftOver(path)) continue;
     const absl::StatusOr<std::string> text = ReadSmallFile(path);
     if (!text.ok()) continue;
     const auto json = ordered_json::parse(*text, nullptr, /*allow_exceptions=*/false);
@@ -134,7 +155,24 @@ absl::StatusOr<RunningPool> FindRunningPool(const std::string& name_or_state) {
     if (pool.name == name_or_state || Canonical(pool.state) == state) return pool;
   }
   return NotFound("no pool of lanyard up named '", name_or_state,
-                  "', and none with that state directory, runs on this machine", HowToFindAPool());
+                  "', and none with that state directory, runs on this machine as this user",
+                  OfAnotherUser(name_or_state), HowToFindAPool());
+}
+
+std::optional<RunningPool> RunningPoolAt(const std::string& url) {
+  const absl::StatusOr<PoolUrl> wanted = ParsePoolUrl(url);
+  if (!wanted.ok() || !net::IsLoopbackHost(wanted->host)) return std::nullopt;
+  for (const RunningPool& pool : RunningPools()) {
+    const absl::StatusOr<PoolUrl> own = ParsePoolUrl(pool.url);
+    if (own.ok() && own->port == wanted->port) return pool;
+  }
+  return std::nullopt;
+}
+
+bool HoldsState(const RunningPool& pool) {
+  const int fd = ::open((pool.state + "/" + kStateLock).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const Lock lock(fd, LOCK_SH);
+  return fd >= 0 && !lock.held();
 }
 
 std::string ListOf(const std::vector<RunningPool>& pools) {

@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,13 @@ struct RunningPool {
 std::vector<RunningPool> RunningPools();
 // By name or state directory. NotFound lists those that run.
 absl::StatusOr<RunningPool> FindRunningPool(const std::string& name_or_state);
+// The one that answers at this URL of this machine.
+std::optional<RunningPool> RunningPoolAt(const std::string& url);
+// Whether its `lanyard up` still has its state directory: after its coordinator there are workers
+// to end.
+bool HoldsState(const RunningPool& pool);
+// The file in a state directory that `lanyard up` locks as long as it runs.
+inline constexpr char kStateLock[] = "lock";
 // One line for each, with what to type: "\n  --pool NAME   URL, model, state".
 std::string ListOf(const std::vector<RunningPool>& pools);
 // What to do when no pool was found or reached: the ones that run, or how to start one.

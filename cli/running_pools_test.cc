@@ -1,6 +1,8 @@
 #include "cli/running_pools.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -111,6 +113,46 @@ TEST_F(RunningPoolsTest, AFolderThatOthersMayWriteToIsNotBelieved) {
   fs::create_directory(root_ + "/state");
   const auto entry = Make(root_ + "/z", "http://127.0.0.1:3");
   EXPECT_TRUE(fs::is_empty(root_ + "/state"));
+}
+
+// To open a pipe would wait until somebody writes to it.
+TEST_F(RunningPoolsTest, WhatIsNoFileIsPassedOver) {
+  const auto entry = Make(root_ + "/a", "http://127.0.0.1:1");
+  ASSERT_EQ(::mkfifo((root_ + "/run/lanyard/pipe.json").c_str(), 0600), 0);
+  fs::create_directory(root_ + "/run/lanyard/folder.json");
+  fs::create_symlink(root_ + "/run/lanyard/a.json", root_ + "/run/lanyard/link.json");
+  ASSERT_EQ(RunningPools().size(), 1U);
+  EXPECT_EQ(RunningPools().front().name, "a");
+  EXPECT_TRUE(fs::exists(root_ + "/run/lanyard/pipe.json"));
+}
+
+TEST_F(RunningPoolsTest, APoolIsKnownByItsPort) {
+  const auto entry = Make(root_ + "/a", "https://127.0.0.1:7001");
+  EXPECT_EQ(RunningPoolAt("https://localhost:7001")->name, "a");
+  EXPECT_EQ(RunningPoolAt("127.0.0.1:7001")->name, "a");
+  EXPECT_FALSE(RunningPoolAt("https://127.0.0.1:7002").has_value());
+  EXPECT_FALSE(RunningPoolAt("https://192.0.2.1:7001").has_value());  // another machine's
+}
+
+TEST_F(RunningPoolsTest, AStateDirectoryIsHeldAsLongAsItsLock) {
+  const RunningPool pool{"a", root_, "https://127.0.0.1:1"};
+  EXPECT_FALSE(HoldsState(pool));
+  const int fd = ::open((root_ + "/" + kStateLock).c_str(), O_RDWR | O_CREAT, 0600);
+  ASSERT_GE(fd, 0);
+  EXPECT_FALSE(HoldsState(pool));
+  ASSERT_EQ(::flock(fd, LOCK_EX), 0);
+  EXPECT_TRUE(HoldsState(pool));
+  ::close(fd);
+  EXPECT_FALSE(HoldsState(pool));
+}
+
+TEST_F(RunningPoolsTest, TheFolderOfAnotherUserIsNamedAsThat) {
+  EXPECT_EQ(Words(root_).find("belongs to"), std::string::npos);
+  if (::geteuid() != 0) return;  // only root gives folders away
+  fs::create_directory(root_ + "/theirs");
+  ASSERT_EQ(::chown((root_ + "/theirs").c_str(), 12345, 12345), 0);
+  const std::string words = Words(root_ + "/theirs");
+  EXPECT_NE(words.find("belongs to user 12345"), std::string::npos) << words;
 }
 
 TEST_F(RunningPoolsTest, NamesAreFitToBeTyped) {

@@ -8,13 +8,17 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/pool_json.h"
 #include "model/chat_template.h"
 #include "model/detokenizer.h"
 #include "model/gguf.h"
 #include "model/tokenizer.h"
+#include "web/openai_request.h"
 
 namespace lanyard::cli {
 namespace {
@@ -108,7 +112,16 @@ absl::Status Template(const Options& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
   ASSIGN_OR_RETURN(const auto chat, model::ChatTemplate::ForModel(*loaded.file, *loaded.tokenizer));
   for (const std::string& warning : chat.warnings()) LogWarning("the model's file: ", warning);
-  ASSIGN_OR_RETURN(const nlohmann::ordered_json messages, ReadJson("a JSON list of messages"));
+  ASSIGN_OR_RETURN(nlohmann::ordered_json messages, ReadJson("a JSON list of messages"));
+  // What the API refuses is refused in its words, and the rest becomes what it makes of it.
+  const std::string body = OneLine(nlohmann::ordered_json{{"messages", std::move(messages)}});
+  ASSIGN_OR_RETURN(const web::CompletionRequest request, web::ParseChatRequest(body));
+  messages = nlohmann::ordered_json::array();
+  for (const auto& message :
+       std::get<std::vector<coordinator::ChatMessage>>(request.generate.prompt)) {
+    messages.push_back({{"role", message.role}, {"content", message.content}});
+    if (!message.name.empty()) messages.back()["name"] = message.name;
+  }
   ASSIGN_OR_RETURN(const auto parts, chat.RenderChat(messages, {}));
   return WriteStdout(model::PromptText(parts));
 }

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/command_line.h"
 #include "base/file.h"
+#include "base/output.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/http_client.h"
@@ -34,6 +35,8 @@
 #include "identity/certificate.h"
 #include "model/gguf.h"
 #include "stage/speed.h"
+#include "web/address.h"
+#include "web/browser.h"
 
 namespace lanyard::cli {
 namespace {
@@ -134,7 +137,7 @@ class Pool {
   absl::Status ChooseKey();
   absl::StatusOr<PoolView> Look() const;
   void ShowLoading(const PoolView& view);
-  void Announce(const PoolView& view) const;
+  absl::Status Announce(const PoolView& view) const;
   void MakeKnown();  // to the other verbs, from when its coordinator answers
   void Stop();
 
@@ -212,6 +215,10 @@ absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string last = LastLines(log, 1);
   const std::string own = "error: ";
   if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
+  // Of a usage error it is the line before; the last one points to the coordinator's own help.
+  const std::string wrong = LastLines(log, 2);
+  if (coordinator_->exit_code() == kUsage && wrong.rfind(own, 0) == 0)
+    return InvalidArgument(wrong.substr(own.size(), wrong.find('\n') - own.size()));
   const std::string tail = LastLines(log, 10);
   return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n",
                   tail, "\n  Log: ", log);
@@ -423,8 +430,7 @@ absl::Status Pool::WaitUntilReady() {
     if (view.ok() && view->ready) {
       progress_.Clear();
       was_ready_ = true;
-      Announce(*view);
-      return absl::OkStatus();
+      return Announce(*view);
     }
     if (view.ok() && IsFinal(*view, o_.workers, &no_plan_since)) {
       return FailedPrecondition(view->why.empty() ? view->state : view->why,
@@ -435,7 +441,7 @@ absl::Status Pool::WaitUntilReady() {
   }
 }
 
-void Pool::Announce(const PoolView& view) const {
+absl::Status Pool::Announce(const PoolView& view) const {
   std::vector<std::pair<std::string, pid_t>> pids;
   for (const auto& worker : workers_)
     pids.emplace_back(worker->process.spec().name, worker->process.pid());
@@ -444,7 +450,7 @@ void Pool::Announce(const PoolView& view) const {
   } else {
     std::fputs(UpText(view, access_, (state_ / "logs").string()).c_str(), stdout);
   }
-  std::fflush(stdout);
+  return FlushOutput();
 }
 
 void Pool::Stop() {
@@ -502,22 +508,40 @@ int Pool::Run() {
 int Up(const Options& o) {
   if (const auto file = model::GgufFile::Open(o.model); !file.ok()) return Fail(file.status());
   if (o.plaintext && !o.http_open) {
-    return Fail(InvalidArgument(
+    return FailUsage(InvalidArgument(
         "--plaintext leaves out the identities that HTTPS is made of; leave --plaintext out, or "
         "give ",
         "--http-open with it: plain HTTP without API keys, for every program of this machine"));
   }
   for (uint32_t i = 0; i < o.workers; ++i) {
     const auto devices = engine::ParseDevices(OfWorker(o.devices, i), OfWorker(o.vram, i));
-    if (!devices.ok()) {
-      Fail(devices.status());
-      return kUsage;
-    }
+    if (!devices.ok()) return FailUsage(devices.status());
   }
   if (const absl::Status port = CheckPort(o.port); !port.ok()) return Fail(port);
   const auto state = ChooseState(o.state, o.model);
-  if (!state.ok()) return Fail(state.status());
+  if (!state.ok()) return FailUsage(state.status());
   return Pool(o, *state).Run();
+}
+
+void AddHttpFlags(CLI::App* up, Options* o) {
+  up->add_option("--http-name", o->http_names,
+                 "A name that clients use for this server, besides its address; again for more")
+      ->check(ParsesAs([](const std::string& name) { return web::ParseHostNames({name}); }));
+  up->add_option("--http-origin", o->http_origins,
+                 "Origin whose web pages may ask the pool, such as https://chat.example; again for "
+                 "more")
+      ->check(ParsesAs([](const std::string& origin) { return web::ParseOrigin(origin); }))
+      ->allow_extra_args(false);
+  CLI::Option* certificate =
+      up->add_option("--http-cert", o->http_cert,
+                     "The house's own certificate for HTTPS (PEM, with the CAs between it and the "
+                     "root), so that clients need no CA of the pool's");
+  CLI::Option* key = up->add_option("--http-key", o->http_key, "Its key (PEM, without a password)");
+  certificate->needs(key);
+  key->needs(certificate);
+  up->add_option("--http-tls-min", o->http_tls_min, "The oldest TLS of clients")
+      ->check(CLI::IsMember({"1.2", "1.3"}))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -570,19 +594,7 @@ void RegisterUp(CLI::App& app) {
   up->add_flag(
       "--http-open", o->http_open,
       "Plain HTTP without API keys: every program of this machine may use the pool and stop it");
-  up->add_option("--http-name", o->http_names,
-                 "A name that clients use for this server, besides its address; again for more");
-  up->add_option("--http-origin", o->http_origins,
-                 "Origin whose web pages may ask the pool, such as https://chat.example; again for "
-                 "more")
-      ->allow_extra_args(false);
-  up->add_option("--http-cert", o->http_cert,
-                 "The house's own certificate for HTTPS (PEM, with the CAs between it and the "
-                 "root), so that clients need no CA of the pool's");
-  up->add_option("--http-key", o->http_key, "Its key (PEM, without a password)");
-  up->add_option("--http-tls-min", o->http_tls_min, "The oldest TLS of clients")
-      ->check(CLI::IsMember({"1.2", "1.3"}))
-      ->capture_default_str();
+  AddHttpFlags(up, o.get());
   up->add_option(
       "--state", o->state,
       "Directory for logs, caches and the API key (default: ~/.local/state/lanyard/up/MODEL)");

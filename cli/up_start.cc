@@ -11,6 +11,7 @@
 
 #include "base/environment.h"
 #include "base/listen_check.h"
+#include "base/utf8.h"
 #include "cli/running_pools.h"
 
 namespace lanyard::cli {
@@ -37,11 +38,14 @@ absl::Status StateInUse(const fs::path& dir, int lock) {
 // descriptor stays open).
 absl::StatusOr<std::string> LockState(const fs::path& dir) {
   std::error_code ec;
+  // It travels in JSON: the coordinator's, the line of --json, the entry that other verbs read.
+  RETURN_IF_ERROR(
+      Annotate(CheckUtf8(fs::absolute(dir, ec).string()), "the state directory " + dir.string()));
   fs::create_directories(dir / "logs", ec);
   if (ec)
     return FailedPrecondition("cannot create the state directory ", dir.string(), ": ",
                               ec.message(), "; name another with --state");
-  const int fd = ::open((dir / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  const int fd = ::open((dir / kStateLock).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0)
     return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ",
                               std::strerror(errno), "; name another with --state");
@@ -55,7 +59,8 @@ absl::StatusOr<std::string> LockState(const fs::path& dir) {
     return FailedPrecondition("cannot write to the state directory ", dir.string(), ": ",
                               std::strerror(errno), "; name another with --state");
   const fs::path whole = fs::weakly_canonical(dir, ec);
-  return (ec ? fs::absolute(dir) : whole).string();
+  const bool usable = !ec && CheckUtf8(whole.string()).ok();
+  return (usable ? whole : fs::absolute(dir)).string();
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "base/size.h"
 #include "base/status.h"
+#include "cli/pool_json.h"
 #include "cli/table.h"
 
 namespace lanyard::cli {
@@ -152,7 +153,7 @@ std::string UpJson(const PoolView& view, const PoolAccess& access, pid_t coordin
     worker["bytes"] = n.gguf_bytes;
     out["workers"].push_back(std::move(worker));
   }
-  return out.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return OneLine(out);
 }
 
 std::string UpText(const PoolView& view, const PoolAccess& access, const std::string& logs) {

@@ -7,6 +7,7 @@
 // The check is the beginning of the SHA-256 of all before it; base64url has no padding.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,9 @@ namespace lanyard::identity {
 
 inline constexpr size_t kTokenIdBytes = 8;
 inline constexpr size_t kTokenSecretBytes = 32;
+// What a coordinator gives at most.
+inline constexpr int64_t kMaxTokenSeconds = int64_t{7} * 24 * 3600;
+inline constexpr uint32_t kMaxTokenUses = 1000;
 
 struct JoinToken {
   std::string ca_fingerprint;  // 32 raw bytes

@@ -254,28 +254,32 @@ class AcceptorImpl final : public Acceptor {
   }
 
   asio::awaitable<void> Greet(std::list<Greeting>::iterator at) {
-    const ClientHello hello = co_await ReadHello(*at);
+    bool silent = false;
+    const ClientHello hello = co_await ReadHello(*at, &silent);
     --addresses_[at->address].greeting;
     const bool join =
         std::find(hello.alpn.begin(), hello.alpn.end(), kJoinAlpn) != hello.alpn.end();
     const Take& take = join ? options_.join : options_.grpc;
     if (hello.state == ClientHello::State::kDone && hello.tls13 && take) {
       HandOn(*at, take);
-    } else {
+    } else if (!silent) {
       ++refused_hello_;
     }
     greetings_.erase(at);
   }
 
-  // Looks at the hello without taking it from the socket.
-  asio::awaitable<ClientHello> ReadHello(Greeting& greeting) {
+  // Looks at the hello without taking it from the socket. *silent: the other side closed without a
+  // byte, as whoever only asks whether the port answers does (`lanyard doctor`, a load balancer).
+  asio::awaitable<ClientHello> ReadHello(Greeting& greeting, bool* silent) {
     std::array<uint8_t, kMaxClientHelloBytes> bytes;
     ClientHello hello;
-    ssize_t before = 0;
+    ssize_t before = 0;  // bytes that were there the last time
     while (MonotonicNow() < greeting.deadline) {
       const ssize_t n = recv(greeting.socket.native_handle(), bytes.data(), bytes.size(),
                              MSG_PEEK | MSG_DONTWAIT);
-      if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) break;
+      const bool gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+      *silent = gone && before == 0;
+      if (gone) break;
       if (n > 0) hello = ParseClientHello({bytes.data(), static_cast<size_t>(n)});
       if (hello.state != ClientHello::State::kNeedMore) break;
       if (n > 0) {
@@ -286,7 +290,7 @@ class AcceptorImpl final : public Acceptor {
         const auto [ec] = co_await greeting.socket.async_wait(tcp::socket::wait_read, kAsTuple);
         if (ec) break;
       }
-      before = n;
+      before = std::max<ssize_t>(before, n);
     }
     co_return hello;
   }

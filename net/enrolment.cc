@@ -1,6 +1,7 @@
 #include "net/enrolment.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -43,21 +44,24 @@ absl::StatusOr<IdentityFolder::Joined> JoinWithToken(const EnrolmentOptions& opt
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Enrolment>> Enrolment::Open(const EnrolmentOptions& options) {
+  std::optional<JoinToken> token;
+  if (!options.token.empty()) {  // first: of what cannot work nothing is left on the disk
+    ASSIGN_OR_RETURN(token, JoinToken::Decode(options.token));
+  }
   ASSIGN_OR_RETURN(IdentityFolder folder, IdentityFolder::Open(options.folder));
   ASSIGN_OR_RETURN(const identity::KeyPair key, folder.Key());
   ASSIGN_OR_RETURN(std::optional<IdentityFolder::Joined> member, folder.Load());
-  if (!options.token.empty()) {
-    ASSIGN_OR_RETURN(const JoinToken token, JoinToken::Decode(options.token));
+  if (token.has_value()) {
     if (member.has_value()) {
       ASSIGN_OR_RETURN(const std::string known, FingerprintOfPem(member->ca_pem));
-      if (known != token.ca_fingerprint) {
+      if (known != token->ca_fingerprint) {
         return FailedPrecondition(
             "this machine is a member of another cluster than the token's; to move it, remove ",
             options.folder, " first");
       }
       LogInfo("this machine is a member already; the token is not used");
     } else {
-      ASSIGN_OR_RETURN(member, JoinWithToken(options, token, key));
+      ASSIGN_OR_RETURN(member, JoinWithToken(options, *token, key));
       RETURN_IF_ERROR(folder.Save(*member));
     }
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/utf8.h"
 #include "net/limits.h"
 
 namespace lanyard::net {
@@ -32,25 +33,6 @@ constexpr CodePair kCodes[] = {
     {absl::StatusCode::kDataLoss, grpc::StatusCode::DATA_LOSS},
     {absl::StatusCode::kUnauthenticated, grpc::StatusCode::UNAUTHENTICATED},
 };
-
-// The length of the well-formed UTF-8 sequence at text[at] (RFC 3629); 0 when there is none.
-size_t Utf8Length(std::string_view text, size_t at) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(at);
-  if (lead < 0x80) return 1;
-  const size_t n = lead >= 0xc2 && lead <= 0xdf   ? 2
-                   : (lead & 0xf0) == 0xe0        ? 3
-                   : lead >= 0xf0 && lead <= 0xf4 ? 4
-                                                  : 0;
-  if (n == 0 || at + n > text.size()) return 0;
-  for (size_t i = 1; i < n; ++i) {
-    if ((byte(at + i) & 0xc0) != 0x80) return 0;
-  }
-  const unsigned char second = byte(at + 1);
-  const bool overlong = (lead == 0xe0 && second < 0xa0) || (lead == 0xf0 && second < 0x90);
-  const bool beyond = (lead == 0xed && second > 0x9f) || (lead == 0xf4 && second > 0x8f);
-  return overlong || beyond ? 0 : n;
-}
 
 }  // namespace
 

@@ -215,6 +215,21 @@ TEST_F(TlsTest, CutOffClosesConnectionsWithoutStreams) {
   close(fd);
 }
 
+// So does whoever asks whether the port answers: `lanyard doctor`, a load balancer.
+TEST_F(TlsTest, WhoClosesWithoutAByteIsNotWarnedOf) {
+  ::testing::internal::CaptureStderr();
+  for (int i = 0; i < 3; ++i) close(ConnectTo(server_->address()));
+  const int stranger = ConnectTo(server_->address());
+  EXPECT_EQ(write(stranger, "GET / HTTP/1.1\r\n\r\n", 18), 18);
+  // The warning comes with the next turn of a second.
+  char byte = 0;
+  EXPECT_LE(read(stranger, &byte, 1), 0);
+  close(stranger);
+  sleep(2);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              HasSubstr("refused 1 connections in the last second"));
+}
+
 // Connections before TLS: silent ones, garbage, and more than there are descriptors, beside a
 // stream that goes on.
 TEST_F(TlsTest, FloodOfConnectionsLeavesRunningStreamsUnharmed) {

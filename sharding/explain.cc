@@ -141,14 +141,15 @@ bool FitsWithLimits(const PlanRequest& request, uint32_t context,
 // the form that flags take.
 std::string AtLeast(uint64_t bytes) { return absl::StrCat((bytes + (1 << 20) - 1) >> 20, "MiB"); }
 
-// "3MiB more on w2 (--memory 12MiB)"; of a card only its name, since its memory cannot be changed.
+// "3MiB more on w2 (12MiB in all)", whichever flag or key says it here; of a card only its name,
+// since its memory cannot be changed.
 std::string MoreOn(const PlanRequest& request, const Problem& problem, size_t machine,
                    uint64_t extra) {
   const size_t place = *GrowingPlace(problem, machine);
   const std::string text = absl::StrCat(AtLeast(extra), " more on ", PlaceName(problem, place));
   if (problem.places()[place].device != "cpu") return text;
-  return absl::StrCat(text, " (--memory ", AtLeast(request.machines[machine].memory_bytes + extra),
-                      ")");
+  return absl::StrCat(text, " (", AtLeast(request.machines[machine].memory_bytes + extra),
+                      " in all)");
 }
 
 // "3MiB more on w2, or ...": what would make it fit, each alternative worked out.

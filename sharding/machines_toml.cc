@@ -48,6 +48,20 @@ class Table {
     return *value;
   }
 
+  // A text that names one of the machines.
+  absl::Status OneOf(std::string_view key, const std::vector<MachineProfile>& machines) const {
+    const toml::node* node = table_.get(key);
+    const auto name = node == nullptr ? std::nullopt : node->value<std::string>();
+    std::string known;
+    for (const MachineProfile& machine : machines) {
+      if (name == machine.name) return absl::OkStatus();
+      absl::StrAppend(&known, known.empty() ? "" : ", ", machine.name);
+    }
+    return InvalidArgument(Where(node == nullptr ? table_ : *node), name_, " names ",
+                           name.value_or(""), ", and there is no such [[machine]]; there is ",
+                           known.empty() ? "none" : known);
+  }
+
   absl::Status Number(std::string_view key, double least, double* out) const {
     const toml::node* node = table_.get(key);
     if (node == nullptr) return absl::OkStatus();
@@ -160,11 +174,13 @@ absl::StatusOr<MachineProfile> ReadMachine(const Table& t) {
   return m;
 }
 
-absl::StatusOr<LinkProfile> ReadLink(const Table& t) {
+absl::StatusOr<LinkProfile> ReadLink(const Table& t, const std::vector<MachineProfile>& machines) {
   RETURN_IF_ERROR(t.OnlyKeys({"a", "b", "rtt_us", "bandwidth"}));
   LinkProfile link;
   ASSIGN_OR_RETURN(link.a, t.Text("a"));
   ASSIGN_OR_RETURN(link.b, t.Text("b"));
+  RETURN_IF_ERROR(t.OneOf("a", machines));
+  RETURN_IF_ERROR(t.OneOf("b", machines));
   RETURN_IF_ERROR(t.Number("rtt_us", 0, &link.rtt_us));
   RETURN_IF_ERROR(t.Bandwidth(&link.bandwidth_bps));
   return link;
@@ -195,7 +211,7 @@ absl::StatusOr<MachinesFile> ParseMachinesToml(std::string_view text) {
     return absl::OkStatus();
   }));
   RETURN_IF_ERROR(root.Each("link", "[[link]]", [&](const Table& t) -> absl::Status {
-    ASSIGN_OR_RETURN(LinkProfile link, ReadLink(t));
+    ASSIGN_OR_RETURN(LinkProfile link, ReadLink(t, file.machines));
     file.links.push_back(std::move(link));
     return absl::OkStatus();
   }));

@@ -56,6 +56,8 @@ TEST(MachinesToml, RefusesWithTheLineAndASuggestion) {
     const char* said;
   } cases[] = {
       {"", "no [[machine]]"},
+      {"[[machine]]\nname='a'\nmemory='1GiB'\n[[link]]\na='a'\nb='c'\n",
+       "line 6: [[link]] names c, and there is no such [[machine]]; there is a"},
       {"[[machine]]\nname='a'\nmemroy='1GiB'\n",
        "line 3: [[machine]] has no key \"memroy\"; did you mean \"memory\"?"},
       {"[[machines]]\nname='a'\n", "did you mean \"machine\"?"},

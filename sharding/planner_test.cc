@@ -337,8 +337,8 @@ TEST(Planner, TheRemedyHelps) {
   unsigned more = 0, to = 0, each = 0;
   char name[8] = {};
   ASSERT_EQ(std::sscanf(remedy.c_str(),
-                        "would fit with %uMiB more on %7s (--memory %uMiB), or at least %uMiB",
-                        &more, name, &to, &each),
+                        "would fit with %uMiB more on %7s (%uMiB in all), or at least %uMiB", &more,
+                        name, &to, &each),
             4)
       << remedy;
   const auto fits = [&](uint64_t w1, uint64_t w2) {

@@ -129,7 +129,9 @@ CardRates RatesOf(const std::vector<std::shared_ptr<engine::CudaDevice>>& device
     out.emplace(device->name(), *rates);
   }
   if (changed) {
-    if (const absl::Status kept = WriteSmallFile(path, cache.dump(2)); !kept.ok())
+    if (const absl::Status kept = WriteSmallFile(
+            path, cache.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        !kept.ok())
       LogWarning(kept.message());
   }
   return out;

@@ -18,8 +18,8 @@
 
 namespace lanyard::coordinator {
 
-inline constexpr int64_t kMaxTokenSeconds = int64_t{7} * 24 * 3600;
-inline constexpr uint32_t kMaxTokenUses = 1000;
+using identity::kMaxTokenSeconds;
+using identity::kMaxTokenUses;
 
 struct NodeInfo {
   std::string id;    // identity::NodeIdOf the node's key

@@ -122,6 +122,8 @@ class Cli(unittest.TestCase):
         self.assertEqual(self.run_cli("help", "node", "drain"), self.run_cli("node", "drain", "--help"))
         self.assertEqual(self.run_cli("help", "run"), self.run_cli("run", "--help"))
         self.assertEqual(self.run_cli("help"), self.run_cli("--help"))
+        self.assertIn("lanyard run has no verbs", self.run_cli("help", "run", "extra", code=2))
+        self.assertIn("lanyard help node drain", self.run_cli("help", "node", "drain", "extra", code=2))
         for args in ((), ("lst",), ("chat",), ("node", "lst"), ("run", "--memry"), ("help", "lst"), ("up",)):
             error = self.run_cli(*args, code=2)
             self.assertTrue(error.startswith("error: "), error)
@@ -141,6 +143,40 @@ class Cli(unittest.TestCase):
         self.assertEqual(process.wait(5), 130)
         process.stderr.close()
         self.assertTrue(self.eventually(lambda: self.metric("fake_cancelled_total") == 1))
+
+    def test_signals_that_end_programs_end_it(self):
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            process = subprocess.Popen([ARGS.lanyard, "run", "--prompt", "STALL"], env=self.env(), stderr=subprocess.PIPE)
+            self.assertTrue(self.eventually(lambda: self.metric("fake_open") == 1))
+            process.send_signal(number)
+            self.assertEqual(process.wait(5), code)
+            process.stderr.close()
+            self.assertTrue(self.eventually(lambda: self.metric("fake_open") == 0))
+
+    def test_output_that_does_not_arrive_is_an_error(self):
+        """Whatever a verb says: the disk is full, or its standard output is closed. Nothing it opens takes the place of that."""
+        verbs = (("--help",), ("help", "run"), ("run", "--help"), ("--version",), ("version",), ("list",), ("list", "--json"), ("ps",),
+                 ("ps", "--json"), ("node", "status"), ("node", "status", "w1"), ("node", "status", "--json"),
+                 ("run", "--prompt", "x"), ("load", "--requests", "1"))
+        for args in verbs:
+            for closed in (False, True):
+                with self.subTest(args=args, closed=closed), open("/dev/full", "wb") as full:
+                    # The shell closes it; Popen would put /dev/null there.
+                    command = ["sh", "-c", 'exec "$0" "$@" >&-', ARGS.lanyard, *args] if closed else [ARGS.lanyard, *args]
+                    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True,
+                                          env=self.env(), timeout=30, check=False)
+                    self.assertEqual(done.returncode, 1, done.stderr)
+                    self.assertIn("error: cannot write to standard output: ", done.stderr)
+                    self.assertIn("Bad file descriptor" if closed else "No space left", done.stderr)
+
+    def test_an_option_that_is_given_is_not_empty(self):
+        for args in (("list", "--url", ""), ("stop", "--pool", ""), ("stop", "--state", ""), ("stop", "--admin", ""),
+                     ("node", "status", ""), ("node", "revoke", ""), ("node", "drain", ""), ("token", "revoke", ""), ("key", "revoke", ""),
+                     ("run", "--prompt", "")):
+            error = self.run_cli(*args, code=2)
+            self.assertRegex(error, rf"^error: {args[-2] if args[-2].startswith('--') else '[A-Z-]+'}.*: ")
+            self.assertRegex(error.splitlines()[0], "is empty|the URL ''")
+        self.assertTrue(self.run_cli("list"))  # nothing was stopped
 
     def test_conversation_on_a_terminal(self):
         pid, fd = pty.fork()

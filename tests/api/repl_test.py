@@ -235,6 +235,27 @@ class Repl(unittest.TestCase):
         self.question(terminal, UP * 4 + b"\r", "eins\nzwei ü")
         self.question(terminal, UP * 8 + b"!\r", HELLO + "!")
 
+    # Signals.
+
+    def test_signals_that_end_programs_end_the_conversation(self):
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            for keys, waits in ((b"", ">>> "), (b"half a line", "half a line"), (b'"""open\r', "... "), (b"WAIT\r", "begins ")):
+                for term in ("xterm", "dumb"):
+                    with self.subTest(number=number, keys=keys, term=term):
+                        terminal = self.repl(TERM=term)
+                        if keys:
+                            terminal.keys(keys)
+                            terminal.until(waits)
+                        os.kill(terminal.pid, number)
+                        self.assertEqual(terminal.exit_code(), code)
+
+    def test_ctrl_c_ends_nothing(self):
+        terminal = self.repl()
+        os.kill(terminal.pid, signal.SIGINT)
+        terminal.until("/bye leaves.")
+        terminal.until(">>> ")
+        self.question(terminal, HELLO + "\r", HELLO)
+
     # Pastes.
 
     def test_a_paste_is_one_question(self):

@@ -131,6 +131,26 @@ class Secure(unittest.TestCase):
         self.assertIn("no span of time", self.cli("key", "create", "x", "--ttl", "soon", code=2))
         self.cli("key", "create", code=2)
 
+    def test_a_key_that_nobody_saw_is_to_be_revoked(self):
+        for name, extra in (("lost", ()), ("lost-json", ("--json",))):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                env = os.environ | {"LANYARD_URL": self.server.url} | {
+                    name: str(self.folder / file) for name, file in (("LANYARD_CA", "ca.pem"), ("LANYARD_CERT", "admin.pem"),
+                                                                     ("LANYARD_CERT_KEY", "admin.key"))}
+                done = subprocess.run([ARGS.lanyard, "key", "create", name, *extra], stdout=full, stderr=subprocess.PIPE, text=True,
+                                      env=env, timeout=30, check=False)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("No space left on device", done.stderr)
+            command = done.stderr.split("Revoke it: ")[1].split()
+            self.assertEqual(command, ["lanyard", "key", "revoke", name])
+            self.assertIn("revoked", self.cli(*command[1:]))
+
+    def test_files_that_cannot_be_read_have_their_exit_codes(self):
+        for flag in ("--ca", "--cert"):
+            rest = ("--key", str(self.folder / "admin.key")) if flag == "--cert" else ()
+            self.assertIn("No such file", self.cli("key", "list", flag, "/nowhere.pem", *rest, admin=None, code=5))
+            self.assertIn("Is a directory", self.cli("key", "list", flag, str(self.folder), *rest, admin=None, code=1))
+
     def test_a_mistyped_key_is_told_without_the_server(self):
         key = self.cli("key", "create", "typist").strip()
         wrong = key[:30] + ("a" if key[30] != "a" else "b") + key[31:]

@@ -30,6 +30,8 @@ if mode == "reading":
     time.sleep(120)
 if mode == "broken":
     print("error: the model is malformed at offset 7"); sys.exit(1)
+if mode == "usage":
+    print("error: --http-name: no\n`lanyard-coordinator --help` shows what it takes, with examples."); sys.exit(2)
 state = pathlib.Path(a["--state"]).parent
 class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, code, value):
@@ -269,6 +271,29 @@ class Up(unittest.TestCase):
             self.process.stdout.close()
             self.process.stderr.close()
 
+    def test_stop_returns_when_all_of_it_is_gone(self):
+        """Whoever was told that the pool has stopped can start it anew at once, also after workers that took their time."""
+        self.state.mkdir()
+        for stubborn in (False, False, True):
+            (self.state / "stubborn").touch() if stubborn else (self.state / "stubborn").unlink(missing_ok=True)
+            (self.state / "w1/pid").unlink(missing_ok=True)  # so that the worker has begun when the pool is ready
+            line = self.ready(workers=1)
+            started = time.monotonic()
+            done = self.lanyard("stop", "--pool", "state", "--json")
+            self.assertEqual((done.returncode, done.stdout), (0, '{"stopped":true}\n'), done.stderr)
+            self.assertEqual(time.monotonic() - started > 4, stubborn)
+            self.assertFalse(any(alive(p) for p in self.pids(line)))
+            first = self.process
+            self.ready(workers=1, port=line["url"].rsplit(":", 1)[1])  # neither state nor port is in use
+            self.assertEqual(first.wait(10), 0)
+            first.stdout.close()
+            first.stderr.close()
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.process.stderr.close()
+            self.assertTrue(eventually(lambda: not pathlib.Path(f"/proc/{line['pids']['coordinator']}").exists()))
+
     def test_a_killed_pool_is_not_found(self):
         line = self.ready()
         self.process.kill()
@@ -308,6 +333,42 @@ class Up(unittest.TestCase):
             if value in ("40", "6"):
                 self.assertRegex(done.stderr, rf"at least [\d.]+ MiB .*{value}GiB")
 
+    def test_options_that_cannot_work(self):
+        """They are refused by `up` itself: nothing is started, and no other program is pointed to."""
+        for words in (["--http-origin", "foo"], ["--http-name", "a b"], ["--http-cert", "c.pem"], ["--http-key", "k.pem"], ["--plaintext"],
+                      ["--http-tls-min", "1.1"], ["--state", ""], ["--state", str(self.state) + "/\udcff"], ["--devices", "gpu"]):
+            done = self.lanyard("up", "--model", str(self.model), "--port", "0", "--state", str(self.state), *words)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertTrue(done.stderr.startswith("error: " + ("" if words[0] == "--devices" else words[0])), done.stderr)
+            self.assertNotIn("lanyard-coordinator", done.stderr)
+            self.assertFalse(self.state.exists())
+        # Of the folder that it stands in, too.
+        folder = os.fsencode(self.dir) + b"/\xff"
+        os.mkdir(folder)
+        done = subprocess.run([self.bin / "lanyard", "up", "--model", self.model, "--port", "0", "--state", "s", "--http-open"],
+                              capture_output=True, cwd=folder, env=self.env, timeout=20, check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn(b"no UTF-8", done.stderr)
+
+    def test_what_the_coordinator_calls_usage_is_usage(self):
+        self.mode("usage")
+        self.up("--json")
+        self.assertEqual(self.process.wait(10), 2)
+        error = self.process.stderr.read()
+        self.assertTrue(error.endswith("\nerror: --http-name: no\n"), error)  # and no other program is pointed to
+
+    def test_output_that_does_not_arrive_ends_it(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([self.bin / "lanyard", "up", "--model", self.model, "--port", "0", "--state", self.state, "--http-open",
+                                   "--json"], stdout=full, stderr=subprocess.PIPE, env=self.env, timeout=30, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(b"cannot write to standard output: No space left", done.stderr)
+
+    def test_a_pipe_among_the_pools_is_passed_over(self):
+        self.ready()
+        os.mkfifo(self.dir / "run/lanyard/pipe.json")
+        self.assertEqual(self.lanyard("list").returncode, 0)
+
     def test_a_worker_that_its_options_keep_from_running(self):
         self.state.mkdir()
         (self.state / "wrong").touch()
@@ -337,7 +398,7 @@ class Up(unittest.TestCase):
     def test_plaintext_leaves_nothing_to_make_https_of(self):
         done = subprocess.run([str(self.bin / "lanyard"), "up", "--model", str(self.model), "--state", str(self.state), "--plaintext"],
                               capture_output=True, text=True, timeout=20, check=False)
-        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.returncode, 2)
         self.assertIn("--http-open", done.stderr)
         self.assertFalse(self.state.exists())
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Bad input of every kind: a clear error, and the pool goes on."""
 import json
+import os
 import pathlib
 import random
 import shutil
 import socket
 import struct
+import subprocess
 import tempfile
 import unittest
 
@@ -68,6 +70,14 @@ class BadRequests(unittest.TestCase):
         for messages in ([], [{}], [{"role": "user"}], [{"role": "alien", "content": "x"}], [7], "hello"):
             with self.subTest(messages=messages):
                 self.refused(self.ask(messages=messages))
+                if not isinstance(messages, list):
+                    continue
+                # `lanyard template` shows no prompt of what the API refuses, and says the same.
+                with self.assertRaises(HttpError) as caught:
+                    self.pool.call("POST", "/v1/chat/completions", self.ask(messages=messages))
+                done = pool.lanyard("template", "--model", pool.MODEL, stdin=json.dumps(messages).encode())
+                self.assertEqual((done.returncode, done.stdout), (1, b""), done.stderr)
+                self.assertEqual(done.stderr.decode(), "error: " + caught.exception.body["error"]["message"] + "\n")
 
     def test_unknown_model_and_paths(self):
         self.refused(self.ask(model="gpt-9"), status=404)
@@ -107,6 +117,23 @@ class BadStarts(unittest.TestCase):
             taken.listen()
             port = taken.getsockname()[1]
             self.refused(pool.MODEL, str(port), port=port)
+
+    def test_paths_that_no_json_can_hold(self):
+        """Nothing aborts: each program says so, before it reads the model."""
+        state = os.fsencode(self.folder) + b"/\xff"
+        coordinator, worker = (pool.BIN / ("lanyard-" + name) for name in ("coordinator", "worker"))
+        for command in ([pool.LANYARD, "up", "--model", pool.MODEL, "--port", "0", "--state", state],
+                        [coordinator, "--model", pool.MODEL, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state", state],
+                        [worker, "--join", "127.0.0.1:1", "--plaintext", "--state", state]):
+            done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertRegex(done.stderr, rb"^error: --state: byte \d+ of it \(0xff\) is no UTF-8")
+        # A home is no option.
+        done = subprocess.run([coordinator, "--model", pool.MODEL, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"], check=False,
+                              capture_output=True, timeout=20, env=os.environ | {"XDG_STATE_HOME": os.fsdecode(state)})
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(b"no UTF-8", done.stderr)
+        self.assertFalse(os.path.exists(state))
 
     def test_no_such_model(self):
         self.refused(self.folder / "nothing.gguf", "nothing.gguf")

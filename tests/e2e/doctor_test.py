@@ -132,7 +132,17 @@ class Doctor(unittest.TestCase):
         self.assertEqual(self.cluster.doctor("--deep", state="damaged")[1], {("this machine", "weights")})
 
     def test_an_unknown_machine_and_a_silent_one(self):
-        self.assertEqual(self.cluster.doctor("--node", "pc-9")[1], {("pc-9", "lost")})
+        report, found = self.cluster.doctor("--node", "pc-9")
+        self.assertEqual(found, {("pc-9", "lost")})
+        # The coordinator has answered, and what it said stands there.
+        self.assertEqual([n for n in report["not_looked_at"] if n["where"] == "coordinator"], [])
+
+    def test_nobody_is_warned_of_a_doctor(self):
+        for _ in range(2):
+            self.cluster.doctor()
+        time.sleep(1.5)
+        logs = [p for p in self.cluster.state.glob("*.log") if "that do not speak TLS" in p.read_text()]
+        self.assertEqual(logs, [], [p.read_text() for p in logs])
 
     def test_the_coordinator_is_not_there(self):
         for url, check, words in (("https://127.0.0.1:1", "port", "refused"), ("https://no-such-host.invalid:1", "name", "known")):

@@ -98,6 +98,34 @@ class Joining(unittest.TestCase):
             c.workers["w1"] = process
             process.wait_text("joined")
 
+    def test_the_line_for_an_administrator_can_be_pasted(self):
+        """As it is printed, also after tries that failed; and `doctor` finds nothing in what those left."""
+        with Cluster() as c:
+            env = {k: v for k, v in os.environ.items() if not k.startswith("LANYARD_")} | {"XDG_STATE_HOME": str(c.folder / "home")}
+
+            def certificates():
+                report = json.loads(pool.lanyard("doctor", "--json", env=env).stdout)
+                return [f for f in report["findings"] if f["check"] in ("certificate", "key")]
+
+            made = pool.lanyard("token", "create", "--role", "admin", "--admin", c.admin, env=env)
+            self.assertIn(b"listens on this machine only", made.stderr)
+            words = made.stdout.decode().split()
+            self.assertEqual(words[:3], ["lanyard", "join", c.listen])
+            token = words[-1]
+            for address, other in ((c.listen, c.token()), ("127.0.0.1:1", token), (c.listen, token[:-1])):
+                done = pool.lanyard("join", address, "--token", other, env=env)
+                self.assertNotEqual(done.returncode, 0)
+                self.assertEqual(certificates(), [], done.stderr)
+            done = pool.lanyard("join", c.listen, "--token-file", c.folder, env=env)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(b"is a folder, and not a file", done.stderr)
+            done = pool.lanyard(*words[1:], "--json", env=env)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            name = json.loads(done.stdout)["name"]
+            members = json.loads(c.call("GET", "/admin/v1/members", identity=c.admin)[1])["members"]
+            self.assertIn((name, "admin"), [(m["name"], m["role"]) for m in members])
+            self.assertEqual(certificates(), [])
+
     def test_a_copied_disk_is_refused_by_name(self):
         with Cluster(workers=1) as c:
             c.wait_ready(1)

@@ -52,7 +52,7 @@ class Plan(unittest.TestCase):
         self.assertIsNotNone(each, advice)
         self.plan(machines(int(each.group(1))))
         self.plan(machines(int(each.group(1)) - 1), fits=False)
-        more = re.search(r"more on (w\d) \(--memory (\d+)MiB\)", advice)
+        more = re.search(r"more on (w\d) \((\d+)MiB in all\)", advice)
         self.assertIsNotNone(more, advice)
         for extra, fits in ((0, True), (-1, False)):
             bigger = f'"{more.group(1)}"\nmemory = "{int(more.group(2)) + extra}MiB"'
@@ -66,6 +66,18 @@ class Plan(unittest.TestCase):
         places = [(s["machine"], s["device"]) for s in plan["stages"]]
         self.assertIn(("pc1", "cuda:0"), places)
         self.assertIn(("pc2", "cpu"), places)
+
+    def test_files_that_are_none(self):
+        """The exit codes of docs/cli.md, and names that a terminal must not obey."""
+        for verb, flag in (("plan", "--machines"), ("eval", "--prompts")):
+            for path, code, said in ((self.folder, 1, "is a folder"), (self.folder / "none", 5, "there is no ")):
+                done = lanyard(verb, "--model", pool.MODEL, flag, path)
+                self.assertEqual((done.returncode, done.stdout), (code, b""), done.stderr)
+                self.assertIn(said, done.stderr.decode())
+        for toml in (machines(48).replace('"w1"', '"\\u001b[31mw1"'), machines(500, 1).replace('"w1"', '"\\u001b[31mw1"')):
+            said = self.run_plan(toml).stdout
+            self.assertIn(b"[31mw1", said)
+            self.assertNotIn(b"\x1b", said)
 
     def test_refusals(self):
         for toml, said in ((machines(88).replace("memory", "memroy", 1), 'did you mean "memory"'),
