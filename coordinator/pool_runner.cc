@@ -324,8 +324,8 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
 
 absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request) const {
   if (!request.model.empty() && request.model != model_->id) {
-    return NotFound("the model '", Shortened(request.model), "' does not exist here; this pool serves '",
-                    model_->id, "'");
+    return NotFound("the model '", Shortened(request.model),
+                    "' does not exist here; this pool serves '", model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
   if (!admitting_.load())

@@ -133,6 +133,8 @@ std::vector<Case> StartCases() {
   };
 }
 
+constexpr char kCsi[] = "a\xC2\x9b\x32J";  // clears the screen of a terminal
+
 std::vector<Case> KeyCases() {
   return {
       {"key length 2^64-1",
@@ -157,14 +159,7 @@ std::vector<Case> KeyCases() {
        {"\"a\\000b\"", "control"}},
       {"key with newline", Key("a\nb", 4).U32(1).data(), kInvalid, {"\"a\\nb\"", "control"}},
       {"key with an escape", Key("a\x1b[2J", 4).U32(1).data(), kInvalid, {"control"}},
-      {"key with U+009B",
-       Key("a\xC2\x9b"
-           "2J",
-           4)
-           .U32(1)
-           .data(),
-       kInvalid,
-       {"\"a\\302\\2332J\"", "control"}},
+      {"key with U+009B", Key(kCsi, 4).U32(1).data(), kInvalid, {"\"a\\302\\2332J\"", "control"}},
       {"key twice",
        Spoilt([](GgufWriter& w) { w.Duplicate("llama.block_count"); }),
        kInvalid,

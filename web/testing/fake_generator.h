@@ -41,8 +41,8 @@ class FakeGenerator : public coordinator::Generator {
     Sequence seq;
     seq.text = PromptText(request);
     if (!request.model.empty() && request.model != kModel) {
-      return NotFound("The model '", Shortened(request.model), "' does not exist; this pool serves '", kModel,
-                      "'.");
+      return NotFound("The model '", Shortened(request.model),
+                      "' does not exist; this pool serves '", kModel, "'.");
     }
     if (seq.text.find("TOO LONG") != std::string::npos) {
       return absl::OutOfRangeError(absl::StrCat("This model's maximum context length is ", kContext,
