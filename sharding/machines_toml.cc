@@ -179,10 +179,10 @@ absl::StatusOr<LinkProfile> ReadLink(const Table& t, const std::vector<MachinePr
   LinkProfile link;
   ASSIGN_OR_RETURN(link.a, t.Text("a"));
   ASSIGN_OR_RETURN(link.b, t.Text("b"));
-  RETURN_IF_ERROR(t.OneOf("a", machines));
-  RETURN_IF_ERROR(t.OneOf("b", machines));
   RETURN_IF_ERROR(t.Number("rtt_us", 0, &link.rtt_us));
   RETURN_IF_ERROR(t.Bandwidth(&link.bandwidth_bps));
+  RETURN_IF_ERROR(t.OneOf("a", machines));
+  RETURN_IF_ERROR(t.OneOf("b", machines));
   return link;
 }
 
