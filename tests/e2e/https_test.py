@@ -283,7 +283,7 @@ class HousesCertificate(Temporary):
                               ({"http_cert": self.folder / "house.csr"}, "no certificate in PEM")):
             with self.assertRaisesRegex(pool.Refused, words):
                 pool.Pool(workers=1, http_open=False, **(flags | change)).close()
-        with self.assertRaisesRegex(pool.Refused, "given together"):
+        with self.assertRaisesRegex(pool.Refused, "--http-cert requires --http-key"):
             pool.Pool(workers=1, http_open=False, http_cert=flags["http_cert"]).close()
         with self.assertRaisesRegex(pool.Refused, "--http-open leaves out"):
             pool.Pool(workers=1, http_open=True, **flags).close()
