@@ -64,9 +64,15 @@ class Verdict(unittest.TestCase):
         self.assertEqual(self.check("tests/a.sh", text), [])
 
     def test_a_lists_folder_counts(self):
-        lab = DEV.replace("tar", "curl")
-        text = {"tests/package/a.sh": "#!/bin/sh\ncurl x\n", "tests/a.sh": "#!/bin/sh\ncurl x\n"}
+        lab = DEV.replace("tar", "dpkg-dev")
+        text = {"tests/package/a.sh": "#!/bin/sh\ndpkg-scanpackages x\n", "tests/a.sh": "#!/bin/sh\ndpkg-scanpackages x\n"}
         self.assertEqual([f[0] for f in programs.check(text, lab)], ["tests/a.sh"])
+
+    def test_what_a_bare_machine_lacks_must_be_named(self):
+        lab = DEV.replace("tar", "curl")
+        found = list(programs.check({"tests/package/a.sh": "#!/bin/sh\ncurl x\n"}, lab))
+        self.assertEqual([f[2] for f in found], ["curl"])
+        self.assertIn("NOT_EVERYWHERE", found[0][3])
 
 
 if __name__ == "__main__":
