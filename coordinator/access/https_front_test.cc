@@ -270,7 +270,7 @@ TEST_F(HttpsFrontTest, AFileOfTheHousesThatBecomesAPipeStopsNothing) {
     EXPECT_EQ(Error("llm.house.example", shown), "");
   }
   const auto again = HttpsFront::Open(options_, false, now_);
-  EXPECT_THAT(std::string(again.status().message()), HasSubstr("it is a pipe"));
+  EXPECT_THAT(std::string(again.status().message()), HasSubstr("is a pipe, and not a file"));
   std::filesystem::remove(options_.https.certificate_file);
   std::filesystem::remove(options_.https.key_file);
   const std::string next = WriteHouse("llm.house.example");

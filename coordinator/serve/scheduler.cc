@@ -230,7 +230,8 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
     if (sequence->prefilling() && sequence->remaining() > 0) picked.push_back({sequence, 0});
   }
   const uint32_t rows = static_cast<uint32_t>(chunks->size());
-  uint32_t budget = PrefillRows(n_decoding);
+  // Those whose token is still being drawn count too (they run ahead).
+  uint32_t budget = PrefillRows(std::max(n_decoding, rows));
   budget -= std::min(budget, rows);
   std::stable_sort(picked.begin(), picked.end(), [now](const auto& a, const auto& b) {
     return Turn(*a.first, now) < Turn(*b.first, now);

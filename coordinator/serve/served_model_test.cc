@@ -89,9 +89,9 @@ TEST(ServedModelTest, WhatCannotBeAPromptNamesItsField) {
   const ServedModel strict = Model(
       "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('only users') }}"
       "{% endif %}{{ m.content }}{% endfor %}");
-  EXPECT_EQ(Refusal(strict, Chat({{"assistant", "a", ""}})), "messages invalid_messages");
+  EXPECT_EQ(Refusal(strict, Chat({{"assistant", "a", ""}})), "messages[0] invalid_messages");
   EXPECT_THAT(std::string(strict.Encode(Chat({{"assistant", "a", ""}})).status().message()),
-              HasSubstr("does not take these messages: only users"));
+              HasSubstr("does not take 'messages[0]': only users"));
   const ServedModel deaf = Model("{{ messages[0].content }}");
   EXPECT_EQ(Refusal(deaf, Chat({{"user", "a", ""}, {"user", "b", ""}})),
             "messages[1] invalid_messages");
