@@ -142,7 +142,6 @@ void ServeJoining(const Identity& identity, coordinator::PoolRunner* pool) {
 absl::Status Run(apps::CoordinatorFlags flags) {
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(flags.daemon.log_level));
   SetupLog({level, flags.daemon.log_json, "coordinator"});
-  RETURN_IF_ERROR(CheckHttps(&flags));
   ASSIGN_OR_RETURN(flags.pool.limits.networks, ParseNetworks(flags.networks));
   if (flags.pool.state_directory.empty()) flags.pool.state_directory = StateHome() + "/coordinator";
   // Its path travels: to `lanyard up`, and to whoever asks where the administrator's folder is.
@@ -213,7 +212,9 @@ int main(int argc, char** argv) {
   apps::CoordinatorFlags flags;
   const auto app = apps::MakeCoordinatorApp(&flags);
   if (const auto code = ParseCommandLine(*app, argc, argv); code.has_value()) return *code;
-  const absl::Status status = Run(std::move(flags));
+  const absl::Status wrong = CheckHttps(&flags);
+  const absl::Status status = wrong.ok() ? Run(std::move(flags)) : wrong;
   if (!status.ok()) std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-  return ExitCodeOf(status.code());
+  // Wrong options do not become right by trying again, which systemd and `lanyard up` know by this.
+  return wrong.ok() ? ExitCodeOf(status.code()) : kUsage;
 }

@@ -211,13 +211,17 @@ absl::Status Pool::StartCoordinator() {
 
 absl::Status Pool::CoordinatorError(const std::string& how) const {
   const std::string& log = coordinator_->spec().log_path;
+  const bool usage = coordinator_->exit_code() == kUsage;
   // Its own last line is the error; after a crash the lines before show what led to it.
   const std::string last = LastLines(log, 1);
   const std::string own = "error: ";
-  if (last.rfind(own, 0) == 0) return Internal(last.substr(own.size()), "\n  Log: ", log);
+  if (last.rfind(own, 0) == 0) {
+    const std::string words = last.substr(own.size());
+    return usage ? InvalidArgument(words) : Internal(words, "\n  Log: ", log);
+  }
   // Of a usage error it is the line before; the last one points to the coordinator's own help.
   const std::string wrong = LastLines(log, 2);
-  if (coordinator_->exit_code() == kUsage && wrong.rfind(own, 0) == 0)
+  if (usage && wrong.rfind(own, 0) == 0)
     return InvalidArgument(wrong.substr(own.size(), wrong.find('\n') - own.size()));
   const std::string tail = LastLines(log, 10);
   return Internal("the coordinator ended (", how, ")", tail.empty() ? "" : "; its last lines:\n",
@@ -430,6 +434,7 @@ absl::Status Pool::WaitUntilReady() {
     if (view.ok() && view->ready) {
       progress_.Clear();
       was_ready_ = true;
+      ShowComplaints();  // of the time before, which a Ctrl-C that comes now would leave unsaid
       return Announce(*view);
     }
     if (view.ok() && IsFinal(*view, o_.workers, &no_plan_since)) {

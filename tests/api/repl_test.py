@@ -404,6 +404,7 @@ class Repl(unittest.TestCase):
         terminal.keys(ARGS.lanyard.encode() + b" run\n")
         terminal.until(">>> ")
         terminal.keys("hal\u00fc".encode())
+        terminal.until("hal\u00fc")  # with Ctrl-Z the system throws away what was not read yet
         terminal.keys(b"\x1a")
         terminal.until("Stopped")
         terminal.until("SHELL$ ")

@@ -285,8 +285,9 @@ class HousesCertificate(Temporary):
                 pool.Pool(workers=1, http_open=False, **(flags | change)).close()
         with self.assertRaisesRegex(pool.Refused, "--http-cert requires --http-key"):
             pool.Pool(workers=1, http_open=False, http_cert=flags["http_cert"]).close()
-        with self.assertRaisesRegex(pool.Refused, "--http-open leaves out"):
+        with self.assertRaisesRegex(pool.Refused, "--http-open leaves out") as refused:
             pool.Pool(workers=1, http_open=True, **flags).close()
+        self.assertEqual(refused.exception.code, 2)
 
 
 if __name__ == "__main__":
