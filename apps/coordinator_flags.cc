@@ -67,6 +67,10 @@ std::unique_ptr<CLI::App> MakeCoordinatorApp(CoordinatorFlags* out) {
          "milliseconds that the next token of an answer may wait for other people's prompts")
       ->check(CLI::Range(1.0, 60000.0))
       ->capture_default_str();
+  app.add_option("--prefix-cache", flags.pool.scheduler.keep_prefixes,
+                 "a text that was read once is not read again while there is room for its KV; "
+                 "false reads all of every prompt")
+      ->capture_default_str();
   app.add_option("--drain-timeout", flags.drain_timeout_s,
                  "seconds that SIGTERM leaves to running requests; no new ones are taken meanwhile")
       ->check(CLI::Range(0.0, 3600.0))

@@ -28,6 +28,10 @@ constexpr Description kPreemptions{"vllm:num_preemptions_total",
                                    "Requests whose KV was given up and made again."};
 constexpr Description kPromptTokens{"vllm:prompt_tokens_total",
                                     "Prompt tokens of requests that got a first token."};
+constexpr Description kPrefixQueries{"vllm:prefix_cache_queries_total",
+                                     "Prompt tokens that were looked up in the KV."};
+constexpr Description kPrefixHits{"vllm:prefix_cache_hits_total",
+                                  "Of these, those that did not have to be read again."};
 constexpr Description kGenerationTokens{"vllm:generation_tokens_total", "Tokens generated."};
 constexpr Description kSuccess{"vllm:request_success_total", "Requests that ended, by reason."};
 constexpr Description kFirstToken{"vllm:time_to_first_token_seconds",
@@ -73,8 +77,8 @@ double Seconds(TimeNs t) { return static_cast<double>(t) / kSecond; }
 
 PoolMetrics::PoolMetrics(const std::string& model)
     : metrics_(Metrics::Labels{{"model_name", model}, {"engine", "0"}}) {
-  for (const Description& counter :
-       {kPreemptions, kPromptTokens, kGenerationTokens, kIgnored, kFailed}) {
+  for (const Description& counter : {kPreemptions, kPrefixQueries, kPrefixHits, kPromptTokens,
+                                     kGenerationTokens, kIgnored, kFailed}) {
     metrics_.Declare(counter);
   }
   for (const char* reason : {"stop", "length", "abort"})
@@ -95,6 +99,8 @@ void PoolMetrics::OnToken(const SequenceUpdate& update, TimeNs last, TimeNs now)
     return;
   }
   metrics_.Add(kPromptTokens, update.prompt_tokens);
+  metrics_.Add(kPrefixQueries, update.prompt_tokens);
+  metrics_.Add(kPrefixHits, update.cached_tokens);
   metrics_.Observe(kFirstToken, kFirstTokenBuckets, Seconds(now - update.times.arrived));
 }
 

@@ -148,15 +148,23 @@ absl::Status CheckRun(const SeqRun& run, const StageSpec& spec, const FrameModel
   return absl::OkStatus();
 }
 
-// No block may be in two places: one sequence would overwrite another's keys.
-absl::Status CheckBlocksDisjoint(const StepBatch& batch, const StageSpec& spec, size_t n_groups) {
-  for (size_t g = 0; g < n_groups; ++g) {
-    std::vector<bool> used(g < spec.group_blocks.size() ? spec.group_blocks[g] : 0);
-    for (const SeqRun& run : batch.runs) {
-      for (const uint32_t block : run.tables[g].blocks) {
-        if (used[block]) return InvalidArgument("group ", g, ": block ", block, " is used twice");
-        used[block] = true;
+// Sequences with the same beginning read the same blocks, but a block that one run writes belongs
+// to it alone: another would read what is not its own, or overwrite it.
+absl::Status CheckBlocksOfGroup(const StepBatch& batch, size_t group, uint32_t pool_blocks) {
+  std::vector<size_t> reader(pool_blocks);  // the last run, from 1, that has the block
+  std::vector<size_t> writer(pool_blocks);
+  for (size_t r = 1; r <= batch.runs.size(); ++r) {
+    const SeqRun& run = batch.runs[r - 1];
+    const BlockTable& table = run.tables[group];
+    const uint32_t first_written = run.pos / kKvBlockTokens;
+    for (size_t i = 0; i < table.blocks.size(); ++i) {
+      const uint32_t block = table.blocks[i];
+      const bool writes = table.first + i >= first_written;
+      if (reader[block] == r || writer[block] != 0 || (writes && reader[block] != 0)) {
+        return InvalidArgument("group ", group, ": block ", block, " is used twice");
       }
+      reader[block] = r;
+      if (writes) writer[block] = r;
     }
   }
   return absl::OkStatus();
@@ -203,7 +211,11 @@ absl::Status ValidateFrame(const StepFrame& frame, const StageSpec& spec, const 
       return Annotate(status, absl::StrCat("run ", i, " (sequence ", batch.runs[i].seq.value, ")"));
     }
   }
-  return CheckBlocksDisjoint(batch, spec, model.group_windows.size());
+  for (size_t g = 0; g < model.group_windows.size(); ++g) {
+    const uint32_t blocks = g < spec.group_blocks.size() ? spec.group_blocks[g] : 0;
+    RETURN_IF_ERROR(CheckBlocksOfGroup(batch, g, blocks));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace lanyard::stage

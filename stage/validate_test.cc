@@ -131,6 +131,29 @@ TEST_F(ValidateTest, HiddenStates) {
   Refused([](StepFrame& f) { f.hidden.data.push_back(0); }, "bytes");
 }
 
+TEST_F(ValidateTest, ReadBlocksMayBeSharedWrittenOnesNever) {
+  const auto shared = [](StepFrame& f) {  // run 1 goes on where run 0's first 32 tokens end
+    f.batch.runs[1].pos = 32;
+    f.batch.runs[1].tables = {{0, {0, 9}}, {0, {5, 7}}};
+  };
+  EXPECT_TRUE(Check(shared).ok());
+  for (const bool swap : {false, true}) {
+    Refused(
+        [&](StepFrame& f) {
+          shared(f);
+          f.batch.runs[1].tables[0].blocks[0] = 3;  // run 0 writes it
+          if (swap) std::swap(f.batch.runs[0], f.batch.runs[1]);
+        },
+        "block 3 is used twice");
+  }
+  Refused(
+      [&](StepFrame& f) {
+        shared(f);
+        f.batch.runs[1].tables[0].blocks = {0, 0};
+      },
+      "block 0 is used twice");
+}
+
 TEST_F(ValidateTest, BlockTables) {
   Refused([](StepFrame& f) { f.batch.runs[0].tables.pop_back(); }, "state groups");
   Refused([](StepFrame& f) { f.batch.runs[0].tables[0].blocks.pop_back(); },

@@ -100,9 +100,10 @@ std::string SseEvent(std::string_view json) {
 std::string UsageJson(const Usage& usage) {
   return absl::StrFormat(
       "{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,"
-      "\"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_"
+      "\"prompt_tokens_details\":{\"cached_tokens\":%u},\"completion_tokens_details\":{\"reasoning_"
       "tokens\":0}}",
-      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens);
+      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
+      usage.cached_tokens);
 }
 
 AnswerFormat::AnswerFormat(const AnswerInfo& info) : info_(info) {

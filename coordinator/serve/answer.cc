@@ -34,6 +34,7 @@ void Answer::Emit(std::string text) {
 
 Answer::Next Answer::OnToken(const SequenceUpdate& update) {
   usage_.completion_tokens = update.completion_tokens;
+  usage_.cached_tokens = update.cached_tokens;
   const bool eos = update.end == SequenceEnd::kEos;
   std::string text;
   if (!eos) {

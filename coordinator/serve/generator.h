@@ -53,6 +53,7 @@ enum class FinishReason { kStop, kLength };
 struct Usage {
   uint32_t prompt_tokens = 0;
   uint32_t completion_tokens = 0;
+  uint32_t cached_tokens = 0;  // of the prompt, those that were not read again
 };
 
 // Log probabilities of one emitted token.

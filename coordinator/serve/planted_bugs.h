@@ -8,6 +8,8 @@ struct PlantedBugs {
   bool forget_free_on_cancel = false;  // a cancelled sequence never frees its blocks
   bool trim_too_early = false;      // a sliding window loses a block that its next row still sees
   bool keep_kv_on_preempt = false;  // a preempted sequence believes that its KV is still there
+  bool foreign_page = false;        // a beginning is taken for the same when it only looks alike
+  bool keep_over_epochs = false;    // what was read stays when its pipeline, and its KV, is gone
   bool share_blocks = false;        // a block is handed out while another sequence holds it
   // Results are taken as they come, whether or not earlier frames were lost.
   bool commit_out_of_order = false;

@@ -34,6 +34,7 @@ absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
   if (ready_) sequence->max_tokens = std::min(sequence->max_tokens, shape_.context);
   sequence->times.arrived = now;
   sequence->spec = std::move(spec);
+  if (pool_) sequence->expected = pool_->Find({}, sequence->kv_tokens(), 0).end;
   waiting_[sequence->order] = sequence.get();
   sequences_[sequence->spec.id] = std::move(sequence);
   return absl::OkStatus();
@@ -65,13 +66,14 @@ void Scheduler::LeaveRunning(Sequence* sequence) {
 void Scheduler::Cancel(SeqId id) {
   Sequence* sequence = Find(id);
   if (sequence == nullptr || sequence->state == State::kGone) return;
-  if (options_.bugs.forget_free_on_cancel) sequence->tables.clear();
+  if (options_.bugs.forget_free_on_cancel) sequence->tables = {};
   End(sequence);
 }
 
 std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& shape) {
   shape_ = shape;
-  pool_ = std::make_unique<KvPool>(shape.groups, options_.bugs);
+  if (pool_ == nullptr)
+    pool_ = std::make_unique<KvPool>(shape.groups, options_.keep_prefixes, options_.bugs);
   shape_.context = std::min(shape_.context, pool_->CapacityTokens());
   ready_ = true;
   row_ns_ = 0;  // other stages have another pace
@@ -94,9 +96,12 @@ std::vector<SeqId> Scheduler::OnPipelineLost() {
   std::vector<SeqId> leaving, given_up;
   for (auto& [id, sequence] : sequences_) {
     if (!sequence->in_flight.empty()) ++sequence->losses;
-    sequence->tables.clear();  // the pool of blocks goes with its pipeline
+    if (options_.bugs.keep_over_epochs && pool_) pool_->Release(&sequence->tables);
+    sequence->tables = {};  // the pool of blocks goes with its pipeline
     sequence->in_flight.clear();
     sequence->scheduled = 0;
+    sequence->expected = 0;
+    if (sequence->times.first_token == 0) sequence->cached = 0;
     if (sequence->state == State::kWaiting) continue;
     LeaveRunning(sequence.get());
     if (sequence->state == State::kGone || options_.bugs.forget_lost_worker) {
@@ -110,7 +115,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost() {
     }
   }
   for (const SeqId id : leaving) sequences_.erase(id);
-  pool_.reset();
+  if (!options_.bugs.keep_over_epochs) pool_.reset();
   return given_up;
 }
 
@@ -125,6 +130,7 @@ std::vector<SeqId> Scheduler::FailWaiting(TimeNs arrived_before) {
 
 bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
   if (running_.empty() && draining_.empty()) return true;
+  const KvPool::Match match = pool_->Find(sequence.tables, sequence.kv_tokens(), 0);
   for (size_t g = 0; g < pool_->n_groups(); ++g) {
     // Each sequence gets one block more than it has now: room to grow before another one must be
     // preempted.
@@ -134,15 +140,16 @@ bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
     }
     for (const Sequence* other : draining_) {
       if (other->state == State::kPreempting) return false;  // it is older than every waiting one
-      if (!other->tables.empty()) need += other->tables[g].blocks.size();
+      if (!other->tables.empty()) need += other->tables.groups[g].blocks.size();
     }
+    need -= std::min<uint64_t>(need, pool_->shared(g) + match.held[g]);
     if (need > pool_->group_blocks(g)) return false;
   }
   return true;
 }
 
 int64_t Scheduler::Turn(const Sequence& sequence, TimeNs now) {
-  return int64_t{sequence.length()} - sequence.scheduled -
+  return int64_t{sequence.length()} - std::max(sequence.scheduled, sequence.expected) -
          (now - sequence.times.arrived) / kMillisecond;
 }
 
@@ -184,7 +191,21 @@ void Scheduler::Admit(TimeNs now) {
     sequence->state = State::kRunning;
     if (sequence->times.started == 0) sequence->times.started = now;
     SetRunning(sequence);
+    Adopt(sequence);
   }
+}
+
+void Scheduler::Adopt(Sequence* sequence) {
+  if (!sequence->in_flight.empty()) return;
+  const uint32_t end = pool_->Adopt(&sequence->tables, sequence->kv_tokens(), sequence->scheduled);
+  if (sequence->times.first_token == 0) sequence->cached += end - sequence->scheduled;
+  sequence->scheduled = end;
+}
+
+bool Scheduler::OnTheirWay(const Sequence& sequence) const {
+  const uint64_t step =
+      pool_->AnnouncedBy(sequence.tables, sequence.kv_tokens(), sequence.scheduled);
+  return step == next_step_ || steps_.contains(StepId(step));
 }
 
 std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
@@ -227,7 +248,9 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
   uint32_t n_decoding = 0;
   for (const auto& [order, sequence] : running_) {
     if (!sequence->prefilling()) ++n_decoding;
-    if (sequence->prefilling() && sequence->remaining() > 0) picked.push_back({sequence, 0});
+    if (!sequence->prefilling() || sequence->remaining() == 0) continue;
+    Adopt(sequence);
+    picked.push_back({sequence, 0});
   }
   const uint32_t rows = static_cast<uint32_t>(chunks->size());
   // Those whose token is still being drawn count too (they run ahead).
@@ -241,11 +264,15 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
     std::pair<Sequence*, uint32_t>* next = nullptr;
     for (auto& one : picked) {
       if (one.second == one.first->remaining()) continue;
+      // It can adopt them when they are home.
+      if (one.second == 0 && OnTheirWay(*one.first)) continue;
       if (next == nullptr || one.first->share->served < next->first->share->served) next = &one;
     }
     if (next == nullptr) break;
     const uint32_t n =
         std::min({budget, next->first->remaining() - next->second, stage::kKvBlockTokens});
+    const uint32_t pos = next->first->scheduled + next->second;
+    pool_->Announce(&next->first->tables, next->first->kv_tokens(), pos, pos + n, next_step_);
     next->second += n;
     next->first->share->served += n;
     budget -= n;
@@ -253,6 +280,15 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
   for (const auto& [sequence, n] : picked) {
     if (n == 0 || sequence->state != State::kRunning) continue;  // it was preempted for another
     if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
+  }
+}
+
+void Scheduler::PickOldest(std::vector<Chunk>* chunks) {
+  for (const auto& [order, sequence] : running_) {
+    if (!sequence->prefilling() || sequence->remaining() == 0) continue;
+    const uint32_t n = std::min(sequence->remaining(), options_.prefill_rows);
+    if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
+    return;
   }
 }
 
@@ -294,6 +330,7 @@ std::optional<Step> Scheduler::NextStep(TimeNs now) {
   std::vector<Chunk> chunks = PickDecode();
   const size_t n_decode = chunks.size();
   PickPrefill(&chunks, now);
+  if (chunks.empty() && steps_.empty()) PickOldest(&chunks);
   if (chunks.empty()) return std::nullopt;
   return BuildStep(chunks, chunks.size() > n_decode, now);
 }
@@ -405,6 +442,7 @@ std::optional<SequenceUpdate> Scheduler::Append(Sequence* sequence, const stage:
   update.out = out;
   update.prompt_tokens = static_cast<uint32_t>(sequence->spec.prompt.size());
   update.completion_tokens = sequence->length() - update.prompt_tokens;
+  update.cached_tokens = sequence->cached;
   update.times = sequence->times;
   const bool eos = std::find(options_.eos_ids.begin(), options_.eos_ids.end(), out.token) !=
                    options_.eos_ids.end();
@@ -426,6 +464,7 @@ std::vector<SeqId> Scheduler::FailFrame(StepId step, uint32_t frame) {
   for (const RunRef& run : CloseFrame(step, frame)) {
     Sequence* sequence = Find(run.id);
     if (sequence == nullptr) continue;
+    sequence->failed = true;
     if (sequence->state != State::kGone) {
       failed.push_back(run.id);
       End(sequence);
@@ -456,11 +495,16 @@ void Scheduler::Settle(Sequence* sequence) {
   if (sequence->state == State::kRunning) {
     const uint32_t oldest =
         sequence->in_flight.empty() ? sequence->scheduled : *sequence->in_flight.begin();
+    pool_->Keep(&sequence->tables, sequence->kv_tokens(), oldest);
     pool_->Trim(&sequence->tables, oldest);
     return;
   }
   if (!sequence->in_flight.empty()) return;
-  if (pool_) pool_->Release(&sequence->tables);
+  if (pool_) {
+    if (!sequence->failed)
+      pool_->Keep(&sequence->tables, sequence->kv_tokens(), sequence->scheduled);
+    pool_->Release(&sequence->tables);
+  }
   draining_.erase(sequence);
   if (sequence->state == State::kGone) {
     sequences_.erase(sequence->spec.id);
@@ -468,6 +512,7 @@ void Scheduler::Settle(Sequence* sequence) {
   }
   sequence->state = State::kWaiting;
   if (!options_.bugs.keep_kv_on_preempt) sequence->scheduled = 0;
+  if (sequence->times.first_token == 0) sequence->cached = 0;
   if (options_.bugs.repeat_after_preempt) sequence->tokens.resize(sequence->spec.prompt.size());
   waiting_[sequence->order] = sequence;
 }

@@ -36,6 +36,8 @@ struct SchedulerOptions {
   // Where one stage embeds and samples, the next decode step is sent before the tokens of the last
   // one are home (see stage::LastTokens). This costs a row for every sequence that ends unforeseen.
   bool run_ahead = true;
+  // What was read once is not read again while its KV is there (see KvPool).
+  bool keep_prefixes = true;
   uint32_t max_losses = 3;       // see OnPipelineLost
   std::vector<int32_t> eos_ids;  // each of them ends a sequence
   PlantedBugs bugs;
@@ -51,6 +53,7 @@ struct PipelineShape {
 struct SequenceSpec {
   SeqId id;
   std::string caller;  // whose share it counts against (the id of an API key)
+  std::string tenant;  // who may see by an answer's haste what was asked before; now one for all
   std::vector<int32_t> prompt;
   uint32_t max_tokens = 0;  // counts the completion alone; UINT32_MAX: up to the context
   stage::SampleSpec sample;
@@ -71,6 +74,7 @@ struct SequenceUpdate {
   stage::TokenOut out;
   uint32_t prompt_tokens = 0;
   uint32_t completion_tokens = 0;  // this one included
+  uint32_t cached_tokens = 0;      // of the prompt, those that had been read before
   std::optional<SequenceEnd> end;
   SequenceTimes times;
 };
@@ -143,6 +147,7 @@ class Scheduler {
   uint32_t context() const { return ready_ ? shape_.context : 0; }
   uint32_t kv_blocks_total() const { return pool_ ? pool_->total() : 0; }
   uint32_t kv_blocks_used() const { return pool_ ? pool_->used() : 0; }
+  uint32_t kv_blocks_kept() const { return pool_ ? pool_->kept() : 0; }
   bool idle() const { return sequences_.empty() && steps_.empty(); }
   std::vector<SequenceView> View() const;
 
@@ -169,6 +174,9 @@ class Scheduler {
     uint64_t last_step = 0;        // the step that has the row before `scheduled`
     std::set<uint32_t> in_flight;  // first positions of its runs that are in flight
     KvTables tables;
+    uint32_t cached = 0;    // positions that were read before it came
+    uint32_t expected = 0;  // those that were there when it came
+    bool failed = false;    // a frame with rows of it failed: its KV may be wrong
     SequenceTimes times;
     uint32_t losses = 0;  // of pipelines since its last token, each with rows of it on their way
 
@@ -177,6 +185,7 @@ class Scheduler {
     // way.
     uint32_t remaining() const { return scheduled > length() ? 0 : length() - scheduled; }
     bool prefilling() const { return length() == spec.prompt.size() || remaining() > 1; }
+    KvTokens kv_tokens() const { return {spec.tenant, tokens}; }
     // True when every known token is on its way and the one that the last step draws will not be
     // the sequence's last.
     bool can_run_ahead() const { return scheduled == length() && length() + 1 < max_tokens; }
@@ -217,6 +226,12 @@ class Scheduler {
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   void PickPrefill(std::vector<Chunk>* chunks, TimeNs now);
+  // For when nothing else can go on: the oldest sequence may take the room of all others.
+  void PickOldest(std::vector<Chunk>* chunks);
+  // Takes the KV that is there for the sequence's next rows.
+  void Adopt(Sequence* sequence);
+  // Another sequence has the very rows that come next on their way.
+  bool OnTheirWay(const Sequence& sequence) const;
   // Makes room for up to n_rows rows; preempts the youngest sequence when not even one row fits.
   // Returns the number of rows that fit now.
   uint32_t MakeRoom(Sequence* sequence, uint32_t n_rows);

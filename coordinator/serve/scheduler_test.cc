@@ -14,6 +14,7 @@ SchedulerOptions Options() {
   SchedulerOptions options;
   options.eos_ids = {kEos};
   options.run_ahead = false;
+  options.keep_prefixes = false;  // prompts here are all alike
   return options;
 }
 

@@ -31,6 +31,7 @@ void Add(const Report& report, Report* sum) {
   sum->cancelled += report.cancelled;
   sum->refused += report.refused;
   sum->tokens += report.tokens;
+  sum->cached += report.cached;
   sum->preemptions += report.preemptions;
   sum->epochs += report.epochs;
   sum->improvements += report.improvements;
@@ -54,13 +55,15 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
   }
   std::printf(
       "%lu lives: %lu requests, %lu finished, %lu failed, %lu cancelled, %lu refused; %lu tokens, "
-      "%lu preemptions, %lu epochs, %lu better plans, %lu drains, %lu results ignored\n",
-      n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens,
+      "%lu of prompts known, %lu preemptions, %lu epochs, %lu better plans, %lu drains, %lu "
+      "results ignored\n",
+      n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens, sum.cached,
       sum.preemptions, sum.epochs, sum.improvements, sum.moves, sum.ignored_results);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);
     EXPECT_GT(sum.preemptions, n / 10);
+    EXPECT_GT(sum.cached, n * 32);
     EXPECT_GT(sum.epochs, n + n / 4);
     EXPECT_GT(sum.improvements, n / 100);
     EXPECT_GT(sum.moves, n / 10);
@@ -116,6 +119,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bug("TrimTooEarly", [](WorldOptions& o) { o.bugs.trim_too_early = true; }),
         Bug("KeepKvOnPreempt", [](WorldOptions& o) { o.bugs.keep_kv_on_preempt = true; }),
         Bug("ShareBlocks", [](WorldOptions& o) { o.bugs.share_blocks = true; }),
+        Bug("ForeignPage", [](WorldOptions& o) { o.bugs.foreign_page = true; }),
+        Bug("KeepOverEpochs", [](WorldOptions& o) { o.bugs.keep_over_epochs = true; }),
         Bug("CommitOutOfOrder", [](WorldOptions& o) { o.bugs.commit_out_of_order = true; }),
         Bug("AcceptStaleResults", [](WorldOptions& o) { o.bugs.accept_stale_results = true; }),
         Bug("ForgetLostWorker", [](WorldOptions& o) { o.bugs.forget_lost_worker = true; }),

@@ -197,6 +197,30 @@ void World::PlanClients() {
   });
 }
 
+// Most prompts begin like others: like a shared text, with one token changed perhaps, or like an
+// earlier conversation with its answer.
+std::vector<int32_t> World::MakePrompt(uint32_t n) {
+  std::vector<int32_t> prompt;
+  if (texts_.empty() || Random(4) == 0) {
+    std::vector<int32_t>& text = texts_.emplace_back();
+    for (uint32_t i = 0; i < context_; ++i) {
+      text.push_back(static_cast<int32_t>(Random(model_.n_vocab)));
+    }
+  }
+  const uint64_t kind = Random(4);
+  if (kind > 0) prompt = texts_[Random(texts_.size())];
+  if (kind == 3 && !requests_.empty()) {
+    const Request& earlier = std::next(requests_.begin(), Random(requests_.size()))->second;
+    prompt = earlier.spec.prompt;
+    prompt.insert(prompt.end(), earlier.expected.begin(), earlier.expected.end());
+  }
+  if (kind == 2) prompt[Random(n)] = static_cast<int32_t>(Random(model_.n_vocab));
+  prompt.resize(std::min<size_t>(prompt.size(), kind == 3 ? context_ : n));
+  if (kind == 1 && n > 8) prompt.resize(n - Random(8));
+  while (prompt.size() < n) prompt.push_back(static_cast<int32_t>(Random(model_.n_vocab)));
+  return prompt;
+}
+
 World::Request World::MakeRequest(uint64_t id) {
   Request request;
   request.spec.id = SeqId(id);
@@ -205,14 +229,13 @@ World::Request World::MakeRequest(uint64_t id) {
   const bool grows = options_.weather == Weather::kTinyKv;
   const bool long_prompt = !grows && Random(3) == 0;
   const uint32_t n_prompt = 1 + static_cast<uint32_t>(Random(long_prompt ? context_ : 40));
-  for (uint32_t i = 0; i < n_prompt; ++i) {
-    request.spec.prompt.push_back(static_cast<int32_t>(Random(model_.n_vocab)));
-  }
+  request.spec.prompt = MakePrompt(n_prompt);
   request.spec.max_tokens = 1 + static_cast<uint32_t>(Random(grows ? context_ : 60));
   request.spec.sample.seed = rng_();
   request.spec.ignore_eos = grows || Random(2) == 0;
   request.submitted = now_;
-  const uint32_t most = context_ > n_prompt ? context_ - n_prompt : 0;
+  const uint32_t length = static_cast<uint32_t>(request.spec.prompt.size());
+  const uint32_t most = context_ > length ? context_ - length : 0;
   request.expected =
       model_.Continue(request.spec.prompt, request.spec.sample,
                       std::min(request.spec.max_tokens, most), request.spec.ignore_eos);
@@ -251,6 +274,8 @@ void World::OnToken(const coordinator::SequenceUpdate& update) {
   }
   ++request.seen;
   ++report_.tokens;
+  if (request.seen == 1) report_.cached += update.cached_tokens;
+  if (update.cached_tokens >= request.spec.prompt.size()) Violation("all of a prompt was known");
   if (update.completion_tokens != request.seen) Violation("the count of tokens is wrong");
   if (!update.end) return;
   request.ended = true;

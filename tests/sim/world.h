@@ -43,6 +43,7 @@ struct Report {
   uint64_t cancelled = 0;
   uint64_t refused = 0;  // refused by Submit
   uint64_t tokens = 0;
+  uint64_t cached = 0;  // tokens of prompts that were not read again
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
   uint64_t improvements = 0;  // plans given up for a better one
@@ -115,6 +116,7 @@ class World {
   void OnDrained(const coordinator::PoolAction::DrainAnswer& answer);
   void Submit(uint64_t id);
   Request MakeRequest(uint64_t id);
+  std::vector<int32_t> MakePrompt(uint32_t n);
   void CheckRest();
   void Violation(const std::string& text);
 
@@ -142,6 +144,7 @@ class World {
   TimeNs drain_patience_ = 0;
   std::unique_ptr<coordinator::PoolMachine> pool_;
   std::map<SeqId, Request> requests_;
+  std::vector<std::vector<int32_t>> texts_;  // that prompts begin with
   std::map<std::string, TimeNs> link_time_;
   Faults faults_;
   uint64_t next_link_ = 1;
