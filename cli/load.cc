@@ -37,8 +37,10 @@ struct Options {
   bool json = false;
 };
 
-std::string RequestBody(const Options& o, uint32_t index) {
-  std::mt19937 random(index + 1);
+// `run` differs from run to run: a pool that has read a prompt before answers it sooner.
+std::string RequestBody(const Options& o, uint32_t run, uint32_t index) {
+  std::seed_seq seed{run, index};
+  std::mt19937 random(seed);
   json ids = json::array();
   for (uint32_t i = 0; i < o.prompt_tokens; ++i) {
     ids.push_back(kFirstToken + static_cast<int>(random() % (kLastToken - kFirstToken + 1)));
@@ -97,6 +99,7 @@ int Load(Options o) {
   if (!client.ok()) return Fail(client.status());
   if (const auto alive = client->Get("/health"); !alive.ok()) return Fail(alive.status());
   std::atomic<uint32_t> next{0};
+  const uint32_t run = std::random_device{}();
   const uint32_t users = std::min(o.users, o.requests);
   std::vector<LoadStats> stats(users);
   std::vector<std::thread> threads;
@@ -104,7 +107,7 @@ int Load(Options o) {
   for (uint32_t u = 0; u < users; ++u) {
     threads.emplace_back([&, u] {
       for (uint32_t i = next++; i < o.requests && !Interrupted().load(); i = next++) {
-        OneRequest(*client, RequestBody(o, i), &stats[u]);
+        OneRequest(*client, RequestBody(o, run, i), &stats[u]);
       }
     });
   }
