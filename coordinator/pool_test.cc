@@ -284,6 +284,7 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
     stage.embeds = stage.samples = true;
     return absl::StatusOr<sharding::Plan>(plan);
   };
+  options_.deployment.pipeline.first_timeout = 1000 * kSecond;
   options_.deployment.pipeline.step_timeout = 1000 * kSecond;
   pool_ = std::make_unique<PoolMachine>(options_);
   Join(1, "w1");
@@ -350,6 +351,7 @@ class DrainTest : public PoolTest {
       }
       return absl::StatusOr<sharding::Plan>(plan);
     };
+    options_.deployment.pipeline.first_timeout = 1000 * kSecond;
     options_.deployment.pipeline.step_timeout = 1000 * kSecond;
     pool_ = std::make_unique<PoolMachine>(options_);
   }

@@ -59,6 +59,7 @@ void Pipeline::Open(PipelinePlan plan) {
   frames_.clear();
   gap_since_ = 0;
   progress_ = 0;
+  longest_ = 0;
   open_ = true;
 }
 
@@ -195,6 +196,7 @@ void Pipeline::ReleaseInOrder(TimeNs now, PipelineOutcome* outcome) {
   while (!frames_.empty() && frames_.front().answered) {
     Frame& head = frames_.front();
     outcome->done.push_back({head.step, head.frame, std::move(head.tokens)});
+    longest_ = std::max({longest_, now - std::max(head.submitted, progress_), TimeNs{1}});
     frames_.pop_front();
     released = true;
     progress_ = now;
@@ -206,6 +208,12 @@ void Pipeline::ReleaseInOrder(TimeNs now, PipelineOutcome* outcome) {
   } else if (gap_since_ == 0 || released) {
     gap_since_ = now;
   }
+}
+
+TimeNs Pipeline::Allowed() const {
+  constexpr TimeNs kTimesTheLongest = 20;
+  if (longest_ == 0) return options_.first_timeout;
+  return std::clamp(kTimesTheLongest * longest_, options_.step_timeout, options_.first_timeout);
 }
 
 void Pipeline::Stalled(TimeNs now) {
@@ -222,9 +230,9 @@ PipelineOutcome Pipeline::OnTick(TimeNs now) {
   for (const PipelineStage& stage : plan_.stages) {
     absl::StrAppend(&path, path.empty() ? "" : ", ", stage.Describe());
   }
-  if (now >= std::max(head.submitted, progress_) + options_.step_timeout) {
-    outcome.lost = Unavailable(what, " did not come back within ", Seconds(options_.step_timeout),
-                               " from ", path);
+  if (now >= std::max(head.submitted, progress_) + Allowed()) {
+    outcome.lost =
+        Unavailable(what, " did not come back within ", Seconds(Allowed()), " from ", path);
   } else if (gap_since_ != 0 && now >= gap_since_ + options_.gap_timeout) {
     outcome.lost =
         Unavailable(what, " was lost between ", path, ": a later one came back before it");

@@ -34,7 +34,11 @@ struct PipelinePlan {
 };
 
 struct PipelineOptions {
-  TimeNs step_timeout = 30 * kSecond;  // the longest time in which no frame comes home
+  // The longest time in which no frame comes home: until the first one did (a large model over slow
+  // machines may take a minute for it), and later. Later it is a multiple of the longest that a
+  // frame took here, between the two.
+  TimeNs first_timeout = 300 * kSecond;
+  TimeNs step_timeout = 30 * kSecond;
   // Streams keep order: when a later frame is back and an earlier one is not, the earlier one is
   // lost and not slow.
   TimeNs gap_timeout = 2 * kSecond;
@@ -98,6 +102,7 @@ class Pipeline {
     std::vector<stage::TokenOut> tokens;
   };
 
+  TimeNs Allowed() const;
   std::string Stale(const stage::StepResult& result) const;
   PipelineOutcome OnError(const stage::StepResult& result, std::deque<Frame>::iterator frame,
                           TimeNs now);
@@ -110,6 +115,7 @@ class Pipeline {
   std::deque<Frame> frames_;  // in flight, in the order of submission
   TimeNs gap_since_ = 0;      // 0: no result is held back
   TimeNs progress_ = 0;       // when a frame last came home
+  TimeNs longest_ = 0;        // that a frame took behind the one before; 0: none came home yet
 };
 
 }  // namespace lanyard::coordinator

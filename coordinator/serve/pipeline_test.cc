@@ -148,12 +148,30 @@ TEST_F(PipelineTest, DeadlineCountsFromTheLastSignOfLife) {
   const TimeNs limit = PipelineOptions().step_timeout;
   pipeline_.Submit(MakeStep(1), 0);
   pipeline_.Submit(MakeStep(2), 0);
-  EXPECT_FALSE(pipeline_.OnTick(limit - 1).lost);
-  pipeline_.OnResult(Answer(1), limit - 1);
-  EXPECT_FALSE(pipeline_.OnTick(2 * limit - 2).lost);
-  const auto outcome = pipeline_.OnTick(2 * limit - 1);
+  pipeline_.OnResult(Answer(1), 10);
+  EXPECT_FALSE(pipeline_.OnTick(limit + 9).lost);
+  const auto outcome = pipeline_.OnTick(limit + 10);
   ASSERT_TRUE(outcome.lost);
   EXPECT_THAT(std::string(outcome.lost->message()), HasSubstr("'w1' (layers 0-9)"));
+}
+
+TEST_F(PipelineTest, SlowPipelinesHaveTheTimeThatTheyNeed) {
+  const PipelineOptions options;
+  pipeline_.Submit(MakeStep(1), 0);
+  pipeline_.Submit(MakeStep(2), 0);
+  pipeline_.Submit(MakeStep(3), 0);
+  // Nobody knows yet how long a frame takes.
+  EXPECT_FALSE(pipeline_.OnTick(options.first_timeout - 1).lost);
+  pipeline_.OnResult(Answer(1), 5 * kSecond);
+  EXPECT_FALSE(pipeline_.OnTick(105 * kSecond - 1).lost);
+  EXPECT_TRUE(pipeline_.OnTick(105 * kSecond).lost);
+  pipeline_.OnResult(Answer(2), 95 * kSecond);
+  EXPECT_FALSE(pipeline_.OnTick(95 * kSecond + options.first_timeout - 1).lost);
+  EXPECT_TRUE(pipeline_.OnTick(95 * kSecond + options.first_timeout).lost);
+  // Another pipeline is another pace.
+  pipeline_.Open(pipeline_.plan());
+  pipeline_.Submit(MakeStep(1), 0);
+  EXPECT_TRUE(pipeline_.OnTick(options.first_timeout).lost);
 }
 
 TEST_F(PipelineTest, ErrorsNameWorkerAndStage) {

@@ -195,6 +195,19 @@ void Scheduler::Admit(TimeNs now) {
   }
 }
 
+Scheduler::Sequence* Scheduler::Suspect() const {
+  for (const auto& [order, sequence] : running_) {
+    if (sequence->losses >= options_.alone_after) return sequence;
+  }
+  return nullptr;
+}
+
+bool Scheduler::OnlyInFlight(const Sequence& sequence) const {
+  return std::none_of(sequences_.begin(), sequences_.end(), [&](const auto& other) {
+    return other.second.get() != &sequence && !other.second->in_flight.empty();
+  });
+}
+
 void Scheduler::Adopt(Sequence* sequence) {
   if (!sequence->in_flight.empty()) return;
   const uint32_t end = pool_->Adopt(&sequence->tables, sequence->kv_tokens(), sequence->scheduled);
@@ -213,7 +226,7 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
   uint32_t decoding = 0;
   for (const auto& [order, sequence] : running_) {
     const bool ahead = runs_ahead() && sequence->can_run_ahead();
-    if (sequence->prefilling() && !ahead) continue;
+    if ((sequence->prefilling() && !ahead) || !MayRun(sequence)) continue;
     ++decoding;
     if (sequence->remaining() == 1 || ahead) ready.push_back(sequence);
   }
@@ -248,7 +261,7 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
   uint32_t n_decoding = 0;
   for (const auto& [order, sequence] : running_) {
     if (!sequence->prefilling()) ++n_decoding;
-    if (!sequence->prefilling() || sequence->remaining() == 0) continue;
+    if (!sequence->prefilling() || sequence->remaining() == 0 || !MayRun(sequence)) continue;
     Adopt(sequence);
     picked.push_back({sequence, 0});
   }
@@ -327,9 +340,12 @@ bool Scheduler::MayAddStep() const {
 std::optional<Step> Scheduler::NextStep(TimeNs now) {
   if (!ready_ || !MayAddStep()) return std::nullopt;
   Admit(now);
+  alone_ = Suspect();
+  if (alone_ != nullptr && !OnlyInFlight(*alone_)) return std::nullopt;
   std::vector<Chunk> chunks = PickDecode();
   const size_t n_decode = chunks.size();
   PickPrefill(&chunks, now);
+  alone_ = nullptr;
   if (chunks.empty() && steps_.empty()) PickOldest(&chunks);
   if (chunks.empty()) return std::nullopt;
   return BuildStep(chunks, chunks.size() > n_decode, now);

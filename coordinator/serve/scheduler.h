@@ -38,7 +38,11 @@ struct SchedulerOptions {
   bool run_ahead = true;
   // What was read once is not read again while its KV is there (see KvPool).
   bool keep_prefixes = true;
-  uint32_t max_losses = 3;       // see OnPipelineLost
+  // A sequence that was on its way at so many losses of a pipeline in a row, without a token
+  // between, may be what breaks it. From then on it runs alone, so that it is known; after so many
+  // it ends.
+  uint32_t alone_after = 2;
+  uint32_t max_losses = 4;
   std::vector<int32_t> eos_ids;  // each of them ends a sequence
   PlantedBugs bugs;
 };
@@ -120,8 +124,7 @@ class Scheduler {
   std::vector<SequenceFailure> OnPipelineReady(const PipelineShape& shape);
   // KV and steps in flight are gone. What ran waits, before all that waited, and runs again from
   // its tokens when a pipeline is ready: a sequence's tokens are its log. Returns the ids of those
-  // that ended: they were on their way at max_losses losses in a row without a token between, so
-  // that they may be what breaks the pipeline.
+  // that ended because they broke the pipeline (max_losses).
   std::vector<SeqId> OnPipelineLost();
   // While `hold` is set, no waiting sequence begins to run.
   void Hold(bool hold) { hold_ = hold; }
@@ -225,6 +228,10 @@ class Scheduler {
   bool MayAddStep() const;
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
+  // The sequence that must run alone; null: none.
+  Sequence* Suspect() const;
+  bool OnlyInFlight(const Sequence& sequence) const;
+  bool MayRun(const Sequence* sequence) const { return alone_ == nullptr || alone_ == sequence; }
   void PickPrefill(std::vector<Chunk>* chunks, TimeNs now);
   // For when nothing else can go on: the oldest sequence may take the room of all others.
   void PickOldest(std::vector<Chunk>* chunks);
@@ -262,6 +269,7 @@ class Scheduler {
   std::map<uint64_t, Sequence*> waiting_;  // by arrival
   std::set<Sequence*> draining_;           // kPreempting or kGone, with steps in flight
   std::map<StepId, InFlight> steps_;
+  const Sequence* alone_ = nullptr;  // of this step: nobody else is in it
   uint64_t next_order_ = 1;
   uint64_t next_step_ = 1;  // never used again in this coordinator's life
   uint64_t preemptions_ = 0;

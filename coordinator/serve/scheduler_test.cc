@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <map>
+#include <set>
 
 namespace lanyard::coordinator {
 namespace {
@@ -260,10 +261,10 @@ TEST(Scheduler, AReplayGoesOnAtTheNextToken) {
 }
 
 // A request that breaks every pipeline it runs on must not break the pool for all others.
-TEST(Scheduler, WhatWasThereAtThreeLossesInARowEnds) {
+TEST(Scheduler, WhatWasThereAtFourLossesInARowEnds) {
   Scheduler s(Options());
   ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
-  for (int loss = 0; loss < 2; ++loss) {
+  for (int loss = 0; loss < 3; ++loss) {
     s.OnPipelineReady(Shape(1, 100));
     ASSERT_TRUE(s.NextStep(0));
     EXPECT_TRUE(s.OnPipelineLost().empty());
@@ -273,7 +274,7 @@ TEST(Scheduler, WhatWasThereAtThreeLossesInARowEnds) {
   Finish(&s, *s.NextStep(0));
   ASSERT_TRUE(s.NextStep(0));
   ASSERT_TRUE(s.Submit(Spec(2, 40, 10), 0).ok());  // it only waits
-  for (int loss = 0; loss < 2; ++loss) {
+  for (int loss = 0; loss < 3; ++loss) {
     EXPECT_TRUE(s.OnPipelineLost().empty());
     s.OnPipelineReady(Shape(1, 100));
     ASSERT_TRUE(s.NextStep(0));
@@ -413,6 +414,61 @@ TEST(Scheduler, FailedFrameEndsItsSequences) {
 }
 
 // The tests above wait for each step; these do not where one stage is all.
+std::set<uint64_t> Sequences(const Step& step) {
+  std::set<uint64_t> ids;
+  for (const auto& frame : step.frames) {
+    for (const auto& run : frame.runs) ids.insert(run.seq.value);
+  }
+  return ids;
+}
+
+TEST(Scheduler, WhatWasThereAtTwoLossesRunsAloneUntilItsToken) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 100));
+  for (const uint64_t id : {1, 2, 3}) ASSERT_TRUE(s.Submit(Spec(id, 40, 3), 0).ok());
+  for (int loss = 0; loss < 2; ++loss) {
+    EXPECT_EQ(Sequences(*s.NextStep(0)).size(), 3u);
+    EXPECT_TRUE(s.OnPipelineLost().empty());
+    s.OnPipelineReady(Shape(1, 100));
+  }
+  for (const uint64_t id : {1, 2, 3}) {
+    const auto step = s.NextStep(0);
+    EXPECT_EQ(Sequences(*step), std::set<uint64_t>{id});
+    EXPECT_FALSE(s.NextStep(0));
+    EXPECT_EQ(Finish(&s, *step).size(), 1u);
+  }
+  EXPECT_EQ(Sequences(*s.NextStep(0)).size(), 3u);  // nobody is suspected any more
+}
+
+TEST(Scheduler, WhatBreaksEveryPipelineEndsAndNobodyElse) {
+  for (const uint32_t n_stages : {1u, 3u}) {
+    Scheduler s(Options());
+    s.OnPipelineReady(Shape(n_stages, 100));
+    for (uint64_t id = 1; id <= 6; ++id) ASSERT_TRUE(s.Submit(Spec(id, 40, 20), 0).ok());
+    std::set<uint64_t> given_up, ended;
+    std::deque<Step> in_flight;
+    int losses = 0;
+    while (!s.idle()) {
+      while (auto step = s.NextStep(0)) in_flight.push_back(*std::move(step));
+      ASSERT_FALSE(in_flight.empty());
+      if (Sequences(in_flight.front()).contains(4)) {
+        ++losses;
+        for (const SeqId id : s.OnPipelineLost()) given_up.insert(id.value);
+        in_flight.clear();
+        s.OnPipelineReady(Shape(n_stages, 100));
+        continue;
+      }
+      for (const auto& update : Finish(&s, in_flight.front())) {
+        if (update.end) ended.insert(update.out.seq.value);
+      }
+      in_flight.pop_front();
+    }
+    EXPECT_EQ(given_up, std::set<uint64_t>{4});
+    EXPECT_EQ(ended.size(), 5u);
+    EXPECT_EQ(losses, 4);
+  }
+}
+
 class RunAhead : public ::testing::Test {
  protected:
   static SchedulerOptions Ahead() {

@@ -41,7 +41,7 @@ void Add(const Report& report, Report* sum) {
 
 TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
   const uint64_t first = FromEnv("LANYARD_SIM_FIRST", 1);
-  const uint64_t n = FromEnv("LANYARD_SIM_SEEDS", 500);
+  const uint64_t n = FromEnv("LANYARD_SIM_SEEDS", 2000);
   Report sum;
   int failures = 0;
   for (uint64_t seed = first; seed < first + n && failures < 5; ++seed) {

@@ -70,6 +70,7 @@ void World::Setup() {
   pool.deployment.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
   pool.deployment.scheduler.bugs = options_.bugs;
   pool.deployment.pipeline.step_timeout = 10 * kSecond;
+  pool.deployment.pipeline.first_timeout = 10 * kSecond;
   pool.deployment.pipeline.gap_timeout = kSecond;
   pool.deployment.pipeline.bugs = options_.bugs;
   pool.deployment.rollout.manifest = manifest;
@@ -299,7 +300,7 @@ void World::OnFail(const PoolAction::Fail& fail) {
     Violation(absl::StrCat("an error without a fault: ", fail.status.ToString()));
   } else if (absl::StrContains(fail.status.message(), "was lost") &&
              !absl::StrContains(fail.status.message(), "the pool is not ready") &&
-             !absl::StrContains(fail.status.message(), "the pipeline stopped 3 times")) {
+             !absl::StrContains(fail.status.message(), "the pipeline stopped 4 times")) {
     Violation(absl::StrCat("a loss ended a request: ", fail.status.ToString()));
   } else if (!absl::IsUnavailable(fail.status)) {
     Violation(absl::StrCat("an error of the wrong type: ", fail.status.ToString()));

@@ -141,6 +141,7 @@ class World {
   size_t min_nodes_ = 1;
   std::vector<Node> nodes_;
   std::set<std::string> drained_;  // as the pool has accepted them
+  std::map<std::string, TimeNs> drained_since_;
   TimeNs drain_patience_ = 0;
   std::unique_ptr<coordinator::PoolMachine> pool_;
   std::map<SeqId, Request> requests_;

@@ -83,10 +83,12 @@ void World::OnDrained(const PoolAction::DrainAnswer& answer) {
   }
   const std::string& name = answer.worker;
   drained_.insert(name);
+  drained_since_[name] = now_;
   if (options_.weather == Weather::kStormy) return;
   // Without faults its layers are gone soon.
-  After(drain_patience_ + 5 * kSecond, [this, name] {
-    if (!drained_.contains(name)) return;
+  After(drain_patience_ + 5 * kSecond, [this, name, since = now_] {
+    // It may have been allowed back, and drained again, meanwhile.
+    if (!drained_.contains(name) || drained_since_[name] != since) return;
     for (const auto& stage : pool_->rollout().stages()) {
       if (stage.planned.machine == name)
         Violation(absl::StrCat(name, " was drained and still has layers"));
