@@ -322,7 +322,8 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request) const {
+absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request,
+                                                  TokenSink* sink) const {
   if (!request.model.empty() && request.model != model_->id) {
     return NotFound("the model '", Shortened(request.model),
                     "' does not exist here; this pool serves '", model_->id, "'");
@@ -330,12 +331,15 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
   RETURN_IF_ERROR(CheckRequest(request));
   if (!admitting_.load())
     return Unavailable("the coordinator is stopping; ask again when it is back");
+  PromptLimits limits;
+  limits.stop = [sink] { return sink->Abandoned(); };
   {
     MutexLock lock(&mu_);
     if (!machine_.admits()) return machine_.NotServing();
+    limits.context = machine_.context();
   }
   SequenceSpec spec;
-  ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request));
+  ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request, limits));
   if (spec.prompt.empty())
     return BadField("prompt", "the prompt is empty; it must hold a token at least",
                     "invalid_value");
@@ -349,14 +353,16 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
 
 absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request,
                                         std::shared_ptr<TokenSink> sink) {
-  ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(request));
-  if (absl::Status room = Reserve(spec.prompt.size()); !room.ok()) {
+  absl::StatusOr<SequenceSpec> made = MakeSpec(request, sink.get());
+  absl::Status status = made.ok() ? Reserve(made->prompt.size()) : made.status();
+  if (!status.ok()) {
     // web/errors says "messages" of a prompt that is too long, unless it hears of another field.
-    if (absl::IsOutOfRange(room) &&
+    if (absl::IsOutOfRange(status) &&
         !std::holds_alternative<std::vector<ChatMessage>>(request.prompt))
-      room.SetPayload(kFieldParamKey, absl::Cord("prompt"));
-    return room;
+      status.SetPayload(kFieldParamKey, absl::Cord("prompt"));
+    return status;
   }
+  SequenceSpec& spec = *made;
   {
     MutexLock lock(&mu_);
     spec.id = SeqId(next_id_++);

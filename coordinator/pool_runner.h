@@ -100,7 +100,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
 
   void OnPlanned(DeploymentId deployment, uint64_t job, absl::StatusOr<sharding::Plan> made);
 
-  absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request) const;
+  absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request, TokenSink* sink) const;
   // Checks the queue and readiness, and reserves a place in the queue.
   absl::Status Reserve(size_t prompt_tokens);
   // Returns false while the runner stops: the event will not be handled.

@@ -215,9 +215,9 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
       {"GET", "/v1/models/*", user, "one model",
        [g](const Request& r, Writer w) { GetModel(*g, r, *w); }},
       {"POST", "/v1/chat/completions", user, "OpenAI's",
-       [g](const Request& r, Writer w) { HandleChatCompletion(g, r, std::move(w)); }},
+       [g](Request& r, Writer w) { HandleChatCompletion(g, r, std::move(w)); }},
       {"POST", "/v1/completions", user, "OpenAI's",
-       [g](const Request& r, Writer w) { HandleTextCompletion(g, r, std::move(w)); }},
+       [g](Request& r, Writer w) { HandleTextCompletion(g, r, std::move(w)); }},
       {"GET", "/admin/v1/status", admin,
        "the pool: state, plan and its reasons, machines, requests, KV blocks",
        [g](const Request&, Writer w) {

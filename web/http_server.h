@@ -20,7 +20,11 @@ struct ssl_ctx_st;  // OpenSSL's SSL_CTX
 namespace lanyard::web {
 
 struct ServerLimits {
-  size_t max_body_bytes = 16u << 20;    // a larger body is a 413
+  size_t max_body_bytes = 16u << 20;  // a larger body is a 413
+  // Of larger bodies only this many are read and handled at a time, one of each key; the others
+  // wait as long as large_body_wait, and are then a 429.
+  size_t large_body_bytes = 1u << 20;
+  size_t large_bodies = 2;
   size_t max_header_bytes = 16u << 10;  // a larger header is a 431
   size_t max_headers = 100;             // more headers are a 431
   // With more, the oldest connection that has shown no key or certificate yet makes room; where
@@ -33,7 +37,8 @@ struct ServerLimits {
   std::chrono::milliseconds handshake_timeout{10'000};  // for TLS
   // For the whole header, however slowly it comes.
   std::chrono::milliseconds header_timeout{10'000};
-  std::chrono::milliseconds body_timeout{30'000};   // for the whole body
+  std::chrono::milliseconds body_timeout{30'000};  // for the whole body
+  std::chrono::milliseconds large_body_wait{60'000};
   std::chrono::milliseconds idle_timeout{60'000};   // of a kept connection between requests
   std::chrono::milliseconds write_timeout{30'000};  // without any progress
   std::chrono::milliseconds ping_interval{10'000};  // in a stream, while there is no text

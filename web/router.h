@@ -20,8 +20,8 @@ enum class Access {
 };
 
 // Runs in a handler thread and may block for a short time. It answers through the writer, now or
-// later.
-using Handler = std::function<void(const Request&, std::shared_ptr<ResponseWriter>)>;
+// later, and may take what the request holds.
+using Handler = std::function<void(Request&, std::shared_ptr<ResponseWriter>)>;
 
 struct Route {
   std::string method;  // HEAD is served by GET

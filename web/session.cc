@@ -30,6 +30,7 @@ constexpr size_t kHandlerThreads = 4;
 constexpr size_t kHeadBytes = 4 << 10;   // size of one read
 constexpr size_t kBodyBytes = 64 << 10;  // size of one read
 constexpr size_t kMaxLingering = 64;
+constexpr size_t kMaxLargeWaiting = 64;
 
 std::string_view View(beast::string_view s) { return {s.data(), s.size()}; }
 
@@ -92,6 +93,7 @@ struct Session::Head {
   std::string path;
   Router::Match match;
   Caller caller;
+  std::shared_ptr<void> large;  // its place among the large bodies
 };
 
 Strangers::Place Strangers::Add(const std::string& client, Session* session) {
@@ -126,6 +128,7 @@ ServerCore::ServerCore(const ServerOptions& o, Router r, HostPolicy h)
             .admin_of = o.admin_of,
             .failure_burst = o.limits.failed_keys_per_second,
             .failures_per_second = o.limits.failed_keys_per_second}),
+      large_bodies(o.limits.large_bodies, kMaxLargeWaiting),
       handlers(kHandlerThreads) {}
 
 Session::Session(ServerCore* server, tcp::socket socket, const std::string& client)
@@ -341,6 +344,39 @@ asio::awaitable<bool> Session::ServeOne(bool first) {
   co_return more&& head.reply.keep_alive;
 }
 
+asio::awaitable<bool> Session::EnterLarge(Head* head) {
+  transport_.ExpireNever();  // it is not the client that is slow
+  auto entered = std::make_shared<bool>(false);
+  const uint64_t number =
+      server_.large_bodies.Ask(NameOf(head->caller), [entered, weak = weak_from_this()] {
+        *entered = true;
+        if (const auto self = weak.lock()) self->wake_.cancel();
+      });
+  // The last who lets go of it may be in another thread.
+  head->large = std::shared_ptr<void>(&server_, [&server = server_, number](void*) {
+    asio::post(server.io, [&server, number] { server.large_bodies.Leave(number); });
+  });
+  const auto end = std::chrono::steady_clock::now() + limits_.large_body_wait;
+  while (number != 0 && !*entered && !shut_ && !PeerClosed()) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= end) break;
+    wake_.expires_at(std::min(end, now + kPollInterval));
+    co_await wake_.async_wait(kToken);
+  }
+  if (*entered) co_return !shut_;
+  if (shut_ || PeerClosed()) co_return false;
+  head->large.reset();
+  Response busy = ErrorResponse(
+      429,
+      absl::StrCat("Requests of more than ", limits_.large_body_bytes,
+                   " bytes are read one after another, and too many others of yours or of other "
+                   "keys wait; send it again in a few seconds, or a shorter one."),
+      "too_many_large_requests");
+  busy.headers.emplace_back("Retry-After", "5");
+  co_await Refuse(busy, head->reply);
+  co_return false;
+}
+
 asio::awaitable<bool> Session::ReadBody(Head* head) {
   Parser& parser = head->parser;
   parser.eager(true);
@@ -348,6 +384,13 @@ asio::awaitable<bool> Session::ReadBody(Head* head) {
   transport_.ExpireAfter(limits_.body_timeout);
   beast::error_code ec;
   while (!parser.is_done()) {
+    const uint64_t bytes =
+        std::max<uint64_t>(parser.content_length().value_or(0), parser.get().body().size());
+    if (bytes > limits_.large_body_bytes && head->large == nullptr) {
+      const bool entered = co_await EnterLarge(head);
+      if (!entered) co_return false;
+      transport_.ExpireAfter(limits_.body_timeout);
+    }
     size_t used = 0;
     if (!buffer_.empty()) used = parser.put(asio::buffer(buffer_), ec);
     buffer_.erase(0, used);
@@ -384,7 +427,9 @@ std::shared_ptr<Exchange> Session::Dispatch(Head* head) {
       if (auto self = weak.lock()) self->OnWake();
     });
   });
-  asio::post(server_.handlers, [request, exchange, route = head->match.route] {
+  asio::post(server_.handlers, [request, exchange, route = head->match.route,
+                                large = std::move(head->large)] {
+    if (exchange->Gone()) return;  // the client left while others were handled
     try {
       route->handler(*request, exchange);
     } catch (const std::exception&

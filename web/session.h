@@ -17,6 +17,7 @@
 #include "web/exchange.h"
 #include "web/gate.h"
 #include "web/http_server.h"
+#include "web/large_bodies.h"
 #include "web/router.h"
 #include "web/transport.h"
 #include "web/wire.h"
@@ -54,6 +55,7 @@ struct ServerCore {
   Gate gate;
   std::unordered_set<Session*> sessions;
   Strangers strangers;
+  LargeBodies large_bodies;
   size_t lingering = 0;  // refused connections that still read their refusal
   std::atomic<size_t> n_sessions{0};
   bool stopping = false;
@@ -87,6 +89,8 @@ class Session : public std::enable_shared_from_this<Session> {
   asio::awaitable<bool> ServeOne(bool first);
   asio::awaitable<bool> ReadHead(bool first, Head* head);
   asio::awaitable<bool> ReadBody(Head* head);
+  // Waits for a place among the large bodies, which the head then holds.
+  asio::awaitable<bool> EnterLarge(Head* head);
   asio::awaitable<bool> Answer(std::shared_ptr<Exchange> exchange, const Reply& reply);
   asio::awaitable<void> Refuse(const Response& response, Reply reply);
   asio::awaitable<bool> SendNow(const Response& response, const Reply& reply);
