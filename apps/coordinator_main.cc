@@ -206,6 +206,9 @@ absl::Status Run(apps::CoordinatorFlags flags) {
       LogWarning("requests that still ran are ended");
   }
   LogInfo("stopping");
+  // The front goes before the pool and cannot be told anything after that, so clients would see
+  // their streams just end.
+  pool->EndAnswers();
   return absl::OkStatus();
 }
 

@@ -16,6 +16,10 @@ constexpr TimeNs kTick = 50 * kMillisecond;
 constexpr TimeNs kPortPatience = 3 * kSecond;
 constexpr uint32_t kDefaultContext = 4096;
 
+absl::Status Stopping() {
+  return Unavailable("the coordinator is stopping; ask again when it is back");
+}
+
 int64_t UnixMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -97,6 +101,7 @@ absl::Status PoolRunner::SetDrained(const std::string& worker, bool drained) {
   auto answer = std::make_shared<std::promise<absl::Status>>();
   std::future<absl::Status> said = answer->get_future();
   const bool heard = Push([this, worker, drained, answer](TimeNs now) {
+    if (ended_) return answer->set_value(Stopping());
     if (drained) {
       drains_.emplace(worker, std::move(*answer));
       WithMachine([&](PoolMachine& m) { m.Drain(worker, now); });
@@ -105,7 +110,7 @@ absl::Status PoolRunner::SetDrained(const std::string& worker, bool drained) {
     WithMachine([&](PoolMachine& m) { m.Undrain(worker, now); });
     answer->set_value(absl::OkStatus());
   });
-  if (!heard) return Unavailable("the coordinator is stopping");
+  if (!heard) return Stopping();
   return said.get();
 }
 
@@ -198,6 +203,7 @@ void PoolRunner::Loop() {
 void PoolRunner::Diagnose(const std::string& node,
                           std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
   const bool heard = Push([this, node, done](TimeNs now) {
+    if (ended_) return done(Stopping());
     std::map<std::string, Member> members;
     {
       MutexLock lock(&mu_);
@@ -206,7 +212,7 @@ void PoolRunner::Diagnose(const std::string& node,
     diagnoser_.Start(members, node, done, now);
     GoOnDiagnosing(now);
   });
-  if (!heard) done(Unavailable("the coordinator is stopping"));
+  if (!heard) done(Stopping());
 }
 
 void PoolRunner::GoOnDiagnosing(TimeNs now) {
@@ -215,12 +221,29 @@ void PoolRunner::GoOnDiagnosing(TimeNs now) {
   diagnoser_.OnTick(now, UnixMs());
 }
 
+void PoolRunner::EndAnswers() {
+  StopAdmitting();
+  auto done = std::make_shared<std::promise<void>>();
+  std::future<void> told = done->get_future();
+  const bool heard = Push([this, done](TimeNs) {
+    std::vector<SeqId> ids;
+    for (const auto& [id, open] : open_) ids.push_back(id);
+    EndAll();
+    done->set_value();
+    // The workers need not go on with what nobody gets.
+    WithMachine([&ids](PoolMachine& m) {
+      for (const SeqId id : ids) m.Cancel(id);
+    });
+  });
+  if (heard) told.wait();
+}
+
 void PoolRunner::EndAll() {
-  diagnoser_.Abort(Unavailable("the coordinator is stopping"));
-  for (auto& [id, open] : open_) open.answer->OnError(Unavailable("the coordinator is stopping"));
+  ended_ = true;
+  diagnoser_.Abort(Stopping());
+  for (auto& [id, open] : open_) open.answer->OnError(Stopping());
   open_.clear();
-  for (auto& [worker, answer] : drains_)
-    answer.set_value(Unavailable("the coordinator is stopping"));
+  for (auto& [worker, answer] : drains_) answer.set_value(Stopping());
   drains_.clear();
 }
 
@@ -329,8 +352,7 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
                     "' does not exist here; this pool serves '", model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
-  if (!admitting_.load())
-    return Unavailable("the coordinator is stopping; ask again when it is back");
+  if (!admitting_.load()) return Stopping();
   PromptLimits limits;
   limits.stop = [sink] { return sink->Abandoned(); };
   {
@@ -374,7 +396,7 @@ absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request,
       model_->tokenizer.get(), request, static_cast<uint32_t>(spec.prompt.size()), std::move(sink));
   fresh->spec = std::move(spec);
   if (!Push([this, fresh](TimeNs now) { Admit(std::move(*fresh), now); })) {
-    return Unavailable("the coordinator is stopping");
+    return Stopping();
   }
   return id;
 }
@@ -386,7 +408,7 @@ void PoolRunner::Admit(NewRequest request, TimeNs now) {
   {
     MutexLock lock(&mu_);
     --reserved_;
-    status = machine_.Submit(std::move(request.spec), now);
+    status = ended_ ? Stopping() : machine_.Submit(std::move(request.spec), now);
   }
   if (status.ok()) return;
   EndWithError(id, status);  // the pool changed since Start
