@@ -27,11 +27,17 @@ struct ServerLimits {
   size_t large_bodies = 2;
   size_t max_header_bytes = 16u << 10;  // a larger header is a 431
   size_t max_headers = 100;             // more headers are a 431
-  // With more, the oldest connection that has shown no key or certificate yet makes room; where
-  // there is none, the new one gets a 503.
-  size_t max_connections = 1024;
-  // Connections of one address (IPv6: of one /64) without key or certificate.
-  size_t max_strangers_per_client = 128;
+  // With more, the oldest connection that has shown no key or certificate yet makes room (of the
+  // address that has the most such), then the oldest that has and is given nothing now; where there
+  // is none, the new one gets a 503.
+  size_t max_connections = 1536;
+  // Of these no completion takes any: they are for administrators, /health, and those who are yet
+  // to say who they are. Of the others one key may hold half; with more it gets a 429. At most half
+  // of max_connections counts.
+  size_t reserved_connections = 512;
+  // Connections of one address (IPv6: of one /64) without key or certificate; with more, the oldest
+  // of them makes room. So many may come at once, as a proxy's do.
+  size_t max_strangers_per_client = 512;
   // Bytes that a slow client has not read; with more, its request is cancelled.
   size_t max_queued_bytes = 1u << 20;
   std::chrono::milliseconds handshake_timeout{10'000};  // for TLS

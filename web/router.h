@@ -23,12 +23,20 @@ enum class Access {
 // later, and may take what the request holds.
 using Handler = std::function<void(Request&, std::shared_ptr<ResponseWriter>)>;
 
+// Whose threads a handler runs in, so that no kind of work holds up another.
+enum class Lane {
+  kQuick,       // reads a state that the pool has at hand
+  kCompletion,  // reads a prompt; its answer holds a place of its caller's share
+  kControl,     // administrators', and whether the program lives
+};
+
 struct Route {
   std::string method;  // HEAD is served by GET
   std::string path;    // a trailing "*" matches any non-empty rest, which becomes Request::suffix
   Access access;
   std::string about;  // for docs/access.md
   Handler handler;
+  Lane lane = Lane::kQuick;
 };
 
 class Router {

@@ -26,13 +26,20 @@ using Parser = http::request_parser<http::string_body>;
 constexpr std::chrono::milliseconds kPollInterval{250};
 constexpr std::chrono::milliseconds kLingerTimeout{5'000};
 constexpr std::chrono::milliseconds kGoodbyeTimeout{1'000};
-constexpr size_t kHandlerThreads = 4;
+constexpr size_t kCompletionThreads = 4;
+constexpr size_t kQueryThreads = 2;
+constexpr size_t kControlThreads = 4;    // draining a worker takes one until it is planned
 constexpr size_t kHeadBytes = 4 << 10;   // size of one read
 constexpr size_t kBodyBytes = 64 << 10;  // size of one read
 constexpr size_t kMaxLingering = 64;
 constexpr size_t kMaxLargeWaiting = 64;
 
 std::string_view View(beast::string_view s) { return {s.data(), s.size()}; }
+
+// A server with few connections, as tests have it, keeps half of them at most.
+size_t ReservedOf(const ServerLimits& limits) {
+  return std::min(limits.reserved_connections, limits.max_connections / 2);
+}
 
 Response ParseError(const beast::error_code& ec, const ServerLimits& limits) {
   if (ec == http::error::body_limit) {
@@ -96,29 +103,6 @@ struct Session::Head {
   std::shared_ptr<void> large;  // its place among the large bodies
 };
 
-Strangers::Place Strangers::Add(const std::string& client, Session* session) {
-  ++counts_[client];
-  return list_.emplace(list_.end(), client, session);
-}
-
-void Strangers::Remove(Place place) {
-  const auto count = counts_.find(place->first);
-  if (--count->second == 0) counts_.erase(count);
-  list_.erase(place);
-}
-
-size_t Strangers::CountOf(const std::string& client) const {
-  const auto count = counts_.find(client);
-  return count == counts_.end() ? 0 : count->second;
-}
-
-Session* Strangers::Oldest(const std::string& client) const {
-  for (const auto& [whose, session] : list_) {
-    if (client.empty() || whose == client) return session;
-  }
-  return nullptr;
-}
-
 ServerCore::ServerCore(const ServerOptions& o, Router r, HostPolicy h)
     : options(o),
       router(std::move(r)),
@@ -128,8 +112,23 @@ ServerCore::ServerCore(const ServerOptions& o, Router r, HostPolicy h)
             .admin_of = o.admin_of,
             .failure_burst = o.limits.failed_keys_per_second,
             .failures_per_second = o.limits.failed_keys_per_second}),
+      shares(o.limits.max_connections - ReservedOf(o.limits), o.open),
       large_bodies(o.limits.large_bodies, kMaxLargeWaiting),
-      handlers(kHandlerThreads) {}
+      completions(kCompletionThreads),
+      queries(kQueryThreads),
+      control(kControlThreads) {}
+
+asio::thread_pool& ServerCore::HandlersOf(Lane lane) {
+  switch (lane) {
+    case Lane::kCompletion:
+      return completions;
+    case Lane::kControl:
+      return control;
+    case Lane::kQuick:
+      break;
+  }
+  return queries;
+}
 
 Session::Session(ServerCore* server, tcp::socket socket, const std::string& client)
     : server_(*server),
@@ -139,26 +138,36 @@ Session::Session(ServerCore* server, tcp::socket socket, const std::string& clie
       wake_(server->io) {
   server_.sessions.insert(this);
   server_.n_sessions.store(server_.sessions.size());
-  stranger_ = server_.strangers.Add(client_, this);
+  SetRank(Rank::kStranger);
 }
 
 Session::~Session() {
   if (exchange_ != nullptr) exchange_->Detach();
-  BecomeKnown();
+  LeaveShare();
+  SetRank(Rank::kBusy);
   server_.sessions.erase(this);
   server_.n_sessions.store(server_.sessions.size());
   if (server_.stopping && server_.sessions.empty()) server_.drained.set_value();
 }
 
-void Session::BecomeKnown() {
-  if (stranger_.has_value()) server_.strangers.Remove(*stranger_);
-  stranger_.reset();
+void Session::SetRank(Rank rank) {
+  if (guest_.has_value())
+    (rank_ == Rank::kStranger ? server_.strangers : server_.idle).Remove(*guest_);
+  guest_.reset();
+  rank_ = rank;
+  if (rank == Rank::kStranger) guest_ = server_.strangers.Add(client_, this);
+  if (rank == Rank::kIdle) guest_ = server_.idle.Add(client_, this);
+}
+
+void Session::LeaveShare() {
+  if (share_.has_value()) server_.shares.Leave(*share_);
+  share_.reset();
 }
 
 asio::awaitable<void> Session::Run(bool refuse) {
   auto self = shared_from_this();
   if (refuse) {
-    BecomeKnown();  // it counts as lingering and no longer as a stranger
+    SetRank(Rank::kBusy);  // it counts as lingering and no longer as a stranger
     if (server_.options.tls || server_.lingering >= kMaxLingering) co_return;
     ++server_.lingering;
     Response response = ErrorResponse(
@@ -301,7 +310,8 @@ std::optional<Response> Session::ScreenCaller(Head* head) {
   Gate::Verdict verdict = server_.gate.Enter(
       credentials, route != nullptr ? std::optional(route->access) : std::nullopt, MonotonicNow());
   head->caller = std::move(verdict.caller);
-  if (head->caller.kind != Caller::Kind::kNobody) BecomeKnown();
+  // Until it holds a place, it makes room when there is no stranger who could.
+  if (head->caller.kind != Caller::Kind::kNobody) SetRank(Rank::kIdle);
   if (verdict.refused.has_value()) return std::move(verdict.refused);
   if (route == nullptr) return std::move(head->match.error);
   return std::nullopt;
@@ -315,7 +325,38 @@ std::optional<Response> Session::Screen(Head* head) {
   }
   if (auto refused = ScreenTarget(head); refused.has_value()) return refused;
   if (auto refused = ScreenCaller(head); refused.has_value()) return refused;
-  return CheckCoding(message[http::field::content_encoding]);
+  if (auto refused = CheckCoding(message[http::field::content_encoding]); refused.has_value())
+    return refused;
+  return TakePlace(head);
+}
+
+// A completion takes a place of its caller's share, an administrator's request one of those that no
+// completion gets; other requests hold none, since they are over at once.
+std::optional<Response> Session::TakePlace(Head* head) {
+  const Route& route = *head->match.route;
+  if (route.access == Access::kAdmin) SetRank(Rank::kBusy);
+  if (route.lane != Lane::kCompletion) return std::nullopt;
+  const std::string name = NameOf(head->caller);
+  const Shares::Verdict verdict = server_.shares.Enter(name);
+  if (verdict == Shares::Verdict::kEntered) {
+    share_ = name;
+    SetRank(Rank::kBusy);
+    return std::nullopt;
+  }
+  const bool own = verdict == Shares::Verdict::kShareIsFull;
+  Response full = own ? ErrorResponse(429,
+                                      absl::StrCat("You have ", server_.shares.most_of_one(),
+                                                   " requests open with this key, and no key may "
+                                                   "have more at once; wait until one of them has "
+                                                   "ended."),
+                                      "too_many_open_requests")
+                      : ErrorResponse(503,
+                                      absl::StrCat("All ", server_.shares.places(),
+                                                   " places for requests are taken; ask again "
+                                                   "in a moment."),
+                                      "too_many_connections");
+  full.headers.emplace_back("Retry-After", own ? "5" : "2");
+  return full;
 }
 
 asio::awaitable<bool> Session::ServeOne(bool first) {
@@ -337,10 +378,14 @@ asio::awaitable<bool> Session::ServeOne(bool first) {
     co_return sent&& head.reply.keep_alive;
   }
   const bool have_body = co_await ReadBody(&head);
-  if (!have_body) co_return false;
-  exchange_ = Dispatch(&head);
-  const bool more = co_await Answer(exchange_, head.reply);
-  exchange_.reset();
+  bool more = false;
+  if (have_body) {
+    exchange_ = Dispatch(&head);
+    more = co_await Answer(exchange_, head.reply);
+    exchange_.reset();
+  }
+  LeaveShare();
+  if (rank_ == Rank::kBusy && !shut_) SetRank(Rank::kIdle);
   co_return more&& head.reply.keep_alive;
 }
 
@@ -427,18 +472,19 @@ std::shared_ptr<Exchange> Session::Dispatch(Head* head) {
       if (auto self = weak.lock()) self->OnWake();
     });
   });
-  asio::post(server_.handlers, [request, exchange, route = head->match.route,
-                                large = std::move(head->large)] {
-    if (exchange->Gone()) return;  // the client left while others were handled
-    try {
-      route->handler(*request, exchange);
-    } catch (const std::exception&
-                 e) {  // bad_alloc and the like: this request ends and the server goes on
-      LogError("request ", request->request_id, ": ", e.what());
-      exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.",
-                                   "internal_error"));
-    }
-  });
+  asio::post(
+      server_.HandlersOf(head->match.route->lane),
+      [request, exchange, route = head->match.route, large = std::move(head->large)] {
+        if (exchange->Gone()) return;  // the client left while others were handled
+        try {
+          route->handler(*request, exchange);
+        } catch (const std::exception&
+                     e) {  // bad_alloc and the like: this request ends and the server goes on
+          LogError("request ", request->request_id, ": ", e.what());
+          exchange->Send(ErrorResponse(
+              500, "The request failed inside the server; its log says why.", "internal_error"));
+        }
+      });
   return exchange;
 }
 
@@ -569,7 +615,7 @@ asio::awaitable<void> Session::Linger() {
 }
 
 void Session::Drop() {
-  BecomeKnown();
+  SetRank(Rank::kBusy);  // so that it is not dropped again
   shut_ = true;
   transport_.Close();
   wake_.cancel();
