@@ -477,6 +477,11 @@ PoolStatus PoolRunner::Status() const {
   return status;
 }
 
+ModelIdentity PoolRunner::Model() const {
+  const stage::NumericsId numerics = options_.numerics.For(model_->manifest->shape.float_weights);
+  return {model_->id, model_->manifest->digest, numerics.ToString()};
+}
+
 std::string PoolRunner::MetricsText() const {
   PoolTotals totals;
   {

@@ -77,6 +77,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
                               std::shared_ptr<TokenSink> sink) override;
   void Cancel(SeqId id) override;
   PoolStatus Status() const override;
+  ModelIdentity Model() const override;
   std::string MetricsText() const override;
   void Diagnose(const std::string& node,
                 std::function<void(absl::StatusOr<PoolDiagnosis>)> done) override;

@@ -99,12 +99,12 @@ class WholeSink : public TokenSink {
 
 AnswerInfo MakeInfo(const Generator& generator, const CompletionRequest& request,
                     const std::string& request_id) {
-  const coordinator::PoolStatus status = generator.Status();
+  const coordinator::ModelIdentity model = generator.Model();
   AnswerInfo info;
   info.id = (request.chat ? "chatcmpl-" : "cmpl-") + request_id;
   info.created_unix_s = UnixNow();
-  info.model = status.model;
-  info.system_fingerprint = status.numerics + "-" + status.model_digest.substr(0, 12);
+  info.model = model.id;
+  info.system_fingerprint = model.numerics + "-" + model.digest.substr(0, 12);
   info.chat = request.chat;
   info.include_usage = request.include_usage;
   info.logprobs = request.generate.logprobs;

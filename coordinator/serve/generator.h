@@ -149,6 +149,13 @@ struct PoolStatus {
   uint32_t kv_blocks_used = 0;
 };
 
+// What every answer names; it never changes while the pool runs.
+struct ModelIdentity {
+  std::string id;
+  std::string digest;
+  std::string numerics;
+};
+
 // What a machine of the pool says about itself when the coordinator asks (`lanyard doctor`).
 struct NodeDiagnosis {
   std::string name;
@@ -195,6 +202,8 @@ class Generator {
   // again. Unknown ids are fine.
   virtual void Cancel(SeqId id) = 0;
   virtual PoolStatus Status() const = 0;
+  // Quick, unlike Status, which lists every request.
+  virtual ModelIdentity Model() const = 0;
   // Returns Prometheus text.
   virtual std::string MetricsText() const = 0;
   // Every machine says how it is and measures its ways to the others, one machine after another
