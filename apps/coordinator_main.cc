@@ -1,4 +1,5 @@
 // lanyard-coordinator: it cuts a model over the workers that join and serves it.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -30,6 +31,7 @@ namespace {
 using namespace lanyard;  // NOLINT: a main
 
 constexpr int64_t kReadyTokenSeconds = 600;
+constexpr int kOwnMappingBytes = 1 << 20;
 
 // One JSON line with the addresses, for whoever starts the workers.
 void TellReady(const apps::CoordinatorFlags& flags, nlohmann::json line) {
@@ -149,6 +151,8 @@ absl::Status Run(apps::CoordinatorFlags flags) {
                            "the state folder " + flags.pool.state_directory));
   ASSIGN_OR_RETURN(flags.front.host_names, web::ParseHostNames(flags.front.host_names));
   std::signal(SIGPIPE, SIG_IGN);
+  // Else glibc raises this with the first large body, whose memory then never goes back.
+  mallopt(M_MMAP_THRESHOLD, kOwnMappingBytes);
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   flags.pool.scheduler.decode_latency = static_cast<TimeNs>(flags.decode_latency_ms * kMillisecond);
   flags.pool.on_shutdown = [] { ::kill(getpid(), SIGTERM); };
@@ -202,6 +206,9 @@ absl::Status Run(apps::CoordinatorFlags flags) {
       LogWarning("requests that still ran are ended");
   }
   LogInfo("stopping");
+  // The front goes before the pool and cannot be told anything after that, so clients would see
+  // their streams just end.
+  pool->EndAnswers();
   return absl::OkStatus();
 }
 

@@ -16,6 +16,10 @@ constexpr TimeNs kTick = 50 * kMillisecond;
 constexpr TimeNs kPortPatience = 3 * kSecond;
 constexpr uint32_t kDefaultContext = 4096;
 
+absl::Status Stopping() {
+  return Unavailable("the coordinator is stopping; ask again when it is back");
+}
+
 int64_t UnixMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -97,6 +101,7 @@ absl::Status PoolRunner::SetDrained(const std::string& worker, bool drained) {
   auto answer = std::make_shared<std::promise<absl::Status>>();
   std::future<absl::Status> said = answer->get_future();
   const bool heard = Push([this, worker, drained, answer](TimeNs now) {
+    if (ended_) return answer->set_value(Stopping());
     if (drained) {
       drains_.emplace(worker, std::move(*answer));
       WithMachine([&](PoolMachine& m) { m.Drain(worker, now); });
@@ -105,7 +110,7 @@ absl::Status PoolRunner::SetDrained(const std::string& worker, bool drained) {
     WithMachine([&](PoolMachine& m) { m.Undrain(worker, now); });
     answer->set_value(absl::OkStatus());
   });
-  if (!heard) return Unavailable("the coordinator is stopping");
+  if (!heard) return Stopping();
   return said.get();
 }
 
@@ -198,6 +203,7 @@ void PoolRunner::Loop() {
 void PoolRunner::Diagnose(const std::string& node,
                           std::function<void(absl::StatusOr<PoolDiagnosis>)> done) {
   const bool heard = Push([this, node, done](TimeNs now) {
+    if (ended_) return done(Stopping());
     std::map<std::string, Member> members;
     {
       MutexLock lock(&mu_);
@@ -206,7 +212,7 @@ void PoolRunner::Diagnose(const std::string& node,
     diagnoser_.Start(members, node, done, now);
     GoOnDiagnosing(now);
   });
-  if (!heard) done(Unavailable("the coordinator is stopping"));
+  if (!heard) done(Stopping());
 }
 
 void PoolRunner::GoOnDiagnosing(TimeNs now) {
@@ -215,12 +221,29 @@ void PoolRunner::GoOnDiagnosing(TimeNs now) {
   diagnoser_.OnTick(now, UnixMs());
 }
 
+void PoolRunner::EndAnswers() {
+  StopAdmitting();
+  auto done = std::make_shared<std::promise<void>>();
+  std::future<void> told = done->get_future();
+  const bool heard = Push([this, done](TimeNs) {
+    std::vector<SeqId> ids;
+    for (const auto& [id, open] : open_) ids.push_back(id);
+    EndAll();
+    done->set_value();
+    // The workers need not go on with what nobody gets.
+    WithMachine([&ids](PoolMachine& m) {
+      for (const SeqId id : ids) m.Cancel(id);
+    });
+  });
+  if (heard) told.wait();
+}
+
 void PoolRunner::EndAll() {
-  diagnoser_.Abort(Unavailable("the coordinator is stopping"));
-  for (auto& [id, open] : open_) open.answer->OnError(Unavailable("the coordinator is stopping"));
+  ended_ = true;
+  diagnoser_.Abort(Stopping());
+  for (auto& [id, open] : open_) open.answer->OnError(Stopping());
   open_.clear();
-  for (auto& [worker, answer] : drains_)
-    answer.set_value(Unavailable("the coordinator is stopping"));
+  for (auto& [worker, answer] : drains_) answer.set_value(Stopping());
   drains_.clear();
 }
 
@@ -322,20 +345,23 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request) const {
+absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request,
+                                                  TokenSink* sink) const {
   if (!request.model.empty() && request.model != model_->id) {
     return NotFound("the model '", Shortened(request.model),
                     "' does not exist here; this pool serves '", model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
-  if (!admitting_.load())
-    return Unavailable("the coordinator is stopping; ask again when it is back");
+  if (!admitting_.load()) return Stopping();
+  PromptLimits limits;
+  limits.stop = [sink] { return sink->Abandoned(); };
   {
     MutexLock lock(&mu_);
     if (!machine_.admits()) return machine_.NotServing();
+    limits.context = machine_.context();
   }
   SequenceSpec spec;
-  ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request));
+  ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request, limits));
   if (spec.prompt.empty())
     return BadField("prompt", "the prompt is empty; it must hold a token at least",
                     "invalid_value");
@@ -349,14 +375,16 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
 
 absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request,
                                         std::shared_ptr<TokenSink> sink) {
-  ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(request));
-  if (absl::Status room = Reserve(spec.prompt.size()); !room.ok()) {
+  absl::StatusOr<SequenceSpec> made = MakeSpec(request, sink.get());
+  absl::Status status = made.ok() ? Reserve(made->prompt.size()) : made.status();
+  if (!status.ok()) {
     // web/errors says "messages" of a prompt that is too long, unless it hears of another field.
-    if (absl::IsOutOfRange(room) &&
+    if (absl::IsOutOfRange(status) &&
         !std::holds_alternative<std::vector<ChatMessage>>(request.prompt))
-      room.SetPayload(kFieldParamKey, absl::Cord("prompt"));
-    return room;
+      status.SetPayload(kFieldParamKey, absl::Cord("prompt"));
+    return status;
   }
+  SequenceSpec& spec = *made;
   {
     MutexLock lock(&mu_);
     spec.id = SeqId(next_id_++);
@@ -368,7 +396,7 @@ absl::StatusOr<SeqId> PoolRunner::Start(const GenerateRequest& request,
       model_->tokenizer.get(), request, static_cast<uint32_t>(spec.prompt.size()), std::move(sink));
   fresh->spec = std::move(spec);
   if (!Push([this, fresh](TimeNs now) { Admit(std::move(*fresh), now); })) {
-    return Unavailable("the coordinator is stopping");
+    return Stopping();
   }
   return id;
 }
@@ -380,7 +408,7 @@ void PoolRunner::Admit(NewRequest request, TimeNs now) {
   {
     MutexLock lock(&mu_);
     --reserved_;
-    status = machine_.Submit(std::move(request.spec), now);
+    status = ended_ ? Stopping() : machine_.Submit(std::move(request.spec), now);
   }
   if (status.ok()) return;
   EndWithError(id, status);  // the pool changed since Start
@@ -447,6 +475,11 @@ PoolStatus PoolRunner::Status() const {
   status.model_bytes = model_->bytes;
   status.created_unix_s = model_->created_unix_s;
   return status;
+}
+
+ModelIdentity PoolRunner::Model() const {
+  const stage::NumericsId numerics = options_.numerics.For(model_->manifest->shape.float_weights);
+  return {model_->id, model_->manifest->digest, numerics.ToString()};
 }
 
 std::string PoolRunner::MetricsText() const {

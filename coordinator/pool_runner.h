@@ -59,6 +59,10 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   TimeNs last_turn() const { return turned_.load(std::memory_order_relaxed); }
   // From now on no request is taken; the running ones go on.
   void StopAdmitting() { admitting_.store(false); }
+  // Ends every answer with Unavailable, those that wait too, and whatever else waits for the pool;
+  // what comes later is refused likewise. Returns once the sinks were told: a front that is stopped
+  // after that still sends it. Any thread but the pool's.
+  void EndAnswers();
 
   std::string grpc_address() const { return server_->address(); }
   // A node was revoked: its connections end, its stages go to others, and the other workers are
@@ -73,6 +77,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
                               std::shared_ptr<TokenSink> sink) override;
   void Cancel(SeqId id) override;
   PoolStatus Status() const override;
+  ModelIdentity Model() const override;
   std::string MetricsText() const override;
   void Diagnose(const std::string& node,
                 std::function<void(absl::StatusOr<PoolDiagnosis>)> done) override;
@@ -100,7 +105,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
 
   void OnPlanned(DeploymentId deployment, uint64_t job, absl::StatusOr<sharding::Plan> made);
 
-  absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request) const;
+  absl::StatusOr<SequenceSpec> MakeSpec(const GenerateRequest& request, TokenSink* sink) const;
   // Checks the queue and readiness, and reserves a place in the queue.
   absl::Status Reserve(size_t prompt_tokens);
   // Returns false while the runner stops: the event will not be handled.
@@ -123,6 +128,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   std::unique_ptr<Answer> End(SeqId id, const std::string& reason);
   void EndWithError(SeqId id, const absl::Status& status);
   void EndAll();
+  bool ended_ = false;  // EndAll was called
   // Asks the next machine while a diagnosis runs.
   void GoOnDiagnosing(TimeNs now);
 

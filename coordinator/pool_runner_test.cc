@@ -498,6 +498,32 @@ TEST_F(PoolRunnerTest, AsksItsMachinesHowTheyAre) {
   EXPECT_TRUE(absl::IsNotFound(ask("w9").status()));
 }
 
+// The front that shows the answers to clients is still there after it.
+TEST_F(PoolRunnerTest, EndAnswersEndsWhatRunsAndWhatWaits) {
+  options_.scheduler.max_running = 1;
+  joined_ = false;
+  runner_.reset();
+  StartRunner();
+  Join();
+  pool_->SetMute(true);
+  std::vector<std::shared_ptr<Sink>> sinks;
+  for (int i = 0; i < 3; ++i) {
+    sinks.push_back(std::make_shared<Sink>());
+    ASSERT_TRUE(runner_->Start(Request(4, 300), sinks.back()).ok());
+  }
+  runner_->EndAnswers();
+  for (const auto& sink : sinks) {
+    const absl::Status ended = sink->Wait().status();
+    EXPECT_TRUE(absl::IsUnavailable(ended)) << ended;
+    EXPECT_THAT(std::string(ended.message()), HasSubstr("the coordinator is stopping"));
+  }
+  EXPECT_TRUE(
+      absl::IsUnavailable(runner_->Start(Request(4, 1), std::make_shared<Sink>()).status()));
+  EXPECT_TRUE(absl::IsUnavailable(runner_->SetDrained("w1", true)));
+  EXPECT_TRUE(runner_->Status().requests.empty());
+  runner_->EndAnswers();
+}
+
 TEST_F(PoolRunnerTest, StoppingEndsWhatIsOpen) {
   Join();
   pool_->SetMute(true);

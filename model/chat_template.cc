@@ -283,7 +283,7 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const Json& given,
   if (!given.is_array()) return InvalidArgument("messages must be a JSON array");
   Json messages = !reads_parts_ ? JoinParts(given) : reads_strings_ ? given : SplitParts(given);
   if (!Mentions("developer")) DeveloperToSystem(&messages);
-  return RenderOnce(messages, options);
+  return RenderOnce(std::move(messages), options);
 }
 
 std::optional<size_t> ChatTemplate::FirstRefused(const Json& messages,
@@ -353,11 +353,12 @@ absl::StatusOr<std::vector<PromptPart>> ChatTemplate::Render(const nlohmann::jso
   return Render(Json(messages), options);
 }
 
-absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(const Json& messages,
+absl::StatusOr<std::vector<PromptPart>> ChatTemplate::RenderOnce(Json messages,
                                                                  const Options& options) const {
   Converter converter;
   jinja::Interpreter::Variables variables;
   ASSIGN_OR_RETURN(jinja::Value given, converter.Convert(messages));
+  messages = nullptr;  // it may be megabytes, and the interpreter makes copies of its own
   variables.emplace_back("messages", std::move(given));
   variables.emplace_back("add_generation_prompt",
                          jinja::Value::Bool(options.add_generation_prompt));

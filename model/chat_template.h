@@ -68,7 +68,7 @@ class ChatTemplate {
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
-  absl::StatusOr<std::vector<PromptPart>> RenderOnce(const nlohmann::ordered_json& messages,
+  absl::StatusOr<std::vector<PromptPart>> RenderOnce(nlohmann::ordered_json messages,
                                                      const Options& options) const;
   // Whether the text PROBE of such a content gets into the prompt.
   bool Reads(const nlohmann::ordered_json& content) const;

@@ -65,8 +65,10 @@ std::string ErrorText(int code) {
   return reinterpret_cast<const char*>(text);
 }
 
+}  // namespace
+
 // The memory for one call of Split; PCRE2 does not allow two threads to share it.
-struct Scratch {
+struct Pretokenizer::Scratch {
   Scratch() {
     pcre2_set_match_limit(context, kMatchLimit);
     pcre2_set_heap_limit(context, kHeapLimitKib);
@@ -85,12 +87,8 @@ struct Scratch {
   pcre2_jit_stack* const stack = pcre2_jit_stack_create(32 * 1024, 1024 * 1024, nullptr);
 };
 
-}  // namespace
-
 struct Pretokenizer::Regex {
   ~Regex() { pcre2_code_free(code); }
-  absl::Status Split(std::string_view text, const Scratch& scratch,
-                     std::vector<std::string_view>* out) const;
   pcre2_code* code = nullptr;
 };
 
@@ -125,43 +123,40 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(std::string_vie
   return out;
 }
 
-absl::Status Pretokenizer::Regex::Split(std::string_view text, const Scratch& scratch,
-                                        std::vector<std::string_view>* out) const {
+// Depth first, so that a long text's first words are out before its last are looked for.
+absl::Status Pretokenizer::SplitFrom(size_t level, std::string_view text, const Scratch& scratch,
+                                     WordFn word) const {
+  if (level == regexes_.size()) return word(text);
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t begin = 0;  // beginning of the text that is not given out yet
   while (begin < text.size()) {
     const int count =
-        pcre2_match(code, subject, text.size(), begin, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                    scratch.data, scratch.context);
+        pcre2_match(regexes_[level]->code, subject, text.size(), begin,
+                    PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, scratch.data, scratch.context);
     if (count == PCRE2_ERROR_NOMATCH) break;
     if (count < 0) {
       return ResourceExhausted("splitting the text into words failed at byte ", begin, ": ",
                                ErrorText(count));
     }
-    const PCRE2_SIZE* match = pcre2_get_ovector_pointer(scratch.data);
-    if (match[0] > begin) out->push_back(text.substr(begin, match[0] - begin));
-    out->push_back(text.substr(match[0], match[1] - match[0]));
-    begin = match[1];
+    // The next level writes into the same place.
+    const PCRE2_SIZE match_begin = pcre2_get_ovector_pointer(scratch.data)[0];
+    const PCRE2_SIZE match_end = pcre2_get_ovector_pointer(scratch.data)[1];
+    if (match_begin > begin)
+      RETURN_IF_ERROR(SplitFrom(level + 1, text.substr(begin, match_begin - begin), scratch, word));
+    RETURN_IF_ERROR(
+        SplitFrom(level + 1, text.substr(match_begin, match_end - match_begin), scratch, word));
+    begin = match_end;
   }
-  if (begin < text.size()) out->push_back(text.substr(begin));
+  if (begin < text.size()) return SplitFrom(level + 1, text.substr(begin), scratch, word);
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::string_view>> Pretokenizer::Split(std::string_view text) const {
+absl::Status Pretokenizer::Split(std::string_view text, WordFn word) const {
   const Scratch scratch;
   if (scratch.data == nullptr || scratch.context == nullptr) {
     return ResourceExhausted("no memory for the pre-tokeniser");
   }
-  std::vector<std::string_view> pieces;
-  if (!text.empty()) pieces.push_back(text);
-  for (const auto& regex : regexes_) {
-    std::vector<std::string_view> next;
-    next.reserve(pieces.size() * 2);
-    for (const std::string_view piece : pieces)
-      RETURN_IF_ERROR(regex->Split(piece, scratch, &next));
-    pieces = std::move(next);
-  }
-  return pieces;
+  return text.empty() ? absl::OkStatus() : SplitFrom(0, text, scratch, word);
 }
 
 }  // namespace lanyard::model

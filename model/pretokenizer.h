@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/status.h"
 
 namespace lanyard::model {
@@ -19,16 +20,22 @@ class Pretokenizer {
   static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make(std::string_view name);
   ~Pretokenizer();
 
-  // Returns consecutive pieces of `text` (valid UTF-8), which together are all of it.
-  // ResourceExhausted where the expression needs more steps than the limit.
-  absl::StatusOr<std::vector<std::string_view>> Split(std::string_view text) const;
+  using WordFn = absl::FunctionRef<absl::Status(std::string_view)>;
+  // Calls `word` with consecutive pieces of `text` (valid UTF-8), which together are all of it; an
+  // error of `word` ends the work and is returned. ResourceExhausted where the expression needs
+  // more steps than the limit.
+  absl::Status Split(std::string_view text, WordFn word) const;
 
   // True when a word that is a token as a whole is taken without looking at merges.
   bool ignore_merges() const { return ignore_merges_; }
 
  private:
   struct Regex;
+  struct Scratch;
   Pretokenizer();
+  // By the expressions from `level` on.
+  absl::Status SplitFrom(size_t level, std::string_view text, const Scratch& scratch,
+                         WordFn word) const;
   std::vector<std::unique_ptr<Regex>> regexes_;
   bool ignore_merges_ = false;
 };

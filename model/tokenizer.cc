@@ -29,6 +29,14 @@ struct Tokenizer::TrustMap {
   }
 };
 
+absl::Status EncodeGuard::Look(size_t n_tokens) {
+  if (n_tokens > limits_.max_tokens)
+    return absl::OutOfRangeError(absl::StrCat("more than ", limits_.max_tokens, " tokens"));
+  work_ = 0;
+  if (limits_.stop && limits_.stop()) return absl::CancelledError("the encoding was stopped");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const GgufFile& file) {
   ASSIGN_OR_RETURN(const VocabData data, ReadVocabData(file));
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> out, Make(data));
@@ -46,6 +54,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Make(const VocabData& data
   } else {
     out->encoder_ = SpmEncoder::Make(&out->vocab_);
   }
+  out->MeasureTokens();
   out->warnings_ = std::move(warnings);
   return out;
 }
@@ -66,11 +75,43 @@ void Tokenizer::FindSpecials() {
   matcher_ = std::make_unique<PatternMatcher>(patterns);
 }
 
+void Tokenizer::MeasureTokens() {
+  for (int b = 0; b < 256; ++b)
+    always_written_[static_cast<size_t>(b)] = encoder_->IsAlwaysWritten(static_cast<uint8_t>(b));
+  for (int32_t id = 0; id < vocab_.size(); ++id) {
+    const std::string_view text = vocab_.Text(id);
+    size_t bytes = text.size();
+    // Of ordinary tokens the byte alphabet writes a byte in two; the others are found as written.
+    if (vocab_.kind() == VocabKind::kBpe && !vocab_.IsSpecial(id) &&
+        vocab_.Type(id) != TokenType::kUserDefined) {
+      if (const auto raw = BytesFromAlphabet(text)) bytes = raw->size();
+    }
+    longest_bytes_ = std::max(longest_bytes_, bytes);
+  }
+}
+
+uint64_t Tokenizer::WrittenBytes(std::string_view text) const {
+  uint64_t n = 0;
+  for (const char c : text) n += always_written_[static_cast<uint8_t>(c)] ? 1 : 0;
+  return n;
+}
+
+uint64_t Tokenizer::FewestTokens(std::string_view text) const {
+  return (WrittenBytes(text) + longest_bytes_ - 1) / longest_bytes_;
+}
+
+uint64_t Tokenizer::FewestTokens(std::span<const PromptPart> parts) const {
+  uint64_t bytes = 0;
+  for (const PromptPart& part : parts) bytes += WrittenBytes(part.text);
+  return (bytes + longest_bytes_ - 1) / longest_bytes_;
+}
+
 // Longest tokens come first, and those of one length from left to right, each where no token taken
 // before stands (llama.cpp searches token by token in this order). An occurrence that is not longer
 // than those taken can only touch them at its ends.
-std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
-                                                      const TrustMap& trust) const {
+absl::StatusOr<std::vector<Tokenizer::Fragment>> Tokenizer::Partition(std::string_view text,
+                                                                      const TrustMap& trust,
+                                                                      EncodeGuard* guard) const {
   struct Hit {
     size_t end;
     int32_t pattern;  // the longest that ends here and was not tried yet
@@ -78,6 +119,7 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
   std::vector<Hit> hits;
   uint32_t state = PatternMatcher::kRoot;
   for (size_t i = 0; i < text.size(); ++i) {
+    RETURN_IF_ERROR(guard->Step(1, 0));
     state = matcher_->Step(state, static_cast<uint8_t>(text[i]));
     if (const int32_t p = matcher_->Longest(state); p != PatternMatcher::kNone)
       hits.push_back({i + 1, p});
@@ -87,6 +129,7 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
   for (const uint32_t length : lengths_) {
     if (hits.empty()) break;
     size_t kept = 0;
+    RETURN_IF_ERROR(guard->Step(hits.size(), 0));
     for (Hit hit : hits) {
       if (matcher_->Length(hit.pattern) == length) {
         const size_t begin = hit.end - length;
@@ -117,12 +160,14 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text,
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view text,
                                                               const TrustMap& trust,
-                                                              bool add_special) const {
+                                                              bool add_special,
+                                                              const EncodeLimits& limits) const {
   if (text.size() > kMaxTextBytes) {
     return InvalidArgument("text of ", text.size(), " bytes; at most ", kMaxTextBytes,
                            " can be tokenised at once");
   }
-  const std::vector<Fragment> fragments = Partition(text, trust);
+  EncodeGuard guard(limits);
+  ASSIGN_OR_RETURN(const std::vector<Fragment> fragments, Partition(text, trust, &guard));
   std::vector<int32_t> out;
   if (add_special && vocab_.add_bos() &&
       (fragments.empty() || fragments[0].token != vocab_.bos())) {
@@ -130,6 +175,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view t
   }
   bool after_special = true;
   for (const Fragment& fragment : fragments) {
+    RETURN_IF_ERROR(guard.Step(1, out.size()));
     if (fragment.token != Vocab::kNoToken) {
       out.push_back(fragment.token);
       after_special = true;
@@ -137,9 +183,9 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view t
     }
     const std::string_view piece = text.substr(fragment.begin, fragment.end - fragment.begin);
     if (vocab_.add_space_prefix() && after_special) {
-      RETURN_IF_ERROR(encoder_->Encode(" " + std::string(piece), &out));
+      RETURN_IF_ERROR(encoder_->Encode(" " + std::string(piece), &guard, &out));
     } else {
-      RETURN_IF_ERROR(encoder_->Encode(piece, &out));
+      RETURN_IF_ERROR(encoder_->Encode(piece, &guard, &out));
     }
     after_special = false;
   }
@@ -147,13 +193,14 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeTrusted(std::string_view t
   return out;
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
-                                                       Options options) const {
-  return EncodeTrusted(text, TrustMap::All(options.parse_special), options.add_special);
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, Options options,
+                                                       const EncodeLimits& limits) const {
+  return EncodeTrusted(text, TrustMap::All(options.parse_special), options.add_special, limits);
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::span<const PromptPart> parts,
-                                                       bool add_special) const {
+                                                       bool add_special,
+                                                       const EncodeLimits& limits) const {
   std::string text;
   TrustMap trust;
   for (const PromptPart& part : parts) {
@@ -161,7 +208,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::span<const PromptPar
     trust.Append(text.size(), part.trusted);
     text += part.text;
   }
-  return EncodeTrusted(text, trust, add_special);
+  return EncodeTrusted(text, trust, add_special, limits);
 }
 
 std::string Tokenizer::PieceBytes(int32_t id) const {

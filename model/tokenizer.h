@@ -2,7 +2,10 @@
 // ids are equal to llama.cpp's.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -27,11 +30,39 @@ struct PromptPart {
   bool operator==(const PromptPart&) const = default;
 };
 
+// How far the encoding of a text may go.
+struct EncodeLimits {
+  size_t max_tokens = std::numeric_limits<size_t>::max();  // OutOfRange once there are more
+  // Asked every few milliseconds, in the caller's thread; Cancelled once it returns true.
+  std::function<bool()> stop = {};
+};
+
+// Holds one encoding to its limits. `Step` is cheap enough for an inner loop.
+class EncodeGuard {
+ public:
+  explicit EncodeGuard(const EncodeLimits& limits) : limits_(limits) {}
+  // So much more work, in bytes or pairs, was done, and there are so many tokens now.
+  absl::Status Step(size_t work, size_t n_tokens) {
+    work_ += work;
+    if (work_ < kAskEvery && n_tokens <= limits_.max_tokens) return absl::OkStatus();
+    return Look(n_tokens);
+  }
+
+ private:
+  static constexpr size_t kAskEvery = 4096;
+  absl::Status Look(size_t n_tokens);
+  const EncodeLimits& limits_;
+  size_t work_ = 0;
+};
+
 // Turns a word, or for SentencePiece a whole text between special tokens, into ids.
 class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
-  virtual absl::Status Encode(std::string_view text, std::vector<int32_t>* out) const = 0;
+  virtual absl::Status Encode(std::string_view text, EncodeGuard* guard,
+                              std::vector<int32_t>* out) const = 0;
+  // Whether each such byte of a text ends in some token; the others may be left out.
+  virtual bool IsAlwaysWritten(uint8_t byte) const = 0;
 };
 
 // Immutable and thread-safe.
@@ -53,15 +84,20 @@ class Tokenizer {
   // becomes its byte token; a byte without a token is left out. Tokens of type user-defined are
   // found in every text, as llama.cpp does. It takes linear memory and n log n time.
   // InvalidArgument above kMaxTextBytes; ResourceExhausted where a word cannot be split within
-  // limits.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, Options options) const;
+  // limits; OutOfRange and Cancelled as EncodeLimits says.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, Options options,
+                                              const EncodeLimits& limits = {}) const;
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const {
     return Encode(text, Options());
   }
   // Encodes a prompt of trusted and other parts. With add_special, BOS is not added where the
   // prompt begins with it already.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::span<const PromptPart> parts,
-                                              bool add_special) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(std::span<const PromptPart> parts, bool add_special,
+                                              const EncodeLimits& limits = {}) const;
+  // A number of tokens that no encoding of the text goes below, found without encoding it: by the
+  // vocabulary's longest token. Bytes that may be left out do not count.
+  uint64_t FewestTokens(std::string_view text) const;
+  uint64_t FewestTokens(std::span<const PromptPart> parts) const;
 
   // The bytes that the token stands for, which may be a part of a character; a control token's own
   // text; empty for an id outside the vocabulary and for unused tokens.
@@ -100,9 +136,13 @@ class Tokenizer {
   }
   std::string TextOf(int32_t id) const { return id < 0 ? "" : std::string(vocab_.Text(id)); }
   void FindSpecials();
-  std::vector<Fragment> Partition(std::string_view text, const TrustMap& trust) const;
+  void MeasureTokens();
+  uint64_t WrittenBytes(std::string_view text) const;
+  absl::StatusOr<std::vector<Fragment>> Partition(std::string_view text, const TrustMap& trust,
+                                                  EncodeGuard* guard) const;
   absl::StatusOr<std::vector<int32_t>> EncodeTrusted(std::string_view text, const TrustMap& trust,
-                                                     bool add_special) const;
+                                                     bool add_special,
+                                                     const EncodeLimits& limits) const;
 
   Vocab vocab_;
   std::vector<int32_t>
@@ -110,6 +150,8 @@ class Tokenizer {
   std::vector<uint32_t> lengths_;  // the distinct lengths of these, longest first
   std::unique_ptr<PatternMatcher> matcher_;
   std::unique_ptr<TextEncoder> encoder_;
+  size_t longest_bytes_ = 1;                // of the text that one token stands for
+  std::array<bool, 256> always_written_{};  // by byte
   std::vector<std::string> warnings_;
 };
 

@@ -107,16 +107,25 @@ absl::Status BpeEncoder::AddMerges(const std::vector<std::string_view>& merges,
   return absl::OkStatus();
 }
 
-absl::Status BpeEncoder::Encode(std::string_view text, std::vector<int32_t>* out) const {
+absl::Status BpeEncoder::Encode(std::string_view text, EncodeGuard* guard,
+                                std::vector<int32_t>* out) const {
   std::string repaired;
   if (!IsValidUtf8(text)) {
     repaired = ReplaceInvalidBytes(text);
     text = repaired;
   }
-  ASSIGN_OR_RETURN(const std::vector<std::string_view> words, pretokenizer_->Split(text));
   Scratch scratch;
-  for (const std::string_view word : words) EncodeWord(word, &scratch, out);
-  return absl::OkStatus();
+  return pretokenizer_->Split(text, [&](std::string_view word) -> absl::Status {
+    RETURN_IF_ERROR(guard->Step(word.size(), out->size()));
+    return EncodeWord(word, guard, &scratch, out);
+  });
+}
+
+// A byte that is no UTF-8 is read as U+FFFD, of whose bytes it takes one to be written.
+bool BpeEncoder::IsAlwaysWritten(uint8_t byte) const {
+  constexpr uint8_t kReplacementLead = 0xEF;
+  return byte_tokens_[byte] != Vocab::kNoToken &&
+         (byte < 0x80 || byte_tokens_[kReplacementLead] != Vocab::kNoToken);
 }
 
 int32_t BpeEncoder::WholeWord(std::string_view word) const {
@@ -138,9 +147,10 @@ void BpeEncoder::Propose(int32_t left, Scratch* scratch) const {
   scratch->pairs.push({it->second.rank, left, a.token, b.token, it->second.symbol});
 }
 
-void BpeEncoder::JoinAll(Scratch* scratch) const {
+absl::Status BpeEncoder::JoinAll(EncodeGuard* guard, Scratch* scratch) const {
   auto& symbols = scratch->symbols;
   while (!scratch->pairs.empty()) {
+    RETURN_IF_ERROR(guard->Step(1, 0));
     const Scratch::Pair pair = scratch->pairs.top();
     scratch->pairs.pop();
     Scratch::Symbol& left = symbols[pair.left];
@@ -154,14 +164,15 @@ void BpeEncoder::JoinAll(Scratch* scratch) const {
     Propose(left.previous, scratch);
     Propose(pair.left, scratch);
   }
+  return absl::OkStatus();
 }
 
-void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch,
-                            std::vector<int32_t>* out) const {
+absl::Status BpeEncoder::EncodeWord(std::string_view word, EncodeGuard* guard, Scratch* scratch,
+                                    std::vector<int32_t>* out) const {
   if (pretokenizer_->ignore_merges()) {
     if (const int32_t id = WholeWord(word); id != Vocab::kNoToken) {
       out->push_back(id);
-      return;
+      return absl::OkStatus();
     }
   }
   auto& symbols = scratch->symbols;
@@ -172,8 +183,9 @@ void BpeEncoder::EncodeWord(std::string_view word, Scratch* scratch,
         {byte_symbols_[static_cast<uint8_t>(word[i])], i - 1, i + 1 < n ? i + 1 : -1});
   }
   for (int32_t i = 0; i + 1 < n; ++i) Propose(i, scratch);
-  JoinAll(scratch);
+  RETURN_IF_ERROR(JoinAll(guard, scratch));
   for (int32_t i = 0; i >= 0 && n > 0; i = symbols[i].next) Write(symbols[i].token, out);
+  return absl::OkStatus();
 }
 
 // A byte that the vocabulary cannot write is left out, as llama.cpp and tokenizers do: SmolLM2 has

@@ -30,7 +30,9 @@ class BpeEncoder : public TextEncoder {
       const Vocab* vocab, const std::vector<std::string_view>& merges,
       std::vector<std::string>* warnings);
 
-  absl::Status Encode(std::string_view text, std::vector<int32_t>* out) const override;
+  absl::Status Encode(std::string_view text, EncodeGuard* guard,
+                      std::vector<int32_t>* out) const override;
+  bool IsAlwaysWritten(uint8_t byte) const override;
 
  private:
   struct Merge {
@@ -47,9 +49,10 @@ class BpeEncoder : public TextEncoder {
   int32_t SymbolOf(std::string_view text);
   void Write(int32_t symbol, std::vector<int32_t>* out) const;
   int32_t WholeWord(std::string_view word) const;
-  void EncodeWord(std::string_view word, Scratch* scratch, std::vector<int32_t>* out) const;
+  absl::Status EncodeWord(std::string_view word, EncodeGuard* guard, Scratch* scratch,
+                          std::vector<int32_t>* out) const;
   void Propose(int32_t left, Scratch* scratch) const;
-  void JoinAll(Scratch* scratch) const;
+  absl::Status JoinAll(EncodeGuard* guard, Scratch* scratch) const;
 
   const Vocab* vocab_;
   std::unique_ptr<Pretokenizer> pretokenizer_;

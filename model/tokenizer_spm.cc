@@ -84,9 +84,11 @@ void SpmEncoder::Propose(int32_t left, std::string_view text, Scratch* scratch) 
   if (id != Vocab::kNoToken) scratch->pairs.push({vocab_->Score(id), left, bytes});
 }
 
-void SpmEncoder::JoinAll(std::string_view text, Scratch* scratch) const {
+absl::Status SpmEncoder::JoinAll(std::string_view text, EncodeGuard* guard,
+                                 Scratch* scratch) const {
   auto& symbols = scratch->symbols;
   while (!scratch->pairs.empty()) {
+    RETURN_IF_ERROR(guard->Step(1, 0));
     const Scratch::Pair pair = scratch->pairs.top();
     scratch->pairs.pop();
     Scratch::Symbol& left = symbols[pair.left];
@@ -100,9 +102,22 @@ void SpmEncoder::JoinAll(std::string_view text, Scratch* scratch) const {
     Propose(left.previous, text, scratch);
     Propose(pair.left, text, scratch);
   }
+  return absl::OkStatus();
 }
 
-absl::Status SpmEncoder::Encode(std::string_view raw, std::vector<int32_t>* out) const {
+int32_t SpmEncoder::ByteToken(uint8_t byte) const {
+  if (byte_tokens_[byte] != Vocab::kNoToken) return byte_tokens_[byte];
+  const int32_t unknown = vocab_->unk();
+  const bool writes = unknown != Vocab::kNoToken && vocab_->Type(unknown) != TokenType::kControl;
+  return writes ? unknown : Vocab::kNoToken;
+}
+
+bool SpmEncoder::IsAlwaysWritten(uint8_t byte) const {
+  return ByteToken(byte == ' ' ? static_cast<uint8_t>(kSpace[0]) : byte) != Vocab::kNoToken;
+}
+
+absl::Status SpmEncoder::Encode(std::string_view raw, EncodeGuard* guard,
+                                std::vector<int32_t>* out) const {
   const std::string text = absl::StrReplaceAll(AbslView(raw), {{" ", kSpace}});
   Scratch scratch;
   auto& symbols = scratch.symbols;
@@ -112,11 +127,14 @@ absl::Status SpmEncoder::Encode(std::string_view raw, std::vector<int32_t>* out)
     symbols.push_back({at, bytes, index - 1, at + bytes < text.size() ? index + 1 : -1});
     at += bytes;
   }
-  const int32_t unknown = vocab_->unk();
   const auto n = static_cast<int32_t>(symbols.size());
-  for (int32_t i = 0; i + 1 < n; ++i) Propose(i, text, &scratch);
-  JoinAll(text, &scratch);
+  for (int32_t i = 0; i + 1 < n; ++i) {
+    RETURN_IF_ERROR(guard->Step(1, 0));
+    Propose(i, text, &scratch);
+  }
+  RETURN_IF_ERROR(JoinAll(text, guard, &scratch));
   for (int32_t i = n > 0 ? 0 : -1; i >= 0; i = symbols[i].next) {
+    RETURN_IF_ERROR(guard->Step(1, out->size()));
     const std::string_view piece =
         std::string_view(text).substr(symbols[i].begin, symbols[i].bytes);
     if (const int32_t id = FindText(piece); id != Vocab::kNoToken) {
@@ -124,12 +142,8 @@ absl::Status SpmEncoder::Encode(std::string_view raw, std::vector<int32_t>* out)
       continue;
     }
     for (const char c : piece) {
-      const int32_t id = byte_tokens_[static_cast<uint8_t>(c)];
-      if (id != Vocab::kNoToken) {
-        out->push_back(id);
-      } else if (unknown != Vocab::kNoToken && vocab_->Type(unknown) != TokenType::kControl) {
-        out->push_back(unknown);
-      }
+      const int32_t id = ByteToken(static_cast<uint8_t>(c));
+      if (id != Vocab::kNoToken) out->push_back(id);
     }
   }
   return absl::OkStatus();

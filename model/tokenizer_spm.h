@@ -22,7 +22,9 @@ class SpmEncoder : public TextEncoder {
   // `vocab` must outlive the encoder.
   static std::unique_ptr<TextEncoder> Make(const Vocab* vocab);
 
-  absl::Status Encode(std::string_view text, std::vector<int32_t>* out) const override;
+  absl::Status Encode(std::string_view text, EncodeGuard* guard,
+                      std::vector<int32_t>* out) const override;
+  bool IsAlwaysWritten(uint8_t byte) const override;
 
  private:
   struct Scratch;
@@ -30,7 +32,9 @@ class SpmEncoder : public TextEncoder {
   explicit SpmEncoder(const Vocab* vocab);
   int32_t FindText(std::string_view text) const;
   void Propose(int32_t left, std::string_view text, Scratch* scratch) const;
-  void JoinAll(std::string_view text, Scratch* scratch) const;
+  absl::Status JoinAll(std::string_view text, EncodeGuard* guard, Scratch* scratch) const;
+  // The token that a byte becomes on which no other token stands, or kNoToken.
+  int32_t ByteToken(uint8_t byte) const;
 
   const Vocab* vocab_;
   size_t longest_token_bytes_ = 0;

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
 
 #include "model/detokenizer.h"
@@ -346,6 +347,95 @@ TEST(LongText, TimeGrowsLinearly) {
       EXPECT_LT(took.count(), 10.0) << unit;  // quadratic would be hours
     }
   }
+}
+
+// Texts that a vocabulary makes few tokens of, bytes that it cannot write and bytes that are no
+// UTF-8 among them.
+std::string RandomText(std::mt19937* random, const std::vector<std::string>& pieces) {
+  std::string text;
+  for (size_t n = (*random)() % 40; n > 0; --n) {
+    const uint32_t dice = (*random)() % 8;
+    if (dice < 6) text += pieces[(*random)() % pieces.size()];
+    if (dice == 6) text += static_cast<char>((*random)() % 256);
+    if (dice == 7) text += std::string((*random)() % 9, "x \n\x04"[(*random)() % 4]);
+  }
+  return text;
+}
+
+TEST(FewestTokens, NeverMoreThanThereAre) {
+  TestVocab bpe = TestVocab::Bpe({"aa", "aaaa", "aaaaaaaa", "<|long control|>", "<user>", "xx"});
+  bpe.data.merges = {"a a", "aa aa", "aaaa aaaa", "x x"};
+  bpe.data.types[259] = 3;
+  bpe.data.types[260] = 4;
+  TestVocab pruned = bpe;  // these bytes are left out of a text
+  for (const int byte : {0x04, 0x78, 0xEF, 0xBF, 0xBD})
+    pruned.texts[static_cast<size_t>(byte)] = absl::StrCat("other", byte);
+  TestVocab spm = TestVocab::Spm(
+      {"\xE2\x96\x81\xE2\x96\x81\xE2\x96\x81", "aaaa", "aa", "a", "\xE2\x96\x81", "<user>"});
+  spm.data.types.back() = 4;
+  TestVocab unknown = spm;  // without byte tokens, and a text's unknown bytes are left out
+  for (size_t i = 3; i < 259; ++i) unknown.data.types[i] = 5;
+  unknown.data.types[0] = 3;
+  unknown.data.unk = 0;
+  std::mt19937 random(11);
+  for (TestVocab* v : {&bpe, &pruned, &spm, &unknown}) {
+    const auto made = v->Make();
+    ASSERT_TRUE(made.ok()) << made.status();
+    const Tokenizer& t = **made;
+    const std::vector<std::string> pieces = {"aaaaaaaa", "aaaa", "aaaaa",        "<|long control|>",
+                                             "<user>",   "   ",  "\xE2\x96\x81", "\u00e9",
+                                             "</s>",     "xx"};
+    for (int i = 0; i < 3000; ++i) {
+      const std::string text = RandomText(&random, pieces);
+      for (const bool special : {false, true}) {
+        const auto ids = t.Encode(text, {.add_special = special, .parse_special = special});
+        ASSERT_TRUE(ids.ok()) << ids.status();
+        ASSERT_LE(t.FewestTokens(text), ids->size()) << EscapeText(text);
+      }
+      const std::vector<PromptPart> parts = {{text.substr(0, text.size() / 2), true},
+                                             {text.substr(text.size() / 2), false}};
+      ASSERT_LE(t.FewestTokens(parts), t.Encode(parts, true)->size()) << EscapeText(text);
+    }
+  }
+  // And it is worth something: 8 bytes of "a" are a token at best.
+  EXPECT_EQ((*TestVocab::Bpe({"aa"}).Make())->FewestTokens(std::string(1000, 'a')), 500u);
+}
+
+TEST(EncodeLimits, EndTheWork) {
+  TestVocab bpe = TestVocab::Bpe({"aa"});
+  bpe.data.merges = {"a a"};
+  TestVocab spm = TestVocab::Spm({"aa", "a"});
+  for (TestVocab* v : {&bpe, &spm}) {
+    const auto t = *v->Make();
+    std::string words;
+    while (words.size() < 1 << 20) words += "aa a";
+    const std::string one_word(1 << 20, 'a');
+    for (const std::string& text : {words, one_word}) {
+      // Looking for control tokens asks 256 times, and then it is in the midst of the merging.
+      for (const int when : {3, 300}) {
+        int asked = 0;
+        const auto gone = t->Encode(text, {}, {.stop = [&] { return ++asked == when; }});
+        EXPECT_TRUE(absl::IsCancelled(gone.status())) << gone.status();
+        EXPECT_EQ(asked, when);
+      }
+    }
+    // Limits that are not met change nothing.
+    const auto free = t->Encode(words);
+    ASSERT_TRUE(free.ok());
+    EXPECT_EQ(*t->Encode(words, {}, {.max_tokens = free->size(), .stop = [] { return false; }}),
+              *free);
+  }
+  const auto t = *bpe.Make();
+  std::string words;
+  while (words.size() < 1 << 20) words += "aa a";
+  size_t asked = 0;
+  const auto many = t->Encode(words, {}, {.max_tokens = 1000, .stop = [&] {
+                                            ++asked;
+                                            return false;
+                                          }});
+  EXPECT_TRUE(absl::IsOutOfRange(many.status())) << many.status();
+  // All of the text is looked through for control tokens first.
+  EXPECT_LT(asked, words.size() / 4096 + 3);
 }
 
 TEST(StreamDecoder, NeverSplitsACharacter) {

@@ -199,11 +199,13 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
       {"GET", "/health", pub, "the constant `{\"status\":\"ok\"}`: the program runs",
        [](const Request&, Writer w) {
          SendJson(*w, {{"status", "ok"}});
-       }},
+       },
+       Lane::kControl},
       {"GET", "/livez", user, "the same",
        [](const Request&, Writer w) {
          SendJson(*w, {{"status", "ok"}});
-       }},
+       },
+       Lane::kControl},
       {"GET", "/readyz", user, "200 when it answers, else 503 with how far loading is",
        [g](const Request&, Writer w) { Ready(*g, *w); }},
       {"GET", "/version", user, "version, protocol, numerics",
@@ -215,9 +217,9 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
       {"GET", "/v1/models/*", user, "one model",
        [g](const Request& r, Writer w) { GetModel(*g, r, *w); }},
       {"POST", "/v1/chat/completions", user, "OpenAI's",
-       [g](const Request& r, Writer w) { HandleChatCompletion(g, r, std::move(w)); }},
+       [g](Request& r, Writer w) { HandleChatCompletion(g, r, std::move(w)); }, Lane::kCompletion},
       {"POST", "/v1/completions", user, "OpenAI's",
-       [g](const Request& r, Writer w) { HandleTextCompletion(g, r, std::move(w)); }},
+       [g](Request& r, Writer w) { HandleTextCompletion(g, r, std::move(w)); }, Lane::kCompletion},
       {"GET", "/admin/v1/status", admin,
        "the pool: state, plan and its reasons, machines, requests, KV blocks",
        [g](const Request&, Writer w) {
@@ -242,6 +244,9 @@ Router MakeRouter(Generator* g, coordinator::ApiKeys* keys, coordinator::Cluster
        [keys](const Request& r, Writer w) { RevokeKey(keys, r, *w); }},
   };
   for (Route& route : ClusterRoutes(cluster)) routes.push_back(std::move(route));
+  for (Route& route : routes) {
+    if (route.access == admin) route.lane = Lane::kControl;
+  }
   return Router(std::move(routes));
 }
 

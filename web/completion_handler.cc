@@ -56,6 +56,7 @@ class StreamSink : public TokenSink {
     writer_->Write(SseEvent(ToErrorJson(status)));
     writer_->End();
   }
+  bool Abandoned() override { return writer_->Gone(); }
 
  private:
   void OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -87,6 +88,7 @@ class WholeSink : public TokenSink {
     writer_->Send(std::move(response));
   }
   void OnError(const absl::Status& status, Usage) override { writer_->Send(ToResponse(status)); }
+  bool Abandoned() override { return writer_->Gone(); }
 
  private:
   const std::shared_ptr<ResponseWriter> writer_;
@@ -97,21 +99,16 @@ class WholeSink : public TokenSink {
 
 AnswerInfo MakeInfo(const Generator& generator, const CompletionRequest& request,
                     const std::string& request_id) {
-  const coordinator::PoolStatus status = generator.Status();
+  const coordinator::ModelIdentity model = generator.Model();
   AnswerInfo info;
   info.id = (request.chat ? "chatcmpl-" : "cmpl-") + request_id;
   info.created_unix_s = UnixNow();
-  info.model = status.model;
-  info.system_fingerprint = status.numerics + "-" + status.model_digest.substr(0, 12);
+  info.model = model.id;
+  info.system_fingerprint = model.numerics + "-" + model.digest.substr(0, 12);
   info.chat = request.chat;
   info.include_usage = request.include_usage;
   info.logprobs = request.generate.logprobs;
   return info;
-}
-
-// Administrators have certificates in place of keys.
-std::string NameOf(const Caller& caller) {
-  return caller.key_id.empty() ? absl::StrCat("admin ", caller.admin) : caller.key_id;
 }
 
 void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed, const Request& request,
@@ -135,14 +132,18 @@ void Handle(Generator* generator, absl::StatusOr<CompletionRequest> parsed, cons
 
 }  // namespace
 
-void HandleChatCompletion(Generator* generator, const Request& request,
+void HandleChatCompletion(Generator* generator, Request& request,
                           std::shared_ptr<ResponseWriter> writer) {
-  Handle(generator, ParseChatRequest(request.body), request, std::move(writer));
+  absl::StatusOr<CompletionRequest> parsed = ParseChatRequest(request.body);
+  std::string().swap(request.body);
+  Handle(generator, std::move(parsed), request, std::move(writer));
 }
 
-void HandleTextCompletion(Generator* generator, const Request& request,
+void HandleTextCompletion(Generator* generator, Request& request,
                           std::shared_ptr<ResponseWriter> writer) {
-  Handle(generator, ParseTextRequest(request.body), request, std::move(writer));
+  absl::StatusOr<CompletionRequest> parsed = ParseTextRequest(request.body);
+  std::string().swap(request.body);
+  Handle(generator, std::move(parsed), request, std::move(writer));
 }
 
 }  // namespace lanyard::web

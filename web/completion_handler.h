@@ -10,10 +10,10 @@
 namespace lanyard::web {
 
 // The generator must outlive every answer. Errors before the first token are HTTP errors; later
-// ones end the stream with an error event.
-void HandleChatCompletion(coordinator::Generator* generator, const Request& request,
+// ones end the stream with an error event. The request's body is freed as soon as it was read.
+void HandleChatCompletion(coordinator::Generator* generator, Request& request,
                           std::shared_ptr<ResponseWriter> writer);
-void HandleTextCompletion(coordinator::Generator* generator, const Request& request,
+void HandleTextCompletion(coordinator::Generator* generator, Request& request,
                           std::shared_ptr<ResponseWriter> writer);
 
 }  // namespace lanyard::web

@@ -62,6 +62,11 @@ void Exchange::OnGone(std::function<void()> callback) {
   callback();
 }
 
+bool Exchange::Gone() {
+  MutexLock lock(&mu_);
+  return gone_ || aborted_;
+}
+
 Exchange::Taken Exchange::Take() {
   MutexLock lock(&mu_);
   woken_ = false;

@@ -25,6 +25,7 @@ class Exchange : public ResponseWriter {
   void Write(std::string events) override;
   void End() override;
   void OnGone(std::function<void()> callback) override;
+  bool Gone() override;
 
   // --- The connection's side ---
   struct Taken {

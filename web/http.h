@@ -17,6 +17,11 @@ struct Caller {
   std::string admin;   // the administrator's name in the certificate
 };
 
+// By which callers share the server out: the key, or the administrator, who has none.
+inline std::string NameOf(const Caller& caller) {
+  return caller.key_id.empty() ? "admin " + caller.admin : caller.key_id;
+}
+
 struct Request {
   std::string method;  // "GET"
   std::string path;    // percent-decoded, without the query
@@ -51,6 +56,8 @@ class ResponseWriter {
   // `callback` is called once if the client leaves before the answer has ended, and at once if it
   // has already left. None of the writer's locks is held meanwhile.
   virtual void OnGone(std::function<void()> callback) = 0;
+  // Whether the client has left or the answer was ended from outside: nothing more will be read.
+  virtual bool Gone() = 0;
 };
 
 }  // namespace lanyard::web

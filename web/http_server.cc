@@ -80,7 +80,7 @@ absl::Status HttpServer::Impl::Listen() {
   if (!ec) acceptor.open(endpoint.protocol(), ec);
   if (!ec) acceptor.set_option(tcp::acceptor::reuse_address(true), ec);
   if (!ec) acceptor.bind(endpoint, ec);
-  if (!ec) acceptor.listen(1024, ec);
+  if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
   if (ec) {
     return Unavailable(
         "cannot listen for HTTP on ", options.listen, ": ", ec.message(),
@@ -95,9 +95,10 @@ absl::Status HttpServer::Impl::Listen() {
 // Returns false when no room can be made.
 bool HttpServer::Impl::MakeRoom(const std::string& client) {
   if (strangers.CountOf(client) >= options.limits.max_strangers_per_client)
-    strangers.Oldest(client)->Drop();
+    strangers.OldestOf(client)->Drop();
   if (sessions.size() < options.limits.max_connections) return true;
-  Session* const oldest = strangers.Oldest("");
+  Session* oldest = strangers.OldestOfMost();
+  if (oldest == nullptr) oldest = idle.OldestOfMost();
   if (oldest != nullptr) oldest->Drop();
   return oldest != nullptr;
 }
@@ -115,6 +116,7 @@ asio::awaitable<void> HttpServer::Impl::Accept() {
     }
     boost::system::error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
+    NoticeLostPeer(socket);
     const std::string client = ClientGroup(socket.remote_endpoint(ignored).address().to_string());
     const bool refuse = !MakeRoom(client);
     auto session = std::make_shared<Session>(this, std::move(socket), client);
@@ -132,7 +134,7 @@ asio::awaitable<void> HttpServer::Impl::Sweep() {
     co_await sweep.async_wait(kToken);
     for (Session* session : sessions) session->CheckCaller();
     if (n % kSweepsAFlush == 0 && options.keys != nullptr) {
-      asio::post(handlers, [keys = options.keys] { keys->Flush(); });
+      asio::post(queries, [keys = options.keys] { keys->Flush(); });
     }
   }
 }
@@ -180,7 +182,8 @@ HttpServer::~HttpServer() {
     for (Session* session : impl->sessions) session->Shutdown();
   });
   // A handler in Generator::Start ends first, so that its answer can be cancelled.
-  impl_->handlers.join();
+  for (asio::thread_pool* pool : {&impl_->completions, &impl_->queries, &impl_->control})
+    pool->join();
   drained.wait_for(std::chrono::seconds(2));
   impl_->io.stop();
   impl_->io_thread.join();

@@ -20,20 +20,31 @@ struct ssl_ctx_st;  // OpenSSL's SSL_CTX
 namespace lanyard::web {
 
 struct ServerLimits {
-  size_t max_body_bytes = 16u << 20;    // a larger body is a 413
+  size_t max_body_bytes = 16u << 20;  // a larger body is a 413
+  // Of larger bodies only this many are read and handled at a time, one of each key; the others
+  // wait as long as large_body_wait, and are then a 429.
+  size_t large_body_bytes = 1u << 20;
+  size_t large_bodies = 2;
   size_t max_header_bytes = 16u << 10;  // a larger header is a 431
   size_t max_headers = 100;             // more headers are a 431
-  // With more, the oldest connection that has shown no key or certificate yet makes room; where
-  // there is none, the new one gets a 503.
-  size_t max_connections = 1024;
-  // Connections of one address (IPv6: of one /64) without key or certificate.
-  size_t max_strangers_per_client = 128;
+  // With more, the oldest connection that has shown no key or certificate yet makes room (of the
+  // address that has the most such), then the oldest that has and is given nothing now; where there
+  // is none, the new one gets a 503.
+  size_t max_connections = 1536;
+  // Of these no completion takes any: they are for administrators, /health, and those who are yet
+  // to say who they are. Of the others one key may hold half; with more it gets a 429. At most half
+  // of max_connections counts.
+  size_t reserved_connections = 512;
+  // Connections of one address (IPv6: of one /64) without key or certificate; with more, the oldest
+  // of them makes room. So many may come at once, as a proxy's do.
+  size_t max_strangers_per_client = 512;
   // Bytes that a slow client has not read; with more, its request is cancelled.
   size_t max_queued_bytes = 1u << 20;
   std::chrono::milliseconds handshake_timeout{10'000};  // for TLS
   // For the whole header, however slowly it comes.
   std::chrono::milliseconds header_timeout{10'000};
-  std::chrono::milliseconds body_timeout{30'000};   // for the whole body
+  std::chrono::milliseconds body_timeout{30'000};  // for the whole body
+  std::chrono::milliseconds large_body_wait{60'000};
   std::chrono::milliseconds idle_timeout{60'000};   // of a kept connection between requests
   std::chrono::milliseconds write_timeout{30'000};  // without any progress
   std::chrono::milliseconds ping_interval{10'000};  // in a stream, while there is no text

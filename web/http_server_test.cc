@@ -477,6 +477,41 @@ TEST_F(HttpServerTest, JsonThatIsTooDeepOrTooMany) {
   EXPECT_EQ(code(many + "]}"), "400 invalid_json");
 }
 
+// Of large bodies one caller's are read one after another; small ones pass them.
+TEST_F(HttpServerTest, LargeBodiesWaitForEachOther) {
+  ServerLimits limits;
+  limits.large_body_bytes = 1000;
+  limits.large_body_wait = milliseconds(1000);
+  StartServer(limits);
+  const std::string large =
+      Post("/v1/completions", R"({"prompt":")" + std::string(5000, 'x') + R"("})");
+  Client slow(server_->address());
+  slow.Send(large.substr(0, 2000));
+  // Without a declared length it is noticed on the way.
+  std::string chunked =
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+      "d\r\n{\"prompt\":\"hi\r\n";
+  for (int i = 0; i < 80; ++i) chunked += "40\r\n" + std::string(0x40, 'x') + "\r\n";
+  Client waits(server_->address()), gives_up(server_->address()), leaves(server_->address());
+  leaves.Send(large);
+  std::this_thread::sleep_for(milliseconds(50));
+  leaves.Close();
+  waits.Send(chunked + "2\r\n\"}\r\n0\r\n\r\n");
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_EQ(Ask(Post("/v1/completions", R"({"prompt":"hi"})")).substr(0, 12), "HTTP/1.1 200");
+  slow.Send(large.substr(2000));
+  EXPECT_EQ(slow.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+  EXPECT_EQ(waits.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
+  Client again(server_->address());
+  again.Send(large.substr(0, 2000));
+  std::this_thread::sleep_for(milliseconds(50));
+  gives_up.Send(large);
+  const std::string busy = gives_up.ReadAnswer();
+  EXPECT_EQ(busy.substr(0, 12), "HTTP/1.1 429");
+  EXPECT_NE(busy.find("too_many_large_requests"), std::string::npos);
+  EXPECT_NE(busy.find("\r\nRetry-After: 5\r\n"), std::string::npos);
+}
+
 TEST_F(HttpServerTest, TwoHundredIdleStreams) {
   StartServer();
   std::vector<std::unique_ptr<Client>> clients;
@@ -495,6 +530,7 @@ TEST_F(HttpServerTest, TwoHundredIdleStreams) {
 TEST_F(HttpServerTest, WhoSaysNothingMakesRoom) {
   ServerLimits limits;
   limits.max_connections = 2;
+  limits.reserved_connections = 0;
   StartServer(limits);
   Client silent(server_->address());
   Client asking(server_->address());
@@ -504,7 +540,15 @@ TEST_F(HttpServerTest, WhoSaysNothingMakesRoom) {
   late.Send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_EQ(late.ReadAnswer().substr(0, 12), "HTTP/1.1 200");
   EXPECT_TRUE(silent.ReadAll());
-  // Both that are left have asked: now there is no room.
+  // Both that are left have asked, and are given nothing now: the older one makes room.
+  const std::string stall = Post("/v1/chat/completions", ChatBody("STALL", R"(,"stream":true)"));
+  Client stream(server_->address());
+  stream.Send(stall);
+  EXPECT_TRUE(stream.ReadUntil("assistant"));
+  EXPECT_TRUE(asking.ReadAll());
+  late.Send(stall);
+  EXPECT_TRUE(late.ReadUntil("assistant"));
+  // Both that are left are being answered: now there is no room.
   Client one_more(server_->address());
   const std::string refused = one_more.ReadAnswer();
   EXPECT_EQ(refused.substr(0, 12), "HTTP/1.1 503");
@@ -541,6 +585,19 @@ TEST_F(HttpServerTest, StoppingCancelsWhatRuns) {
   EXPECT_EQ(generator_.cancelled(), 1u);
   EXPECT_TRUE(client.ReadAll());
   EXPECT_TRUE(idle.ReadAll());
+}
+
+// What the pool said before the front stops is still sent.
+TEST_F(HttpServerTest, StoppingSendsWhatWasSaid) {
+  StartServer();
+  Client client(server_->address());
+  client.Send(Post("/v1/chat/completions", ChatBody("DIE", R"(,"stream":true)")));
+  ASSERT_TRUE(client.ReadUntil("assistant"));
+  ASSERT_TRUE(Eventually([&] { return generator_.open() == 0; }));
+  server_.reset();
+  EXPECT_TRUE(client.ReadAll());
+  EXPECT_NE(client.got().find("worker w2 was lost"), std::string::npos);
+  EXPECT_EQ(client.got().substr(client.got().size() - 5), "0\r\n\r\n");
 }
 
 TEST_F(HttpServerTest, BadAddresses) {

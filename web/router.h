@@ -20,8 +20,15 @@ enum class Access {
 };
 
 // Runs in a handler thread and may block for a short time. It answers through the writer, now or
-// later.
-using Handler = std::function<void(const Request&, std::shared_ptr<ResponseWriter>)>;
+// later, and may take what the request holds.
+using Handler = std::function<void(Request&, std::shared_ptr<ResponseWriter>)>;
+
+// Whose threads a handler runs in, so that no kind of work holds up another.
+enum class Lane {
+  kQuick,       // reads a state that the pool has at hand
+  kCompletion,  // reads a prompt; its answer holds a place of its caller's share
+  kControl,     // administrators', and whether the program lives
+};
 
 struct Route {
   std::string method;  // HEAD is served by GET
@@ -29,6 +36,7 @@ struct Route {
   Access access;
   std::string about;  // for docs/access.md
   Handler handler;
+  Lane lane = Lane::kQuick;
 };
 
 class Router {

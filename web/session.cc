@@ -26,12 +26,20 @@ using Parser = http::request_parser<http::string_body>;
 constexpr std::chrono::milliseconds kPollInterval{250};
 constexpr std::chrono::milliseconds kLingerTimeout{5'000};
 constexpr std::chrono::milliseconds kGoodbyeTimeout{1'000};
-constexpr size_t kHandlerThreads = 4;
+constexpr size_t kCompletionThreads = 4;
+constexpr size_t kQueryThreads = 2;
+constexpr size_t kControlThreads = 4;    // draining a worker takes one until it is planned
 constexpr size_t kHeadBytes = 4 << 10;   // size of one read
 constexpr size_t kBodyBytes = 64 << 10;  // size of one read
 constexpr size_t kMaxLingering = 64;
+constexpr size_t kMaxLargeWaiting = 64;
 
 std::string_view View(beast::string_view s) { return {s.data(), s.size()}; }
+
+// A server with few connections, as tests have it, keeps half of them at most.
+size_t ReservedOf(const ServerLimits& limits) {
+  return std::min(limits.reserved_connections, limits.max_connections / 2);
+}
 
 Response ParseError(const beast::error_code& ec, const ServerLimits& limits) {
   if (ec == http::error::body_limit) {
@@ -92,30 +100,8 @@ struct Session::Head {
   std::string path;
   Router::Match match;
   Caller caller;
+  std::shared_ptr<void> large;  // its place among the large bodies
 };
-
-Strangers::Place Strangers::Add(const std::string& client, Session* session) {
-  ++counts_[client];
-  return list_.emplace(list_.end(), client, session);
-}
-
-void Strangers::Remove(Place place) {
-  const auto count = counts_.find(place->first);
-  if (--count->second == 0) counts_.erase(count);
-  list_.erase(place);
-}
-
-size_t Strangers::CountOf(const std::string& client) const {
-  const auto count = counts_.find(client);
-  return count == counts_.end() ? 0 : count->second;
-}
-
-Session* Strangers::Oldest(const std::string& client) const {
-  for (const auto& [whose, session] : list_) {
-    if (client.empty() || whose == client) return session;
-  }
-  return nullptr;
-}
 
 ServerCore::ServerCore(const ServerOptions& o, Router r, HostPolicy h)
     : options(o),
@@ -126,7 +112,23 @@ ServerCore::ServerCore(const ServerOptions& o, Router r, HostPolicy h)
             .admin_of = o.admin_of,
             .failure_burst = o.limits.failed_keys_per_second,
             .failures_per_second = o.limits.failed_keys_per_second}),
-      handlers(kHandlerThreads) {}
+      shares(o.limits.max_connections - ReservedOf(o.limits), o.open),
+      large_bodies(o.limits.large_bodies, kMaxLargeWaiting),
+      completions(kCompletionThreads),
+      queries(kQueryThreads),
+      control(kControlThreads) {}
+
+asio::thread_pool& ServerCore::HandlersOf(Lane lane) {
+  switch (lane) {
+    case Lane::kCompletion:
+      return completions;
+    case Lane::kControl:
+      return control;
+    case Lane::kQuick:
+      break;
+  }
+  return queries;
+}
 
 Session::Session(ServerCore* server, tcp::socket socket, const std::string& client)
     : server_(*server),
@@ -136,26 +138,36 @@ Session::Session(ServerCore* server, tcp::socket socket, const std::string& clie
       wake_(server->io) {
   server_.sessions.insert(this);
   server_.n_sessions.store(server_.sessions.size());
-  stranger_ = server_.strangers.Add(client_, this);
+  SetRank(Rank::kStranger);
 }
 
 Session::~Session() {
   if (exchange_ != nullptr) exchange_->Detach();
-  BecomeKnown();
+  LeaveShare();
+  SetRank(Rank::kBusy);
   server_.sessions.erase(this);
   server_.n_sessions.store(server_.sessions.size());
   if (server_.stopping && server_.sessions.empty()) server_.drained.set_value();
 }
 
-void Session::BecomeKnown() {
-  if (stranger_.has_value()) server_.strangers.Remove(*stranger_);
-  stranger_.reset();
+void Session::SetRank(Rank rank) {
+  if (guest_.has_value())
+    (rank_ == Rank::kStranger ? server_.strangers : server_.idle).Remove(*guest_);
+  guest_.reset();
+  rank_ = rank;
+  if (rank == Rank::kStranger) guest_ = server_.strangers.Add(client_, this);
+  if (rank == Rank::kIdle) guest_ = server_.idle.Add(client_, this);
+}
+
+void Session::LeaveShare() {
+  if (share_.has_value()) server_.shares.Leave(*share_);
+  share_.reset();
 }
 
 asio::awaitable<void> Session::Run(bool refuse) {
   auto self = shared_from_this();
   if (refuse) {
-    BecomeKnown();  // it counts as lingering and no longer as a stranger
+    SetRank(Rank::kBusy);  // it counts as lingering and no longer as a stranger
     if (server_.options.tls || server_.lingering >= kMaxLingering) co_return;
     ++server_.lingering;
     Response response = ErrorResponse(
@@ -298,7 +310,8 @@ std::optional<Response> Session::ScreenCaller(Head* head) {
   Gate::Verdict verdict = server_.gate.Enter(
       credentials, route != nullptr ? std::optional(route->access) : std::nullopt, MonotonicNow());
   head->caller = std::move(verdict.caller);
-  if (head->caller.kind != Caller::Kind::kNobody) BecomeKnown();
+  // Until it holds a place, it makes room when there is no stranger who could.
+  if (head->caller.kind != Caller::Kind::kNobody) SetRank(Rank::kIdle);
   if (verdict.refused.has_value()) return std::move(verdict.refused);
   if (route == nullptr) return std::move(head->match.error);
   return std::nullopt;
@@ -312,7 +325,38 @@ std::optional<Response> Session::Screen(Head* head) {
   }
   if (auto refused = ScreenTarget(head); refused.has_value()) return refused;
   if (auto refused = ScreenCaller(head); refused.has_value()) return refused;
-  return CheckCoding(message[http::field::content_encoding]);
+  if (auto refused = CheckCoding(message[http::field::content_encoding]); refused.has_value())
+    return refused;
+  return TakePlace(head);
+}
+
+// A completion takes a place of its caller's share, an administrator's request one of those that no
+// completion gets; other requests hold none, since they are over at once.
+std::optional<Response> Session::TakePlace(Head* head) {
+  const Route& route = *head->match.route;
+  if (route.access == Access::kAdmin) SetRank(Rank::kBusy);
+  if (route.lane != Lane::kCompletion) return std::nullopt;
+  const std::string name = NameOf(head->caller);
+  const Shares::Verdict verdict = server_.shares.Enter(name);
+  if (verdict == Shares::Verdict::kEntered) {
+    share_ = name;
+    SetRank(Rank::kBusy);
+    return std::nullopt;
+  }
+  const bool own = verdict == Shares::Verdict::kShareIsFull;
+  Response full = own ? ErrorResponse(429,
+                                      absl::StrCat("You have ", server_.shares.most_of_one(),
+                                                   " requests open with this key, and no key may "
+                                                   "have more at once; wait until one of them has "
+                                                   "ended."),
+                                      "too_many_open_requests")
+                      : ErrorResponse(503,
+                                      absl::StrCat("All ", server_.shares.places(),
+                                                   " places for requests are taken; ask again "
+                                                   "in a moment."),
+                                      "too_many_connections");
+  full.headers.emplace_back("Retry-After", own ? "5" : "2");
+  return full;
 }
 
 asio::awaitable<bool> Session::ServeOne(bool first) {
@@ -334,11 +378,48 @@ asio::awaitable<bool> Session::ServeOne(bool first) {
     co_return sent&& head.reply.keep_alive;
   }
   const bool have_body = co_await ReadBody(&head);
-  if (!have_body) co_return false;
-  exchange_ = Dispatch(&head);
-  const bool more = co_await Answer(exchange_, head.reply);
-  exchange_.reset();
+  bool more = false;
+  if (have_body) {
+    exchange_ = Dispatch(&head);
+    more = co_await Answer(exchange_, head.reply);
+    exchange_.reset();
+  }
+  LeaveShare();
+  if (rank_ == Rank::kBusy && !shut_) SetRank(Rank::kIdle);
   co_return more&& head.reply.keep_alive;
+}
+
+asio::awaitable<bool> Session::EnterLarge(Head* head) {
+  transport_.ExpireNever();  // it is not the client that is slow
+  auto entered = std::make_shared<bool>(false);
+  const uint64_t number =
+      server_.large_bodies.Ask(NameOf(head->caller), [entered, weak = weak_from_this()] {
+        *entered = true;
+        if (const auto self = weak.lock()) self->wake_.cancel();
+      });
+  // The last who lets go of it may be in another thread.
+  head->large = std::shared_ptr<void>(&server_, [&server = server_, number](void*) {
+    asio::post(server.io, [&server, number] { server.large_bodies.Leave(number); });
+  });
+  const auto end = std::chrono::steady_clock::now() + limits_.large_body_wait;
+  while (number != 0 && !*entered && !shut_ && !PeerClosed()) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= end) break;
+    wake_.expires_at(std::min(end, now + kPollInterval));
+    co_await wake_.async_wait(kToken);
+  }
+  if (*entered) co_return !shut_;
+  if (shut_ || PeerClosed()) co_return false;
+  head->large.reset();
+  Response busy = ErrorResponse(
+      429,
+      absl::StrCat("Requests of more than ", limits_.large_body_bytes,
+                   " bytes are read one after another, and too many others of yours or of other "
+                   "keys wait; send it again in a few seconds, or a shorter one."),
+      "too_many_large_requests");
+  busy.headers.emplace_back("Retry-After", "5");
+  co_await Refuse(busy, head->reply);
+  co_return false;
 }
 
 asio::awaitable<bool> Session::ReadBody(Head* head) {
@@ -348,6 +429,13 @@ asio::awaitable<bool> Session::ReadBody(Head* head) {
   transport_.ExpireAfter(limits_.body_timeout);
   beast::error_code ec;
   while (!parser.is_done()) {
+    const uint64_t bytes =
+        std::max<uint64_t>(parser.content_length().value_or(0), parser.get().body().size());
+    if (bytes > limits_.large_body_bytes && head->large == nullptr) {
+      const bool entered = co_await EnterLarge(head);
+      if (!entered) co_return false;
+      transport_.ExpireAfter(limits_.body_timeout);
+    }
     size_t used = 0;
     if (!buffer_.empty()) used = parser.put(asio::buffer(buffer_), ec);
     buffer_.erase(0, used);
@@ -384,16 +472,19 @@ std::shared_ptr<Exchange> Session::Dispatch(Head* head) {
       if (auto self = weak.lock()) self->OnWake();
     });
   });
-  asio::post(server_.handlers, [request, exchange, route = head->match.route] {
-    try {
-      route->handler(*request, exchange);
-    } catch (const std::exception&
-                 e) {  // bad_alloc and the like: this request ends and the server goes on
-      LogError("request ", request->request_id, ": ", e.what());
-      exchange->Send(ErrorResponse(500, "The request failed inside the server; its log says why.",
-                                   "internal_error"));
-    }
-  });
+  asio::post(
+      server_.HandlersOf(head->match.route->lane),
+      [request, exchange, route = head->match.route, large = std::move(head->large)] {
+        if (exchange->Gone()) return;  // the client left while others were handled
+        try {
+          route->handler(*request, exchange);
+        } catch (const std::exception&
+                     e) {  // bad_alloc and the like: this request ends and the server goes on
+          LogError("request ", request->request_id, ": ", e.what());
+          exchange->Send(ErrorResponse(
+              500, "The request failed inside the server; its log says why.", "internal_error"));
+        }
+      });
   return exchange;
 }
 
@@ -524,7 +615,7 @@ asio::awaitable<void> Session::Linger() {
 }
 
 void Session::Drop() {
-  BecomeKnown();
+  SetRank(Rank::kBusy);  // so that it is not dropped again
   shut_ = true;
   transport_.Close();
   wake_.cancel();

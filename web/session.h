@@ -7,8 +7,6 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <future>
-#include <list>
-#include <map>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -17,31 +15,13 @@
 #include "web/exchange.h"
 #include "web/gate.h"
 #include "web/http_server.h"
+#include "web/large_bodies.h"
+#include "web/places.h"
 #include "web/router.h"
 #include "web/transport.h"
 #include "web/wire.h"
 
 namespace lanyard::web {
-
-class Session;
-
-// Connections that have shown no right to be here yet, oldest first. When one client has too many,
-// or there are too many of all, the oldest is closed. So a client that opens many and says nothing
-// only pushes out others of its kind.
-class Strangers {
- public:
-  using Place = std::list<std::pair<std::string, Session*>>::iterator;
-
-  Place Add(const std::string& client, Session* session);
-  void Remove(Place place);
-  size_t CountOf(const std::string& client) const;
-  // The oldest connection of this client, or (when empty) of all; null when there is none.
-  Session* Oldest(const std::string& client) const;
-
- private:
-  std::list<std::pair<std::string, Session*>> list_;
-  std::map<std::string, size_t> counts_;
-};
 
 // What all connections share. Only the I/O thread uses it, unless a field says otherwise. `io` is
 // destroyed first and ends the sessions.
@@ -53,13 +33,18 @@ struct ServerCore {
   const HostPolicy hosts;
   Gate gate;
   std::unordered_set<Session*> sessions;
-  Strangers strangers;
+  Guests strangers;  // those that have shown no right to be here yet; they make room first
+  Guests idle;       // those that have, and hold no place now
+  Shares shares;     // of the others: those that are given completions
+  LargeBodies large_bodies;
   size_t lingering = 0;  // refused connections that still read their refusal
   std::atomic<size_t> n_sessions{0};
   bool stopping = false;
   std::promise<void> drained;  // set when the server stops and the last session has gone
   asio::io_context io{1};
-  asio::thread_pool handlers;
+  // By Lane: who asks for much holds up neither /health nor administrators.
+  asio::thread_pool completions, queries, control;
+  asio::thread_pool& HandlersOf(Lane lane);
 };
 
 // It lives on the I/O thread; the coroutine Run holds it alive.
@@ -87,6 +72,8 @@ class Session : public std::enable_shared_from_this<Session> {
   asio::awaitable<bool> ServeOne(bool first);
   asio::awaitable<bool> ReadHead(bool first, Head* head);
   asio::awaitable<bool> ReadBody(Head* head);
+  // Waits for a place among the large bodies, which the head then holds.
+  asio::awaitable<bool> EnterLarge(Head* head);
   asio::awaitable<bool> Answer(std::shared_ptr<Exchange> exchange, const Reply& reply);
   asio::awaitable<void> Refuse(const Response& response, Reply reply);
   asio::awaitable<bool> SendNow(const Response& response, const Reply& reply);
@@ -99,7 +86,11 @@ class Session : public std::enable_shared_from_this<Session> {
   std::optional<Response> ScreenCaller(Head* head);
   asio::awaitable<bool> AwaitRequest(bool first);
   std::shared_ptr<Exchange> Dispatch(Head* head);
-  void BecomeKnown();
+  std::optional<Response> TakePlace(Head* head);
+  // What the connection counts as. Of these it is in one list at most.
+  enum class Rank { kStranger, kIdle, kBusy };
+  void SetRank(Rank rank);
+  void LeaveShare();
   void OnWake();
   void Watch(std::shared_ptr<Exchange> exchange);
   bool PeerClosed();
@@ -112,8 +103,10 @@ class Session : public std::enable_shared_from_this<Session> {
   asio::steady_timer wake_;             // cancelled when Answer has something to do
   std::shared_ptr<Exchange> exchange_;  // while an answer is being made
   Caller caller_;                       // the caller of that answer
-  std::optional<Strangers::Place> stranger_;
-  bool poll_peer_ = false;  // waiting bytes hide the peer's close from the reactor
+  Rank rank_ = Rank::kBusy;
+  std::optional<Guests::Place> guest_;  // in the list of its rank
+  std::optional<std::string> share_;    // whose place among the completions it holds
+  bool poll_peer_ = false;              // waiting bytes hide the peer's close from the reactor
   bool shut_ = false;
 };
 

@@ -28,6 +28,17 @@ std::string VerifiedPeerPem(SSL* ssl) {
 
 }  // namespace
 
+void NoticeLostPeer(tcp::socket& socket) {
+  const auto set = [&socket](int level, int name, int value) {
+    ::setsockopt(socket.native_handle(), level, name, &value, sizeof(value));
+  };
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 60);   // seconds
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 15);  // seconds
+  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 120'000);  // milliseconds, while something is unacknowledged
+}
+
 asio::awaitable<Transport::Greeting> Transport::StartTls(std::shared_ptr<SSL_CTX> context) {
   std::array<char, 4096> first{};
   auto [read_error, n] = co_await tcp_.async_read_some(asio::buffer(first), kToken);

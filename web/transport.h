@@ -23,6 +23,10 @@ using asio::ip::tcp;
 
 inline constexpr auto kToken = asio::as_tuple(asio::use_awaitable);
 
+// Makes the kernel give a connection up whose peer has answered nothing for two minutes, as one
+// does that lost its power or its network.
+void NoticeLostPeer(tcp::socket& socket);
+
 class Transport {
  public:
   using Result = std::tuple<boost::system::error_code, size_t>;

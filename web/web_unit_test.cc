@@ -40,6 +40,7 @@ class Recorder : public ResponseWriter {
     MutexLock lock(&mu_);
     gone_ = std::move(callback);
   }
+  bool Gone() override { return false; }
   bool Wait() {
     MutexLock lock(&mu_);
     while (!done_) {

@@ -75,6 +75,8 @@ class TokenSink {
   // The pool's typed errors: Unavailable (a worker was lost, and the text names it; or the pool is
   // not ready), ResourceExhausted (the queue is full), DeadlineExceeded.
   virtual void OnError(const absl::Status& status, Usage usage) = 0;
+  // Whether nobody waits for the answer any more. Thread-safe; Start asks while it reads a prompt.
+  virtual bool Abandoned() { return false; }
 };
 
 // A card of a node; rates are measured, 0 where they are not known.
@@ -148,6 +150,13 @@ struct PoolStatus {
   uint32_t kv_blocks_used = 0;
 };
 
+// What every answer names; it never changes while the pool runs.
+struct ModelIdentity {
+  std::string id;
+  std::string digest;
+  std::string numerics;
+};
+
 // What a machine of the pool says about itself when the coordinator asks (`lanyard doctor`).
 struct NodeDiagnosis {
   std::string name;
@@ -186,13 +195,16 @@ class Generator {
   // Checks the request, applies the template and tokenises in the caller's thread, then queues.
   // Errors before the first token come from here: InvalidArgument (bad values), OutOfRange (prompt
   // longer than the context: "This model's maximum context length is ..."), NotFound (model),
-  // Unavailable (not ready), ResourceExhausted (queue full). Returns the id for Cancel.
+  // Unavailable (not ready), ResourceExhausted (queue full), Cancelled (the sink was abandoned).
+  // Returns the id for Cancel.
   virtual absl::StatusOr<SeqId> Start(const GenerateRequest& request,
                                       std::shared_ptr<TokenSink> sink) = 0;
   // The client left: its rows leave the batch, its KV blocks are freed, and the sink is not called
   // again. Unknown ids are fine.
   virtual void Cancel(SeqId id) = 0;
   virtual PoolStatus Status() const = 0;
+  // Quick, unlike Status, which lists every request.
+  virtual ModelIdentity Model() const = 0;
   // Returns Prometheus text.
   virtual std::string MetricsText() const = 0;
   // Every machine says how it is and measures its ways to the others, one machine after another

@@ -3,6 +3,21 @@
 #include "stage/validate.h"
 
 namespace lanyard::coordinator {
+namespace {
+
+absl::Status CheckFits(uint64_t prompt_tokens, uint32_t context, const char* at_least) {
+  const uint64_t needed = prompt_tokens + 1;  // an answer has at least one token
+  if (needed <= context) return absl::OkStatus();
+  const uint64_t over = needed - context;
+  return absl::OutOfRangeError(absl::StrCat(
+      "This model's maximum context length is ", context,
+      " tokens, and at least 1 of them is needed for the answer. However, your prompt has ",
+      at_least, prompt_tokens, " tokens, which is ", at_least, over,
+      over == 1 ? " token" : " tokens", " too many. Please reduce the length of the messages."));
+}
+
+}  // namespace
+
 absl::Status CheckRequest(const GenerateRequest& request) {
   RETURN_IF_ERROR(stage::CheckSample(request.sample));
   if (request.max_tokens && *request.max_tokens == 0) {
@@ -29,14 +44,11 @@ absl::Status CheckRequest(const GenerateRequest& request) {
 }
 
 absl::Status CheckPromptFits(uint64_t prompt_tokens, uint32_t context) {
-  const uint64_t needed = prompt_tokens + 1;  // an answer has at least one token
-  if (needed <= context) return absl::OkStatus();
-  const uint64_t over = needed - context;
-  return absl::OutOfRangeError(absl::StrCat(
-      "This model's maximum context length is ", context,
-      " tokens, and at least 1 of them is needed for the answer. However, your prompt has ",
-      prompt_tokens, " tokens, which is ", over, over == 1 ? " token" : " tokens",
-      " too many. Please reduce the length of the messages."));
+  return CheckFits(prompt_tokens, context, "");
+}
+
+absl::Status CheckPromptMayFit(uint64_t fewest_tokens, uint32_t context) {
+  return CheckFits(fewest_tokens, context, "at least ");
 }
 
 absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting) {

@@ -12,6 +12,8 @@ absl::Status CheckRequest(const GenerateRequest& request);
 // OutOfRange when a prompt leaves no room in the context for a single token of the answer; the text
 // says by how many tokens it is too long, and holds OpenAI's words, by which clients know it.
 absl::Status CheckPromptFits(uint64_t prompt_tokens, uint32_t context);
+// The same for a prompt of which only a least number of tokens is known.
+absl::Status CheckPromptMayFit(uint64_t fewest_tokens, uint32_t context);
 
 // ResourceExhausted when as many requests wait as may.
 absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting);

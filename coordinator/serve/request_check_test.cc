@@ -60,6 +60,9 @@ TEST(RequestCheck, APromptLeavesRoomForOneToken) {
     }
   }
   EXPECT_TRUE(absl::IsOutOfRange(CheckPromptFits(UINT32_MAX, UINT32_MAX)));
+  EXPECT_TRUE(CheckPromptMayFit(511, 512).ok());
+  EXPECT_THAT(std::string(CheckPromptMayFit(600, 512).message()),
+              HasSubstr("has at least 600 tokens, which is at least 89 tokens too many"));
 }
 
 TEST(RequestCheck, AQueueOfItsFullLengthTakesNoMore) {

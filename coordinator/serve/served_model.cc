@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/size.h"
+#include "coordinator/serve/request_check.h"
 #include "coordinator/state/state_dir.h"
 
 namespace lanyard::coordinator {
@@ -149,19 +150,27 @@ absl::StatusOr<std::vector<model::PromptPart>> ServedModel::RenderChat(
   return chat_template->RenderChat(messages, {});
 }
 
-absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(const GenerateRequest& request) const {
+absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(const GenerateRequest& request,
+                                                         const PromptLimits& limits) const {
   if (const auto* ids = std::get_if<std::vector<int32_t>>(&request.prompt)) {
     return CheckedIds(*ids, tokenizer->n_vocab());
   }
+  const uint64_t max_tokens = 2 * uint64_t{limits.context};
+  const model::EncodeLimits encode{static_cast<size_t>(max_tokens), limits.stop};
   absl::StatusOr<std::vector<int32_t>> ids;
   const auto* text = std::get_if<std::string>(&request.prompt);
   if (text != nullptr) {
-    ids = tokenizer->Encode(*text, {.add_special = true, .parse_special = request.parse_special});
+    RETURN_IF_ERROR(CheckPromptMayFit(tokenizer->FewestTokens(*text), limits.context));
+    ids = tokenizer->Encode(*text, {.add_special = true, .parse_special = request.parse_special},
+                            encode);
   } else {
+    // Only now, since a template may leave out much of what it is given.
     ASSIGN_OR_RETURN(const std::vector<model::PromptPart> parts, RenderChat(request));
-    ids = tokenizer->Encode(parts, /*add_special=*/true);
+    RETURN_IF_ERROR(CheckPromptMayFit(tokenizer->FewestTokens(parts), limits.context));
+    ids = tokenizer->Encode(parts, /*add_special=*/true, encode);
   }
-  if (ids.ok()) return ids;
+  if (ids.ok() || absl::IsCancelled(ids.status())) return ids;
+  if (absl::IsOutOfRange(ids.status())) return CheckPromptMayFit(max_tokens + 1, limits.context);
   // The same text would fail again, so it is the client's, whatever the limit was.
   return BadField(text != nullptr ? "prompt" : "messages", StdView(ids.status().message()),
                   "invalid_value");

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +17,12 @@
 #include "model/tokenizer.h"
 
 namespace lanyard::coordinator {
+
+// What ends the reading of a prompt early.
+struct PromptLimits {
+  uint32_t context = std::numeric_limits<uint32_t>::max();  // tokens of prompt and answer
+  std::function<bool()> stop = {};                          // see model::EncodeLimits
+};
 
 struct ServedModel {
   std::string id;  // the file's stem
@@ -36,8 +44,12 @@ struct ServedModel {
 
   // The prompt's tokens; BadField for what cannot be one. Texts of control tokens become those
   // tokens in a raw prompt (unless it says otherwise) and in what the template itself writes, never
-  // in what people wrote in a chat.
-  absl::StatusOr<std::vector<int32_t>> Encode(const GenerateRequest& request) const;
+  // in what people wrote in a chat. OutOfRange for a prompt that certainly does not fit: by its
+  // bytes before it is tokenised, and where it has more than twice as many tokens as the context.
+  // A shorter one is counted to its end, so that the client can be told by how much it is too long.
+  // Cancelled when limits.stop said so.
+  absl::StatusOr<std::vector<int32_t>> Encode(const GenerateRequest& request,
+                                              const PromptLimits& limits = {}) const;
   // InvalidArgument when so many tokens hold no conversation at all: what the template puts around
   // the shortest question, and one token of an answer.
   absl::Status CheckContext(uint32_t context) const;

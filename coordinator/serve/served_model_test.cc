@@ -81,6 +81,48 @@ TEST(ServedModelTest, NothingThatPeopleWriteInAChatIsAControlToken) {
   }
 }
 
+// Each byte is a token here, and the longest text of one is 12 bytes.
+TEST(ServedModelTest, APromptThatCannotFitIsNotReadToItsEnd) {
+  const ServedModel model = Model(kChatMl);
+  int asked = 0;
+  PromptLimits limits{.context = 100, .stop = [&] {
+                        ++asked;
+                        return false;
+                      }};
+  const auto text_of = [&](const GenerateRequest& request) {
+    const auto ids = model.Encode(request, limits);
+    EXPECT_EQ(ids.ok() ? absl::StatusCode::kOk : ids.status().code(),
+              absl::StatusCode::kOutOfRange);
+    return std::string(ids.status().message());
+  };
+  GenerateRequest raw;
+  // By bytes alone: 1,200 of them are 100 tokens at least.
+  raw.prompt = std::string(1'200, 'a');
+  EXPECT_THAT(text_of(raw), HasSubstr("has at least 100 tokens, which is at least 1 token too"));
+  EXPECT_THAT(text_of(Chat({{"user", std::string(12'000'000, 'a'), ""}})),
+              HasSubstr("maximum context length is 100 tokens"));
+  EXPECT_EQ(asked, 0);
+  // By twice the context; until there it is counted, for the error to say by how much.
+  raw.prompt = std::string(250, 'a');
+  EXPECT_THAT(text_of(raw), HasSubstr("has at least 201 tokens"));
+  raw.prompt = std::string(150, 'a');
+  EXPECT_EQ(model.Encode(raw, limits)->size(), 150u);
+  // What fits is what it was without limits.
+  raw.prompt = std::string("<|im_start|>") + std::string(98, 'a');
+  EXPECT_EQ(*model.Encode(raw, limits), *model.Encode(raw));
+  // A template that drops most of what it gets makes a short prompt of a long conversation.
+  const ServedModel brief = Model("{% for m in messages %}{{ m.content[:40] }}{% endfor %}");
+  EXPECT_EQ(brief.Encode(Chat({{"user", std::string(100'000, 'a'), ""}}), limits)->size(), 40u);
+}
+
+TEST(ServedModelTest, AnAbandonedPromptIsNotReadToItsEnd) {
+  const ServedModel model = Model(kChatMl);
+  GenerateRequest request;
+  request.prompt = std::string(50'000, 'a');
+  const auto ids = model.Encode(request, {.context = 100'000, .stop = [] { return true; }});
+  EXPECT_TRUE(absl::IsCancelled(ids.status())) << ids.status();
+}
+
 TEST(ServedModelTest, WhatCannotBeAPromptNamesItsField) {
   const ServedModel model = Model(kChatMl);
   GenerateRequest request;

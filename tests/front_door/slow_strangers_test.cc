@@ -29,7 +29,7 @@ class SlowStrangersTest : public Rig {
 };
 
 TEST_F(SlowStrangersTest, HonestClientsHardlyNotice) {
-  constexpr int kStrangers = 400;
+  constexpr int kStrangers = 600;
   UseTls();
   Start();
   const std::string request =

@@ -73,11 +73,11 @@ class FakeGenerator : public coordinator::Generator {
     s.ready = ready_;
     s.state = ready_ ? "ready" : "loading";
     s.model = kModel;
-    s.model_digest = std::string(64, 'a');
+    s.model_digest = Digest();
     s.model_bytes = 1000;
     s.created_unix_s = 1700000000;
     s.context = kContext;
-    s.numerics = "n1-kv.f16-wire.f16";
+    s.numerics = kNumerics;
     s.epoch = 1;
     for (int i = 0; i < 2; ++i) {
       coordinator::NodeStatus n;
@@ -102,6 +102,8 @@ class FakeGenerator : public coordinator::Generator {
     }
     return s;
   }
+
+  coordinator::ModelIdentity Model() const override { return {kModel, Digest(), kNumerics}; }
 
   std::string MetricsText() const override {
     MutexLock lock(&mu_);
@@ -135,6 +137,8 @@ class FakeGenerator : public coordinator::Generator {
   }
 
   static constexpr char kModel[] = "fake/model:1";
+  static constexpr char kNumerics[] = "n1-kv.f16-wire.f16";
+  static std::string Digest() { return std::string(64, 'a'); }
 
  private:
   struct Sequence {
