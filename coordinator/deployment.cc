@@ -196,6 +196,11 @@ void Deployment::Apply(PipelineOutcome outcome, TimeNs now) {
          scheduler_.CommitFrame(frame.step, frame.frame, frame.tokens, now)) {
       Do(PoolAction::Token{std::move(update)});
     }
+    for (const stage::TokenOut& out : frame.tokens) {
+      if (out.status.ok() || !scheduler_.Fail(out.seq)) continue;
+      Do(PoolAction::Log{true, absl::StrCat("a request ended: ", out.status.message())});
+      Do(PoolAction::Fail{out.seq, out.status});
+    }
   }
   for (const FrameFailed& frame : outcome.failed) {
     Do(PoolAction::Log{true, Str(frame.status.message())});

@@ -229,6 +229,11 @@ TEST(ConvertStage, ResultRoundTripAndWorkerFromStream) {
   EXPECT_EQ(out->tokens[0].want, in.tokens[0].want);
   EXPECT_EQ(out->tokens[0].lse, 3.25f);
   EXPECT_EQ(out->frame, 4u);
+
+  in.tokens[0].status = absl::InternalError("not finite");
+  v1::StepResult with_error;
+  ToProto(in, &with_error);
+  EXPECT_EQ(FromProto(with_error, "w1")->tokens[0].status, absl::InternalError("not finite"));
 }
 
 TEST(ConvertControl, EveryWorkerEventRoundTrips) {

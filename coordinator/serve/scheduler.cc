@@ -385,7 +385,7 @@ std::vector<SequenceUpdate> Scheduler::CommitFrame(StepId step, uint32_t frame,
   if (runs.empty()) return updates;
   for (const stage::TokenOut& out : tokens) {
     Sequence* sequence = Find(out.seq);
-    if (sequence == nullptr) continue;
+    if (sequence == nullptr || !out.status.ok()) continue;
     if (auto update = Append(sequence, out, now)) updates.push_back(std::move(*update));
   }
   for (const RunRef& run : runs) {
@@ -434,6 +434,13 @@ std::vector<SeqId> Scheduler::FailFrame(StepId step, uint32_t frame) {
     }
   }
   return failed;
+}
+
+bool Scheduler::Fail(SeqId id) {
+  Sequence* sequence = Find(id);
+  if (sequence == nullptr || sequence->state == State::kGone) return false;
+  End(sequence);
+  return true;
 }
 
 void Scheduler::Preempt(Sequence* sequence) {
