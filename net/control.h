@@ -76,6 +76,7 @@ struct WorkerHello {
   // Node id from the certificate of the link, never from the message; empty: plaintext.
   std::string node = {};
   std::string from = {};  // ip:port of the link
+  uint32_t numerics = kNumericsVersion;
 };
 
 struct Heartbeat {

@@ -7,6 +7,7 @@
 #include "net/convert_stage.h"
 #include "net/limits.h"
 #include "net/status_codes.h"
+#include "net/versions.h"
 
 namespace lanyard::net {
 namespace {
@@ -122,9 +123,11 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.version = in.version();
   out.name = in.name();
   out.stage_address = in.stage_address();
-  // Another version's hello may look different. It is refused by its version, so no other field is
+  // A worker that does not say is of the first version.
+  out.numerics = in.numerics() == 0 ? 1 : in.numerics();
+  // Another protocol's hello may look different. It is refused by its version, so no other field is
   // checked.
-  if (!CheckVersions(out.protocol, out.version).ok()) return out;
+  if (!CheckWorkerProgram({out.protocol, out.version, out.numerics}).ok()) return out;
   out.memory_bytes = in.memory_bytes();
   out.base_bytes = in.base_bytes();
   out.threads = in.threads();
@@ -168,6 +171,7 @@ struct EventToProto {
     hello->set_speed(in.speed);
     hello->set_isa(in.isa);
     hello->set_pid(in.pid);
+    hello->set_numerics(in.numerics);
     DevicesToProto(in.devices, hello->mutable_devices());
   }
   void operator()(const Heartbeat& in) const {
