@@ -421,7 +421,7 @@ TEST(Scheduler, AnOutputThatFailedEndsItsOwnSequence) {
   ASSERT_EQ(step->frames.size(), 1u);
   ASSERT_EQ(step->frames[0].runs.size(), 2u);
   stage::TokenOut bad{SeqId(1), 3, -1, 0, 0, {}, {}, Internal("not finite")};
-  const auto updates = s.CommitFrame(step->id, 0, {bad, {SeqId(2), 4, 7, 0, 0, {}, {}}}, 0);
+  const auto updates = s.CommitFrame(step->id, 0, {bad, {SeqId(2), 4, 2, 0, 0, {}, {}}}, 0);
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].out.seq, SeqId(2));
   EXPECT_TRUE(s.Fail(SeqId(1)));
@@ -431,7 +431,7 @@ TEST(Scheduler, AnOutputThatFailedEndsItsOwnSequence) {
   ASSERT_EQ(next->frames[0].runs.size(), 1u);
   EXPECT_EQ(next->frames[0].runs[0].seq, SeqId(2));
   s.Cancel(SeqId(2));
-  s.CommitFrame(next->id, 0, {{SeqId(2), 5, 7, 0, 0, {}, {}}}, 0);
+  s.CommitFrame(next->id, 0, {{SeqId(2), 5, 2, 0, 0, {}, {}}}, 0);
   EXPECT_TRUE(s.idle());
   EXPECT_EQ(s.kv_blocks_used(), 0u);
 }
