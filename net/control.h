@@ -18,6 +18,7 @@
 #include "net/acceptor.h"
 #include "net/diagnosis.h"
 #include "net/join.h"
+#include "net/load_cause.h"
 #include "stage/types.h"
 
 namespace lanyard::identity {
@@ -111,6 +112,7 @@ struct StageFailed {
   Epoch epoch;
   absl::Status status;
   std::string unreachable = {};  // the next worker, where the link to it was the reason
+  LoadCause cause = LoadCause::kUnknown;
 };
 
 struct Leaving {

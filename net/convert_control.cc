@@ -202,6 +202,7 @@ struct EventToProto {
     failed->set_code(ToWireCode(in.status));
     failed->set_message(CleanText(StdView(in.status.message())));
     failed->set_unreachable(in.unreachable);
+    failed->set_cause(static_cast<v1::LoadCause>(in.cause));
   }
   void operator()(const DevicesChanged& in) const {
     DevicesToProto(in.devices, out->mutable_devices()->mutable_devices());
@@ -334,7 +335,8 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
       if (status.ok())
         status = absl::UnknownError("the worker reported a failed stage without a code");
       return WorkerEvent(StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()),
-                                     std::move(status), CleanText(in.failed().unreachable())});
+                                     std::move(status), CleanText(in.failed().unreachable()),
+                                     LoadCauseFromNumber(in.failed().cause())});
     }
     case v1::WorkerMessage::kDevices: {
       ASSIGN_OR_RETURN(std::vector<DeviceHello> devices, DevicesFromProto(in.devices().devices()));

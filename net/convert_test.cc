@@ -253,7 +253,7 @@ TEST(ConvertControl, EveryWorkerEventRoundTrips) {
       Heartbeat{5, 0.5, 6},
       LoadProgress{PlanId(1), 2, 3},
       StageReady{PlanId(1), Epoch(2), 3, 4, 5, 6},
-      StageFailed{PlanId(1), Epoch(2), absl::DataLossError("x")},
+      StageFailed{PlanId(1), Epoch(2), absl::DataLossError("x"), "w2", LoadCause::kBadWeights},
       Leaving{"bye"},
       DevicesChanged{{{"cuda", "cuda:1", "", 7, 1}}}};
   for (size_t i = 0; i < events.size(); ++i) {

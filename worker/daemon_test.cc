@@ -202,6 +202,7 @@ TEST_F(DaemonTest, OverTheMemoryLimitIsRefusedWithTheArithmetic) {
   EXPECT_NE(failed.status.message().find("9.0 GiB of weights"), absl::string_view::npos)
       << failed.status;
   EXPECT_NE(failed.status.message().find("8.0 GiB"), absl::string_view::npos);
+  EXPECT_EQ(failed.cause, net::LoadCause::kMemory);
   EXPECT_EQ(controls_[0].created, 0);
 }
 
