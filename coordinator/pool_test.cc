@@ -512,11 +512,11 @@ TEST_F(PoolTest, TheCauseOfAFailedLoadIsTold) {
   Join(1, "w1");
   Join(2, "w2");
   ASSERT_EQ(Take<PoolAction::Assign>().size(), 2u);
-  pool_->OnWorkerEvent(net::LinkId(2),
-                       net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
-                                        ResourceExhausted("no space left"), "",
-                                        net::LoadCause::kDiskFull},
-                       now_);
+  pool_->OnWorkerEvent(
+      net::LinkId(2),
+      net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
+                       ResourceExhausted("no space left"), "", net::LoadCause::kDiskFull},
+      now_);
   const PoolStatus status = pool_->Status(now_);
   EXPECT_FALSE(status.nodes[0].load_failure);
   ASSERT_TRUE(status.nodes[1].load_failure);
