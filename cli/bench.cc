@@ -70,7 +70,10 @@ class Bench {
     const auto start = std::chrono::steady_clock::now();
     for (uint32_t i = 0; i < n; ++i) {
       ASSIGN_OR_RETURN(const auto outs, chain_.Step(feeds));
-      for (uint32_t u = 0; u < users; ++u) feeds[u].tokens = {outs[u].token};
+      for (uint32_t u = 0; u < users; ++u) {
+        RETURN_IF_ERROR(outs[u].status);
+        feeds[u].tokens = {outs[u].token};
+      }
     }
     const double seconds = Since(start);
     for (const engine::Feed& feed : feeds) chain_.Release(feed.seq);

@@ -8,6 +8,7 @@
 #include "cli/pool_json.h"
 #include "cli/table.h"
 #include "identity/credential.h"
+#include "net/versions.h"
 
 namespace lanyard::cli {
 namespace {
@@ -205,18 +206,32 @@ void CheckPort(Place& place, const std::string& check, const absl::Status& statu
   }
 }
 
-bool SameMajor(const std::string& version) {
-  const std::string own(kVersion);
-  return version.substr(0, version.find('.')) == own.substr(0, own.find('.'));
+// Other versions of the same protocol work together (net/versions.h), so they are told and are no
+// finding.
+void CheckVersion(Place& place, const std::string& version) {
+  place.Good("version", version == kVersion
+                            ? version
+                            : absl::StrCat(version, "; this program is ", kVersion,
+                                           ", and both speak protocol ", kProtocolVersion));
 }
 
-void CheckVersion(Place& place, const std::string& version, const std::string& whose) {
-  if (version == kVersion) return place.Good("version", version);
-  place.Bad(
-      "version", absl::StrCat(whose, " is version ", version, ", this program is ", kVersion),
-      SameMajor(version) ? "not every machine was upgraded" : "they do not understand each other",
-      "install the same version everywhere: apt install --only-upgrade 'lanyard-*', or "
-      "ansible-playbook upgrade.yml");
+void CheckCoordinatorVersion(Place& place, const ordered_json& answer) {
+  const net::Program coordinator{static_cast<uint32_t>(Count(answer, "protocol")),
+                                 Text(answer, "version")};
+  const absl::Status taken = net::CheckWorkerProgram({}, coordinator);
+  if (taken.ok()) return CheckVersion(place, coordinator.version);
+  place.Bad("version", absl::StrCat("with what is installed here: ", taken.message()),
+            "not every machine was upgraded, or not in this order",
+            "apt install --only-upgrade 'lanyard-*', or ansible-playbook upgrade.yml: the "
+            "coordinator first");
+}
+
+void CheckLoads(Place& place, const ordered_json& node) {
+  const ordered_json failure = node.value("load_failure", ordered_json());
+  if (!failure.is_object()) return;
+  const std::string what = absl::StrCat("it failed to load: ", Text(failure, "why"));
+  if (Count(failure, "times") == 0) return place.Good("load", what);
+  place.Bad("load", what, Text(failure, "what"), Text(failure, "next"));
 }
 
 void CheckClock(Place& place, double skew_s, double error_s, const std::string& against) {
@@ -244,7 +259,8 @@ void CheckNode(const ordered_json& node, const PoolFacts& facts, Report* out) {
                      "there: systemctl status lanyard-worker; top");
   }
   place.Good("state", absl::StrCat(Text(node, "state"), " at ", Text(node, "address")));
-  CheckVersion(place, Text(node, "version"), name);
+  CheckVersion(place, Text(node, "version"));
+  CheckLoads(place, node);
   CheckClock(place, Real(node, "clock_skew_s"), Real(node, "clock_error_s"), "the coordinator's");
   CheckMemory(place, Count(node, "available_bytes"), 0);
   CheckDisk(place, Count(node, "disk_free_bytes"), "");
@@ -421,7 +437,7 @@ void CheckCoordinator(const CoordinatorFacts& facts, Report* out) {
 void CheckPool(const PoolFacts& facts, Report* out) {
   Place place(kCoordinator, out);
   const ordered_json& answer = facts.answer;
-  CheckVersion(place, Text(answer, "version"), "the coordinator");
+  CheckCoordinatorVersion(place, answer);
   const double skew_s = (static_cast<double>(facts.received_unix_ms) -
                          static_cast<double>(Count(answer, "unix_ms"))) /
                         1000;

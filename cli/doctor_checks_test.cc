@@ -267,8 +267,18 @@ TEST(DoctorTest, WhatWasNotLookedAtIsNotWell) {
 
 TEST(DoctorTest, PoolAndItsMachines) {
   PoolFacts facts = GoodPool();
-  facts.answer["version"] = "9.0.0";
+  facts.answer["version"] = "9.0.0";  // of the same protocol: no finding
+  facts.answer["nodes"][1]["version"] = "0.0.9";
+  EXPECT_EQ(OfPool(facts), Expected{});
+  facts.answer["protocol"] = kProtocolVersion + 2;
   EXPECT_EQ(OfPool(facts), Expected{"coordinator/version"});
+  facts = GoodPool();
+  ordered_json failure = {{"cause", "again"}, {"what", "w"}, {"next", "n"}, {"times", 0}};
+  facts.answer["nodes"][1]["load_failure"] = failure;  // it passes by itself
+  EXPECT_EQ(OfPool(facts), Expected{});
+  failure["times"] = 1;
+  facts.answer["nodes"][1]["load_failure"] = failure;
+  EXPECT_EQ(OfPool(facts), Expected{"b/load"});
   facts = GoodPool();
   facts.received_unix_ms += 90'000;
   EXPECT_EQ(OfPool(facts), Expected{"this machine/clock"});
@@ -276,7 +286,6 @@ TEST(DoctorTest, PoolAndItsMachines) {
   facts.answer["state"] = "no plan fits";
   EXPECT_EQ(OfPool(facts), Expected{"coordinator/pool"});
   const std::vector<std::pair<const char*, ordered_json>> bad = {
-      {"version", {{"version", "0.0.9"}}},
       {"clock", {{"clock_skew_s", -90.0}}},
       {"memory", {{"available_bytes", 1000}}},
       {"disk", {{"disk_free_bytes", 5}}},

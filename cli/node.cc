@@ -2,6 +2,7 @@
 // end it.
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -106,6 +107,20 @@ int ListRequests(const Options& o) {
   return kOk;
 }
 
+// Nothing, where all are of one version. Others work together too, so it is no complaint.
+void PrintVersions(const ordered_json& nodes) {
+  std::map<std::string, std::string> names;  // by version
+  for (const auto& n : nodes) {
+    if (Text(n, "version").empty()) continue;  // it is away since before the coordinator started
+    std::string& list = names[Text(n, "version")];
+    list += (list.empty() ? "" : ", ") + Text(n, "name");
+  }
+  if (names.size() < 2) return;
+  std::printf("Workers of several versions serve together:\n");
+  for (const auto& [version, list] : names)
+    std::printf("  %s: %s\n", version.c_str(), list.c_str());
+}
+
 void PrintPool(const ordered_json& status) {
   std::printf("Pool: %s, model %s (%s), context %s tokens, %s, epoch %s\n",
               Text(status, "state").c_str(), Text(status, "model").c_str(),
@@ -126,7 +141,13 @@ void PrintPool(const ordered_json& status) {
     if (const std::string why = Text(n, "why"); !why.empty()) {
       std::printf("%s (%s): %s\n", Text(n, "name").c_str(), Text(n, "state").c_str(), why.c_str());
     }
+    if (const ordered_json failure = n.value("load_failure", ordered_json()); failure.is_object()) {
+      std::printf("%s failed to load: %s (%s)\n  What to do: %s\n", Text(n, "name").c_str(),
+                  Text(failure, "what").c_str(), Text(failure, "why").c_str(),
+                  Text(failure, "next").c_str());
+    }
   }
+  PrintVersions(List(status, "nodes"));
 }
 
 void PrintNode(const ordered_json& node) {

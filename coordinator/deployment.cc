@@ -62,7 +62,7 @@ void Deployment::OnGone(const Member& member, std::string_view why, const Cluste
   if (stage != stages.end()) {
     // One that ends whenever it loads its stage must not keep the pool from serving.
     if (!serving() && !stage->ready && may_return) {
-      health_->OnLoadFailed(member.hello.name, "", Unavailable(AbslView(why)), now);
+      health_->OnLoadFailed(member.hello.name, {Unavailable(AbslView(why))}, now);
     } else {
       health_->OnLost(member.hello.name);
     }
@@ -80,7 +80,8 @@ void Deployment::OnStageFailed(const Member& member, const net::StageFailed& fai
   const bool current = failed.epoch == rollout_.epoch() && failed.plan == rollout_.plan_id();
   const bool serves = pipeline_.open() && current;
   if (current && !proven_ && (!serves || !failed.unreachable.empty()))
-    health_->OnLoadFailed(member.hello.name, failed.unreachable, failed.status, now);
+    health_->OnLoadFailed(member.hello.name, {failed.status, failed.cause, failed.unreachable},
+                          now);
   // While it serves, a stage mostly fails because its neighbour died, and that news may be on its
   // way.
   if (serves) {
@@ -195,6 +196,11 @@ void Deployment::Apply(PipelineOutcome outcome, TimeNs now) {
     for (SequenceUpdate& update :
          scheduler_.CommitFrame(frame.step, frame.frame, frame.tokens, now)) {
       Do(PoolAction::Token{std::move(update)});
+    }
+    for (const stage::TokenOut& out : frame.tokens) {
+      if (out.status.ok() || !scheduler_.Fail(out.seq)) continue;
+      Do(PoolAction::Log{true, absl::StrCat("a request ended: ", out.status.message())});
+      Do(PoolAction::Fail{out.seq, out.status});
     }
   }
   for (const FrameFailed& frame : outcome.failed) {

@@ -212,6 +212,10 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
   node->drained = drained_.contains(node->name);
   if (node->drained) node->state = node->has_stage ? "draining" : "drained";
   node->why = rollout().WhyNotUsed(node->name, View(), now);
+  if (const HealthRecord* record = health_.Failing(node->name); record != nullptr) {
+    const LoadCauseText text = TextOf(record->cause);
+    node->load_failure = {text.id, text.what, text.next, record->load_failures, record->why};
+  }
 }
 
 PoolStatus PoolMachine::Status(TimeNs now) const {

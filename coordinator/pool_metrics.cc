@@ -21,6 +21,9 @@ const std::vector<double> kRequestBuckets = {0.3,  0.5,   0.8,   1.0,   1.5,   2
 const std::vector<double> kTokenBuckets = {1,   2,    5,    10,   20,    50,    100,   200,
                                            500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 
+const std::vector<double> kLagBuckets = {0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05,
+                                         0.1,    0.25,   0.5,   1.0,   2.5};
+
 constexpr Description kRunning{"vllm:num_requests_running", "Requests that hold KV."};
 constexpr Description kWaiting{"vllm:num_requests_waiting", "Requests in the queue."};
 constexpr Description kKvUsage{"vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1."};
@@ -58,6 +61,9 @@ constexpr Description kIgnored{"lanyard_results_ignored_total",
                                "Stale, repeated or foreign results."};
 constexpr Description kFailed{"lanyard_requests_failed_total",
                               "Requests that ended with an error of the pool."};
+constexpr Description kLag{"lanyard_pool_loop_lag_seconds",
+                           "Time of one turn of the pool's thread, which whatever arrives "
+                           "meanwhile waits for; above 0.1 s something is wrong."};
 constexpr Description kNodeUp{"lanyard_node_up",
                               "1 while the worker is in the pool, 0 once it is lost."};
 constexpr Description kNodeLayers{"lanyard_node_layers", "Layers that the worker holds."};
@@ -88,6 +94,7 @@ PoolMetrics::PoolMetrics(const std::string& model)
   for (const Description& histogram : {kEndToEnd, kQueue, kPrefill, kDecode, kInference}) {
     metrics_.Declare(histogram, kRequestBuckets);
   }
+  metrics_.Declare(kLag, kLagBuckets);
   metrics_.Declare(kRequestPrompt, kTokenBuckets);
   metrics_.Declare(kRequestGeneration, kTokenBuckets);
 }
@@ -120,6 +127,8 @@ void PoolMetrics::OnEnd(const std::string& reason, const Usage& usage, const Seq
   metrics_.Observe(kRequestPrompt, kTokenBuckets, usage.prompt_tokens);
   metrics_.Observe(kRequestGeneration, kTokenBuckets, usage.completion_tokens);
 }
+
+void PoolMetrics::OnTurn(TimeNs took) { metrics_.Observe(kLag, kLagBuckets, Seconds(took)); }
 
 void PoolMetrics::SetNodes(const PoolStatus& status) {
   for (const NodeStatus& node : status.nodes) {

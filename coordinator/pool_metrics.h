@@ -29,6 +29,8 @@ class PoolMetrics {
   void OnToken(const SequenceUpdate& update, TimeNs last, TimeNs now);
   // `reason` is "stop", "length", "abort" or "error".
   void OnEnd(const std::string& reason, const Usage& usage, const SequenceTimes& times, TimeNs now);
+  // A turn of the pool's loop took this long.
+  void OnTurn(TimeNs took);
   std::string Text(const PoolStatus& status, const PoolTotals& totals);
 
  private:

@@ -185,6 +185,7 @@ void PoolRunner::Loop() {
       events.swap(queue_);
       stopping = stopping_;
     }
+    const TimeNs began = MonotonicNow();
     for (Event& event : events) event(MonotonicNow());
     // Only now, when the last requests have come in, so that they are answered too.
     if (stopping) break;
@@ -196,6 +197,9 @@ void PoolRunner::Loop() {
       GoOnDiagnosing(now);
     }
     WithMachine([](PoolMachine& m) { m.Pump(MonotonicNow()); });
+    const TimeNs ended = MonotonicNow();
+    metrics_.OnTurn(ended - began);
+    if (const auto line = lag_.OnTurn(began, ended)) LogWarning(*line);
   }
   EndAll();
 }

@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "coordinator/cluster/diagnoser.h"
 #include "coordinator/cluster/weights.h"
+#include "coordinator/loop_lag.h"
 #include "coordinator/plan_thread.h"
 #include "coordinator/pool.h"
 #include "coordinator/pool_metrics.h"
@@ -163,6 +164,7 @@ class PoolRunner final : public Generator, private net::CoordinatorEvents {
   std::map<DeploymentId, Port> ports_;                             // to the first stages
   std::multimap<std::string, std::promise<absl::Status>> drains_;  // by worker
   Diagnoser diagnoser_;
+  LoopLag lag_;
 
   std::unique_ptr<net::CoordinatorServer> server_;
   std::unique_ptr<PlanThread> planner_;

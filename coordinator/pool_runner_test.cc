@@ -353,6 +353,7 @@ TEST_F(PoolRunnerTest, AnswersAndCounts) {
   EXPECT_THAT(metrics, HasSubstr("finished_reason=\"length\"} 1\n"));
   EXPECT_THAT(metrics,
               HasSubstr("lanyard_node_up{engine=\"0\",model_name=\"letters\",node=\"w1\"} 1\n"));
+  EXPECT_THAT(metrics, HasSubstr("lanyard_pool_loop_lag_seconds_bucket{"));
   runner_->RequestShutdown();
   EXPECT_TRUE(shutdown_);
 }

@@ -510,6 +510,23 @@ TEST_F(DrainTest, WhatRunsOnIsCarriedOver) {
   EXPECT_EQ(pool_->scheduler().n_running(), 1u);
 }
 
+TEST_F(PoolTest, TheCauseOfAFailedLoadIsTold) {
+  Join(1, "w1");
+  Join(2, "w2");
+  ASSERT_EQ(Take<PoolAction::Assign>().size(), 2u);
+  pool_->OnWorkerEvent(
+      net::LinkId(2),
+      net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
+                       ResourceExhausted("no space left"), "", net::LoadCause::kDiskFull},
+      now_);
+  const PoolStatus status = pool_->Status(now_);
+  EXPECT_FALSE(status.nodes[0].load_failure);
+  ASSERT_TRUE(status.nodes[1].load_failure);
+  EXPECT_EQ(status.nodes[1].load_failure->cause, "disk_full");
+  EXPECT_EQ(status.nodes[1].load_failure->times, 1u);
+  EXPECT_EQ(status.nodes[1].load_failure->why, "no space left");
+}
+
 TEST_F(DrainTest, WhatDoesNotLoadElsewhereStays) {
   ServeWithSpare();
   SubmitOne();

@@ -14,14 +14,4 @@ uint64_t Linear::bytes() const {
   return bytes;
 }
 
-absl::Status HiddenNotFinite() {
-  return InvalidArgument(
-      "hidden states hold a value that is not a finite number; the stage before has failed or "
-      "its frame was damaged");
-}
-
-absl::Status LogitsNotFinite() {
-  return Internal("the logits are not finite numbers; the model's weights overflow or are damaged");
-}
-
 }  // namespace lanyard::engine

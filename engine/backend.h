@@ -105,13 +105,9 @@ struct InputForms {
 
 // A row of logits on the host.
 struct LogitRow {
-  const ops::LogitStats* stats = nullptr;
-  const float* logits = nullptr;  // null where it was not asked for
+  const ops::LogitStats* stats = nullptr;  // null: a logit of the row is not finite
+  const float* logits = nullptr;           // null where it was not asked for
 };
-
-// The errors that every backend gives.
-absl::Status HiddenNotFinite();  // InvalidArgument
-absl::Status LogitsNotFinite();  // Internal
 
 struct BackendMemory {
   uint64_t weights = 0;
@@ -172,8 +168,8 @@ class Backend {
   // host; then TakeRows moves them to x.
   virtual float* HostRows() = 0;
   virtual absl::Status TakeRows() = 0;
-  // Converts the wire format to x. InvalidArgument, now or from a later call of this step, when a
-  // value is not finite.
+  // Converts the wire format to x. Exponents are in range (stage::ValidateFrame); values that are
+  // not finite stay in their row.
   virtual absl::Status TakeHidden(stage::WireType type, std::span<const uint8_t> data) = 0;
   // Takes x from another backend's x of the same rows, without going through the host; false where
   // that is impossible.
@@ -181,8 +177,7 @@ class Backend {
   // Converts x to the wire format; the bytes are there when it returns.
   virtual absl::Status GiveHidden(stage::WireType type, std::span<uint8_t> data) = 0;
   // Reads the statistics of every head row (whole.size() of them), and the logits themselves where
-  // whole[i] is not 0. Internal when a logit is not finite. The result is valid until the next
-  // SetHeadRows.
+  // whole[i] is not 0. The result is valid until the next SetHeadRows.
   virtual absl::Status ReadLogits(std::span<const uint8_t> whole, std::vector<LogitRow>* out) = 0;
 
  protected:

@@ -65,6 +65,7 @@ class CpuBackend final : public Backend {
   ops::AttentionScratch attention_;
   std::vector<int64_t> head_rows_;
   std::vector<ops::LogitStats> stats_;
+  std::vector<uint8_t> finite_;  // 0: the row's stats mean nothing
   BackendMemory memory_;
 };
 

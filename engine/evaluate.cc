@@ -73,6 +73,7 @@ absl::Status RunJobs(Chain& chain, std::span<Job> jobs, const EvalOptions& optio
     }
     if (feeds.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const std::vector<stage::TokenOut> outs, chain.Step(feeds));
+    for (const stage::TokenOut& out : outs) RETURN_IF_ERROR(out.status);
     size_t at = 0;
     for (size_t i = 0; i < feeds.size(); ++i) {
       Take(*fed[i], feeds[i], std::span(outs).subspan(at, feeds[i].outputs.size()), options);

@@ -325,12 +325,17 @@ class DeviceStage final : public LocalStage {
     for (size_t i = 0; i < wanted.size(); ++i) {
       if (i > 0 && wanted[i].row != wanted[i - 1].row) ++row;
       if (i == 0 || wanted[i].row != wanted[i - 1].row) {
-        sampler_.SetRow(*logits_[row].stats, logits_[row].logits, shape_.n_vocab);
+        if (logits_[row].stats != nullptr)
+          sampler_.SetRow(*logits_[row].stats, logits_[row].logits, shape_.n_vocab);
       }
       stage::TokenOut token;
       token.seq = wanted[i].run->seq;
       token.pos = wanted[i].run->pos + wanted[i].request->row;
-      sampler_.Answer(*wanted[i].request, &token);
+      if (logits_[row].stats != nullptr) {
+        sampler_.Answer(*wanted[i].request, &token);
+      } else {
+        token.status = Sampler::NotFinite();
+      }
       out->push_back(std::move(token));
     }
     return absl::OkStatus();

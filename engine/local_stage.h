@@ -72,9 +72,9 @@ class LocalStage {
   virtual ~LocalStage() = default;
 
   // Runs a frame that passed stage::ValidateFrame. One caller at a time. It looks at `stop` between
-  // layers (Cancelled). Result rows do not depend on what else is in the frame. NaN or infinite
-  // hidden values from outside give InvalidArgument. Unavailable means that a device is lost, and
-  // this stage with it; every later call says so.
+  // layers (Cancelled). Result rows do not depend on what else is in the frame. An output whose
+  // logits are not finite has its own error (TokenOut::status). Unavailable means that a device is
+  // lost, and this stage with it; every later call says so.
   virtual absl::StatusOr<StageOutput> Run(const stage::StepFrame& frame, std::stop_token stop) = 0;
 
   virtual const StageMemory& memory() const = 0;

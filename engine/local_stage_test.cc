@@ -69,16 +69,82 @@ TEST_F(SecondStage, Answers) {
   EXPECT_EQ(out->tokens[1].lse, token.lse);
 }
 
-TEST_F(SecondStage, RefusesValuesThatAreNotFinite) {
+TEST_F(SecondStage, ARowThatIsNotFiniteFailsItsOwnOutputs) {
   const auto stage = LocalStage::Create(model_.shape(), spec_, model_, {});
   ASSERT_TRUE(stage.ok());
+  const auto good = (*stage)->Run(frame_, {});
+  ASSERT_TRUE(good.ok());
   const uint16_t infinity = 0x7c00, nan = 0x7e01;
   for (const uint16_t bad : {infinity, nan}) {
     stage::StepFrame frame = frame_;
     std::memcpy(frame.hidden.data.data() + 2 + 2 * 95, &bad, 2);
-    EXPECT_EQ((*stage)->Run(frame, {}).status().code(), absl::StatusCode::kInvalidArgument);
+    const auto out = (*stage)->Run(frame, {});
+    ASSERT_TRUE(out.ok()) << out.status();
+    for (const stage::TokenOut& token : out->tokens) {
+      EXPECT_TRUE(absl::IsInternal(token.status)) << token.status;
+      EXPECT_EQ(token.pos, 1u);
+      EXPECT_EQ(token.token, -1);
+    }
+    const auto again = (*stage)->Run(frame_, {});
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->tokens[0].top, good->tokens[0].top) << "it harms nothing that comes later";
   }
-  EXPECT_TRUE((*stage)->Run(frame_, {}).ok()) << "a refused frame harms nothing";
+  stage::StepFrame frame = frame_;
+  frame.hidden.data[1] = 120;  // an exponent that no stage makes
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(stage::ValidateFrame(frame, spec_, FrameModelOf(model_.shape()))));
+}
+
+// One token of a model is damaged. The text that has it gets an error, whatever the cut; the texts
+// beside it, and the one that gets its pages afterwards, have the bits that they have alone.
+TEST(NotFinite, EndsItsOwnSequenceOnly) {
+  constexpr int32_t kBadToken = 7;
+  for (const bool quantised : {false, true}) {
+    RandomModel model(testing::SmallLlama(), {quantised ? TensorType::kQ8_0 : TensorType::kF32}, 5);
+    model.Overflow("token_embd.weight", kBadToken);
+    for (const uint32_t stages : {1u, 2u, 3u}) {
+      SCOPED_TRACE(absl::StrCat(stages, " stages, quantised ", quantised));
+      ChainOptions options;
+      options.stages = stages;
+      options.numerics = quantised ? F16()
+                                   : stage::NumericsId{kNumericsVersion, stage::KvType::kF32,
+                                                       stage::WireType::kF32};
+      options.max_context = 64;
+      options.sequences = 3;
+      const auto feed = [](uint64_t seq, std::vector<int32_t> tokens) {
+        stage::OutputRequest out;
+        out.row = static_cast<uint32_t>(tokens.size()) - 1;
+        out.sample.temperature = 0;
+        out.top = 4;
+        return Feed{SeqId(seq), std::move(tokens), {out}};
+      };
+      const std::vector<int32_t> left = {1, 2, 3, 4, 5}, right = {9, 8, 6};
+      const auto alone = [&](const std::vector<int32_t>& text) {
+        const auto chain = *Chain::Create(model.shape(), model, options);
+        const Feed one = feed(1, text);
+        return (*chain->Step(std::span(&one, 1)))[0];
+      };
+      const auto same = [](const stage::TokenOut& a, const stage::TokenOut& b) {
+        return a.status.ok() && b.status.ok() && a.token == b.token && a.lse == b.lse &&
+               a.top == b.top;
+      };
+      const auto chain = *Chain::Create(model.shape(), model, options);
+      // The bad token is read first and the output comes a step later: its KV is what is not
+      // finite.
+      const Feed early{SeqId(2), {3, kBadToken, 4}, {}};
+      ASSERT_TRUE(chain->Step(std::span(&early, 1)).ok());
+      const std::vector<Feed> feeds = {feed(1, left), feed(2, {5, 6}), feed(3, right)};
+      const auto out = chain->Step(feeds);
+      ASSERT_TRUE(out.ok()) << out.status();
+      ASSERT_EQ(out->size(), 3u);
+      EXPECT_TRUE(same((*out)[0], alone(left)));
+      EXPECT_TRUE(absl::IsInternal((*out)[1].status)) << (*out)[1].status;
+      EXPECT_TRUE(same((*out)[2], alone(right)));
+      chain->Release(SeqId(2));
+      const Feed after = feed(4, right);
+      EXPECT_TRUE(same((*chain->Step(std::span(&after, 1)))[0], alone(right)));
+    }
+  }
 }
 
 TEST_F(SecondStage, StopsBetweenLayers) {

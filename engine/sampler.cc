@@ -31,11 +31,14 @@ uint64_t Sampler::Bytes(int64_t n_vocab) {
   return n_vocab * sizeof(Candidate) + ops::LogitChunks(n_vocab) * sizeof(float);
 }
 
+absl::Status Sampler::NotFinite() {
+  return Internal(
+      "the model's numbers for this text are not finite: its weights overflow on it, or are "
+      "damaged");
+}
+
 absl::Status Sampler::SetRow(const float* logits, int64_t n) {
-  if (!ops::SummariseLogits(isa_, *pool_, logits, n, &own_stats_)) {
-    return Internal(
-        "the logits are not finite numbers; the model's weights overflow or are damaged");
-  }
+  if (!ops::SummariseLogits(isa_, *pool_, logits, n, &own_stats_)) return NotFinite();
   SetRow(own_stats_, logits, n);
   return absl::OkStatus();
 }

@@ -23,7 +23,9 @@ class Sampler {
   void Reserve(int64_t n_vocab);
   static uint64_t Bytes(int64_t n_vocab);
 
-  // Summarises the row; Internal when it is not finite. `logits` must stay until the next call.
+  // The error of a row that is not finite (Internal).
+  static absl::Status NotFinite();
+  // Summarises the row; NotFinite when it is not. `logits` must stay until the next call.
   absl::Status SetRow(const float* logits, int64_t n);
   // Takes a row of n logits that a device has summarised. `stats` and `logits` must stay until the
   // next call; `logits` may be null when no answer of the row NeedsLogits.

@@ -18,6 +18,7 @@
 #include "net/acceptor.h"
 #include "net/diagnosis.h"
 #include "net/join.h"
+#include "net/load_cause.h"
 #include "stage/types.h"
 
 namespace lanyard::identity {
@@ -76,6 +77,7 @@ struct WorkerHello {
   // Node id from the certificate of the link, never from the message; empty: plaintext.
   std::string node = {};
   std::string from = {};  // ip:port of the link
+  uint32_t numerics = kNumericsVersion;
 };
 
 struct Heartbeat {
@@ -110,6 +112,7 @@ struct StageFailed {
   Epoch epoch;
   absl::Status status;
   std::string unreachable = {};  // the next worker, where the link to it was the reason
+  LoadCause cause = LoadCause::kUnknown;
 };
 
 struct Leaving {

@@ -7,6 +7,7 @@
 #include "net/convert_stage.h"
 #include "net/limits.h"
 #include "net/status_codes.h"
+#include "net/versions.h"
 
 namespace lanyard::net {
 namespace {
@@ -122,9 +123,11 @@ absl::StatusOr<WorkerHello> HelloFromProto(const v1::WorkerHello& in) {
   out.version = in.version();
   out.name = in.name();
   out.stage_address = in.stage_address();
-  // Another version's hello may look different. It is refused by its version, so no other field is
+  // A worker that does not say is of the first version.
+  out.numerics = in.numerics() == 0 ? 1 : in.numerics();
+  // Another protocol's hello may look different. It is refused by its version, so no other field is
   // checked.
-  if (!CheckVersions(out.protocol, out.version).ok()) return out;
+  if (!CheckWorkerProgram({out.protocol, out.version, out.numerics}).ok()) return out;
   out.memory_bytes = in.memory_bytes();
   out.base_bytes = in.base_bytes();
   out.threads = in.threads();
@@ -168,6 +171,7 @@ struct EventToProto {
     hello->set_speed(in.speed);
     hello->set_isa(in.isa);
     hello->set_pid(in.pid);
+    hello->set_numerics(in.numerics);
     DevicesToProto(in.devices, hello->mutable_devices());
   }
   void operator()(const Heartbeat& in) const {
@@ -198,6 +202,7 @@ struct EventToProto {
     failed->set_code(ToWireCode(in.status));
     failed->set_message(CleanText(StdView(in.status.message())));
     failed->set_unreachable(in.unreachable);
+    failed->set_cause(static_cast<v1::LoadCause>(in.cause));
   }
   void operator()(const DevicesChanged& in) const {
     DevicesToProto(in.devices, out->mutable_devices()->mutable_devices());
@@ -330,7 +335,8 @@ absl::StatusOr<WorkerEvent> FromProto(const v1::WorkerMessage& in) {
       if (status.ok())
         status = absl::UnknownError("the worker reported a failed stage without a code");
       return WorkerEvent(StageFailed{PlanId(in.failed().plan()), Epoch(in.failed().epoch()),
-                                     std::move(status), CleanText(in.failed().unreachable())});
+                                     std::move(status), CleanText(in.failed().unreachable()),
+                                     LoadCauseFromNumber(in.failed().cause())});
     }
     case v1::WorkerMessage::kDevices: {
       ASSIGN_OR_RETURN(std::vector<DeviceHello> devices, DevicesFromProto(in.devices().devices()));

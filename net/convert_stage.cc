@@ -129,6 +129,7 @@ absl::StatusOr<stage::TokenOut> TokenFromProto(const v1::TokenOut& in) {
   out.top.reserve(in.top_size());
   for (const v1::TokenLogit& logit : in.top()) out.top.emplace_back(logit.id(), logit.logit());
   out.want.assign(in.want().begin(), in.want().end());
+  if (in.code() != 0) out.status = FromWireCode(in.code(), in.message());
   return out;
 }
 
@@ -144,6 +145,9 @@ void TokenToProto(const stage::TokenOut& in, v1::TokenOut* out) {
     entry->set_logit(logit);
   }
   out->mutable_want()->Add(in.want.begin(), in.want.end());
+  if (in.status.ok()) return;
+  out->set_code(ToWireCode(in.status));
+  out->set_message(CleanText(StdView(in.status.message())));
 }
 
 }  // namespace

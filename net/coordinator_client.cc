@@ -11,6 +11,7 @@
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
 #include "net/stream.h"
+#include "net/versions.h"
 
 namespace lanyard::net {
 namespace {
@@ -61,7 +62,7 @@ class ControlClientImpl final : public ControlClient {
     switch (message.body_case()) {
       case v1::CoordinatorMessage::kWelcome: {
         const absl::Status status =
-            CheckVersions(message.welcome().protocol(), message.welcome().version());
+            CheckWorkerProgram({}, {message.welcome().protocol(), message.welcome().version()});
         if (status.ok()) {
           sink_->OnWelcome();
         } else {

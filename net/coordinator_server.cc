@@ -15,6 +15,7 @@
 #include "net/convert_control.h"
 #include "net/convert_stage.h"
 #include "net/stream.h"
+#include "net/versions.h"
 #include "net/weight_service.h"
 
 namespace lanyard::net {
@@ -371,15 +372,11 @@ bool JoinLink::Greet(WorkerEvent* event) {
     Refuse(why, true);
     return false;
   }
-  const absl::Status versions = CheckVersions(hello->protocol, hello->version);
+  const absl::Status versions =
+      CheckWorkerProgram({hello->protocol, hello->version, hello->numerics});
   if (!versions.ok()) {
     LogWarning("refused a worker: ", versions.message());
-    // The text takes the worker's point of view.
-    Refuse(
-        FailedPrecondition("this worker is version ", CleanText(hello->version), " (protocol ",
-                           hello->protocol, "), the coordinator is version ", kVersion,
-                           " (protocol ", kProtocolVersion, "); install the same version on both"),
-        true);
+    Refuse(versions, true);
     return false;
   }
   if (const absl::Status own = guard_->Expect(identity::Role::kWorker, hello->name); !own.ok()) {
@@ -449,7 +446,7 @@ void ResultLink::OnMessage(v1::ResultMessage& message) {
 void ResultLink::Greet(const v1::ResultMessage& message) {
   const v1::StreamHello& hello = message.hello();
   absl::Status status = message.has_hello()
-                            ? CheckVersions(hello.protocol(), hello.version())
+                            ? CheckWorkerProgram({hello.protocol(), hello.version()})
                             : InvalidArgument("the first message of a stream must be its hello");
   if (status.ok()) status = CheckWorkerName(hello.from());
   if (status.ok()) status = guard_->Expect(identity::Role::kWorker, hello.from());

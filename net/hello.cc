@@ -1,6 +1,5 @@
 #include "net/hello.h"
 
-#include "base/version.h"
 #include "net/limits.h"
 #include "net/status_codes.h"
 #include "stage/speed.h"
@@ -101,16 +100,6 @@ absl::Status CheckHello(const WorkerHello& hello) {
                            stage::kMaxThreads, " make sense");
   }
   return CheckDevices(hello.devices);
-}
-
-absl::Status CheckVersions(uint32_t protocol, std::string_view version) {
-  const std::string_view own(kVersion);
-  const auto major = [](std::string_view v) { return v.substr(0, v.find('.')); };
-  if (protocol == kProtocolVersion && major(version) == major(own)) return absl::OkStatus();
-  return FailedPrecondition("the other side is version ",
-                            CleanText(version.substr(0, kMaxNameBytes)), " (protocol ", protocol,
-                            "), this is version ", kVersion, " (protocol ", kProtocolVersion,
-                            "); install the same version on both");
 }
 
 }  // namespace lanyard::net

@@ -19,10 +19,7 @@ absl::Status CheckAddress(std::string_view address);
 // Printable ASCII and UTF-8 without control characters.
 absl::Status CheckText(std::string_view what, std::string_view text, size_t limit);
 
-// Names both versions when the other side speaks another protocol, or is of another major version.
-absl::Status CheckVersions(uint32_t protocol, std::string_view version);
-
-// Name, address, speed, threads and devices; not the version.
+// Name, address, speed, threads and devices; not the version (versions.h).
 absl::Status CheckHello(const WorkerHello& hello);
 absl::Status CheckDevices(std::span<const DeviceHello> devices);
 

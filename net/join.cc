@@ -25,6 +25,7 @@
 #include "lanyard/v1/join.pb.h"
 #include "net/convert_control.h"
 #include "net/status_codes.h"
+#include "net/versions.h"
 
 namespace lanyard::net {
 namespace {
@@ -76,12 +77,7 @@ asio::ssl::context AsioContext(const identity::SslContext& context) {
 }
 
 absl::StatusOr<JoinRequest> FromProto(const v1::JoinRequest& in) {
-  // The text takes the node's point of view.
-  if (!CheckVersions(in.protocol(), in.version()).ok()) {
-    return FailedPrecondition("this machine has Lanyard ", CleanText(in.version()), " (protocol ",
-                              in.protocol(), "), the coordinator has ", kVersion, " (protocol ",
-                              kProtocolVersion, "); install the same version on both");
-  }
+  RETURN_IF_ERROR(CheckWorkerProgram({in.protocol(), in.version()}));
   JoinRequest out;
   const bool token = !in.token_id().empty() || !in.token_secret().empty();
   if (token && (in.token_id().size() != 16 || in.token_secret().size() != 32))

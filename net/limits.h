@@ -36,8 +36,12 @@ inline constexpr size_t kMaxAddressBytes = 256;
 inline constexpr size_t kMaxTextBytes = 4096;  // text of an error
 inline constexpr int kMaxLinks = 4096;
 inline constexpr size_t kMaxStreamsOfNode = 24;  // a node's streams of every kind, into one server
-inline constexpr int kFirstMessageMs = 3000;    // time from a stream's opening to its first message
-inline constexpr int kMaxStreams = 64;          // streams of frames into one worker
+inline constexpr int kFirstMessageMs = 3000;  // time from a stream's opening to its first message
+inline constexpr int kMaxStreams = 64;        // streams of frames into one worker
+// Fetches of parts that a coordinator has open; the next one is told to come again.
+inline constexpr int kMaxFetches = 1024;
+// Chunks of all fetches in memory. They take turns, so that every worker comes forward.
+inline constexpr int kMaxFetchChunks = 256;
 inline constexpr int kMaxDiagnoseTargets = 64;  // peers that a worker measures for one request
 inline constexpr int kMaxProbes = 4;       // streams that carry pings only, into one worker at once
 inline constexpr int kMaxProbePings = 64;  // pings of one such stream

@@ -3,7 +3,6 @@
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/proto_buffer_writer.h>
 
-#include "base/version.h"
 #include "lanyard/v1/stage.grpc.pb.h"
 #include "net/channel.h"
 #include "net/convert_control.h"
@@ -11,6 +10,7 @@
 #include "net/frame_scan.h"
 #include "net/limits.h"
 #include "net/stream.h"
+#include "net/versions.h"
 
 namespace lanyard::net {
 namespace {
@@ -99,7 +99,7 @@ class FrameLink final : public ServerLink<grpc::ByteBuffer, grpc::ByteBuffer> {
   void Greet(const v1::FrameMessage& message) {
     const v1::StreamHello& hello = message.hello();
     absl::Status status = message.has_hello()
-                              ? CheckVersions(hello.protocol(), hello.version())
+                              ? CheckNeighbourProgram({hello.protocol(), hello.version()})
                               : InvalidArgument("the first message of a stream must be its hello");
     if (status.ok()) status = CheckWorkerName(hello.from());
     if (status.ok()) {

@@ -215,7 +215,7 @@ TEST_F(StreamTest, HostileSendersOnlyEndTheirOwnStream) {
   v1::FrameMessage bomb;
   for (int i = 0; i <= kMaxFrameSubmessages; ++i) bomb.mutable_frame()->add_runs();
   v1::FrameMessage old = hello;
-  old.mutable_hello()->set_version("9.0.0");
+  old.mutable_hello()->set_protocol(kProtocolVersion + 2);
   v1::FrameMessage nameless = hello;
   nameless.mutable_hello()->set_from("no/such name");
 

@@ -29,7 +29,7 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
   }
 
   // Runs on the reader thread, never beside a write of this fetch. The fetch may have ended
-  // meanwhile.
+  // meanwhile. Takes one of the chunks, which ChunkDone gives back.
   void ReadNext(PartProvider* parts) {
     absl::Status status = guard_->Check();
     if (status.ok()) status = OpenOnce(parts);
@@ -42,10 +42,11 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
       if (status.ok()) {
         chunk_.set_offset(offset_);
         offset_ += n;
-        StartWriteUnlessEnded();
+        if (!StartWriteUnlessEnded()) service_->ChunkDone();
         return;
       }
     }
+    service_->ChunkDone();
     EndOnce(status);
   }
 
@@ -63,9 +64,10 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
     return absl::OkStatus();
   }
 
-  void StartWriteUnlessEnded() {
+  bool StartWriteUnlessEnded() {
     MutexLock lock(&mu_);
     if (!ended_) StartWrite(&chunk_);
+    return !ended_;
   }
 
   void EndOnce(const absl::Status& status) {
@@ -76,6 +78,7 @@ class PartWriter final : public grpc::ServerWriteReactor<v1::PartChunk>,
   }
 
   void OnWriteDone(bool ok) override {
+    service_->ChunkDone();
     if (ok) {
       service_->Enqueue(shared_from_this());
     } else {
@@ -109,9 +112,10 @@ class RefusedFetch final : public grpc::ServerWriteReactor<v1::PartChunk> {
 
 }  // namespace
 
-WeightServiceImpl::WeightServiceImpl(PartProvider* parts, Guard guard)
+WeightServiceImpl::WeightServiceImpl(PartProvider* parts, Guard guard, int max_chunks)
     : parts_(parts),
       guard_(std::move(guard)),
+      max_chunks_(max_chunks),
       reader_([this](std::stop_token stop) { ReadLoop(stop); }) {}
 
 WeightServiceImpl::~WeightServiceImpl() {
@@ -132,9 +136,9 @@ grpc::ServerWriteReactor<v1::PartChunk>* WeightServiceImpl::FetchPart(
       guard = std::move(role);
   }
   if (!guard.ok()) return new RefusedFetch(guard.status());
-  if (!live_.Add(kMaxStreams)) {
+  if (!live_.Add(kMaxFetches)) {
     return new RefusedFetch(
-        ResourceExhausted("the coordinator serves ", kMaxStreams, " fetches already; try again"));
+        Unavailable("the coordinator serves ", kMaxFetches, " fetches already; try again"));
   }
   auto writer = std::make_shared<PartWriter>(this, *std::move(guard), *request);
   writer->Begin();
@@ -147,15 +151,22 @@ void WeightServiceImpl::Enqueue(std::shared_ptr<PartWriter> writer) {
   cv_.NotifyOne();
 }
 
+void WeightServiceImpl::ChunkDone() {
+  MutexLock lock(&mu_);
+  --chunks_;
+  cv_.NotifyOne();
+}
+
 void WeightServiceImpl::ReadLoop(std::stop_token) {
   for (;;) {
     std::shared_ptr<PartWriter> writer;
     {
       MutexLock lock(&mu_);
-      while (ready_.empty() && !stopping_) cv_.Wait(&mu_);
+      while (!stopping_ && (ready_.empty() || chunks_ >= max_chunks_)) cv_.Wait(&mu_);
       if (ready_.empty()) return;
       writer = std::move(ready_.front());
       ready_.pop_front();
+      ++chunks_;
     }
     writer->ReadNext(parts_);
   }

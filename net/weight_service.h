@@ -10,6 +10,7 @@
 #include "base/mutex.h"
 #include "lanyard/v1/control.grpc.pb.h"
 #include "net/control.h"
+#include "net/limits.h"
 #include "net/peer_guard.h"
 #include "net/stream.h"
 
@@ -22,7 +23,8 @@ class WeightServiceImpl final : public v1::WeightService::CallbackService {
   // `Guard` says who opened a call.
   using Guard =
       std::function<absl::StatusOr<std::unique_ptr<PeerGuard>>(const grpc::ServerContextBase&)>;
-  WeightServiceImpl(PartProvider* parts, Guard guard);
+  // `max_chunks`: as kMaxFetchChunks.
+  WeightServiceImpl(PartProvider* parts, Guard guard, int max_chunks = kMaxFetchChunks);
   ~WeightServiceImpl() override;  // to be called after the server's Shutdown
 
   grpc::ServerWriteReactor<v1::PartChunk>* FetchPart(grpc::CallbackServerContext* context,
@@ -31,14 +33,18 @@ class WeightServiceImpl final : public v1::WeightService::CallbackService {
  private:
   friend class PartWriter;
   void Enqueue(std::shared_ptr<PartWriter> writer);
+  void ChunkDone();
   void ReadLoop(std::stop_token stop);
 
   PartProvider* const parts_;
   const Guard guard_;
+  const int max_chunks_;
   LiveCount live_;
   Mutex mu_;
   CondVar cv_;
+  // Fetches whose next chunk is to be read, in order: each gets one and stands at the end again.
   std::deque<std::shared_ptr<PartWriter>> ready_ ABSL_GUARDED_BY(mu_);
+  int chunks_ ABSL_GUARDED_BY(mu_) = 0;  // that are being read or written
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::jthread reader_;
 };

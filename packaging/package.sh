@@ -15,7 +15,7 @@ while (( $# )); do
   shift 2
 done
 [[ -n $bin && -n $out ]] || { echo "package.sh: --bin and --out are needed" >&2; exit 2; }
-: "${version:=$(sed -n 's/.*kVersion\[\] = "\(.*\)".*/\1/p' "$root/base/version.h")}"
+: "${version:=$(sed -n 's/^#define LANYARD_VERSION "\(.*\)"/\1/p' "$root/base/version.cc")}"
 export SOURCE_DATE_EPOCH
 SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct 2>/dev/null || date +%s)
 readonly PROGRAMS=(lanyard lanyard-coordinator lanyard-worker)

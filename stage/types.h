@@ -140,7 +140,9 @@ struct StepBatch {
 };
 
 // Hidden states, rows x cols, row-major little-endian. kF32 holds an f32 each. kF16 begins with an
-// int8 exponent for each row, then come rows x cols f16; value = f16 * 2^exponent.
+// int8 exponent for each row, then come rows x cols f16; value = f16 * 2^exponent. A row that
+// overflowed travels on as it is: it spoils no other row, and the last stage says so in its
+// TokenOut.
 struct Hidden {
   WireType type = WireType::kF32;
   uint32_t rows = 0;
@@ -167,6 +169,9 @@ struct TokenOut {
   float lse = 0;      // log-sum-exp of the row's logits
   std::vector<std::pair<int32_t, float>> top;
   std::vector<float> want;  // in the order in which they were asked for
+  // Not OK: no token could be drawn for this row (its values are not finite), and only seq and pos
+  // count. It ends this sequence; the others of the frame are not touched.
+  absl::Status status = absl::OkStatus();
 };
 
 // The last stage sends one for each frame; any stage that failed sends one too.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/half.h"
+
 namespace lanyard::stage {
 namespace {
 
@@ -20,6 +22,19 @@ absl::Status CheckDuty(const StepFrame& frame, const StageSpec& spec) {
   if (frame.numerics != spec.numerics) {
     return FailedPrecondition("frame of numerics ", frame.numerics.ToString(),
                               ", this stage serves ", spec.numerics.ToString());
+  }
+  return absl::OkStatus();
+}
+
+// No stage makes others, also not for a row that overflowed, and a decoder would leave their rows
+// as they were.
+absl::Status CheckExponents(const Hidden& hidden) {
+  for (uint32_t r = 0; r < hidden.rows; ++r) {
+    const int exponent = static_cast<int8_t>(hidden.data[r]);
+    if (exponent < kHalfRowExponentMin || exponent > kHalfRowExponentMax) {
+      return InvalidArgument("hidden row ", r, " has exponent ", exponent, "; ",
+                             kHalfRowExponentMin, " to ", kHalfRowExponentMax, " are possible");
+    }
   }
   return absl::OkStatus();
 }
@@ -49,6 +64,7 @@ absl::Status CheckHidden(const StepFrame& frame, const StageSpec& spec, const Fr
   if (hidden.data.size() != want) {
     return InvalidArgument("hidden has ", hidden.data.size(), " bytes, ", want, " are needed");
   }
+  if (hidden.type == WireType::kF16) return CheckExponents(hidden);
   return absl::OkStatus();
 }
 

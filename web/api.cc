@@ -99,6 +99,7 @@ ordered_json NodeJson(const NodeStatus& n) {
                       {"heartbeat_age_s", n.heartbeat_age_s},
                       {"drained", n.drained},
                       {"has_stage", n.has_stage}};
+  out["load_failure"] = LoadFailureJson(n);
   out["layers"] = nullptr;
   if (n.has_stage && n.layers.end > n.layers.begin) {
     out["layers"] = ordered_json::array({n.layers.begin, n.layers.end - 1});

@@ -23,6 +23,7 @@ ordered_json NodeJson(const coordinator::NodeStatus& node, const NodeDiagnosis* 
                       {"memory_bytes", node.memory_bytes},
                       {"resident_bytes", node.resident_bytes},
                       {"heartbeat_age_s", node.heartbeat_age_s}};
+  out["load_failure"] = LoadFailureJson(node);
   const NodeDiagnosis unknown;
   const NodeDiagnosis& d = found != nullptr ? *found : unknown;
   out["error"] = found != nullptr ? d.error : "it is not joined now";

@@ -13,6 +13,16 @@ std::string Dump(const ordered_json& value) {
   return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
+ordered_json LoadFailureJson(const coordinator::NodeStatus& node) {
+  if (!node.load_failure) return nullptr;
+  const auto& failure = *node.load_failure;
+  return {{"cause", failure.cause},
+          {"what", failure.what},
+          {"next", failure.next},
+          {"times", failure.times},
+          {"why", failure.why}};
+}
+
 void SendJson(ResponseWriter& writer, const ordered_json& value, int http_status) {
   Response response;
   response.status = http_status;

@@ -6,12 +6,16 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "coordinator/serve/generator.h"
 #include "web/http.h"
 
 namespace lanyard::web {
 
 // Writes the value on one line; bytes that are not UTF-8 are replaced.
 std::string Dump(const nlohmann::ordered_json& value);
+
+// null: it did not fail. For every answer that tells of a machine.
+nlohmann::ordered_json LoadFailureJson(const coordinator::NodeStatus& node);
 
 void SendJson(ResponseWriter& writer, const nlohmann::ordered_json& value, int http_status = 200);
 

@@ -483,7 +483,9 @@ void DaemonImpl::Send(const net::WorkerEvent& event) {
 void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why,
                       const std::string& unreachable) {
   LogError("plan ", plan.value, " epoch ", epoch.value, ": ", why.message());
-  Send(net::StageFailed{plan, epoch, why, unreachable});
+  const net::LoadCause cause =
+      unreachable.empty() ? net::CauseOf(why) : net::LoadCause::kUnreachable;
+  Send(net::StageFailed{plan, epoch, why, unreachable, cause});
 }
 
 net::WorkerHello DaemonImpl::Hello(std::string stage_address) {

@@ -202,6 +202,7 @@ TEST_F(DaemonTest, OverTheMemoryLimitIsRefusedWithTheArithmetic) {
   EXPECT_NE(failed.status.message().find("9.0 GiB of weights"), absl::string_view::npos)
       << failed.status;
   EXPECT_NE(failed.status.message().find("8.0 GiB"), absl::string_view::npos);
+  EXPECT_EQ(failed.cause, net::LoadCause::kMemory);
   EXPECT_EQ(controls_[0].created, 0);
 }
 
@@ -250,24 +251,29 @@ TEST_F(DaemonTest, LeavesWithAWord) {
   EXPECT_EQ(coordinator_->leaving(), 1);
 }
 
-TEST_F(DaemonTest, AnotherVersionIsRefusedForGood) {
+TEST_F(DaemonTest, AnotherProtocolIsRefusedForGood) {
   DaemonOptions options =
-      Options(coordinator_->server()->address(), "old", dir_.path(), &controls_[0]);
+      Options(coordinator_->server()->address(), "new", dir_.path(), &controls_[0]);
   options.version = "9.1.0";
+  options.protocol = kProtocolVersion + 1;
   const auto daemon = Daemon::Start(options);
   ASSERT_TRUE(daemon.ok());
   ASSERT_TRUE(WaitFor([&] { return (*daemon)->ended(); }));
-  EXPECT_NE((*daemon)->status().message().find("9.1.0"), absl::string_view::npos)
-      << (*daemon)->status();
-  EXPECT_NE((*daemon)->status().message().find(kVersion), absl::string_view::npos);
+  for (const char* said : {"9.1.0 (protocol 2)", kVersion, "upgrade the coordinator"}) {
+    EXPECT_NE((*daemon)->status().message().find(said), absl::string_view::npos)
+        << (*daemon)->status();
+  }
   EXPECT_EQ(coordinator_->joins(), 0);
+}
 
-  options.version = kVersion;
-  options.protocol = kProtocolVersion + 1;
-  const auto other = Daemon::Start(options);
-  ASSERT_TRUE(WaitFor([&] { return (*other)->ended(); }));
-  EXPECT_NE((*other)->status().message().find("protocol 2"), absl::string_view::npos)
-      << (*other)->status();
+TEST_F(DaemonTest, AnotherVersionOfTheSameProtocolJoins) {
+  DaemonOptions options =
+      Options(coordinator_->server()->address(), "w0", dir_.path(), &controls_[0]);
+  options.version = "9.1.0";
+  const auto daemon = Daemon::Start(options);
+  ASSERT_TRUE(daemon.ok());
+  Joined("w0");
+  EXPECT_FALSE((*daemon)->ended());
 }
 
 TEST_F(DaemonTest, RefusedWorkerTriesAgain) {

@@ -163,10 +163,12 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   loaded->spec = spec;
   const auto source = std::make_shared<StoppableSource>(std::move(weights.source), stop);
   loaded->source = source;
-  ASSIGN_OR_RETURN(loaded->stage,
-                   options_.factory.create(
-                       manifest.shape, spec, *loaded->source, options,
-                       [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); }));
+  auto stage = options_.factory.create(
+      manifest.shape, spec, *loaded->source, options,
+      [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); });
+  if (absl::IsResourceExhausted(stage.status()))
+    return net::WithCause(stage.status(), net::LoadCause::kMemory);
+  ASSIGN_OR_RETURN(loaded->stage, std::move(stage));
   source->Disarm();
   TrimMalloc();
   loaded_ = std::move(loaded);
@@ -195,12 +197,14 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment,
       options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options);
   const uint64_t total = plan.total() + options_.base_bytes;
   if (total <= options_.memory_bytes) return absl::OkStatus();
-  return ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index,
-                           " needs ", FormatSize(plan.weights), " of weights + ",
-                           FormatSize(plan.kv), " of KV + ", FormatSize(plan.buffers),
-                           " of buffers + ", FormatSize(options_.base_bytes),
-                           " of the process itself = ", FormatSize(total),
-                           ", its limit (--memory) is ", FormatSize(options_.memory_bytes));
+  return net::WithCause(
+      ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
+                        FormatSize(plan.weights), " of weights + ", FormatSize(plan.kv),
+                        " of KV + ", FormatSize(plan.buffers), " of buffers + ",
+                        FormatSize(options_.base_bytes),
+                        " of the process itself = ", FormatSize(total),
+                        ", its limit (--memory) is ", FormatSize(options_.memory_bytes)),
+      net::LoadCause::kMemory);
 }
 
 absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(

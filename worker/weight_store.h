@@ -5,10 +5,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -23,6 +26,8 @@ struct WeightStoreOptions {
   std::string local_dir;                 // and every *.gguf in it; may be empty
   // Limit of the cache of parts (weight_cache.h); 0: the disk's own.
   uint64_t cache_limit_bytes = 0;
+  // For so long a fetch that gets no byte is tried again.
+  int fetch_patience_ms = 120'000;
 };
 
 // Streams a part from `offset` to its end (see net::WeightClient::Fetch).
@@ -41,8 +46,10 @@ class WeightStore {
  public:
   explicit WeightStore(WeightStoreOptions options) : options_(std::move(options)) {}
 
-  // ResourceExhausted (naming path and bytes) when the disk is full, DataLoss when a part does not
-  // match its digest after a second try, Cancelled when `stop` asks, or fetch's error.
+  // Errors carry their net::LoadCause: ResourceExhausted (naming path and bytes) when the disk is
+  // full, DataLoss when a part does not match its digest after a second try, Unavailable when the
+  // coordinator gave nothing for fetch_patience_ms. Cancelled when `stop` asks, or fetch's error.
+  // What was fetched of a part is kept, unless it is wrong or the disk is full.
   // `progress(done, total)` counts bytes; it may be null.
   absl::StatusOr<Weights> Prepare(const model::Manifest& manifest,
                                   const std::vector<std::string>& parts, const FetchPart& fetch,
@@ -51,14 +58,24 @@ class WeightStore {
 
  private:
   struct Job;
+  struct Fetching;
   absl::StatusOr<bool> UseCached(const Job& job, const model::Part& part);
   void MakeRoom(const model::Manifest& manifest, const std::vector<std::string>& parts) const;
   absl::Status FetchOne(Job* job, const model::Part& part);
   absl::Status FetchOnce(Job* job, const model::Part& part, const std::string& temp);
+  absl::Status FetchRest(Job* job, const model::Part& part, Fetching* to) const;
+  std::shared_ptr<const model::TensorSource> FromLocalFile(Job* job,
+                                                           const model::Manifest& manifest,
+                                                           const std::vector<std::string>& parts,
+                                                           std::string* path);
   std::vector<std::string> LocalFiles() const;
   std::string WeightsDir() const { return options_.state_dir + "/weights"; }
 
   const WeightStoreOptions options_;
+  // Local files that do not hold the bytes of a manifest, by path: its digest and their last
+  // change. They are not read again until they change.
+  std::map<std::string, std::pair<std::string, int64_t>> avoided_;
+  std::set<std::string> damaged_;  // parts that were found damaged in the cache once
 };
 
 }  // namespace lanyard::worker

@@ -151,6 +151,88 @@ TEST_F(WeightStoreTest, UnavailableIsTriedAgainWithoutStartingOver) {
   ExpectRight(*weights);
 }
 
+// More fetches than the coordinator serves: "again" is no full disk, and nothing starts over.
+TEST_F(WeightStoreTest, AgainIsAskedAgainWithoutStartingOver) {
+  int refusals = 4;
+  const FetchPart fetch = Fetch();
+  uint64_t refused_at = 0;
+  const auto busy = [&](const std::string& sha256, uint64_t offset, std::stop_token stop,
+                        const auto& take) -> absl::Status {
+    if (offset > 0 && refusals-- > 0) {
+      refused_at = offset;
+      return refusals % 2 == 0 ? absl::ResourceExhaustedError("64 fetches already; try again")
+                               : absl::UnavailableError("1024 fetches already; try again");
+    }
+    return fetch(sha256, offset, stop, take);
+  };
+  cut_after_ = 2;
+  const auto weights =
+      WeightStore({dir_.path(), {}, ""}).Prepare(*model_.manifest(), parts_, busy, {}, nullptr);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(refused_at, 2000u);
+  EXPECT_EQ(served_bytes_, total_bytes_);
+  ExpectRight(*weights);
+}
+
+TEST_F(WeightStoreTest, WhatGivesNothingForLongPassesByItselfAndKeepsThePart) {
+  WeightStoreOptions options{dir_.path(), {}, ""};
+  options.fetch_patience_ms = 300;
+  parts_ = {"embed"};
+  const FetchPart fetch = Fetch();
+  const auto busy = [&](const std::string& sha256, uint64_t offset, std::stop_token stop,
+                        const auto& take) -> absl::Status {
+    if (offset > 0) return absl::ResourceExhaustedError("try again");
+    return fetch(sha256, offset, stop, take);
+  };
+  cut_after_ = 3;
+  const auto weights = WeightStore(options).Prepare(*model_.manifest(), parts_, busy, {}, nullptr);
+  EXPECT_TRUE(absl::IsUnavailable(weights.status())) << weights.status();
+  EXPECT_EQ(net::CauseOf(weights.status()), net::LoadCause::kAgain);
+  EXPECT_EQ(std::filesystem::file_size(PathOf("embed") + ".part"), 3000u);
+}
+
+TEST_F(WeightStoreTest, AStopEndsTheWaiting) {
+  std::stop_source stop;
+  const auto start = std::chrono::steady_clock::now();
+  const auto busy = [&](const std::string&, uint64_t, std::stop_token, const auto&) {
+    stop.request_stop();
+    return absl::UnavailableError("try again");
+  };
+  const auto weights = WeightStore({dir_.path(), {}, ""})
+                           .Prepare(*model_.manifest(), parts_, busy, stop.get_token(), nullptr);
+  EXPECT_TRUE(absl::IsCancelled(weights.status())) << weights.status();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+}
+
+TEST_F(WeightStoreTest, AFolderThatCannotBeWrittenIsNamed) {
+  // A file is in the place of the folder, as root may write into any folder.
+  std::ofstream(dir_.path() + "/weights") << "x";
+  const auto weights = Prepare({dir_.path(), {}, ""});
+  EXPECT_EQ(net::CauseOf(weights.status()), net::LoadCause::kCacheUnwritable) << weights.status();
+  EXPECT_NE(weights.status().message().find(dir_.path()), absl::string_view::npos);
+
+  testing::TempDir other;  // a folder in the place of the part
+  std::filesystem::create_directories(
+      absl::StrCat(other.path(), "/weights/", model_.manifest()->Find("embed")->sha256, ".part"));
+  const auto again = Prepare({other.path(), {}, ""});
+  EXPECT_EQ(net::CauseOf(again.status()), net::LoadCause::kCacheUnwritable) << again.status();
+}
+
+// Damaged once is an accident; damaged again after it was fetched anew, the disk fails.
+TEST_F(WeightStoreTest, ACacheThatDamagesItsPartsIsSaidToFail) {
+  WeightStore store({dir_.path(), {}, ""});
+  const auto prepare = [&] {
+    return store.Prepare(*model_.manifest(), parts_, Fetch(), {}, nullptr);
+  };
+  ASSERT_TRUE(prepare().ok());
+  ASSERT_EQ(truncate(PathOf("embed").c_str(), 5), 0);
+  ASSERT_TRUE(prepare().ok()) << "it was fetched again";
+  ASSERT_EQ(truncate(PathOf("embed").c_str(), 5), 0);
+  const auto weights = prepare();
+  EXPECT_EQ(net::CauseOf(weights.status()), net::LoadCause::kBadWeights) << weights.status();
+  EXPECT_NE(weights.status().message().find("disk"), absl::string_view::npos);
+}
+
 TEST_F(WeightStoreTest, WrongBytesAreNeverUsed) {
   spoil_ = 1;  // the second try is right
   ASSERT_TRUE(Prepare({dir_.path(), {}, ""}).ok());
@@ -158,6 +240,7 @@ TEST_F(WeightStoreTest, WrongBytesAreNeverUsed) {
   spoil_ = 1000;
   const auto weights = Prepare({other.path(), {}, ""});
   EXPECT_TRUE(absl::IsDataLoss(weights.status())) << weights.status();
+  EXPECT_EQ(net::CauseOf(weights.status()), net::LoadCause::kBadWeights);
   EXPECT_TRUE(std::filesystem::is_empty(other.path() + "/weights"));
 }
 
@@ -193,6 +276,33 @@ TEST_F(WeightStoreTest, LocalFileOfOtherContentIsNotUsed) {
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->origin, "coordinator");
   ExpectRight(*weights);
+}
+
+// Reading tens of gigabytes to find the same difference again would delay every plan.
+TEST_F(WeightStoreTest, ALocalFileOfOtherContentIsAvoidedUntilItChanges) {
+  const std::string path = dir_.path() + "/other.gguf";
+  std::filesystem::copy_file(model_.path(), path);
+  const auto spoil = [&] {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(-1, std::ios::end);
+    const char last = static_cast<char>(file.get());
+    file.seekp(-1, std::ios::end);
+    file.put(static_cast<char>(last ^ 1));
+  };
+  spoil();
+  parts_ = {};
+  for (const model::Part& part : model_.manifest()->parts) parts_.push_back(part.name);
+  WeightStore store({dir_.path(), {path}, ""});
+  const auto prepare = [&] {
+    return store.Prepare(*model_.manifest(), parts_, Fetch(), {}, nullptr)->origin;
+  };
+  EXPECT_EQ(prepare(), "coordinator");
+  const auto changed = std::filesystem::last_write_time(path);
+  spoil();  // it is right now, and looks as it did
+  std::filesystem::last_write_time(path, changed);
+  EXPECT_EQ(prepare(), "cache") << "it was not looked into";
+  std::filesystem::last_write_time(path, changed + std::chrono::seconds(1));
+  EXPECT_EQ(prepare(), path);
 }
 
 // Parts of models that are served no more.
@@ -288,6 +398,7 @@ TEST_F(WeightStoreTest, FullDiskIsNamedAndLeavesNothing) {
   }
   umount(mount_point.c_str());
   EXPECT_TRUE(absl::IsResourceExhausted(weights.status())) << weights.status();
+  EXPECT_EQ(net::CauseOf(weights.status()), net::LoadCause::kDiskFull);
   EXPECT_NE(weights.status().message().find(mount_point), absl::string_view::npos);
   EXPECT_NE(weights.status().message().find("No space left"), absl::string_view::npos);
   EXPECT_NE(weights.status().message().find(" bytes ("), absl::string_view::npos);

@@ -4,22 +4,58 @@
 
 namespace lanyard::coordinator {
 
-std::string MachineHealth::OnLoadFailed(const std::string& machine, const std::string& unreachable,
-                                        const absl::Status& why, TimeNs now) {
+LoadCauseText TextOf(net::LoadCause cause) {
+  switch (cause) {
+    case net::LoadCause::kDiskFull:
+      return {"disk_full", "its disk is full",
+              "make room there, lower its --cache-limit, or give it a folder on a larger disk with "
+              "--state"};
+    case net::LoadCause::kCacheUnwritable:
+      return {"cache_unwritable", "its folder of weights cannot be written",
+              "give the folder to the user of lanyard-worker, or another one with --state; dmesg "
+              "there tells of a disk that went read-only"};
+    case net::LoadCause::kBadWeights:
+      return {"bad_weights", "weights arrived or were kept damaged, twice",
+              "if other machines say the same, the model's file beside the coordinator was changed "
+              "or is damaged: put it there anew and restart the coordinator; if this one alone, "
+              "its memory or disk fails (memtest86+, smartctl -a)"};
+    case net::LoadCause::kAgain:
+      return {"again", "the coordinator gave it no weights for a while",
+              "nothing: it asks again by itself, and this is not counted against it"};
+    case net::LoadCause::kMemory:
+      return {"memory", "its memory does not suffice for its stage",
+              "give it more with --memory, or close other programs there"};
+    case net::LoadCause::kUnreachable:
+      return {"unreachable", "workers do not reach each other",
+              "lanyard doctor shows the ways between the machines"};
+    case net::LoadCause::kUnknown:
+      break;
+  }
+  return {"unknown", "it could not make its stage ready",
+          "there: journalctl -u lanyard-worker -n 50"};
+}
+
+std::string MachineHealth::OnLoadFailed(const std::string& machine, const LoadFailure& failure,
+                                        TimeNs now) {
   std::string blamed = machine;
-  if (!unreachable.empty()) {
+  if (!failure.unreachable.empty()) {
     std::set<std::string>& targets = unreached_[machine];
-    targets.insert(unreachable);
+    targets.insert(failure.unreachable);
     // One that reaches none of two others is itself behind a wall, and they are not to blame.
     if (targets.size() < 2) {
-      blamed = unreachable;
+      blamed = failure.unreachable;
     } else {
       for (const std::string& target : targets) Forgive(target);
     }
   }
   HealthRecord& record = records_[blamed];
+  record.cause = failure.unreachable.empty() ? failure.cause : net::LoadCause::kUnreachable;
+  record.why = Str(failure.why.message());
+  if (record.cause == net::LoadCause::kAgain) {
+    ++record.waits;
+    return "";
+  }
   ++record.load_failures;
-  record.cause = Str(why.message());
   if (record.load_failures < options_.bench_after) return "";
   record.bench_time = record.bench_time == 0 ? options_.bench_first
                                              : std::min(2 * record.bench_time, options_.bench_most);
@@ -34,6 +70,7 @@ void MachineHealth::OnServed(const std::string& machine) {
   const auto it = records_.find(machine);
   if (it == records_.end()) return;
   it->second.load_failures = 0;
+  it->second.waits = 0;
   it->second.bench_time = 0;
 }
 
@@ -42,6 +79,7 @@ void MachineHealth::Forgive(const std::string& machine) {
   const auto it = records_.find(machine);
   if (it == records_.end()) return;
   it->second.load_failures = 0;
+  it->second.waits = 0;
   it->second.bench_time = 0;
   it->second.benched_until = 0;
 }
@@ -53,6 +91,11 @@ bool MachineHealth::Benched(const std::string& machine, TimeNs now) const {
 
 void MachineHealth::OnTick(TimeNs now) {
   revision_ += std::erase_if(benched_, [&](const std::string& m) { return !Benched(m, now); });
+}
+
+const HealthRecord* MachineHealth::Failing(const std::string& machine) const {
+  const HealthRecord* record = Find(machine);
+  return record != nullptr && record->load_failures + record->waits > 0 ? record : nullptr;
 }
 
 const HealthRecord* MachineHealth::Find(const std::string& machine) const {

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "net/load_cause.h"
 
 namespace lanyard::coordinator {
 
@@ -20,14 +21,33 @@ struct HealthOptions {
   TimeNs bench_most = 1800 * kSecond;
 };
 
+// A stage that was not made ready.
+struct LoadFailure {
+  absl::Status why;
+  net::LoadCause cause = net::LoadCause::kUnknown;
+  // The next machine, where the reason was the link to it: then that one is blamed, until the
+  // machine has reached two others neither.
+  std::string unreachable = {};
+};
+
+// A cause in words.
+struct LoadCauseText {
+  const char* id;    // for programs: "disk_full"
+  const char* what;  // "its disk is full"
+  const char* next;  // what to do about it
+};
+LoadCauseText TextOf(net::LoadCause cause);
+
 // One machine's record.
 struct HealthRecord {
   uint32_t load_failures = 0;  // since its last stage that served
   uint64_t losses = 0;         // how often it was lost while it had a stage
   uint64_t stalls = 0;         // how often it fell silent for a while and came back
-  std::string cause;           // of the last failure, in the words of who reported it
-  TimeNs benched_until = 0;    // 0: it was never left out
-  TimeNs bench_time = 0;       // how long it was left out the last time
+  uint32_t waits = 0;  // load failures that count for nothing (LoadCause::kAgain), since then
+  net::LoadCause cause = net::LoadCause::kUnknown;  // of the last failure
+  std::string why;                                  // the last failure in the words of who told it
+  TimeNs benched_until = 0;                         // 0: it was never left out
+  TimeNs bench_time = 0;                            // how long it was left out the last time
 };
 
 // Not thread-safe.
@@ -35,11 +55,9 @@ class MachineHealth {
  public:
   explicit MachineHealth(HealthOptions options) : options_(options) {}
 
-  // `machine` could not make its stage ready. `unreachable` names the next machine when the reason
-  // was the link to it: then that machine is blamed, until `machine` has reached two others
-  // neither. Returns the machine that plans leave out from now on; empty: none.
-  std::string OnLoadFailed(const std::string& machine, const std::string& unreachable,
-                           const absl::Status& why, TimeNs now);
+  // `machine` could not make its stage ready. What passes by itself is remembered and not counted.
+  // Returns the machine that plans leave out from now on; empty: none.
+  std::string OnLoadFailed(const std::string& machine, const LoadFailure& failure, TimeNs now);
   // A result came through a stage of the machine.
   void OnServed(const std::string& machine);
   void OnLost(const std::string& machine) { ++records_[machine].losses; }
@@ -52,6 +70,8 @@ class MachineHealth {
   void OnTick(TimeNs now);
   // Changes whenever another set of machines is left out.
   uint64_t revision() const { return revision_; }
+  // One that failed to load since it last served; null: it did not.
+  const HealthRecord* Failing(const std::string& machine) const;
   // Null: nothing is known of it.
   const HealthRecord* Find(const std::string& machine) const;
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/version.h"
 #include "net/hello.h"
+#include "net/versions.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -12,12 +12,8 @@ namespace {
 // The pool's own conditions, and those of every hello (net/hello.h).
 absl::Status CheckNewcomer(const net::WorkerHello& hello) {
   RETURN_IF_ERROR(net::CheckWorkerName(hello.name));
-  if (hello.protocol != kProtocolVersion || hello.version != kVersion) {
-    return FailedPrecondition("worker '", hello.name, "' is version ", hello.version, " (protocol ",
-                              hello.protocol, "), the coordinator is version ", kVersion,
-                              " (protocol ", kProtocolVersion,
-                              "); install the same version on both");
-  }
+  RETURN_IF_ERROR(Annotate(net::CheckWorkerProgram({hello.protocol, hello.version, hello.numerics}),
+                           hello.name));
   RETURN_IF_ERROR(net::CheckHello(hello));
   if (hello.memory_bytes == 0 || hello.memory_bytes <= hello.base_bytes) {
     return InvalidArgument("worker '", hello.name, "' has a limit of ", hello.memory_bytes,

@@ -39,8 +39,8 @@ class Membership {
     absl::Status status;             // why it was refused, for the worker's log
     std::optional<Member> replaced;  // the silent holder of the name, whose link is to be closed
   };
-  // FailedPrecondition: another protocol or version. AlreadyExists: the name is in use.
-  // InvalidArgument: a value makes no sense.
+  // FailedPrecondition: a protocol or numerics that do not go together (net/versions.h).
+  // AlreadyExists: the name is in use. InvalidArgument: a value makes no sense.
   Admission OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
   // Returns false when the link belongs to no member (it is stale or was refused): the message is
   // to be ignored.

@@ -152,8 +152,9 @@ TEST(Membership, NonsenseIsRefused) {
     return std::string(m.OnHello(net::LinkId(1), hello, 0).status.message());
   };
   EXPECT_THAT(refused([](auto& h) { h.protocol = 9; }), HasSubstr("protocol 9"));
-  EXPECT_THAT(refused([](auto& h) { h.version = "0.0.1"; }), HasSubstr("0.0.1"));
-  EXPECT_THAT(refused([](auto& h) { h.version = "0.0.1"; }), HasSubstr(kVersion));
+  EXPECT_THAT(refused([](auto& h) { h.protocol = kProtocolVersion + 1; }), HasSubstr(kVersion));
+  EXPECT_THAT(refused([](auto& h) { h.numerics = kNumericsVersion + 1; }),
+              HasSubstr("numerics version"));
   EXPECT_THAT(refused([](auto& h) { h.name = ""; }), HasSubstr("name"));
   EXPECT_THAT(refused([](auto& h) { h.name = "../x"; }), HasSubstr("name"));
   EXPECT_THAT(refused([](auto& h) { h.speed = std::nan(""); }), HasSubstr("speed"));

@@ -518,10 +518,10 @@ std::string Rollout::WhyNotUsed(const std::string& name, const ClusterView& view
   if (HasStage(name)) return "";
   if (view.health.Benched(name, now)) {
     const HealthRecord& record = *view.health.Find(name);
-    return absl::StrCat("it could not make its stage ready ", record.load_failures,
-                        " times, so plans leave it out for another ",
-                        (record.benched_until - now) / kSecond + 1,
-                        " s where the others can hold the model: ", record.cause);
+    return absl::StrCat(
+        "it could not make its stage ready ", record.load_failures,
+        " times, so plans leave it out for another ", (record.benched_until - now) / kSecond + 1,
+        " s where the others can hold the model: ", record.why, "; ", TextOf(record.cause).next);
   }
   if (std::holds_alternative<Loading>(phase_)) {
     return "the plan that is being loaded does without it; once the pool serves, it is considered "

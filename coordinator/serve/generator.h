@@ -109,6 +109,15 @@ struct NodeStatus {
   double busy = 0;
   double heartbeat_age_s = 0;
   bool drained = false;  // also set while the worker is lost
+  // Why it last failed to load, since it last served; null: it did not fail.
+  struct LoadFailure {
+    std::string cause;  // "disk_full" and the like (cluster/health.h)
+    std::string what;
+    std::string next;    // what to do
+    uint32_t times = 0;  // 0: it passes by itself
+    std::string why;     // in the worker's words
+  };
+  std::optional<LoadFailure> load_failure = {};
   bool has_stage = false;
   stage::LayerRange layers;
   bool embeds = false;

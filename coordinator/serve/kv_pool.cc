@@ -163,6 +163,15 @@ void KvPool::Release(KvTables* tables) {
   *tables = {};
 }
 
+void KvPool::Discard(KvTables* tables) {
+  std::vector<PrefixNode*> kept(tables->path.begin(), tables->path.begin() + tables->kept);
+  Release(tables);
+  for (auto node = kept.rbegin(); node != kept.rend(); ++node) {
+    if ((*node)->users > 0 || !(*node)->leaf()) return;
+    Forget(*node);
+  }
+}
+
 void KvPool::Use(PrefixNode* node) {
   if (node->users++ > 0) return;
   if (!node->ready) return;

@@ -68,6 +68,8 @@ class KvPool {
   // Gives back the blocks that no row at `pos` or later reads.
   void Trim(KvTables* tables, uint32_t pos);
   void Release(KvTables* tables);
+  // Releases what may be wrong: nothing of it stays behind that nobody else holds.
+  void Discard(KvTables* tables);
 
   // What is there of a beginning.
   struct Match {

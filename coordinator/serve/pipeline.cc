@@ -26,6 +26,7 @@ bool LosesPipeline(absl::StatusCode code) {
 }
 
 absl::Status CheckToken(const stage::TokenOut& out, uint32_t n_vocab, uint32_t top) {
+  if (!out.status.ok()) return absl::OkStatus();  // there is no token to look at
   const auto bad_id = [n_vocab](int32_t id) {
     return id < 0 || static_cast<uint32_t>(id) >= n_vocab;
   };
@@ -140,6 +141,9 @@ PipelineOutcome Pipeline::OnResult(stage::StepResult result, TimeNs now) {
   }
   frame->answered = true;
   frame->tokens = std::move(result.tokens);
+  for (stage::TokenOut& out : frame->tokens) {
+    out.status = Annotate(out.status, plan_.stages[result.stage].Describe());
+  }
   ReleaseInOrder(now, &outcome);
   return outcome;
 }

@@ -48,7 +48,7 @@ struct PipelineOptions {
 struct FrameDone {
   StepId step;
   uint32_t frame = 0;
-  std::vector<stage::TokenOut> tokens;
+  std::vector<stage::TokenOut> tokens;  // those with a status that is not OK end their sequence
 };
 
 struct FrameFailed {

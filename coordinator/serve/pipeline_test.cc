@@ -195,5 +195,26 @@ TEST_F(PipelineTest, ErrorsNameWorkerAndStage) {
   EXPECT_TRUE(absl::IsUnavailable(*outcome.lost));
 }
 
+TEST_F(PipelineTest, AnOutputWithoutATokenComesHomeBesideTheOthers) {
+  Step step = MakeStep(1, 2);
+  step.frames[0].runs.push_back(step.frames[1].runs[0]);  // sequences 1 and 2 in one frame
+  step.frames.pop_back();
+  pipeline_.Submit(step, 0);
+  stage::StepResult result = Answer(1);
+  result.tokens.push_back(Answer(1, 1).tokens[0]);
+  result.tokens[0].token = -1;
+  result.tokens[0].lse = std::numeric_limits<float>::quiet_NaN();
+  result.tokens[0].status = Internal("it is not finite");
+  const auto outcome = pipeline_.OnResult(result, 1);
+  ASSERT_EQ(outcome.done.size(), 1u);
+  EXPECT_FALSE(outcome.lost);
+  EXPECT_TRUE(outcome.failed.empty());
+  EXPECT_TRUE(absl::IsInternal(outcome.done[0].tokens[0].status));
+  EXPECT_THAT(std::string(outcome.done[0].tokens[0].status.message()),
+              HasSubstr("worker 'w2' (layers 10-19): it is not finite"));
+  EXPECT_TRUE(outcome.done[0].tokens[1].status.ok());
+  EXPECT_EQ(outcome.done[0].tokens[1].token, 42);
+}
+
 }  // namespace
 }  // namespace lanyard::coordinator

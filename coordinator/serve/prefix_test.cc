@@ -218,7 +218,22 @@ TEST_F(Prefix, WhatFailedIsNotKept) {
   in_flight_.clear();
   Ask(2, Text(1, 300));
   RunAll();
-  EXPECT_EQ(cached_[2], 128u);  // the frame that came home
+  EXPECT_EQ(cached_[2], 0u);
+}
+
+TEST_F(Prefix, WhatGaveNoTokenIsNotKeptUnlessOthersHoldIt) {
+  Serve(1, {{0, 300}, {64, 100}});
+  Ask(1, Text(1, 128) + Text(2, 100), 100);
+  Take();
+  Finish();
+  Ask(2, Text(1, 128) + Text(3, 100));
+  Take();
+  Finish();
+  ASSERT_TRUE(s_->Fail(SeqId(2)));
+  Ask(3, Text(1, 128) + Text(3, 100));
+  RunAll();
+  EXPECT_EQ(cached_[2], 128u);
+  EXPECT_EQ(cached_[3], 128u);  // the first one still ran
 }
 
 TEST_F(Prefix, WhatACancelledOneReadIsKept) {

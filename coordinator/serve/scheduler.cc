@@ -438,7 +438,7 @@ std::vector<SequenceUpdate> Scheduler::CommitFrame(StepId step, uint32_t frame,
   if (runs.empty()) return updates;
   for (const stage::TokenOut& out : tokens) {
     Sequence* sequence = Find(out.seq);
-    if (sequence == nullptr) continue;
+    if (sequence == nullptr || !out.status.ok()) continue;
     if (auto update = Append(sequence, out, now)) updates.push_back(std::move(*update));
   }
   for (const RunRef& run : runs) {
@@ -491,6 +491,15 @@ std::vector<SeqId> Scheduler::FailFrame(StepId step, uint32_t frame) {
   return failed;
 }
 
+bool Scheduler::Fail(SeqId id) {
+  Sequence* sequence = Find(id);
+  if (sequence == nullptr) return false;
+  sequence->failed = true;
+  if (sequence->state == State::kGone) return false;
+  End(sequence);
+  return true;
+}
+
 void Scheduler::Preempt(Sequence* sequence) {
   ++preemptions_;
   LeaveRunning(sequence);
@@ -516,9 +525,9 @@ void Scheduler::Settle(Sequence* sequence) {
     return;
   }
   if (!sequence->in_flight.empty()) return;
-  if (pool_) {
-    if (!sequence->failed)
-      pool_->Keep(&sequence->tables, sequence->kv_tokens(), sequence->scheduled);
+  if (pool_ && sequence->failed) pool_->Discard(&sequence->tables);
+  if (pool_ && !sequence->failed) {
+    pool_->Keep(&sequence->tables, sequence->kv_tokens(), sequence->scheduled);
     pool_->Release(&sequence->tables);
   }
   draining_.erase(sequence);

@@ -133,11 +133,14 @@ class Scheduler {
   // are stages. (Where one stage is all, one more may follow a step that only decodes, so that the
   // stage need not wait for this side between two tokens.)
   std::optional<Step> NextStep(TimeNs now);
-  // One frame came back. `tokens` answer its outputs in order. Unknown frames are ignored.
+  // One frame came back. `tokens` answer its outputs in order; one with an error is left out (see
+  // Fail). Unknown frames are ignored.
   std::vector<SequenceUpdate> CommitFrame(StepId step, uint32_t frame,
                                           const std::vector<stage::TokenOut>& tokens, TimeNs now);
   // One frame failed: its sequences have ended. Returns the ids of those that had not already left.
   std::vector<SeqId> FailFrame(StepId step, uint32_t frame);
+  // Ends a sequence alone: no token could be drawn for it. False: it had already left.
+  bool Fail(SeqId id);
 
   // Ends every waiting sequence (not the running ones): for a pool that does not come back.
   std::vector<SeqId> FailWaiting(TimeNs arrived_before);

@@ -413,6 +413,31 @@ TEST(Scheduler, FailedFrameEndsItsSequences) {
   EXPECT_EQ(s.kv_blocks_used(), 0u);
 }
 
+// Of two answers in one frame one has no token: its sequence ends, the other goes on.
+TEST(Scheduler, AnOutputThatFailedEndsItsOwnSequence) {
+  Scheduler s(Options());
+  s.OnPipelineReady(Shape(1, 100));
+  ASSERT_TRUE(s.Submit(Spec(1, 4, 10), 0).ok());
+  ASSERT_TRUE(s.Submit(Spec(2, 5, 10), 0).ok());
+  const auto step = s.NextStep(0);
+  ASSERT_EQ(step->frames.size(), 1u);
+  ASSERT_EQ(step->frames[0].runs.size(), 2u);
+  stage::TokenOut bad{SeqId(1), 3, -1, 0, 0, {}, {}, Internal("not finite")};
+  const auto updates = s.CommitFrame(step->id, 0, {bad, {SeqId(2), 4, 2, 0, 0, {}, {}}}, 0);
+  ASSERT_EQ(updates.size(), 1u);
+  EXPECT_EQ(updates[0].out.seq, SeqId(2));
+  EXPECT_TRUE(s.Fail(SeqId(1)));
+  EXPECT_FALSE(s.Fail(SeqId(1))) << "it has left";
+  EXPECT_EQ(s.n_running(), 1u);
+  const auto next = s.NextStep(0);
+  ASSERT_EQ(next->frames[0].runs.size(), 1u);
+  EXPECT_EQ(next->frames[0].runs[0].seq, SeqId(2));
+  s.Cancel(SeqId(2));
+  s.CommitFrame(next->id, 0, {{SeqId(2), 5, 2, 0, 0, {}, {}}}, 0);
+  EXPECT_TRUE(s.idle());
+  EXPECT_EQ(s.kv_blocks_used(), 0u);
+}
+
 // The tests above wait for each step; these do not where one stage is all.
 std::set<uint64_t> Sequences(const Step& step) {
   std::set<uint64_t> ids;

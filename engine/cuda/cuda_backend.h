@@ -126,13 +126,11 @@ class CudaBackend final : public Backend {
   Staging staging_[2];
   int next_staging_ = 0;
 
-  cuda::PinnedMemory in_, out_, host_frame_, head_rows_, host_logits_, host_stats_, host_chunks_,
-      verdict_;
+  cuda::PinnedMemory in_, out_, host_frame_, head_rows_, host_logits_, host_stats_, host_chunks_;
   std::vector<ops::cuda::AttentionPlan> plans_;  // one for each state group
   uint32_t context_ = 0;                         // the context of this step's rows, rounded up
   uint32_t n_head_rows_ = 0;
-  bool recordable_ = false;    // in this step every run is one row
-  bool check_finite_ = false;  // hidden states came in and are to be checked
+  bool recordable_ = false;  // in this step every run is one row
   std::vector<ops::LogitStats> stats_;
   std::map<GraphKey, Recorded> graphs_;
   uint64_t graph_launches_ = 0;

@@ -110,7 +110,6 @@ CudaLayout::CudaLayout(const StepSizes& s, InputForms forms) {
 }
 
 uint64_t CudaLayout::HostBytes() const {
-  // The word behind the statistics is kWordNotFinite.
   return 2 * (rows_bytes + rows_bytes / 4) + frame_bytes + logit_bytes + chunks_bytes + stats_bytes;
 }
 

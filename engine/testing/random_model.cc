@@ -87,6 +87,19 @@ RandomModel::RandomModel(const model::ModelShape& shape, std::vector<TensorType>
   }
 }
 
+void RandomModel::Overflow(const std::string& name, uint64_t row) {
+  Tensor& tensor = tensors_.at(name);
+  const TypeTraits traits = *TraitsOf(tensor.info.type);
+  const uint64_t row_bytes = tensor.bytes.size() / tensor.info.dims[1];
+  const float infinity = HUGE_VALF;
+  for (uint64_t at = row * row_bytes; at < (row + 1) * row_bytes; at += traits.bytes) {
+    if (tensor.info.type == TensorType::kF32) std::memcpy(tensor.bytes.data() + at, &infinity, 4);
+    if (tensor.info.type == TensorType::kF16) PutHalf(tensor.bytes, at, infinity);
+    for (const size_t half : FieldsOf(tensor.info.type).halves)
+      PutHalf(tensor.bytes, at + half, infinity);
+  }
+}
+
 const model::TensorInfo* RandomModel::Find(std::string_view name) const {
   const auto it = tensors_.find(name);
   return it == tensors_.end() ? nullptr : &it->second.info;

@@ -22,6 +22,8 @@ class RandomModel : public model::TensorSource {
 
   const model::ModelShape& shape() const { return shape_; }
   std::vector<model::TensorInfo> Infos() const;
+  // Makes the values of a row of the tensor not finite, as a damaged file or an overflow does.
+  void Overflow(const std::string& name, uint64_t row);
   // Makes Find answer as if the tensor did not exist.
   void Remove(const std::string& name) { tensors_.erase(name); }
 

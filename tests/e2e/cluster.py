@@ -119,10 +119,10 @@ class Cluster:
     def token(self, *args):
         return self.cli("token", "create", *args).split("--token ")[1].split()[0]
 
-    def worker(self, name, state, *args):
+    def worker(self, name, state, *args, program=WORKER):
         """Starts a worker on a folder; `args` are its flags beside those."""
         return Process(self.folder / f"{name}.log", [
-            WORKER, "--state", self.folder / state, "--threads", 1, "--memory", self.memory, "--devices", "cpu",
+            program, "--state", self.folder / state, "--threads", 1, "--memory", self.memory, "--devices", "cpu",
             *self.worker_flags, *args])
 
     def join(self, name, *args):

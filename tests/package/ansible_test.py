@@ -54,7 +54,8 @@ class Ansible:
 
 
 def newer(bundle, folder):
-    """A bundle whose own packages have a higher version, and that version."""
+    """A bundle whose own packages have a higher version, and that version. The programs in it are the same: that those of
+    another version serve together is what tests/e2e/versions_test.py shows."""
     made = folder / "newer"
     (made / "repo").mkdir(parents=True)
     subprocess.run(["tar", "-C", made / "repo", "-xf", bundle / "repo.tar"], check=True)

@@ -91,7 +91,13 @@ absl::Status FakeWorker::RunRows(stage::StepFrame* frame, std::vector<uint64_t>*
       stage::TokenOut& out = tokens->emplace_back();
       out.seq = run.seq;
       out.pos = run.pos + output.row;
-      out.token = model_->Sample((*hidden)[row - run.n_rows + output.row], output.sample, out.pos);
+      const uint64_t h = (*hidden)[row - run.n_rows + output.row];
+      if (h != HashModel::kNotFinite) {
+        out.token = model_->Sample(h, output.sample, out.pos);
+      } else {
+        out.status = Internal("row ", output.row, " is not finite");
+        if (bugs_.fail_whole_frame) return out.status;
+      }
     }
   }
   return absl::OkStatus();

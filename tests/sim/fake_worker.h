@@ -18,7 +18,8 @@ namespace lanyard::sim {
 struct WorkerBugs {
   bool obey_stale_epoch = false;
   bool obey_out_of_order = false;
-  bool stale_token = false;  // takes the token that it read last instead of the one named
+  bool stale_token = false;       // takes the token that it read last instead of the one named
+  bool fail_whole_frame = false;  // a row that is not finite fails all that share its frame
 };
 
 class FakeWorker {

@@ -26,9 +26,16 @@ struct HashModel {
   uint32_t n_vocab = 61;
   int32_t eos = 0;
 
-  static uint64_t Embed(int32_t token, uint32_t pos) { return Mix(0xe3bed ^ token, pos); }
+  // Stands for a row that is not finite: whatever sees it becomes so too, and nothing else does.
+  static constexpr uint64_t kNotFinite = ~uint64_t{0};
+
+  // One in 500 pairs of token and position overflows.
+  static uint64_t Embed(int32_t token, uint32_t pos) {
+    const uint64_t hidden = Mix(0xe3bed ^ token, pos);
+    return hidden % 500 == 0 ? kNotFinite : hidden;
+  }
   static uint64_t KeyValue(uint32_t layer, uint32_t pos, uint64_t hidden) {
-    return Mix(Mix(layer + 1, pos), hidden);
+    return hidden == kNotFinite ? kNotFinite : Mix(Mix(layer + 1, pos), hidden);
   }
   uint32_t FirstVisible(uint32_t layer, uint32_t pos) const {
     const uint32_t window = windows[group_of_layer[layer]];
@@ -38,17 +45,23 @@ struct HashModel {
   template <typename Read>
   uint64_t Layer(uint32_t layer, uint32_t pos, uint64_t hidden, const Read& read) const {
     uint64_t sum = layer;
-    for (uint32_t q = FirstVisible(layer, pos); q <= pos; ++q) sum = Mix(sum, read(q));
-    return Mix(hidden, sum);
+    bool finite = hidden != kNotFinite;
+    for (uint32_t q = FirstVisible(layer, pos); q <= pos; ++q) {
+      const uint64_t seen = read(q);
+      finite = finite && seen != kNotFinite;
+      sum = Mix(sum, seen);
+    }
+    return finite ? Mix(hidden, sum) : kNotFinite;
   }
   int32_t Sample(uint64_t hidden, const stage::SampleSpec& sample, uint32_t pos) const {
     return static_cast<int32_t>(Mix(Mix(hidden, sample.seed), pos) % n_vocab);
   }
 
   // Returns the tokens that follow the prompt, by plain arrays: there are no blocks, stages,
-  // batches or chunks.
+  // batches or chunks. `overflows` says that behind them comes a row that is not finite.
   std::vector<int32_t> Continue(const std::vector<int32_t>& prompt, const stage::SampleSpec& sample,
-                                uint32_t max_tokens, bool ignore_eos) const {
+                                uint32_t max_tokens, bool ignore_eos, bool* overflows) const {
+    *overflows = false;
     std::vector<int32_t> tokens = prompt, out;
     std::vector<std::vector<uint64_t>> kv(n_layers);
     for (uint32_t pos = 0; out.size() < max_tokens; ++pos) {
@@ -58,6 +71,8 @@ struct HashModel {
         hidden = Layer(layer, pos, hidden, [&](uint32_t q) { return kv[layer][q]; });
       }
       if (pos + 1 < tokens.size()) continue;
+      *overflows = hidden == kNotFinite;
+      if (*overflows) break;
       const int32_t token = Sample(hidden, sample, pos);
       tokens.push_back(token);
       out.push_back(token);

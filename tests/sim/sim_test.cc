@@ -28,6 +28,7 @@ void Add(const Report& report, Report* sum) {
   sum->requests += report.requests;
   sum->finished += report.finished;
   sum->failed += report.failed;
+  sum->overflowed += report.overflowed;
   sum->cancelled += report.cancelled;
   sum->refused += report.refused;
   sum->tokens += report.tokens;
@@ -54,14 +55,16 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
                   << " LANYARD_SIM_SEEDS=1 sim_test --gtest_filter=Sim.Every*";
   }
   std::printf(
-      "%lu lives: %lu requests, %lu finished, %lu failed, %lu cancelled, %lu refused; %lu tokens, "
-      "%lu of prompts known, %lu preemptions, %lu epochs, %lu better plans, %lu drains, %lu "
-      "results ignored\n",
-      n, sum.requests, sum.finished, sum.failed, sum.cancelled, sum.refused, sum.tokens, sum.cached,
-      sum.preemptions, sum.epochs, sum.improvements, sum.moves, sum.ignored_results);
+      "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed), %lu cancelled, %lu "
+      "refused; %lu tokens, %lu of prompts known, %lu preemptions, %lu epochs, %lu better plans, "
+      "%lu drains, %lu results ignored\n",
+      n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.cancelled, sum.refused,
+      sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.moves,
+      sum.ignored_results);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);
+    EXPECT_GT(sum.overflowed, n / 10);
     EXPECT_GT(sum.preemptions, n / 10);
     EXPECT_GT(sum.cached, n * 32);
     EXPECT_GT(sum.epochs, n + n / 4);
@@ -128,6 +131,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bug("ObeyStaleEpoch", [](WorldOptions& o) { o.worker_bugs.obey_stale_epoch = true; }),
         Bug("ObeyOutOfOrder", [](WorldOptions& o) { o.worker_bugs.obey_out_of_order = true; }),
         Bug("StaleToken", [](WorldOptions& o) { o.worker_bugs.stale_token = true; }),
+        Bug("FailWholeFrame", [](WorldOptions& o) { o.worker_bugs.fail_whole_frame = true; }),
         Bug("NameWrongStep", [](WorldOptions& o) { o.bugs.name_wrong_step = true; }),
         Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
         Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),

@@ -237,9 +237,9 @@ World::Request World::MakeRequest(uint64_t id) {
   request.submitted = now_;
   const uint32_t length = static_cast<uint32_t>(request.spec.prompt.size());
   const uint32_t most = context_ > length ? context_ - length : 0;
-  request.expected =
-      model_.Continue(request.spec.prompt, request.spec.sample,
-                      std::min(request.spec.max_tokens, most), request.spec.ignore_eos);
+  request.expected = model_.Continue(request.spec.prompt, request.spec.sample,
+                                     std::min(request.spec.max_tokens, most),
+                                     request.spec.ignore_eos, &request.overflows);
   return request;
 }
 
@@ -282,7 +282,7 @@ void World::OnToken(const coordinator::SequenceUpdate& update) {
   request.ended = true;
   ++report_.finished;
   const bool eos = update.out.token == model_.eos && !request.spec.ignore_eos;
-  if (request.seen != request.expected.size() ||
+  if (request.seen != request.expected.size() || request.overflows ||
       eos != (*update.end == coordinator::SequenceEnd::kEos)) {
     Violation(absl::StrCat("request ", update.out.seq.value, " ended at the wrong token"));
   }
@@ -296,7 +296,10 @@ void World::OnFail(const PoolAction::Fail& fail) {
   if (request.ended) return Violation("an error after the end");
   request.ended = true;
   ++report_.failed;
-  if (options_.weather != Weather::kStormy) {
+  if (request.overflows && request.seen == request.expected.size() &&
+      absl::StrContains(fail.status.message(), "is not finite")) {
+    ++report_.overflowed;
+  } else if (options_.weather != Weather::kStormy) {
     Violation(absl::StrCat("an error without a fault: ", fail.status.ToString()));
   } else if (absl::StrContains(fail.status.message(), "was lost") &&
              !absl::StrContains(fail.status.message(), "the pool is not ready") &&

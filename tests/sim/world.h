@@ -39,7 +39,8 @@ struct Report {
   std::vector<std::string> violations;  // empty: the life was correct
   uint64_t requests = 0;
   uint64_t finished = 0;
-  uint64_t failed = 0;  // with a typed error
+  uint64_t failed = 0;      // with a typed error
+  uint64_t overflowed = 0;  // ... because a row of their own was not finite
   uint64_t cancelled = 0;
   uint64_t refused = 0;  // refused by Submit
   uint64_t tokens = 0;
@@ -69,6 +70,7 @@ class World {
   struct Request {
     coordinator::SequenceSpec spec;
     std::vector<int32_t> expected;
+    bool overflows = false;  // behind them it must fail, alone
     size_t seen = 0;
     bool ended = false;
     bool cancelled = false;
