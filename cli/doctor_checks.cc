@@ -227,11 +227,11 @@ void CheckCoordinatorVersion(Place& place, const ordered_json& answer) {
 }
 
 void CheckLoads(Place& place, const ordered_json& node) {
-  const ordered_json failure = node.value("load_failure", ordered_json());
-  if (!failure.is_object()) return;
-  const std::string what = absl::StrCat("it failed to load: ", Text(failure, "why"));
-  if (Count(failure, "times") == 0) return place.Good("load", what);
-  place.Bad("load", what, Text(failure, "what"), Text(failure, "next"));
+  const auto failure = node.find("load_failure");
+  if (failure == node.end() || !failure->is_object()) return;
+  const std::string what = absl::StrCat("it failed to load: ", Text(*failure, "why"));
+  if (Count(*failure, "times") == 0) return place.Good("load", what);
+  place.Bad("load", what, Text(*failure, "what"), Text(*failure, "next"));
 }
 
 void CheckClock(Place& place, double skew_s, double error_s, const std::string& against) {

@@ -141,11 +141,11 @@ void PrintPool(const ordered_json& status) {
     if (const std::string why = Text(n, "why"); !why.empty()) {
       std::printf("%s (%s): %s\n", Text(n, "name").c_str(), Text(n, "state").c_str(), why.c_str());
     }
-    if (const ordered_json failure = n.value("load_failure", ordered_json()); failure.is_object()) {
-      std::printf("%s failed to load: %s (%s)\n  What to do: %s\n", Text(n, "name").c_str(),
-                  Text(failure, "what").c_str(), Text(failure, "why").c_str(),
-                  Text(failure, "next").c_str());
-    }
+    const auto failure = n.find("load_failure");
+    if (failure == n.end() || !failure->is_object()) continue;
+    std::printf("%s failed to load: %s (%s)\n  What to do: %s\n", Text(n, "name").c_str(),
+                Text(*failure, "what").c_str(), Text(*failure, "why").c_str(),
+                Text(*failure, "next").c_str());
   }
   PrintVersions(List(status, "nodes"));
 }
