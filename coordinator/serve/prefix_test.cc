@@ -226,7 +226,7 @@ TEST_F(Prefix, WhatGaveNoTokenIsNotKeptUnlessOthersHoldIt) {
   Ask(1, Text(1, 128) + Text(2, 100), 100);
   Take();
   Finish();
-  Ask(2, Text(1, 128) + Text(3, 100));
+  Ask(2, Text(1, 128) + Text(3, 100), 100);
   Take();
   Finish();
   ASSERT_TRUE(s_->Fail(SeqId(2)));
