@@ -170,8 +170,10 @@ absl::StatusOr<std::vector<bool>> SlidingLayers(const GgufFile& file, Keys& keys
 absl::Status ReadGemma3(const GgufFile& file, Keys& keys, ModelShape* s) {
   // The 27B model scales its queries by the width of the model, not of the head
   // (google/gemma_pytorch, config.py).
-  if (s->n_layers == 62)
-    s->attention_scale = 1.0f / std::sqrt(static_cast<float>(s->d_model / s->n_heads));
+  if (s->n_layers == 62) {
+    const uint32_t width = s->d_model / s->n_heads;
+    s->attention_scale = 1.0f / std::sqrt(static_cast<float>(width));
+  }
   const uint32_t window = keys.Optional("attention.sliding_window", 0);
   RETURN_IF_ERROR(keys.status());
   StateGroup full, local;
