@@ -257,40 +257,45 @@ uint32_t Scheduler::PrefillRows(uint32_t n_decoding) const {
 }
 
 void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
-  std::vector<std::pair<Sequence*, uint32_t>> picked;  // with the rows that each gets
+  struct Pick {
+    Sequence* sequence;
+    uint32_t rows = 0;   // that it gets
+    bool waits = false;  // for another one's rows, which it can adopt when they are home
+  };
+  std::vector<Pick> picked;
   uint32_t n_decoding = 0;
   for (const auto& [order, sequence] : running_) {
     if (!sequence->prefilling()) ++n_decoding;
     if (!sequence->prefilling() || sequence->remaining() == 0 || !MayRun(sequence)) continue;
     Adopt(sequence);
-    picked.push_back({sequence, 0});
+    picked.push_back({sequence});
   }
   const uint32_t rows = static_cast<uint32_t>(chunks->size());
   // Those whose token is still being drawn count too (they run ahead).
   uint32_t budget = PrefillRows(std::max(n_decoding, rows));
   budget -= std::min(budget, rows);
   std::stable_sort(picked.begin(), picked.end(), [now](const auto& a, const auto& b) {
-    return Turn(*a.first, now) < Turn(*b.first, now);
+    return Turn(*a.sequence, now) < Turn(*b.sequence, now);
   });
   // Rows are dealt to the caller that had the fewest, a block at a time.
   while (budget > 0) {
-    std::pair<Sequence*, uint32_t>* next = nullptr;
-    for (auto& one : picked) {
-      if (one.second == one.first->remaining()) continue;
-      // It can adopt them when they are home.
-      if (one.second == 0 && OnTheirWay(*one.first)) continue;
-      if (next == nullptr || one.first->share->served < next->first->share->served) next = &one;
+    Pick* next = nullptr;
+    for (Pick& one : picked) {
+      if (one.waits || one.rows == one.sequence->remaining()) continue;
+      if (next != nullptr && one.sequence->share->served >= next->sequence->share->served) continue;
+      one.waits = one.rows == 0 && OnTheirWay(*one.sequence);
+      if (!one.waits) next = &one;
     }
     if (next == nullptr) break;
     const uint32_t n =
-        std::min({budget, next->first->remaining() - next->second, stage::kKvBlockTokens});
-    const uint32_t pos = next->first->scheduled + next->second;
-    pool_->Announce(&next->first->tables, next->first->kv_tokens(), pos, pos + n, next_step_);
-    next->second += n;
-    next->first->share->served += n;
+        std::min({budget, next->sequence->remaining() - next->rows, stage::kKvBlockTokens});
+    const uint32_t pos = next->sequence->scheduled + next->rows;
+    pool_->Announce(&next->sequence->tables, next->sequence->kv_tokens(), pos, pos + n, next_step_);
+    next->rows += n;
+    next->sequence->share->served += n;
     budget -= n;
   }
-  for (const auto& [sequence, n] : picked) {
+  for (const auto& [sequence, n, waits] : picked) {
     if (n == 0 || sequence->state != State::kRunning) continue;  // it was preempted for another
     if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
   }
