@@ -244,7 +244,7 @@ RolloutActions Rollout::Poll(const ClusterView& view, TimeNs now, bool quiet) {
     return {};
   }
   // The old cut is kept while it still can be: the workers that stayed have its weights already.
-  if (StillFits(plan_, view)) return Assign(view, now);
+  if (StillFits(plan_, view) && !UsesBenched(plan_, view, now)) return Assign(view, now);
   if (Planning(Purpose::kAssign)) return {};
   if (last_failure_.empty()) waiting.why = "planning";
   return StartJob({.purpose = Purpose::kAssign}, view, now);
@@ -293,6 +293,12 @@ bool Rollout::StillFits(const sharding::Plan& plan, const ClusterView& view) con
     if (bytes > limit || limit - bytes < member->hello.base_bytes) return false;
   }
   return true;
+}
+
+bool Rollout::UsesBenched(const sharding::Plan& plan, const ClusterView& view, TimeNs now) {
+  return std::any_of(plan.stages.begin(), plan.stages.end(), [&](const auto& stage) {
+    return view.health.Benched(stage.machine, now);
+  });
 }
 
 sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& view, TimeNs now,

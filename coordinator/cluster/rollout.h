@@ -210,6 +210,7 @@ class Rollout {
   std::string WaitsFor(Waiting* waiting, const ClusterView& view, TimeNs now);
   // Whether every machine of the plan is here and still has the memory for its stage.
   bool StillFits(const sharding::Plan& plan, const ClusterView& view) const;
+  static bool UsesBenched(const sharding::Plan& plan, const ClusterView& view, TimeNs now);
   bool DevicesStillHave(const sharding::PlannedStage& stage, const Member& member) const;
   void RememberDevices(const Membership& members);
   size_t CountUsable(const ClusterView& view) const;  // workers that are not drained

@@ -78,6 +78,27 @@ class RolloutTest : public ::testing::Test {
     actions.note = notes;
     return actions;
   }
+  // w2 fails twice to make its stage ready; returns the stages of the plan after that.
+  size_t StagesAfterTwoFailures() {
+    Make(2);
+    Join("w1", 0);
+    Join("w2", 0);
+    TimeNs now = 0;
+    size_t stages = 0;
+    for (int plan = 0; plan < 3; ++plan) {
+      if (plan > 0) {
+        const net::StageFailed failed{rollout_->plan_id(), rollout_->epoch(),
+                                      ResourceExhausted("disk full")};
+        health_.OnLoadFailed("w2", {failed.status}, now);
+        EXPECT_TRUE(rollout_->OnFailed(rollout_->stages()[1].link, failed, View(), now).lost);
+      }
+      for (stages = 0; stages == 0 && now < 20 * kSecond; now += kSecond / 8)
+        stages = Poll(now).assign.size();
+    }
+    EXPECT_EQ(rollout_->stages()[0].planned.machine, "w1");
+    EXPECT_TRUE(AllReady(now));
+    return stages;
+  }
   void EverybodyLeaves() {
     while (!members_.members().empty()) members_.OnGone(members_.members().begin()->second.link);
     ++revision_;
@@ -380,6 +401,16 @@ TEST_F(RolloutTest, AFaultIsRetriedWithBackOffAndANeighboursDeathStillAwaited) {
     last_delay = delay;
     now += delay;
   }
+}
+
+// The plan that failed must not be tried again for ever because it would still fit.
+TEST_F(RolloutTest, AMachineThatFailsTwiceIsLeftOut) { EXPECT_EQ(StagesAfterTwoFailures(), 1u); }
+
+TEST_F(RolloutTest, UnlessTheOthersCannotHoldTheModel) {
+  change_plan_ = [](sharding::Plan* plan) {
+    if (plan->stages.size() < 2) *plan = {};
+  };
+  EXPECT_EQ(StagesAfterTwoFailures(), 2u);
 }
 
 TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
