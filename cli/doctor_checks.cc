@@ -1,5 +1,6 @@
 #include "cli/doctor_checks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -234,6 +235,11 @@ void CheckLoads(Place& place, const ordered_json& node) {
   place.Bad("load", what, Text(*failure, "what"), Text(*failure, "next"));
 }
 
+bool FailsToLoad(const ordered_json& node) {
+  const auto failure = node.find("load_failure");
+  return failure != node.end() && failure->is_object() && Count(*failure, "times") > 0;
+}
+
 void CheckClock(Place& place, double skew_s, double error_s, const std::string& against) {
   const std::string text = absl::StrFormat("%.1f s %s %s", std::abs(skew_s),
                                            skew_s < 0 ? "behind" : "ahead of", against);
@@ -444,18 +450,24 @@ void CheckPool(const PoolFacts& facts, Report* out) {
   Place here(kHere, out);
   CheckClock(here, skew_s, 0, "the coordinator's");
   const std::string state = Text(answer, "state"), why = Text(answer, "why");
+  const ordered_json& nodes = List(answer, "nodes");
   if (state == "no plan fits") {
     place.Bad("pool", absl::StrCat("no plan fits: ", why),
               "the machines together have too little memory for model and context",
               "add a machine (lanyard token create), give workers more --memory, or serve a "
               "smaller --context");
+  } else if (state == "waiting for workers" &&
+             std::any_of(nodes.begin(), nodes.end(), FailsToLoad)) {
+    place.Bad("pool", absl::StrCat("it serves nothing: ", why),
+              "a machine that is needed fails to load its part",
+              "see what is said of that machine below");
   } else if (state == "waiting for workers") {
     place.Bad("pool", absl::StrCat("it waits for workers: ", why), "too few machines have joined",
               "lanyard node list; lanyard token create prints the line for another machine");
   } else {
     place.Good("pool", absl::StrCat(state, why.empty() ? "" : ": " + why));
   }
-  for (const ordered_json& node : List(answer, "nodes")) CheckNode(node, facts, out);
+  for (const ordered_json& node : nodes) CheckNode(node, facts, out);
   CheckLinks(List(answer, "links"), out);
 }
 

@@ -279,6 +279,8 @@ TEST(DoctorTest, PoolAndItsMachines) {
   failure["times"] = 1;
   facts.answer["nodes"][1]["load_failure"] = failure;
   EXPECT_EQ(OfPool(facts), Expected{"b/load"});
+  facts.answer["state"] = "waiting for workers";
+  EXPECT_EQ(OfPool(facts), (Expected{"coordinator/pool", "b/load"}));
   facts = GoodPool();
   facts.received_unix_ms += 90'000;
   EXPECT_EQ(OfPool(facts), Expected{"this machine/clock"});

@@ -296,9 +296,8 @@ bool Rollout::StillFits(const sharding::Plan& plan, const ClusterView& view) con
 }
 
 bool Rollout::UsesBenched(const sharding::Plan& plan, const ClusterView& view, TimeNs now) {
-  return std::any_of(plan.stages.begin(), plan.stages.end(), [&](const auto& stage) {
-    return view.health.Benched(stage.machine, now);
-  });
+  return std::any_of(plan.stages.begin(), plan.stages.end(),
+                     [&](const auto& stage) { return view.health.Benched(stage.machine, now); });
 }
 
 sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& view, TimeNs now,
