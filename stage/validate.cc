@@ -167,20 +167,21 @@ absl::Status CheckRun(const SeqRun& run, const StageSpec& spec, const FrameModel
 // Sequences with the same beginning read the same blocks, but a block that one run writes belongs
 // to it alone: another would read what is not its own, or overwrite it.
 absl::Status CheckBlocksOfGroup(const StepBatch& batch, size_t group, uint32_t pool_blocks) {
-  std::vector<size_t> reader(pool_blocks);  // the last run, from 1, that has the block
-  std::vector<size_t> writer(pool_blocks);
-  for (size_t r = 1; r <= batch.runs.size(); ++r) {
-    const SeqRun& run = batch.runs[r - 1];
+  std::vector<bool> written(pool_blocks);
+  std::vector<uint32_t> user(pool_blocks);  // the last run, from 1, that has the block
+  uint32_t r = 0;
+  for (const SeqRun& run : batch.runs) {
+    ++r;
     const BlockTable& table = run.tables[group];
     const uint32_t first_written = run.pos / kKvBlockTokens;
     for (size_t i = 0; i < table.blocks.size(); ++i) {
       const uint32_t block = table.blocks[i];
       const bool writes = table.first + i >= first_written;
-      if (reader[block] == r || writer[block] != 0 || (writes && reader[block] != 0)) {
+      if (user[block] == r || written[block] || (writes && user[block] != 0)) {
         return InvalidArgument("group ", group, ": block ", block, " is used twice");
       }
-      reader[block] = r;
-      if (writes) writer[block] = r;
+      user[block] = r;
+      if (writes) written[block] = true;
     }
   }
   return absl::OkStatus();

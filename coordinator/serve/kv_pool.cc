@@ -141,16 +141,18 @@ void KvPool::Leave(size_t group, uint32_t block) {
   }
 }
 
+void KvPool::TrimTo(size_t group, KvTable* table, uint32_t first) {
+  while (table->first < first && !table->blocks.empty()) {
+    Leave(group, table->blocks.front());
+    table->blocks.pop_front();
+    ++table->first;
+  }
+  if (table->blocks.empty()) table->first = std::max(table->first, first);
+}
+
 void KvPool::Trim(KvTables* tables, uint32_t pos) {
   for (size_t g = 0; g < tables->groups.size(); ++g) {
-    KvTable& table = tables->groups[g];
-    const uint32_t first = FirstBlock(g, pos);
-    while (table.first < first && !table.blocks.empty()) {
-      Leave(g, table.blocks.front());
-      table.blocks.pop_front();
-      ++table.first;
-    }
-    if (table.blocks.empty()) table.first = std::max(table.first, first);
+    TrimTo(g, &tables->groups[g], FirstBlock(g, pos));
   }
 }
 
@@ -301,11 +303,7 @@ uint32_t KvPool::Adopt(KvTables* tables, const KvTokens& tokens, uint32_t pos) {
       held.push_back(match.nodes[i - begin]->blocks[g]);
       Hold(g, held.back());
     }
-    while (table.first < first && !table.blocks.empty()) {
-      Leave(g, table.blocks.front());
-      table.blocks.pop_front();
-      ++table.first;
-    }
+    TrimTo(g, &table, first);
     if (table.blocks.empty()) table.first = std::max(begin, first);
     table.blocks.insert(table.blocks.end(), held.begin(), held.end());
   }

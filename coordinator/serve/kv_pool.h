@@ -124,6 +124,7 @@ class KvPool {
   uint32_t Available(size_t group) const;
   void Hold(size_t group, uint32_t block);
   void Leave(size_t group, uint32_t block);
+  void TrimTo(size_t group, KvTable* table, uint32_t first);
   void Use(PrefixNode* node);
   void Unuse(PrefixNode* node);
   void MakeFree(size_t group);    // takes a block from the tree
