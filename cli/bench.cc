@@ -147,7 +147,7 @@ absl::StatusOr<std::vector<Figure>> RunAll(const Args& args) {
   return out;
 }
 
-void Print(const std::vector<Figure>& figures, bool json) {
+void PrintFigures(const std::vector<Figure>& figures, bool json) {
   if (json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Figure& f : figures) {
@@ -177,7 +177,7 @@ void RegisterBench(CLI::App& app) {
                                    const auto figures = RunAll(*args);
                                    if (!figures.ok())
                                      return static_cast<ExitCode>(Fail(figures.status()));
-                                   Print(*figures, args->json);
+                                   PrintFigures(*figures, args->json);
                                    return kOk;
                                  });
   command->add_option("--model", args->model, "GGUF file")->required();

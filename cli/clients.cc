@@ -21,7 +21,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct Options {
+struct ClientsOptions {
   HttpClient::Options http;
   std::string folder;
   bool new_ca = false;
@@ -37,7 +37,7 @@ std::string FromRoot(const std::string& path) {
 
 // Without an administrator's folder: the CA is the one that was given with --ca, once the server
 // has proved that it is its.
-absl::StatusOr<ClientAccess> FromFile(const Options& o, const HttpClient& client) {
+absl::StatusOr<ClientAccess> FromFile(const ClientsOptions& o, const HttpClient& client) {
   const std::string file = o.http.tls.ca.empty() ? EnvironmentOr("LANYARD_CA", "") : o.http.tls.ca;
   ASSIGN_OR_RETURN(const HttpReply health, client.Get("/health"));
   RETURN_IF_ERROR(StatusOfReply(health));
@@ -57,7 +57,7 @@ absl::StatusOr<ClientAccess> FromFile(const Options& o, const HttpClient& client
   return out;
 }
 
-absl::StatusOr<ClientAccess> Access(const Options& o) {
+absl::StatusOr<ClientAccess> Access(const ClientsOptions& o) {
   HttpClient::Options http = o.http;
   RETURN_IF_ERROR(FindPool(&http));
   ASSIGN_OR_RETURN(const HttpClient client, HttpClient::Create(http));
@@ -76,7 +76,7 @@ absl::StatusOr<ClientAccess> Access(const Options& o) {
   return out;
 }
 
-int Clients(const Options& o) {
+int Clients(const ClientsOptions& o) {
   const auto access = Access(o);
   if (!access.ok()) return Fail(access.status());
   if (o.json) {
@@ -99,7 +99,7 @@ int Clients(const Options& o) {
 }  // namespace
 
 void RegisterClients(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ClientsOptions>();
   options->http.silence_timeout_ms = 10'000;
   CLI::App* clients = AddCommand(
       app, "clients", "What curl, Python, Node and desktop programs need to reach the pool",

@@ -11,12 +11,12 @@
 namespace lanyard::cli {
 namespace {
 
-struct Options {
+struct DiscoverOptions {
   net::DiscoverOptions discover;
   bool json = false;
 };
 
-int Discover(const Options& o) {
+int Discover(const DiscoverOptions& o) {
   const auto found = net::Discover(o.discover);
   if (!found.ok()) return Fail(found.status());
   if (o.json) {
@@ -46,7 +46,7 @@ int Discover(const Options& o) {
 }  // namespace
 
 void RegisterDiscover(CLI::App& app) {
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<DiscoverOptions>();
   CLI::App* command =
       AddCommand(app, "discover", "Looks for coordinators in this network",
                  "  lanyard discover\n  lanyard discover --json\n"

@@ -20,7 +20,7 @@ using nlohmann::ordered_json;
 
 constexpr int kPoolTimeoutMs = 90'000;  // the machines are asked one after another
 
-struct Options {
+struct DoctorOptions {
   HttpClient::Options http;
   GatherOptions gather;
   std::string node;
@@ -71,7 +71,7 @@ void PrintReport(const Report& report) {
 
 // When the pool does not know a machine, its own words are a finding, too: true, and there is
 // nothing else to be said of the pool.
-bool IsAbsent(const Options& o, CoordinatorFacts* coordinator, Report* report) {
+bool IsAbsent(const DoctorOptions& o, CoordinatorFacts* coordinator, Report* report) {
   if (o.node.empty() || !absl::IsNotFound(coordinator->admin)) return false;
   report->findings.push_back(
       {o.node, "lost", Str(coordinator->admin.message()),
@@ -81,7 +81,7 @@ bool IsAbsent(const Options& o, CoordinatorFacts* coordinator, Report* report) {
   return true;
 }
 
-int Doctor(Options o) {
+int Doctor(DoctorOptions o) {
   o.gather.admin = o.http.admin;
   Report report;
   const MachineFacts machine = GatherMachine(o.gather);
@@ -106,7 +106,7 @@ int Doctor(Options o) {
 }  // namespace
 
 void RegisterDoctor(CLI::App& app) {
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<DoctorOptions>();
   o->http.silence_timeout_ms = kPoolTimeoutMs;
   CLI::App* command = AddCommand(
       app, "doctor",

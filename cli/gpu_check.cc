@@ -26,7 +26,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Options {
+struct GpuCheckOptions {
   std::string out = "lanyard-gpu-check.json";
   int card = -1;
   bool small = false;
@@ -143,7 +143,7 @@ json ProbeJson(const cuda::CardProbe& p, const cuda::DeviceInfo& d) {
 // Finds out about one card that these kernels are for. `failed` is set when it does not do what it
 // should.
 json CheckCard(const std::shared_ptr<const cuda::Driver>& driver, const cuda::DeviceInfo& device,
-               const Options& o, bool* failed) {
+               const GpuCheckOptions& o, bool* failed) {
   json report = {{"device", DeviceJson(device)}};
   const auto fail = [&](const char* what, const absl::Status& status) {
     report["error"] = absl::StrCat(what, ": ", status.message());
@@ -249,7 +249,7 @@ absl::Status WriteReport(const std::string& path, const json& report) {
   return absl::OkStatus();
 }
 
-int Run(const Options& o) {
+int Run(const GpuCheckOptions& o) {
   CatchInterrupts();
   const auto driver = cuda::Driver::Open();
   if (!driver.ok()) return Fail(driver.status());
@@ -300,7 +300,7 @@ int Run(const Options& o) {
 }  // namespace
 
 void RegisterGpuCheck(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<GpuCheckOptions>();
   CLI::App* command = AddCommand(
       app, "gpu-check", "Check this machine's NVIDIA cards: facts, kernels, bits, rates",
       "  lanyard gpu-check\n  lanyard gpu-check --card 0 --json\n"

@@ -22,7 +22,7 @@ namespace {
 using model::TensorInfo;
 using nlohmann::json;
 
-struct Options {
+struct InspectOptions {
   std::string model;
   bool hash = false;
   bool json = false;
@@ -102,7 +102,7 @@ std::vector<PartLine> PartsByName(const model::GgufFile& file) {
   return out;
 }
 
-absl::StatusOr<Report> Inspect(const Options& o) {
+absl::StatusOr<Report> Inspect(const InspectOptions& o) {
   Report out;
   ASSIGN_OR_RETURN(out.file, model::GgufFile::Open(o.model));
   if (const auto v = out.file->String("general.architecture"); v.ok())
@@ -256,7 +256,7 @@ void PrintText(const Report& r) {
   }
 }
 
-int Run(const Options& o) {
+int Run(const InspectOptions& o) {
   const auto report = Inspect(o);
   if (!report.ok()) return Fail(report.status());
   if (o.json) {
@@ -272,7 +272,7 @@ int Run(const Options& o) {
 }  // namespace
 
 void RegisterInspect(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<InspectOptions>();
   CLI::App* c = AddCommand(
       app, "inspect", "Show a GGUF file: header, shape, bytes of each layer, metadata, tensors",
       "  lanyard inspect --model smollm2.gguf\n"

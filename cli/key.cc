@@ -22,7 +22,7 @@ using nlohmann::ordered_json;
 
 constexpr char kPath[] = "/admin/v1/keys";
 
-struct Options {
+struct KeyOptions {
   HttpClient::Options http;
   std::string name;
   std::string ttl;
@@ -51,7 +51,7 @@ void SayHowToUse(const HttpClient::Options& http, const HttpClient& client) {
   std::fprintf(stderr, "Node, requests, desktop programs, other machines: lanyard clients\n");
 }
 
-int Create(const Options& o) {
+int Create(const KeyOptions& o) {
   ordered_json body = {{"name", o.name}};
   if (!o.ttl.empty()) {
     const auto seconds = ParseSeconds(o.ttl);
@@ -78,7 +78,7 @@ int Create(const Options& o) {
   return kOk;
 }
 
-int ListKeys(const Options& o) {
+int ListKeys(const KeyOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const auto reply = GetJson(*client, kPath);
@@ -98,7 +98,7 @@ int ListKeys(const Options& o) {
   return kOk;
 }
 
-int Revoke(const Options& o) {
+int Revoke(const KeyOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const auto key =
@@ -116,7 +116,7 @@ int Revoke(const Options& o) {
 }  // namespace
 
 void RegisterKey(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<KeyOptions>();
   options->http.silence_timeout_ms = 10'000;
   const char* kInfo =
       "{\"id\",\"name\",\"created_unix_s\",\"expires_unix_s\",\"last_used_unix_s\",\"revoked_unix_"

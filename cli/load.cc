@@ -27,7 +27,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int kFirstToken = 100;
 constexpr int kLastToken = 355;
 
-struct Options {
+struct LoadOptions {
   HttpClient::Options http;
   std::string model;
   uint32_t users = 1;
@@ -38,7 +38,7 @@ struct Options {
 };
 
 // `run` differs from run to run: a pool that has read a prompt before answers it sooner.
-std::string RequestBody(const Options& o, uint32_t run, uint32_t index) {
+std::string RequestBody(const LoadOptions& o, uint32_t run, uint32_t index) {
   std::seed_seq seed{run, index};
   std::mt19937 random(seed);
   json ids = json::array();
@@ -92,7 +92,7 @@ void OneRequest(const HttpClient& client, const std::string& body, LoadStats* st
   if (stats->first_error.empty()) stats->first_error = Str(failed.message());
 }
 
-int Load(Options o) {
+int Load(LoadOptions o) {
   CatchInterrupts();
   o.http.stop = &Interrupted();
   const auto client = HttpClient::Create(o.http);
@@ -129,7 +129,7 @@ int Load(Options o) {
 }  // namespace
 
 void RegisterLoad(CLI::App& app) {
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<LoadOptions>();
   CLI::App* load =
       AddCommand(app, "load", "Puts load on a pool over HTTP and measures what its users see",
                  "  lanyard load --users 8 --requests 64 "

@@ -36,7 +36,7 @@ constexpr char kTokens[] = "/admin/v1/tokens";
 constexpr char kMembers[] = "/admin/v1/members";
 constexpr char kDrains[] = "/admin/v1/drains";
 
-struct Options {
+struct MemberOptions {
   HttpClient::Options http;
   std::string role = "worker";
   std::string ttl = "1h";
@@ -59,7 +59,7 @@ absl::StatusOr<int64_t> ParseTokenLife(const std::string& text) {
 
 // Prints the answer of one call, by `text` or as it is.
 template <typename F>
-int Show(const Options& o, const absl::StatusOr<ordered_json>& reply, const F& text) {
+int Show(const MemberOptions& o, const absl::StatusOr<ordered_json>& reply, const F& text) {
   if (!reply.ok()) return Fail(reply.status());
   if (o.json) {
     Print(*reply);
@@ -69,7 +69,7 @@ int Show(const Options& o, const absl::StatusOr<ordered_json>& reply, const F& t
   return kOk;
 }
 
-int CreateToken(const Options& o) {
+int CreateToken(const MemberOptions& o) {
   const auto seconds = ParseTokenLife(o.ttl);
   if (!seconds.ok()) return FailUsage(Annotate(seconds.status(), "--ttl"));
   const auto client = HttpClient::Create(o.http);
@@ -94,7 +94,7 @@ int CreateToken(const Options& o) {
   return kOk;
 }
 
-int ListTokens(const Options& o) {
+int ListTokens(const MemberOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   return Show(o, GetJson(*client, kTokens), [](const ordered_json& reply) {
@@ -108,7 +108,7 @@ int ListTokens(const Options& o) {
   });
 }
 
-int RevokeToken(const Options& o) {
+int RevokeToken(const MemberOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   return Show(o,
@@ -118,7 +118,7 @@ int RevokeToken(const Options& o) {
               });
 }
 
-int ListMembers(const Options& o) {
+int ListMembers(const MemberOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   return Show(o, GetJson(*client, kMembers), [](const ordered_json& reply) {
@@ -185,7 +185,7 @@ absl::Status WaitUntilDrained(const HttpClient& client, const std::string& name,
   }
 }
 
-int DrainNode(const Options& o) {
+int DrainNode(const MemberOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const std::string path = absl::StrCat(kDrains, "/", EscapeForPath(o.name));
@@ -210,7 +210,7 @@ int DrainNode(const Options& o) {
   });
 }
 
-int RevokeNode(const Options& o) {
+int RevokeNode(const MemberOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   return Show(
@@ -235,7 +235,7 @@ std::string OwnName() {
   return out.substr(0, kMostNameBytes);
 }
 
-int Join(const Options& o) {
+int Join(const MemberOptions& o) {
   net::EnrolmentOptions enrol{o.folder.empty() ? OwnAdminFolder() : o.folder, o.address, o.token,
                               identity::Role::kAdmin, o.name.empty() ? OwnName() : o.name};
   if (enrol.token.empty() && !o.token_file.empty()) {
@@ -256,7 +256,7 @@ int Join(const Options& o) {
   return kOk;
 }
 
-void RegisterTokens(CLI::App& app, const std::shared_ptr<Options>& options) {
+void RegisterTokens(CLI::App& app, const std::shared_ptr<MemberOptions>& options) {
   CLI::App* token =
       AddCommand(app, "token", "Lines that let a machine join the cluster",
                  "  lanyard token create\n  lanyard token create --ttl 30m --uses 30", nullptr);
@@ -291,7 +291,7 @@ void RegisterTokens(CLI::App& app, const std::shared_ptr<Options>& options) {
 }  // namespace
 
 void RegisterMember(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<MemberOptions>();
   options->http.silence_timeout_ms = 10'000;
   RegisterTokens(app, options);
 

@@ -24,7 +24,7 @@ using nlohmann::ordered_json;
 
 constexpr int kStopTries = 100;  // a tenth of a second each
 
-struct Options {
+struct NodeOptions {
   HttpClient::Options http;
   std::string name;
   bool json = false;
@@ -70,7 +70,7 @@ absl::StatusOr<ordered_json> ModelsOf(const HttpClient& client) {
   return models;
 }
 
-int ListModels(const Options& o) {
+int ListModels(const NodeOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const auto models = ModelsOf(*client);
@@ -88,7 +88,7 @@ int ListModels(const Options& o) {
   return kOk;
 }
 
-int ListRequests(const Options& o) {
+int ListRequests(const NodeOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const auto status = GetJson(*client, "/admin/v1/status");
@@ -162,7 +162,7 @@ void PrintNode(const ordered_json& node) {
   }
 }
 
-int NodeStatus(const Options& o) {
+int NodeStatus(const NodeOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   auto status = GetJson(*client, "/admin/v1/status");
@@ -204,7 +204,7 @@ absl::Status WaitUntilStopped(const HttpClient& client, const std::optional<Runn
                    pool->state, "/logs; end it with: kill ", pool->pid));
 }
 
-int Stop(const Options& o) {
+int Stop(const NodeOptions& o) {
   const auto client = HttpClient::Create(o.http);
   if (!client.ok()) return Fail(client.status());
   const std::optional<RunningPool> pool = RunningPoolAt(client->url());
@@ -225,7 +225,7 @@ int Stop(const Options& o) {
 }  // namespace
 
 void RegisterNode(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<NodeOptions>();
   options->http.silence_timeout_ms = 10'000;
   const char* kJson = "One line of JSON instead of a table";
 

@@ -25,7 +25,7 @@ using nlohmann::json;
 // KV is wasteful at it.
 constexpr uint32_t kDefaultContext = 4096;
 
-struct Options {
+struct PlanOptions {
   std::string model;
   std::string machines;
   uint32_t context = 0;
@@ -108,7 +108,7 @@ absl::StatusOr<model::Manifest> Manifest(const model::GgufFile& file) {
   return Annotate(status, absl::StrCat("model ", model::QuoteName(file.path())));
 }
 
-absl::StatusOr<sharding::Plan> Plan(const Options& o) {
+absl::StatusOr<sharding::Plan> Plan(const PlanOptions& o) {
   ASSIGN_OR_RETURN(const auto file, model::GgufFile::Open(o.model));
   ASSIGN_OR_RETURN(const model::Manifest manifest, Manifest(*file));
   ASSIGN_OR_RETURN(sharding::MachinesFile machines, ReadMachines(o.machines));
@@ -129,7 +129,7 @@ absl::StatusOr<sharding::Plan> Plan(const Options& o) {
   return sharding::MakePlan(request);
 }
 
-int Run(const Options& o) {
+int Run(const PlanOptions& o) {
   const auto plan = Plan(o);
   if (!plan.ok()) return Fail(plan.status());
   if (o.json) {
@@ -143,7 +143,7 @@ int Run(const Options& o) {
 }  // namespace
 
 void RegisterPlan(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<PlanOptions>();
   CLI::App* c = AddCommand(
       app, "plan", "Show how a model would be cut over machines, and why, without running anything",
       "  lanyard plan --model smollm2.gguf --machines machines.toml --context 4096 --users 8\n"

@@ -25,7 +25,7 @@
 namespace lanyard::cli {
 namespace {
 
-struct Options {
+struct RunOptions {
   HttpClient::Options http;
   std::string model;  // or the question's first word
   std::vector<std::string> question;
@@ -93,7 +93,7 @@ std::string Joined(std::string input, const std::string& question) {
   return question.empty() ? input : input + "\n\n" + question;
 }
 
-int Run(const Options& options) {
+int Run(const RunOptions& options) {
   CatchInterrupts();
   HttpClient::Options http = options.http;
   http.stop = &Interrupted();
@@ -146,7 +146,7 @@ void AddSettingFlag(CLI::App* run, ChatSettings* settings, const Setting& settin
 }  // namespace
 
 void RegisterRun(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<RunOptions>();
   CLI::App* run = AddCommand(
       app, "run", "Chats with a pool",
       "  lanyard run   # a conversation, on a terminal\n"

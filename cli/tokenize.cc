@@ -26,7 +26,7 @@ namespace {
 using model::GgufFile;
 using model::Tokenizer;
 
-struct Options {
+struct TokenizeOptions {
   std::string model;
   bool add_special = false;
   bool parse_special = false;
@@ -68,13 +68,13 @@ absl::Status WriteStdout(const std::string& bytes) {
 }
 
 absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view text,
-                                    const Options& options) {
+                                    const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                    tokenizer.Encode(text, {options.add_special, options.parse_special}));
   return nlohmann::json(ids).dump() + "\n";
 }
 
-absl::Status Tokenize(const Options& options) {
+absl::Status Tokenize(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
   const std::string input = ReadStdin();
   if (!options.nul) {
@@ -92,7 +92,7 @@ absl::Status Tokenize(const Options& options) {
   return absl::OkStatus();
 }
 
-absl::Status Detokenize(const Options& options) {
+absl::Status Detokenize(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
   ASSIGN_OR_RETURN(const nlohmann::ordered_json ids, ReadJson("a JSON array of token ids"));
   model::StreamDecoder decoder(loaded.tokenizer.get(),
@@ -108,7 +108,7 @@ absl::Status Detokenize(const Options& options) {
   return WriteStdout(text + decoder.Flush());
 }
 
-absl::Status Template(const Options& options) {
+absl::Status Template(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
   ASSIGN_OR_RETURN(const auto chat, model::ChatTemplate::ForModel(*loaded.file, *loaded.tokenizer));
   for (const std::string& warning : chat.warnings()) LogWarning("the model's file: ", warning);
@@ -127,7 +127,8 @@ absl::Status Template(const Options& options) {
 }
 
 CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, const char* examples,
-                  const std::shared_ptr<Options>& options, absl::Status (*run)(const Options&)) {
+                  const std::shared_ptr<TokenizeOptions>& options,
+                  absl::Status (*run)(const TokenizeOptions&)) {
   CLI::App* command = AddCommand(app, name, description, examples, [options, run] {
     const absl::Status status = run(*options);
     return status.ok() ? static_cast<int>(kOk) : Fail(status);
@@ -140,7 +141,7 @@ CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, cons
 }  // namespace
 
 void RegisterTokenize(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<TokenizeOptions>();
   CLI::App* tokenize = AddVerb(app, "tokenize", "Token ids of the text on stdin, as a JSON array",
                                "  printf 'Hello world' | lanyard tokenize --model smollm2.gguf\n"
                                "  printf 'one\\0two\\0' | lanyard tokenize -0 --model smollm2.gguf",

@@ -53,7 +53,7 @@ constexpr char kKeyName[] = "up";  // the name that lanyard key list shows
 constexpr TimeNs kRefusedPatience = 10 * kSecond;
 constexpr int kStartFailures = 5;  // for one worker, before the pool was ever ready
 
-struct Options {
+struct UpOptions {
   std::string model;
   uint32_t workers = 1;
   uint32_t threads = 0;
@@ -111,7 +111,7 @@ struct Worker {
 
 class Pool {
  public:
-  Pool(Options options, fs::path state)
+  Pool(UpOptions options, fs::path state)
       : o_(std::move(options)), state_(std::move(state)), progress_(stderr) {}
   // It never leaves a child behind.
   ~Pool() { Stop(); }
@@ -141,7 +141,7 @@ class Pool {
   void MakeKnown();  // to the other verbs, from when its coordinator answers
   void Stop();
 
-  const Options o_;
+  const UpOptions o_;
   const fs::path state_;
   Signals signals_;
   Progress progress_;
@@ -510,7 +510,7 @@ int Pool::Run() {
   return kOk;
 }
 
-int Up(const Options& o) {
+int Up(const UpOptions& o) {
   if (const auto file = model::GgufFile::Open(o.model); !file.ok()) return Fail(file.status());
   if (o.plaintext && !o.http_open) {
     return FailUsage(InvalidArgument(
@@ -528,7 +528,7 @@ int Up(const Options& o) {
   return Pool(o, *state).Run();
 }
 
-void AddHttpFlags(CLI::App* up, Options* o) {
+void AddHttpFlags(CLI::App* up, UpOptions* o) {
   up->add_option("--http-name", o->http_names,
                  "A name that clients use for this server, besides its address; again for more")
       ->check(ParsesAs([](const std::string& name) { return web::ParseHostNames({name}); }));
@@ -552,7 +552,7 @@ void AddHttpFlags(CLI::App* up, Options* o) {
 }  // namespace
 
 void RegisterUp(CLI::App& app) {
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<UpOptions>();
   CLI::App* up = AddCommand(
       app, "up",
       "Runs a whole pool on this machine: a coordinator and workers, each with its part of the "

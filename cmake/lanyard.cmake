@@ -17,9 +17,10 @@ option(LANYARD_FUZZ "Build libFuzzer targets (clang only)" OFF)
 find_program(CCACHE ccache)
 if(CCACHE)
   # Paths below the checkout count relative to it, so that a second checkout finds what the first one compiled.
-  # With precompiled headers it also needs to be told that it may cache at all (its manual, "Precompiled headers").
+  # With precompiled headers it also needs to be told that it may cache at all (its manual, "Precompiled headers"). It learns what
+  # a file includes from the compiler (-MD), which saves it a run of the preprocessor.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}
-      CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
+      CCACHE_NOHASHDIR=1 CCACHE_DEPEND=1 CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
 endif()
 
 # No fast-math and no contraction that is not written: results are bit-equal across machines.
@@ -59,6 +60,14 @@ pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 
 include(GoogleTest)
 
+# Code that waits for people and files, not for numbers: -O1 compiles it faster. gcc 12 then warns of paths that cannot be
+# taken (its bugs 105329 and the like).
+set(LANYARD_LIGHT_OPTIONS)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(LANYARD_LIGHT_OPTIONS -O1 -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict
+      -Wno-maybe-uninitialized)
+endif()
+
 # Headers that take longer to parse than most files' own lines are parsed once: gcc's release build only, for clang takes
 # other options for it, and the sanitizers' builds are small.
 set(LANYARD_PCH OFF)
@@ -66,10 +75,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set(LANYARD_PCH ON)
   # Without it ccache keeps nothing that was compiled so.
   set(LANYARD_PCH_OPTIONS -fpch-preprocess)
-  # Tests spend their time in the rooms' code, which has -O2; their own compiles faster so. gcc 12 then warns of paths that
-  # cannot be taken (its bugs 105329 and the like).
-  set(LANYARD_TEST_OPTIONS -O1 ${LANYARD_PCH_OPTIONS} -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread
-      -Wno-restrict -Wno-maybe-uninitialized)
+  # Tests spend their time in the rooms' code, which has -O2.
+  set(LANYARD_TEST_OPTIONS ${LANYARD_LIGHT_OPTIONS} ${LANYARD_PCH_OPTIONS})
   # It is an executable, since gcc takes a precompiled header only with the code model (-fPIE) of the tests.
   file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/lanyard_test_headers.cc CONTENT "int main() {}")
   add_executable(lanyard_test_headers EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/lanyard_test_headers.cc)
@@ -80,6 +87,16 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_precompile_headers(lanyard_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <filesystem> <fstream> <functional>
                             <map> <memory> <random> <string> <thread> <vector> [["base/status.h"]])
 endif()
+
+# Files of one room are compiled together, some at a time, since most of the compiler's work on one is the headers that its
+# neighbours include too. It halves a full build, and makes the build after an edit a little longer: -DLANYARD_UNITY=OFF is for
+# those who edit. clang's builds compile each file alone, so that a header that is missing is found.
+set(LANYARD_UNITY_DEFAULT OFF)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(LANYARD_UNITY_DEFAULT ON)
+endif()
+option(LANYARD_UNITY "Compile several files of a room at once" ${LANYARD_UNITY_DEFAULT})
+set(LANYARD_UNITY_FILES 10)
 
 # lanyard_room(NAME [DEPS target...]): every *.cc of this folder (and below) except *_test.cc, *_fuzz.cc and
 # *_bench.cc becomes library lanyard_NAME; the *_test.cc become NAME_test, registered test by test.
@@ -97,6 +114,7 @@ function(lanyard_room name)
     add_library(lanyard_${name} STATIC ${sources})
     target_include_directories(lanyard_${name} PUBLIC ${CMAKE_SOURCE_DIR})
     target_link_libraries(lanyard_${name} PUBLIC ${ROOM_DEPS})
+    set_target_properties(lanyard_${name} PROPERTIES UNITY_BUILD ${LANYARD_UNITY} UNITY_BUILD_BATCH_SIZE ${LANYARD_UNITY_FILES})
   else()
     add_library(lanyard_${name} INTERFACE)
     target_include_directories(lanyard_${name} INTERFACE ${CMAKE_SOURCE_DIR})
@@ -117,6 +135,7 @@ function(lanyard_test name)
   endif()
   add_executable(${name} ${T_SOURCES})
   target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${LANYARD_UNITY} UNITY_BUILD_BATCH_SIZE ${LANYARD_UNITY_FILES})
   if(LANYARD_PCH)
     target_compile_options(${name} PRIVATE ${LANYARD_TEST_OPTIONS})
     target_precompile_headers(${name} REUSE_FROM lanyard_test_headers)

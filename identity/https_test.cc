@@ -21,7 +21,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr UnixTime kNow = 1'790'000'000;
+constexpr UnixTime kIssuedAt = 1'790'000'000;
 
 // "ok" when a client that has `ca` in its store takes `leaf` for `host`, else OpenSSL's words.
 std::string Verdict(X509* leaf, X509* ca, const std::string& host) {
@@ -32,7 +32,7 @@ std::string Verdict(X509* leaf, X509* ca, const std::string& host) {
   X509_STORE_CTX_init(context.get(), store.get(), leaf, nullptr);
   X509_STORE_CTX_set_default(context.get(), "ssl_server");
   X509_VERIFY_PARAM* const param = X509_STORE_CTX_get0_param(context.get());
-  X509_VERIFY_PARAM_set_time(param, kNow);
+  X509_VERIFY_PARAM_set_time(param, kIssuedAt);
   if (X509_VERIFY_PARAM_set1_ip_asc(param, host.c_str()) != 1)
     X509_VERIFY_PARAM_set1_host(param, host.c_str(), 0);
   OpenSslError();
@@ -50,7 +50,7 @@ std::string Forged(const HttpsAuthority& ca, const std::string& common_name,
   const KeyPair authority_key = *KeyPair::FromPem(ca.key_pem());
   const KeyPair key = *KeyPair::Generate();
   const X509Ptr x = *BeginCertificate(ca.certificate(), key.get(), common_name);
-  SetTimes(x.get(), kNow - 60, kNow + 3600);
+  SetTimes(x.get(), kIssuedAt - 60, kIssuedAt + 3600);
   if (!alternative_names.empty()) {
     EXPECT_TRUE(
         AddExtension(x.get(), ca.certificate(), NID_subject_alt_name, alternative_names).ok());
@@ -59,12 +59,12 @@ std::string Forged(const HttpsAuthority& ca, const std::string& common_name,
   return PemOf(x.get());
 }
 
-HttpsAuthority NewAuthority() {
-  return *HttpsAuthority::Create({{"pc1", "llm.house.example"}, {"203.0.113.7"}}, kNow);
+HttpsAuthority NewHttpsAuthority() {
+  return *HttpsAuthority::Create({{"pc1", "llm.house.example"}, {"203.0.113.7"}}, kIssuedAt);
 }
 
 TEST(HttpsAuthority, VerifiesForEachWayToReachThePool) {
-  const HttpsAuthority ca = NewAuthority();
+  const HttpsAuthority ca = NewHttpsAuthority();
   const KeyPair key = *KeyPair::Generate();
   const HttpsNames names{{"pc1", "llm.house.example", "localhost", "pc1.local", "pc1.lan",
                           "pc1.home.arpa", "any.name.internal"},
@@ -74,14 +74,14 @@ TEST(HttpsAuthority, VerifiesForEachWayToReachThePool) {
   EXPECT_EQ(ca.Permitted(names).addresses, names.addresses);
   EXPECT_TRUE(ca.Permitted({{"example.com", "pc2", "www.pc1"}, {}}).dns.empty());
   EXPECT_TRUE(ca.Permitted({{}, {"8.8.8.8", "2001:db8::1"}}).addresses.empty());
-  const std::string pem = *ca.Issue(key.get(), names, 3600, kNow);
+  const std::string pem = *ca.Issue(key.get(), names, 3600, kIssuedAt);
   for (const std::string& name : names.dns) EXPECT_EQ(Verdict(pem, ca, name), "ok") << name;
   for (const std::string& name : names.addresses) EXPECT_EQ(Verdict(pem, ca, name), "ok") << name;
   EXPECT_NE(Verdict(pem, ca, "pc2"), "ok");
 }
 
 TEST(HttpsAuthority, TheStoredKeyIsGoodForNoWebSite) {
-  const HttpsAuthority ca = NewAuthority();
+  const HttpsAuthority ca = NewHttpsAuthority();
   EXPECT_EQ(Verdict(Forged(ca, "x", "DNS:pc1"), ca, "pc1"), "ok");  // the forger's hand works
   for (const auto& [names, host] : std::vector<std::pair<std::string, std::string>>{
            {"DNS:example.com", "example.com"},
@@ -103,7 +103,7 @@ TEST(HttpsAuthority, TheStoredKeyIsGoodForNoWebSite) {
 }
 
 TEST(HttpsAuthority, MakesNoAuthoritiesAndNoClients) {
-  const HttpsAuthority ca = NewAuthority();
+  const HttpsAuthority ca = NewHttpsAuthority();
   EXPECT_EQ(X509_check_purpose(ca.certificate(), X509_PURPOSE_SSL_SERVER, 1), 1);
   EXPECT_NE(X509_check_purpose(ca.certificate(), X509_PURPOSE_SSL_CLIENT, 1), 1);
   EXPECT_NE(X509_check_purpose(ca.certificate(), X509_PURPOSE_SMIME_SIGN, 1), 1);
@@ -112,25 +112,25 @@ TEST(HttpsAuthority, MakesNoAuthoritiesAndNoClients) {
 
 // A machine may be called like a top-level domain.
 TEST(HttpsAuthority, ANameWithoutADotPermitsNoneUnderIt) {
-  const HttpsAuthority ca = *HttpsAuthority::Create({{"studio"}, {}}, kNow);
+  const HttpsAuthority ca = *HttpsAuthority::Create({{"studio"}, {}}, kIssuedAt);
   EXPECT_EQ(Verdict(Forged(ca, "x", "DNS:studio"), ca, "studio"), "ok");
   EXPECT_THAT(Verdict(Forged(ca, "x", "DNS:www.studio"), ca, "www.studio"), HasSubstr("subtree"));
   // Unless a name under it is the pool's: then only that one is.
-  const HttpsAuthority both = *HttpsAuthority::Create({{"studio", "llm.studio"}, {}}, kNow);
+  const HttpsAuthority both = *HttpsAuthority::Create({{"studio", "llm.studio"}, {}}, kIssuedAt);
   EXPECT_EQ(Verdict(Forged(both, "x", "DNS:llm.studio"), both, "llm.studio"), "ok");
   EXPECT_NE(Verdict(Forged(both, "x", "DNS:www.studio"), both, "www.studio"), "ok");
   // And like a suffix that is permitted anyway.
-  const HttpsAuthority local = *HttpsAuthority::Create({{"lan"}, {}}, kNow);
+  const HttpsAuthority local = *HttpsAuthority::Create({{"lan"}, {}}, kIssuedAt);
   EXPECT_EQ(Verdict(Forged(local, "x", "DNS:pc1.lan"), local, "pc1.lan"), "ok");
 }
 
 TEST(HttpsAuthority, WhoHasTheOldCertificateGoesOn) {
-  const HttpsAuthority before = *HttpsAuthority::Create({{"pc1"}, {}}, kNow);
-  const HttpsAuthority after = *before.For({{"pc1", "llm.house.example"}, {}}, kNow);
+  const HttpsAuthority before = *HttpsAuthority::Create({{"pc1"}, {}}, kIssuedAt);
+  const HttpsAuthority after = *before.For({{"pc1", "llm.house.example"}, {}}, kIssuedAt);
   const KeyPair key = *KeyPair::Generate();
-  EXPECT_FALSE(before.Issue(key.get(), {{"llm.house.example"}, {}}, 3600, kNow).ok());
-  const std::string known = *after.Issue(key.get(), {{"pc1"}, {"10.0.0.1"}}, 3600, kNow);
-  const std::string added = *after.Issue(key.get(), {{"llm.house.example"}, {}}, 3600, kNow);
+  EXPECT_FALSE(before.Issue(key.get(), {{"llm.house.example"}, {}}, 3600, kIssuedAt).ok());
+  const std::string known = *after.Issue(key.get(), {{"pc1"}, {"10.0.0.1"}}, 3600, kIssuedAt);
+  const std::string added = *after.Issue(key.get(), {{"llm.house.example"}, {}}, 3600, kIssuedAt);
   EXPECT_EQ(Verdict(known, before, "pc1"), "ok");
   EXPECT_EQ(Verdict(known, before, "10.0.0.1"), "ok");
   EXPECT_EQ(Verdict(known, after, "pc1"), "ok");
@@ -139,12 +139,12 @@ TEST(HttpsAuthority, WhoHasTheOldCertificateGoesOn) {
 }
 
 TEST(HttpsAuthority, SurvivesPemAndRefusesOthers) {
-  const HttpsAuthority ca = NewAuthority();
+  const HttpsAuthority ca = NewHttpsAuthority();
   EXPECT_EQ(HttpsAuthority::Load(ca.certificate_pem(), ca.key_pem())->certificate_pem(),
             ca.certificate_pem());
-  EXPECT_FALSE(HttpsAuthority::Load(ca.certificate_pem(), NewAuthority().key_pem()).ok());
+  EXPECT_FALSE(HttpsAuthority::Load(ca.certificate_pem(), NewHttpsAuthority().key_pem()).ok());
   EXPECT_FALSE(HttpsAuthority::Load("nonsense", ca.key_pem()).ok());
-  const Authority cluster = *Authority::Create(kNow);
+  const Authority cluster = *Authority::Create(kIssuedAt);
   EXPECT_THAT(
       std::string(
           HttpsAuthority::Load(cluster.certificate_pem(), cluster.key_pem()).status().message()),
@@ -152,16 +152,16 @@ TEST(HttpsAuthority, SurvivesPemAndRefusesOthers) {
   EXPECT_TRUE(HasNameConstraints(ca.certificate_pem()));
   EXPECT_FALSE(HasNameConstraints(cluster.certificate_pem()));
   for (const char* bad : {"a,permitted;DNS:com", "a/b", "", "a\nb"})
-    EXPECT_FALSE(HttpsAuthority::Create({{bad}, {}}, kNow).ok()) << bad;
+    EXPECT_FALSE(HttpsAuthority::Create({{bad}, {}}, kIssuedAt).ok()) << bad;
 }
 
 // It is no node's and no administrator's authority.
 TEST(HttpsAuthority, SignsForNoNode) {
-  const HttpsAuthority ca = NewAuthority();
+  const HttpsAuthority ca = NewHttpsAuthority();
   const std::string forged =
       Forged(ca, "x", "URI:lanyard://0123456789abcdef/admin/" + std::string(32, '0') + "/x");
-  const Authority cluster = *Authority::Create(kNow);
-  EXPECT_FALSE(VerifyCertificate(X509FromPem(forged).get(), cluster.certificate(), kNow).ok());
+  const Authority cluster = *Authority::Create(kIssuedAt);
+  EXPECT_FALSE(VerifyCertificate(X509FromPem(forged).get(), cluster.certificate(), kIssuedAt).ok());
 }
 
 class Files : public ::testing::Test {
@@ -171,7 +171,7 @@ class Files : public ::testing::Test {
   }
   ~Files() override { std::filesystem::remove_all(folder_); }
   // A pair as a house would have it, with the CA behind the certificate.
-  void WritePair(const std::string& name, UnixTime now = kNow) {
+  void WritePair(const std::string& name, UnixTime now = kIssuedAt) {
     const HttpsAuthority ca = *HttpsAuthority::Create({{name}, {}}, now);
     const KeyPair key = *KeyPair::Generate();
     ASSERT_TRUE(
@@ -189,7 +189,7 @@ TEST_F(Files, APairIsReadAndItsChangeIsSeen) {
   WritePair("llm.house.example");
   CertificateFiles files(Cert(), Key());
   EXPECT_TRUE(files.Changed());
-  const auto read = *files.Read(kNow);
+  const auto read = *files.Read(kIssuedAt);
   EXPECT_EQ(read->names, std::vector<std::string>{"llm.house.example"});
   EXPECT_EQ(read->chain.size(), 2u);
   EXPECT_TRUE(read->IsFor("llm.house.example"));
@@ -201,14 +201,14 @@ TEST_F(Files, APairIsReadAndItsChangeIsSeen) {
 
 TEST_F(Files, EachFaultHasItsWords) {
   CertificateFiles files(Cert(), Key());
-  const auto why = [&](UnixTime now = kNow) {
+  const auto why = [&](UnixTime now = kIssuedAt) {
     return std::string(files.Read(now).status().message());
   };
   EXPECT_THAT(why(), HasSubstr("there is no " + Cert()));
   WritePair("llm.house.example");
   EXPECT_EQ(why(), "");
-  EXPECT_THAT(why(kNow + 7200), HasSubstr("expired at"));
-  EXPECT_THAT(why(kNow - 7200), HasSubstr("valid from"));
+  EXPECT_THAT(why(kIssuedAt + 7200), HasSubstr("expired at"));
+  EXPECT_THAT(why(kIssuedAt - 7200), HasSubstr("valid from"));
   const std::string key = *ReadSmallFile(Key());
   ASSERT_TRUE(WriteSmallFile(Key(), KeyPair::Generate()->ToPem()).ok());
   EXPECT_THAT(why(), HasSubstr("not that of the first certificate"));
@@ -220,7 +220,7 @@ TEST_F(Files, EachFaultHasItsWords) {
 }
 
 TEST_F(Files, WhatClientsAreGiven) {
-  const HttpsAuthority ca = NewAuthority();
+  const HttpsAuthority ca = NewHttpsAuthority();
   ASSERT_TRUE(WriteClientFiles(folder_, ca.certificate_pem()).ok());
   const ClientFiles files = ClientFilesIn(folder_);
   EXPECT_EQ(*ReadSmallFile(files.ca), ca.certificate_pem());

@@ -33,13 +33,13 @@ void RunToProto(const stage::SeqRun& in, v1::SeqRun* out) {
   for (const stage::OutputRequest& output : in.outputs) OutputToProto(output, out->add_outputs());
 }
 
-absl::Status TooMany(std::string_view what, uint64_t n, uint64_t limit) {
+absl::Status TooManyInFrame(std::string_view what, uint64_t n, uint64_t limit) {
   return InvalidArgument("frame: ", n, " ", AbslView(what), ", at most ", limit, " are allowed");
 }
 
 absl::StatusOr<stage::OutputRequest> OutputFromProto(const v1::OutputRequest& in) {
-  if (in.top() > stage::kMaxTopLogits) return TooMany("top logits asked", in.top(), kMaxTop);
-  if (in.want_size() > kMaxWant) return TooMany("wanted logits", in.want_size(), kMaxWant);
+  if (in.top() > stage::kMaxTopLogits) return TooManyInFrame("top logits asked", in.top(), kMaxTop);
+  if (in.want_size() > kMaxWant) return TooManyInFrame("wanted logits", in.want_size(), kMaxWant);
   stage::OutputRequest out;
   out.row = in.row();
   out.top = in.top();
@@ -60,9 +60,10 @@ absl::StatusOr<stage::SeqRun> RunFromProto(const v1::SeqRun& in) {
     return InvalidArgument("frame: ", in.tokens_size(), " tokens for ", in.n_rows(), " rows");
   }
   if (in.tables_size() > kMaxGroups)
-    return TooMany("block tables in a run", in.tables_size(), kMaxGroups);
+    return TooManyInFrame("block tables in a run", in.tables_size(), kMaxGroups);
   if (static_cast<uint32_t>(in.outputs_size()) > in.n_rows() * stage::kMaxOutputsPerRow) {
-    return TooMany("outputs in a run", in.outputs_size(), in.n_rows() * stage::kMaxOutputsPerRow);
+    return TooManyInFrame("outputs in a run", in.outputs_size(),
+                          in.n_rows() * stage::kMaxOutputsPerRow);
   }
   stage::SeqRun out;
   out.seq = SeqId(in.seq());
@@ -73,7 +74,7 @@ absl::StatusOr<stage::SeqRun> RunFromProto(const v1::SeqRun& in) {
   out.tables.reserve(in.tables_size());
   for (const v1::BlockTable& table : in.tables()) {
     if (table.blocks_size() > kMaxBlocks)
-      return TooMany("blocks in a table", table.blocks_size(), kMaxBlocks);
+      return TooManyInFrame("blocks in a table", table.blocks_size(), kMaxBlocks);
     out.tables.push_back({table.first(), {table.blocks().begin(), table.blocks().end()}});
   }
   out.outputs.reserve(in.outputs_size());
@@ -94,7 +95,7 @@ absl::StatusOr<stage::WireType> WireTypeFromProto(int value) {
 absl::Status HiddenFromProto(const v1::StepFrame& in, stage::Hidden* out) {
   ASSIGN_OR_RETURN(out->type, WireTypeFromProto(in.hidden_type()));
   if (in.hidden_rows() > stage::kMaxFrameRows) {
-    return TooMany("hidden rows", in.hidden_rows(), stage::kMaxFrameRows);
+    return TooManyInFrame("hidden rows", in.hidden_rows(), stage::kMaxFrameRows);
   }
   const uint64_t row_bytes = stage::Hidden::BytesFor(out->type, 1, 1);
   if (in.hidden_cols() > kMaxFrameBytes ||
@@ -118,8 +119,8 @@ absl::Status HiddenFromProto(const v1::StepFrame& in, stage::Hidden* out) {
 }
 
 absl::StatusOr<stage::TokenOut> TokenFromProto(const v1::TokenOut& in) {
-  if (in.top_size() > kMaxTop) return TooMany("top logits", in.top_size(), kMaxTop);
-  if (in.want_size() > kMaxWant) return TooMany("wanted logits", in.want_size(), kMaxWant);
+  if (in.top_size() > kMaxTop) return TooManyInFrame("top logits", in.top_size(), kMaxTop);
+  if (in.want_size() > kMaxWant) return TooManyInFrame("wanted logits", in.want_size(), kMaxWant);
   stage::TokenOut out;
   out.seq = SeqId(in.seq());
   out.pos = in.pos();
@@ -196,7 +197,7 @@ absl::Status ToProto(const stage::StepFrame& in, v1::StepFrame* out) {
 }
 
 absl::StatusOr<stage::StepFrame> FromProto(const v1::StepFrame& in) {
-  if (in.runs_size() > kMaxRuns) return TooMany("runs", in.runs_size(), kMaxRuns);
+  if (in.runs_size() > kMaxRuns) return TooManyInFrame("runs", in.runs_size(), kMaxRuns);
   if (in.n_frames() == 0 || in.frame() >= in.n_frames()) {
     return InvalidArgument("frame: number ", in.frame(), " of ", in.n_frames());
   }

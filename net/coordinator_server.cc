@@ -21,7 +21,7 @@
 namespace lanyard::net {
 namespace {
 
-constexpr TimeNs kTick = 50 * kMillisecond;
+constexpr TimeNs kLookEvery = 50 * kMillisecond;
 
 class CoordinatorServerImpl;
 
@@ -281,10 +281,10 @@ class CoordinatorServerImpl final : public CoordinatorServer,
   void Watch(std::stop_token stop) {
     TimeNs before = MonotonicNow();
     while (!stop.stop_requested()) {
-      std::this_thread::sleep_for(std::chrono::nanoseconds(kTick));
+      std::this_thread::sleep_for(std::chrono::nanoseconds(kLookEvery));
       const TimeNs now = MonotonicNow();
       // This process was stopped or starved: what the workers sent meanwhile has not been read yet.
-      const bool held_up = now - before > 10 * kTick;
+      const bool held_up = now - before > 10 * kLookEvery;
       before = now;
       std::vector<std::shared_ptr<JoinLink>> silent;
       {

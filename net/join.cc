@@ -76,7 +76,7 @@ asio::ssl::context AsioContext(const identity::SslContext& context) {
   return asio::ssl::context(context.get());
 }
 
-absl::StatusOr<JoinRequest> FromProto(const v1::JoinRequest& in) {
+absl::StatusOr<JoinRequest> RequestFromProto(const v1::JoinRequest& in) {
   RETURN_IF_ERROR(CheckWorkerProgram({in.protocol(), in.version()}));
   JoinRequest out;
   const bool token = !in.token_id().empty() || !in.token_secret().empty();
@@ -155,7 +155,7 @@ class JoinServerImpl final : public JoinServer {
   }
 
   absl::StatusOr<JoinReply> Handle(const v1::JoinRequest& message, const std::string& peer) {
-    ASSIGN_OR_RETURN(JoinRequest request, FromProto(message));
+    ASSIGN_OR_RETURN(JoinRequest request, RequestFromProto(message));
     request.from = peer;
     return handler_(request);
   }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/status.h"
+#include "web/json_answer.h"
 
 namespace lanyard::web {
 namespace {
@@ -38,10 +39,6 @@ size_t Utf8Length(std::string_view s) {
 
 // JSON has no -inf; a log probability of an impossible token is written as OpenAI writes it.
 double Finite(float logprob) { return std::isfinite(logprob) ? logprob : -9999.0; }
-
-std::string Dump(const ordered_json& value) {
-  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
 
 const char* ReasonName(FinishReason reason) {
   return reason == FinishReason::kStop ? "stop" : "length";

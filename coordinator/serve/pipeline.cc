@@ -6,7 +6,9 @@
 namespace lanyard::coordinator {
 namespace {
 
-std::string Seconds(TimeNs t) { return absl::StrFormat("%g s", static_cast<double>(t) / kSecond); }
+std::string SecondsText(TimeNs t) {
+  return absl::StrFormat("%g s", static_cast<double>(t) / kSecond);
+}
 
 // After these codes the stage's state is unknown, or it does not run this plan: only a new epoch
 // helps.
@@ -236,7 +238,7 @@ PipelineOutcome Pipeline::OnTick(TimeNs now) {
   }
   if (now >= std::max(head.submitted, progress_) + Allowed()) {
     outcome.lost =
-        Unavailable(what, " did not come back within ", Seconds(Allowed()), " from ", path);
+        Unavailable(what, " did not come back within ", SecondsText(Allowed()), " from ", path);
   } else if (gap_since_ != 0 && now >= gap_since_ + options_.gap_timeout) {
     outcome.lost =
         Unavailable(what, " was lost between ", path, ": a later one came back before it");

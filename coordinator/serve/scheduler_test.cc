@@ -9,11 +9,11 @@
 namespace lanyard::coordinator {
 namespace {
 
-constexpr uint32_t kEos = 7;
+constexpr uint32_t kEosId = 7;
 
 SchedulerOptions Options() {
   SchedulerOptions options;
-  options.eos_ids = {kEos};
+  options.eos_ids = {kEosId};
   options.run_ahead = false;
   options.keep_prefixes = false;  // prompts here are all alike
   return options;
@@ -136,7 +136,7 @@ TEST(Scheduler, EndsOnEosLengthAndContext) {
   Scheduler s(Options());
   s.OnPipelineReady(Shape(1, 100, 10));
   ASSERT_TRUE(s.Submit(Spec(1, 4, 100), 0).ok());
-  auto updates = Finish(&s, *s.NextStep(0), kEos);
+  auto updates = Finish(&s, *s.NextStep(0), kEosId);
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].end, SequenceEnd::kEos);
   EXPECT_TRUE(s.idle());
@@ -146,7 +146,7 @@ TEST(Scheduler, EndsOnEosLengthAndContext) {
   ASSERT_TRUE(s.Submit(stubborn, 0).ok());
   uint32_t n = 0;
   while (auto step = s.NextStep(0)) {
-    updates = Finish(&s, *step, kEos);
+    updates = Finish(&s, *step, kEosId);
     ++n;
   }
   EXPECT_EQ(n, 6u);  // up to the context of 10
@@ -582,7 +582,7 @@ TEST_F(RunAhead, ARowBehindAnEndIsDroppedAndItsBlocksWaitForIt) {
   Finish(&s_, *s_.NextStep(0));
   const auto last = s_.NextStep(0), ahead = s_.NextStep(0);
   ASSERT_TRUE(last && ahead);
-  const auto updates = Finish(&s_, *last, kEos);
+  const auto updates = Finish(&s_, *last, kEosId);
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].end, SequenceEnd::kEos);
   EXPECT_EQ(s_.kv_blocks_used(), 2u);

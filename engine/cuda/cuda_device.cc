@@ -19,7 +19,7 @@ namespace {
 constexpr uint64_t kNearlyFullBytes = uint64_t{96} << 20;
 constexpr uint64_t kMuchBytes = uint64_t{64} << 20;
 
-uint64_t RoundUp(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+uint64_t Aligned(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 
@@ -118,11 +118,11 @@ uint64_t CudaDevice::FreeBytes() const {
 }
 
 uint64_t CudaDevice::MatrixBytes(TensorType type, int64_t n_out, int64_t k) const {
-  return RoundUp(ops::cuda::MatrixBytes(type, n_out, k));
+  return Aligned(ops::cuda::MatrixBytes(type, n_out, k));
 }
 
 uint64_t CudaDevice::VectorBytes(int64_t n) const {
-  return RoundUp(static_cast<uint64_t>(n) * sizeof(float));
+  return Aligned(static_cast<uint64_t>(n) * sizeof(float));
 }
 
 uint64_t CudaDevice::BufferBytes(const StepSizes& sizes, InputForms forms) const {

@@ -42,12 +42,12 @@ void RotateAndStore(Isa isa, ThreadPool& pool, const QkvRows& args) {
 
 namespace {
 
-constexpr int kLanes = 16;
+constexpr int kNormLanes = 16;
 
 void NormHead(float* x, const float* weight, int n, float eps) {
-  float lanes[kLanes] = {};
-  for (int i = 0; i < n; ++i) lanes[i % kLanes] = Fma(x[i], x[i], lanes[i % kLanes]);
-  for (int step = kLanes / 2; step >= 1; step /= 2) {
+  float lanes[kNormLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i % kNormLanes] = Fma(x[i], x[i], lanes[i % kNormLanes]);
+  for (int step = kNormLanes / 2; step >= 1; step /= 2) {
     for (int i = 0; i < step; ++i) lanes[i] = lanes[i] + lanes[i + step];
   }
   const float scale = 1.0f / std::sqrt(lanes[0] / static_cast<float>(n) + eps);

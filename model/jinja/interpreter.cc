@@ -6,7 +6,7 @@
 namespace lanyard::model::jinja {
 namespace {
 
-constexpr int kMaxDepth = 500;
+constexpr int kMaxNesting = 500;
 constexpr uint64_t kBytesOfStep = 64;
 
 // The innermost place that failed gives its position.
@@ -143,7 +143,7 @@ absl::Status Interpreter::Write(std::string_view trusted) {
 }
 
 absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Body& body) {
-  if (++depth_ > kMaxDepth) return ResourceExhausted("the template nests too deeply");
+  if (++depth_ > kMaxNesting) return ResourceExhausted("the template nests too deeply");
   Flow flow = Flow::kNormal;
   for (const auto& statement : body) {
     auto result = ExecuteOne(*statement);

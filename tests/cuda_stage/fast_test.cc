@@ -35,21 +35,21 @@ model::ModelShape Gemma3Of(uint32_t head_dim) {
   return s;
 }
 
-struct Case {
+struct FastCase {
   const char* name;
   model::ModelShape shape;
   stage::KvType kv;
   uint32_t seed;
 };
 
-std::vector<Case> Cases() {
+std::vector<FastCase> FastCases() {
   return {{"llama_64", LlamaOf(4, 2, 64), stage::KvType::kF16, 1},
           {"llama_128_kv8", LlamaOf(3, 1, 128), stage::KvType::kQ8, 2},
           {"gemma3_64_kv8", Gemma3Of(64), stage::KvType::kQ8, 3},
           {"gemma3_256", Gemma3Of(256), stage::KvType::kF16, 4}};
 }
 
-class FastStages : public ::testing::TestWithParam<Case> {
+class FastStages : public ::testing::TestWithParam<FastCase> {
  protected:
   FastStages() : model_(GetParam().shape, kQuantised, GetParam().seed) {}
 
@@ -156,7 +156,7 @@ TEST_P(FastStages, SeveralCards) {
   ExpectSame(*expected, *got);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, FastStages, ::testing::ValuesIn(Cases()),
+INSTANTIATE_TEST_SUITE_P(Models, FastStages, ::testing::ValuesIn(FastCases()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 class FastRefusals : public ::testing::Test {

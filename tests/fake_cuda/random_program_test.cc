@@ -12,7 +12,7 @@ namespace {
 using cuda::Event;
 using cuda::Stream;
 
-constexpr uint32_t kN = 40;
+constexpr uint32_t kElements = 40;
 constexpr int kStreams = 3;
 constexpr int kBuffers = 4;
 
@@ -49,9 +49,10 @@ std::vector<Step> MakeProgram(uint32_t seed, int length) {
 }
 
 std::vector<std::vector<uint32_t>> Reference(const std::vector<Step>& steps) {
-  std::vector<std::vector<uint32_t>> buffers(kBuffers, std::vector<uint32_t>(kN, 0x01010101u));
+  std::vector<std::vector<uint32_t>> buffers(kBuffers,
+                                             std::vector<uint32_t>(kElements, 0x01010101u));
   for (const Step& step : steps) {
-    for (uint32_t i = 0; i < kN; ++i) {
+    for (uint32_t i = 0; i < kElements; ++i) {
       buffers[static_cast<size_t>(step.to)][i] =
           buffers[static_cast<size_t>(step.from)][i] * 3 + step.value;
     }
@@ -96,7 +97,7 @@ struct Machine {
   std::vector<cuda::DeviceAddress> buffers;
 };
 
-absl::StatusOr<Machine> Open() {
+absl::StatusOr<Machine> OpenMachine() {
   Machine m;
   ASSIGN_OR_RETURN(m.rig, OpenRig());
   for (int i = 0; i < kStreams; ++i) {
@@ -104,9 +105,9 @@ absl::StatusOr<Machine> Open() {
     m.streams.push_back(std::move(stream));
   }
   for (int i = 0; i < kBuffers; ++i) {
-    ASSIGN_OR_RETURN(const cuda::DeviceAddress address, m.rig.contexts[0]->Allocate(kN * 4));
+    ASSIGN_OR_RETURN(const cuda::DeviceAddress address, m.rig.contexts[0]->Allocate(kElements * 4));
     m.buffers.push_back(address);
-    RETURN_IF_ERROR(m.streams[0]->Fill(address, 1, kN * 4));
+    RETURN_IF_ERROR(m.streams[0]->Fill(address, 1, kElements * 4));
   }
   RETURN_IF_ERROR(m.streams[0]->Synchronize());
   return m;
@@ -122,7 +123,7 @@ absl::Status Enqueue(Machine& m, const std::vector<Step>& steps, int left_out) {
       if (static_cast<int>(i) != left_out)
         RETURN_IF_ERROR(stream.Wait(done[static_cast<size_t>(wait)]));
     }
-    RETURN_IF_ERROR(Mix(stream, {m.buffers[static_cast<size_t>(step.to)], kN, step.value,
+    RETURN_IF_ERROR(Mix(stream, {m.buffers[static_cast<size_t>(step.to)], kElements, step.value,
                                  m.buffers[static_cast<size_t>(step.from)]}));
     ASSIGN_OR_RETURN(Event event, Event::Create(m.rig.contexts[0]));
     RETURN_IF_ERROR(stream.Record(event));
@@ -134,8 +135,8 @@ absl::Status Enqueue(Machine& m, const std::vector<Step>& steps, int left_out) {
 absl::StatusOr<std::vector<std::vector<uint32_t>>> Download(Machine& m) {
   std::vector<std::vector<uint32_t>> out;
   for (const cuda::DeviceAddress address : m.buffers) {
-    std::vector<uint32_t> words(kN);
-    RETURN_IF_ERROR(m.streams[0]->CopyToHost(words.data(), address, kN * 4));
+    std::vector<uint32_t> words(kElements);
+    RETURN_IF_ERROR(m.streams[0]->CopyToHost(words.data(), address, kElements * 4));
     out.push_back(std::move(words));
   }
   return out;
@@ -144,7 +145,7 @@ absl::StatusOr<std::vector<std::vector<uint32_t>>> Download(Machine& m) {
 absl::StatusOr<std::vector<std::vector<uint32_t>>> RunProgram(const std::vector<Step>& steps,
                                                               int seed, int left_out) {
   FakeCuda::Get().Reset(absl::StrCat("seed=", seed));
-  ASSIGN_OR_RETURN(Machine m, Open());
+  ASSIGN_OR_RETURN(Machine m, OpenMachine());
   RETURN_IF_ERROR(Enqueue(m, steps, left_out));
   return Download(m);
 }
@@ -168,7 +169,7 @@ TEST(RandomPrograms, CapturedTheyAreTheSame) {
   for (uint32_t program = 0; program < 20; ++program) {
     std::vector<Step> steps = MakeProgram(program, 10);
     FakeCuda::Get().Reset(absl::StrCat("seed=", program));
-    auto m = Open();
+    auto m = OpenMachine();
     ASSERT_OK(m);
     auto fork = Event::Create(m->rig.contexts[0]);
     ASSERT_OK(fork);
@@ -179,7 +180,7 @@ TEST(RandomPrograms, CapturedTheyAreTheSame) {
     for (const Step& step : steps) {
       Stream& stream = *m->streams[static_cast<size_t>(step.stream)];
       for (const int wait : step.waits) ASSERT_OK(stream.Wait(done[static_cast<size_t>(wait)]));
-      ASSERT_OK(Mix(stream, {m->buffers[static_cast<size_t>(step.to)], kN, step.value,
+      ASSERT_OK(Mix(stream, {m->buffers[static_cast<size_t>(step.to)], kElements, step.value,
                              m->buffers[static_cast<size_t>(step.from)]}));
       auto event = Event::Create(m->rig.contexts[0]);
       ASSERT_OK(event);

@@ -13,8 +13,8 @@ using cuda::Graph;
 using cuda::PinnedMemory;
 using cuda::Stream;
 
-constexpr uint32_t kN = 200;
-constexpr size_t kBytes = kN * 4;
+constexpr uint32_t kWords = 200;
+constexpr size_t kBytes = kWords * 4;
 constexpr int kSeeds = 60;
 
 // What a program under test may do wrong.
@@ -32,7 +32,7 @@ struct Cards {
   cuda::DeviceAddress b = 0;
 };
 
-absl::StatusOr<Cards> Open() {
+absl::StatusOr<Cards> OpenCards() {
   Cards cards;
   ASSIGN_OR_RETURN(cards.rig, OpenRig());
   auto context = cards.rig.contexts[0];
@@ -55,21 +55,21 @@ uint32_t* Words(const PinnedMemory& memory) { return reinterpret_cast<uint32_t*>
 // Three rounds of: copy in on one stream, compute on another, copy out on the first. The sum of
 // what came out, or an error.
 absl::StatusOr<uint64_t> Rounds(Mistake mistake) {
-  ASSIGN_OR_RETURN(Cards cards, Open());
+  ASSIGN_OR_RETURN(Cards cards, OpenCards());
   uint64_t sum = 0;
   for (uint32_t round = 0; round < 3; ++round) {
-    for (uint32_t i = 0; i < kN; ++i) Words(cards.in)[i] = round * 1000 + i;
+    for (uint32_t i = 0; i < kWords; ++i) Words(cards.in)[i] = round * 1000 + i;
     RETURN_IF_ERROR(cards.copies->CopyToDevice(cards.a, cards.in.data(), kBytes));
     RETURN_IF_ERROR(cards.copies->Record(cards.copied));
-    if (mistake == Mistake::kPinnedReusedTooEarly) std::fill_n(Words(cards.in), kN, 0u);
+    if (mistake == Mistake::kPinnedReusedTooEarly) std::fill_n(Words(cards.in), kWords, 0u);
     if (mistake != Mistake::kNoWait) RETURN_IF_ERROR(cards.kernels->Wait(cards.copied));
-    RETURN_IF_ERROR(Mix(*cards.kernels, {cards.b, kN, round, cards.a}));
-    RETURN_IF_ERROR(Mix(*cards.kernels, {cards.b, kN, 7, cards.b}));
+    RETURN_IF_ERROR(Mix(*cards.kernels, {cards.b, kWords, round, cards.a}));
+    RETURN_IF_ERROR(Mix(*cards.kernels, {cards.b, kWords, 7, cards.b}));
     RETURN_IF_ERROR(cards.kernels->Record(cards.computed));
     if (mistake != Mistake::kNoWaitBack) RETURN_IF_ERROR(cards.copies->Wait(cards.computed));
     RETURN_IF_ERROR(cards.copies->CopyToHost(cards.out.data(), cards.b, kBytes));
     if (mistake != Mistake::kReadTooEarly) RETURN_IF_ERROR(cards.copies->Synchronize());
-    for (uint32_t i = 0; i < kN; ++i) sum = sum * 31 + Words(cards.out)[i];
+    for (uint32_t i = 0; i < kWords; ++i) sum = sum * 31 + Words(cards.out)[i];
     if (mistake != Mistake::kNone) {  // the next round begins in order
       RETURN_IF_ERROR(cards.copies->Synchronize());
       RETURN_IF_ERROR(cards.kernels->Synchronize());
@@ -81,7 +81,8 @@ absl::StatusOr<uint64_t> Rounds(Mistake mistake) {
 uint64_t ExpectedRounds() {
   uint64_t sum = 0;
   for (uint32_t round = 0; round < 3; ++round) {
-    for (uint32_t i = 0; i < kN; ++i) sum = sum * 31 + (((round * 1000 + i) * 3 + round) * 3 + 7);
+    for (uint32_t i = 0; i < kWords; ++i)
+      sum = sum * 31 + (((round * 1000 + i) * 3 + round) * 3 + 7);
   }
   return sum;
 }
@@ -116,11 +117,11 @@ TEST(Streams, PlantedMistakesAreFound) {
 
 TEST(Streams, EventsOfNothingAndPolling) {
   FakeCuda::Get().Reset("seed=4");
-  auto cards = Open();
+  auto cards = OpenCards();
   ASSERT_OK(cards);
   EXPECT_OK(cards->copied.Synchronize());  // never recorded
   ASSERT_OK(cards->kernels->Wait(cards->copied));
-  ASSERT_OK(Mix(*cards->kernels, {cards->a, kN, 1, cards->a}));
+  ASSERT_OK(Mix(*cards->kernels, {cards->a, kWords, 1, cards->a}));
   ASSERT_OK(cards->kernels->Record(cards->computed));
   int polls = 0;
   for (;; ++polls) {
@@ -137,7 +138,7 @@ TEST(Streams, EventsOfNothingAndPolling) {
 
 TEST(Streams, OtherThreadsAskWhileOneWaits) {
   FakeCuda::Get().Reset("seed=4");
-  auto cards = Open();
+  auto cards = OpenCards();
   ASSERT_OK(cards);
   std::atomic<bool> stop{false};
   std::atomic<int> asked{0};
@@ -147,7 +148,7 @@ TEST(Streams, OtherThreadsAskWhileOneWaits) {
   int meanwhile = 0;
   // On a busy machine the other thread may not run at all during one wait.
   for (int round = 0; round < 20 && meanwhile < 2; ++round) {
-    for (int i = 0; i < 3000; ++i) ASSERT_OK(Mix(*cards->kernels, {cards->a, kN, 1, cards->a}));
+    for (int i = 0; i < 3000; ++i) ASSERT_OK(Mix(*cards->kernels, {cards->a, kWords, 1, cards->a}));
     const int before = asked;
     EXPECT_OK(cards->kernels->Synchronize());
     meanwhile = asked - before;
@@ -159,14 +160,14 @@ TEST(Streams, OtherThreadsAskWhileOneWaits) {
 
 TEST(Streams, TimingEvents) {
   FakeCuda::Get().Reset("seed=4");
-  auto cards = Open();
+  auto cards = OpenCards();
   ASSERT_OK(cards);
   auto begin = Event::Create(cards->rig.contexts[0], true);
   auto end = Event::Create(cards->rig.contexts[0], true);
   ASSERT_OK(begin);
   ASSERT_OK(end);
   ASSERT_OK(cards->kernels->Record(*begin));
-  ASSERT_OK(Mix(*cards->kernels, {cards->a, kN, 1, cards->a}));
+  ASSERT_OK(Mix(*cards->kernels, {cards->a, kWords, 1, cards->a}));
   ASSERT_OK(cards->kernels->Record(*end));
   ASSERT_OK(end->Synchronize());
   auto seconds = Event::SecondsBetween(*begin, *end);
@@ -191,12 +192,12 @@ TEST(Streams, TwoCardsByPeerCopyAndEvent) {
     auto arrived = Event::Create(rig->contexts[0]);
     ASSERT_OK(arrived);
     ASSERT_OK((*first)->Fill(*a, 1, kBytes));
-    ASSERT_OK(Mix(**first, {*a, kN, 5, *a}));
+    ASSERT_OK(Mix(**first, {*a, kWords, 5, *a}));
     ASSERT_OK((*first)->CopyPeer(*rig->contexts[1], *b, *a, kBytes));
     ASSERT_OK((*first)->Record(*arrived));
     ASSERT_OK((*second)->Wait(*arrived));
-    ASSERT_OK(Mix(**second, {*b, kN, 5, *b}));
-    std::vector<uint32_t> out(kN);
+    ASSERT_OK(Mix(**second, {*b, kWords, 5, *b}));
+    std::vector<uint32_t> out(kWords);
     ASSERT_OK((*second)->CopyToHost(out.data(), *b, kBytes));
     for (const uint32_t value : out)
       ASSERT_EQ(value, (0x01010101u * 3 + 5) * 3 + 5) << "seed " << seed;
@@ -212,7 +213,7 @@ TEST(Streams, MemoryOfAnotherCardIsOutOfBounds) {
   ASSERT_OK(stream);
   auto other = rig->contexts[1]->Allocate(kBytes);
   ASSERT_OK(other);
-  Mix(**stream, {*other, kN, 5, *other}).IgnoreError();
+  Mix(**stream, {*other, kWords, 5, *other}).IgnoreError();
   EXPECT_EQ((*stream)->Synchronize().code(), absl::StatusCode::kUnavailable);
 }
 
@@ -222,7 +223,7 @@ absl::Status Record(Cards& cards, uint32_t value, Mistake mistake) {
   RETURN_IF_ERROR(cards.copies->CopyToDevice(cards.a, cards.in.data(), kBytes));
   RETURN_IF_ERROR(cards.copies->Record(cards.copied));
   RETURN_IF_ERROR(cards.kernels->Wait(cards.copied));
-  RETURN_IF_ERROR(Mix(*cards.kernels, {cards.b, kN, value, cards.a}));
+  RETURN_IF_ERROR(Mix(*cards.kernels, {cards.b, kWords, value, cards.a}));
   RETURN_IF_ERROR(cards.kernels->Record(cards.computed));
   if (mistake != Mistake::kNoWaitBack) RETURN_IF_ERROR(cards.copies->Wait(cards.computed));
   return cards.copies->CopyToHost(cards.out.data(), cards.b, kBytes);
@@ -231,16 +232,16 @@ absl::Status Record(Cards& cards, uint32_t value, Mistake mistake) {
 TEST(Graphs, CaptureLaunchUpdate) {
   for (int seed = 0; seed < 20; ++seed) {
     FakeCuda::Get().Reset("seed=" + std::to_string(seed));
-    auto cards = Open();
+    auto cards = OpenCards();
     ASSERT_OK(cards);
     Graph graph;
     for (uint32_t round = 0; round < 4; ++round) {
       ASSERT_OK(Record(*cards, round, Mistake::kNone));
       ASSERT_OK(cards->copies->EndCaptureInto(graph));
-      for (uint32_t i = 0; i < kN; ++i) Words(cards->in)[i] = i + round;
+      for (uint32_t i = 0; i < kWords; ++i) Words(cards->in)[i] = i + round;
       ASSERT_OK(cards->copies->Launch(graph));
       ASSERT_OK(cards->copies->Synchronize());
-      for (uint32_t i = 0; i < kN; ++i)
+      for (uint32_t i = 0; i < kWords; ++i)
         ASSERT_EQ(Words(cards->out)[i], (i + round) * 3 + round) << "seed " << seed;
     }
     // Another shape under the same graph is instantiated anew.
@@ -258,11 +259,11 @@ TEST(Graphs, CaptureLaunchUpdate) {
 TEST(Graphs, LaunchesOfOneGraphDoNotOverlap) {
   for (int seed = 0; seed < 20; ++seed) {
     FakeCuda::Get().Reset("seed=" + std::to_string(seed));
-    auto cards = Open();
+    auto cards = OpenCards();
     ASSERT_OK(cards);
     ASSERT_OK(cards->copies->BeginCapture());
-    ASSERT_OK(Mix(*cards->copies, {cards->a, kN, 1, cards->a}));
-    ASSERT_OK(Mix(*cards->copies, {cards->a, kN, 2, cards->a}));
+    ASSERT_OK(Mix(*cards->copies, {cards->a, kWords, 1, cards->a}));
+    ASSERT_OK(Mix(*cards->copies, {cards->a, kWords, 2, cards->a}));
     auto graph = cards->copies->EndCapture();
     ASSERT_OK(graph);
     ASSERT_OK(cards->copies->Launch(*graph));
@@ -276,7 +277,7 @@ TEST(Graphs, LaunchesOfOneGraphDoNotOverlap) {
 
 TEST(Graphs, WhatACaptureRefuses) {
   FakeCuda::Get().Reset("");
-  auto cards = Open();
+  auto cards = OpenCards();
   ASSERT_OK(cards);
   // A stream that joined and was not waited for.
   ASSERT_OK(Record(*cards, 1, Mistake::kNoWaitBack));
@@ -308,14 +309,14 @@ TEST(Graphs, WhatACaptureRefuses) {
 
 // Everything that a stage does, small: to be lost or to lack memory at any point.
 absl::Status Everything() {
-  ASSIGN_OR_RETURN(Cards cards, Open());
-  std::fill_n(Words(cards.in), kN, 3u);
+  ASSIGN_OR_RETURN(Cards cards, OpenCards());
+  std::fill_n(Words(cards.in), kWords, 3u);
   RETURN_IF_ERROR(Record(cards, 1, Mistake::kNone));
   ASSIGN_OR_RETURN(Graph graph, cards.copies->EndCapture());
   RETURN_IF_ERROR(cards.copies->Launch(graph));
   RETURN_IF_ERROR(cards.copies->Record(cards.copied));
   RETURN_IF_ERROR(cards.copied.Synchronize());
-  std::vector<uint32_t> pageable(kN);
+  std::vector<uint32_t> pageable(kWords);
   RETURN_IF_ERROR(cards.copies->CopyToHost(pageable.data(), cards.b, kBytes));
   RETURN_IF_ERROR(cards.copies->CopyOnDevice(cards.a, cards.b, kBytes));
   RETURN_IF_ERROR(cards.rig.contexts[0]->Memory().status());

@@ -28,7 +28,7 @@ class MachineMemory : public ::testing::Test {
   Counters counters_;
 };
 
-constexpr const char* kThread = R"(
+constexpr const char* kThreadIndex = R"(
   ld.param.u64 %rd1, [p0];
   ld.param.u64 %rd2, [p1];
   mov.u32 %r30, %ctaid.x; mov.u32 %r31, %ntid.x; mov.u32 %r32, %tid.x;
@@ -39,7 +39,7 @@ TEST_F(MachineMemory, VectorsAndSubWords) {
   std::vector<uint32_t> in(4 * 32);
   std::iota(in.begin(), in.end(), 0x80818283u);
   const uint64_t a = memory_.Upload(in, "in"), out = memory_.Alloc(32 * 32, "out");
-  ASSERT_OK(Run(std::string(kThread) + R"(
+  ASSERT_OK(Run(std::string(kThreadIndex) + R"(
   mul.wide.u32 %rd3, %r1, 16; add.s64 %rd4, %rd1, %rd3;
   mul.wide.u32 %rd3, %r1, 32; add.s64 %rd5, %rd2, %rd3;
   ld.global.nc.v4.u32 {%r2, %r3, %r4, %r5}, [%rd4];
@@ -212,7 +212,7 @@ TEST_F(MachineMemory, Atomics) {
       const uint64_t word = memory_.Upload(start, "word"), old = memory_.Alloc(32 * 4, "old");
       const bool shared = std::string_view(space) == "shared";
       ASSERT_OK(
-          Run(absl::StrCat(kThread, R"(
+          Run(absl::StrCat(kThreadIndex, R"(
   .shared .align 4 .b8 w[4];
   ld.global.u32 %r9, [%rd1]; mov.u64 %rd9, w;
   setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [w], %r9; bar.sync 0;
@@ -296,7 +296,7 @@ TEST_F(MachineMemory, IntegerMma) {
         }
       }
       const uint64_t in = memory_.Upload(lanes, "lanes"), out = memory_.Alloc(32 * 16, "out");
-      std::string body = std::string(kThread) +
+      std::string body = std::string(kThreadIndex) +
                          "mul.wide.u32 %rd3, %r1, 64; add.s64 %rd5, %rd1, %rd3; mul.wide.u32 %rd3, "
                          "%r1, 16; add.s64 %rd6, %rd2, %rd3;";
       LoadLanes<uint32_t>(&body, "%r", 10, 4, 0);
@@ -356,7 +356,7 @@ TEST_F(MachineMemory, HalfMmaSumsInOrder) {
     }
   }
   const uint64_t in = memory_.Upload(lanes, "lanes"), out = memory_.Alloc(32 * 16, "out");
-  std::string body = std::string(kThread) +
+  std::string body = std::string(kThreadIndex) +
                      "mul.wide.u32 %rd3, %r1, 64; add.s64 %rd5, %rd1, %rd3; mul.wide.u32 %rd3, "
                      "%r1, 16; add.s64 %rd6, %rd2, %rd3;";
   LoadLanes<uint32_t>(&body, "%r", 10, 4, 0);
@@ -385,7 +385,7 @@ TEST_F(MachineMemory, LoadMatrix) {
   const uint64_t in = memory_.Upload(tile, "tile"), out = memory_.Alloc(32 * 16, "out");
   for (const bool transposed : {false, true}) {
     ASSERT_OK(
-        Run(absl::StrCat(kThread, R"(
+        Run(absl::StrCat(kThreadIndex, R"(
   .shared .align 16 .b8 s[512];
   mul.wide.u32 %rd3, %r1, 16; add.s64 %rd4, %rd1, %rd3;
   ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%rd4];
@@ -413,7 +413,7 @@ TEST_F(MachineMemory, LoadMatrix) {
 // --- Asynchronous copies
 
 std::string AsyncBody(const char* wait, const char* barrier = "bar.sync 0;") {
-  return absl::StrCat(kThread, R"(
+  return absl::StrCat(kThreadIndex, R"(
   .shared .align 16 .b8 s[2048];
   mul.wide.u32 %rd3, %r32, 16; add.s64 %rd4, %rd1, %rd3;
   mov.u32 %r6, s; shl.b32 %r7, %r32, 4; add.u32 %r6, %r6, %r7;
@@ -462,7 +462,7 @@ TEST_F(MachineMemory, SectorsAndConflicts) {
   const auto stride = [&](int bytes) {
     EXPECT_OK(Run(
         absl::StrCat(
-            kThread, "mul.wide.u32 %rd3, %r1, ", bytes,
+            kThreadIndex, "mul.wide.u32 %rd3, %r1, ", bytes,
             "; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r2, [%rd4];",
             "mul.wide.u32 %rd3, %r1, 4; add.s64 %rd4, %rd2, %rd3; st.global.u32 [%rd4], %r2; ret;"),
         {a, out}));

@@ -37,6 +37,13 @@ class Planted(unittest.TestCase):
         self.plant("model/b.cc", '#include "base/a.h"\n// a long "explanation" { of nothing\nint B() { return A(1); }\n')
         self.assertEqual(self.rules(["base/a.cc", "model/b.cc"]), set())
 
+    def test_a_source_compiled_with_others_is_compiled(self):
+        self.plant("base/a.cc", "int A() { return 1; }\n")
+        self.plant("base/b.cc", "int B() { return 2; }\n")
+        unity = "build/base/lanyard_base.dir/Unity/unity_0_cxx.cxx"
+        self.plant(unity, f'#include "{self.root}/base/a.cc"\n')
+        self.assertEqual(self.rules([unity]), {("never-built", "base/b.cc")})
+
     def test_includes_go_one_way(self):
         self.plant("base/a.h", '#pragma once\n#include "model/b.h"\n')
         self.plant("model/b.h", '#pragma once\n#include "base/a.h"\n')

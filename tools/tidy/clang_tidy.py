@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+import commands
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Tests, benchmarks and stand-ins are not shipped, and generated files are nobody's to mend.
 NOT_SHIPPED = re.compile(r"^(tests|bench|build)/|_(test|fuzz|bench)\.cc$|(^|/)testing")
@@ -31,7 +33,7 @@ def cache_folder():
 def sources(build):
     """{path below the root: object file} of what the product is compiled from."""
     found = {}
-    for entry in json.loads((build / "compile_commands.json").read_text()):
+    for entry in commands.read(build / "compile_commands.json"):
         path = pathlib.Path(entry["directory"], entry["file"]).resolve()
         if path.is_relative_to(ROOT) and not NOT_SHIPPED.search(str(path.relative_to(ROOT))):
             found[str(path.relative_to(ROOT))] = re.search(r"-o (\S+)", entry["command"]).group(1)
@@ -65,15 +67,15 @@ def key_of(path, includes, version):
 
 def own_commands(build, folder):
     """compile_commands.json in `folder`, without the precompiled headers of gcc, which clang cannot read."""
-    commands = json.loads((build / "compile_commands.json").read_text())
-    for entry in commands:
+    entries = commands.read(build / "compile_commands.json")
+    for entry in entries:
         entry["command"] = re.sub(r" (-Winvalid-pch|-fpch-preprocess|-include \S+cmake_pch\.hxx)", "", entry["command"])
-    (folder / "compile_commands.json").write_text(json.dumps(commands))
+    (folder / "compile_commands.json").write_text(json.dumps(entries))
 
 
-def look(path, commands):
+def look(path, folder):
     """clang-tidy's words about one file; empty if it is clean."""
-    done = subprocess.run(["clang-tidy", "-p", commands, "--quiet", "--extra-arg=-w", f"--header-filter=^{ROOT}/(?!build)", path],
+    done = subprocess.run(["clang-tidy", "-p", folder, "--quiet", "--extra-arg=-w", f"--header-filter=^{ROOT}/(?!build)", path],
                           cwd=ROOT, capture_output=True, text=True)
     if done.returncode == 0 and not done.stdout.strip():
         return ""

@@ -7,11 +7,12 @@ Rules that count (functions, parameters) have known exceptions in ratchet.txt: t
 import argparse
 import collections
 import fnmatch
-import json
 import pathlib
 import re
 import subprocess
 import sys
+
+import commands
 
 FILE_LINES = 800
 FUNCTION_LINES = 70
@@ -274,7 +275,7 @@ def run(root, compile_commands=None):
     compiled = None
     if compile_commands:
         compiled = set()
-        for entry in json.loads(pathlib.Path(compile_commands).read_text()):
+        for entry in commands.read(compile_commands):
             file = pathlib.Path(entry["directory"], entry["file"]).resolve()
             if file.is_relative_to(root):
                 compiled.add(str(file.relative_to(root)))
