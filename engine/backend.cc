@@ -2,7 +2,7 @@
 
 namespace lanyard::engine {
 
-void Linear::Add(std::unique_ptr<Matrix> matrix, int64_t n_out) {
+void Linear::Add(std::shared_ptr<const Matrix> matrix, int64_t n_out) {
   (matrix->wants_quantised() ? needs_quantised_ : needs_floats_) = true;
   parts_.push_back({std::move(matrix), n_out_});
   n_out_ += n_out;

@@ -41,11 +41,11 @@ class Matrix {
 class Linear {
  public:
   struct Part {
-    std::unique_ptr<Matrix> matrix;
+    std::shared_ptr<const Matrix> matrix;
     int64_t offset = 0;  // index of its first output
   };
 
-  void Add(std::unique_ptr<Matrix> matrix, int64_t n_out);
+  void Add(std::shared_ptr<const Matrix> matrix, int64_t n_out);
   void set_k(int64_t k) { k_ = k; }
   int64_t n_out() const { return n_out_; }
   int64_t k() const { return k_; }
@@ -131,6 +131,10 @@ class Backend {
   // Makes the step's buffers; to be called after the weights are there.
   virtual absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) = 0;
   virtual BackendMemory memory() const = 0;
+  // True when its matrices and vectors serve any later backend of this kind, too (WeightShelf).
+  // One that takes them over is told their bytes.
+  virtual bool shares_weights() const { return false; }
+  virtual void CountShared(uint64_t /*bytes*/) {}
   // Thread-safe. False from the moment on when the device was lost, or gave this backend's memory
   // to others.
   virtual bool usable() const { return true; }

@@ -31,6 +31,8 @@ class CpuBackend final : public Backend {
   absl::StatusOr<uint8_t*> MapKv(uint64_t bytes, uint32_t layer) override;
   absl::Status MakeBuffers(const StepSizes& sizes, InputForms forms) override;
   BackendMemory memory() const override { return memory_; }
+  bool shares_weights() const override { return true; }
+  void CountShared(uint64_t bytes) override { memory_.weights += bytes; }
 
   absl::Status Begin(const Step& step) override;
   absl::Status End() override { return absl::OkStatus(); }

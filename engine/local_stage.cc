@@ -414,7 +414,7 @@ absl::StatusOr<std::unique_ptr<LocalStage>> LocalStage::Create(
   auto out = std::make_unique<DeviceStage>(shape, spec, source, options);
   uint64_t done = 0;
   const uint64_t total = StageTensorBytes(shape, spec, source);
-  WeightLoader loader(source, [&](uint64_t bytes) {
+  WeightLoader loader(source, options.shelf, [&](uint64_t bytes) {
     done += bytes;
     if (progress) progress(std::min(done, total), total);
   });

@@ -18,11 +18,16 @@
 
 namespace lanyard::engine {
 
+class WeightShelf;
+
 struct StageOptions {
   int threads = 1;
   ops::Isa isa = ops::BestIsa();
   // The cards that layers go to before the processor, in this order (placement.h).
   std::vector<std::shared_ptr<Device>> devices = {};
+  // Where weights of the processor's layers are looked for before they are read, and put. It may be
+  // null; LocalStage::Create alone uses it.
+  WeightShelf* shelf = nullptr;
 };
 
 // The bytes that a stage holds, as planned and as allocated.

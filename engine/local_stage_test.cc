@@ -7,6 +7,7 @@
 
 #include "engine/chain.h"
 #include "engine/testing/random_model.h"
+#include "engine/weight_shelf.h"
 #include "stage/hidden.h"
 
 namespace lanyard::engine {
@@ -145,6 +146,46 @@ TEST(NotFinite, EndsItsOwnSequenceOnly) {
       EXPECT_TRUE(same((*chain->Step(std::span(&after, 1)))[0], alone(right)));
     }
   }
+}
+
+// Reads of the tensors that were there before fail.
+class OnlyNew final : public model::TensorSource {
+ public:
+  OnlyNew(const model::TensorSource& all, const WeightShelf& shelf) : all_(all), shelf_(shelf) {}
+  const model::TensorInfo* Find(std::string_view name) const override { return all_.Find(name); }
+  absl::Status Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const override {
+    if (shelf_.Has(name)) return Internal(AbslView(name), " was read again");
+    return all_.Read(name, offset, out);
+  }
+
+ private:
+  const model::TensorSource& all_;
+  const WeightShelf& shelf_;
+};
+
+TEST_F(SecondStage, TakesItsLayersFromTheStageBefore) {
+  WeightShelf shelf;
+  StageOptions options;
+  options.shelf = &shelf;
+  stage::StageSpec head = spec_;
+  head.layers.begin += 1;
+  {
+    const auto before = LocalStage::Create(model_.shape(), head, model_, options);
+    ASSERT_TRUE(before.ok()) << before.status();
+    EXPECT_TRUE(shelf.Has("output_norm.weight"));
+    shelf.Hold([](std::string_view tensor) { return tensor != "output_norm.weight"; });
+  }
+  EXPECT_FALSE(shelf.Has("output_norm.weight")) << "nobody wanted it";
+  const auto after = LocalStage::Create(model_.shape(), spec_, OnlyNew(model_, shelf), options);
+  shelf.LetGo();
+  ASSERT_TRUE(after.ok()) << after.status();
+  const auto fresh = LocalStage::Create(model_.shape(), spec_, model_, {});
+  ASSERT_TRUE(fresh.ok());
+  EXPECT_EQ((*after)->memory().weights, (*fresh)->memory().weights);
+  const auto got = (*after)->Run(frame_, {}), want = (*fresh)->Run(frame_, {});
+  ASSERT_TRUE(got.ok() && want.ok());
+  EXPECT_EQ(got->tokens[0].top, want->tokens[0].top);
+  EXPECT_EQ(got->tokens[0].lse, want->tokens[0].lse);
 }
 
 TEST_F(SecondStage, StopsBetweenLayers) {

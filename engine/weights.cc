@@ -41,6 +41,38 @@ absl::StatusOr<const model::TensorInfo*> FindMatrix(const model::TensorSource& s
   return info;
 }
 
+absl::StatusOr<std::shared_ptr<const Matrix>> WeightLoader::MatrixOf(
+    const std::vector<const model::TensorInfo*>& tensors, int64_t n_out, int64_t k) {
+  std::vector<std::string> names;
+  for (const model::TensorInfo* tensor : tensors) names.push_back(tensor->name);
+  WeightShelf* const shelf = Shelf();
+  if (shelf != nullptr) {
+    if (auto kept = shelf->FindMatrix(names)) {
+      backend_->CountShared(kept->bytes());
+      return kept;
+    }
+  }
+  const auto read = [&](uint64_t offset, std::span<uint8_t> to) -> absl::Status {
+    for (const model::TensorInfo* tensor : tensors) {
+      if (offset >= tensor->bytes) {
+        offset -= tensor->bytes;
+        continue;
+      }
+      const uint64_t n = std::min<uint64_t>(to.size(), tensor->bytes - offset);
+      RETURN_IF_ERROR(source_.Read(tensor->name, offset, to.first(n)));
+      to = to.subspan(n);
+      if (to.empty()) break;
+      offset = 0;
+    }
+    return absl::OkStatus();
+  };
+  auto packed = backend_->PackMatrix(tensors[0]->type, n_out, k, read);
+  if (!packed.ok()) return Annotate(packed.status(), "tensor " + names[0]);
+  const std::shared_ptr<engine::Matrix> matrix = *std::move(packed);
+  if (shelf != nullptr) shelf->Put(names, matrix);
+  return matrix;
+}
+
 absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matrices, int64_t k) {
   Linear out;
   out.set_k(k);
@@ -59,23 +91,8 @@ absl::StatusOr<Linear> WeightLoader::LoadLinear(const std::vector<Matrix>& matri
       tensors.push_back(next);
       n_out += matrices[end].n_out;
     }
-    const auto read = [&](uint64_t offset, std::span<uint8_t> to) -> absl::Status {
-      for (const model::TensorInfo* tensor : tensors) {
-        if (offset >= tensor->bytes) {
-          offset -= tensor->bytes;
-          continue;
-        }
-        const uint64_t n = std::min<uint64_t>(to.size(), tensor->bytes - offset);
-        RETURN_IF_ERROR(source_.Read(tensor->name, offset, to.first(n)));
-        to = to.subspan(n);
-        if (to.empty()) break;
-        offset = 0;
-      }
-      return absl::OkStatus();
-    };
-    auto matrix = backend_->PackMatrix(first->type, n_out, k, read);
-    if (!matrix.ok()) return Annotate(matrix.status(), "tensor " + first->name);
-    out.Add(*std::move(matrix), n_out);
+    ASSIGN_OR_RETURN(auto matrix, MatrixOf(tensors, n_out, k));
+    out.Add(std::move(matrix), n_out);
     for (const model::TensorInfo* tensor : tensors) {
       if (progress_) progress_(tensor->bytes);
     }
@@ -100,9 +117,18 @@ absl::StatusOr<std::vector<float>> WeightLoader::LoadFloats(const std::string& n
 }
 
 absl::StatusOr<Vector> WeightLoader::LoadVector(const std::string& name, int64_t n) {
+  WeightShelf* const shelf = Shelf();
+  if (shelf != nullptr) {
+    if (Vector kept = shelf->FindVector(name); kept.owner != nullptr && kept.n == n) {
+      backend_->CountShared(kept.bytes());
+      if (progress_) progress_(kept.bytes());
+      return kept;
+    }
+  }
   ASSIGN_OR_RETURN(std::vector<float> values, LoadFloats(name, n));
   auto vector = backend_->PutVector(std::move(values));
   if (!vector.ok()) return Annotate(vector.status(), "tensor " + name);
+  if (shelf != nullptr) shelf->Put(name, *vector);
   return vector;
 }
 

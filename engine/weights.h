@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "engine/backend.h"
+#include "engine/weight_shelf.h"
 #include "model/tensor_source.h"
 
 namespace lanyard::engine {
@@ -16,9 +17,11 @@ namespace lanyard::engine {
 // It reads and checks dimensions; the backend re-lays. Errors name the tensor.
 class WeightLoader {
  public:
-  // `progress(bytes)` is called after each tensor; it may be null.
-  WeightLoader(const model::TensorSource& source, std::function<void(uint64_t)> progress)
-      : source_(source), progress_(std::move(progress)) {}
+  // `progress(bytes)` is called after each tensor. What is on the shelf is taken from there, and
+  // the rest is put on it. Both may be null.
+  WeightLoader(const model::TensorSource& source, WeightShelf* shelf,
+               std::function<void(uint64_t)> progress)
+      : source_(source), shelf_(shelf), progress_(std::move(progress)) {}
 
   // The backend that gets what is loaded next.
   void set_backend(Backend* backend) { backend_ = backend; }
@@ -36,7 +39,12 @@ class WeightLoader {
   bool Has(const std::string& name) const { return source_.Find(name) != nullptr; }
 
  private:
+  absl::StatusOr<std::shared_ptr<const engine::Matrix>> MatrixOf(
+      const std::vector<const model::TensorInfo*>& tensors, int64_t n_out, int64_t k);
+  WeightShelf* Shelf() const { return backend_->shares_weights() ? shelf_ : nullptr; }
+
   const model::TensorSource& source_;
+  WeightShelf* const shelf_;
   Backend* backend_ = nullptr;
   const std::function<void(uint64_t)> progress_;
 };

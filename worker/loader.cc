@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <map>
+#include <set>
 #include <span>
 
 #include "base/clock.h"
@@ -53,6 +56,34 @@ class StoppableSource final : public model::TensorSource {
   const std::shared_ptr<const model::TensorSource> source_;
   const std::stop_token stop_;
   std::atomic<bool> armed_{true};
+};
+
+// What was read for the stage, over what is in memory already and is not read again.
+class KeptSource final : public model::TensorSource {
+ public:
+  KeptSource(std::shared_ptr<const model::TensorSource> read,
+             std::shared_ptr<const model::TensorSource> rows,
+             std::shared_ptr<const model::Manifest> manifest, const std::vector<std::string>& kept)
+      : read_(std::move(read)), rows_(std::move(rows)), manifest_(std::move(manifest)) {
+    for (const std::string& name : kept) {
+      for (const model::TensorInfo& tensor : manifest_->Find(name)->tensors)
+        kept_[tensor.name] = &tensor;
+    }
+  }
+  const model::TensorInfo* Find(std::string_view name) const override {
+    const auto it = kept_.find(name);
+    return it == kept_.end() ? read_->Find(name) : it->second;
+  }
+  absl::Status Read(std::string_view name, uint64_t offset, std::span<uint8_t> out) const override {
+    if (!kept_.contains(name)) return read_->Read(name, offset, out);
+    if (rows_ != nullptr && rows_->Find(name) != nullptr) return rows_->Read(name, offset, out);
+    return Internal("tensor '", AbslView(name), "' is in memory and was not verified on disk");
+  }
+
+ private:
+  const std::shared_ptr<const model::TensorSource> read_, rows_;
+  const std::shared_ptr<const model::Manifest> manifest_;
+  std::map<std::string, const model::TensorInfo*, std::less<>> kept_;
 };
 
 }  // namespace
@@ -108,6 +139,7 @@ void Loader::Loop() {
     }
     if (!job.assignment) {
       loaded_.reset();
+      shelf_.Clear();
       TrimMalloc();
       continue;
     }
@@ -137,13 +169,56 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
                                uint64_t* fetched_bytes) {
   if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment))
     return absl::OkStatus();
-  loaded_.reset();  // before the new one, since two stages need not fit
-  TrimMalloc();
+  const absl::Status status = MakeStage(assignment, std::move(stop), fetched_bytes);
+  // The load that replaces one that was stopped may want the same.
+  if (!absl::IsCancelled(status)) shelf_.LetGo();
+  return status;
+}
+
+Loader::Kept Loader::Keep(const net::Assignment& assignment, std::vector<std::string> parts) {
+  const model::Manifest& manifest = *assignment.manifest;
+  const stage::StageSpec& spec = assignment.spec;
+  Kept out;
+  if (std::exchange(shelf_digest_, manifest.digest) != manifest.digest) shelf_.Clear();
+  // Cards hold weights in their own memory, which goes with the stage.
+  if (!options_.stage.devices.empty()) {
+    out.parts.read = std::move(parts);
+    return out;
+  }
+  if (spec.embeds && loaded_ != nullptr && loaded_->digest == manifest.digest)
+    out.rows = loaded_->rows;
+  std::set<std::string_view> wanted;
+  for (const std::string& name : parts) {
+    if (const model::Part* part = manifest.Find(name); part != nullptr)
+      for (const model::TensorInfo& tensor : part->tensors) wanted.insert(tensor.name);
+  }
+  shelf_.Hold([&](std::string_view tensor) { return wanted.contains(tensor); });
+  for (std::string& name : parts) {
+    const model::Part* part = manifest.Find(name);
+    const bool embedding = name == "embed";
+    bool kept = part != nullptr;
+    if (embedding && spec.embeds) kept = kept && out.rows != nullptr;
+    const bool packed = !embedding || (spec.samples && manifest.shape.tied_output);
+    if (kept && packed) {
+      kept = std::all_of(part->tensors.begin(), part->tensors.end(),
+                         [&](const auto& tensor) { return shelf_.Has(tensor.name); });
+    }
+    (kept ? out.parts.kept : out.parts.read).push_back(std::move(name));
+  }
+  return out;
+}
+
+absl::Status Loader::MakeStage(const net::Assignment& assignment, std::stop_token stop,
+                               uint64_t* fetched_bytes) {
   const model::Manifest& manifest = *assignment.manifest;
   const stage::StageSpec& spec = assignment.spec;
   const std::vector<std::string> parts =
       model::PartsOfStage(manifest, spec.layers.begin, spec.layers.end, spec.embeds, spec.samples);
+  const Kept kept = Keep(assignment, parts);
+  loaded_.reset();  // before the new one, since two stages need not fit
+  TrimMalloc();
   engine::StageOptions options = options_.stage;
+  options.shelf = &shelf_;
   // Checked and built by the same figures.
   options.devices = engine::WithRoomOfNow(options.devices);
   RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
@@ -154,14 +229,17 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
       [&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
   const TimeNs start = MonotonicNow();
   ASSIGN_OR_RETURN(Weights weights,
-                   store_.Prepare(manifest, parts, options_.fetch, stop,
+                   store_.Prepare(manifest, kept.parts, options_.fetch, stop,
                                   [&](uint64_t done, uint64_t total) { gate(done / 2, total); }));
   *fetched_bytes = weights.fetched_bytes;
   if (stop.stop_requested()) return absl::CancelledError("loading was stopped");
   auto loaded = std::make_shared<LoadedStage>();
   loaded->digest = manifest.digest;
   loaded->spec = spec;
-  const auto source = std::make_shared<StoppableSource>(std::move(weights.source), stop);
+  if (spec.embeds) loaded->rows = kept.rows != nullptr ? kept.rows : weights.source;
+  const auto source = std::make_shared<StoppableSource>(
+      std::make_shared<KeptSource>(weights.source, kept.rows, assignment.manifest, kept.parts.kept),
+      stop);
   loaded->source = source;
   auto stage = options_.factory.create(
       manifest.shape, spec, *loaded->source, options,
@@ -179,8 +257,9 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ",
           spec.layers.end, ")", spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "",
           ": ", FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",
-          FormatSize(weights.fetched_bytes), " fetched) in ",
-          (MonotonicNow() - start) / kMillisecond, " ms");
+          FormatSize(weights.fetched_bytes), " fetched, ", kept.parts.kept.size(), " of ",
+          parts.size(), " parts were in memory) in ", (MonotonicNow() - start) / kMillisecond,
+          " ms");
   return absl::OkStatus();
 }
 
@@ -223,7 +302,10 @@ absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(
   options.on_closed = [events = events_, plan, epoch](const absl::Status& why) {
     events->OnNextClosed(plan, epoch, why);  // the stage may outlive this loader
   };
-  for (int wait_ms = 20;; wait_ms = std::min(2 * wait_ms, 300)) {
+  // The next worker loads at the same time and is often ready a moment later: streams stand still
+  // meanwhile, so that the first tries follow each other quickly.
+  const TimeNs soon = MonotonicNow() + 2 * kSecond;
+  for (int wait_ms = 10;; wait_ms = std::min(2 * wait_ms, MonotonicNow() < soon ? 40 : 300)) {
     // An attempt that fails also calls on_closed; the owner recognises it because the stage is not
     // ready yet.
     std::unique_ptr<net::RemoteStage> next = net::RemoteStage::Connect(options);

@@ -1,6 +1,6 @@
 // Makes an assignment ready on a thread of its own: weights, stage, connection to the next stage.
-// It keeps the loaded stage from one assignment to the next when the duty is the same, and frees it
-// before it loads another.
+// It keeps the loaded stage from one assignment to the next when the duty is the same. Of another
+// duty it keeps the layers that stay (engine/weight_shelf.h) and frees the rest before it loads.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/mutex.h"
+#include "engine/weight_shelf.h"
 #include "net/control.h"
 #include "worker/stage_factory.h"
 #include "worker/weight_store.h"
@@ -22,6 +23,8 @@ namespace lanyard::worker {
 struct LoadedStage {
   std::string digest;  // digest of the model's manifest
   stage::StageSpec spec;
+  // Of embedding rows; null unless the stage embeds. A stage that follows goes on reading it.
+  std::shared_ptr<const model::TensorSource> rows;
   std::shared_ptr<const model::TensorSource> source;
   std::unique_ptr<engine::LocalStage> stage;  // declared after `source`, which it may read
 };
@@ -87,6 +90,14 @@ class Loader {
   LoadOutcome Run(net::Assignment assignment, std::stop_token stop);
   absl::Status LoadStage(const net::Assignment& assignment, std::stop_token stop,
                          uint64_t* fetched_bytes);
+  absl::Status MakeStage(const net::Assignment& assignment, std::stop_token stop,
+                         uint64_t* fetched_bytes);
+  // What of a stage's parts need not be read, because an earlier stage has it in memory.
+  struct Kept {
+    WantedParts parts;
+    std::shared_ptr<const model::TensorSource> rows;
+  };
+  Kept Keep(const net::Assignment& assignment, std::vector<std::string> parts);
   absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
                            const engine::StageOptions& options) const;
   absl::StatusOr<std::unique_ptr<net::RemoteStage>> ConnectNext(const net::Assignment& assignment,
@@ -95,7 +106,10 @@ class Loader {
   const LoaderOptions options_;
   LoaderEvents* const events_;
   WeightStore store_;
-  std::shared_ptr<LoadedStage> loaded_;  // only the loader's thread touches it
+  // Only the loader's thread touches these.
+  std::shared_ptr<LoadedStage> loaded_;
+  engine::WeightShelf shelf_;
+  std::string shelf_digest_;  // of the model whose weights are on it
   Mutex mu_;
   CondVar cv_;
   std::optional<Job> waiting_ ABSL_GUARDED_BY(mu_);

@@ -151,21 +151,21 @@ std::vector<std::string> WeightStore::LocalFiles() const {
 }
 
 absl::StatusOr<Weights> WeightStore::Prepare(
-    const model::Manifest& manifest, const std::vector<std::string>& parts, const FetchPart& fetch,
+    const model::Manifest& manifest, const WantedParts& parts, const FetchPart& fetch,
     std::stop_token stop, const std::function<void(uint64_t, uint64_t)>& progress) {
   Job job{fetch, stop, progress};
-  for (const std::string& name : parts) {
+  for (const std::string& name : parts.read) {
     const model::Part* part = manifest.Find(name);
     if (part == nullptr) return Internal("the manifest has no part '", name, "'");
     job.total_bytes += part->bytes;
   }
   std::string path;
-  if (auto source = FromLocalFile(&job, manifest, parts, &path); source != nullptr)
+  if (auto source = FromLocalFile(&job, manifest, parts.read, &path); source != nullptr)
     return Weights{std::move(source), 0, path};
   if (stop.stop_requested()) return absl::CancelledError("verifying weights was stopped");
   RETURN_IF_ERROR(net::WithCause(MakePrivateDir(WeightsDir()), net::LoadCause::kCacheUnwritable));
   MakeRoom(manifest, parts);
-  for (const std::string& name : parts) {
+  for (const std::string& name : parts.read) {
     const model::Part& part = *manifest.Find(name);
     ASSIGN_OR_RETURN(const bool cached, UseCached(job, part));
     if (cached) {
@@ -175,7 +175,7 @@ absl::StatusOr<Weights> WeightStore::Prepare(
     }
   }
   ASSIGN_OR_RETURN(std::unique_ptr<model::PartSource> source,
-                   model::PartSource::Make(WeightsDir(), manifest, parts));
+                   model::PartSource::Make(WeightsDir(), manifest, parts.read));
   return Weights{std::move(source), job.fetched_bytes,
                  job.fetched_bytes == 0 ? "cache" : "coordinator"};
 }
@@ -203,11 +203,14 @@ std::shared_ptr<const model::TensorSource> WeightStore::FromLocalFile(
   return nullptr;
 }
 
-void WeightStore::MakeRoom(const model::Manifest& manifest,
-                           const std::vector<std::string>& parts) const {
+void WeightStore::MakeRoom(const model::Manifest& manifest, const WantedParts& parts) const {
   CacheRoom room;
   room.limit_bytes = options_.cache_limit_bytes;
-  for (const std::string& name : parts) {
+  for (const std::string& name : parts.kept) {
+    const model::Part& part = *manifest.Find(name);
+    if (room.keep.insert(part.sha256).second) room.keep_bytes += part.bytes;
+  }
+  for (const std::string& name : parts.read) {
     const model::Part& part = *manifest.Find(name);
     if (!room.keep.insert(part.sha256).second) continue;
     room.keep_bytes += part.bytes;

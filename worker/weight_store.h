@@ -41,6 +41,12 @@ struct Weights {
   std::string origin;          // for people: "cache", "coordinator" or the file's path
 };
 
+struct WantedParts {
+  std::vector<std::string> read;  // are verified, and fetched where they are missing
+  // Are in memory already, so that their bytes are not looked at; what the cache has of them stays.
+  std::vector<std::string> kept = {};
+};
+
 // For one caller at a time.
 class WeightStore {
  public:
@@ -51,16 +57,15 @@ class WeightStore {
   // coordinator gave nothing for fetch_patience_ms. Cancelled when `stop` asks, or fetch's error.
   // What was fetched of a part is kept, unless it is wrong or the disk is full.
   // `progress(done, total)` counts bytes; it may be null.
-  absl::StatusOr<Weights> Prepare(const model::Manifest& manifest,
-                                  const std::vector<std::string>& parts, const FetchPart& fetch,
-                                  std::stop_token stop,
+  absl::StatusOr<Weights> Prepare(const model::Manifest& manifest, const WantedParts& parts,
+                                  const FetchPart& fetch, std::stop_token stop,
                                   const std::function<void(uint64_t, uint64_t)>& progress);
 
  private:
   struct Job;
   struct Fetching;
   absl::StatusOr<bool> UseCached(const Job& job, const model::Part& part);
-  void MakeRoom(const model::Manifest& manifest, const std::vector<std::string>& parts) const;
+  void MakeRoom(const model::Manifest& manifest, const WantedParts& parts) const;
   absl::Status FetchOne(Job* job, const model::Part& part);
   absl::Status FetchOnce(Job* job, const model::Part& part, const std::string& temp);
   absl::Status FetchRest(Job* job, const model::Part& part, Fetching* to) const;

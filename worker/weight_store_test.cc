@@ -42,7 +42,7 @@ class WeightStoreTest : public ::testing::Test {
   }
 
   absl::StatusOr<Weights> Prepare(const WeightStoreOptions& options, std::stop_token stop = {}) {
-    return WeightStore(options).Prepare(*model_.manifest(), parts_, Fetch(), stop,
+    return WeightStore(options).Prepare(*model_.manifest(), {parts_}, Fetch(), stop,
                                         [this](uint64_t done, uint64_t total) {
                                           EXPECT_LE(done, total);
                                           last_done_ = done;
@@ -127,7 +127,7 @@ TEST_F(WeightStoreTest, ResumesWhatTheNetworkCutOff) {
   const auto once =
       WeightStore({dir_.path(), {}, ""})
           .Prepare(
-              *model_.manifest(), parts_,
+              *model_.manifest(), {parts_},
               [&](const std::string& sha256, uint64_t offset, std::stop_token token,
                   const auto& take) {
                 absl::Status status = Fetch()(sha256, offset, token, take);
@@ -167,7 +167,7 @@ TEST_F(WeightStoreTest, AgainIsAskedAgainWithoutStartingOver) {
   };
   cut_after_ = 2;
   const auto weights =
-      WeightStore({dir_.path(), {}, ""}).Prepare(*model_.manifest(), parts_, busy, {}, nullptr);
+      WeightStore({dir_.path(), {}, ""}).Prepare(*model_.manifest(), {parts_}, busy, {}, nullptr);
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(refused_at, 2000u);
   EXPECT_EQ(served_bytes_, total_bytes_);
@@ -185,7 +185,8 @@ TEST_F(WeightStoreTest, WhatGivesNothingForLongPassesByItselfAndKeepsThePart) {
     return fetch(sha256, offset, stop, take);
   };
   cut_after_ = 3;
-  const auto weights = WeightStore(options).Prepare(*model_.manifest(), parts_, busy, {}, nullptr);
+  const auto weights =
+      WeightStore(options).Prepare(*model_.manifest(), {parts_}, busy, {}, nullptr);
   EXPECT_TRUE(absl::IsUnavailable(weights.status())) << weights.status();
   EXPECT_EQ(net::CauseOf(weights.status()), net::LoadCause::kAgain);
   EXPECT_EQ(std::filesystem::file_size(PathOf("embed") + ".part"), 3000u);
@@ -199,7 +200,7 @@ TEST_F(WeightStoreTest, AStopEndsTheWaiting) {
     return absl::UnavailableError("try again");
   };
   const auto weights = WeightStore({dir_.path(), {}, ""})
-                           .Prepare(*model_.manifest(), parts_, busy, stop.get_token(), nullptr);
+                           .Prepare(*model_.manifest(), {parts_}, busy, stop.get_token(), nullptr);
   EXPECT_TRUE(absl::IsCancelled(weights.status())) << weights.status();
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
 }
@@ -222,7 +223,7 @@ TEST_F(WeightStoreTest, AFolderThatCannotBeWrittenIsNamed) {
 TEST_F(WeightStoreTest, ACacheThatDamagesItsPartsIsSaidToFail) {
   WeightStore store({dir_.path(), {}, ""});
   const auto prepare = [&] {
-    return store.Prepare(*model_.manifest(), parts_, Fetch(), {}, nullptr);
+    return store.Prepare(*model_.manifest(), {parts_}, Fetch(), {}, nullptr);
   };
   ASSERT_TRUE(prepare().ok());
   ASSERT_EQ(truncate(PathOf("embed").c_str(), 5), 0);
@@ -294,7 +295,7 @@ TEST_F(WeightStoreTest, ALocalFileOfOtherContentIsAvoidedUntilItChanges) {
   for (const model::Part& part : model_.manifest()->parts) parts_.push_back(part.name);
   WeightStore store({dir_.path(), {path}, ""});
   const auto prepare = [&] {
-    return store.Prepare(*model_.manifest(), parts_, Fetch(), {}, nullptr)->origin;
+    return store.Prepare(*model_.manifest(), {parts_}, Fetch(), {}, nullptr)->origin;
   };
   EXPECT_EQ(prepare(), "coordinator");
   const auto changed = std::filesystem::last_write_time(path);
