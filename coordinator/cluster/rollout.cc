@@ -1,6 +1,7 @@
 #include "coordinator/cluster/rollout.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "coordinator/serve/pipeline.h"
@@ -21,6 +22,19 @@ std::string Join(const std::vector<std::string>& parts) {
 bool Uses(const sharding::Plan& plan, const std::string& machine) {
   return std::any_of(plan.stages.begin(), plan.stages.end(),
                      [&](const auto& stage) { return stage.machine == machine; });
+}
+
+// Whether two machines without cards can do each other's stage about as fast as their own.
+bool Alike(const net::WorkerHello& a, const sharding::PlannedStage& of_a, const net::WorkerHello& b,
+           const sharding::PlannedStage& of_b) {
+  constexpr double kAsFast = 0.1;
+  const auto holds = [](const net::WorkerHello& hello, const sharding::PlannedStage& stage) {
+    const uint64_t bytes = stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes;
+    return hello.memory_bytes >= hello.base_bytes && hello.memory_bytes - hello.base_bytes >= bytes;
+  };
+  return a.devices.empty() && b.devices.empty() && a.threads == b.threads &&
+         std::abs(a.speed - b.speed) <= kAsFast * std::max(a.speed, b.speed) && holds(a, of_b) &&
+         holds(b, of_a);
 }
 
 }  // namespace
@@ -74,6 +88,7 @@ bool Rollout::moving() const {
 void Rollout::OnJoined(const std::string& name, TimeNs now) {
   joined_at_ = now;
   holding_.erase(name);
+  in_memory_.erase(name);
   if (auto* waiting = std::get_if<Waiting>(&phase_)) waiting->awaited.erase(name);
   if (!planned_once_) not_before_ = now + options_.settle;
 }
@@ -151,6 +166,7 @@ RolloutActions Rollout::OnReady(net::LinkId link, const net::StageReady& ready, 
   std::set<uint32_t>& fetched = fetched_[stage->planned.machine];
   for (uint32_t l = stage->planned.layers.begin; l < stage->planned.layers.end; ++l)
     fetched.insert(l);
+  in_memory_[stage->planned.machine] = stage->planned.layers;
   RolloutActions actions;
   if (!std::all_of(loading->stages.begin(), loading->stages.end(),
                    [](const auto& s) { return s.ready; })) {
@@ -420,9 +436,47 @@ RolloutActions Rollout::OnPlanToAssign(const Job& job, const absl::StatusOr<shar
     if (job.revision == view.revision) phase_ = NoFit{WhyNoPlan(made, view), view.revision};
     return {};
   }
-  SetPlan(*made, view.members);
+  sharding::Plan plan = *made;
+  KeepLayersInPlace(&plan, view.members);
+  SetPlan(plan, view.members);
   if (!StillFits(plan_, view)) return {};
   return Assign(view, now);
+}
+
+uint32_t Rollout::Kept(const std::string& machine, stage::LayerRange layers) const {
+  uint32_t kept = 0;
+  const auto memory = in_memory_.find(machine);
+  const auto disk = fetched_.find(machine);
+  for (uint32_t l = layers.begin; l < layers.end; ++l) {
+    // Reading a layer from the disk costs about as much again as fetching it.
+    if (memory != in_memory_.end() && memory->second.begin <= l && l < memory->second.end)
+      kept += 2;
+    else if (disk != fetched_.end() && disk->second.contains(l))
+      kept += 1;
+  }
+  return kept;
+}
+
+void Rollout::KeepLayersInPlace(sharding::Plan* plan, const Membership& members) const {
+  std::vector<sharding::PlannedStage>& stages = plan->stages;
+  // Each change of places keeps more than before, so that it ends.
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (size_t i = 0; i < stages.size(); ++i) {
+      for (size_t j = i + 1; j < stages.size(); ++j) {
+        sharding::PlannedStage &a = stages[i], &b = stages[j];
+        const Member *on_a = members.FindByName(a.machine), *on_b = members.FindByName(b.machine);
+        if (on_a == nullptr || on_b == nullptr || !Alike(on_a->hello, a, on_b->hello, b)) continue;
+        if (Kept(a.machine, b.layers) + Kept(b.machine, a.layers) <=
+            Kept(a.machine, a.layers) + Kept(b.machine, b.layers))
+          continue;
+        std::swap(a.machine, b.machine);
+        std::swap(a.base_bytes, b.base_bytes);
+        std::swap(a.limit_bytes, b.limit_bytes);
+        changed = true;
+      }
+    }
+  }
 }
 
 TimeNs Rollout::LoadTime(const sharding::Plan& plan) const {

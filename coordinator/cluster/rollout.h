@@ -232,6 +232,10 @@ class Rollout {
   RolloutActions Change(const sharding::Plan& plan, const std::string& why, bool moving,
                         const ClusterView& view, TimeNs now);
   void SetPlan(const sharding::Plan& plan, const Membership& members);
+  // Machines that are alike change places where more layers then stay where they are: the planner
+  // knows nothing of what a machine has in memory or on its disk.
+  void KeepLayersInPlace(sharding::Plan* plan, const Membership& members) const;
+  uint32_t Kept(const std::string& machine, stage::LayerRange layers) const;
   RolloutActions Assign(const ClusterView& view, TimeNs now);
   net::Assignment AssignmentOf(uint32_t index, const Membership& members) const;
 
@@ -244,7 +248,8 @@ class Rollout {
   bool new_cut_ = true;                    // plan_ was not assigned yet
   std::map<std::string, PlanId> holding_;  // workers that hold a stage of an older plan
   std::map<std::string, std::vector<net::DeviceHello>> planned_devices_;  // that plan_ was made for
-  std::map<std::string, std::set<uint32_t>> fetched_;  // layers that a worker once had
+  std::map<std::string, std::set<uint32_t>> fetched_;   // layers that a worker once had
+  std::map<std::string, stage::LayerRange> in_memory_;  // of workers whose stage was ready
   bool planned_once_ = false;
   std::optional<Job> job_;
   uint64_t next_job_ = 1;

@@ -53,6 +53,7 @@ class RolloutTest : public ::testing::Test {
     hello.stage_address = name + ":7";
     hello.memory_bytes = 10000;
     hello.base_bytes = 100;
+    hello.speed = speed_;
     ASSERT_TRUE(members_.OnHello(net::LinkId(next_link_++), hello, now).status.ok());
     ++revision_;
     rollout_->OnJoined(name, now);
@@ -133,6 +134,7 @@ class RolloutTest : public ::testing::Test {
   int plans_ = 0;
   uint64_t stage_bytes_ = 1000;  // of each stage's weights in the file
   std::function<void(sharding::Plan*)> change_plan_;
+  double speed_ = 1;  // of the machines that join
 };
 
 TEST_F(RolloutTest, PlansAtOnceWhenTheExpectedAreThere) {
@@ -269,7 +271,7 @@ TEST_F(RolloutTest, WithoutTheLostOneTheOthersGoOn) {
     // Used at the next plan.
     ASSERT_TRUE(Lose("w1", later + 30 * kSecond).lost);
     EXPECT_EQ(Poll(later + 60 * kSecond).assign.size(), 2u);
-    EXPECT_EQ(rollout_->stages()[1].planned.machine, "w3");
+    EXPECT_EQ(rollout_->stages()[0].planned.machine, "w3") << "w2 keeps its layers";
   }
 }
 
@@ -423,6 +425,42 @@ TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
   const auto lost = Poll(2 * stall).lost;
   ASSERT_TRUE(lost);
   EXPECT_THAT(std::string(lost->message()), HasSubstr("neither loads nor answers"));
+}
+
+// [0, 4) [4, 8) [8, 12) on w1, w2 and w3: when w1 is lost, the planner would give [0, 6) to w2 and
+// [6, 12) to w3, and when it is back, [0, 4) to w1 again.
+TEST_F(RolloutTest, MachinesThatAreAlikeKeepTheirLayers) {
+  Make(0);
+  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+  Poll(2 * kSecond);
+  ASSERT_TRUE(AllReady(3 * kSecond));
+  Lose("w3", 10 * kSecond);
+  Poll(11 * kSecond);
+  ASSERT_EQ(rollout_->stages().size(), 2u);
+  EXPECT_EQ(rollout_->stages()[0].planned.machine, "w1");
+  ASSERT_TRUE(AllReady(12 * kSecond));
+  Join("w3", 13 * kSecond);
+  Lose("w1", 20 * kSecond);
+  Poll(21 * kSecond);
+  ASSERT_EQ(rollout_->stages().size(), 2u);
+  EXPECT_EQ(rollout_->stages()[0].planned.machine, "w3") << "w2 keeps [6, 12)";
+  EXPECT_EQ(rollout_->stages()[1].planned.machine, "w2");
+}
+
+TEST_F(RolloutTest, UnlikeMachinesDoNotChangePlaces) {
+  Make(0);
+  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+  Poll(2 * kSecond);
+  ASSERT_TRUE(AllReady(3 * kSecond));
+  Lose("w3", 10 * kSecond);
+  Poll(11 * kSecond);
+  ASSERT_TRUE(AllReady(12 * kSecond));
+  speed_ = 2;
+  Join("w3", 13 * kSecond);
+  Lose("w1", 20 * kSecond);
+  Poll(21 * kSecond);
+  ASSERT_EQ(rollout_->stages().size(), 2u);
+  EXPECT_EQ(rollout_->stages()[0].planned.machine, "w2") << "the plan counts on its speed";
 }
 
 }  // namespace
