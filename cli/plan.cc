@@ -29,7 +29,7 @@ struct PlanOptions {
   std::string model;
   std::string machines;
   uint32_t context = 0;
-  uint32_t users = 1;
+  uint32_t users = sharding::kDefaultUsers;
   stage::NumericsChoice numerics;
   bool all = false;
   bool json = false;

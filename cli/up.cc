@@ -34,6 +34,7 @@
 #include "engine/cuda/open_devices.h"
 #include "identity/certificate.h"
 #include "model/gguf.h"
+#include "sharding/planner.h"
 #include "stage/speed.h"
 #include "web/address.h"
 #include "web/browser.h"
@@ -59,7 +60,7 @@ struct UpOptions {
   uint32_t threads = 0;
   std::string memory;
   uint32_t context = 0;
-  uint32_t users = 4;
+  uint32_t users = sharding::kDefaultUsers;
   uint32_t port = 8080;
   std::string state;
   bool http_open = false;

@@ -64,7 +64,7 @@ void Deployment::OnGone(const Member& member, std::string_view why, const Cluste
     if (!serving() && !stage->ready && may_return) {
       health_->OnLoadFailed(member.hello.name, {Unavailable(AbslView(why))}, now);
     } else {
-      health_->OnLost(member.hello.name);
+      health_->OnLost(member.hello.name, now);
     }
   }
   Apply(rollout_.OnGone(member, why, view, now, may_return), view);

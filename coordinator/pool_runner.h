@@ -35,7 +35,7 @@ struct PoolRunnerOptions {
   std::string state_directory;  // the folder where epochs are kept
   uint32_t expect_workers = 0;  // 0: plan once no worker joined for a second
   uint32_t context = 0;         // 0: the model's context, at most 4096
-  uint32_t users = 4;
+  uint32_t users = sharding::kDefaultUsers;
   std::vector<std::string> drained = {};  // workers that were drained in an earlier life
   stage::NumericsChoice numerics;
   SchedulerOptions scheduler = {};    // its eos_ids are the model's

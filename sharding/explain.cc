@@ -75,24 +75,31 @@ std::optional<size_t> GrowingPlace(const Problem& problem, size_t machine) {
   return std::nullopt;
 }
 
-void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan* plan) {
+void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t rows_beside, Plan* plan) {
   std::vector<bool> used(problem.machines(), false);
   for (const Segment& s : cut.segments) used[problem.places()[s.place].machine] = true;
-  size_t asked = 0;
+  size_t asked = 0, others = 0;
   for (size_t m = 0; m < problem.machines(); ++m) {
     if (used[m]) continue;
     const std::string& name = problem.request().machines[m].name;
     if (asked++ >= kMaxAsked) {
-      plan->why.push_back(absl::StrCat(name, " is left out too"));
+      ++others;
       continue;
     }
-    std::vector<bool> must(problem.machines(), false);
+    std::vector<bool> must = used;
     must[m] = true;
-    const auto with = BestCut(problem, must, weight);
+    auto with = BestCut(problem, must, rows_beside);
+    if (!with) {  // perhaps in the place of another
+      must.assign(problem.machines(), false);
+      must[m] = true;
+      with = BestCut(problem, must, rows_beside);
+    }
     if (with) {
-      plan->why.push_back(absl::StrCat(name, " is left out: with it a token would take ",
-                                       Ms(with->sum), " (slowest stage ", Ms(with->slowest),
-                                       ") instead of ", Ms(cut.sum), " (", Ms(cut.slowest), ")"));
+      const double losses = problem.request().machines[m].losses;
+      plan->why.push_back(absl::StrCat(
+          name, " is left out: with it a token would take ", Ms(with->sum), " (slowest stage ",
+          Ms(with->slowest), ") instead of ", Ms(cut.sum), " (", Ms(cut.slowest), ")",
+          losses >= 1 ? absl::StrFormat(", and it was lost %.0f times lately", losses) : ""));
       continue;
     }
     const auto at = GrowingPlace(problem, m);
@@ -108,6 +115,15 @@ void ExplainLeftOut(const Problem& problem, const Cut& cut, int64_t weight, Plan
     plan->why.push_back(absl::StrCat(
         name, " is left out: no cut uses it within its memory (the smallest stage takes ",
         FormatSize(place.base_bytes + least), " of ", FormatSize(place.limit_bytes), ")"));
+  }
+  if (others > 0) {
+    plan->why.push_back(
+        absl::StrCat(others, others == 1 ? " machine more is" : " machines more are", " left out"));
+  }
+  if (asked > 0) {
+    plan->why.push_back(absl::StrFormat(
+        "a machine more must save %.0f %% of the predicted time for %u %s",
+        100 * kFurtherMachineSaves, plan->users, plan->users == 1 ? "user" : "users"));
   }
 }
 
@@ -223,7 +239,7 @@ bool ExplainNoFastAttention(const Problem& problem, Plan* plan) {
 
 }  // namespace
 
-void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, Plan* plan) {
+void ExplainFit(const Problem& problem, const Cut& cut, int64_t rows_beside, Plan* plan) {
   const PlanRequest& request = problem.request();
   const bool shrunk = plan->context < request.context || plan->users < request.users;
   plan->limit = shrunk ? BindingLimit(problem, cut) : "speed: every wish fits in memory";
@@ -241,7 +257,7 @@ void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, 
       "predicted time of a token ", Ms(cut.sum), ", ", Ms(cut.hops), " of it on ",
       cut.segments.size() - 1, cut.segments.size() == 2 ? " hop" : " hops", ", slowest stage ",
       Ms(cut.slowest), " (a machine of speed 1 reads 10 GB of weights a second)"));
-  ExplainLeftOut(problem, cut, slowest_weight, plan);
+  ExplainLeftOut(problem, cut, rows_beside, plan);
 }
 
 void ExplainMisfit(const PlanRequest& request, uint32_t context, Plan* plan) {

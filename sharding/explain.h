@@ -10,9 +10,9 @@
 
 namespace lanyard::sharding {
 
-// For a plan that fits: fills `limit` and appends to `why`. `slowest_weight` is the one that the
+// For a plan that fits: fills `limit` and appends to `why`. `rows_beside` are those that the
 // plan was searched with.
-void ExplainFit(const Problem& problem, const Cut& cut, int64_t slowest_weight, Plan* plan);
+void ExplainFit(const Problem& problem, const Cut& cut, int64_t rows_beside, Plan* plan);
 
 // For a request that does not fit at `context` tokens for one user: says what is needed, what there
 // is, and what would make it fit.

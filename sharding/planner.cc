@@ -173,6 +173,10 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
   return blocks;
 }
 
+double Plan::Objective(double weight) const {
+  return Charged(token_ms + weight * slowest_ms, std::llround(charge * kOneMachine));
+}
+
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   RETURN_IF_ERROR(CheckRequest(request));
   Plan plan;
@@ -187,27 +191,27 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   const Problem problem(request, load.context, load.users);
   plan.group_blocks = problem.group_blocks();
 
-  const auto machines = static_cast<int64_t>(request.machines.size());
-  int64_t weight = std::min<int64_t>(request.users, machines) - 1;
+  int64_t rows_beside = std::min(request.users, stage::kMaxFrameRows) - 1;
   std::optional<Cut> cut;
   if (request.require_all) {
-    weight = std::max<int64_t>(weight, 1);
-    cut = BestCut(problem, MachinesWithLayers(problem), weight);
+    rows_beside = std::max(rows_beside, kRowsAsOneRead);
+    cut = BestCut(problem, MachinesWithLayers(problem), rows_beside);
     if (!cut) plan.why.push_back("no cut gives every machine a stage within its memory");
   }
-  if (!cut) cut = BestCut(problem, {}, weight);
+  if (!cut) cut = BestCut(problem, {}, rows_beside);
   if (request.given_up()) return absl::CancelledError("the plan was given up");
   if (!cut) return Internal("planner: a load that fits has no cut");
   plan.fits = true;
   plan.token_ms = static_cast<double>(cut->sum) * 1e-9;
   plan.slowest_ms = static_cast<double>(cut->slowest) * 1e-9;
-  plan.slowest_weight = static_cast<double>(weight);
+  plan.slowest_weight = static_cast<double>(rows_beside) / kRowsAsOneRead;
+  plan.charge = static_cast<double>(cut->charge) / kOneMachine;
   for (const Segment& s : cut->segments) plan.stages.push_back(MakeStage(problem, s));
   if (!OrderSpace(problem, {}).exact()) {
-    plan.why.push_back(
-        absl::StrCat("with ", machines, " unlike machines their order is fixed, fastest first"));
+    plan.why.push_back(absl::StrCat("with ", request.machines.size(),
+                                    " unlike machines their order is fixed, fastest first"));
   }
-  ExplainFit(problem, *cut, weight, &plan);
+  ExplainFit(problem, *cut, rows_beside, &plan);
   if (request.one_stage_a_machine) plan.stages = MergeMachines(std::move(plan.stages));
   return plan;
 }

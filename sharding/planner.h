@@ -16,6 +16,14 @@ namespace lanyard::sharding {
 // The resident bytes of a worker before it holds a stage (program, libraries, threads), where
 // nothing was measured.
 inline constexpr uint64_t kWorkerBaseBytes = 24 << 20;
+// Sequences of full context that are planned for where nobody says how many.
+inline constexpr uint32_t kDefaultUsers = 4;
+// A plan with one machine more must save this share of the predicted time. Each of them can be
+// lost, takes part of a desk's machine and its energy, and must be loaded and kept.
+inline constexpr double kFurtherMachineSaves = 0.2;
+// So many rows of a step cost as much computing as reading the weights once
+// (docs/decisions/0005-planner-objective.md).
+inline constexpr int64_t kRowsAsOneRead = 8;
 
 struct DeviceProfile {
   std::string kind = "cpu";   // "cpu" "cuda"
@@ -33,6 +41,8 @@ struct MachineProfile {
   uint64_t base_bytes = 0;
   uint32_t threads = 1;
   double speed = 1;
+  // How often it was lost lately; each counts as if it were one machine more.
+  double losses = 0;
   std::vector<DeviceProfile> devices;  // beyond the CPU; may be empty
 };
 
@@ -88,12 +98,13 @@ struct Plan {
   double token_ms = 0;
   double slowest_ms = 0;
   double slowest_weight = 0;  // w below
+  double charge = 0;          // m below
   std::string limit;          // the binding constraint in words
   // The reasons, one sentence each. When !fits, they are the arithmetic and what would make it fit.
   std::vector<std::string> why;
 
   // What the planner makes small, under the weight of this or another plan.
-  double Objective(double weight) const { return token_ms + weight * slowest_ms; }
+  double Objective(double weight) const;
 };
 
 // KV blocks of each state group that `users` sequences of `context` tokens need. A sliding group
@@ -107,15 +118,17 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
 // and `why` says what is missing.
 //
 // What is made small: the time of one token over all stages and hops, plus w times that of the
-// slowest stage, with w = min(users, machines) - 1, so that the pipeline's throughput counts when
-// several users share it (at least 1 with require_all). Ties are broken by the faster slowest
-// stage, then by fewer stages, then by input order. A machine's stages are consecutive: its devices
-// in the order given, then its CPU. The result is exact over all contiguous cuts and ordered
-// subsets of machines, as long as there are at most about 8 unlike machines (machines alike in
-// everything are interchangeable and cost little). Beyond that the order is fixed (fastest first)
-// and the cut is exact for that order; `why` says so. Memory decides first: users are given up
-// before context, context in steps of 32 tokens down to min_context. With fast attention, layers go
-// to devices that have it; the head, which has no attention, may go to any.
+// slowest stage, all divided by (1 - kFurtherMachineSaves)^(m - 1). w = (users - 1) /
+// kRowsAsOneRead (at least 1 with require_all) is what the others' rows cost where they are
+// computed one after another. m is the number of machines, and of their losses lately: fewer and
+// steadier machines win unless more of them are faster by enough. Ties are broken by the faster
+// slowest stage, then by fewer stages, then by input order. A machine's stages are consecutive: its
+// devices in the order given, then its CPU. The result is exact over all contiguous cuts and
+// ordered subsets of machines, as long as there are at most about 8 unlike machines (machines alike
+// in everything are interchangeable and cost little). Beyond that the order is fixed (fastest
+// first) and the cut is exact for that order; `why` says so. Memory decides first: users are given
+// up before context, context in steps of 32 tokens down to min_context. With fast attention, layers
+// go to devices that have it; the head, which has no attention, may go to any.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
 }  // namespace lanyard::sharding

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <optional>
 #include <random>
+#include <set>
 
 #include "model/memory.h"
 #include "sharding/problem.h"
@@ -73,14 +75,24 @@ PlanRequest Request(const Manifest& manifest, std::vector<MachineProfile> machin
   return r;
 }
 
+// What planner.h says is made small.
+double Cost(const Problem& problem, const std::vector<bool>& used, Picoseconds sum,
+            Picoseconds slowest, int64_t rows_beside) {
+  double m = 0;
+  for (size_t i = 0; i < used.size(); ++i)
+    m += used[i] ? 1 + problem.request().machines[i].losses : 0;
+  const double time = static_cast<double>(sum + rows_beside * slowest / 8);
+  return time / std::pow(0.8, m - 1);
+}
+
 // Every cut over every order of every subset of machines, by recursion: no cleverness to be wrong
 // in.
 class BruteForce {
  public:
-  BruteForce(const Problem& problem, int64_t weight, bool all)
-      : p_(problem), weight_(weight), all_(all) {}
+  BruteForce(const Problem& problem, int64_t rows_beside, bool all)
+      : p_(problem), rows_beside_(rows_beside), all_(all) {}
 
-  std::optional<Picoseconds> Best() {
+  std::optional<double> Best() {
     std::vector<bool> used(p_.machines(), false);
     Go(0, SIZE_MAX, used, 0, 0);
     return best_;
@@ -91,7 +103,7 @@ class BruteForce {
           Picoseconds slowest) {
     if (begin == p_.units()) {
       if (all_ && std::count(used.begin(), used.end(), false) > 0) return;
-      const Picoseconds objective = sum + weight_ * slowest;
+      const double objective = Cost(p_, used, sum, slowest, rows_beside_);
       if (!best_ || objective < *best_) best_ = objective;
       return;
     }
@@ -112,9 +124,9 @@ class BruteForce {
   }
 
   const Problem& p_;
-  const int64_t weight_;
+  const int64_t rows_beside_;
   const bool all_;
-  std::optional<Picoseconds> best_;
+  std::optional<double> best_;
 };
 
 struct Instance {
@@ -139,6 +151,7 @@ std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
     } else {
       machines[i] = Machine("", 1024 * pick(100, 700), 0.25 * static_cast<double>(pick(1, 12)));
       machines[i].base_bytes = 1024 * pick(0, 40);
+      if (seed % 4 == 0) machines[i].losses = 0.5 * static_cast<double>(seed / 4 % 3 + i % 2);
       if (pick(0, 3) == 0) {
         machines[i].devices.push_back(
             {"cuda", "cuda:0", 1024 * pick(60, 400), static_cast<double>(pick(2, 9))});
@@ -149,6 +162,7 @@ std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
   out->request = Request(out->manifest, machines);
   out->request.context = static_cast<uint32_t>(pick(32, 600));
   out->request.users = static_cast<uint32_t>(pick(1, 5));
+  if (seed % 3 == 0) out->request.users *= 16;
   out->request.require_all = pick(0, 3) == 0;
   for (size_t a = 0; a < machines.size(); ++a) {
     for (size_t b = a + 1; b < machines.size() && !alike; ++b) {
@@ -160,13 +174,14 @@ std::unique_ptr<Instance> RandomInstance(uint64_t seed) {
   return out;
 }
 
-int64_t WeightOf(const PlanRequest& r, bool all) {
-  const int64_t w = std::min<int64_t>(r.users, static_cast<int64_t>(r.machines.size())) - 1;
-  return all || r.require_all ? std::max<int64_t>(w, 1) : w;
+int64_t RowsBeside(const PlanRequest& r) {
+  const int64_t rows = int64_t{r.users} - 1;
+  return r.require_all ? std::max<int64_t>(rows, 8) : rows;
 }
 
-Picoseconds ObjectiveOf(const Problem& problem, const Plan& plan, int64_t weight) {
+double ObjectiveOf(const Problem& problem, const Plan& plan, int64_t rows_beside) {
   Picoseconds sum = 0, slowest = 0;
+  std::vector<bool> used(problem.machines(), false);
   size_t before = SIZE_MAX;
   for (const PlannedStage& s : plan.stages) {
     size_t place = 0;
@@ -181,8 +196,9 @@ Picoseconds ObjectiveOf(const Problem& problem, const Plan& plan, int64_t weight
     const size_t machine = problem.places()[place].machine;
     if (before != SIZE_MAX) sum += problem.HopTime(before, machine);
     before = machine;
+    used[machine] = true;
   }
-  return sum + weight * slowest;
+  return Cost(problem, used, sum, slowest, rows_beside);
 }
 
 // Fast attention for heads that have it, and cards that have it or not.
@@ -218,8 +234,8 @@ TEST(Planner, FastEqualsBruteForce) {
     }
     ++fitting;
     const Problem problem(request, plan->context, plan->users);
-    const int64_t weight = WeightOf(request, false);
-    EXPECT_EQ(ObjectiveOf(problem, *plan, weight), *BruteForce(problem, weight, false).Best());
+    const int64_t rows = RowsBeside(request);
+    EXPECT_DOUBLE_EQ(ObjectiveOf(problem, *plan, rows), *BruteForce(problem, rows, false).Best());
     for (const PlannedStage& s : plan->stages) {
       bool fast = false;
       for (const MachineProfile& m : request.machines) {
@@ -238,6 +254,7 @@ TEST(Planner, FastEqualsBruteForce) {
 
 TEST(Planner, EqualsBruteForce) {
   int fitting = 0, shrunk = 0, all = 0;
+  std::set<double> machines_used;
   for (uint64_t seed = 0; seed < 600; ++seed) {
     SCOPED_TRACE(seed);
     const auto instance = RandomInstance(seed);
@@ -252,13 +269,14 @@ TEST(Planner, EqualsBruteForce) {
     ++fitting;
     shrunk += plan->context < request.context || plan->users < request.users ? 1 : 0;
     const Problem problem(request, plan->context, plan->users);
-    const int64_t weight = WeightOf(request, false);
-    std::optional<Picoseconds> best;
-    if (request.require_all) best = BruteForce(problem, weight, true).Best();
+    const int64_t rows = RowsBeside(request);
+    std::optional<double> best;
+    if (request.require_all) best = BruteForce(problem, rows, true).Best();
     all += best.has_value() ? 1 : 0;
-    if (!best) best = BruteForce(problem, weight, false).Best();
+    if (!best) best = BruteForce(problem, rows, false).Best();
     ASSERT_TRUE(best.has_value());
-    EXPECT_EQ(ObjectiveOf(problem, *plan, weight), *best);
+    EXPECT_DOUBLE_EQ(ObjectiveOf(problem, *plan, rows), *best);
+    machines_used.insert(plan->charge);
     // One user more, or one block of context more, must not fit: the load is the largest.
     if (plan->users < request.users) {
       EXPECT_FALSE(BruteForce(Problem(request, plan->context, plan->users + 1), 0, false).Best());
@@ -273,6 +291,7 @@ TEST(Planner, EqualsBruteForce) {
   EXPECT_LT(fitting, 590);
   EXPECT_GT(shrunk, 50);
   EXPECT_GT(all, 30);
+  EXPECT_GT(machines_used.size(), 6u);
 }
 
 TEST(Planner, KeepsLimitsAndCoversEveryLayerOnce) {
@@ -530,6 +549,137 @@ TEST(Planner, FastAttentionTellsLikeMachinesApart) {
   ASSERT_TRUE(plan->fits) << AllOf(plan->why);
   ASSERT_EQ(plan->stages.size(), 1u);
   EXPECT_EQ(plan->stages[0].machine, "b");
+}
+
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+// The weights and the KV of a model of 8 or 70 billion parameters in about 4.5 bits, whose layers'
+// matrices are one here.
+Manifest ModelOfBillions(uint32_t layers, uint64_t rows, uint32_t d_model) {
+  Manifest model = MakeModel({}, 128256, false);
+  model::ModelShape& s = model.shape;
+  s.n_layers = layers;
+  s.n_heads = d_model / 128;
+  s.n_kv_heads = 8;
+  s.head_dim = 128;
+  s.d_model = d_model;
+  s.groups.resize(1);
+  model.parts.clear();
+  model.parts.push_back(MakePart("embed", 128256, d_model, TensorType::kQ4_0));
+  for (uint32_t i = 0; i < layers; ++i) {
+    model.parts.push_back(MakePart("layer." + std::to_string(i), rows, d_model, TensorType::kQ4_0));
+    s.groups[0].layers.push_back(i);
+  }
+  model.parts.push_back(MakePart("norm", 1, d_model, TensorType::kF32));
+  model.parts.push_back(MakePart("output", 128256, d_model, TensorType::kQ4_0));
+  return model;
+}
+Manifest Model8B() { return ModelOfBillions(32, 53248, 4096); }
+Manifest Model70B() { return ModelOfBillions(80, 104448, 8192); }
+
+PlanRequest OfficeRequest(const Manifest& manifest, size_t n, uint64_t memory) {
+  PlanRequest request = Request(manifest, {});
+  for (size_t i = 0; i < n; ++i)
+    request.machines.push_back(Machine("pc" + std::to_string(i), memory, 1));
+  request.context = 4096;
+  request.users = kDefaultUsers;
+  request.max_rows = stage::kStepFrameRows;
+  return request;
+}
+
+std::set<std::string> MachinesOf(const Plan& plan) {
+  std::set<std::string> out;
+  for (const PlannedStage& stage : plan.stages) out.insert(stage.machine);
+  return out;
+}
+
+TEST(Planner, WhatOneMachineHoldsIsNotCutOverTwelve) {
+  const Manifest model = Model8B();
+  const auto plan = MakePlan(OfficeRequest(model, 12, 16 * kGiB));
+  ASSERT_TRUE(plan.ok() && plan->fits);
+  EXPECT_EQ(plan->users, kDefaultUsers);
+  EXPECT_EQ(MachinesOf(*plan), std::set<std::string>{"pc0"});
+  const std::string why = AllOf(plan->why);
+  EXPECT_NE(why.find("pc1 is left out: with it a token would take "), std::string::npos) << why;
+  EXPECT_NE(why.find("7 machines more are left out"), std::string::npos) << why;
+  EXPECT_NE(why.find("must save 20 % of the predicted time for 4 users"), std::string::npos) << why;
+}
+
+// Also where no two of them are alike, as in an office.
+TEST(Planner, WhatFourMachinesHoldGetsFour) {
+  const Manifest model = Model70B();
+  PlanRequest request = OfficeRequest(model, 48, 12 * kGiB);
+  for (const bool unlike : {false, true}) {
+    SCOPED_TRACE(unlike);
+    for (size_t i = 0; unlike && i < request.machines.size(); ++i) {
+      request.machines[i].speed = 1 + 0.002 * static_cast<double>(i * 7 % 48);
+      request.machines[i].memory_bytes += i * 31 % 48 << 20;
+    }
+    const auto plan = MakePlan(request);
+    ASSERT_TRUE(plan.ok() && plan->fits);
+    EXPECT_EQ(plan->users, kDefaultUsers);
+    EXPECT_EQ(MachinesOf(*plan).size(), 4u);
+  }
+}
+
+// The KV of twenty users is not in one machine.
+TEST(Planner, KvThatOneMachineDoesNotHoldIsCut) {
+  const Manifest model = Model8B();
+  PlanRequest request = OfficeRequest(model, 12, 16 * kGiB);
+  request.users = 20;
+  const auto one = MakePlan(OfficeRequest(model, 1, 16 * kGiB));
+  ASSERT_TRUE(one.ok() && one->fits);
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok() && plan->fits);
+  EXPECT_EQ(plan->users, 20u);
+  EXPECT_EQ(MachinesOf(*plan).size(), 2u);
+}
+
+TEST(Planner, FastMachinesTogetherBeatASlowOneAlone) {
+  const Manifest model = Model8B();
+  PlanRequest request = OfficeRequest(model, 4, 16 * kGiB);
+  for (size_t i = 1; i < 4; ++i) {
+    // Cards that hold a third of it each.
+    request.machines[i].memory_bytes = kGiB / 2;
+    request.machines[i].devices.push_back({"cuda", "cuda:0", 3 * kGiB, 30});
+  }
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok() && plan->fits);
+  EXPECT_EQ(MachinesOf(*plan), (std::set<std::string>{"pc1", "pc2", "pc3"}));
+
+  // A card that holds all of it wins over three.
+  request.machines[2].devices[0].memory_bytes = 12 * kGiB;
+  EXPECT_EQ(MachinesOf(*MakePlan(request)), (std::set<std::string>{"pc2"}));
+}
+
+// What further users compute is worth sharing, and the more of them the more machines.
+TEST(Planner, ManyUsersAreWorthMoreMachines) {
+  const Manifest model = Model8B();
+  size_t before = 0;
+  for (const uint32_t users : {4u, 16u, 64u}) {
+    PlanRequest request = OfficeRequest(model, 12, 64 * kGiB);
+    request.users = users;
+    const auto plan = MakePlan(request);
+    ASSERT_TRUE(plan.ok() && plan->fits);
+    EXPECT_EQ(plan->users, users);
+    EXPECT_GT(MachinesOf(*plan).size(), before) << users;
+    before = MachinesOf(*plan).size();
+  }
+  EXPECT_LE(before, 4u);
+}
+
+TEST(Planner, OneThatWasLostLatelyIsPassedOver) {
+  const Manifest model = Model8B();
+  PlanRequest request = OfficeRequest(model, 3, 16 * kGiB);
+  request.machines[0].losses = 1;
+  request.machines[0].speed = 1.1;
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok() && plan->fits);
+  EXPECT_EQ(MachinesOf(*plan), std::set<std::string>{"pc1"});
+  EXPECT_NE(AllOf(plan->why).find("and it was lost 1 times lately"), std::string::npos);
+  // But not by one that is so much slower.
+  request.machines[0].speed = 1.4;
+  EXPECT_EQ(MachinesOf(*MakePlan(request)), std::set<std::string>{"pc0"});
 }
 
 TEST(Planner, ManyUnlikeMachinesAreStillPlanned) {

@@ -28,13 +28,29 @@ std::string HeadPart(const model::ModelShape& shape) {
   return shape.tied_output ? "embed" : "output";
 }
 
+// One that is lost all the time is used all the same where nothing fits without it.
+constexpr double kMostLosses = 4;
+
 }  // namespace
+
+Picoseconds StepTime(Picoseconds sum, Picoseconds slowest, int64_t rows_beside) {
+  return sum + rows_beside * slowest / kRowsAsOneRead;
+}
+
+double Charged(double time, int64_t charge) {
+  const double further = static_cast<double>(charge - kOneMachine) / kOneMachine;
+  return time * std::pow(1 - kFurtherMachineSaves, -further);
+}
 
 Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users)
     : request_(&request), n_layers_(request.manifest->shape.n_layers) {
   group_blocks_ = GroupBlocks(request.manifest->shape, context, users, request.max_rows);
   AddPlaces();
   AddUnits();
+  for (const MachineProfile& machine : request.machines) {
+    charge_.push_back(kOneMachine +
+                      std::llround(kOneMachine * std::min(machine.losses, kMostLosses)));
+  }
   const double hidden_bytes = static_cast<double>(
       stage::Hidden::BytesFor(request.numerics.wire, 1, request.manifest->shape.d_model));
   const auto time = [&](const LinkProfile& link) {

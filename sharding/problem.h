@@ -26,6 +26,8 @@ struct Place {
 // Times are whole picoseconds, so sums are exact and do not depend on their order.
 using Picoseconds = int64_t;
 
+inline constexpr int64_t kOneMachine = 1000;  // of Problem::Charge
+
 class Problem {
  public:
   // `request` must outlive the problem and have been checked.
@@ -47,6 +49,8 @@ class Problem {
   // The largest end that fits; `begin` when not even one unit does.
   uint32_t MaxEnd(size_t place, uint32_t begin) const;
   Picoseconds StageTime(size_t place, uint32_t begin, uint32_t end) const;
+  // As how many machines it counts, in thousandths.
+  int64_t Charge(size_t machine) const { return charge_[machine]; }
   // The time to hand one row's hidden state from one machine to the next.
   Picoseconds HopTime(size_t from_machine, size_t to_machine) const;
   uint64_t GgufBytes(uint32_t begin, uint32_t end) const;
@@ -71,6 +75,12 @@ class Problem {
   // Per place; the index has bit 0 for layers, 1 for embeds, 2 for samples.
   std::vector<std::array<uint64_t, 8>> buffers_;
   std::vector<std::vector<Picoseconds>> hop_;
+  std::vector<int64_t> charge_;
 };
+
+// What is made small (see MakePlan). `rows_beside` are those of a step beside a token's own,
+// `charge` is the sum of Problem::Charge.
+Picoseconds StepTime(Picoseconds sum, Picoseconds slowest, int64_t rows_beside);
+double Charged(double time, int64_t charge);
 
 }  // namespace lanyard::sharding

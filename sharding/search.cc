@@ -1,6 +1,7 @@
 #include "sharding/search.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <tuple>
 
@@ -10,11 +11,12 @@ namespace {
 // The most states times slots that are searched exactly: 8 unlike machines with one device each, or
 // hundreds of alike ones.
 constexpr uint64_t kMaxExactStates = 2048;
+constexpr double kNoBound = std::numeric_limits<double>::infinity();
 
 bool Alike(const Problem& problem, size_t a, size_t b) {
   const auto& pa = problem.places_of(a);
   const auto& pb = problem.places_of(b);
-  if (pa.size() != pb.size()) return false;
+  if (pa.size() != pb.size() || problem.Charge(a) != problem.Charge(b)) return false;
   for (size_t i = 0; i < pa.size(); ++i) {
     const Place& x = problem.places()[pa[i]];
     const Place& y = problem.places()[pb[i]];
@@ -47,6 +49,8 @@ std::vector<std::vector<size_t>> ClassesOf(const Problem& problem) {
 struct Node {
   Picoseconds sum = 0;
   Picoseconds slowest = 0;
+  int64_t charge = 0;
+  double factor = 1;  // Charged(1, charge)
   uint32_t stages = 0;
   uint32_t place = 0;
   uint32_t begin = 0;
@@ -57,10 +61,10 @@ struct Node {
 class Search {
  public:
   // Cuts above `bound` are not looked for.
-  Search(const Problem& problem, const OrderSpace& space, int64_t weight, Picoseconds bound)
+  Search(const Problem& problem, const OrderSpace& space, int64_t rows_beside, double bound)
       : problem_(problem),
         space_(space),
-        weight_(weight),
+        rows_beside_(rows_beside),
         width_(problem.units() + 1),
         bound_(bound) {
     fronts_.resize(size_t{space.states()} * space.slots() * width_);
@@ -68,6 +72,7 @@ class Search {
     for (size_t p = 0; p < max_end_.size(); ++p) {
       for (uint32_t u = 0; u < problem.units(); ++u) max_end_[p].push_back(problem.MaxEnd(p, u));
     }
+    CountLeastMachines();
   }
 
   std::optional<Cut> Run() {
@@ -90,7 +95,10 @@ class Search {
   size_t Index(uint32_t state, uint32_t slot, uint32_t end) const {
     return (size_t{state} * space_.slots() + slot) * width_ + end;
   }
-  Picoseconds Objective(const Node& n) const { return n.sum + weight_ * n.slowest; }
+  double Objective(const Node& n) const { return n.factor * Time(n.sum, n.slowest); }
+  double Time(Picoseconds sum, Picoseconds slowest) const {
+    return static_cast<double>(StepTime(sum, slowest, rows_beside_));
+  }
 
   void Extend(int32_t id, uint32_t state, uint32_t slot) {
     const Node node = nodes_[static_cast<size_t>(id)];
@@ -103,11 +111,35 @@ class Search {
     Enter(node, state, id, machine);
   }
 
+  // The furthest that the machine of `place` comes from `end` with the places behind that one.
+  uint32_t OwnReach(size_t place, uint32_t end) const {
+    const auto& own = problem_.places_of(problem_.places()[place].machine);
+    for (const size_t next : own) {
+      if (next > place && end < problem_.units()) end = std::max(end, max_end_[next][end]);
+    }
+    return end;
+  }
+
+  void CountLeastMachines() {
+    const uint32_t units = problem_.units();
+    further_.assign(width_, 1);
+    for (uint32_t begin = units; begin-- > 0;) {
+      uint32_t reach = begin;
+      for (size_t m = 0; m < problem_.machines(); ++m) {
+        const size_t first = problem_.places_of(m).front();
+        reach = std::max(reach, OwnReach(first, std::max(begin, max_end_[first][begin])));
+      }
+      further_[begin] = reach == begin ? kNoBound : further_[reach] * Charged(1, 2 * kOneMachine);
+    }
+  }
+
   // Goes on to every place of every machine that may come next.
   void Enter(const Node& node, uint32_t state, int32_t id, size_t from_machine) {
     for (const OrderSpace::Choice& choice : space_.choices(state)) {
       Node moved = node;
       if (id >= 0) moved.sum += problem_.HopTime(from_machine, choice.machine);
+      moved.charge += problem_.Charge(choice.machine);
+      moved.factor = Charged(1, moved.charge);
       uint32_t slot = choice.slot;
       for (const size_t place : problem_.places_of(choice.machine)) {
         Stretch(moved, id, place, choice.next, slot++);
@@ -116,7 +148,7 @@ class Search {
   }
 
   // A bound that no continuation of a partial cut can go below.
-  Picoseconds LeastObjective(const Node& node, uint32_t state) const {
+  double LeastObjective(const Node& node, uint32_t state) const {
     const uint32_t units = problem_.units();
     if (node.end == units) return Objective(node);
     // The places that may follow are those of other machines, and the later ones of this machine.
@@ -128,12 +160,14 @@ class Search {
       speed += places[own].speed;
       if (fastest == SIZE_MAX || places[own].speed > places[fastest].speed) fastest = own;
     }
-    if (fastest == SIZE_MAX) return INT64_MAX;
+    if (fastest == SIZE_MAX) return kNoBound;
     const Picoseconds rest = problem_.StageTime(fastest, node.end, units);
     // The rest is shared out evenly; a picosecond is for the rounding of each unit.
     const double even = static_cast<double>(rest) * places[fastest].speed / speed;
     const Picoseconds slowest = std::max(node.slowest, static_cast<Picoseconds>(even) - width_);
-    return node.sum + rest + space_.must_cost(state) + weight_ * slowest;
+    // The product may be rounded up where the objective of the whole cut is not.
+    return (1 - 1e-9) * node.factor * further_[OwnReach(node.place, node.end)] *
+           Time(node.sum + rest + space_.must_cost(state), slowest);
   }
 
   // Tries a stage on `place` from the node's end on, in every length that fits.
@@ -142,10 +176,14 @@ class Search {
     const uint32_t last = max_end_[place][begin];
     for (uint32_t end = begin + 1; end <= last; ++end) {
       const Picoseconds time = problem_.StageTime(place, begin, end);
-      Node next{node.sum + time, std::max(node.slowest, time),
-                node.stages + 1, static_cast<uint32_t>(place),
-                begin,           end,
-                parent};
+      Node next = node;
+      next.sum += time;
+      next.slowest = std::max(node.slowest, time);
+      ++next.stages;
+      next.place = static_cast<uint32_t>(place);
+      next.begin = begin;
+      next.end = end;
+      next.parent = parent;
       if (LeastObjective(next, state) > bound_) {
         // The objective never falls as long as the places left are no faster than this one: then
         // longer stages are no better.
@@ -160,14 +198,15 @@ class Search {
   }
 
   bool Dominates(const Node& a, const Node& b) const {
-    if (weight_ == 0) {
+    if (a.charge > b.charge) return false;
+    if (rows_beside_ == 0) {
       return std::tie(a.sum, a.slowest, a.stages) <= std::tie(b.sum, b.slowest, b.stages);
     }
     return a.sum <= b.sum && a.slowest <= b.slowest && a.stages <= b.stages;
   }
 
   static bool Same(const Node& a, const Node& b) {
-    return a.sum == b.sum && a.slowest == b.slowest && a.stages == b.stages;
+    return a.sum == b.sum && a.slowest == b.slowest && a.stages == b.stages && a.charge == b.charge;
   }
 
   // Says of two partial cuts that are equally good whether a's places come first in input order.
@@ -197,7 +236,7 @@ class Search {
   void Offer(const Node& node) {
     if (best_ >= 0) {
       const Node& best = nodes_[static_cast<size_t>(best_)];
-      const Picoseconds objective = Objective(node);
+      const double objective = Objective(node);
       const auto old_key = std::tie(best_objective_, best.slowest, best.stages);
       const auto new_key = std::tie(objective, node.slowest, node.stages);
       if (old_key < new_key || (old_key == new_key && !ComesFirst(node, best))) return;
@@ -212,6 +251,7 @@ class Search {
     Cut cut;
     cut.sum = nodes_[static_cast<size_t>(id)].sum;
     cut.slowest = nodes_[static_cast<size_t>(id)].slowest;
+    cut.charge = nodes_[static_cast<size_t>(id)].charge;
     cut.hops = cut.sum;
     for (; id >= 0; id = nodes_[static_cast<size_t>(id)].parent) {
       const Node& n = nodes_[static_cast<size_t>(id)];
@@ -224,14 +264,16 @@ class Search {
 
   const Problem& problem_;
   const OrderSpace& space_;
-  const int64_t weight_;
+  const int64_t rows_beside_;
   const uint32_t width_;
-  Picoseconds bound_;
+  double bound_;
   std::vector<Node> nodes_;
   std::vector<std::vector<int32_t>> fronts_;    // ids of nodes that no other node dominates
   std::vector<std::vector<uint32_t>> max_end_;  // place x begin
+  // Charged(1) of the fewest machines that hold the units from `begin` on, beside those before.
+  std::vector<double> further_;
   int32_t best_ = -1;
-  Picoseconds best_objective_ = 0;
+  double best_objective_ = 0;
 };
 
 }  // namespace
@@ -393,13 +435,16 @@ bool Feasible(const Problem& problem, const OrderSpace& space) {
 }
 
 std::optional<Cut> BestCut(const Problem& problem, const std::vector<bool>& must,
-                           int64_t slowest_weight) {
+                           int64_t rows_beside) {
   const std::optional<Cut> quick =
-      Search(problem, OrderSpace::Fixed(problem, must), slowest_weight, INT64_MAX).Run();
+      Search(problem, OrderSpace::Fixed(problem, must), rows_beside, kNoBound).Run();
   const OrderSpace space(problem, must);
   if (!space.exact()) return quick;
-  const Picoseconds bound = quick ? quick->Objective(slowest_weight) : INT64_MAX;
-  return Search(problem, space, slowest_weight, bound).Run();
+  const double bound = quick ? quick->Objective(rows_beside) : kNoBound;
+  // None is better where a machine that must be used may be used alone, but not in the exact form
+  // after the others of its class.
+  const std::optional<Cut> exact = Search(problem, space, rows_beside, bound).Run();
+  return exact ? exact : quick;
 }
 
 }  // namespace lanyard::sharding

@@ -21,7 +21,10 @@ struct Cut {
   Picoseconds sum = 0;  // time of all stages and hops
   Picoseconds hops = 0;
   Picoseconds slowest = 0;  // time of the slowest stage
-  Picoseconds Objective(int64_t slowest_weight) const { return sum + slowest_weight * slowest; }
+  int64_t charge = 0;       // sum of Problem::Charge over its machines
+  double Objective(int64_t rows_beside) const {
+    return Charged(static_cast<double>(StepTime(sum, slowest, rows_beside)), charge);
+  }
 };
 
 // Which machines may follow which, as a graph of states. In the exact form a state is how many
@@ -75,6 +78,6 @@ class OrderSpace {
 bool Feasible(const Problem& problem, const OrderSpace& space);
 // The best cut, or nullopt when none keeps the limits. `must` is that of OrderSpace.
 std::optional<Cut> BestCut(const Problem& problem, const std::vector<bool>& must,
-                           int64_t slowest_weight);
+                           int64_t rows_beside);
 
 }  // namespace lanyard::sharding

@@ -1,8 +1,19 @@
 #include "coordinator/cluster/health.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lanyard::coordinator {
+
+namespace {
+
+constexpr TimeNs kLossHalves = 3600 * kSecond;
+
+double LossesAt(const HealthRecord& record, TimeNs now) {
+  return record.losses_lately * std::exp2(-static_cast<double>(now - record.lost_at) / kLossHalves);
+}
+
+}  // namespace
 
 LoadCauseText TextOf(net::LoadCause cause) {
   switch (cause) {
@@ -74,6 +85,18 @@ void MachineHealth::OnServed(const std::string& machine) {
   it->second.bench_time = 0;
 }
 
+void MachineHealth::OnLost(const std::string& machine, TimeNs now) {
+  HealthRecord& record = records_[machine];
+  record.losses_lately = LossesAt(record, now) + 1;
+  record.lost_at = now;
+  ++record.losses;
+}
+
+double MachineHealth::LossesLately(const std::string& machine, TimeNs now) const {
+  const HealthRecord* record = Find(machine);
+  return record == nullptr ? 0 : LossesAt(*record, now);
+}
+
 void MachineHealth::Forgive(const std::string& machine) {
   revision_ += benched_.erase(machine);
   const auto it = records_.find(machine);
@@ -82,6 +105,7 @@ void MachineHealth::Forgive(const std::string& machine) {
   it->second.waits = 0;
   it->second.bench_time = 0;
   it->second.benched_until = 0;
+  it->second.losses_lately = 0;
 }
 
 bool MachineHealth::Benched(const std::string& machine, TimeNs now) const {

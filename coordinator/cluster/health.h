@@ -42,8 +42,10 @@ LoadCauseText TextOf(net::LoadCause cause);
 struct HealthRecord {
   uint32_t load_failures = 0;  // since its last stage that served
   uint64_t losses = 0;         // how often it was lost while it had a stage
-  uint64_t stalls = 0;         // how often it fell silent for a while and came back
-  uint32_t waits = 0;  // load failures that count for nothing (LoadCause::kAgain), since then
+  double losses_lately = 0;    // at `lost_at`: each counts half as much an hour later
+  TimeNs lost_at = 0;
+  uint64_t stalls = 0;  // how often it fell silent for a while and came back
+  uint32_t waits = 0;   // load failures that count for nothing (LoadCause::kAgain), since then
   net::LoadCause cause = net::LoadCause::kUnknown;  // of the last failure
   std::string why;                                  // the last failure in the words of who told it
   TimeNs benched_until = 0;                         // 0: it was never left out
@@ -60,11 +62,14 @@ class MachineHealth {
   std::string OnLoadFailed(const std::string& machine, const LoadFailure& failure, TimeNs now);
   // A result came through a stage of the machine.
   void OnServed(const std::string& machine);
-  void OnLost(const std::string& machine) { ++records_[machine].losses; }
+  void OnLost(const std::string& machine, TimeNs now);
   void OnStall(const std::string& machine) { ++records_[machine].stalls; }
   // An administrator took the machine back, or it came with another address.
   void Forgive(const std::string& machine);
 
+  // Of the last hours, the older the less. The planner passes such a machine over where another
+  // does.
+  double LossesLately(const std::string& machine, TimeNs now) const;
   bool Benched(const std::string& machine, TimeNs now) const;
   // Takes machines back whose time has passed.
   void OnTick(TimeNs now);

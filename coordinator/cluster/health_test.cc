@@ -32,6 +32,19 @@ TEST(MachineHealth, TwoFailuresInARowBenchAMachineForAMinuteThenForTwo) {
   EXPECT_FALSE(health.Benched("w1", 220 * kSecond));
 }
 
+TEST(MachineHealth, ALossCountsHalfAsMuchAnHourLater) {
+  MachineHealth health{{}};
+  EXPECT_EQ(health.LossesLately("w1", 0), 0);
+  health.OnLost("w1", kSecond);
+  health.OnLost("w1", 3601 * kSecond);
+  EXPECT_DOUBLE_EQ(health.LossesLately("w1", 3601 * kSecond), 1.5);
+  EXPECT_DOUBLE_EQ(health.LossesLately("w1", 7201 * kSecond), 0.75);
+  EXPECT_EQ(health.LossesLately("w2", 7201 * kSecond), 0);
+  EXPECT_EQ(health.Find("w1")->losses, 2u);
+  health.Forgive("w1");
+  EXPECT_EQ(health.LossesLately("w1", 7201 * kSecond), 0);
+}
+
 TEST(MachineHealth, ServingForgetsFailures) {
   MachineHealth health{{}};
   health.OnLoadFailed("w1", kWhy, 0);

@@ -37,6 +37,10 @@ bool Alike(const net::WorkerHello& a, const sharding::PlannedStage& of_a, const 
          holds(b, of_a);
 }
 
+double TimeOf(const sharding::Plan& plan, double slowest_weight) {
+  return plan.token_ms + slowest_weight * plan.slowest_ms;
+}
+
 }  // namespace
 
 Rollout::Rollout(RolloutOptions options)
@@ -340,6 +344,7 @@ sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& vie
     machine.base_bytes = member.hello.base_bytes;
     machine.threads = member.hello.threads;
     machine.speed = member.hello.speed;
+    machine.losses = view.health.LossesLately(name, now);
     for (const net::DeviceHello& device : member.hello.devices) {
       machine.devices.push_back(
           {device.kind, device.name, device.memory_bytes, device.speed, device.fast_attention});
@@ -510,7 +515,14 @@ std::string Rollout::WhyBetter(const sharding::Plan& made) const {
   const double ms = made.Objective(made.slowest_weight);
   const double ms_now = plan_.Objective(made.slowest_weight);
   if (!(ms_now > 0) || ms > (1 - options_.improve_by) * ms_now) return "";
-  return absl::StrFormat("a predicted time of %.0f %% of what it is", 100 * ms / ms_now);
+  // Fewer machines are better by themselves, see Plan::Objective.
+  const std::string machines =
+      made.stages.size() < plan_.stages.size()
+          ? absl::StrCat(made.stages.size(), " machines instead of ", plan_.stages.size(), " at ")
+          : "";
+  return absl::StrFormat(
+      "%sa predicted time of %.0f %% of what it is", machines,
+      100 * TimeOf(made, made.slowest_weight) / TimeOf(plan_, made.slowest_weight));
 }
 
 RolloutActions Rollout::Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet) {

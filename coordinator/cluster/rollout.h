@@ -45,7 +45,9 @@ struct RolloutOptions {
   // A serving pool looks for a better plan only this long after it began to serve: a worker that
   // comes and goes must not stop the others all the time.
   TimeNs improve_every = 60 * kSecond;
-  double improve_by = 0.2;  // share of the predicted time that a plan must save to be worth loading
+  // Share of the planner's objective that a plan must save to be worth loading. (A plan with one
+  // machine less saves as much by that alone.)
+  double improve_by = sharding::kFurtherMachineSaves;
 };
 
 // What a rollout sees of the machines, which belong to the whole pool. Valid for one call.
