@@ -12,6 +12,7 @@
 
 #include "base/mutex.h"
 #include "net/control.h"
+#include "worker/machine_event.h"
 #include "worker/stage_factory.h"
 #include "worker/weight_store.h"
 
@@ -35,6 +36,7 @@ struct LoadOutcome {
   absl::Status status;
   std::shared_ptr<LoadedStage> loaded;     // null on an error
   std::unique_ptr<net::RemoteStage> next;  // null for the last stage
+  NextLinkId next_link;                    // names `next`
   bool next_unreachable = false;           // `status` is about the link to the next worker
   uint64_t fetched_bytes = 0;
 };
@@ -46,7 +48,8 @@ class LoaderEvents {
   virtual void OnLoadProgress(PlanId plan, uint64_t done_bytes, uint64_t total_bytes) = 0;
   virtual void OnLoadEnded(
       LoadOutcome outcome) = 0;  // not called for a load that was replaced or cancelled
-  virtual void OnNextClosed(PlanId plan, Epoch epoch, const absl::Status& why) = 0;
+  // Also of a link that no LoadOutcome has, since the attempt to open it failed.
+  virtual void OnNextClosed(NextLinkId link, const absl::Status& why) = 0;
 };
 
 struct LoaderOptions {
@@ -89,13 +92,16 @@ class Loader {
                          uint64_t* fetched_bytes);
   absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
                            const engine::StageOptions& options) const;
+  // Counts the attempts in next_link_.
   absl::StatusOr<std::unique_ptr<net::RemoteStage>> ConnectNext(const net::Assignment& assignment,
                                                                 std::stop_token stop);
 
   const LoaderOptions options_;
   LoaderEvents* const events_;
   WeightStore store_;
-  std::shared_ptr<LoadedStage> loaded_;  // only the loader's thread touches it
+  // Only the loader's thread touches these.
+  std::shared_ptr<LoadedStage> loaded_;
+  NextLinkId next_link_;  // of the latest attempt
   Mutex mu_;
   CondVar cv_;
   std::optional<Job> waiting_ ABSL_GUARDED_BY(mu_);
