@@ -73,7 +73,6 @@ bool Rollout::moving() const {
 
 void Rollout::OnJoined(const std::string& name, TimeNs now) {
   joined_at_ = now;
-  holding_.erase(name);
   if (auto* waiting = std::get_if<Waiting>(&phase_)) waiting->awaited.erase(name);
   if (!planned_once_) not_before_ = now + options_.settle;
 }
