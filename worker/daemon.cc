@@ -8,12 +8,12 @@
 #include <deque>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <variant>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mutex.h"
-#include "base/size.h"
 #include "identity/credential.h"
 #include "identity/revoked_nodes.h"
 #include "net/coordinator_client.h"
@@ -22,6 +22,7 @@
 #include "worker/frame_gate.h"
 #include "worker/link_probe.h"
 #include "worker/loader.h"
+#include "worker/machine.h"
 #include "worker/probe.h"
 #include "worker/process.h"
 #include "worker/stage_host.h"
@@ -29,80 +30,25 @@
 namespace lanyard::worker {
 namespace {
 
-constexpr int kFirstBackoffMs = 100;
-constexpr int kLastBackoffMs = 2000;
+constexpr TimeNs kTick = 20 * kMillisecond;
 constexpr int kLeaveMs = 500;
+constexpr int kFlushMs = 300;
 constexpr TimeNs kWatchEvery = kSecond;    // how often the cards are looked at
 constexpr TimeNs kLongLook = 5 * kSecond;  // a driver that takes this long is worth a line
-constexpr TimeNs kWaitForLook = kSecond;   // before a hello, to have present figures
-constexpr uint64_t kTellBytes =
-    uint64_t{32}  // A card's memory is told again when it differs by this much.
-    << 20;
-constexpr int kFlushMs = 300;
 
-// The events of the control loop, from gRPC's threads and the loader.
-struct Welcomed {};
-struct Refusal {
-  absl::Status why;
-  bool final = false;
-};
-struct BadAssign {
-  PlanId plan;
-  Epoch epoch;
-  absl::Status why;
-};
-struct Released {
-  PlanId plan;
-};
-struct ControlGone {
-  absl::Status why;
-};
-struct ResultsGone {
-  absl::Status why;
-};
-struct NextGone {
-  PlanId plan;
-  Epoch epoch;
-  absl::Status why;
-};
-struct Progress {
-  PlanId plan;
-  uint64_t done_bytes = 0;
-  uint64_t total_bytes = 0;
-};
-// The stage can no longer run: a device was lost, or its memory was taken back.
-struct StageLost {
-  PlanId plan;
-  Epoch epoch;
-  absl::Status why;
-};
-struct Revoked {
-  std::vector<std::string> nodes;
-};
-struct DiagnoseAsked {
-  net::DiagnoseRequest request;
-  int64_t received_unix_ms = 0;
-};
-struct Measured {
-  uint64_t id = 0;
-  std::vector<net::LinkDiagnosis> links;
-};
-struct LeaveAsked {
-  std::string reason;
-};
-using Event = std::variant<Welcomed, Refusal, net::Assignment, BadAssign, Released, ControlGone,
-                           ResultsGone, NextGone, Progress, LoadOutcome, StageLost, Revoked,
-                           DiagnoseAsked, Measured, LeaveAsked>;
+// What comes from gRPC's threads, the loader, the stage and the owner. A LoadOutcome has what the
+// machine's event cannot hold.
+using Incoming = std::variant<MachineEvent::Any, LoadOutcome>;
 
 class EventQueue {
  public:
-  void Push(Event event, uint64_t session = 0) {
+  void Push(Incoming event) {
     MutexLock lock(&mu_);
-    events_.push_back({std::move(event), session});
+    events_.push_back(std::move(event));
     cv_.NotifyOne();
   }
   // Returns nullopt when no event came within the time.
-  std::optional<std::pair<Event, uint64_t>> Pop(TimeNs timeout) {
+  std::optional<Incoming> Pop(TimeNs timeout) {
     const TimeNs end = MonotonicNow() + timeout;
     MutexLock lock(&mu_);
     while (events_.empty()) {
@@ -118,7 +64,7 @@ class EventQueue {
  private:
   Mutex mu_;
   CondVar cv_;
-  std::deque<std::pair<Event, uint64_t>> events_ ABSL_GUARDED_BY(mu_);
+  std::deque<Incoming> events_ ABSL_GUARDED_BY(mu_);
 };
 
 int64_t UnixMs() {
@@ -127,42 +73,42 @@ int64_t UnixMs() {
       .count();
 }
 
-std::string LayersText(const stage::StageSpec& spec) {
-  if (spec.layers.begin >= spec.layers.end) return spec.samples ? "the head" : "the embedding";
-  return absl::StrCat("layers ", spec.layers.begin, "-", spec.layers.end - 1);
-}
-
-// One connection to the coordinator. Its events carry its number, so that those of an earlier one
-// are recognised and dropped.
+// One connection to the coordinator. Its events carry its number, so that the machine recognises
+// those of an earlier one.
 class Session final : public net::ControlSink {
  public:
-  Session(uint64_t id, EventQueue* queue) : id_(id), queue_(queue) {}
+  Session(SessionId id, EventQueue* queue) : id_(id), queue_(queue) {}
 
   void Start(const net::Endpoint& coordinator, const net::WorkerHello& hello) {
     client_ = net::ControlClient::Connect(coordinator, hello, this);
   }
   net::ControlClient* client() { return client_.get(); }
-  uint64_t id() const { return id_; }
 
-  void OnWelcome() override { queue_->Push(Welcomed{}, id_); }
+  void OnWelcome() override { Push(MachineEvent::Welcomed{id_}); }
   void OnRefused(const absl::Status& why, bool final) override {
-    queue_->Push(Refusal{why, final}, id_);
+    Push(MachineEvent::Refused{id_, why, final});
   }
-  void OnAssign(net::Assignment assignment) override { queue_->Push(std::move(assignment), id_); }
+  void OnAssign(net::Assignment assignment) override {
+    Push(MachineEvent::Assigned{id_, std::move(assignment)});
+  }
   void OnBadAssign(PlanId plan, Epoch epoch, const absl::Status& why) override {
-    queue_->Push(BadAssign{plan, epoch, why}, id_);
+    Push(MachineEvent::BadAssignment{id_, plan, epoch, why});
   }
-  void OnRelease(PlanId plan) override { queue_->Push(Released{plan}, id_); }
+  void OnRelease(PlanId plan) override { Push(MachineEvent::Released{id_, plan}); }
   void OnRevoked(std::vector<std::string> nodes) override {
-    queue_->Push(Revoked{std::move(nodes)}, id_);
+    Push(MachineEvent::Revoked{id_, std::move(nodes)});
   }
   void OnDiagnose(net::DiagnoseRequest request) override {
-    queue_->Push(DiagnoseAsked{std::move(request), UnixMs()}, id_);
+    Push(MachineEvent::DiagnoseAsked{id_, std::move(request), UnixMs()});
   }
-  void OnControlClosed(const absl::Status& why) override { queue_->Push(ControlGone{why}, id_); }
+  void OnControlClosed(const absl::Status& why) override {
+    Push(MachineEvent::SessionClosed{id_, why});
+  }
 
  private:
-  const uint64_t id_;
+  void Push(MachineEvent::Any event) { queue_->Push(std::move(event)); }
+
+  const SessionId id_;
   EventQueue* const queue_;
   std::unique_ptr<net::ControlClient> client_;
 };
@@ -172,23 +118,10 @@ class Session final : public net::ControlSink {
 struct Running {
   PlanId plan;
   Epoch epoch;
-  std::string next_worker;
-  std::string next_node;
   std::shared_ptr<LoadedStage> loaded;
   std::unique_ptr<net::RemoteStage> next;
   std::unique_ptr<StageHost> host;
 };
-
-// Says whether a coordinator that knows `told` plans badly.
-bool WorthTelling(const std::vector<net::DeviceHello>& told,
-                  const std::vector<net::DeviceHello>& now) {
-  if (told.size() != now.size()) return true;
-  for (size_t i = 0; i < now.size(); ++i) {
-    const uint64_t a = told[i].memory_bytes, b = now[i].memory_bytes;
-    if (told[i].name != now[i].name || std::max(a, b) - std::min(a, b) >= kTellBytes) return true;
-  }
-  return false;
-}
 
 // The watch of a card, and a look that a hello waits for.
 struct Watched {
@@ -198,15 +131,55 @@ struct Watched {
   bool complained = false;
 };
 
+// The cards of this machine, as its control loop sees them. It asks no driver: it uses what the
+// watches' threads found.
+class Cards {
+ public:
+  explicit Cards(const std::vector<std::shared_ptr<engine::CudaDevice>>& devices) {
+    for (const auto& device : devices) {
+      watched_.push_back({device->name(),
+                          std::make_unique<CardWatch>([device] { device->Watch(); }, kWatchEvery)});
+    }
+  }
+  // Asks for a look; LookedAgain says once when it is over.
+  void LookSoon() {
+    for (Watched& watched : watched_) watched.ticket = watched.watch->LookSoon();
+    looking_ = true;
+  }
+  bool LookedAgain() {
+    if (!looking_) return false;
+    looking_ = !std::all_of(watched_.begin(), watched_.end(), [](const Watched& watched) {
+      return watched.watch->Looked(watched.ticket);
+    });
+    return !looking_;
+  }
+  // Writes a line for each driver that began not to answer.
+  void Complain(TimeNs now) {
+    for (Watched& watched : watched_) {
+      const bool busy = watched.watch->busy_for(now) >= kLongLook;
+      if (busy && !watched.complained)
+        LogWarning(watched.name, ": its driver has not answered for ", kLongLook / kSecond, " s");
+      watched.complained = busy;
+    }
+  }
+
+ private:
+  std::vector<Watched> watched_;
+  bool looking_ = false;
+};
+
+// The threads, sockets and clock around the machine. Whatever happens becomes an event in the
+// queue; the control loop gives it to the machine and does what that asks.
 class DaemonImpl final : public Daemon, public LoaderEvents {
  public:
   explicit DaemonImpl(DaemonOptions options)
       : options_(std::move(options)),
         gate_(options_.name, &results_),
-        weight_client_(Coordinator()) {}
+        weight_client_(Coordinator()),
+        machine_({options_.name, options_.join}) {}
 
   ~DaemonImpl() override {
-    queue_.Push(LeaveAsked{});
+    Push(MachineEvent::LeaveAsked{});
     if (thread_.joinable()) thread_.join();
     // Frames may still come: the port closes before the parts that it feeds.
     prober_.reset();
@@ -218,41 +191,9 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     }
   }
 
-  absl::Status Init() {
-    net::ServerOptions server;
-    server.listen = options_.listen;
-    server.security = {options_.credential, revoked_};
-    server.limits = options_.limits;
-    ASSIGN_OR_RETURN(server_, net::StageServer::Start(server, &gate_));
-    base_bytes_ = OwnBytes();
-    LoaderOptions loader;
-    loader.worker = options_.name;
-    loader.credential = options_.credential;
-    loader.memory_bytes = options_.memory_bytes;
-    loader.base_bytes = base_bytes_;
-    loader.stage = {options_.threads, options_.isa};
-    loader.stage.devices.assign(options_.devices.begin(), options_.devices.end());
-    loader.factory = options_.factory;
-    loader.weights = options_.weights;
-    loader.fetch = [this](const std::string& sha256, uint64_t offset, std::stop_token stop,
-                          const auto& take) {
-      return weight_client_.Fetch(sha256, offset, stop, take);
-    };
-    loader_ = std::make_unique<Loader>(std::move(loader), this);
-    prober_ = std::make_unique<LinkProber>(LinkProbeOptions{options_.name, options_.credential},
-                                           [this](net::DiagnoseRequest request, auto links) {
-                                             queue_.Push(Measured{request.id, std::move(links)});
-                                           });
-    for (const auto& device : options_.devices) {
-      watched_.push_back({device->name(),
-                          std::make_unique<CardWatch>([device] { device->Watch(); }, kWatchEvery)});
-    }
-    thread_ = std::thread([this] { Loop(); });
-    return absl::OkStatus();
-  }
-
+  absl::Status Init();
   void Leave(const std::string& reason) override {
-    queue_.Push(LeaveAsked{reason});
+    Push(MachineEvent::LeaveAsked{reason});
     if (thread_.joinable()) thread_.join();
   }
   bool ended() const override { return ended_.load(); }
@@ -270,45 +211,50 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
  private:
   // LoaderEvents
   void OnLoadProgress(PlanId plan, uint64_t done_bytes, uint64_t total_bytes) override {
-    queue_.Push(Progress{plan, done_bytes, total_bytes});
+    Push(MachineEvent::LoadProgress{plan, done_bytes, total_bytes});
   }
   void OnLoadEnded(LoadOutcome outcome) override { queue_.Push(std::move(outcome)); }
-  void OnNextClosed(PlanId plan, Epoch epoch, const absl::Status& why) override {
-    queue_.Push(NextGone{plan, epoch, why});
+  void OnNextClosed(NextLinkId link, const absl::Status& why) override {
+    Push(MachineEvent::NextClosed{link, why});
   }
+  void Push(MachineEvent::Any event) { queue_.Push(std::move(event)); }
 
   // Everything below runs on the control loop's thread.
   void Loop();
-  void Tick(TimeNs now);
-  void Connect();
-  void OpenResults();
-  void DropSession(const absl::Status& why);
-  void StopStage();
-  void SetDoing(std::string what);
-  void Send(const net::WorkerEvent& event);
-  // `unreachable`: the next worker, where the link to it is the reason.
-  void Fail(PlanId plan, Epoch epoch, const absl::Status& why, const std::string& unreachable = "");
-  bool CardsLookedAt(TimeNs now);
-  void CheckCards(TimeNs now);
-  void TellDevices();
-  net::WorkerHello Hello(std::string stage_address);
+  void Take(Incoming incoming);
+  // Gives the event to the machine, and does what it asks.
+  void Feed(MachineEvent::Any event);
+  void Publish();
+  void WatchCards(TimeNs now);
+  MachineEvent::DevicesSeen Devices() const { return {HelloOf(options_.devices, options_.rates)}; }
+  net::WorkerHello Hello(std::string stage_address, std::vector<net::DeviceHello> devices) const;
   net::Heartbeat Beat(TimeNs now);
+  net::Diagnosis Diagnosis(uint64_t id, std::vector<net::LinkDiagnosis> links) const;
+  MachineEvent::StageStarted StartStage(const MachineAction::StartStage& action);
 
-  void Handle(Welcomed event);
-  void Handle(Refusal event);
-  void Handle(net::Assignment event);
-  void Handle(BadAssign event);
-  void Handle(Released event);
-  void Handle(ControlGone event);
-  void Handle(ResultsGone event);
-  void Handle(NextGone event);
-  void Handle(Progress event);
-  void Handle(LoadOutcome event);
-  void Handle(StageLost event);
-  void Handle(Revoked event);
-  void Handle(DiagnoseAsked event);
-  void Handle(Measured event);
-  void Handle(LeaveAsked event);
+  void Obey(MachineAction::OpenSession action);
+  void Obey(MachineAction::CloseSession) { session_.reset(); }
+  void Obey(MachineAction::Send action);
+  void Obey(MachineAction::Beat) { Obey(MachineAction::Send{Beat(MonotonicNow())}); }
+  void Obey(MachineAction::SayLeaving action) {
+    session_->client()->Leave(action.reason, kLeaveMs);
+  }
+  void Obey(MachineAction::OpenResults action);
+  void Obey(MachineAction::CloseResults) { results_.Set(nullptr); }
+  void Obey(MachineAction::FinishResults) { results_.Finish(kFlushMs); }
+  void Obey(MachineAction::Expect action) {
+    gate_.Expect(action.plan, action.epoch, action.stage, std::move(action.from_node));
+  }
+  void Obey(MachineAction::ExpectNothing) { gate_.ExpectNothing(); }
+  void Obey(MachineAction::Load action) { loader_->Load(std::move(action.assignment)); }
+  void Obey(MachineAction::CancelLoad) { loader_->Cancel(); }
+  void Obey(MachineAction::Unload) { loader_->Unload(); }
+  void Obey(MachineAction::StartStage action) { answers_.push_back(StartStage(action)); }
+  void Obey(MachineAction::StopStage);
+  void Obey(MachineAction::Ban action);
+  void Obey(MachineAction::Probe action) { prober_->Start(std::move(action.request)); }
+  void Obey(MachineAction::LookAtCards) { cards_->LookSoon(); }
+  void Obey(MachineAction::Log action) { WriteLog(action.level, action.text); }
 
   net::Endpoint Coordinator() const { return {options_.join, options_.credential}; }
 
@@ -331,40 +277,59 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   std::atomic<TimeNs> turned_{0};
 
   // Only the control loop uses these.
+  WorkerMachine machine_;
+  std::vector<MachineEvent::Any> answers_;  // to the machine's actions, for its next turn
+  std::optional<LoadOutcome> outcome_;      // what the machine is being told of
   std::unique_ptr<Session> session_;
   std::unique_ptr<Running> running_;
-  std::optional<std::pair<PlanId, Epoch>> assigned_;
-  uint64_t sessions_ = 0;
-  int backoff_ms_ = kFirstBackoffMs;
-  bool complained_ = false;  // so that the log has the reason once and not twice a second
-  TimeNs connect_at_ = 0;
-  TimeNs results_at_ = 0;  // when to open the result stream again; 0: it is open
-  TimeNs beat_at_ = 0;
+  std::unique_ptr<Cards> cards_;
+  TimeNs cards_at_ = 0;  // when to ask what the watches of the cards have found
   TimeNs last_beat_ = 0;
-  TimeNs cards_at_ = 0;       // when to ask what the watches of the cards have found
-  TimeNs looking_since_ = 0;  // since when the next hello waits for a look; 0: it does not
-  std::vector<Watched> watched_;
-  std::vector<net::DeviceHello> told_;  // the cards as the coordinator was told of them
   int64_t last_busy_ns_ = 0;
-  std::pair<uint64_t, int64_t> diagnose_{
-      0, 0};  // the request being measured: its id, and when it came (UnixMs)
-  bool stop_ = false;
 
   std::thread thread_;
 };
 
+absl::Status DaemonImpl::Init() {
+  net::ServerOptions server;
+  server.listen = options_.listen;
+  server.security = {options_.credential, revoked_};
+  server.limits = options_.limits;
+  ASSIGN_OR_RETURN(server_, net::StageServer::Start(server, &gate_));
+  base_bytes_ = OwnBytes();
+  LoaderOptions loader;
+  loader.worker = options_.name;
+  loader.credential = options_.credential;
+  loader.memory_bytes = options_.memory_bytes;
+  loader.base_bytes = base_bytes_;
+  loader.stage = {options_.threads, options_.isa};
+  loader.stage.devices.assign(options_.devices.begin(), options_.devices.end());
+  loader.factory = options_.factory;
+  loader.weights = options_.weights;
+  loader.fetch = [this](const std::string& sha256, uint64_t offset, std::stop_token stop,
+                        const auto& take) {
+    return weight_client_.Fetch(sha256, offset, stop, take);
+  };
+  loader_ = std::make_unique<Loader>(std::move(loader), this);
+  prober_ = std::make_unique<LinkProber>(
+      LinkProbeOptions{options_.name, options_.credential},
+      [this](net::DiagnoseRequest request, std::vector<net::LinkDiagnosis> links) {
+        Push(MachineEvent::Measured{Diagnosis(request.id, std::move(links))});
+      });
+  cards_ = std::make_unique<Cards>(options_.devices);
+  thread_ = std::thread([this] { Loop(); });
+  return absl::OkStatus();
+}
+
 void DaemonImpl::Loop() {
-  while (!stop_) {
+  while (!machine_.stopped()) {
     turned_.store(MonotonicNow(), std::memory_order_relaxed);
-    auto event = queue_.Pop(20 * kMillisecond);
-    // Events of an earlier connection are ignored; those of the loader carry plan and epoch
-    // instead.
-    const bool current =
-        event && (event->second == 0 || (session_ != nullptr && event->second == session_->id()));
-    if (current) std::visit([this](auto&& e) { Handle(std::move(e)); }, std::move(event->first));
-    if (!stop_) Tick(MonotonicNow());
+    if (auto incoming = queue_.Pop(kTick)) Take(*std::move(incoming));
+    Feed(MachineEvent::Tick{session_ != nullptr ? session_->client()->last_heard() : 0});
+    WatchCards(MonotonicNow());
+    Publish();
   }
-  StopStage();
+  Obey(MachineAction::StopStage{});
   gate_.ExpectNothing();
   loader_->Cancel();
   results_.Set(nullptr);
@@ -372,123 +337,82 @@ void DaemonImpl::Loop() {
   ended_.store(true);
 }
 
-void DaemonImpl::Tick(TimeNs now) {
-  if (session_ == nullptr) {
-    if (now >= connect_at_ && CardsLookedAt(now)) Connect();
-    return;
+void DaemonImpl::Take(Incoming incoming) {
+  if (auto* event = std::get_if<MachineEvent::Any>(&incoming)) return Feed(std::move(*event));
+  outcome_ = std::get<LoadOutcome>(std::move(incoming));
+  Feed(Devices());  // they come first: the plan that follows a failed load uses them
+  const stage::StageSpec& spec = outcome_->assignment.spec;
+  const bool open = outcome_->next != nullptr && outcome_->next->ready();
+  Feed(MachineEvent::LoadEnded{spec.plan, spec.epoch, outcome_->status, outcome_->next_unreachable,
+                               outcome_->next_link, open, outcome_->fetched_bytes});
+  outcome_.reset();
+}
+
+void DaemonImpl::Feed(MachineEvent::Any event) {
+  answers_.push_back(std::move(event));
+  while (!answers_.empty()) {
+    for (MachineEvent::Any& next : std::exchange(answers_, {}))
+      machine_.On(std::move(next), MonotonicNow());
+    for (MachineAction::Any& action : machine_.TakeActions())
+      std::visit([this](auto&& a) { Obey(std::move(a)); }, std::move(action));
   }
-  if (now >= beat_at_) {
-    beat_at_ = now + TimeNs{net::kHeartbeatMs} * kMillisecond;
-    Send(Beat(now));
-  }
-  if (results_at_ != 0 && now >= results_at_) OpenResults();
-  if (now >= cards_at_) {
+}
+
+void DaemonImpl::Publish() {
+  MutexLock lock(&status_mu_);
+  doing_ = machine_.doing();
+  status_ = machine_.status();
+}
+
+void DaemonImpl::WatchCards(TimeNs now) {
+  const bool looked = cards_->LookedAgain();
+  if (now >= cards_at_ || looked) {
     cards_at_ = now + kWatchEvery / 4;
-    CheckCards(now);
-    if (session_ == nullptr) return;
+    cards_->Complain(now);
+    if (running_ != nullptr && running_->loaded->stage->lost()) {
+      Feed(MachineEvent::StageLost{running_->plan, running_->epoch,
+                                   Unavailable("a card was lost or wanted back")});
+    }
+    Feed(Devices());
   }
-  if (now - session_->client()->last_heard() > TimeNs{net::kDeadAfterMs} * kMillisecond) {
-    DropSession(absl::DeadlineExceededError(
-        absl::StrCat("nothing heard from the coordinator for ", net::kDeadAfterMs, " ms")));
-  }
+  if (looked) Feed(MachineEvent::CardsLooked{});
 }
 
-// A hello says what the cards have now; a driver that does not answer delays it only a little.
-bool DaemonImpl::CardsLookedAt(TimeNs now) {
-  if (looking_since_ == 0) {
-    looking_since_ = now;
-    for (Watched& watched : watched_) watched.ticket = watched.watch->LookSoon();
-  }
-  const bool all = std::all_of(watched_.begin(), watched_.end(), [](const Watched& watched) {
-    return watched.watch->Looked(watched.ticket);
-  });
-  if (!all && now - looking_since_ < kWaitForLook) return false;
-  looking_since_ = 0;
-  return true;
-}
-
-// Asks no driver: it uses what the watches' threads found.
-void DaemonImpl::CheckCards(TimeNs now) {
-  for (Watched& watched : watched_) {
-    const bool busy = watched.watch->busy_for(now) >= kLongLook;
-    if (busy && !watched.complained)
-      LogWarning(watched.name, ": its driver has not answered for ", kLongLook / kSecond, " s");
-    watched.complained = busy;
-  }
-  if (running_ != nullptr && running_->loaded->stage->lost()) {
-    Handle(
-        StageLost{running_->plan, running_->epoch, Unavailable("a card was lost or wanted back")});
-    return;
-  }
-  TellDevices();
-}
-
-void DaemonImpl::TellDevices() {
-  std::vector<net::DeviceHello> devices = HelloOf(options_.devices, options_.rates);
-  if (!WorthTelling(told_, devices)) return;
-  told_ = devices;
-  Send(net::DevicesChanged{std::move(devices)});
-}
-
-void DaemonImpl::Connect() {
-  session_ = std::make_unique<Session>(++sessions_, &queue_);
+void DaemonImpl::Obey(MachineAction::OpenSession action) {
   // This machine's address may be another one than at the last time (DHCP, docking, Wi-Fi).
   auto address = net::AdvertisedAddress(server_->address(), options_.join);
-  if (!address.ok()) return DropSession(address.status());
-  session_->Start(Coordinator(), Hello(*std::move(address)));
-  beat_at_ = MonotonicNow() + TimeNs{net::kHeartbeatMs} * kMillisecond;
-}
-
-void DaemonImpl::OpenResults() {
-  results_at_ = 0;
-  const uint64_t session = session_->id();
-  results_.Set(net::ResultClient::Connect(
-      Coordinator(), options_.name,
-      [this, session](const absl::Status& why) { queue_.Push(ResultsGone{why}, session); }));
-}
-
-void DaemonImpl::DropSession(const absl::Status& why) {
-  if (!complained_) {
-    LogWarning("not joined to ", options_.join, ": ", why.message(),
-               "; trying again until it answers");
+  if (!address.ok()) {
+    answers_.push_back(MachineEvent::SessionClosed{action.session, address.status()});
+    return;
   }
-  complained_ = true;
-  SetDoing(absl::StrCat("not joined to ", options_.join, ": ", why.message()));
-  StopStage();
-  gate_.ExpectNothing();
-  loader_->Cancel();
-  assigned_.reset();
-  results_.Set(nullptr);
-  results_at_ = 0;
-  session_.reset();
-  connect_at_ = MonotonicNow() + backoff_ms_ * kMillisecond;
-  backoff_ms_ = std::min(2 * backoff_ms_, kLastBackoffMs);
+  session_ = std::make_unique<Session>(action.session, &queue_);
+  session_->Start(Coordinator(), Hello(*std::move(address), std::move(action.devices)));
 }
 
-void DaemonImpl::SetDoing(std::string what) {
-  MutexLock lock(&status_mu_);
-  doing_ = std::move(what);
+void DaemonImpl::Obey(MachineAction::Send action) {
+  if (session_ != nullptr)
+    session_->client()->Send(action.event).IgnoreError();  // a closed stream says so itself
 }
 
-void DaemonImpl::StopStage() {
+void DaemonImpl::Obey(MachineAction::OpenResults action) {
+  results_.Set(net::ResultClient::Connect(
+      Coordinator(), options_.name, [this, session = action.session](const absl::Status& why) {
+        Push(MachineEvent::ResultsClosed{session, why});
+      }));
+}
+
+void DaemonImpl::Obey(MachineAction::StopStage) {
   gate_.SetHost(nullptr);
   running_.reset();
 }
 
-void DaemonImpl::Send(const net::WorkerEvent& event) {
-  if (session_ != nullptr)
-    session_->client()->Send(event).IgnoreError();  // a closed stream says so itself
+void DaemonImpl::Obey(MachineAction::Ban action) {
+  revoked_->Set(action.all);
+  for (const std::string& node : action.added) server_->CutOff(node);
 }
 
-void DaemonImpl::Fail(PlanId plan, Epoch epoch, const absl::Status& why,
-                      const std::string& unreachable) {
-  LogError("plan ", plan.value, " epoch ", epoch.value, ": ", why.message());
-  const net::LoadCause cause =
-      unreachable.empty() ? net::CauseOf(why) : net::LoadCause::kUnreachable;
-  Send(net::StageFailed{plan, epoch, why, unreachable, cause});
-}
-
-net::WorkerHello DaemonImpl::Hello(std::string stage_address) {
+net::WorkerHello DaemonImpl::Hello(std::string stage_address,
+                                   std::vector<net::DeviceHello> devices) const {
   net::WorkerHello hello;
   hello.name = options_.name;
   hello.version = options_.version;
@@ -500,8 +424,7 @@ net::WorkerHello DaemonImpl::Hello(std::string stage_address) {
   hello.speed = options_.speed;
   hello.isa = ops::IsaName(options_.isa);
   hello.pid = static_cast<uint64_t>(getpid());
-  hello.devices = HelloOf(options_.devices, options_.rates);
-  told_ = hello.devices;
+  hello.devices = std::move(devices);
   return hello;
 }
 
@@ -517,189 +440,57 @@ net::Heartbeat DaemonImpl::Beat(TimeNs now) {
           stats_.frames.load(std::memory_order_relaxed)};
 }
 
-void DaemonImpl::Handle(Welcomed) {
-  LogInfo("joined ", options_.join, " as '", options_.name, "'");
-  complained_ = false;
-  SetDoing(absl::StrCat("joined ", options_.join, ", no layers yet"));
-  backoff_ms_ = kFirstBackoffMs;
-  OpenResults();
-}
-
-void DaemonImpl::Handle(Refusal event) {
-  if (!event.final) {
-    DropSession(Annotate(event.why, "refused by the coordinator"));
-    return;
-  }
-  LogError("refused by the coordinator at ", options_.join, ": ", event.why.message());
-  {
-    MutexLock lock(&status_mu_);
-    status_ = event.why;
-  }
-  stop_ = true;
-}
-
-void DaemonImpl::Handle(net::Assignment event) {
-  if (assigned_ && event.spec.epoch < assigned_->second) {
-    Fail(event.spec.plan, event.spec.epoch,
-         FailedPrecondition("worker '", options_.name, "' is at epoch ", assigned_->second.value,
-                            " already"));
-    return;
-  }
-  StopStage();
-  assigned_ = {event.spec.plan, event.spec.epoch};
-  gate_.Expect(event.spec.plan, event.spec.epoch, event.spec.index, event.from_node);
-  SetDoing(absl::StrCat("loading ", LayersText(event.spec)));
-  loader_->Load(std::move(event));
-}
-
-void DaemonImpl::Handle(BadAssign event) { Fail(event.plan, event.epoch, event.why); }
-
-void DaemonImpl::Handle(Released event) {
-  if (!assigned_ || assigned_->first != event.plan) return;
-  StopStage();
-  gate_.ExpectNothing();
-  assigned_.reset();
-  SetDoing(absl::StrCat("joined ", options_.join, ", no layers now"));
-  loader_->Unload();
-}
-
-void DaemonImpl::Handle(Revoked event) {
-  const std::vector<std::string> added = revoked_->Set(event.nodes);
-  for (const std::string& node : added) {
-    LogWarning("node ", node, " was revoked: nothing is taken from it or sent to it any more");
-    server_->CutOff(node);
-    if (running_ == nullptr || running_->next_node != node) continue;
-    const PlanId plan = running_->plan;
-    const Epoch epoch = running_->epoch;
-    const std::string next = running_->next_worker;
-    StopStage();
-    Fail(plan, epoch, Unavailable("worker '", next, "' was revoked"));
-  }
-}
-
-void DaemonImpl::Handle(DiagnoseAsked event) {
-  diagnose_ = {event.request.id, event.received_unix_ms};
-  prober_->Start(std::move(event.request));
-}
-
-void DaemonImpl::Handle(Measured event) {
-  if (event.id != diagnose_.first) return;  // a later request is being measured
+net::Diagnosis DaemonImpl::Diagnosis(uint64_t id, std::vector<net::LinkDiagnosis> links) const {
   net::Diagnosis out;
-  out.id = event.id;
-  out.received_unix_ms = diagnose_.second;
+  out.id = id;
   out.available_bytes = AvailableBytes();
   out.disk_free_bytes = FreeDiskBytes(options_.weights.state_dir);
   if (options_.credential != nullptr) {
     out.certificate_ends_unix_s = options_.credential->Get()->self.not_after;
     out.key_mode = FileMode(options_.weights.state_dir + "/identity/node.key");
   }
-  out.links = std::move(event.links);
+  out.links = std::move(links);
   out.sent_unix_ms = UnixMs();
-  Send(out);
+  return out;
 }
 
-void DaemonImpl::Handle(ControlGone event) { DropSession(event.why); }
-
-void DaemonImpl::Handle(ResultsGone event) {
-  results_.Set(nullptr);
-  results_at_ = MonotonicNow() + kFirstBackoffMs * kMillisecond;
-  if (running_ == nullptr) return;
-  // Results may be lost: the requests that wait for them must end, and the coordinator starts a new
-  // epoch.
-  const PlanId plan = running_->plan;
-  const Epoch epoch = running_->epoch;
-  StopStage();
-  Fail(plan, epoch,
-       Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
-}
-
-void DaemonImpl::Handle(NextGone event) {
-  if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
-  if (running_->next == nullptr || running_->next->ready())
-    return;  // it belongs to an earlier attempt to connect
-  const std::string next = running_->next_worker;
-  StopStage();
-  Fail(event.plan, event.epoch,
-       Unavailable("worker '", options_.name, "' lost its link to worker '", next,
-                   "': ", event.why.message()),
-       next);
-}
-
-void DaemonImpl::Handle(Progress event) {
-  Send(net::LoadProgress{event.plan, event.done_bytes, event.total_bytes});
-}
-
-void DaemonImpl::Handle(LoadOutcome event) {
-  const stage::StageSpec& spec = event.assignment.spec;
-  if (!assigned_ || *assigned_ != std::make_pair(spec.plan, spec.epoch)) return;
-  if (event.status.ok() && event.next != nullptr && !event.next->ready()) {
-    event.next_unreachable = true;
-    event.status = Unavailable("worker '", options_.name, "' lost its link to worker '",
-                               event.assignment.next_worker, "' at once");
-  }
-  if (!event.status.ok()) {
-    TellDevices();  // this comes first: the next plan uses it
-    Fail(spec.plan, spec.epoch, event.status,
-         event.next_unreachable ? event.assignment.next_worker : "");
-    return;
-  }
-  const engine::StageMemory memory = event.loaded->stage->memory();
+MachineEvent::StageStarted DaemonImpl::StartStage(const MachineAction::StartStage& action) {
+  MachineEvent::StageStarted started{action.plan, action.epoch, absl::OkStatus()};
+  const net::Assignment& assignment = outcome_->assignment;
   running_ = std::make_unique<Running>();
-  running_->plan = spec.plan;
-  running_->epoch = spec.epoch;
-  running_->next_worker = event.assignment.next_worker;
-  running_->next_node = event.assignment.next_node;
-  running_->loaded = std::move(event.loaded);
-  running_->next = std::move(event.next);
+  running_->plan = action.plan;
+  running_->epoch = action.epoch;
+  running_->loaded = std::move(outcome_->loaded);
+  running_->next = std::move(outcome_->next);
   StageHostOptions host;
   host.worker = options_.name;
-  host.spec = spec;
-  host.model = engine::FrameModelOf(event.assignment.manifest->shape);
+  host.spec = assignment.spec;
+  host.model = engine::FrameModelOf(assignment.manifest->shape);
   host.stage = running_->loaded->stage.get();
   host.next = running_->next.get();
   host.results = &results_;
   host.stats = &stats_;
-  host.on_lost = [this, plan = spec.plan, epoch = spec.epoch](const absl::Status& why) {
-    queue_.Push(StageLost{plan, epoch, why});
+  host.on_lost = [this, plan = action.plan, epoch = action.epoch](const absl::Status& why) {
+    Push(MachineEvent::StageLost{plan, epoch, why});
   };
   auto made = StageHost::Create(std::move(host));
   if (!made.ok()) {
-    StopStage();
-    Fail(spec.plan, spec.epoch, made.status());
-    return;
+    running_.reset();
+    started.status = made.status();
+    return started;
   }
   running_->host = *std::move(made);
   gate_.SetHost(running_->host.get());
-  net::StageReady ready{spec.plan, spec.epoch,     memory.weights,
-                        memory.kv, memory.buffers, event.fetched_bytes};
+  const engine::StageMemory memory = running_->loaded->stage->memory();
+  started.weights_bytes = memory.weights;
+  started.kv_bytes = memory.kv;
+  started.buffer_bytes = memory.buffers;
   for (const engine::StageMemory::OnDevice& on : memory.devices) {
-    ready.weights_bytes += on.memory.weights;
-    ready.kv_bytes += on.memory.kv;
-    ready.buffer_bytes += on.memory.buffers;
+    started.weights_bytes += on.memory.weights;
+    started.kv_bytes += on.memory.kv;
+    started.buffer_bytes += on.memory.buffers;
   }
-  Send(ready);
-  SetDoing(absl::StrCat("runs ", LayersText(spec), " for ", options_.join));
-}
-
-// The coordinator plans by what a worker said when it joined, so it joins again with what it has
-// now.
-void DaemonImpl::Handle(StageLost event) {
-  if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
-  StopStage();
-  results_.Finish(
-      kFlushMs);  // what it still computed arrives before the news that ends its requests
-  Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
-  DropSession(event.why);
-  loader_->Unload();  // frees what it still holds of the cards, before they are looked at again
-}
-
-void DaemonImpl::Handle(LeaveAsked event) {
-  stop_ = true;
-  if (event.reason.empty() || session_ == nullptr) return;
-  LogInfo("leaving: ", event.reason);
-  StopStage();
-  results_.Finish(kFlushMs);  // the coordinator has read them all before it is told of the leaving
-  session_->client()->Leave(event.reason, kLeaveMs);
+  return started;
 }
 
 }  // namespace

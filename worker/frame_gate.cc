@@ -1,5 +1,7 @@
 #include "worker/frame_gate.h"
 
+#include "worker/stage_runner.h"
+
 namespace lanyard::worker {
 
 void ResultForwarder::Set(std::unique_ptr<net::ResultClient> client) {
@@ -39,7 +41,7 @@ void FrameGate::ExpectNothing() {
   expecting_ = false;
 }
 
-void FrameGate::SetHost(StageHost* host) {
+void FrameGate::SetHost(FrameTarget* host) {
   MutexLock lock(&mu_);
   host_ = host;
 }

@@ -8,7 +8,7 @@
 #include "base/mutex.h"
 #include "net/coordinator_client.h"
 #include "net/stage_server.h"
-#include "worker/stage_host.h"
+#include "worker/frame_target.h"
 
 namespace lanyard::worker {
 
@@ -39,7 +39,7 @@ class FrameGate final : public net::FrameSink {
   // No stream is accepted until the next Expect.
   void ExpectNothing();
   // Frames go to `host` until it is set to null; it is not called after that.
-  void SetHost(StageHost* host);
+  void SetHost(FrameTarget* host);
 
   absl::Status AcceptStream(const net::StreamFrom& from) override;
   void OnFrame(stage::StepFrame frame) override;
@@ -50,7 +50,7 @@ class FrameGate final : public net::FrameSink {
   const std::string worker_;
   stage::ResultSink* const results_;
   Mutex mu_;
-  StageHost* host_ ABSL_GUARDED_BY(mu_) = nullptr;
+  FrameTarget* host_ ABSL_GUARDED_BY(mu_) = nullptr;
   bool expecting_ ABSL_GUARDED_BY(mu_) = false;
   PlanId plan_ ABSL_GUARDED_BY(mu_);
   Epoch epoch_ ABSL_GUARDED_BY(mu_);

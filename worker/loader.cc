@@ -158,7 +158,10 @@ LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
     auto next = ConnectNext(assignment, stop);
     outcome.status = next.status();
     outcome.next_unreachable = !next.ok();
-    if (next.ok()) outcome.next = *std::move(next);
+    if (next.ok()) {
+      outcome.next = *std::move(next);
+      outcome.next_link = next_link_;
+    }
   }
   if (outcome.status.ok()) outcome.loaded = loaded_;
   outcome.assignment = std::move(assignment);
@@ -289,25 +292,23 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment,
 absl::StatusOr<std::unique_ptr<net::RemoteStage>> Loader::ConnectNext(
     const net::Assignment& assignment, std::stop_token stop) {
   const TimeNs end = MonotonicNow() + options_.connect_timeout_ms * kMillisecond;
-  const PlanId plan = assignment.spec.plan;
-  const Epoch epoch = assignment.spec.epoch;
   net::RemoteStageOptions options;
   options.address = assignment.next_address;
   options.credential = options_.credential;
   options.node = assignment.next_node;
   options.from = options_.worker;
-  options.plan = plan;
-  options.epoch = epoch;
+  options.plan = assignment.spec.plan;
+  options.epoch = assignment.spec.epoch;
   options.stage = assignment.spec.index + 1;
-  options.on_closed = [events = events_, plan, epoch](const absl::Status& why) {
-    events->OnNextClosed(plan, epoch, why);  // the stage may outlive this loader
-  };
   // The next worker loads at the same time and is often ready a moment later: streams stand still
   // meanwhile, so that the first tries follow each other quickly.
   const TimeNs soon = MonotonicNow() + 2 * kSecond;
   for (int wait_ms = 10;; wait_ms = std::min(2 * wait_ms, MonotonicNow() < soon ? 40 : 300)) {
-    // An attempt that fails also calls on_closed; the owner recognises it because the stage is not
-    // ready yet.
+    // An attempt that fails also calls on_closed; the owner recognises it by its number.
+    next_link_ = NextLinkId(next_link_.value + 1);
+    options.on_closed = [events = events_, link = next_link_](const absl::Status& why) {
+      events->OnNextClosed(link, why);  // the stage may outlive this loader
+    };
     std::unique_ptr<net::RemoteStage> next = net::RemoteStage::Connect(options);
     const absl::Status status = next->WaitReady(500);
     if (status.ok()) return next;

@@ -13,6 +13,7 @@
 #include "base/mutex.h"
 #include "engine/weight_shelf.h"
 #include "net/control.h"
+#include "worker/machine_event.h"
 #include "worker/stage_factory.h"
 #include "worker/weight_store.h"
 
@@ -38,6 +39,7 @@ struct LoadOutcome {
   absl::Status status;
   std::shared_ptr<LoadedStage> loaded;     // null on an error
   std::unique_ptr<net::RemoteStage> next;  // null for the last stage
+  NextLinkId next_link;                    // names `next`
   bool next_unreachable = false;           // `status` is about the link to the next worker
   uint64_t fetched_bytes = 0;
 };
@@ -49,7 +51,8 @@ class LoaderEvents {
   virtual void OnLoadProgress(PlanId plan, uint64_t done_bytes, uint64_t total_bytes) = 0;
   virtual void OnLoadEnded(
       LoadOutcome outcome) = 0;  // not called for a load that was replaced or cancelled
-  virtual void OnNextClosed(PlanId plan, Epoch epoch, const absl::Status& why) = 0;
+  // Also of a link that no LoadOutcome has, since the attempt to open it failed.
+  virtual void OnNextClosed(NextLinkId link, const absl::Status& why) = 0;
 };
 
 struct LoaderOptions {
@@ -100,6 +103,7 @@ class Loader {
   Kept Keep(const net::Assignment& assignment, std::vector<std::string> parts);
   absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
                            const engine::StageOptions& options) const;
+  // Counts the attempts in next_link_.
   absl::StatusOr<std::unique_ptr<net::RemoteStage>> ConnectNext(const net::Assignment& assignment,
                                                                 std::stop_token stop);
 
@@ -110,6 +114,7 @@ class Loader {
   std::shared_ptr<LoadedStage> loaded_;
   engine::WeightShelf shelf_;
   std::string shelf_digest_;  // of the model whose weights are on it
+  NextLinkId next_link_;      // of the latest attempt
   Mutex mu_;
   CondVar cv_;
   std::optional<Job> waiting_ ABSL_GUARDED_BY(mu_);

@@ -24,19 +24,6 @@ absl::StatusOr<std::jthread> StartThread(std::function<void(std::stop_token)> bo
 
 }  // namespace
 
-stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker,
-                              const absl::Status& why) {
-  stage::StepResult result;
-  result.plan = frame.plan;
-  result.epoch = frame.epoch;
-  result.step = frame.batch.step;
-  result.frame = frame.batch.frame;
-  result.stage = frame.stage;
-  result.worker = worker;
-  result.status = why;
-  return result;
-}
-
 absl::StatusOr<std::unique_ptr<StageHost>> StageHost::Create(StageHostOptions options) {
   auto host = std::unique_ptr<StageHost>(new StageHost(std::move(options)));
   RETURN_IF_ERROR(host->Start());  // the destructor ends the thread that was started
@@ -83,32 +70,22 @@ void StageHost::FrameWasBad(StepId step) {
 }
 
 absl::Status StageHost::Send(stage::StepFrame frame) {
-  const stage::StageSpec& spec = options_.spec;
-  absl::Status why = absl::OkStatus();
-  if (frame.plan != spec.plan || frame.epoch != spec.epoch || frame.stage != spec.index) {
-    why = FailedPrecondition("worker '", options_.worker, "' holds stage ", spec.index, " of plan ",
-                             spec.plan.value, " epoch ", spec.epoch.value,
-                             "; the frame is for stage ", frame.stage, " of plan ",
-                             frame.plan.value, " epoch ", frame.epoch.value);
-  } else {
+  absl::Status why;
+  {
     MutexLock lock(&mu_);
     const size_t bytes = frame.hidden.data.size();
-    const std::pair place(frame.batch.step, frame.batch.frame);
-    if (last_.has_value() && place <= *last_) {
-      // Its block tables may name blocks that other sequences have by now.
-      why = FailedPrecondition("frame ", frame.batch.frame, " of step ", frame.batch.step.value,
-                               " came behind frame ", last_->second, " of step ",
-                               last_->first.value, "; frames are taken in order, once");
-    } else if (queue_.size() < options_.max_queued_frames &&
-               queued_bytes_ + bytes <= options_.max_queued_bytes) {
-      last_ = place;
+    why = intake_.Check(frame);
+    if (why.ok() && (queue_.size() >= options_.max_queued_frames ||
+                     queued_bytes_ + bytes > options_.max_queued_bytes)) {
+      why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (",
+                              queued_bytes_, " bytes) queued already");
+    }
+    if (why.ok()) {
+      intake_.Take(frame);
       queued_bytes_ += bytes;
       queue_.push_back(std::move(frame));
       cv_.NotifyOne();
       return absl::OkStatus();
-    } else {
-      why = ResourceExhausted("worker '", options_.worker, "' has ", queue_.size(), " frames (",
-                              queued_bytes_, " bytes) queued already");
     }
   }
   options_.results->OnResult(ErrorResult(frame, options_.worker, why));
@@ -125,7 +102,7 @@ void StageHost::ComputeLoop(std::stop_token stop) {
       frame = std::move(queue_.front());
       queue_.pop_front();
       queued_bytes_ -= frame.hidden.data.size();
-      for (const StepId step : bad_steps_) drawn_.PutFailed(step);
+      for (const StepId step : bad_steps_) runner_.FrameWasBad(step);
       bad_steps_.clear();
     }
     std::optional<Outcome> outcome = RunOne(std::move(frame), stop);
@@ -142,12 +119,8 @@ void StageHost::ComputeLoop(std::stop_token stop) {
 }
 
 std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std::stop_token stop) {
-  absl::Status valid = stage::ValidateFrame(frame, options_.spec, options_.model);
-  if (valid.ok()) valid = drawn_.Resolve(&frame.batch);
-  if (!valid.ok()) {
-    if (Draws()) drawn_.PutFailed(frame.batch, valid);
-    return ErrorResult(frame, options_.worker, valid);
-  }
+  if (const absl::Status ready = runner_.Prepare(&frame); !ready.ok())
+    return runner_.Finish(std::move(frame), ready);
   const TimeNs start = MonotonicNow();
   absl::StatusOr<engine::StageOutput> output = options_.stage->Run(frame, stop);
   if (options_.stats != nullptr) {
@@ -156,21 +129,9 @@ std::optional<StageHost::Outcome> StageHost::RunOne(stage::StepFrame frame, std:
   }
   if (!output.ok()) {
     if (stop.stop_requested()) return std::nullopt;
-    if (Draws()) drawn_.PutFailed(frame.batch, output.status());
     if (options_.on_lost != nullptr && options_.stage->lost()) options_.on_lost(output.status());
-    return ErrorResult(frame, options_.worker, output.status());
   }
-  if (options_.next == nullptr) {
-    if (Draws()) drawn_.Put(frame.batch.step, output->tokens);
-    stage::StepResult result = ErrorResult(frame, options_.worker, absl::OkStatus());
-    result.tokens = std::move(output->tokens);
-    return result;
-  }
-  // The next stage gets the same rows, and reads hidden states instead of tokens.
-  frame.stage += 1;
-  for (stage::SeqRun& run : frame.batch.runs) run.tokens.clear();
-  frame.hidden = std::move(output->hidden);
-  return frame;
+  return runner_.Finish(std::move(frame), std::move(output));
 }
 
 void StageHost::SendLoop() {

@@ -11,15 +11,14 @@
 #include <optional>
 #include <string>
 #include <thread>
-#include <utility>
-#include <variant>
 #include <vector>
 
 #include "base/mutex.h"
 #include "engine/local_stage.h"
-#include "stage/last_tokens.h"
 #include "stage/types.h"
 #include "stage/validate.h"
+#include "worker/frame_target.h"
+#include "worker/stage_runner.h"
 
 namespace lanyard::worker {
 
@@ -34,7 +33,7 @@ struct StageHostOptions {
   stage::StageSpec spec;
   stage::FrameModel model;
   engine::LocalStage* stage = nullptr;  // all pointers must outlive the host
-  stage::StagePort* next = nullptr;     // null for the last stage
+  stage::StagePort* next = nullptr;     // null for the last stage (spec.samples)
   stage::ResultSink* results = nullptr;
   HostStats* stats = nullptr;  // may be null
   // A frame failed, and the stage with it (LocalStage::lost). It is called from the compute loop
@@ -47,7 +46,7 @@ struct StageHostOptions {
   size_t max_queued_bytes = size_t{64} << 20;  // bytes of hidden states in each of the two queues
 };
 
-class StageHost final : public stage::StagePort {
+class StageHost final : public FrameTarget {
  public:
   // ResourceExhausted when the operating system gives no thread.
   static absl::StatusOr<std::unique_ptr<StageHost>> Create(StageHostOptions options);
@@ -60,31 +59,29 @@ class StageHost final : public stage::StagePort {
   // repeated one), and a frame beyond the queue's limit. The error is returned and also sent as the
   // step's result. Thread-safe; it does not block.
   absl::Status Send(stage::StepFrame frame) override;
-  // A frame of the step came damaged and will not be run: rows that name its tokens belong to no
-  // sequence that goes on (stage::LastTokens). Thread-safe; it does not block.
-  void FrameWasBad(StepId step);
+  void FrameWasBad(StepId step) override;
 
  private:
-  explicit StageHost(StageHostOptions options) : options_(std::move(options)) {}
-  absl::Status Start();
-  // Goes to the next stage, or to the coordinator.
-  using Outcome = std::variant<stage::StepFrame, stage::StepResult>;
+  using Outcome = StageRunner::Outcome;
 
-  bool Draws() const { return options_.spec.embeds && options_.spec.samples; }
+  explicit StageHost(StageHostOptions options)
+      : options_(std::move(options)),
+        runner_(options_.worker, &options_.spec, options_.model),
+        intake_(options_.worker, &options_.spec) {}
+  absl::Status Start();
   void ComputeLoop(std::stop_token stop);
   std::optional<Outcome> RunOne(stage::StepFrame frame, std::stop_token stop);
   void SendLoop();
   void SendOne(Outcome outcome);
 
   const StageHostOptions options_;
-  stage::LastTokens drawn_;  // used by the compute loop
+  StageRunner runner_;  // used by the compute loop
   Mutex mu_;
   CondVar cv_;
   std::deque<stage::StepFrame> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  std::optional<std::pair<StepId, uint32_t>> last_
-      ABSL_GUARDED_BY(mu_);                             // the step and frame that were queued last
-  std::vector<StepId> bad_steps_ ABSL_GUARDED_BY(mu_);  // steps that `drawn_` does not know yet
+  FrameIntake intake_ ABSL_GUARDED_BY(mu_);
+  std::vector<StepId> bad_steps_ ABSL_GUARDED_BY(mu_);  // steps that `runner_` does not know yet
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   Mutex out_mu_;
   CondVar out_cv_;    // there is something to send
@@ -95,9 +92,5 @@ class StageHost final : public stage::StagePort {
   std::jthread sender_;
   std::jthread compute_;
 };
-
-// The error of a frame in the form for the coordinator.
-stage::StepResult ErrorResult(const stage::StepFrame& frame, const std::string& worker,
-                              const absl::Status& why);
 
 }  // namespace lanyard::worker

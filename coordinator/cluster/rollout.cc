@@ -91,8 +91,6 @@ bool Rollout::moving() const {
 
 void Rollout::OnJoined(const std::string& name, TimeNs now) {
   joined_at_ = now;
-  holding_.erase(name);
-  in_memory_.erase(name);
   if (auto* waiting = std::get_if<Waiting>(&phase_)) waiting->awaited.erase(name);
   if (!planned_once_) not_before_ = now + options_.settle;
 }
@@ -100,6 +98,7 @@ void Rollout::OnJoined(const std::string& name, TimeNs now) {
 RolloutActions Rollout::OnGone(const Member& member, std::string_view why, const ClusterView& view,
                                TimeNs now, bool may_return) {
   const std::string& name = member.hello.name;
+  in_memory_.erase(name);
   holding_.erase(name);
   const AssignedStage* stage = StageOf(member.link);
   RolloutActions actions;

@@ -463,5 +463,23 @@ TEST_F(RolloutTest, UnlikeMachinesDoNotChangePlaces) {
   EXPECT_EQ(rollout_->stages()[0].planned.machine, "w2") << "the plan counts on its speed";
 }
 
+// A drained worker may be allowed back while it holds a stage of a plan that was lost: it still has
+// to be told that the next plan does without it.
+TEST_F(RolloutTest, AWorkerThatIsAllowedBackIsStillReleased) {
+  Make(0);
+  Join("w1", 0);
+  Join("w2", 0);
+  Poll(2 * kSecond);
+  ASSERT_TRUE(AllReady(3 * kSecond));
+  drained_ = {"w2"};
+  ++revision_;
+  ASSERT_TRUE(rollout_->OnFault(Unavailable("steps do not come back"), View(), 4 * kSecond).lost);
+  rollout_->OnJoined("w2", 4 * kSecond);  // PoolMachine::Undrain says so
+  const RolloutActions next = Poll(6 * kSecond);
+  ASSERT_EQ(next.assign.size(), 1u);
+  ASSERT_EQ(next.release.size(), 1u);
+  EXPECT_EQ(next.release[0].link, members_.FindByName("w2")->link);
+}
+
 }  // namespace
 }  // namespace lanyard::coordinator

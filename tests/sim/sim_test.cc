@@ -15,15 +15,6 @@ uint64_t FromEnv(const char* name, uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
-WorldOptions OptionsFor(uint64_t seed) {
-  WorldOptions options;
-  options.seed = seed;
-  options.weather = seed % 5 == 0   ? Weather::kCalm
-                    : seed % 5 == 1 ? Weather::kTinyKv
-                                    : Weather::kStormy;
-  return options;
-}
-
 void Add(const Report& report, Report* sum) {
   sum->requests += report.requests;
   sum->finished += report.finished;
@@ -38,6 +29,8 @@ void Add(const Report& report, Report* sum) {
   sum->improvements += report.improvements;
   sum->moves += report.moves;
   sum->ignored_results += report.ignored_results;
+  sum->faults += report.faults;
+  sum->sessions += report.sessions;
 }
 
 TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
@@ -57,10 +50,10 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
   std::printf(
       "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed), %lu cancelled, %lu "
       "refused; %lu tokens, %lu of prompts known, %lu preemptions, %lu epochs, %lu better plans, "
-      "%lu drains, %lu results ignored\n",
+      "%lu drains, %lu results ignored, %lu faults, %lu sessions\n",
       n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.cancelled, sum.refused,
       sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.moves,
-      sum.ignored_results);
+      sum.ignored_results, sum.faults, sum.sessions);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);
@@ -96,7 +89,6 @@ TEST_P(Planted, IsFound) {
   for (uint64_t seed = 1; seed <= 400; ++seed) {
     WorldOptions options = OptionsFor(seed);
     options.bugs = GetParam().options.bugs;
-    options.worker_bugs = GetParam().options.worker_bugs;
     options.swap_blocks = GetParam().options.swap_blocks;
     options.foreign_hidden = GetParam().options.foreign_hidden;
     const Report report = World(options).Run();
@@ -128,10 +120,6 @@ INSTANTIATE_TEST_SUITE_P(
         Bug("AcceptStaleResults", [](WorldOptions& o) { o.bugs.accept_stale_results = true; }),
         Bug("ForgetLostWorker", [](WorldOptions& o) { o.bugs.forget_lost_worker = true; }),
         Bug("RepeatAfterPreempt", [](WorldOptions& o) { o.bugs.repeat_after_preempt = true; }),
-        Bug("ObeyStaleEpoch", [](WorldOptions& o) { o.worker_bugs.obey_stale_epoch = true; }),
-        Bug("ObeyOutOfOrder", [](WorldOptions& o) { o.worker_bugs.obey_out_of_order = true; }),
-        Bug("StaleToken", [](WorldOptions& o) { o.worker_bugs.stale_token = true; }),
-        Bug("FailWholeFrame", [](WorldOptions& o) { o.worker_bugs.fail_whole_frame = true; }),
         Bug("NameWrongStep", [](WorldOptions& o) { o.bugs.name_wrong_step = true; }),
         Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
         Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),

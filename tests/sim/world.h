@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "coordinator/pool.h"
-#include "tests/sim/fake_worker.h"
 #include "tests/sim/hash_model.h"
+#include "tests/sim/sim_worker.h"
 
 namespace lanyard::sim {
 
@@ -29,11 +29,13 @@ struct WorldOptions {
   uint64_t seed = 1;
   Weather weather = Weather::kStormy;
   coordinator::PlantedBugs bugs;
-  WorkerBugs worker_bugs;
   bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
   // Planted: now and then a frame arrives with the hidden states of the one before.
   bool foreign_hidden = false;
 };
+
+// The lives of the tests: a fifth is calm, a fifth has hardly any KV.
+WorldOptions OptionsFor(uint64_t seed);
 
 struct Report {
   std::vector<std::string> violations;  // empty: the life was correct
@@ -50,22 +52,36 @@ struct Report {
   uint64_t improvements = 0;  // plans given up for a better one
   uint64_t moves = 0;         // ... because a worker was drained
   uint64_t ignored_results = 0;
+  uint64_t faults = 0;
+  uint64_t sessions = 0;  // times that a worker joined, or tried to
 };
 
-class World {
+class World final : private Surroundings {
  public:
   explicit World(const WorldOptions& options);
   Report Run();
 
  private:
-  struct Node {  // a worker's machine
-    std::unique_ptr<FakeWorker> worker;
-    uint64_t life = 0;  // changes with every start: messages on their way to an older life are lost
-    bool up = false;
-    bool hung = false;
-    TimeNs busy_until = 0;
-    net::LinkId link;
+  struct Node {                          // a worker's machine
+    std::shared_ptr<SimWorker> process;  // null: it does not run
+    bool silent = false;                 // it ended without a word: nothing answers for it
+    TimeNs cut_until = 0;                // nothing comes through its cable before
     double slowness = 1;
+    uint64_t results = 0;  // counts its streams of results; what an earlier one carried is lost
+    std::vector<std::shared_ptr<Stream>> inbound;
+    std::vector<worker::MachineEvent::Any> told;  // that may come once more, much later
+  };
+  // A control stream. Messages keep their order in each direction.
+  struct Link {
+    net::LinkId id;
+    size_t node = 0;
+    worker::SessionId session;
+    std::weak_ptr<SimWorker> process;
+    bool open = true;   // for the coordinator
+    bool left = false;  // closed by the worker: what is on its way from it may be lost
+    bool lossy = false;
+    TimeNs to_pool = 0;  // when the last message arrives
+    TimeNs to_worker = 0;
   };
   struct Request {
     coordinator::SequenceSpec spec;
@@ -80,12 +96,26 @@ class World {
     double lose = 0, repeat = 0, delay = 0, reorder = 0;
   };
 
-  // Events.
-  void At(TimeNs time, std::function<void()> what);
+  // Surroundings
+  TimeNs Now() const override { return now_; }
+  void At(TimeNs time, std::function<void()> what) override;
+  uint64_t Random(uint64_t below) override { return rng_() % below; }
+  void Violation(const std::string& text) override;
+  bool LoadFails() override;
+  double Slowness(size_t node) const override { return nodes_[node].slowness; }
+  void OpenSession(size_t node, worker::SessionId session, net::WorkerHello hello) override;
+  void CloseSession(size_t node, worker::SessionId session) override;
+  void ToCoordinator(size_t node, worker::SessionId session, net::WorkerEvent event) override;
+  void SendResult(size_t node, stage::StepResult result) override;
+  void FinishResults(size_t node) override;
+  void OpenStream(const std::shared_ptr<Stream>& stream) override;
+  bool SendFrame(const std::shared_ptr<Stream>& stream, stage::StepFrame frame) override;
+  void OnProcessEnd(size_t node) override;
+
   void After(TimeNs delay, std::function<void()> what) { At(now_ + delay, std::move(what)); }
-  uint64_t Random(uint64_t below) { return rng_() % below; }
   bool Chance(double p) { return std::uniform_real_distribution<double>(0, 1)(rng_) < p; }
   TimeNs Ms(uint64_t low, uint64_t high) { return (low + Random(high - low + 1)) * kMillisecond; }
+  bool Storms() const { return options_.weather == Weather::kStormy; }
 
   void Setup();
   absl::StatusOr<sharding::Plan> MakePlan(const sharding::PlanRequest& request) const;
@@ -93,21 +123,36 @@ class World {
   void PlanClients();
   void PlanDrains();
 
-  // Nodes.
+  // Machines and their faults.
+  void PlanFaults();
   void StartNode(size_t index);
   void Drain(size_t index);
   void KillNode(size_t index, bool silently);
+  void BreakInbound(size_t index, TimeNs within);
   void HangNode(size_t index, TimeNs how_long);
+  void CutCable(size_t index, TimeNs how_long);
   void CutControl(size_t index);
-  void Heartbeat(size_t index, uint64_t life);
+  void BreakResults(size_t index);
+  static void Deliver(const std::weak_ptr<SimWorker>& to, worker::MachineEvent::Any event);
   size_t NodeOf(const std::string& name) const;
-  Node* NodeOfLink(net::LinkId link);
-  void DeliverFrame(size_t index, stage::StepFrame frame);
-  void RunFrame(size_t index, stage::StepFrame frame);
-  void SendResult(size_t from, stage::StepResult result);
-  void SendFrame(const std::string& from, size_t to, stage::StepFrame frame);
-  // Carries a message over the ordered link `name`, with the link's faults.
-  void Carry(const std::string& name, const std::function<void()>& deliver);
+
+  // Links.
+  std::shared_ptr<Link> LinkOf(size_t node, worker::SessionId session);
+  std::shared_ptr<Link> LinkOf(net::LinkId id);
+  void ToPool(const std::shared_ptr<Link>& link, std::function<void()> what);
+  // `event` is made of the link's session; null: only a sign of life.
+  void ToWorker(net::LinkId id,
+                const std::function<worker::MachineEvent::Any(worker::SessionId)>& event);
+  void CloseLink(net::LinkId id, const absl::Status& why);
+  void SendBeats();
+  // Replays what a worker was told long ago.
+  void TellAgain(size_t index);
+  TimeNs CableOf(std::optional<size_t> node) const;
+  // Carries a message over the ordered link `name`, with the link's faults, not before `earliest`.
+  void Carry(const std::string& name, TimeNs earliest, const std::function<void()>& deliver);
+  void OpenPort(const coordinator::PoolAction::OpenPort& open);
+  void PortClosed(Epoch epoch, const absl::Status& why);
+  void SendToPort(stage::StepFrame frame);
 
   // The pool.
   void Pump();
@@ -120,7 +165,7 @@ class World {
   Request MakeRequest(uint64_t id);
   std::vector<int32_t> MakePrompt(uint32_t n);
   void CheckRest();
-  void Violation(const std::string& text);
+  void CheckWorkersAtRest();
 
   struct Event {
     TimeNs time;
@@ -151,11 +196,12 @@ class World {
   std::map<std::string, TimeNs> link_time_;
   Faults faults_;
   uint64_t next_link_ = 1;
-  uint64_t open_port_ = 0;  // counts the ports that were opened; frames of an older one are lost
-  std::string port_worker_;
+  uint64_t next_stream_ = 1;
+  std::map<net::LinkId, std::shared_ptr<Link>> links_;
+  std::shared_ptr<Stream> port_;  // to the first stage; null: none is open
   Epoch port_epoch_;
-  std::map<uint64_t, Epoch> assigned_epoch_;  // the highest epoch of each link
-  std::map<size_t, std::vector<uint8_t>> last_hidden_;
+  std::map<uint64_t, Epoch> assigned_epoch_;                 // the highest epoch of each link
+  std::map<std::string, std::vector<uint8_t>> last_hidden_;  // of each stream
   Report report_;
 };
 

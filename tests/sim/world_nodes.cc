@@ -1,73 +1,168 @@
-// The workers' side of the simulated world: machines, links between stages and their faults.
+// The machines of the simulated world, what happens to them, and how they are at last.
 #include <algorithm>
 
-#include "base/version.h"
 #include "tests/sim/world.h"
 
 namespace lanyard::sim {
-namespace {
 
 using coordinator::PoolAction;
-
-}  // namespace
+using worker::MachineEvent;
 
 size_t World::NodeOf(const std::string& name) const { return std::stoul(name.substr(1)); }
 
-World::Node* World::NodeOfLink(net::LinkId link) {
-  for (Node& node : nodes_) {
-    if (node.link == link && node.up) return &node;
+bool World::LoadFails() { return Storms() && now_ < 30 * kSecond && Random(12) == 0; }
+
+void World::PlanFaults() {
+  const uint64_t n_events = Random(10);
+  report_.faults += n_events;
+  for (uint64_t e = 0; e < n_events; ++e) {
+    const TimeNs when = 3 * kSecond + Ms(0, 30000);
+    const size_t i = Random(nodes_.size());
+    const TimeNs time = Ms(100, 7000);
+    switch (Random(11)) {
+      case 0:
+        At(when, [this, i] { KillNode(i, false); });
+        break;
+      case 1:
+        At(when, [this, i] { KillNode(i, true); });
+        break;
+      case 2:
+        At(when, [this, i, time] { HangNode(i, time); });
+        break;
+      case 3:
+        At(when, [this, i] { CutControl(i); });
+        break;
+      case 4:
+        At(when, [this, i, time] { CutCable(i, time); });
+        break;
+      case 5:
+        At(when, [this, i] { BreakResults(i); });
+        break;
+      case 6:
+        At(when, [this, i] {
+          if (nodes_[i].process != nullptr) nodes_[i].process->BreakNext();
+        });
+        break;
+      case 7:
+        At(when, [this, i] {
+          if (nodes_[i].process != nullptr) nodes_[i].process->LoseCard();
+        });
+        break;
+      case 8:
+        At(when,
+           [this, i] { Deliver(nodes_[i].process, MachineEvent::LeaveAsked{"told to stop"}); });
+        break;
+      case 9:
+        At(when, [this, i, bytes = Random(8) << 27] {
+          if (nodes_[i].process != nullptr) nodes_[i].process->ChangeDevices(bytes + (1 << 27));
+        });
+        break;
+      case 10:
+        for (int again = 0; again < 6; ++again) At(when + Ms(0, 6000), [this, i] { TellAgain(i); });
+        break;
+    }
+    At(when + Ms(200, 8000), [this, i] { StartNode(i); });
   }
-  return nullptr;
+}
+
+void World::Deliver(const std::weak_ptr<SimWorker>& to, MachineEvent::Any event) {
+  const std::shared_ptr<SimWorker> process = to.lock();
+  if (process == nullptr) return;
+  process->WhenAwake([p = process.get(), event = std::move(event)] { p->Deliver(event); });
 }
 
 void World::StartNode(size_t index) {
   Node& node = nodes_[index];
-  if (node.up) return;
-  node.up = true;
-  node.hung = false;
-  node.busy_until = now_;
-  node.worker =
-      std::make_unique<FakeWorker>(absl::StrCat("w", index), &model_, options_.worker_bugs, rng_());
-  ++node.life;
-  CutControl(index);
+  if (node.process != nullptr) return;
+  // The machine answers again: what still waits for the process before is told.
+  BreakInbound(index, kSecond);
+  if (node.silent) {
+    for (const auto& [id, link] : links_) {
+      if (link->node == index && link->open) {
+        After(Ms(1, 300), [this, id = id] { CloseLink(id, Unavailable("connection reset")); });
+      }
+    }
+  }
+  node.silent = false;
+  node.told.clear();
+  Surroundings* const around = this;
+  node.process = std::make_shared<SimWorker>(around, index, &model_);
+  node.process->Start();
 }
 
-// The control link (if there is one) ends, and the worker, which lives on, comes back with a new
-// one.
-void World::CutControl(size_t index) {
-  Node& node = nodes_[index];
-  if (!node.up) return;
-  if (node.link != net::LinkId(0)) {
-    After(Ms(0, 50), [this, link = node.link] {
-      pool_->OnWorkerGone(link, Unavailable("connection reset"), now_);
-      Pump();
-    });
-  }
-  node.link = net::LinkId(next_link_++);
-  const net::LinkId link = node.link;
-  After(Ms(60, 300), [this, index, link, life = node.life] {
-    if (nodes_[index].life != life || nodes_[index].link != link || !nodes_[index].up) return;
-    net::WorkerHello hello;
-    hello.name = absl::StrCat("w", index);
-    hello.version = kVersion;
-    hello.protocol = kProtocolVersion;
-    hello.stage_address = "127.0.0.1:1";
-    hello.memory_bytes = 1 << 30;
-    hello.base_bytes = 1 << 20;
-    pool_->OnWorkerEvent(link, hello, now_);
-    Pump();
-    Heartbeat(index, link.value);
+// The process ended by itself.
+void World::OnProcessEnd(size_t index) {
+  // It is still at work here: it goes when this event is over.
+  After(0, [this, index, process = nodes_[index].process] {
+    if (nodes_[index].process == process) KillNode(index, false);
   });
 }
 
-void World::Heartbeat(size_t index, uint64_t link) {
+void World::KillNode(size_t index, bool silently) {
   Node& node = nodes_[index];
-  if (!node.up || node.link.value != link) return;
-  if (!node.hung) {
-    pool_->OnWorkerEvent(node.link, net::Heartbeat{1 << 20, 0.5, 1}, now_);
-    Pump();
+  if (node.process == nullptr) return;
+  node.process.reset();
+  node.silent = silently;
+  BreakInbound(index, silently ? 6 * kSecond : 50 * kMillisecond);
+  if (silently) return;
+  for (const auto& [id, link] : links_) {
+    if (link->node == index && link->open) {
+      ToPool(link, [this, id = id] { CloseLink(id, Unavailable("connection reset")); });
+    }
   }
-  After(net::kHeartbeatMs * kMillisecond, [this, index, link] { Heartbeat(index, link); });
+}
+
+// Those who send to the machine hear that their streams are broken.
+void World::BreakInbound(size_t index, TimeNs within) {
+  for (const std::shared_ptr<Stream>& stream : std::exchange(nodes_[index].inbound, {})) {
+    stream->accepted = false;
+    After(kMillisecond + static_cast<TimeNs>(Random(static_cast<uint64_t>(within))),
+          [stream] { stream->Broken(Unavailable("connection reset")); });
+  }
+}
+
+void World::HangNode(size_t index, TimeNs how_long) {
+  if (nodes_[index].process != nullptr) nodes_[index].process->Freeze(now_ + how_long);
+}
+
+void World::CutCable(size_t index, TimeNs how_long) {
+  nodes_[index].cut_until = std::max(nodes_[index].cut_until, now_ + how_long);
+}
+
+// The control stream breaks; both sides hear of it.
+void World::CutControl(size_t index) {
+  const std::shared_ptr<SimWorker> process = nodes_[index].process;
+  if (process == nullptr || process->session() == worker::SessionId()) return;
+  const worker::SessionId session = process->session();
+  const absl::Status why = Unavailable("connection reset");
+  if (const auto link = LinkOf(index, session)) {
+    link->lossy = true;
+    After(Ms(0, 50), [this, id = link->id, why] { CloseLink(id, why); });
+  }
+  After(Ms(0, 50), [to = std::weak_ptr(process), session, why] {
+    Deliver(to, MachineEvent::SessionClosed{session, why});
+  });
+}
+
+void World::BreakResults(size_t index) {
+  Node& node = nodes_[index];
+  if (node.process == nullptr || !node.process->results_open()) return;
+  ++node.results;
+  After(Ms(0, 50), [to = std::weak_ptr(node.process), session = node.process->session()] {
+    Deliver(to, MachineEvent::ResultsClosed{session, Unavailable("connection reset")});
+  });
+}
+
+void World::TellAgain(size_t index) {
+  const Node& node = nodes_[index];
+  if (node.process == nullptr || node.told.empty()) return;
+  const MachineEvent::Any event = node.told[Random(node.told.size())];
+  node.process->WhenAwake([p = node.process.get(), event] {
+    // A release has no epoch: of the plan that the worker has again it cannot be told from a new
+    // one.
+    const auto* release = std::get_if<MachineEvent::Released>(&event);
+    if (release == nullptr || !p->duty() || p->duty()->first != release->plan) p->Deliver(event);
+  });
 }
 
 void World::Drain(size_t index) {
@@ -84,7 +179,7 @@ void World::OnDrained(const PoolAction::DrainAnswer& answer) {
   const std::string& name = answer.worker;
   drained_.insert(name);
   drained_since_[name] = now_;
-  if (options_.weather == Weather::kStormy) return;
+  if (Storms()) return;
   // Without faults its layers are gone soon.
   After(drain_patience_ + 5 * kSecond, [this, name, since = now_] {
     // It may have been allowed back, and drained again, meanwhile.
@@ -96,149 +191,30 @@ void World::OnDrained(const PoolAction::DrainAnswer& answer) {
   });
 }
 
-void World::KillNode(size_t index, bool silently) {
-  Node& node = nodes_[index];
-  if (!node.up) return;
-  node.up = false;
-  const net::LinkId link = node.link;
-  node.link = net::LinkId(0);
-  if (silently) return;
-  const std::string name = node.worker->name();
-  After(Ms(1, 50), [this, link] {
-    pool_->OnWorkerGone(link, Unavailable("connection reset"), now_);
-    Pump();
-  });
-  if (port_worker_ == name) {
-    After(Ms(1, 50), [this, epoch = port_epoch_] {
-      pool_->OnPortClosed(coordinator::DeploymentId(1), epoch, Unavailable("connection reset"),
-                          now_);
-      Pump();
-    });
-  }
-}
-
-void World::HangNode(size_t index, TimeNs how_long) {
-  Node& node = nodes_[index];
-  if (!node.up || node.hung) return;
-  node.hung = true;
-  node.busy_until = std::max(node.busy_until, now_ + how_long);
-  After(how_long, [this, index, life = node.life] {
-    if (nodes_[index].life == life) nodes_[index].hung = false;
-  });
-}
-
-void World::OnAssign(const PoolAction::Assign& assign) {
-  Node* node = NodeOfLink(assign.link);
-  const Epoch epoch = assign.assignment.spec.epoch;
-  Epoch& highest = assigned_epoch_[assign.link.value];
-  if (epoch <= highest) Violation("an epoch was assigned twice");
-  if (node != nullptr && drained_.contains(node->worker->name()) &&
-      !pool_->rollout().kept(node->worker->name())) {
-    Violation("a drained worker was planned in");
-  }
-  highest = epoch;
-  if (node == nullptr) return;  // died, and the coordinator does not know yet
-  const size_t index = static_cast<size_t>(node - nodes_.data());
-  const bool fails = options_.weather == Weather::kStormy && now_ < 30 * kSecond && Random(12) == 0;
-  At(std::max(now_, node->busy_until) + Ms(1, 400), [this, index, fails, life = node->life,
-                                                     assign] {
-    Node& n = nodes_[index];
-    if (n.life != life || !n.up) return;
-    const stage::StageSpec& spec = assign.assignment.spec;
-    n.worker->Assign(assign.assignment);
-    if (fails) {
-      pool_->OnWorkerEvent(assign.link,
-                           net::StageFailed{spec.plan, spec.epoch, absl::DataLossError("bad disk")},
-                           now_);
-    } else {
-      pool_->OnWorkerEvent(assign.link, net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+// Long after the storm every worker is in the pool, and does what the pool believes of it.
+void World::CheckWorkersAtRest() {
+  const coordinator::Rollout& rollout = pool_->rollout();
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const SimWorker& process = *nodes_[i].process;
+    const std::string& name = process.name();
+    const coordinator::Member* member = pool_->membership().FindByName(name);
+    const auto link = LinkOf(i, process.session());
+    if (member == nullptr || link == nullptr || link->id != member->link) {
+      Violation(name + " is not in the pool again");
+      continue;
     }
-    Pump();
-  });
-}
-
-void World::Carry(const std::string& name, const std::function<void()>& deliver) {
-  if (Chance(faults_.lose)) return;
-  TimeNs& last = link_time_[name];
-  TimeNs time = now_ + 50'000 + static_cast<TimeNs>(Random(400'000));
-  if (Chance(faults_.delay)) time += Ms(10, 12000);
-  if (Chance(faults_.reorder)) {
-    At(time + Ms(1, 40), deliver);  // others may pass it
-    return;
-  }
-  last = std::max(last + 1, time);
-  At(last, deliver);
-  if (Chance(faults_.repeat)) At(last + Ms(0, 3000), deliver);
-}
-
-void World::SendFrame(const std::string& from, size_t to, stage::StepFrame frame) {
-  const std::string link = absl::StrCat(from, ">", to, "#", frame.epoch.value);
-  if (options_.swap_blocks && Random(300) == 0) {
-    for (stage::SeqRun& run : frame.batch.runs) {
-      auto& blocks = run.tables[0].blocks;
-      if (blocks.size() >= 2) std::swap(blocks.front(), blocks.back());
+    if (!process.results_open()) Violation(name + " has no stream of results");
+    const auto& told = member->hello.devices;
+    if (told.size() != process.devices().size() ||
+        (!told.empty() && told[0].memory_bytes != process.devices()[0].memory_bytes)) {
+      Violation(name + " has other cards than the pool believes");
     }
+    const bool has = rollout.HasStage(name);
+    if (rollout.state() != coordinator::RolloutState::kServing) continue;
+    if (has && process.RunningEpoch() != rollout.epoch())
+      Violation(name + " does not run the stage that the pool believes it has");
+    if (!has && process.duty()) Violation(name + " holds a stage that it has no more");
   }
-  if (options_.foreign_hidden && !frame.hidden.data.empty()) {
-    std::vector<uint8_t>& before = last_hidden_[to];
-    if (before.size() == frame.hidden.data.size() && Random(200) == 0) {
-      frame.hidden.data = before;
-    } else {
-      before = frame.hidden.data;
-    }
-  }
-  Carry(link, [this, to, life = nodes_[to].life, frame] {
-    if (nodes_[to].life == life) DeliverFrame(to, frame);
-  });
-}
-
-void World::DeliverFrame(size_t index, stage::StepFrame frame) {
-  Node& node = nodes_[index];
-  if (!node.up) return;
-  const TimeNs cost = static_cast<TimeNs>(
-      static_cast<double>(200'000 + 20'000 * frame.batch.TotalRows() + Random(200'000)) *
-      node.slowness);
-  node.busy_until = std::max(node.busy_until, now_) + cost;
-  At(node.busy_until, [this, index, life = node.life, frame = std::move(frame)]() mutable {
-    if (nodes_[index].life == life && nodes_[index].up) RunFrame(index, std::move(frame));
-  });
-}
-
-void World::RunFrame(size_t index, stage::StepFrame frame) {
-  Node& node = nodes_[index];
-  if (node.hung && node.busy_until > now_) {
-    At(node.busy_until, [this, index, life = node.life, frame = std::move(frame)]() mutable {
-      if (nodes_[index].life == life && nodes_[index].up) RunFrame(index, std::move(frame));
-    });
-    return;
-  }
-  const stage::StepFrame header = frame;
-  FakeWorker::Output output = node.worker->Run(std::move(frame));
-  if (output.forward) {
-    const size_t next = NodeOf(node.worker->assignment()->next_worker);
-    if (nodes_[next].up) {
-      SendFrame(node.worker->name(), next, std::move(*output.forward));
-    } else {
-      stage::StepResult error;
-      error.plan = header.plan;
-      error.epoch = header.epoch;
-      error.step = header.batch.step;
-      error.frame = header.batch.frame;
-      error.stage = header.stage;
-      error.worker = node.worker->name();
-      error.status = Unavailable("the link to the next stage broke");
-      output.result = std::move(error);
-    }
-  }
-  if (output.result) SendResult(index, std::move(*output.result));
-}
-
-void World::SendResult(size_t from, stage::StepResult result) {
-  const std::string link = absl::StrCat(from, ">coordinator#", result.epoch.value);
-  Carry(link, [this, result] {
-    pool_->OnResult(result, now_);
-    Pump();
-  });
 }
 
 }  // namespace lanyard::sim
