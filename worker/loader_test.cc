@@ -30,7 +30,7 @@ class LoaderTest : public ::testing::Test, public LoaderEvents {
   }
 
   void OnLoadProgress(PlanId, uint64_t, uint64_t) override {}
-  void OnNextClosed(PlanId, Epoch, const absl::Status&) override {}
+  void OnNextClosed(NextLinkId, const absl::Status&) override {}
   void OnLoadEnded(LoadOutcome outcome) override {
     MutexLock lock(&mu_);
     outcome_ = std::move(outcome);
