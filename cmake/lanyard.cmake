@@ -60,18 +60,19 @@ pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 
 include(GoogleTest)
 
-# Code that waits for people and files, not for numbers: -O1 compiles it faster. gcc 12 then warns of paths that cannot be
-# taken (its bugs 105329 and the like).
+# What makes gcc's builds faster. clang's, which the sanitizers use, are small, and clang takes other options for it.
+#   LANYARD_LIGHT_OPTIONS  for code that waits for people and files, not for numbers
+#   LANYARD_PCH            headers that take longer to parse than most files' own lines are parsed once
+#   LANYARD_UNITY          files of one room are compiled together, some at a time, since most of the compiler's work on one is
+#                          the headers that its neighbours include too. It halves a full build, and makes the build after an
+#                          edit a little longer: -DLANYARD_UNITY=OFF is for those who edit. clang compiles each file alone, so
+#                          that a header that is missing is found.
 set(LANYARD_LIGHT_OPTIONS)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(LANYARD_LIGHT_OPTIONS -O1 -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict
-      -Wno-maybe-uninitialized)
-endif()
-
-# Headers that take longer to parse than most files' own lines are parsed once: gcc's release build only, for clang takes
-# other options for it, and the sanitizers' builds are small.
 set(LANYARD_PCH OFF)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # gcc 12 warns with -O1 of paths that cannot be taken (its bugs 105329 and the like).
+  set(LANYARD_LIGHT_OPTIONS -O1 -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict
+      -Wno-maybe-uninitialized)
   set(LANYARD_PCH ON)
   # Without it ccache keeps nothing that was compiled so.
   set(LANYARD_PCH_OPTIONS -fpch-preprocess)
@@ -88,14 +89,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
                             <map> <memory> <random> <string> <thread> <vector> [["base/status.h"]])
 endif()
 
-# Files of one room are compiled together, some at a time, since most of the compiler's work on one is the headers that its
-# neighbours include too. It halves a full build, and makes the build after an edit a little longer: -DLANYARD_UNITY=OFF is for
-# those who edit. clang's builds compile each file alone, so that a header that is missing is found.
-set(LANYARD_UNITY_DEFAULT OFF)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(LANYARD_UNITY_DEFAULT ON)
-endif()
-option(LANYARD_UNITY "Compile several files of a room at once" ${LANYARD_UNITY_DEFAULT})
+option(LANYARD_UNITY "Compile several files of a room at once" ${LANYARD_PCH})
 set(LANYARD_UNITY_FILES 10)
 
 # lanyard_room(NAME [DEPS target...]): every *.cc of this folder (and below) except *_test.cc, *_fuzz.cc and

@@ -176,7 +176,8 @@ TEST_F(SecondStage, TakesItsLayersFromTheStageBefore) {
     shelf.Hold([](std::string_view tensor) { return tensor != "output_norm.weight"; });
   }
   EXPECT_FALSE(shelf.Has("output_norm.weight")) << "nobody wanted it";
-  const auto after = LocalStage::Create(model_.shape(), spec_, OnlyNew(model_, shelf), options);
+  const OnlyNew source(model_, shelf);  // outlives the stage, which keeps a reference to it
+  const auto after = LocalStage::Create(model_.shape(), spec_, source, options);
   shelf.LetGo();
   ASSERT_TRUE(after.ok()) << after.status();
   const auto fresh = LocalStage::Create(model_.shape(), spec_, model_, {});

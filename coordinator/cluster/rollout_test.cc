@@ -112,6 +112,18 @@ class RolloutTest : public ::testing::Test {
     ASSERT_TRUE(AllReady(3 * kSecond));
     Join("w3", then);
   }
+  // Serves from w1, w2 and w3, then from w1 and w2.
+  void ServeWithoutTheLostW3() {
+    Make(0);
+    for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+    Poll(2 * kSecond);
+    ASSERT_TRUE(AllReady(3 * kSecond));
+    Lose("w3", 10 * kSecond);
+    Poll(11 * kSecond);
+    ASSERT_EQ(rollout_->stages().size(), 2u);
+    EXPECT_EQ(rollout_->stages()[0].planned.machine, "w1");
+    ASSERT_TRUE(AllReady(12 * kSecond));
+  }
   // Every stage of the current plan answers; returns whether the last one started serving.
   bool AllReady(TimeNs now) {
     bool serve = false;
@@ -430,15 +442,7 @@ TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
 // [0, 4) [4, 8) [8, 12) on w1, w2 and w3: when w1 is lost, the planner would give [0, 6) to w2 and
 // [6, 12) to w3, and when it is back, [0, 4) to w1 again.
 TEST_F(RolloutTest, MachinesThatAreAlikeKeepTheirLayers) {
-  Make(0);
-  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
-  Poll(2 * kSecond);
-  ASSERT_TRUE(AllReady(3 * kSecond));
-  Lose("w3", 10 * kSecond);
-  Poll(11 * kSecond);
-  ASSERT_EQ(rollout_->stages().size(), 2u);
-  EXPECT_EQ(rollout_->stages()[0].planned.machine, "w1");
-  ASSERT_TRUE(AllReady(12 * kSecond));
+  ServeWithoutTheLostW3();
   Join("w3", 13 * kSecond);
   Lose("w1", 20 * kSecond);
   Poll(21 * kSecond);
@@ -448,13 +452,7 @@ TEST_F(RolloutTest, MachinesThatAreAlikeKeepTheirLayers) {
 }
 
 TEST_F(RolloutTest, UnlikeMachinesDoNotChangePlaces) {
-  Make(0);
-  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
-  Poll(2 * kSecond);
-  ASSERT_TRUE(AllReady(3 * kSecond));
-  Lose("w3", 10 * kSecond);
-  Poll(11 * kSecond);
-  ASSERT_TRUE(AllReady(12 * kSecond));
+  ServeWithoutTheLostW3();
   speed_ = 2;
   Join("w3", 13 * kSecond);
   Lose("w1", 20 * kSecond);
