@@ -174,7 +174,7 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
 }
 
 double Plan::Objective(double weight) const {
-  return Charged(token_ms + weight * slowest_ms, std::llround(charge * kOneMachine));
+  return Charged(StepMs(weight), std::llround(charge * kOneMachine));
 }
 
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {

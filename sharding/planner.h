@@ -103,7 +103,9 @@ struct Plan {
   // The reasons, one sentence each. When !fits, they are the arithmetic and what would make it fit.
   std::vector<std::string> why;
 
-  // What the planner makes small, under the weight of this or another plan.
+  // The predicted time, with the slowest stage counted under the weight of this or another plan.
+  double StepMs(double weight) const { return token_ms + weight * slowest_ms; }
+  // What the planner makes small: that time with its charge for machines.
   double Objective(double weight) const;
 };
 

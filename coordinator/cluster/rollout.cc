@@ -37,10 +37,6 @@ bool Alike(const net::WorkerHello& a, const sharding::PlannedStage& of_a, const 
          holds(b, of_a);
 }
 
-double TimeOf(const sharding::Plan& plan, double slowest_weight) {
-  return plan.token_ms + slowest_weight * plan.slowest_ms;
-}
-
 }  // namespace
 
 Rollout::Rollout(RolloutOptions options)
@@ -521,7 +517,7 @@ std::string Rollout::WhyBetter(const sharding::Plan& made) const {
           : "";
   return absl::StrFormat(
       "%sa predicted time of %.0f %% of what it is", machines,
-      100 * TimeOf(made, made.slowest_weight) / TimeOf(plan_, made.slowest_weight));
+      100 * made.StepMs(made.slowest_weight) / plan_.StepMs(made.slowest_weight));
 }
 
 RolloutActions Rollout::Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet) {
