@@ -59,10 +59,10 @@ class RolloutTest : public ::testing::Test {
     rollout_->OnJoined(name, now);
   }
   ClusterView View() { return {members_, drained_, health_, revision_ + health_.revision()}; }
-  RolloutActions Lose(const std::string& name, TimeNs now) {
+  RolloutActions Lose(const std::string& name, TimeNs now, Departure how = Departure::kBroke) {
     const Member gone = *members_.OnGone(members_.FindByName(name)->link);
     ++revision_;
-    return rollout_->OnGone(gone, "reset", View(), now);
+    return rollout_->OnGone(gone, how, "reset", View(), now);
   }
   RolloutActions Poll(TimeNs now, bool quiet = false) {
     RolloutActions actions = rollout_->Poll(View(), now, quiet);
@@ -293,7 +293,7 @@ TEST_F(RolloutTest, NobodyWaitsForOneThatWasThrownOut) {
   Poll(0);
   ASSERT_TRUE(AllReady(1));
   const Member thrown_out = *members_.OnGone(members_.FindByName("w2")->link);
-  ASSERT_TRUE(rollout_->OnGone(thrown_out, "revoked", View(), kSecond, false).lost);
+  ASSERT_TRUE(rollout_->OnGone(thrown_out, Departure::kRevoked, "revoked", View(), kSecond).lost);
   EXPECT_EQ(Poll(kSecond).assign.size(), 2u);
   ASSERT_TRUE(AllReady(kSecond));
 }
@@ -319,7 +319,7 @@ TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
   EXPECT_EQ(plans_, plans);  // looked for once
   ASSERT_EQ(actions.assign.size(), 3u);
   EXPECT_TRUE(actions.release.empty());
-  ASSERT_TRUE(actions.lost && actions.by_choice);
+  ASSERT_TRUE(actions.lost && actions.loss == Loss::kChosen);
   EXPECT_THAT(std::string(actions.lost->message()), HasSubstr("3 of the 3 workers"));
   EXPECT_EQ(actions.new_epoch, Epoch(43));
   EXPECT_EQ(rollout_->improvements(), 1u);
