@@ -2,8 +2,6 @@
 // make of text.
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -11,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/pool_json.h"
@@ -48,13 +47,10 @@ absl::StatusOr<Loaded> Load(const std::string& path) {
   return out;
 }
 
-std::string ReadStdin() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-}
-
 absl::StatusOr<nlohmann::ordered_json> ReadJson(const char* what) {
+  ASSIGN_OR_RETURN(const std::string text, ReadStandardInput());
   nlohmann::ordered_json out =
-      nlohmann::ordered_json::parse(ReadStdin(), nullptr, /*allow_exceptions=*/false);
+      nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (out.is_discarded() || !out.is_array()) return InvalidArgument("stdin is not ", what);
   return out;
 }
@@ -76,7 +72,7 @@ absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view
 
 absl::Status Tokenize(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
-  const std::string input = ReadStdin();
+  ASSIGN_OR_RETURN(const std::string input, ReadStandardInput());
   if (!options.nul) {
     ASSIGN_OR_RETURN(const std::string line, IdsLine(*loaded.tokenizer, input, options));
     return WriteStdout(line);

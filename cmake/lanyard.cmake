@@ -88,7 +88,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
                         absl::str_format)
   target_compile_options(lanyard_test_headers PRIVATE ${LANYARD_TEST_OPTIONS})
   target_precompile_headers(lanyard_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <filesystem> <fstream> <functional>
-                            <map> <memory> <random> <string> <thread> <vector> [["base/status.h"]])
+                            <map> <memory> <nlohmann/json.hpp> <random> <string> <thread> <vector> [["base/status.h"]])
 endif()
 
 option(LANYARD_UNITY "Compile several files of a room at once" ${LANYARD_PCH})
