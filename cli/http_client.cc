@@ -103,7 +103,7 @@ absl::StatusOr<PoolUrl> ParsePoolUrl(std::string_view text) {
   }
   out.url = (out.secure ? "https://" : "http://") + rest;
   out.port = out.secure ? "443" : "80";
-  if (rest.empty() || rest.find_first_of("/?#@ \r\n") != std::string::npos) {
+  if (rest.find_first_of("/?#@ \r\n") != std::string::npos) {
     // It may hold a password, which is not shown.
     const std::string shown =
         rest.find('@') == std::string::npos ? absl::StrCat(" '", AbslView(text), "'") : "";

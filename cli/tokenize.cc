@@ -1,7 +1,6 @@
 // lanyard tokenize, detokenize and template: they show what a model's vocabulary and chat template
 // make of text.
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -11,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "cli/cli.h"
 #include "cli/pool_json.h"
 #include "model/chat_template.h"
@@ -55,14 +55,6 @@ absl::StatusOr<nlohmann::ordered_json> ReadJson(const char* what) {
   return out;
 }
 
-absl::Status WriteStdout(const std::string& bytes) {
-  if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() ||
-      std::fflush(stdout) != 0) {
-    return Internal("cannot write to stdout");
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view text,
                                     const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
@@ -75,14 +67,14 @@ absl::Status Tokenize(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const std::string input, ReadStandardInput());
   if (!options.nul) {
     ASSIGN_OR_RETURN(const std::string line, IdsLine(*loaded.tokenizer, input, options));
-    return WriteStdout(line);
+    return WriteOutput(line);
   }
   std::string_view rest = input;
   while (!rest.empty()) {
     const size_t end = std::min(rest.find('\0'), rest.size());
     ASSIGN_OR_RETURN(const std::string line,
                      IdsLine(*loaded.tokenizer, rest.substr(0, end), options));
-    RETURN_IF_ERROR(WriteStdout(line));
+    RETURN_IF_ERROR(WriteOutput(line));
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
   return absl::OkStatus();
@@ -101,7 +93,7 @@ absl::Status Detokenize(const TokenizeOptions& options) {
     }
     text += decoder.Push(id.get<int32_t>());
   }
-  return WriteStdout(text + decoder.Flush());
+  return WriteOutput(text + decoder.Flush());
 }
 
 absl::Status Template(const TokenizeOptions& options) {
@@ -119,7 +111,7 @@ absl::Status Template(const TokenizeOptions& options) {
     if (!message.name.empty()) messages.back()["name"] = message.name;
   }
   ASSIGN_OR_RETURN(const auto parts, chat.RenderChat(messages, {}));
-  return WriteStdout(model::PromptText(parts));
+  return WriteOutput(model::PromptText(parts));
 }
 
 CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, const char* examples,

@@ -165,8 +165,8 @@ class Scheduler {
   class Pace {
    public:
     void OnStart(TimeNs now, bool others_wait);
-    TimeNs Next(
-        TimeNs now) const;  // expected time from now until the next one; a second if unknown
+    // Expected time from now until the next one; a second when nothing is known.
+    TimeNs Next(TimeNs now) const;
 
    private:
     TimeNs last_ = 0;  // the last start; 0: nobody waited behind it
