@@ -209,6 +209,12 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
     node->load_done_bytes = stage.progress.done_bytes;
     node->load_total_bytes = stage.progress.total_bytes;
   }
+  for (const AssignedStage& stage : rollout().beside_stages()) {
+    if (stage.link != member.link || node->has_stage) continue;
+    node->state = "loading";
+    node->load_done_bytes = stage.progress.done_bytes;
+    node->load_total_bytes = stage.progress.total_bytes;
+  }
   node->drained = drained_.contains(node->name);
   if (node->drained) node->state = node->has_stage ? "draining" : "drained";
   node->why = rollout().WhyNotUsed(node->name, View(), now);

@@ -283,7 +283,16 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void Connect();
   void OpenResults();
   void DropSession(const absl::Status& why);
+  // Stops what runs and what stands beside it.
   void StopStage();
+  void StopRunning();
+  void StopBeside();
+  absl::StatusOr<std::unique_ptr<Running>> MakeRunning(LoadOutcome* outcome);
+  // The one that runs or the one beside it; null: neither is of this plan and epoch.
+  std::unique_ptr<Running>* Find(PlanId plan, Epoch epoch);
+  // Stops it and says so.
+  void GiveUp(std::unique_ptr<Running>* which, const absl::Status& why,
+              const std::string& unreachable = "");
   void SetDoing(std::string what);
   void Send(const net::WorkerEvent& event);
   // `unreachable`: the next worker, where the link to it is the reason.
@@ -334,6 +343,9 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   std::unique_ptr<Session> session_;
   std::unique_ptr<Running> running_;
   std::optional<std::pair<PlanId, Epoch>> assigned_;
+  // Of a later epoch, which takes the place of those above when their plan is released.
+  std::unique_ptr<Running> beside_;
+  std::optional<std::pair<PlanId, Epoch>> beside_assigned_;
   uint64_t sessions_ = 0;
   int backoff_ms_ = kFirstBackoffMs;
   bool complained_ = false;  // so that the log has the reason once and not twice a second
@@ -471,8 +483,39 @@ void DaemonImpl::SetDoing(std::string what) {
 }
 
 void DaemonImpl::StopStage() {
-  gate_.SetHost(nullptr);
+  StopBeside();
+  StopRunning();
+}
+
+void DaemonImpl::StopRunning() {
+  if (running_ != nullptr) gate_.SetHost(running_->epoch, nullptr);
   running_.reset();
+}
+
+void DaemonImpl::StopBeside() {
+  if (beside_ != nullptr) gate_.SetHost(beside_->epoch, nullptr);
+  if (beside_assigned_) gate_.Forget(beside_assigned_->second);
+  beside_.reset();
+  beside_assigned_.reset();
+}
+
+std::unique_ptr<Running>* DaemonImpl::Find(PlanId plan, Epoch epoch) {
+  for (std::unique_ptr<Running>* one : {&running_, &beside_}) {
+    if (*one != nullptr && (*one)->plan == plan && (*one)->epoch == epoch) return one;
+  }
+  return nullptr;
+}
+
+void DaemonImpl::GiveUp(std::unique_ptr<Running>* which, const absl::Status& why,
+                        const std::string& unreachable) {
+  const PlanId plan = (*which)->plan;
+  const Epoch epoch = (*which)->epoch;
+  if (which == &beside_) {
+    StopBeside();
+  } else {
+    StopRunning();
+  }
+  Fail(plan, epoch, why, unreachable);
 }
 
 void DaemonImpl::Send(const net::WorkerEvent& event) {
@@ -539,10 +582,20 @@ void DaemonImpl::Handle(Refusal event) {
 }
 
 void DaemonImpl::Handle(net::Assignment event) {
-  if (assigned_ && event.spec.epoch < assigned_->second) {
+  const auto& latest = beside_assigned_ ? beside_assigned_ : assigned_;
+  if (latest && event.spec.epoch < latest->second) {
     Fail(event.spec.plan, event.spec.epoch,
-         FailedPrecondition("worker '", options_.name, "' is at epoch ", assigned_->second.value,
+         FailedPrecondition("worker '", options_.name, "' is at epoch ", latest->second.value,
                             " already"));
+    return;
+  }
+  const bool fetch = event.mode == net::AssignMode::kFetch;
+  if (fetch || (event.mode == net::AssignMode::kBeside && running_ != nullptr)) {
+    StopBeside();
+    beside_assigned_ = {event.spec.plan, event.spec.epoch};
+    if (!fetch)
+      gate_.ExpectBeside(event.spec.plan, event.spec.epoch, event.spec.index, event.from_node);
+    loader_->Load(std::move(event), running_ != nullptr ? running_->loaded : nullptr);
     return;
   }
   StopStage();
@@ -555,7 +608,21 @@ void DaemonImpl::Handle(net::Assignment event) {
 void DaemonImpl::Handle(BadAssign event) { Fail(event.plan, event.epoch, event.why); }
 
 void DaemonImpl::Handle(Released event) {
+  if (beside_assigned_ && beside_assigned_->first == event.plan) {
+    StopBeside();
+    loader_->Unload(running_ != nullptr ? running_->loaded : nullptr);
+    return;
+  }
   if (!assigned_ || assigned_->first != event.plan) return;
+  if (beside_ != nullptr) {
+    StopRunning();
+    gate_.Forget(assigned_->second);
+    running_ = std::move(beside_);
+    assigned_ = std::exchange(beside_assigned_, std::nullopt);
+    loader_->Unload(running_->loaded);
+    SetDoing(absl::StrCat("runs ", LayersText(running_->loaded->spec), " for ", options_.join));
+    return;
+  }
   StopStage();
   gate_.ExpectNothing();
   assigned_.reset();
@@ -568,12 +635,10 @@ void DaemonImpl::Handle(Revoked event) {
   for (const std::string& node : added) {
     LogWarning("node ", node, " was revoked: nothing is taken from it or sent to it any more");
     server_->CutOff(node);
-    if (running_ == nullptr || running_->next_node != node) continue;
-    const PlanId plan = running_->plan;
-    const Epoch epoch = running_->epoch;
-    const std::string next = running_->next_worker;
-    StopStage();
-    Fail(plan, epoch, Unavailable("worker '", next, "' was revoked"));
+    for (std::unique_ptr<Running>* one : {&running_, &beside_}) {
+      if (*one == nullptr || (*one)->next_node != node) continue;
+      GiveUp(one, Unavailable("worker '", (*one)->next_worker, "' was revoked"));
+    }
   }
 }
 
@@ -606,23 +671,19 @@ void DaemonImpl::Handle(ResultsGone event) {
   if (running_ == nullptr) return;
   // Results may be lost: the requests that wait for them must end, and the coordinator starts a new
   // epoch.
-  const PlanId plan = running_->plan;
-  const Epoch epoch = running_->epoch;
-  StopStage();
-  Fail(plan, epoch,
-       Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
+  GiveUp(&running_,
+         Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
 }
 
 void DaemonImpl::Handle(NextGone event) {
-  if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
-  if (running_->next == nullptr || running_->next->ready())
+  std::unique_ptr<Running>* one = Find(event.plan, event.epoch);
+  if (one == nullptr || (*one)->next == nullptr || (*one)->next->ready())
     return;  // it belongs to an earlier attempt to connect
-  const std::string next = running_->next_worker;
-  StopStage();
-  Fail(event.plan, event.epoch,
-       Unavailable("worker '", options_.name, "' lost its link to worker '", next,
-                   "': ", event.why.message()),
-       next);
+  const std::string next = (*one)->next_worker;
+  GiveUp(one,
+         Unavailable("worker '", options_.name, "' lost its link to worker '", next,
+                     "': ", event.why.message()),
+         next);
 }
 
 void DaemonImpl::Handle(Progress event) {
@@ -631,7 +692,9 @@ void DaemonImpl::Handle(Progress event) {
 
 void DaemonImpl::Handle(LoadOutcome event) {
   const stage::StageSpec& spec = event.assignment.spec;
-  if (!assigned_ || *assigned_ != std::make_pair(spec.plan, spec.epoch)) return;
+  const std::pair of(spec.plan, spec.epoch);
+  const bool beside = beside_assigned_ == of;
+  if (!beside && assigned_ != of) return;
   if (event.status.ok() && event.next != nullptr && !event.next->ready()) {
     event.next_unreachable = true;
     event.status = Unavailable("worker '", options_.name, "' lost its link to worker '",
@@ -641,35 +704,23 @@ void DaemonImpl::Handle(LoadOutcome event) {
     TellDevices();  // this comes first: the next plan uses it
     Fail(spec.plan, spec.epoch, event.status,
          event.next_unreachable ? event.assignment.next_worker : "");
+    if (beside) StopBeside();
+    return;
+  }
+  if (event.loaded == nullptr) {  // it was to be fetched only
+    Send(net::StageReady{spec.plan, spec.epoch, 0, 0, 0, event.fetched_bytes});
     return;
   }
   const engine::StageMemory memory = event.loaded->stage->memory();
-  running_ = std::make_unique<Running>();
-  running_->plan = spec.plan;
-  running_->epoch = spec.epoch;
-  running_->next_worker = event.assignment.next_worker;
-  running_->next_node = event.assignment.next_node;
-  running_->loaded = std::move(event.loaded);
-  running_->next = std::move(event.next);
-  StageHostOptions host;
-  host.worker = options_.name;
-  host.spec = spec;
-  host.model = engine::FrameModelOf(event.assignment.manifest->shape);
-  host.stage = running_->loaded->stage.get();
-  host.next = running_->next.get();
-  host.results = &results_;
-  host.stats = &stats_;
-  host.on_lost = [this, plan = spec.plan, epoch = spec.epoch](const absl::Status& why) {
-    queue_.Push(StageLost{plan, epoch, why});
-  };
-  auto made = StageHost::Create(std::move(host));
+  auto made = MakeRunning(&event);
   if (!made.ok()) {
-    StopStage();
+    if (beside) StopBeside();
     Fail(spec.plan, spec.epoch, made.status());
     return;
   }
-  running_->host = *std::move(made);
-  gate_.SetHost(running_->host.get());
+  std::unique_ptr<Running>& running = beside ? beside_ : running_;
+  running = *std::move(made);
+  gate_.SetHost(spec.epoch, running->host.get());
   net::StageReady ready{spec.plan, spec.epoch,     memory.weights,
                         memory.kv, memory.buffers, event.fetched_bytes};
   for (const engine::StageMemory::OnDevice& on : memory.devices) {
@@ -678,13 +729,37 @@ void DaemonImpl::Handle(LoadOutcome event) {
     ready.buffer_bytes += on.memory.buffers;
   }
   Send(ready);
-  SetDoing(absl::StrCat("runs ", LayersText(spec), " for ", options_.join));
+  if (!beside) SetDoing(absl::StrCat("runs ", LayersText(spec), " for ", options_.join));
+}
+
+absl::StatusOr<std::unique_ptr<Running>> DaemonImpl::MakeRunning(LoadOutcome* outcome) {
+  const stage::StageSpec& spec = outcome->assignment.spec;
+  auto running = std::make_unique<Running>();
+  running->plan = spec.plan;
+  running->epoch = spec.epoch;
+  running->next_worker = outcome->assignment.next_worker;
+  running->next_node = outcome->assignment.next_node;
+  running->loaded = std::move(outcome->loaded);
+  running->next = std::move(outcome->next);
+  StageHostOptions host;
+  host.worker = options_.name;
+  host.spec = spec;
+  host.model = engine::FrameModelOf(outcome->assignment.manifest->shape);
+  host.stage = running->loaded->stage.get();
+  host.next = running->next.get();
+  host.results = &results_;
+  host.stats = &stats_;
+  host.on_lost = [this, plan = spec.plan, epoch = spec.epoch](const absl::Status& why) {
+    queue_.Push(StageLost{plan, epoch, why});
+  };
+  ASSIGN_OR_RETURN(running->host, StageHost::Create(std::move(host)));
+  return running;
 }
 
 // The coordinator plans by what a worker said when it joined, so it joins again with what it has
 // now.
 void DaemonImpl::Handle(StageLost event) {
-  if (running_ == nullptr || running_->plan != event.plan || running_->epoch != event.epoch) return;
+  if (Find(event.plan, event.epoch) == nullptr) return;
   StopStage();
   results_.Finish(
       kFlushMs);  // what it still computed arrives before the news that ends its requests

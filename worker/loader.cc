@@ -55,6 +55,25 @@ class StoppableSource final : public model::TensorSource {
   std::atomic<bool> armed_{true};
 };
 
+// Two hosts may have the stage for a moment, the abandoned one of an earlier epoch and that of the
+// present one.
+class OneAtATime final : public engine::LocalStage {
+ public:
+  explicit OneAtATime(std::unique_ptr<engine::LocalStage> stage) : stage_(std::move(stage)) {}
+
+  absl::StatusOr<engine::StageOutput> Run(const stage::StepFrame& frame,
+                                          std::stop_token stop) override {
+    MutexLock lock(&mu_);
+    return stage_->Run(frame, stop);
+  }
+  const engine::StageMemory& memory() const override { return stage_->memory(); }
+  bool lost() const override { return stage_->lost(); }
+
+ private:
+  Mutex mu_;
+  const std::unique_ptr<engine::LocalStage> stage_;
+};
+
 }  // namespace
 
 bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment) {
@@ -82,11 +101,13 @@ Loader::~Loader() {
   thread_.join();
 }
 
-void Loader::Load(net::Assignment assignment) {
-  Push(Job{std::move(assignment), std::stop_source()});
+void Loader::Load(net::Assignment assignment, std::shared_ptr<LoadedStage> keep) {
+  Push(Job{std::move(assignment), std::move(keep), std::stop_source()});
 }
 void Loader::Cancel() { Push(std::nullopt); }
-void Loader::Unload() { Push(Job{std::nullopt, std::stop_source()}); }
+void Loader::Unload(std::shared_ptr<LoadedStage> keep) {
+  Push(Job{std::nullopt, std::move(keep), std::stop_source()});
+}
 
 void Loader::Push(std::optional<Job> job) {
   MutexLock lock(&mu_);
@@ -106,11 +127,11 @@ void Loader::Loop() {
       waiting_.reset();
       running_ = job.stop;
     }
-    if (!job.assignment) {
-      loaded_.reset();
-      TrimMalloc();
-      continue;
-    }
+    // The worker that only fetches goes on with what it has.
+    if (!job.assignment || job.assignment->mode != net::AssignMode::kFetch)
+      Free(job.keep.get(), job.assignment ? &*job.assignment : nullptr);
+    job.keep.reset();
+    if (!job.assignment) continue;
     LoadOutcome outcome = Run(*std::move(job.assignment), job.stop.get_token());
     // It is reported under the lock: a load that was replaced must not report after its replacement
     // was asked for.
@@ -119,26 +140,38 @@ void Loader::Loop() {
   }
 }
 
+void Loader::Free(const LoadedStage* keep, const net::Assignment* assignment) {
+  const size_t freed = std::erase_if(loaded_, [&](const std::shared_ptr<LoadedStage>& loaded) {
+    const bool same =
+        assignment != nullptr && !loaded->stage->lost() && SameDuty(*loaded, *assignment);
+    return loaded.get() != keep && !same;
+  });
+  if (freed > 0) TrimMalloc();
+}
+
 LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
   LoadOutcome outcome;
-  outcome.status = LoadStage(assignment, stop, &outcome.fetched_bytes);
-  if (outcome.status.ok() && !assignment.spec.samples) {
+  auto loaded = LoadStage(assignment, stop, &outcome.fetched_bytes);
+  outcome.status = loaded.status();
+  if (loaded.ok() && *loaded != nullptr && !assignment.spec.samples) {
     auto next = ConnectNext(assignment, stop);
     outcome.status = next.status();
     outcome.next_unreachable = !next.ok();
     if (next.ok()) outcome.next = *std::move(next);
   }
-  if (outcome.status.ok()) outcome.loaded = loaded_;
+  if (outcome.status.ok()) outcome.loaded = *std::move(loaded);
   outcome.assignment = std::move(assignment);
   return outcome;
 }
 
-absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_token stop,
-                               uint64_t* fetched_bytes) {
-  if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment))
-    return absl::OkStatus();
-  loaded_.reset();  // before the new one, since two stages need not fit
-  TrimMalloc();
+absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::LoadStage(const net::Assignment& assignment,
+                                                               std::stop_token stop,
+                                                               uint64_t* fetched_bytes) {
+  const bool fetch = assignment.mode == net::AssignMode::kFetch;
+  for (const auto& loaded : loaded_) {
+    if (loaded->stage->lost() || !SameDuty(*loaded, assignment)) continue;
+    return fetch ? std::shared_ptr<LoadedStage>() : loaded;
+  }
   const model::Manifest& manifest = *assignment.manifest;
   const stage::StageSpec& spec = assignment.spec;
   const std::vector<std::string> parts =
@@ -146,42 +179,57 @@ absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_toke
   engine::StageOptions options = options_.stage;
   // Checked and built by the same figures.
   options.devices = engine::WithRoomOfNow(options.devices);
-  RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
+  if (!fetch) RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
 
   // Verifying or fetching counts as the first half of the progress, building the stage as the
   // second.
   ProgressGate gate(
       [&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
   const TimeNs start = MonotonicNow();
-  ASSIGN_OR_RETURN(Weights weights,
-                   store_.Prepare(manifest, parts, options_.fetch, stop,
-                                  [&](uint64_t done, uint64_t total) { gate(done / 2, total); }));
+  ASSIGN_OR_RETURN(const Weights weights, store_.Prepare(manifest, parts, options_.fetch, stop,
+                                                         [&](uint64_t done, uint64_t total) {
+                                                           gate(fetch ? done : done / 2, total);
+                                                         }));
   *fetched_bytes = weights.fetched_bytes;
   if (stop.stop_requested()) return absl::CancelledError("loading was stopped");
+  if (fetch) return std::shared_ptr<LoadedStage>();
+  ASSIGN_OR_RETURN(std::shared_ptr<LoadedStage> loaded,
+                   Build(assignment, weights, options, stop, [&](uint64_t done, uint64_t total) {
+                     gate(total / 2 + done / 2, total);
+                   }));
+  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ",
+          spec.layers.end, ")", spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "",
+          ": ", FormatSize(loaded->stage->memory().total()), " from ", weights.origin, " (",
+          FormatSize(weights.fetched_bytes), " fetched) in ",
+          (MonotonicNow() - start) / kMillisecond, " ms");
+  return loaded;
+}
+
+absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::Build(const net::Assignment& assignment,
+                                                           const Weights& weights,
+                                                           const engine::StageOptions& options,
+                                                           std::stop_token stop,
+                                                           const Progress& progress) {
+  const model::Manifest& manifest = *assignment.manifest;
+  const stage::StageSpec& spec = assignment.spec;
   auto loaded = std::make_shared<LoadedStage>();
   loaded->digest = manifest.digest;
   loaded->spec = spec;
-  const auto source = std::make_shared<StoppableSource>(std::move(weights.source), stop);
+  const auto source = std::make_shared<StoppableSource>(weights.source, stop);
   loaded->source = source;
-  auto stage = options_.factory.create(
-      manifest.shape, spec, *loaded->source, options,
-      [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); });
+  auto stage = options_.factory.create(manifest.shape, spec, *loaded->source, options, progress);
   if (absl::IsResourceExhausted(stage.status()))
     return net::WithCause(stage.status(), net::LoadCause::kMemory);
-  ASSIGN_OR_RETURN(loaded->stage, std::move(stage));
+  RETURN_IF_ERROR(stage.status());
+  loaded->stage = std::make_unique<OneAtATime>(*std::move(stage));
   source->Disarm();
   TrimMalloc();
-  loaded_ = std::move(loaded);
-  for (const engine::StageMemory::OnDevice& on : loaded_->stage->memory().devices) {
+  loaded_.push_back(loaded);
+  for (const engine::StageMemory::OnDevice& on : loaded->stage->memory().devices) {
     LogInfo(on.name, ": layers [", on.layers.begin, ", ", on.layers.end, ")",
             on.head ? " and the head" : "", ", ", FormatSize(on.memory.total()));
   }
-  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ",
-          spec.layers.end, ")", spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "",
-          ": ", FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",
-          FormatSize(weights.fetched_bytes), " fetched) in ",
-          (MonotonicNow() - start) / kMillisecond, " ms");
-  return absl::OkStatus();
+  return loaded;
 }
 
 absl::Status Loader::CheckMemory(const net::Assignment& assignment,
@@ -195,15 +243,19 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment,
   }
   const engine::StageMemory plan =
       options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options);
-  const uint64_t total = plan.total() + options_.base_bytes;
+  uint64_t beside = 0;
+  for (const auto& loaded : loaded_) beside += loaded->stage->memory().total();
+  const uint64_t total = plan.total() + options_.base_bytes + beside;
   if (total <= options_.memory_bytes) return absl::OkStatus();
   return net::WithCause(
-      ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
-                        FormatSize(plan.weights), " of weights + ", FormatSize(plan.kv),
-                        " of KV + ", FormatSize(plan.buffers), " of buffers + ",
-                        FormatSize(options_.base_bytes),
-                        " of the process itself = ", FormatSize(total),
-                        ", its limit (--memory) is ", FormatSize(options_.memory_bytes)),
+      ResourceExhausted(
+          "worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
+          FormatSize(plan.weights), " of weights + ", FormatSize(plan.kv), " of KV + ",
+          FormatSize(plan.buffers), " of buffers + ", FormatSize(options_.base_bytes),
+          " of the process itself",
+          beside == 0 ? "" : absl::StrCat(" + ", FormatSize(beside), " of the stage that serves"),
+          " = ", FormatSize(total), ", its limit (--memory) is ",
+          FormatSize(options_.memory_bytes)),
       net::LoadCause::kMemory);
 }
 

@@ -1,14 +1,16 @@
 // Makes an assignment ready on a thread of its own: weights, stage, connection to the next stage.
 // It keeps the loaded stage from one assignment to the next when the duty is the same, and frees it
-// before it loads another.
+// before it loads another, unless that one is to stand beside it.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/mutex.h"
 #include "net/control.h"
@@ -33,7 +35,7 @@ bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment);
 struct LoadOutcome {
   net::Assignment assignment;
   absl::Status status;
-  std::shared_ptr<LoadedStage> loaded;     // null on an error
+  std::shared_ptr<LoadedStage> loaded;     // null on an error, and where it was fetched only
   std::unique_ptr<net::RemoteStage> next;  // null for the last stage
   bool next_unreachable = false;           // `status` is about the link to the next worker
   uint64_t fetched_bytes = 0;
@@ -68,25 +70,36 @@ class Loader {
   Loader(LoaderOptions options, LoaderEvents* events);
   ~Loader();  // cancels and waits; no event comes after it
 
-  // Replaces the load under way. The caller must have dropped what it holds of an earlier
-  // LoadOutcome.
-  void Load(net::Assignment assignment);
+  // Replaces the load under way. What was loaded earlier is freed, but for `keep` and for what has
+  // the same duty; of that the caller must hold nothing but `keep`.
+  void Load(net::Assignment assignment, std::shared_ptr<LoadedStage> keep = nullptr);
   // Stops the load under way; a loaded stage is kept.
   void Cancel();
-  // Also frees the loaded stage.
-  void Unload();
+  // Also frees what was loaded, but for `keep`.
+  void Unload(std::shared_ptr<LoadedStage> keep = nullptr);
 
  private:
+  using Progress = std::function<void(uint64_t done, uint64_t total)>;
   struct Job {
-    std::optional<net::Assignment> assignment;  // nullopt: free the stage
+    std::optional<net::Assignment> assignment;  // nullopt: load nothing
+    std::shared_ptr<LoadedStage> keep;
     std::stop_source stop;
   };
 
   void Loop();
   void Push(std::optional<Job> job);
   LoadOutcome Run(net::Assignment assignment, std::stop_token stop);
-  absl::Status LoadStage(const net::Assignment& assignment, std::stop_token stop,
-                         uint64_t* fetched_bytes);
+  // Frees all but `keep`, and but for what has the assignment's duty (null: nothing has).
+  void Free(const LoadedStage* keep, const net::Assignment* assignment);
+  // Null for an assignment that only fetches.
+  absl::StatusOr<std::shared_ptr<LoadedStage>> LoadStage(const net::Assignment& assignment,
+                                                         std::stop_token stop,
+                                                         uint64_t* fetched_bytes);
+  absl::StatusOr<std::shared_ptr<LoadedStage>> Build(const net::Assignment& assignment,
+                                                     const Weights& weights,
+                                                     const engine::StageOptions& options,
+                                                     std::stop_token stop,
+                                                     const Progress& progress);
   absl::Status CheckMemory(const net::Assignment& assignment, const std::vector<std::string>& parts,
                            const engine::StageOptions& options) const;
   absl::StatusOr<std::unique_ptr<net::RemoteStage>> ConnectNext(const net::Assignment& assignment,
@@ -95,7 +108,7 @@ class Loader {
   const LoaderOptions options_;
   LoaderEvents* const events_;
   WeightStore store_;
-  std::shared_ptr<LoadedStage> loaded_;  // only the loader's thread touches it
+  std::vector<std::shared_ptr<LoadedStage>> loaded_;  // only the loader's thread touches it
   Mutex mu_;
   CondVar cv_;
   std::optional<Job> waiting_ ABSL_GUARDED_BY(mu_);

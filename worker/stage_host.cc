@@ -61,12 +61,7 @@ absl::Status StageHost::Start() {
 }
 
 StageHost::~StageHost() {
-  compute_.request_stop();
-  {
-    MutexLock lock(&mu_);
-    stopping_ = true;
-  }
-  cv_.NotifyAll();
+  Abandon();
   if (compute_.joinable()) compute_.join();
   {
     MutexLock lock(&out_mu_);
@@ -74,6 +69,15 @@ StageHost::~StageHost() {
   }
   out_cv_.NotifyAll();
   if (sender_.joinable()) sender_.join();
+}
+
+void StageHost::Abandon() {
+  compute_.request_stop();
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  cv_.NotifyAll();
 }
 
 void StageHost::FrameWasBad(StepId step) {

@@ -63,6 +63,9 @@ class StageHost final : public stage::StagePort {
   // A frame of the step came damaged and will not be run: rows that name its tokens belong to no
   // sequence that goes on (stage::LastTokens). Thread-safe; it does not block.
   void FrameWasBad(StepId step);
+  // A later epoch has begun: the running frame is stopped between two layers, and no other is run.
+  // Thread-safe; it does not block.
+  void Abandon();
 
  private:
   explicit StageHost(StageHostOptions options) : options_(std::move(options)) {}

@@ -5,7 +5,30 @@
 
 namespace lanyard::sim {
 
+void FakeWorker::TakeBeside() {
+  const std::unique_ptr<FakeWorker> beside = std::move(beside_);
+  beside->stale_frames_obeyed_ += stale_frames_obeyed_;
+  *this = std::move(*beside);
+}
+
+void FakeWorker::Release(PlanId plan) {
+  if (beside_ != nullptr && beside_->assignment_->spec.plan == plan) {
+    beside_.reset();
+  } else if (assignment_ && assignment_->spec.plan == plan) {
+    if (beside_ != nullptr) return TakeBeside();
+    assignment_.reset();
+  }
+}
+
 void FakeWorker::Assign(const net::Assignment& assignment) {
+  if (assignment.mode == net::AssignMode::kFetch) return;
+  if (assignment.mode == net::AssignMode::kBeside && assignment_) {
+    beside_ = std::make_unique<FakeWorker>(name_, model_, bugs_, poison_ = Mix(poison_, 7));
+    net::Assignment alone = assignment;
+    alone.mode = net::AssignMode::kInstead;
+    return beside_->Assign(alone);
+  }
+  beside_.reset();
   assignment_ = assignment;
   kv_.assign(model_->n_layers, {});
   const stage::StageSpec& spec = assignment.spec;
@@ -125,6 +148,7 @@ absl::Status FakeWorker::ReadDrawn(stage::StepBatch* batch) {
 }
 
 FakeWorker::Output FakeWorker::Run(stage::StepFrame frame) {
+  if (beside_ != nullptr && beside_->assignment_->spec.epoch == frame.epoch) TakeBeside();
   Output output;
   absl::Status status = Check(frame);
   std::vector<uint64_t> hidden(frame.batch.TotalRows());

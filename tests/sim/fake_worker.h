@@ -1,8 +1,9 @@
-// A worker's contract without its compute: it holds one stage, refuses what it must, and runs the
-// hash model on its own KV blocks.
+// A worker's contract without its compute: it holds one stage, perhaps another of a later epoch
+// beside it, refuses what it must, and runs the hash model on its own KV blocks.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,7 +29,9 @@ class FakeWorker {
       : name_(std::move(name)), model_(model), bugs_(bugs), poison_(poison) {}
 
   // The KV becomes empty and full of poison; from now on frames of older epochs are refused.
+  // (A stage beside another one is empty too, and leaves that one alone.)
   void Assign(const net::Assignment& assignment);
+  void Release(PlanId plan);
   const std::optional<net::Assignment>& assignment() const { return assignment_; }
 
   struct Output {
@@ -41,6 +44,7 @@ class FakeWorker {
   uint64_t stale_frames_obeyed() const { return stale_frames_obeyed_; }
 
  private:
+  void TakeBeside();
   absl::Status Check(const stage::StepFrame& frame);
   absl::Status ReadDrawn(stage::StepBatch* batch);
   absl::Status RunRows(stage::StepFrame* frame, std::vector<uint64_t>* hidden,
@@ -59,6 +63,7 @@ class FakeWorker {
   stage::LastTokens drawn_;
   int32_t read_last_ = 1;
   uint64_t stale_frames_obeyed_ = 0;
+  std::unique_ptr<FakeWorker> beside_;
 };
 
 }  // namespace lanyard::sim

@@ -80,6 +80,7 @@ void World::Setup() {
   pool.deployment.rollout.return_wait = 3 * kSecond;
   pool.deployment.rollout.improve_every = Ms(0, 20000);
   pool.deployment.quiet_after = Ms(0, 3000);
+  tight_ = drain_rng_() % 3 == 0;
   drain_patience_ = static_cast<TimeNs>(drain_rng_() % 4000) * kMillisecond;
   pool.deployment.drain_patience = drain_patience_;
   pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
@@ -95,6 +96,7 @@ absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& requ
   plan.fits = true;
   plan.context = context_;
   plan.group_blocks = group_blocks_;
+  plan.token_ms = 100.0 / static_cast<double>(n);  // so that each machine more is worth it
   for (size_t i = 0; i < n; ++i) {
     sharding::PlannedStage& stage = plan.stages.emplace_back();
     stage.machine = request.machines[i].name;
@@ -102,6 +104,7 @@ absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& requ
                     static_cast<uint32_t>(model_.n_layers * (i + 1) / n)};
     stage.embeds = i == 0;
     stage.samples = i + 1 == n;
+    stage.weights_bytes = uint64_t{tight_ ? 600u : 1u} << 20;
   }
   return plan;
 }
@@ -109,7 +112,11 @@ absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& requ
 void World::PlanWeather() {
   for (size_t i = 0; i < nodes_.size(); ++i) {
     nodes_[i].slowness = options_.weather == Weather::kStormy && Random(4) == 0 ? 20 : 1;
-    At(Ms(0, 800) + now_, [this, i] { StartNode(i); });
+    TimeNs when = Ms(0, 800) + now_;
+    // A late one finds a pool that serves, and must not disturb it.
+    if (i > 0 && i >= min_nodes_ && drain_rng_() % 2 == 0)
+      when += static_cast<TimeNs>(4000 + drain_rng_() % 20000) * kMillisecond;
+    At(when, [this, i] { StartNode(i); });
   }
   if (options_.weather != Weather::kStormy) return;
   const double rate = Random(3) == 0 ? 0 : 0.002 * static_cast<double>(Random(10));
@@ -320,6 +327,8 @@ void World::Pump() {
 void World::Obey(PoolAction::Any action) {
   if (auto* a = std::get_if<PoolAction::Assign>(&action)) {
     OnAssign(*a);
+  } else if (auto* a = std::get_if<PoolAction::Release>(&action)) {
+    OnRelease(*a);
   } else if (auto* a = std::get_if<PoolAction::CloseLink>(&action)) {
     if (Node* node = NodeOfLink(a->link)) {
       const size_t i = static_cast<size_t>(node - nodes_.data());
@@ -339,6 +348,7 @@ void World::Obey(PoolAction::Any action) {
     ++open_port_;
     port_worker_ = a->worker;
     port_epoch_ = a->epoch;
+    report_.taken += beside_epochs_.contains(a->epoch) ? 1 : 0;
   } else if (auto* a = std::get_if<PoolAction::Send>(&action)) {
     if (a->frame.epoch != port_epoch_) Violation("a frame of another epoch than the port's");
     SendFrame("coordinator", NodeOf(port_worker_), std::move(a->frame));
@@ -357,6 +367,18 @@ void World::Obey(PoolAction::Any action) {
           });
   } else if (auto* a = std::get_if<PoolAction::DrainAnswer>(&action)) {
     OnDrained(*a);
+  }
+}
+
+// Without faults and drains nothing stops a pool that serves. (Where no machine has memory for two
+// stages, a better plan stops it in a quiet moment.)
+void World::CheckServing() {
+  if (pool_->serving()) {
+    served_ = true;
+  } else if (served_) {
+    served_ = false;
+    if (options_.weather != Weather::kStormy && !tight_ && drained_since_.empty())
+      Violation(absl::StrCat("it stopped serving: ", pool_->rollout().why()));
   }
 }
 
@@ -385,6 +407,7 @@ Report World::Run() {
     At(t, [this] {
       pool_->OnTick(now_);
       Pump();
+      CheckServing();
     });
   }
   while (!events_.empty() && report_.violations.empty()) {

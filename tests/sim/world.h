@@ -48,6 +48,7 @@ struct Report {
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
   uint64_t improvements = 0;  // plans given up for a better one
+  uint64_t taken = 0;         // ... that were loaded beside the one that served
   uint64_t moves = 0;         // ... because a worker was drained
   uint64_t ignored_results = 0;
 };
@@ -113,6 +114,8 @@ class World {
   void Pump();
   void Obey(coordinator::PoolAction::Any action);
   void OnAssign(const coordinator::PoolAction::Assign& assign);
+  void OnRelease(const coordinator::PoolAction::Release& release);
+  void CheckServing();
   void OnToken(const coordinator::SequenceUpdate& update);
   void OnFail(const coordinator::PoolAction::Fail& fail);
   void OnDrained(const coordinator::PoolAction::DrainAnswer& answer);
@@ -155,6 +158,10 @@ class World {
   std::string port_worker_;
   Epoch port_epoch_;
   std::map<uint64_t, Epoch> assigned_epoch_;  // the highest epoch of each link
+  std::map<uint64_t, TimeNs> control_time_;   // of each link's last assignment
+  bool tight_ = false;                        // no machine has memory for two stages
+  bool served_ = false;                       // the pool served before
+  std::set<Epoch> beside_epochs_;  // that were assigned beside one that serves
   std::map<size_t, std::vector<uint8_t>> last_hidden_;
   Report report_;
 };

@@ -137,11 +137,16 @@ void World::OnAssign(const PoolAction::Assign& assign) {
     Violation("a drained worker was planned in");
   }
   highest = epoch;
+  if (assign.assignment.mode == net::AssignMode::kBeside) beside_epochs_.insert(epoch);
   if (node == nullptr) return;  // died, and the coordinator does not know yet
   const size_t index = static_cast<size_t>(node - nodes_.data());
   const bool fails = options_.weather == Weather::kStormy && now_ < 30 * kSecond && Random(12) == 0;
-  At(std::max(now_, node->busy_until) + Ms(1, 400), [this, index, fails, life = node->life,
-                                                     assign] {
+  TimeNs& last = control_time_[assign.link.value];
+  last = std::max(last, std::max(now_, node->busy_until) + Ms(1, 400));
+  // What is loaded beside the plan that serves may take long, and nobody waits for it.
+  if (assign.assignment.mode != net::AssignMode::kInstead)
+    last += static_cast<TimeNs>(drain_rng_() % 6000) * kMillisecond;
+  At(last, [this, index, fails, life = node->life, assign] {
     Node& n = nodes_[index];
     if (n.life != life || !n.up) return;
     const stage::StageSpec& spec = assign.assignment.spec;
@@ -154,6 +159,18 @@ void World::OnAssign(const PoolAction::Assign& assign) {
       pool_->OnWorkerEvent(assign.link, net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
     }
     Pump();
+  });
+}
+
+void World::OnRelease(const PoolAction::Release& release) {
+  Node* node = NodeOfLink(release.link);
+  if (node == nullptr) return;
+  const size_t index = static_cast<size_t>(node - nodes_.data());
+  // Behind the assignments before it, but not always before frames of the epoch that follows.
+  TimeNs& last = control_time_[release.link.value];
+  last = std::max(last + 1, now_ + static_cast<TimeNs>(drain_rng_() % 300) * kMillisecond);
+  At(last, [this, index, life = node->life, plan = release.plan] {
+    if (nodes_[index].life == life && nodes_[index].up) nodes_[index].worker->Release(plan);
   });
 }
 
