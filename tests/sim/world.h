@@ -161,7 +161,7 @@ class World {
   std::map<uint64_t, TimeNs> control_time_;   // of each link's last assignment
   bool tight_ = false;                        // no machine has memory for two stages
   bool served_ = false;                       // the pool served before
-  std::set<Epoch> beside_epochs_;  // that were assigned beside one that serves
+  std::set<Epoch> beside_epochs_;             // that were assigned beside one that serves
   std::map<size_t, std::vector<uint8_t>> last_hidden_;
   Report report_;
 };
