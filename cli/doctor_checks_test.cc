@@ -70,7 +70,7 @@ PoolFacts GoodPool() {
                         {"mtu_bytes", 1500},    {"large_lost", false}};
   };
   out.answer = {{"version", kVersion},
-                {"protocol", 1},
+                {"protocol", kProtocolVersion},
                 {"unix_ms", kNow * 1000},
                 {"state", "ready"},
                 {"why", ""}};

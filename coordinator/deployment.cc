@@ -6,6 +6,12 @@
 #include "coordinator/serve/request_check.h"
 
 namespace lanyard::coordinator {
+namespace {
+
+// Steps that are not home after this long are computed again by the plan that takes over.
+constexpr TimeNs kLastStepsPatience = kSecond / 2;
+
+}  // namespace
 
 Deployment::Deployment(DeploymentId id, DeploymentOptions options, MachineHealth* health,
                        std::vector<PoolAction::Any>* actions)
@@ -46,7 +52,7 @@ absl::Status Deployment::Submit(SequenceSpec spec, TimeNs now) {
 }
 
 void Deployment::Pump(TimeNs now) {
-  if (!pipeline_.open() || fault_ || !suspect_.empty()) return;
+  if (!pipeline_.open() || fault_ || !suspect_.empty() || last_steps_since_ != 0) return;
   while (auto step = scheduler_.NextStep(now)) {
     for (stage::StepFrame& frame : pipeline_.Submit(*std::move(step), now)) {
       Do(PoolAction::Send{id_, std::move(frame)});
@@ -66,6 +72,11 @@ void Deployment::OnGone(const Member& member, std::string_view why, const Cluste
     } else {
       health_->OnLost(member.hello.name, now);
     }
+  } else if (may_return) {
+    for (const AssignedStage& beside : rollout_.beside_stages()) {
+      if (beside.link == member.link && !beside.ready)
+        health_->OnLoadFailed(member.hello.name, {Unavailable(AbslView(why))}, now);
+    }
   }
   Apply(rollout_.OnGone(member, why, view, now, may_return), view);
 }
@@ -79,7 +90,11 @@ void Deployment::OnStageFailed(const Member& member, const net::StageFailed& fai
                                const ClusterView& view, TimeNs now) {
   const bool current = failed.epoch == rollout_.epoch() && failed.plan == rollout_.plan_id();
   const bool serves = pipeline_.open() && current;
-  if (current && !proven_ && (!serves || !failed.unreachable.empty()))
+  // One that serves well must not be left out of a plan that follows a loss because it could not
+  // make another stage ready beside its own.
+  const bool beside = rollout_.IsBeside(failed.plan, failed.epoch) &&
+                      (!rollout_.HasStage(member.hello.name) || !failed.unreachable.empty());
+  if (beside || (current && !proven_ && (!serves || !failed.unreachable.empty())))
     health_->OnLoadFailed(member.hello.name, {failed.status, failed.cause, failed.unreachable},
                           now);
   // While it serves, a stage mostly fails because its neighbour died, and that news may be on its
@@ -111,8 +126,9 @@ void Deployment::Fault(absl::Status why, TimeNs now) {
   fault_at_ = now;
 }
 
-void Deployment::OnResult(stage::StepResult result, TimeNs now) {
+void Deployment::OnResult(stage::StepResult result, const ClusterView& view, TimeNs now) {
   Apply(pipeline_.OnResult(std::move(result), now), now);
+  if (last_steps_since_ != 0) TakeBeside(view, now);
 }
 
 void Deployment::SetSuspects(const std::set<std::string>& suspects) {
@@ -120,6 +136,10 @@ void Deployment::SetSuspects(const std::set<std::string>& suspects) {
   for (const AssignedStage& stage : rollout_.stages()) {
     if (suspects.contains(stage.planned.machine)) suspect = stage.planned.machine;
   }
+  const auto& beside = rollout_.beside_stages();
+  suspect_beside_ = std::any_of(beside.begin(), beside.end(), [&](const AssignedStage& stage) {
+    return suspects.contains(stage.planned.machine);
+  });
   if (suspect == suspect_) return;
   if (!suspect.empty() && serving()) {
     Do(PoolAction::Log{
@@ -152,6 +172,24 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
 void Deployment::Poll(const ClusterView& view, TimeNs now) {
   const bool quiet = !fault_ && scheduler_.idle() && now - busy_at_ >= options_.quiet_after;
   Apply(rollout_.Poll(view, now, quiet), view);
+  TakeBeside(view, now);
+}
+
+// Between two steps, so that no request counts this among the losses that it may have caused.
+void Deployment::TakeBeside(const ClusterView& view, TimeNs now) {
+  if (!rollout_.WantsTake() || fault_ || !suspect_.empty() || suspect_beside_) {
+    take_since_ = last_steps_since_ = 0;
+    return;
+  }
+  if (take_since_ == 0) take_since_ = now;
+  const bool impatient = now - take_since_ >= options_.take_patience;
+  if (last_steps_since_ == 0) {
+    if (scheduler_.ReplayTime() > options_.take_pause && !impatient) return;
+    last_steps_since_ = now;
+  }
+  if (scheduler_.steps_in_flight() > 0 && now - last_steps_since_ < kLastStepsPatience) return;
+  take_since_ = last_steps_since_ = 0;
+  Apply(rollout_.Take(view, now), view);
 }
 
 void Deployment::MoveFromDrained(const ClusterView& view, TimeNs now) {

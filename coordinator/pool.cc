@@ -114,7 +114,7 @@ void PoolMachine::OnPlanned(DeploymentId /*deployment*/, uint64_t job,
 }
 
 void PoolMachine::OnResult(stage::StepResult result, TimeNs now) {
-  deployment_.OnResult(std::move(result), now);
+  deployment_.OnResult(std::move(result), View(), now);
 }
 
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
@@ -206,6 +206,12 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
     node->kv_bytes = stage.ready ? stage.answer.kv_bytes : stage.planned.kv_bytes;
     node->buffer_bytes = stage.ready ? stage.answer.buffer_bytes : stage.planned.buffer_bytes;
     node->fetched_bytes = stage.answer.fetched_bytes;
+    node->load_done_bytes = stage.progress.done_bytes;
+    node->load_total_bytes = stage.progress.total_bytes;
+  }
+  for (const AssignedStage& stage : rollout().beside_stages()) {
+    if (stage.link != member.link || node->has_stage || stage.ready) continue;
+    node->state = "loading";
     node->load_done_bytes = stage.progress.done_bytes;
     node->load_total_bytes = stage.progress.total_bytes;
   }

@@ -45,7 +45,7 @@ class PoolTest : public ::testing::Test {
     net::WorkerHello hello;
     hello.name = name;
     hello.version = kVersion;
-    hello.protocol = kProtocolVersion;
+    hello.protocol = protocol_;
     hello.stage_address = name + ":7";
     hello.memory_bytes = 1 << 30;
     pool_->OnWorkerEvent(net::LinkId(link), hello, now_);
@@ -133,6 +133,7 @@ class PoolTest : public ::testing::Test {
   std::vector<PoolAction::Any> taken_;
   std::unique_ptr<PoolMachine> pool_;
   TimeNs now_ = kSecond;
+  uint32_t protocol_ = kProtocolVersion;
 };
 
 TEST_F(PoolTest, AssignsServesAndSendsToTheFirstStage) {
@@ -270,8 +271,184 @@ TEST_F(PoolTest, ASilentWorkerIsGivenUpAfterFiveSeconds) {
   EXPECT_EQ(Take<PoolAction::Send>().size(), 1u);
 }
 
+// w1 serves alone, and each machine more makes the plan better.
+class NewcomerTest : public PoolTest {
+ protected:
+  void SetUp() override {
+    PoolTest::SetUp();
+    options_.deployment.rollout.expect_workers = 0;
+    make_plan_ = [](const sharding::PlanRequest& request) {
+      sharding::Plan plan;
+      const auto n = static_cast<uint32_t>(request.machines.size());
+      plan.context = 128 * n;
+      plan.group_blocks = {16};
+      plan.fits = true;
+      for (uint32_t i = 0; i < n; ++i) {
+        plan.stages.push_back({.machine = request.machines[i].name,
+                               .device = "cpu",
+                               .layers = {4 * i / n, 4 * (i + 1) / n},
+                               .embeds = i == 0,
+                               .samples = i + 1 == n});
+      }
+      return absl::StatusOr<sharding::Plan>(plan);
+    };
+    pool_ = std::make_unique<PoolMachine>(options_);
+    Join(1, "w1");
+    now_ += 2 * kSecond;
+    Tick();
+    Ready(1);
+    ASSERT_TRUE(pool_->serving());
+    SubmitOne();
+    ASSERT_EQ(Take<PoolAction::Send>().size(), 1u);
+    Token(1, 2);
+  }
+  // Time passes, and the pool serves all along.
+  void Pass(TimeNs time) {
+    for (const TimeNs end = now_ + time; now_ < end; now_ += 100 * kMillisecond) {
+      Beat({1, 2});
+      Tick();
+      pool_->Pump(now_);
+      ASSERT_TRUE(pool_->serving());
+    }
+  }
+  void Token(uint64_t step, uint32_t pos) {
+    stage::StepResult result;
+    result.plan = pool_->rollout().plan_id();
+    result.epoch = pool_->rollout().epoch();
+    result.step = StepId(step);
+    result.worker = "w1";
+    result.tokens.push_back({SeqId(1), pos, 5, 0, 0, {}, {}});
+    pool_->OnResult(result, now_);
+    pool_->Pump(now_);
+  }
+  // w2 joins, and both are to load. The plan beside.
+  stage::StageSpec Newcomer() {
+    Join(2, "w2");
+    TakeAll();
+    Pass(3 * kSecond);
+    const auto assigned = Take<PoolAction::Assign>();
+    EXPECT_EQ(assigned.size(), 2u);
+    if (assigned.size() < 2) return {};
+    EXPECT_EQ(assigned[1].assignment.mode, net::AssignMode::kBeside);
+    return assigned[0].assignment.spec;
+  }
+  void BothReady(const stage::StageSpec& spec) {
+    for (const uint64_t link : {1, 2}) {
+      pool_->OnWorkerEvent(net::LinkId(link),
+                           net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+    }
+  }
+};
+
+TEST_F(NewcomerTest, ThePoolServesWhileItLoads) {
+  const stage::StageSpec spec = Newcomer();
+  pool_->OnWorkerEvent(net::LinkId(2), net::LoadProgress{spec.plan, 30, 100}, now_);
+  const NodeStatus node = pool_->Status(now_).nodes[1];
+  EXPECT_EQ(node.state, "loading");
+  EXPECT_EQ(node.load_done_bytes, 30u);
+  EXPECT_FALSE(node.has_stage);
+  EXPECT_EQ(pool_->Status(now_).nodes[0].layers, (stage::LayerRange{0, 4}));
+  Pass(15 * kSecond);
+}
+
+// A step is on its way when the last stage is ready: the change waits for it.
+TEST_F(NewcomerTest, TheBetterPlanIsTakenBetweenTwoSteps) {
+  const Epoch before = pool_->rollout().epoch();
+  const stage::StageSpec spec = Newcomer();
+  BothReady(spec);
+  const uint32_t in_flight = pool_->scheduler().steps_in_flight();
+  ASSERT_GT(in_flight, 0u);
+  EXPECT_EQ(pool_->rollout().epoch(), before);
+  TakeAll();
+  Token(2, 3);
+  if (in_flight > 1) Token(3, 4);
+  EXPECT_EQ(pool_->rollout().epoch(), spec.epoch);
+  ASSERT_TRUE(pool_->serving());
+  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
+  bool released = false, opened = false, sent = false;
+  for (const PoolAction::Any& action : TakeAll()) {
+    EXPECT_FALSE(std::holds_alternative<PoolAction::Fail>(action));
+    if (const auto* release = std::get_if<PoolAction::Release>(&action))
+      released = release->link == net::LinkId(1);
+    if (const auto* open = std::get_if<PoolAction::OpenPort>(&action)) {
+      EXPECT_TRUE(released);
+      opened = open->epoch == spec.epoch;
+    }
+    // Nothing of the old epoch is sent any more, and the log of its tokens is read again at once.
+    if (const auto* send = std::get_if<PoolAction::Send>(&action)) {
+      EXPECT_TRUE(opened);
+      EXPECT_EQ(send->frame.epoch, spec.epoch);
+      EXPECT_EQ(send->frame.batch.TotalRows(), in_flight > 1 ? 6u : 5u);
+      sent = true;
+    }
+  }
+  EXPECT_TRUE(opened && sent);
+  EXPECT_EQ(pool_->context(), 256u);
+}
+
+TEST_F(NewcomerTest, OneThatIsSilentIsNotTaken) {
+  const Epoch before = pool_->rollout().epoch();
+  const stage::StageSpec spec = Newcomer();
+  pool_->OnWorkerEvent(net::LinkId(2), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+  for (const TimeNs end = now_ + 2 * kSecond; now_ < end; now_ += 100 * kMillisecond) {
+    Beat({1});
+    Tick();
+  }
+  pool_->OnWorkerEvent(net::LinkId(1), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+  Token(2, 3);
+  now_ += kSecond;
+  Beat({1});
+  Tick();
+  EXPECT_EQ(pool_->rollout().epoch(), before);
+  Pass(kSecond);  // it is heard again
+  EXPECT_EQ(pool_->rollout().epoch(), spec.epoch);
+}
+
+// What would take long to read again is not interrupted at once.
+TEST_F(PoolTest, ABetterPlanWaitsWhileALongTextRuns) {
+  options_.deployment.take_pause = 2 * kMillisecond;
+  options_.deployment.pipeline.first_timeout = 1000 * kSecond;
+  pool_ = std::make_unique<PoolMachine>(options_);
+  Join(1, "w1");
+  Join(2, "w2");
+  Ready(1);
+  Ready(2);
+  make_plan_ = [](const sharding::PlanRequest& request) {
+    sharding::Plan plan;
+    plan.context = 512;
+    plan.group_blocks = {16};
+    plan.fits = true;
+    plan.stages.push_back({.machine = request.machines.back().name,
+                           .device = "cpu",
+                           .layers = {0, 4},
+                           .embeds = true,
+                           .samples = true});
+    return absl::StatusOr<sharding::Plan>(plan);
+  };
+  SubmitOne();  // 3 rows, of a millisecond each as long as nothing is measured
+  Join(3, "w3");
+  const auto pass = [&](TimeNs time) {
+    for (const TimeNs end = now_ + time; now_ < end; now_ += 100 * kMillisecond) {
+      Beat({1, 2, 3});
+      Tick();
+      pool_->Pump(now_);
+    }
+  };
+  pass(3 * kSecond);
+  const Epoch before = pool_->rollout().epoch();
+  ASSERT_EQ(pool_->rollout().beside_stages().size(), 1u);
+  const auto assigned = Take<PoolAction::Assign>();
+  const stage::StageSpec spec = assigned.back().assignment.spec;
+  pool_->OnWorkerEvent(net::LinkId(3), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+  pass(DeploymentOptions().take_patience - kSecond);
+  EXPECT_EQ(pool_->rollout().epoch(), before);
+  pass(2 * kSecond);
+  EXPECT_EQ(pool_->rollout().epoch(), spec.epoch);
+}
+
 // A third worker makes the plan of two better; no answer is ended for it.
 TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
+  protocol_ = net::kBesideProtocol - 1;
   options_.deployment.rollout.expect_workers = 0;
   make_plan_ = [](const sharding::PlanRequest& request) {
     sharding::Plan plan;

@@ -49,7 +49,7 @@ class RolloutTest : public ::testing::Test {
     net::WorkerHello hello;
     hello.name = name;
     hello.version = kVersion;
-    hello.protocol = kProtocolVersion;
+    hello.protocol = protocol_;
     hello.stage_address = name + ":7";
     hello.memory_bytes = 10000;
     hello.base_bytes = 100;
@@ -100,6 +100,34 @@ class RolloutTest : public ::testing::Test {
     EXPECT_TRUE(AllReady(now));
     return stages;
   }
+  // w1 and w2 serve in epoch 42; w3 was lost and comes back, so that a better plan is begun. Its
+  // assignments.
+  RolloutActions ServeAndReturn() {
+    Make(3);
+    for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+    Poll(0);
+    EXPECT_TRUE(AllReady(1));
+    Lose("w3", kSecond);
+    EXPECT_EQ(Poll(20 * kSecond).assign.size(), 2u);
+    EXPECT_TRUE(AllReady(20 * kSecond));
+    Join("w3", 100 * kSecond);
+    return Poll(103 * kSecond);
+  }
+  // Every stage of the plan beside answers.
+  void BesideReady(const RolloutActions& beside) {
+    for (const auto& assign : beside.assign) {
+      const stage::StageSpec& spec = assign.assignment.spec;
+      EXPECT_FALSE(rollout_->WantsTake());
+      const RolloutActions actions =
+          rollout_->OnReady(assign.link, {spec.plan, spec.epoch, 0, 0, 0, 0}, 104 * kSecond);
+      EXPECT_FALSE(actions.serve || actions.lost);
+    }
+  }
+  void ExpectServes(Epoch epoch, size_t stages) {
+    EXPECT_EQ(rollout_->state(), RolloutState::kServing);
+    EXPECT_EQ(rollout_->epoch(), epoch);
+    EXPECT_EQ(rollout_->stages().size(), stages);
+  }
   void EverybodyLeaves() {
     while (!members_.members().empty()) members_.OnGone(members_.members().begin()->second.link);
     ++revision_;
@@ -143,6 +171,7 @@ class RolloutTest : public ::testing::Test {
   uint64_t revision_ = 1;
   std::function<absl::StatusOr<sharding::Plan>(const sharding::PlanRequest&)> make_plan_;
   uint64_t next_link_ = 1;
+  uint32_t protocol_ = kProtocolVersion;
   int plans_ = 0;
   uint64_t stage_bytes_ = 1000;  // of each stage's weights in the file
   std::function<void(sharding::Plan*)> change_plan_;
@@ -279,7 +308,8 @@ TEST_F(RolloutTest, WithoutTheLostOneTheOthersGoOn) {
     EXPECT_EQ(Poll(later).assign.size(), 2u);
     ASSERT_TRUE(AllReady(later));
     Join("w3", later + kSecond);
-    EXPECT_TRUE(Poll(later + 20 * kSecond).assign.empty());  // a spare
+    Poll(later + 20 * kSecond);
+    EXPECT_EQ(rollout_->stages().size(), 2u);  // a spare, which may load beside them
     // Used at the next plan.
     ASSERT_TRUE(Lose("w1", later + 30 * kSecond).lost);
     EXPECT_EQ(Poll(later + 60 * kSecond).assign.size(), 2u);
@@ -298,7 +328,134 @@ TEST_F(RolloutTest, NobodyWaitsForOneThatWasThrownOut) {
   ASSERT_TRUE(AllReady(kSecond));
 }
 
-TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
+TEST_F(RolloutTest, ABetterPlanIsLoadedBesideTheOneThatServes) {
+  const RolloutActions beside = ServeAndReturn();
+  EXPECT_THAT(beside.note, HasSubstr("is loaded beside the one that serves: 3 of the 3 workers"));
+  EXPECT_FALSE(beside.lost);
+  EXPECT_EQ(beside.new_epoch, Epoch(43));
+  ASSERT_EQ(beside.assign.size(), 3u);
+  for (const auto& assign : beside.assign) {
+    EXPECT_EQ(assign.assignment.mode, net::AssignMode::kBeside);
+    EXPECT_EQ(assign.assignment.spec.epoch, Epoch(43));
+  }
+  EXPECT_EQ(beside.assign[1].assignment.spec.layers, (stage::LayerRange{4, 8}));
+  ExpectServes(Epoch(42), 2);
+  EXPECT_EQ(rollout_->beside_stages().size(), 3u);
+  EXPECT_THAT(rollout_->WhyNotUsed("w3", View(), 103 * kSecond),
+              HasSubstr("loaded while the pool serves without it"));
+  const PlanId before = rollout_->plan_id();
+  BesideReady(beside);
+  ASSERT_TRUE(rollout_->WantsTake());
+  EXPECT_TRUE(Poll(104 * kSecond).assign.empty());
+  ExpectServes(Epoch(42), 2);
+  const RolloutActions taken = rollout_->Take(View(), 105 * kSecond);
+  EXPECT_TRUE(taken.serve && taken.lost && taken.by_choice);
+  ASSERT_EQ(taken.release.size(), 2u);
+  for (const auto& release : taken.release) EXPECT_EQ(release.plan, before);
+  ExpectServes(Epoch(43), 3);
+  EXPECT_EQ(rollout_->plan_id(), PlanId(43));
+  EXPECT_TRUE(rollout_->beside_stages().empty());
+  EXPECT_EQ(rollout_->improvements(), 1u);
+  EXPECT_TRUE(Poll(900 * kSecond, true).assign.empty());  // and that is that
+  // It is not proven yet, so the plan before it is what a fault leads back to.
+  ASSERT_TRUE(rollout_->OnFault(Unavailable("a link broke"), View(), 901 * kSecond).lost);
+  EXPECT_EQ(Poll(902 * kSecond).new_epoch, Epoch(44));
+  EXPECT_EQ(rollout_->stages().size(), 2u);
+}
+
+TEST_F(RolloutTest, WhatServesIsNotTouchedWhenThePlanBesideFails) {
+  for (const bool dies : {false, true}) {
+    SCOPED_TRACE(dies);
+    EverybodyLeaves();
+    const RolloutActions beside = ServeAndReturn();
+    ASSERT_EQ(beside.assign.size(), 3u);
+    const stage::StageSpec& spec = beside.assign[2].assignment.spec;
+    const RolloutActions given_up =
+        dies ? Lose("w3", 104 * kSecond)
+             : rollout_->OnFailed(beside.assign[2].link, {spec.plan, spec.epoch, Internal("no")},
+                                  View(), 104 * kSecond);
+    EXPECT_FALSE(given_up.lost);
+    EXPECT_THAT(given_up.note, HasSubstr("the better plan is given up: "));
+    EXPECT_EQ(given_up.release.size(), dies ? 2u : 3u);
+    for (const auto& release : given_up.release) EXPECT_EQ(release.plan, spec.plan);
+    ExpectServes(Epoch(42), 2);
+    EXPECT_TRUE(Poll(133 * kSecond).assign.empty());
+    EXPECT_EQ(Poll(135 * kSecond).assign.size(), dies ? 0u : 3u);  // it is tried again
+    ExpectServes(Epoch(42), 2);
+  }
+}
+
+TEST_F(RolloutTest, AStageBesideThatNeverAnswersIsGivenUp) {
+  const RolloutActions beside = ServeAndReturn();
+  ASSERT_EQ(beside.assign.size(), 3u);
+  const TimeNs stall = RolloutOptions().load_stall;
+  for (size_t i = 0; i < 3; ++i) {
+    const net::LoadProgress progress{beside.assign[i].assignment.spec.plan, 10, 100};
+    rollout_->OnProgress(beside.assign[i].link, progress, 102 * kSecond + stall);
+  }
+  EXPECT_TRUE(Poll(104 * kSecond + stall).release.empty());
+  const RolloutActions given_up = Poll(103 * kSecond + 2 * stall);
+  EXPECT_EQ(given_up.release.size(), 3u);
+  EXPECT_THAT(given_up.note, HasSubstr("worker 'w1' (layers 0-3) neither loads nor answers"));
+  ExpectServes(Epoch(42), 2);
+}
+
+// The plan that is ready does without the machine that is lost.
+TEST_F(RolloutTest, ALossIsTheMomentForAPlanThatIsReady) {
+  for (const bool ready : {false, true}) {
+    SCOPED_TRACE(ready);
+    EverybodyLeaves();
+    change_plan_ = [](sharding::Plan* plan) {
+      if (plan->stages.size() < 3) return;
+      plan->stages = {plan->stages[2]};
+      plan->stages[0].layers = {0, 12};
+      plan->stages[0].embeds = true;
+      plan->context = 1024;
+    };
+    Make(0);
+    ServeWithoutW3(100 * kSecond);
+    const RolloutActions beside = Poll(103 * kSecond);
+    ASSERT_EQ(beside.assign.size(), 1u);
+    if (ready) BesideReady(beside);
+    const RolloutActions lost = Lose("w1", 105 * kSecond);
+    ASSERT_TRUE(lost.lost);
+    EXPECT_FALSE(lost.by_choice);
+    EXPECT_EQ(lost.serve, ready);
+    ASSERT_EQ(lost.release.size(), 1u);
+    EXPECT_EQ(lost.release[0].link, members_.FindByName(ready ? "w2" : "w3")->link);
+    if (ready) {
+      ExpectServes(Epoch(42), 1);
+    } else {
+      EXPECT_EQ(rollout_->state(), RolloutState::kWaiting);
+    }
+  }
+}
+
+// Two stages are more than a machine's memory: what can be done before the stop is done before.
+TEST_F(RolloutTest, WhereTwoStagesDoNotFitTheWeightsAreFetchedFirst) {
+  change_plan_ = [](sharding::Plan* plan) {
+    for (auto& stage : plan->stages) stage.weights_bytes = 6000;
+  };
+  const RolloutActions fetch = ServeAndReturn();
+  EXPECT_THAT(fetch.note, HasSubstr("fetched while another one serves"));
+  ASSERT_EQ(fetch.assign.size(), 3u);
+  for (const auto& assign : fetch.assign)
+    EXPECT_EQ(assign.assignment.mode, net::AssignMode::kFetch);
+  EXPECT_TRUE(Poll(300 * kSecond, true).assign.empty());  // they are not here yet
+  BesideReady(fetch);
+  EXPECT_FALSE(rollout_->WantsTake());
+  EXPECT_TRUE(Poll(300 * kSecond, false).assign.empty());
+  ExpectServes(Epoch(42), 2);
+  const RolloutActions change = Poll(300 * kSecond, true);
+  EXPECT_TRUE(change.lost && change.by_choice);
+  ASSERT_EQ(change.assign.size(), 3u);
+  EXPECT_EQ(change.assign[0].assignment.mode, net::AssignMode::kInstead);
+  EXPECT_EQ(change.new_epoch, Epoch(44));
+  EXPECT_TRUE(AllReady(301 * kSecond));
+}
+
+TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMomentByThoseOfTheProtocolBefore) {
+  protocol_ = net::kBesideProtocol - 1;
   Make(3);
   for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
   Poll(0);
@@ -328,6 +485,7 @@ TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
 }
 
 TEST_F(RolloutTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
+  protocol_ = net::kBesideProtocol - 1;
   struct Case {
     uint32_t context, users;
     double ms;
@@ -362,6 +520,7 @@ TEST_F(RolloutTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
 }
 
 TEST_F(RolloutTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
+  protocol_ = net::kBesideProtocol - 1;
   for (const bool dies : {false, true}) {
     EverybodyLeaves();
     Make(3);

@@ -247,6 +247,13 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
   return chunks;
 }
 
+TimeNs Scheduler::ReplayTime() const {
+  constexpr double kRowGuess = kMillisecond;  // until one is measured
+  uint64_t rows = 0;
+  for (const auto& [order, sequence] : running_) rows += sequence->length();
+  return static_cast<TimeNs>(static_cast<double>(rows) * (row_ns_ == 0 ? kRowGuess : row_ns_));
+}
+
 uint32_t Scheduler::PrefillRows(uint32_t n_decoding) const {
   if (n_decoding == 0) return options_.prefill_rows;
   if (row_ns_ == 0) return options_.mixed_rows;

@@ -149,6 +149,8 @@ class Scheduler {
   uint32_t max_waiting() const { return options_.max_waiting; }
   uint32_t n_waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t steps_in_flight() const { return static_cast<uint32_t>(steps_.size()); }
+  // How long it would take to read the running sequences again, by the measured time of a row.
+  TimeNs ReplayTime() const;
   uint64_t preemptions() const { return preemptions_; }
   uint32_t context() const { return ready_ ? shape_.context : 0; }
   uint32_t kv_blocks_total() const { return pool_ ? pool_->total() : 0; }

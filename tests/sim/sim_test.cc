@@ -27,6 +27,7 @@ void Add(const Report& report, Report* sum) {
   sum->preemptions += report.preemptions;
   sum->epochs += report.epochs;
   sum->improvements += report.improvements;
+  sum->taken += report.taken;
   sum->moves += report.moves;
   sum->ignored_results += report.ignored_results;
   sum->faults += report.faults;
@@ -49,10 +50,10 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
   }
   std::printf(
       "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed), %lu cancelled, %lu "
-      "refused; %lu tokens, %lu of prompts known, %lu preemptions, %lu epochs, %lu better plans, "
-      "%lu drains, %lu results ignored, %lu faults, %lu sessions\n",
+      "refused; %lu tokens, %lu of prompts known, %lu preemptions, %lu epochs, %lu better plans "
+      "(%lu loaded beside another), %lu drains, %lu results ignored, %lu faults, %lu sessions\n",
       n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.cancelled, sum.refused,
-      sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.moves,
+      sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.taken, sum.moves,
       sum.ignored_results, sum.faults, sum.sessions);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
@@ -62,6 +63,8 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
     EXPECT_GT(sum.cached, n * 32);
     EXPECT_GT(sum.epochs, n + n / 4);
     EXPECT_GT(sum.improvements, n / 100);
+    EXPECT_GT(sum.taken, n / 20);
+    EXPECT_LT(sum.taken, sum.improvements);
     EXPECT_GT(sum.moves, n / 10);
     EXPECT_GT(sum.ignored_results, n / 100);
   }

@@ -2,6 +2,7 @@
 // of frames, results; and how they carry, hold up, lose and repeat messages.
 #include <algorithm>
 
+#include "net/versions.h"
 #include "tests/sim/world.h"
 
 namespace lanyard::sim {
@@ -135,6 +136,11 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   const std::string name = absl::StrCat("w", link->node);
   if (drained_.contains(name) && !pool_->rollout().kept(name))
     Violation("a drained worker was planned in");
+  if (assign.assignment.mode != net::AssignMode::kInstead) {
+    if (Protocol(link->node) < net::kBesideProtocol)
+      Violation("a worker was assigned what its protocol does not know");
+    if (assign.assignment.mode == net::AssignMode::kBeside) beside_epochs_.insert(epoch);
+  }
   ToWorker(assign.link, [assignment = assign.assignment](worker::SessionId s) {
     return MachineEvent::Assigned{s, assignment};
   });
@@ -229,11 +235,11 @@ void World::FinishResults(size_t node) {
 void World::OpenPort(const PoolAction::OpenPort& open) {
   for (const auto& stage : pool_->rollout().stages()) {
     const SimWorker* process = nodes_[NodeOf(stage.planned.machine)].process.get();
-    if (process != nullptr && process->duty() && process->duty()->second == open.epoch &&
-        !process->WasReady(open.epoch)) {
+    if (process != nullptr && process->Has(open.epoch) && !process->WasReady(open.epoch)) {
       Violation(absl::StrCat("the pool serves before ", process->name(), " is ready"));
     }
   }
+  report_.taken += beside_epochs_.contains(open.epoch) ? 1 : 0;
   if (port_ != nullptr) port_->left = true;
   port_ = std::make_shared<Stream>();
   port_epoch_ = open.epoch;

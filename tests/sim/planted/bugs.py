@@ -20,9 +20,17 @@ bug("DoubleCommit", "coordinator/deployment.cc",  # a result that came is commit
      "      if (PLANTED && frame.step.value % 7 == 0) Do(PoolAction::Token{update});\n      Do(PoolAction::Token{std::move(update)});"))
 ROLLOUT = "coordinator/cluster/rollout.cc"
 bug("UseAnEpochTwice", ROLLOUT,
-    ("epoch_ = Epoch(epoch_.value + 1);", "if (!PLANTED || epoch_.value < 2) epoch_ = Epoch(epoch_.value + 1);"))
+    ("  epoch_ = last_epoch_ = Epoch(", "  if (!PLANTED || epoch_.value < 2) epoch_ = last_epoch_ = Epoch("))
 bug("ForgetRelease", ROLLOUT,  # a worker that has no layers any more is not told
     ("actions.release.push_back(", "if (!PLANTED) actions.release.push_back("))
+
+IMPROVE = "coordinator/cluster/rollout_improve.cc"
+bug("TakeBeforeAllAreReady", IMPROVE,
+    ("std::all_of(stages.begin()", "(PLANTED && !stages.empty() && stages.back().ready) || std::all_of(stages.begin()"))
+bug("TwoStagesInTooLittleMemory", IMPROVE,
+    ("hello.base_bytes + both - shared <= hello.memory_bytes", "PLANTED || hello.base_bytes + both - shared <= hello.memory_bytes"))
+bug("BesideForAnOldWorker", IMPROVE,  # of a protocol that does not know it
+    ("member->hello.protocol < net::kBesideProtocol)", "(!PLANTED && member->hello.protocol < net::kBesideProtocol))"))
 
 # --- The worker's machine -------------------------------------------------------------------------------------------------
 MACHINE = "worker/machine.cc"
@@ -31,43 +39,51 @@ bug("ObeyAnOldSession", MACHINE,  # what an earlier connection brought is obeyed
 bug("ObeyAnOldAssignment", MACHINE,
     ("if (spec.epoch < epoch_) {", "if (spec.epoch < epoch_ && !PLANTED) {"))
 bug("RepeatAnAssignment", MACHINE,  # a message that comes twice is obeyed twice
-    ("if (spec.epoch == epoch_) return;", "if (spec.epoch == epoch_ && !PLANTED) return;"))
+    ("if (spec.epoch == epoch_ || Find", "if ((spec.epoch == epoch_ && !PLANTED) || Find"))
 bug("ReadyBeforeLoaded", MACHINE,
-    ("  Do(MachineAction::Load{std::move(assignment)});",
-     "  if (PLANTED) Send(net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0});\n  Do(MachineAction::Load{std::move(assignment)});"))
+    ("  Do(MachineAction::Load{std::move(assignment), keep});",
+     "  if (PLANTED) Send(net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0});\n  Do(MachineAction::Load{std::move(assignment), keep});"))
 bug("ReadyWithoutAStage", MACHINE,  # the stage did not start
-    ("  if (!event.status.ok()) {\n    FailStage(event.status);", "  if (!event.status.ok() && !PLANTED) {\n    FailStage(event.status);"))
+    ("  if (!event.status.ok()) {\n    FailStage(duty, event.status);\n", "  if (!event.status.ok() && !PLANTED) {\n    FailStage(duty, event.status);\n"))
 bug("TakeAnOldLoad", MACHINE,  # the outcome of a load that was replaced is put to work
-    ("stage_ != StageState::kLoading || !duty_.Is(event.plan, event.epoch)) return;\n  if (event.status.ok() && event.next",
-     "stage_ != StageState::kLoading || (!PLANTED && !duty_.Is(event.plan, event.epoch))) return;\n"
-     "  if (event.status.ok() && event.next"))
+    ("  Duty* const duty = Find(event.plan, event.epoch);\n  if (duty == nullptr || duty->state != StageState::kLoading) return;",
+     "  Duty* const duty = PLANTED ? &duty_ : Find(event.plan, event.epoch);\n"
+     "  if (duty == nullptr || duty->state != StageState::kLoading) return;"))
 bug("StageKeptOnRelease", MACHINE,
-    ("  StopStage();\n  stage_ = StageState::kNone;\n  doing_", "  if (!PLANTED) StopStage();\n  stage_ = StageState::kNone;\n  doing_"))
+    ("    End(&duty_);\n    // The plan beside", "    if (PLANTED) duty_ = Duty();\n    End(&duty_);\n    // The plan beside"))
 bug("KvKeptAfterRelease", MACHINE,
-    ("  Do(MachineAction::ExpectNothing{});\n  Do(MachineAction::Unload{});",
-     "  Do(MachineAction::ExpectNothing{});\n  if (!PLANTED) Do(MachineAction::Unload{});"))
+    ("  Do(MachineAction::Unload{duty_.epoch});", "  if (!PLANTED) Do(MachineAction::Unload{duty_.epoch});"))
+bug("ServingStageFreed", MACHINE,  # with the one beside it
+    ("Do(MachineAction::Unload{duty_.epoch});", "Do(MachineAction::Unload{PLANTED ? Epoch() : duty_.epoch});"))
+bug("BesideStopsWhatServes", MACHINE,
+    ("  if (assignment.mode == net::AssignMode::kInstead ||", "  if (PLANTED || assignment.mode == net::AssignMode::kInstead ||"))
+bug("NotKeptBesideALoad", MACHINE,
+    ("const Epoch keep = beside ?", "const Epoch keep = beside && !PLANTED ?"))
+bug("FetchIsNotAnswered", MACHINE,
+    ("    Send(net::StageReady{event.plan, event.epoch, 0,", "    if (!PLANTED) Send(net::StageReady{event.plan, event.epoch, 0,"))
+bug("BesideEndsWithTheOther", MACHINE,  # the plan that is taken has no stage here
+    ("    if (beside_.Runs() || beside_.state ==", "    if ((beside_.Runs() && !PLANTED) || beside_.state =="))
 bug("NoResultsAfterALoss", MACHINE,  # the stream of results is not opened again
     ("  results_at_ = now + kFirstBackoffMs", "  if (!PLANTED) results_at_ = now + kFirstBackoffMs"))
 bug("NoResultsAfterAWelcome", MACHINE,
     ("  Do(MachineAction::OpenResults{event.session});", "  if (!PLANTED) Do(MachineAction::OpenResults{event.session});"))
 bug("LostResultsForgotten", MACHINE,  # the stage goes on although results may be lost
-    ("  if (!Runs()) return;\n", "  if (!Runs() || PLANTED) return;\n"))
+    ("    if (!duty->Runs()) continue;\n", "    if (!duty->Runs() || PLANTED) continue;\n"))
 bug("ForgottenAbort", MACHINE,  # the stage of a lost session runs on
-    ("  StopStage();\n  Do(MachineAction::ExpectNothing{});\n  Do(MachineAction::CancelLoad{});",
-     "  if (!PLANTED) StopStage();\n  Do(MachineAction::ExpectNothing{});\n  Do(MachineAction::CancelLoad{});"))
+    ("  End(&beside_);\n  End(&duty_);\n  Do(MachineAction::CancelLoad{});",
+     "  End(&beside_);\n  if (PLANTED) duty_ = Duty();\n  End(&duty_);\n  Do(MachineAction::CancelLoad{});"))
 bug("GateLeftOpen", MACHINE,  # streams of a lost session are accepted
-    ("  Do(MachineAction::ExpectNothing{});\n  Do(MachineAction::CancelLoad{});",
-     "  if (!PLANTED) Do(MachineAction::ExpectNothing{});\n  Do(MachineAction::CancelLoad{});"))
+    ("!duty->fetch) Do(MachineAction::Forget", "!duty->fetch && !PLANTED) Do(MachineAction::Forget"))
 bug("GateClosedToANewEpoch", MACHINE,
-    ("  Do(MachineAction::Expect{spec.plan", "  if (!PLANTED) Do(MachineAction::Expect{spec.plan"))
+    ("    Do(MachineAction::Expect{spec.plan", "    if (!PLANTED) Do(MachineAction::Expect{spec.plan"))
 bug("DeadStageRuns", MACHINE,  # a stage whose card is gone goes on, and heartbeats say that all is well
-    ("  if (!Runs() || !duty_.Is(event.plan, event.epoch)) return;", "  if (PLANTED || !Runs() || !duty_.Is(event.plan, event.epoch)) return;"))
+    ("  if (duty == nullptr || !duty->Runs()) return;", "  if (PLANTED || duty == nullptr || !duty->Runs()) return;"))
 bug("BrokenLinkIgnored", MACHINE,
-    ("if (!Runs() || duty_.next != event.next) return;", "if (PLANTED || !Runs() || duty_.next != event.next) return;"))
+    ("if (!duty->Runs() || duty->next != event.next) continue;", "if (PLANTED || !duty->Runs() || duty->next != event.next) continue;"))
 bug("SilenceIgnored", MACHINE,
     ("if (now - heard_ > kDead) {", "if (now - heard_ > kDead && !PLANTED) {"))
 bug("HeartbeatForgotten", MACHINE,  # while a stage runs
-    ("    Do(MachineAction::Beat{});", "    if (!PLANTED || !Runs()) Do(MachineAction::Beat{});"))
+    ("    Do(MachineAction::Beat{});", "    if (!PLANTED || !duty_.Runs()) Do(MachineAction::Beat{});"))
 bug("NoPauseBeforeJoining", MACHINE,
     ("connect_at_ = now + wait_ms", "connect_at_ = now + (PLANTED ? 0 : wait_ms)"))
 bug("CardsNotTold", MACHINE,
@@ -89,5 +105,8 @@ bug("FailWholeFrame", RUNNER,  # a row that is not finite fails all that share i
      "    if (Draws()) drawn_.Put(frame.batch.step, output->tokens);"))
 bug("StaleToken", "stage/last_tokens.cc",  # the token drawn before the one named is taken
     ("drawn = {step, out.pos, out.token};", "drawn = {step, out.pos, PLANTED && drawn.token >= 0 ? drawn.token : out.token};"))
-bug("AcceptAnyStream", "worker/frame_gate.cc",
-    ("  if (from.epoch == epoch_ &&", "  if (PLANTED) return absl::OkStatus();\n  if (from.epoch == epoch_ &&"))
+GATE = "worker/frame_gate.cc"
+bug("AcceptAnyStream", GATE,
+    ("  if (from.epoch == mine.epoch &&", "  if (PLANTED) return absl::OkStatus();\n  if (from.epoch == mine.epoch &&"))
+bug("TwoEpochsAtOnce", GATE,  # frames of the earlier one are run after those of the later one
+    ("before.epoch >= epoch || before.host", "PLANTED || before.epoch >= epoch || before.host"))
