@@ -334,8 +334,8 @@ class NewcomerTest : public PoolTest {
   }
   void BothReady(const stage::StageSpec& spec) {
     for (const uint64_t link : {1, 2}) {
-      pool_->OnWorkerEvent(net::LinkId(link),
-                           net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+      pool_->OnWorkerEvent(net::LinkId(link), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0},
+                           now_);
     }
   }
 };

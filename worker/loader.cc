@@ -283,11 +283,10 @@ absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::MakeStage(const net::Assign
   ProgressGate gate(
       [&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
   const TimeNs start = MonotonicNow();
-  ASSIGN_OR_RETURN(
-      const Weights weights,
-      store_.Prepare(
-          manifest, kept.parts, options_.fetch, stop,
-          [&](uint64_t done, uint64_t total) { gate(fetch ? done : done / 2, total); }));
+  ASSIGN_OR_RETURN(const Weights weights, store_.Prepare(manifest, kept.parts, options_.fetch, stop,
+                                                         [&](uint64_t done, uint64_t total) {
+                                                           gate(fetch ? done : done / 2, total);
+                                                         }));
   *fetched_bytes = weights.fetched_bytes;
   if (stop.stop_requested()) return absl::CancelledError("loading was stopped");
   if (fetch) return nullptr;
@@ -310,8 +309,8 @@ absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::MakeStage(const net::Assign
 }
 
 absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::Build(const net::Assignment& assignment,
-                                                           const Weights& weights,
-                                                           const Kept& kept, std::stop_token stop,
+                                                           const Weights& weights, const Kept& kept,
+                                                           std::stop_token stop,
                                                            const Progress& progress) {
   const model::Manifest& manifest = *assignment.manifest;
   const stage::StageSpec& spec = assignment.spec;
@@ -342,9 +341,9 @@ uint64_t Loader::HeldBytesBeside(const net::Assignment& assignment) const {
     bytes += memory.total();
     if (!options_.stage.devices.empty() || held.stage->digest != assignment.manifest->digest)
       continue;
-    bytes -= std::min(memory.weights, model::SharedWeightsBytes(*assignment.manifest,
-                                                                DutyOf(held.stage->spec),
-                                                                DutyOf(assignment.spec)));
+    bytes -= std::min(memory.weights,
+                      model::SharedWeightsBytes(*assignment.manifest, DutyOf(held.stage->spec),
+                                                DutyOf(assignment.spec)));
   }
   return bytes;
 }

@@ -78,7 +78,8 @@ class Loader {
   ~Loader();  // cancels and waits; no event comes after it
 
   // Replaces the load under way. The stage that was loaded for the epoch `keep` stays in memory; of
-  // others the caller must have dropped what it holds. An assignment that only fetches frees nothing.
+  // others the caller must have dropped what it holds. An assignment that only fetches frees
+  // nothing.
   void Load(net::Assignment assignment, Epoch keep = Epoch());
   // Stops the load under way; what is loaded is kept.
   void Cancel();

@@ -201,8 +201,7 @@ void WorkerMachine::Handle(MachineEvent::Assigned event, TimeNs /*now*/) {
   duty.next_worker = assignment.next_worker;
   duty.next_node = assignment.next_node;
   if (!beside) doing_ = absl::StrCat("loading ", duty.layers);
-  if (!fetch)
-    Do(MachineAction::Expect{spec.plan, spec.epoch, spec.index, assignment.from_node});
+  if (!fetch) Do(MachineAction::Expect{spec.plan, spec.epoch, spec.index, assignment.from_node});
   const Epoch keep = beside ? duty_.epoch : Epoch();
   Do(MachineAction::Load{std::move(assignment), keep});
 }

@@ -111,7 +111,8 @@ class WorkerMachine {
   TimeNs beat_at_ = 0;
 
   Duty duty_;  // that the coordinator believes this worker serves, or is to serve next
-  // What was assigned beside it, of a later epoch: it becomes duty_ when the other plan is released.
+  // What was assigned beside it, of a later epoch: it becomes duty_ when the other plan is
+  // released.
   Duty beside_;
   Epoch epoch_;  // the highest that was assigned in this session
 

@@ -54,8 +54,8 @@ struct MachineAction {
     Epoch epoch;
   };
 
-  // Replaces the load under way. LoadEnded is the answer. The stage of the epoch `keep` stays loaded
-  // beside it; 0: what is in memory is freed first, but for what the new stage needs of it.
+  // Replaces the load under way. LoadEnded is the answer. The stage of the epoch `keep` stays
+  // loaded beside it; 0: what is in memory is freed first, but for what the new stage needs of it.
   struct Load {
     net::Assignment assignment;
     Epoch keep;
@@ -95,8 +95,8 @@ struct MachineAction {
   };
 
   using Any = std::variant<OpenSession, CloseSession, Send, Beat, SayLeaving, OpenResults,
-                           CloseResults, FinishResults, Expect, Forget, Load, CancelLoad,
-                           Unload, StartStage, StopStage, Ban, Probe, LookAtCards, Log>;
+                           CloseResults, FinishResults, Expect, Forget, Load, CancelLoad, Unload,
+                           StartStage, StopStage, Ban, Probe, LookAtCards, Log>;
 };
 
 }  // namespace lanyard::worker

@@ -272,7 +272,8 @@ TEST_F(MachineTest, WeightsAreFetchedForNoStage) {
   Assign(6, 10, net::AssignMode::kFetch);
   EXPECT_FALSE(Did<MachineAction::Expect>() || Did<MachineAction::StopStage>());
   EXPECT_EQ(Did<MachineAction::Load>().value().keep, Epoch(9));
-  On(MachineEvent::LoadEnded{PlanId(6), Epoch(10), absl::OkStatus(), false, NextLinkId(), false, 7});
+  On(MachineEvent::LoadEnded{PlanId(6), Epoch(10), absl::OkStatus(), false, NextLinkId(), false,
+                             7});
   EXPECT_FALSE(Did<MachineAction::StartStage>());
   EXPECT_EQ(Sent<net::StageReady>().value().fetched_bytes, 7u);
   actions_.clear();

@@ -47,8 +47,8 @@ struct RolloutOptions {
   // that comes and goes must not stop the others all the time. (What is loaded beside the plan that
   // serves stops nobody.)
   TimeNs improve_every = 60 * kSecond;
-  TimeNs beside_retry = 30 * kSecond;  // after a better plan did not load; it doubles
-  uint32_t beside_retry_doublings = 6;   // ... so often
+  TimeNs beside_retry = 30 * kSecond;   // after a better plan did not load; it doubles
+  uint32_t beside_retry_doublings = 6;  // ... so often
   // Share of the planner's objective that a plan must save to be worth loading. (A plan with one
   // machine less saves as much by that alone.)
   double improve_by = sharding::kFurtherMachineSaves;

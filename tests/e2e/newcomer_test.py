@@ -45,9 +45,10 @@ class SlowLine:
             pass
         for end in (source, sink):
             try:
-                end.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)  # so that the other direction ends too
             except OSError:
                 pass
+        source.close()
 
     def close(self):
         self.listener.close()

@@ -66,7 +66,8 @@ class SimWorker::Host final : public worker::FrameTarget {
     if (abandoned_) return;
     if (!owner_->Has(frame.plan) || !owner_->Has(frame.epoch) || frame.epoch < owner_->computed_)
       owner_->around_->Violation("a stale epoch was obeyed");
-    if (owner_->computed_ != frame.epoch) Hash(*stage_)->Poison(owner_->around_->Random(UINT64_MAX));
+    if (owner_->computed_ != frame.epoch)
+      Hash(*stage_)->Poison(owner_->around_->Random(UINT64_MAX));
     owner_->computed_ = frame.epoch;
     absl::StatusOr<engine::StageOutput> output = engine::StageOutput();
     if (const absl::Status ready = runner_.Prepare(&frame); !ready.ok()) {

@@ -197,8 +197,8 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   TimeNs beat_ = 0;
   std::vector<net::DeviceHello> devices_;
 
-  uint64_t load_ = 0;   // counts loads; those of an earlier number are over
-  Epoch loading_;       // of the load under way; 0: there is none
+  uint64_t load_ = 0;  // counts loads; those of an earlier number are over
+  Epoch loading_;      // of the load under way; 0: there is none
   std::vector<Held> held_;
   std::shared_ptr<Outcome> outcome_;  // what the machine is being told of
   worker::NextLinkId next_link_;
@@ -209,8 +209,8 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   // The checker's own book of what the machine was told.
   std::optional<Duty> duty_, beside_;
   Epoch highest_;
-  Epoch computed_;         // the latest of which a frame was run
-  bool released_ = false;  // it was told that a stage is not wanted any more
+  Epoch computed_;                    // the latest of which a frame was run
+  bool released_ = false;             // it was told that a stage is not wanted any more
   std::map<Epoch, PlanId> expected_;  // by the gate
   std::set<Epoch> next_broken_;       // hosts of whose link the machine was told that it broke
   bool results_broken_ = false;       // it was told of its stream of results

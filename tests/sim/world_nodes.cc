@@ -220,9 +220,8 @@ void World::CheckWorkersAtRest() {
     if (rollout.state() != coordinator::RolloutState::kServing) continue;
     if (has && process.RunningEpoch() != rollout.epoch())
       Violation(name + " does not run the stage that the pool believes it has");
-    const bool gets =
-        std::any_of(rollout.beside_stages().begin(), rollout.beside_stages().end(),
-                    [&](const auto& stage) { return stage.planned.machine == name; });
+    const bool gets = std::any_of(rollout.beside_stages().begin(), rollout.beside_stages().end(),
+                                  [&](const auto& stage) { return stage.planned.machine == name; });
     if (!has && !gets && process.has_duty()) Violation(name + " holds a stage that it has no more");
   }
 }
