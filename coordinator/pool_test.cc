@@ -277,6 +277,8 @@ class NewcomerTest : public PoolTest {
   void SetUp() override {
     PoolTest::SetUp();
     options_.deployment.rollout.expect_workers = 0;
+    options_.deployment.pipeline.step_timeout = 1000 * kSecond;
+    options_.deployment.pipeline.first_timeout = 1000 * kSecond;
     make_plan_ = [](const sharding::PlanRequest& request) {
       sharding::Plan plan;
       const auto n = static_cast<uint32_t>(request.machines.size());
@@ -384,6 +386,24 @@ TEST_F(NewcomerTest, TheBetterPlanIsTakenBetweenTwoSteps) {
   }
   EXPECT_TRUE(opened && sent);
   EXPECT_EQ(pool_->context(), 256u);
+}
+
+// One that serves is not left out of plans for what it could not do beside that.
+TEST_F(NewcomerTest, ItAloneIsBlamedForAFailure) {
+  const stage::StageSpec spec = Newcomer();
+  const net::StageFailed failed{spec.plan, spec.epoch, ResourceExhausted("disk full")};
+  pool_->OnWorkerEvent(net::LinkId(1), failed, now_);
+  EXPECT_EQ(pool_->health().Failing("w1"), nullptr);
+  ASSERT_EQ(Take<PoolAction::Release>().size(), 2u);
+  Pass(31 * kSecond);  // it is tried again
+  const auto assigned = Take<PoolAction::Assign>();
+  ASSERT_EQ(assigned.size(), 2u);
+  const stage::StageSpec& again = assigned[1].assignment.spec;
+  pool_->OnWorkerEvent(net::LinkId(2),
+                       net::StageFailed{again.plan, again.epoch, ResourceExhausted("disk full")},
+                       now_);
+  EXPECT_NE(pool_->health().Failing("w2"), nullptr);
+  EXPECT_TRUE(pool_->serving());
 }
 
 TEST_F(NewcomerTest, OneThatIsSilentIsNotTaken) {

@@ -16,6 +16,11 @@ class RolloutTest : public ::testing::Test {
   void Make(uint32_t expect, size_t min_machines = 1, uint32_t users = 1) {
     auto manifest = std::make_shared<model::Manifest>();
     manifest->shape.n_layers = 12;
+    for (uint32_t i = 0; i < 12 && layer_bytes_ > 0; ++i) {
+      model::Part& part = manifest->parts.emplace_back();
+      part.name = absl::StrCat("layer.", i);
+      part.tensors.emplace_back().dims = {layer_bytes_ / sizeof(float)};
+    }
     RolloutOptions options;
     options.manifest = manifest;
     options.context = 512;
@@ -36,7 +41,7 @@ class RolloutTest : public ::testing::Test {
         stage.layers = {static_cast<uint32_t>(12 * i / n), static_cast<uint32_t>(12 * (i + 1) / n)};
         stage.embeds = i == 0;
         stage.samples = i + 1 == n;
-        stage.weights_bytes = 1000;
+        stage.weights_bytes = layer_bytes_ > 0 ? layer_bytes_ * stage.layers.size() : 1000;
         stage.gguf_bytes = stage_bytes_;
       }
       if (change_plan_) change_plan_(&plan);
@@ -174,6 +179,7 @@ class RolloutTest : public ::testing::Test {
   uint32_t protocol_ = kProtocolVersion;
   int plans_ = 0;
   uint64_t stage_bytes_ = 1000;  // of each stage's weights in the file
+  uint64_t layer_bytes_ = 0;     // of each layer in memory; 0: a stage takes 1000
   std::function<void(sharding::Plan*)> change_plan_;
   double speed_ = 1;  // of the machines that join
 };
@@ -385,6 +391,28 @@ TEST_F(RolloutTest, WhatServesIsNotTouchedWhenThePlanBesideFails) {
   }
 }
 
+TEST_F(RolloutTest, WhatFailsAgainBesideIsTriedLaterAndLater) {
+  RolloutActions beside = ServeAndReturn();
+  TimeNs now = 104 * kSecond;
+  for (const TimeNs wait : {30, 60, 120, 240}) {
+    ASSERT_EQ(beside.assign.size(), 3u);
+    const stage::StageSpec& spec = beside.assign[0].assignment.spec;
+    rollout_->OnFailed(beside.assign[0].link, {spec.plan, spec.epoch, Internal("no")}, View(), now);
+    EXPECT_TRUE(Poll(now + wait * kSecond - 1).assign.empty());
+    now += wait * kSecond;
+    beside = Poll(now);
+  }
+}
+
+TEST_F(RolloutTest, LayersThatBothStagesHaveCountOnce) {
+  layer_bytes_ = 1000;
+  const RolloutActions beside = ServeAndReturn();
+  ASSERT_EQ(beside.assign.size(), 3u);
+  // w1 goes from 6 of these layers to 4 of them, and has 10,000 bytes.
+  EXPECT_EQ(beside.assign[0].assignment.spec.layers, (stage::LayerRange{0, 4}));
+  EXPECT_EQ(beside.assign[0].assignment.mode, net::AssignMode::kBeside);
+}
+
 TEST_F(RolloutTest, AStageBesideThatNeverAnswersIsGivenUp) {
   const RolloutActions beside = ServeAndReturn();
   ASSERT_EQ(beside.assign.size(), 3u);
@@ -452,6 +480,19 @@ TEST_F(RolloutTest, WhereTwoStagesDoNotFitTheWeightsAreFetchedFirst) {
   EXPECT_EQ(change.assign[0].assignment.mode, net::AssignMode::kInstead);
   EXPECT_EQ(change.new_epoch, Epoch(44));
   EXPECT_TRUE(AllReady(301 * kSecond));
+}
+
+TEST_F(RolloutTest, WhatWasFetchedIsPlannedAnewWhenTheMachinesChange) {
+  change_plan_ = [](sharding::Plan* plan) {
+    for (auto& stage : plan->stages) stage.weights_bytes = 6000;
+  };
+  const RolloutActions fetch = ServeAndReturn();
+  Join("w4", 103 * kSecond);
+  EXPECT_TRUE(Poll(110 * kSecond).assign.empty());  // first it is fetched
+  BesideReady(fetch);
+  EXPECT_EQ(Poll(111 * kSecond).release.size(), 3u);
+  EXPECT_EQ(Poll(112 * kSecond).assign.size(), 4u);
+  ExpectServes(Epoch(42), 2);
 }
 
 TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMomentByThoseOfTheProtocolBefore) {
