@@ -75,7 +75,7 @@ bug("ForgottenAbort", MACHINE,  # the stage of a lost session runs on
 bug("GateLeftOpen", MACHINE,  # streams of a lost session are accepted
     ("!duty->fetch) Do(MachineAction::Forget", "!duty->fetch && !PLANTED) Do(MachineAction::Forget"))
 bug("GateClosedToANewEpoch", MACHINE,
-    ("    Do(MachineAction::Expect{spec.plan", "    if (!PLANTED) Do(MachineAction::Expect{spec.plan"))
+    ("if (!fetch) Do(MachineAction::Expect{", "if (!fetch && !PLANTED) Do(MachineAction::Expect{"))
 bug("DeadStageRuns", MACHINE,  # a stage whose card is gone goes on, and heartbeats say that all is well
     ("  if (duty == nullptr || !duty->Runs()) return;", "  if (PLANTED || duty == nullptr || !duty->Runs()) return;"))
 bug("BrokenLinkIgnored", MACHINE,
