@@ -91,6 +91,9 @@ void World::ToWorker(net::LinkId id,
   link->to_worker =
       std::max({link->to_worker + 1, now_ + 50'000 + static_cast<TimeNs>(Random(300'000)),
                 CableOf(link->node)});
+  // Others are told earlier, and their frames may be here first.
+  if (event != nullptr && drain_rng_() % 12 == 0)
+    link->to_worker += static_cast<TimeNs>(drain_rng_() % 300) * kMillisecond;
   const auto deliver = [this, link, event] {
     const auto process = link->process.lock();
     if (process == nullptr) return;
