@@ -263,7 +263,7 @@ void Deployment::Apply(RolloutActions actions, const ClusterView& view) {
       pipeline_.Close();
       Do(PoolAction::ClosePort{id_});
     }
-    for (const SeqId id : scheduler_.OnPipelineLost()) {
+    for (const SeqId id : scheduler_.OnPipelineLost(/*by_fault=*/!actions.by_choice)) {
       Do(PoolAction::Fail{
           id, Unavailable("the pipeline stopped ", options_.scheduler.max_losses,
                           " times while it worked on this request, the last time because ",

@@ -124,8 +124,9 @@ class Scheduler {
   std::vector<SequenceFailure> OnPipelineReady(const PipelineShape& shape);
   // KV and steps in flight are gone. What ran waits, before all that waited, and runs again from
   // its tokens when a pipeline is ready: a sequence's tokens are its log. Returns the ids of those
-  // that ended because they broke the pipeline (max_losses).
-  std::vector<SeqId> OnPipelineLost();
+  // that ended because they broke the pipeline (max_losses). `by_fault`: what was on its way may be
+  // to blame; a pipeline that is given up for a better one accuses nobody.
+  std::vector<SeqId> OnPipelineLost(bool by_fault = true);
   // While `hold` is set, no waiting sequence begins to run.
   void Hold(bool hold) { hold_ = hold; }
 

@@ -260,6 +260,16 @@ TEST(Scheduler, AReplayGoesOnAtTheNextToken) {
   EXPECT_EQ(updates[0].completion_tokens, 2u);
 }
 
+TEST(Scheduler, APipelineGivenUpForABetterOneAccusesNobody) {
+  Scheduler s(Options());
+  ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
+  for (int i = 0; i < 10; ++i) {
+    s.OnPipelineReady(Shape(1, 100));
+    ASSERT_TRUE(s.NextStep(0));
+    EXPECT_TRUE(s.OnPipelineLost(/*by_fault=*/false).empty());
+  }
+}
+
 // A request that breaks every pipeline it runs on must not break the pool for all others.
 TEST(Scheduler, WhatWasThereAtFourLossesInARowEnds) {
   Scheduler s(Options());
