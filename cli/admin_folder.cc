@@ -17,21 +17,21 @@ namespace {
 
 constexpr char kServiceFolder[] = "/var/lib/lanyard/coordinator/admin";
 
-bool IsFolder(const std::string& folder) {
+bool HoldsCredential(const std::string& folder) {
   return ::access((folder + "/https").c_str(), R_OK) == 0;
 }
 
 // Where a pool is.
-struct Place {
+struct PoolPlace {
   std::string url;    // empty: as the folder says
   std::string admin;  // empty: it takes no certificate
 };
 
 // Of what runs or was set up on this machine; both empty when there is none.
-absl::StatusOr<Place> DefaultPlace() {
-  if (IsFolder(OwnAdminFolder())) return Place{"", OwnAdminFolder()};
+absl::StatusOr<PoolPlace> DefaultPlace() {
+  if (HoldsCredential(OwnAdminFolder())) return PoolPlace{"", OwnAdminFolder()};
   if (const std::vector<RunningPool> pools = RunningPools(); pools.size() == 1) {
-    return Place{pools.front().url, pools.front().admin};
+    return PoolPlace{pools.front().url, pools.front().admin};
   } else if (pools.size() > 1) {
     return InvalidArgument(
         pools.size(),
@@ -39,9 +39,9 @@ absl::StatusOr<Place> DefaultPlace() {
   }
   for (const std::string& folder :
        {StateHome() + "/coordinator/admin", std::string(kServiceFolder)}) {
-    if (IsFolder(folder)) return Place{"", folder};
+    if (HoldsCredential(folder)) return PoolPlace{"", folder};
   }
-  return Place{};
+  return PoolPlace{};
 }
 
 // The coordinator renews its own folder; the folder of `lanyard join` is renewed when it is used.
@@ -87,7 +87,7 @@ absl::Status NotAFolder(const char* from, const std::string& folder) {
 // Fills what is empty from the folder, which `from` named.
 absl::Status UseAdminFolder(const char* from, HttpClient::Options* options) {
   const std::string& folder = options->admin;
-  if (!IsFolder(folder)) {
+  if (!HoldsCredential(folder)) {
     return NotAFolder(from, folder);
   }
   ASSIGN_OR_RETURN(const identity::IdentityFolder identity, identity::IdentityFolder::Open(folder));
@@ -113,7 +113,7 @@ absl::Status UseAdminFolder(const char* from, HttpClient::Options* options) {
 std::string OwnAdminFolder() { return StateHome() + "/admin"; }
 
 absl::Status FindPool(HttpClient::Options* options) {
-  Place place{options->url, options->admin};
+  PoolPlace place{options->url, options->admin};
   const char* from = "--admin";
   if (!options->pool.empty()) {
     ASSIGN_OR_RETURN(const RunningPool pool, FindRunningPool(options->pool));

@@ -14,7 +14,7 @@
 namespace lanyard::cli {
 namespace {
 
-struct Args {
+struct BenchArgs {
   std::string model;
   int threads = 0;
   std::vector<uint32_t> prompt = {128, 512};
@@ -112,7 +112,7 @@ absl::StatusOr<Figure> Measure(const std::string& test, uint32_t repeat, double 
   return figure;
 }
 
-absl::StatusOr<std::vector<Figure>> RunAll(const Args& args) {
+absl::StatusOr<std::vector<Figure>> RunAll(const BenchArgs& args) {
   ASSIGN_OR_RETURN(const auto file, model::GgufFile::Open(args.model));
   ASSIGN_OR_RETURN(const model::ModelShape shape, model::ShapeFromGguf(*file));
   engine::ChainOptions options;
@@ -166,7 +166,7 @@ void PrintFigures(const std::vector<Figure>& figures, bool json) {
 }  // namespace
 
 void RegisterBench(CLI::App& app) {
-  const auto args = std::make_shared<Args>();
+  const auto args = std::make_shared<BenchArgs>();
   CLI::App* command = AddCommand(app, "bench", "Speed of the engine alone, tokens per second",
                                  "  lanyard bench --model smollm2.gguf --threads 2\n"
                                  "  lanyard bench --model smollm2.gguf --prompt 128,512 --generate "

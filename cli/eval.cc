@@ -20,7 +20,7 @@ namespace {
 
 constexpr size_t kMaxPromptsBytes = size_t{1} << 30;
 
-struct Args {
+struct EvalArgs {
   std::string model;
   std::string prompts;
   uint32_t generate = 0;
@@ -83,7 +83,7 @@ std::string Quoted(const std::string& text) {
 }
 
 template <typename T, typename Fn>
-std::string List(const std::vector<T>& items, const Fn& fn) {
+std::string JsonList(const std::vector<T>& items, const Fn& fn) {
   std::string out = "[";
   for (size_t i = 0; i < items.size(); ++i) out += (i == 0 ? "" : ",") + fn(items[i]);
   return out + "]";
@@ -100,15 +100,16 @@ std::string ToJson(const std::string& prompt, const engine::EvalResult& result,
     return "[" + std::to_string(x.first) + "," + Float(x.second) + "]";
   };
   const auto position = [&](const engine::EvalPosition& p) {
-    return "{\"lse\":" + Float(p.lse) + ",\"top\":" + List(p.top, logit) + "}";
+    return "{\"lse\":" + Float(p.lse) + ",\"top\":" + JsonList(p.top, logit) + "}";
   };
-  return "{\"prompt\":" + Quoted(prompt) + ",\"tokens\":" + List(result.tokens, id) +
-         ",\"positions\":" + List(result.positions, position) +
-         ",\"mean_nll\":" + Float(result.mean_nll) + ",\"greedy\":" + List(result.greedy, id) +
+  return "{\"prompt\":" + Quoted(prompt) + ",\"tokens\":" + JsonList(result.tokens, id) +
+         ",\"positions\":" + JsonList(result.positions, position) +
+         ",\"mean_nll\":" + Float(result.mean_nll) + ",\"greedy\":" + JsonList(result.greedy, id) +
          ",\"greedy_text\":" + Quoted(greedy_text) + "}";
 }
 
-absl::StatusOr<engine::ChainOptions> MakeOptions(const Args& args, const model::ModelShape& shape) {
+absl::StatusOr<engine::ChainOptions> MakeOptions(const EvalArgs& args,
+                                                 const model::ModelShape& shape) {
   engine::ChainOptions options;
   options.stages = args.stages;
   options.numerics = args.numerics.For(shape.float_weights);
@@ -125,7 +126,7 @@ absl::StatusOr<engine::ChainOptions> MakeOptions(const Args& args, const model::
   return options;
 }
 
-absl::Status Eval(const Args& args) {
+absl::Status Eval(const EvalArgs& args) {
   ASSIGN_OR_RETURN(const std::vector<std::string> texts, ReadPrompts(args.prompts));
   ASSIGN_OR_RETURN(const auto file, model::GgufFile::Open(args.model));
   ASSIGN_OR_RETURN(const model::ModelShape shape, model::ShapeFromGguf(*file));
@@ -161,7 +162,7 @@ absl::Status Eval(const Args& args) {
 }  // namespace
 
 void RegisterEval(CLI::App& app) {
-  const auto args = std::make_shared<Args>();
+  const auto args = std::make_shared<EvalArgs>();
   CLI::App* command =
       AddCommand(app, "eval", "Logits, likelihood and greedy text of prompts, by the engine alone",
                  "  lanyard eval --model smollm2.gguf --prompts prompts.txt --generate 48\n"

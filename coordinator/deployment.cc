@@ -60,25 +60,25 @@ void Deployment::Pump(TimeNs now) {
   }
 }
 
-void Deployment::OnGone(const Member& member, std::string_view why, const ClusterView& view,
-                        TimeNs now, bool may_return) {
+void Deployment::OnGone(const Member& member, Departure how, std::string_view why,
+                        const ClusterView& view, TimeNs now) {
   const auto& stages = rollout_.stages();
   const auto stage = std::find_if(stages.begin(), stages.end(),
                                   [&](const auto& s) { return s.link == member.link; });
   if (stage != stages.end()) {
     // One that ends whenever it loads its stage must not keep the pool from serving.
-    if (!serving() && !stage->ready && may_return) {
+    if (!serving() && !stage->ready && MayReturn(how)) {
       health_->OnLoadFailed(member.hello.name, {Unavailable(AbslView(why))}, now);
     } else {
       health_->OnLost(member.hello.name, now);
     }
-  } else if (may_return) {
+  } else if (MayReturn(how)) {
     for (const AssignedStage& beside : rollout_.beside_stages()) {
       if (beside.link == member.link && !beside.ready)
         health_->OnLoadFailed(member.hello.name, {Unavailable(AbslView(why))}, now);
     }
   }
-  Apply(rollout_.OnGone(member, why, view, now, may_return), view);
+  Apply(rollout_.OnGone(member, how, why, view, now), view);
 }
 
 void Deployment::OnReady(net::LinkId link, const net::StageReady& ready, const ClusterView& view,
@@ -257,13 +257,15 @@ void Deployment::Apply(RolloutActions actions, const ClusterView& view) {
   if (actions.lost) {
     fault_.reset();
     proven_ = false;
-    Do(PoolAction::Log{!actions.by_choice,
+    Do(PoolAction::Log{actions.loss != Loss::kChosen,
                        absl::StrCat("the pipeline stopped: ", actions.lost->message())});
     if (pipeline_.open()) {
       pipeline_.Close();
       Do(PoolAction::ClosePort{id_});
     }
-    for (const SeqId id : scheduler_.OnPipelineLost(/*by_fault=*/!actions.by_choice)) {
+    // A silent worker closes its neighbours' connections too, and they may be heard of first.
+    const bool suspicious = actions.loss == Loss::kBroke && suspect_.empty();
+    for (const SeqId id : scheduler_.OnPipelineLost(suspicious)) {
       Do(PoolAction::Fail{
           id, Unavailable("the pipeline stopped ", options_.scheduler.max_losses,
                           " times while it worked on this request, the last time because ",

@@ -46,8 +46,8 @@ class Deployment {
              std::vector<PoolAction::Any>* actions);
 
   void OnJoined(const std::string& worker, TimeNs now) { rollout_.OnJoined(worker, now); }
-  void OnGone(const Member& member, std::string_view why, const ClusterView& view, TimeNs now,
-              bool may_return);
+  void OnGone(const Member& member, Departure how, std::string_view why, const ClusterView& view,
+              TimeNs now);
   void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now) {
     rollout_.OnProgress(link, progress, now);
   }

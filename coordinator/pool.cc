@@ -47,8 +47,7 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
                  },
                  [&](const net::Leaving& m) {
                    if (auto gone = membership_.OnGone(link))
-                     Gone(*gone, absl::StrCat("it left (", m.reason, ")"), now,
-                          /*may_return=*/false);
+                     Gone(*gone, Departure::kLeft, absl::StrCat("it left (", m.reason, ")"), now);
                    Do(PoolAction::CloseLink{link});
                  },
              },
@@ -66,7 +65,8 @@ void PoolMachine::OnHello(net::LinkId link, const net::WorkerHello& hello, TimeN
   }
   if (admission.replaced) {
     Do(PoolAction::CloseLink{admission.replaced->link});
-    Gone(*admission.replaced, "it fell silent and a newcomer took its name", now);
+    Gone(*admission.replaced, Departure::kSilent, "it fell silent and a newcomer took its name",
+         now);
   }
   lost_.erase(hello.name);
   ++revision_;
@@ -82,18 +82,19 @@ void PoolMachine::OnWorkerGone(net::LinkId link, const absl::Status& why, TimeNs
     std::string_view text = why.ok() ? "its link closed" : StdView(why.message());
     const std::string name = absl::StrCat("worker '", member->hello.name, "': ");
     if (text.starts_with(name)) text.remove_prefix(name.size());  // the worker is named already
-    Gone(*member, text, now, !absl::IsPermissionDenied(why));
+    Gone(*member, absl::IsPermissionDenied(why) ? Departure::kRevoked : Departure::kBroke, text,
+         now);
   }
   deployment_.Poll(View(), now);
 }
 
-void PoolMachine::Gone(const Member& member, std::string_view why, TimeNs now, bool may_return) {
+void PoolMachine::Gone(const Member& member, Departure how, std::string_view why, TimeNs now) {
   lost_[member.hello.name] = {member, now};
   suspects_.erase(member.hello.name);
   ++revision_;
   Do(PoolAction::Log{true,
                      absl::StrCat("worker '", member.hello.name, "' is gone: ", AbslView(why))});
-  deployment_.OnGone(member, why, View(), now, may_return);
+  deployment_.OnGone(member, how, why, View(), now);
   deployment_.SetSuspects(suspects_);
 }
 
@@ -136,7 +137,7 @@ void PoolMachine::OnTick(TimeNs now) {
   for (const Member& member : membership_.Expire(now)) {
     Do(PoolAction::CloseLink{member.link});
     const int64_t silent_ms = (now - member.heard) / kMillisecond;
-    Gone(member, absl::StrCat("not a word for ", silent_ms, " ms"), now);
+    Gone(member, Departure::kSilent, absl::StrCat("not a word for ", silent_ms, " ms"), now);
   }
   WatchSilence(now);
   health_.OnTick(now);

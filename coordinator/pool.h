@@ -81,7 +81,7 @@ class PoolMachine {
     return {membership_, drained_, health_, revision_ + health_.revision()};
   }
   void OnHello(net::LinkId link, const net::WorkerHello& hello, TimeNs now);
-  void Gone(const Member& member, std::string_view why, TimeNs now, bool may_return = true);
+  void Gone(const Member& member, Departure how, std::string_view why, TimeNs now);
   void OnDrainAnswer(const PoolAction::DrainAnswer& answer, TimeNs now);
   void WatchSilence(TimeNs now);
   void FillNode(const Member& member, TimeNs now, NodeStatus* node) const;

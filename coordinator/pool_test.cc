@@ -773,6 +773,61 @@ TEST_F(DrainTest, WhoWasDrainedInAnEarlierLifeIsNotWaitedFor) {
   EXPECT_EQ(StateOf(0), "drained");
 }
 
+// A worker that is lost in the middle of an answer, again and again: the guard ends a request that
+// may be the reason, and no other.
+TEST_F(PoolTest, TheGuardEndsWhoMayBeTheReason) {
+  const auto fell_silent = [&] {
+    for (TimeNs silent = 0; pool_->serving() && silent < 60 * kSecond; silent += kSecond) {
+      now_ += kSecond;
+      Beat({1});
+      Tick();
+    }
+  };
+  const auto neighbour_spoke_first = [&] {
+    for (int i = 0; i < 2; ++i) {
+      now_ += kSecond;
+      Beat({1});
+      Tick();
+    }
+    pool_->OnWorkerEvent(net::LinkId(1),
+                         net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
+                                          Unavailable("the link to worker 'w2' broke")},
+                         now_);
+  };
+  const auto left = [&] {
+    pool_->OnWorkerEvent(net::LinkId(2), net::Leaving{.reason = "shutdown"}, now_);
+  };
+  const auto broke = [&] { pool_->OnWorkerGone(net::LinkId(2), Unavailable("reset"), now_); };
+  struct Case {
+    std::function<void()> lose;
+    bool ends;
+  };
+  for (const auto& [lose, ends] : std::vector<Case>{
+           {fell_silent, false}, {neighbour_spoke_first, false}, {left, false}, {broke, true}}) {
+    pool_ = std::make_unique<PoolMachine>(options_);
+    taken_.clear();
+    Serve();
+    SubmitOne();
+    size_t ended = 0;
+    for (int loss = 0; loss < 6 && ended == 0; ++loss) {
+      ASSERT_TRUE(pool_->serving());
+      lose();
+      Tick();
+      for (TimeNs waited = 0; !pool_->serving() && waited < 600 * kSecond; waited += kSecond) {
+        now_ += kSecond;
+        Beat({1});
+        Join(2, "w2");
+        Tick();
+        Ready(1);
+        Ready(2);
+      }
+      pool_->Pump(now_);
+      ended = Take<PoolAction::Fail>().size();
+    }
+    EXPECT_EQ(ended, ends ? 1u : 0u);
+  }
+}
+
 TEST_F(PoolTest, AQueueThatNothingServesIsGivenUp) {
   Serve();
   SequenceSpec spec;

@@ -9,7 +9,7 @@
 namespace lanyard::identity {
 namespace {
 
-constexpr size_t kMaxNameBytes = 253;  // of DNS
+constexpr size_t kMaxDnsBytes = 253;  // of a name in DNS
 constexpr size_t kShownBytes = 64;
 
 // 16 random bytes, positive.
@@ -33,7 +33,7 @@ void SetName(X509_NAME* name, const char* field, const std::string& value) {
 }  // namespace
 
 absl::Status CheckNameText(std::string_view what, std::string_view name, std::string_view extra) {
-  bool good = !name.empty() && name.size() <= kMaxNameBytes;
+  bool good = !name.empty() && name.size() <= kMaxDnsBytes;
   for (const char c : name)
     good =
         good && (std::isalnum(static_cast<unsigned char>(c)) != 0 || extra.find(c) != extra.npos);

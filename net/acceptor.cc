@@ -35,7 +35,7 @@ namespace {
 
 namespace asio = boost::asio;
 using asio::ip::tcp;
-constexpr auto kAsTuple = asio::as_tuple(asio::use_awaitable);
+constexpr auto kWithErrorCode = asio::as_tuple(asio::use_awaitable);
 constexpr TimeNs kTick = 100 * kMillisecond;
 constexpr int kBacklog = 512;
 // gRPC sets this on its own listeners (keepalive time-out).
@@ -150,13 +150,13 @@ class AcceptorImpl final : public Acceptor {
 
   asio::awaitable<void> AcceptLoop() {
     while (true) {
-      auto [ec, socket] = co_await listener_.async_accept(kAsTuple);
+      auto [ec, socket] = co_await listener_.async_accept(kWithErrorCode);
       if (ec == asio::error::operation_aborted) co_return;
       if (ec) {
         // There are no descriptors left, or the client has gone already; the others wait in the
         // backlog.
         asio::steady_timer pause(io_, std::chrono::milliseconds(10));
-        co_await pause.async_wait(kAsTuple);
+        co_await pause.async_wait(kWithErrorCode);
         continue;
       }
       Admit(std::move(socket));
@@ -167,7 +167,7 @@ class AcceptorImpl final : public Acceptor {
     int ticks = 0;
     while (true) {
       tick_.expires_after(std::chrono::nanoseconds(kTick));
-      const auto [ec] = co_await tick_.async_wait(kAsTuple);
+      const auto [ec] = co_await tick_.async_wait(kWithErrorCode);
       if (ec) co_return;
       const TimeNs now = MonotonicNow();
       for (Greeting& greeting : greetings_) {
@@ -285,9 +285,10 @@ class AcceptorImpl final : public Acceptor {
       if (n > 0) {
         // The socket stays readable, so we wait for more by the clock.
         asio::steady_timer pause(io_, std::chrono::milliseconds(n == before ? 20 : 1));
-        co_await pause.async_wait(kAsTuple);
+        co_await pause.async_wait(kWithErrorCode);
       } else {
-        const auto [ec] = co_await greeting.socket.async_wait(tcp::socket::wait_read, kAsTuple);
+        const auto [ec] =
+            co_await greeting.socket.async_wait(tcp::socket::wait_read, kWithErrorCode);
         if (ec) break;
       }
       before = std::max<ssize_t>(before, n);

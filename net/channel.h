@@ -27,6 +27,7 @@ struct Target {
   std::shared_ptr<identity::LiveCredential> credential = {};  // null: plaintext
   std::string tls_name = {};
 };
+constexpr size_t kMaxReplyBytes = size_t{2} << 20;  // a pong carries its payload back
 std::shared_ptr<grpc::Channel> MakeChannel(const Target& target, size_t max_receive_bytes);
 
 // A gRPC server behind an acceptor.

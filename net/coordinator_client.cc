@@ -16,8 +16,6 @@
 namespace lanyard::net {
 namespace {
 
-constexpr size_t kMaxReplyBytes = size_t{2} << 20;
-
 Target ToCoordinator(const Endpoint& coordinator) {
   return {coordinator.address, coordinator.credential,
           identity::TlsName(identity::Role::kCoordinator, "")};

@@ -15,8 +15,6 @@
 namespace lanyard::net {
 namespace {
 
-constexpr size_t kMaxReplyBytes = size_t{2} << 20;  // a pong carries its payload back
-
 Target ToWorker(const RemoteStageOptions& options) {
   return {options.address, options.credential,
           identity::TlsName(identity::Role::kWorker, options.node)};

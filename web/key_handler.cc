@@ -13,7 +13,7 @@ using coordinator::ApiKeyInfo;
 using coordinator::ApiKeys;
 using nlohmann::ordered_json;
 
-constexpr char kNotFoundCode[] = "key_not_found";
+constexpr char kKeyNotFoundCode[] = "key_not_found";
 
 ordered_json Time(const std::optional<int64_t>& time) {
   return time.has_value() ? ordered_json(*time) : ordered_json(nullptr);
@@ -30,7 +30,7 @@ ordered_json InfoJson(const ApiKeyInfo& info) {
 
 bool HasKeys(const ApiKeys* keys, ResponseWriter& writer) {
   if (keys == nullptr)
-    SendAdminError(writer, Unavailable("This server keeps no API keys."), kNotFoundCode);
+    SendAdminError(writer, Unavailable("This server keeps no API keys."), kKeyNotFoundCode);
   return keys != nullptr;
 }
 
@@ -45,7 +45,7 @@ void CreateKey(ApiKeys* keys, const Request& request, ResponseWriter& writer) {
     ASSIGN_OR_RETURN(const auto ttl, fields.Integer("ttl_seconds", INT64_MIN, INT64_MAX));
     return keys->Create(name, ttl);
   }();
-  if (!created.ok()) return SendAdminError(writer, created.status(), kNotFoundCode);
+  if (!created.ok()) return SendAdminError(writer, created.status(), kKeyNotFoundCode);
   ordered_json out = InfoJson(created->info);
   out["key"] = created->key;
   SendAdminJson(writer, out, 201);
@@ -54,7 +54,7 @@ void CreateKey(ApiKeys* keys, const Request& request, ResponseWriter& writer) {
 void ListKeys(ApiKeys* keys, ResponseWriter& writer) {
   if (!HasKeys(keys, writer)) return;
   const auto list = keys->List();
-  if (!list.ok()) return SendAdminError(writer, list.status(), kNotFoundCode);
+  if (!list.ok()) return SendAdminError(writer, list.status(), kKeyNotFoundCode);
   ordered_json out = ordered_json::array();
   for (const ApiKeyInfo& info : *list) out.push_back(InfoJson(info));
   SendAdminJson(writer, {{"keys", std::move(out)}});
@@ -63,7 +63,7 @@ void ListKeys(ApiKeys* keys, ResponseWriter& writer) {
 void RevokeKey(ApiKeys* keys, const Request& request, ResponseWriter& writer) {
   if (!HasKeys(keys, writer)) return;
   const auto info = keys->Revoke(request.suffix);
-  if (!info.ok()) return SendAdminError(writer, info.status(), kNotFoundCode);
+  if (!info.ok()) return SendAdminError(writer, info.status(), kKeyNotFoundCode);
   SendAdminJson(writer, InfoJson(*info));
 }
 

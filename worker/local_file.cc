@@ -15,8 +15,6 @@
 namespace lanyard::worker {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{256} << 10;
-
 class FileSource final : public model::TensorSource {
  public:
   FileSource(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}

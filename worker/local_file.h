@@ -13,6 +13,8 @@
 
 namespace lanyard::worker {
 
+constexpr size_t kPieceBytes = size_t{256} << 10;  // files are read in such pieces
+
 // NotFound when a tensor of these parts is absent or of another type or shape, DataLoss when a
 // part's bytes differ from the manifest's digest, Cancelled when `stop` asks. `progress(bytes)`
 // gets the bytes verified since the last call; it may be null.

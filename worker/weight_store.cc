@@ -26,7 +26,6 @@
 namespace lanyard::worker {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{256} << 10;
 constexpr int kFirstWaitMs = 100;
 constexpr int kLastWaitMs = 2000;
 

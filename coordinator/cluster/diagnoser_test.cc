@@ -24,7 +24,7 @@ struct Heard {
   }
 };
 
-net::Diagnosis Answer(uint64_t id, int64_t received, int64_t sent) {
+net::Diagnosis DiagnosisOf(uint64_t id, int64_t received, int64_t sent) {
   net::Diagnosis out;
   out.id = id;
   out.received_unix_ms = received;
@@ -44,16 +44,16 @@ TEST(DiagnoserTest, AsksOneAfterAnotherAndComparesClocks) {
   EXPECT_EQ(first->request.targets[0].worker, "w1");
   EXPECT_FALSE(diagnoser.Next(0, 1000).has_value());  // one at a time
   // 20 ms each way, 500 ms of work, its clock 60 s ahead.
-  diagnoser.OnDiagnosis(net::LinkId(1), Answer(first->request.id, 61'020, 61'520), 1540);
+  diagnoser.OnDiagnosis(net::LinkId(1), DiagnosisOf(first->request.id, 61'020, 61'520), 1540);
   const auto second = diagnoser.Next(1, 2000);
   ASSERT_TRUE(second.has_value());
-  diagnoser.OnDiagnosis(net::LinkId(1), Answer(second->request.id, 0, 0),
+  diagnoser.OnDiagnosis(net::LinkId(1), DiagnosisOf(second->request.id, 0, 0),
                         2000);  // not whom we asked
-  diagnoser.OnDiagnosis(net::LinkId(2), Answer(second->request.id + 1, 0, 0),
+  diagnoser.OnDiagnosis(net::LinkId(2), DiagnosisOf(second->request.id + 1, 0, 0),
                         2000);  // not what we asked
   diagnoser.OnTick(2, 2000);
   EXPECT_FALSE(heard.result.has_value());
-  diagnoser.OnDiagnosis(net::LinkId(2), Answer(second->request.id, 2000, 2000), 2000);
+  diagnoser.OnDiagnosis(net::LinkId(2), DiagnosisOf(second->request.id, 2000, 2000), 2000);
   diagnoser.OnTick(3, 2500);
   ASSERT_TRUE(heard.result.has_value() && heard.result->ok());
   const PoolDiagnosis& all = **heard.result;
@@ -75,7 +75,7 @@ TEST(DiagnoserTest, OneMachineAndTheWaysToIt) {
     const auto ask = diagnoser.Next(0, 0);
     ASSERT_TRUE(ask.has_value());
     EXPECT_EQ(ask->request.targets.size(), wanted);
-    diagnoser.OnDiagnosis(ask->link, Answer(ask->request.id, 0, 0), 0);
+    diagnoser.OnDiagnosis(ask->link, DiagnosisOf(ask->request.id, 0, 0), 0);
   }
   diagnoser.OnTick(1, 1);
   EXPECT_TRUE(heard.result.has_value());

@@ -22,6 +22,14 @@ struct Member {
   TimeNs heard = 0;  // time of the last message
 };
 
+// How a member came to be one no more.
+enum class Departure {
+  kBroke,    // its connection did: what it was computing may be the reason
+  kSilent,   // it was not heard for too long
+  kLeft,     // it said so
+  kRevoked,  // the pool threw it out
+};
+
 struct MembershipOptions {
   TimeNs dead_after = net::kDeadAfterMs * kMillisecond;
   // Silence after which a member is suspected: it may have stopped, or be busy.

@@ -79,8 +79,8 @@ void Rollout::OnJoined(const std::string& name, TimeNs now) {
   if (!planned_once_) not_before_ = now + options_.settle;
 }
 
-RolloutActions Rollout::OnGone(const Member& member, std::string_view why, const ClusterView& view,
-                               TimeNs now, bool may_return) {
+RolloutActions Rollout::OnGone(const Member& member, Departure how, std::string_view why,
+                               const ClusterView& view, TimeNs now) {
   const std::string& name = member.hello.name;
   in_memory_.erase(name);
   holding_.erase(name);
@@ -95,7 +95,7 @@ RolloutActions Rollout::OnGone(const Member& member, std::string_view why, const
     if (WantsTake()) {  // without it
       actions = Take(view, now);
       actions.lost = std::move(lost);
-      actions.by_choice = false;
+      actions.loss = how == Departure::kBroke ? Loss::kBroke : Loss::kMachine;
       std::erase_if(actions.release, [&](const auto& r) { return r.link == member.link; });
       return actions;
     }
@@ -103,11 +103,12 @@ RolloutActions Rollout::OnGone(const Member& member, std::string_view why, const
     losing.release.insert(losing.release.end(), actions.release.begin(), actions.release.end());
     if (losing.note.empty()) losing.note = std::move(actions.note);
     actions = std::move(losing);
+    if (how != Departure::kBroke) actions.loss = Loss::kMachine;
     holding_.erase(name);
   }
   // This holds also when its neighbour noticed first and the stages are gone already.
   auto* waiting = std::get_if<Waiting>(&phase_);
-  if (waiting != nullptr && may_return && planned_once_ && Uses(plan_, name) &&
+  if (waiting != nullptr && MayReturn(how) && planned_once_ && Uses(plan_, name) &&
       !view.drained.contains(name)) {
     waiting->awaited.insert(name);
     waiting->awaited_until = now + options_.return_wait;
@@ -534,7 +535,7 @@ RolloutActions Rollout::Change(const sharding::Plan& plan, const std::string& wh
   loading.fallback = before;
   loading.moving = moving;
   actions.lost = absl::UnavailableError(why);
-  actions.by_choice = true;
+  actions.loss = Loss::kChosen;
   return actions;
 }
 
@@ -700,6 +701,7 @@ RolloutActions Rollout::Assign(const ClusterView& view, TimeNs now) {
     if (const Member* member = view.members.FindByName(name)) {
       actions.release.push_back({member->link, plan});
     }
+    in_memory_.erase(name);
   }
   holding_.clear();
   phase_ = std::move(loading);

@@ -72,6 +72,11 @@ struct AssignedStage {
   TimeNs progress_at = 0;  // when it was last heard to come forward
 };
 
+// Whether it is worth waiting for the worker (return_wait).
+inline bool MayReturn(Departure how) {
+  return how == Departure::kBroke || how == Departure::kSilent;
+}
+
 enum class RolloutState { kWaiting, kLoading, kServing, kNoFit };
 
 // A plan to be made, on any thread; the answer goes to Rollout::OnPlanned. A later job makes an
@@ -80,6 +85,13 @@ struct PlanJob {
   uint64_t id = 0;
   std::shared_ptr<const model::Manifest> manifest;  // that request.manifest points to
   sharding::PlanRequest request;
+};
+
+// Why a plan serves no more.
+enum class Loss {
+  kBroke,    // a connection or a stage did: what was in flight may be the reason
+  kMachine,  // a worker fell silent or left, which no request brings about
+  kChosen,   // for a better plan or a drain
 };
 
 // What the caller is to do, in this order.
@@ -103,8 +115,8 @@ struct RolloutActions {
   std::vector<Release> release;
   bool serve = false;                // every stage is ready
   std::optional<absl::Status> lost;  // the plan that was serving (or loading) no longer is
-  bool by_choice = false;  // with `lost`: for a better plan or a drain, not because of a fault
-  std::string note;        // for the log
+  Loss loss = Loss::kBroke;          // with `lost`
+  std::string note;                  // for the log
 };
 
 // Not thread-safe.
@@ -113,10 +125,8 @@ class Rollout {
   explicit Rollout(RolloutOptions options);
 
   void OnJoined(const std::string& name, TimeNs now);
-  // `may_return`: it is worth waiting for the worker (return_wait). It is false for one that was
-  // revoked or said that it leaves.
-  RolloutActions OnGone(const Member& member, std::string_view why, const ClusterView& view,
-                        TimeNs now, bool may_return = true);
+  RolloutActions OnGone(const Member& member, Departure how, std::string_view why,
+                        const ClusterView& view, TimeNs now);
   void OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now);
   RolloutActions OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now);
   RolloutActions OnFailed(net::LinkId link, const net::StageFailed& failed, const ClusterView& view,

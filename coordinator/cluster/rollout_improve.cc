@@ -200,7 +200,7 @@ RolloutActions Rollout::Take(const ClusterView& view, TimeNs now) {
     in_memory_[stage.planned.machine] = stage.planned.layers;
   const std::string why = absl::StrCat("a better plan has been loaded beside it: ", beside.why);
   actions.lost = absl::UnavailableError(why);
-  actions.by_choice = true;
+  actions.loss = Loss::kChosen;
   actions.serve = true;
   Serving serving;
   serving.stages = std::move(beside.stages);

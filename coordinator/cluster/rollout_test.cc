@@ -64,10 +64,10 @@ class RolloutTest : public ::testing::Test {
     rollout_->OnJoined(name, now);
   }
   ClusterView View() { return {members_, drained_, health_, revision_ + health_.revision()}; }
-  RolloutActions Lose(const std::string& name, TimeNs now) {
+  RolloutActions Lose(const std::string& name, TimeNs now, Departure how = Departure::kBroke) {
     const Member gone = *members_.OnGone(members_.FindByName(name)->link);
     ++revision_;
-    return rollout_->OnGone(gone, "reset", View(), now);
+    return rollout_->OnGone(gone, how, "reset", View(), now);
   }
   RolloutActions Poll(TimeNs now, bool quiet = false) {
     RolloutActions actions = rollout_->Poll(View(), now, quiet);
@@ -329,7 +329,7 @@ TEST_F(RolloutTest, NobodyWaitsForOneThatWasThrownOut) {
   Poll(0);
   ASSERT_TRUE(AllReady(1));
   const Member thrown_out = *members_.OnGone(members_.FindByName("w2")->link);
-  ASSERT_TRUE(rollout_->OnGone(thrown_out, "revoked", View(), kSecond, false).lost);
+  ASSERT_TRUE(rollout_->OnGone(thrown_out, Departure::kRevoked, "revoked", View(), kSecond).lost);
   EXPECT_EQ(Poll(kSecond).assign.size(), 2u);
   ASSERT_TRUE(AllReady(kSecond));
 }
@@ -355,7 +355,7 @@ TEST_F(RolloutTest, ABetterPlanIsLoadedBesideTheOneThatServes) {
   EXPECT_TRUE(Poll(104 * kSecond).assign.empty());
   ExpectServes(Epoch(42), 2);
   const RolloutActions taken = rollout_->Take(View(), 105 * kSecond);
-  EXPECT_TRUE(taken.serve && taken.lost && taken.by_choice);
+  EXPECT_TRUE(taken.serve && taken.lost && taken.loss == Loss::kChosen);
   ASSERT_EQ(taken.release.size(), 2u);
   for (const auto& release : taken.release) EXPECT_EQ(release.plan, before);
   ExpectServes(Epoch(43), 3);
@@ -447,7 +447,7 @@ TEST_F(RolloutTest, ALossIsTheMomentForAPlanThatIsReady) {
     if (ready) BesideReady(beside);
     const RolloutActions lost = Lose("w1", 105 * kSecond);
     ASSERT_TRUE(lost.lost);
-    EXPECT_FALSE(lost.by_choice);
+    EXPECT_NE(lost.loss, Loss::kChosen);
     EXPECT_EQ(lost.serve, ready);
     ASSERT_EQ(lost.release.size(), 1u);
     EXPECT_EQ(lost.release[0].link, members_.FindByName(ready ? "w2" : "w3")->link);
@@ -475,7 +475,7 @@ TEST_F(RolloutTest, WhereTwoStagesDoNotFitTheWeightsAreFetchedFirst) {
   EXPECT_TRUE(Poll(300 * kSecond, false).assign.empty());
   ExpectServes(Epoch(42), 2);
   const RolloutActions change = Poll(300 * kSecond, true);
-  EXPECT_TRUE(change.lost && change.by_choice);
+  EXPECT_TRUE(change.lost && change.loss == Loss::kChosen);
   ASSERT_EQ(change.assign.size(), 3u);
   EXPECT_EQ(change.assign[0].assignment.mode, net::AssignMode::kInstead);
   EXPECT_EQ(change.new_epoch, Epoch(44));
@@ -517,7 +517,7 @@ TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMomentByThoseOfTheProtoco
   EXPECT_EQ(plans_, plans);  // looked for once
   ASSERT_EQ(actions.assign.size(), 3u);
   EXPECT_TRUE(actions.release.empty());
-  ASSERT_TRUE(actions.lost && actions.by_choice);
+  ASSERT_TRUE(actions.lost && actions.loss == Loss::kChosen);
   EXPECT_THAT(std::string(actions.lost->message()), HasSubstr("3 of the 3 workers"));
   EXPECT_EQ(actions.new_epoch, Epoch(43));
   EXPECT_EQ(rollout_->improvements(), 1u);

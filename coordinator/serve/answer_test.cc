@@ -12,7 +12,7 @@ constexpr int32_t kEos = 2;
 constexpr int32_t kByte0 = 3;  // <0x00>
 constexpr int32_t kWorld = 259, kEn = 260, kD = 261, kBang = 262;
 
-struct Heard : TokenSink {
+struct HeardTokens : TokenSink {
   std::string text;
   std::vector<TokenLogprob> logprobs;
   std::optional<FinishReason> done;
@@ -57,7 +57,7 @@ class AnswerTest : public ::testing::Test {
     auto tokenizer = model::Tokenizer::Make(data);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = *std::move(tokenizer);
-    sink_ = std::make_shared<Heard>();
+    sink_ = std::make_shared<HeardTokens>();
   }
 
   void Start(GenerateRequest request = {}) {
@@ -78,7 +78,7 @@ class AnswerTest : public ::testing::Test {
   }
 
   std::unique_ptr<const model::Tokenizer> tokenizer_;
-  std::shared_ptr<Heard> sink_;
+  std::shared_ptr<HeardTokens> sink_;
   std::unique_ptr<Answer> answer_;
   uint32_t n_ = 0;
 };
@@ -117,13 +117,13 @@ TEST_F(AnswerTest, StopStringsAcrossTokensAreNeverSent) {
   EXPECT_EQ(sink_->text, " world");
   EXPECT_EQ(sink_->done, FinishReason::kStop);
 
-  sink_ = std::make_shared<Heard>();
+  sink_ = std::make_shared<HeardTokens>();
   Start(request);
   Token(kEn);
   Token(kBang, SequenceEnd::kLength);
   EXPECT_EQ(sink_->text, "EN!");  // no stop string after all
 
-  sink_ = std::make_shared<Heard>();
+  sink_ = std::make_shared<HeardTokens>();
   Start(request);
   Token(kEn, SequenceEnd::kLength);
   EXPECT_EQ(sink_->text, "EN");  // what was held back comes at the end

@@ -38,7 +38,7 @@ Step MakeStep(uint64_t id, uint32_t n_frames = 1) {
   return step;
 }
 
-stage::StepResult Answer(uint64_t step, uint32_t frame = 0) {
+stage::StepResult ResultOf(uint64_t step, uint32_t frame = 0) {
   stage::StepResult result;
   result.plan = PlanId(5);
   result.epoch = Epoch(5);
@@ -66,18 +66,18 @@ TEST_F(PipelineTest, FramesCarryTheEpochAndComeBackOnce) {
   EXPECT_EQ(frames[1].epoch, Epoch(5));
   EXPECT_EQ(frames[1].stage, 0u);
   EXPECT_EQ(frames[1].batch.frame, 1u);
-  auto outcome = pipeline_.OnResult(Answer(1, 0), 1);
+  auto outcome = pipeline_.OnResult(ResultOf(1, 0), 1);
   ASSERT_EQ(outcome.done.size(), 1u);
   EXPECT_EQ(outcome.done[0].tokens[0].token, 42);
-  EXPECT_THAT(pipeline_.OnResult(Answer(1, 0), 1).ignored, HasSubstr("not in flight"));
-  EXPECT_EQ(pipeline_.OnResult(Answer(1, 1), 1).done.size(), 1u);
+  EXPECT_THAT(pipeline_.OnResult(ResultOf(1, 0), 1).ignored, HasSubstr("not in flight"));
+  EXPECT_EQ(pipeline_.OnResult(ResultOf(1, 1), 1).done.size(), 1u);
   EXPECT_EQ(pipeline_.frames_in_flight(), 0u);
 }
 
 TEST_F(PipelineTest, StaleForeignAndUnknownResultsAreIgnored) {
   pipeline_.Submit(MakeStep(1), 0);
   const auto ignored = [&](auto change) {
-    stage::StepResult result = Answer(1);
+    stage::StepResult result = ResultOf(1);
     change(result);
     const PipelineOutcome outcome = pipeline_.OnResult(result, 1);
     EXPECT_TRUE(outcome.done.empty() && outcome.failed.empty() && !outcome.lost);
@@ -94,7 +94,7 @@ TEST_F(PipelineTest, StaleForeignAndUnknownResultsAreIgnored) {
   EXPECT_TRUE(ignored([](auto& r) { r.frame = 7; }));
   EXPECT_EQ(pipeline_.frames_in_flight(), 1u);
   pipeline_.Close();
-  EXPECT_FALSE(pipeline_.OnResult(Answer(1), 1).ignored.empty());
+  EXPECT_FALSE(pipeline_.OnResult(ResultOf(1), 1).ignored.empty());
 }
 
 TEST_F(PipelineTest, ImpossibleResultsLoseThePipelineByName) {
@@ -103,7 +103,7 @@ TEST_F(PipelineTest, ImpossibleResultsLoseThePipelineByName) {
     Step step = MakeStep(1);
     step.frames[0].runs[0].outputs[0].top = 2;
     pipeline_.Submit(step, 0);
-    stage::StepResult result = Answer(1);
+    stage::StepResult result = ResultOf(1);
     result.tokens[0].top = {{3, 1.f}, {4, 0.5f}};
     change(result);
     const PipelineOutcome outcome = pipeline_.OnResult(result, 1);
@@ -126,9 +126,9 @@ TEST_F(PipelineTest, ImpossibleResultsLoseThePipelineByName) {
 TEST_F(PipelineTest, LaterResultsWaitForEarlierOnes) {
   pipeline_.Submit(MakeStep(1), 0);
   pipeline_.Submit(MakeStep(2), 0);
-  EXPECT_TRUE(pipeline_.OnResult(Answer(2), kSecond).done.empty());
+  EXPECT_TRUE(pipeline_.OnResult(ResultOf(2), kSecond).done.empty());
   EXPECT_FALSE(pipeline_.OnTick(kSecond + PipelineOptions().gap_timeout - 1).lost);
-  const auto outcome = pipeline_.OnResult(Answer(1), kSecond + 1);
+  const auto outcome = pipeline_.OnResult(ResultOf(1), kSecond + 1);
   ASSERT_EQ(outcome.done.size(), 2u);
   EXPECT_EQ(outcome.done[0].step, StepId(1));
   EXPECT_EQ(outcome.done[1].step, StepId(2));
@@ -137,7 +137,7 @@ TEST_F(PipelineTest, LaterResultsWaitForEarlierOnes) {
 TEST_F(PipelineTest, AGapIsALoss) {
   pipeline_.Submit(MakeStep(1), 0);
   pipeline_.Submit(MakeStep(2), 0);
-  pipeline_.OnResult(Answer(2), kSecond);
+  pipeline_.OnResult(ResultOf(2), kSecond);
   const auto outcome = pipeline_.OnTick(kSecond + PipelineOptions().gap_timeout);
   ASSERT_TRUE(outcome.lost);
   EXPECT_TRUE(absl::IsUnavailable(*outcome.lost));
@@ -148,7 +148,7 @@ TEST_F(PipelineTest, DeadlineCountsFromTheLastSignOfLife) {
   const TimeNs limit = PipelineOptions().step_timeout;
   pipeline_.Submit(MakeStep(1), 0);
   pipeline_.Submit(MakeStep(2), 0);
-  pipeline_.OnResult(Answer(1), 10);
+  pipeline_.OnResult(ResultOf(1), 10);
   EXPECT_FALSE(pipeline_.OnTick(limit + 9).lost);
   const auto outcome = pipeline_.OnTick(limit + 10);
   ASSERT_TRUE(outcome.lost);
@@ -162,10 +162,10 @@ TEST_F(PipelineTest, SlowPipelinesHaveTheTimeThatTheyNeed) {
   pipeline_.Submit(MakeStep(3), 0);
   // Nobody knows yet how long a frame takes.
   EXPECT_FALSE(pipeline_.OnTick(options.first_timeout - 1).lost);
-  pipeline_.OnResult(Answer(1), 5 * kSecond);
+  pipeline_.OnResult(ResultOf(1), 5 * kSecond);
   EXPECT_FALSE(pipeline_.OnTick(105 * kSecond - 1).lost);
   EXPECT_TRUE(pipeline_.OnTick(105 * kSecond).lost);
-  pipeline_.OnResult(Answer(2), 95 * kSecond);
+  pipeline_.OnResult(ResultOf(2), 95 * kSecond);
   EXPECT_FALSE(pipeline_.OnTick(95 * kSecond + options.first_timeout - 1).lost);
   EXPECT_TRUE(pipeline_.OnTick(95 * kSecond + options.first_timeout).lost);
   // Another pipeline is another pace.
@@ -176,7 +176,7 @@ TEST_F(PipelineTest, SlowPipelinesHaveTheTimeThatTheyNeed) {
 
 TEST_F(PipelineTest, ErrorsNameWorkerAndStage) {
   pipeline_.Submit(MakeStep(1, 2), 0);
-  stage::StepResult error = Answer(1, 1);
+  stage::StepResult error = ResultOf(1, 1);
   error.tokens.clear();
   error.stage = 0;
   error.worker = "w1";
@@ -200,8 +200,8 @@ TEST_F(PipelineTest, AnOutputWithoutATokenComesHomeBesideTheOthers) {
   step.frames[0].runs.push_back(step.frames[1].runs[0]);  // sequences 1 and 2 in one frame
   step.frames.pop_back();
   pipeline_.Submit(step, 0);
-  stage::StepResult result = Answer(1);
-  result.tokens.push_back(Answer(1, 1).tokens[0]);
+  stage::StepResult result = ResultOf(1);
+  result.tokens.push_back(ResultOf(1, 1).tokens[0]);
   result.tokens[0].token = -1;
   result.tokens[0].lse = std::numeric_limits<float>::quiet_NaN();
   result.tokens[0].status = Internal("it is not finite");

@@ -252,7 +252,7 @@ TEST_F(Prefix, ALossForgetsAllAndItsReplayReadsOnce) {
   for (int32_t id = 1; id <= 4; ++id) Ask(id, Text(9, 640) + Text(id, 10), 5);
   Take();
   Finish();
-  EXPECT_TRUE(s_->OnPipelineLost().empty());
+  EXPECT_TRUE(s_->OnPipelineLost(true).empty());
   in_flight_.clear();
   s_->OnPipelineReady(shape_);
   EXPECT_EQ(RunAll(), 640u + 4 * (10 + 4));

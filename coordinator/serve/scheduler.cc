@@ -89,13 +89,13 @@ std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& sha
   return failures;
 }
 
-std::vector<SeqId> Scheduler::OnPipelineLost(bool by_fault) {
+std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
   ready_ = false;
   steps_.clear();
   draining_.clear();
   std::vector<SeqId> leaving, given_up;
   for (auto& [id, sequence] : sequences_) {
-    if (by_fault && !sequence->in_flight.empty()) ++sequence->losses;
+    if (suspicious && !sequence->in_flight.empty()) ++sequence->losses;
     if (options_.bugs.keep_over_epochs && pool_) pool_->Release(&sequence->tables);
     sequence->tables = {};  // the pool of blocks goes with its pipeline
     sequence->in_flight.clear();

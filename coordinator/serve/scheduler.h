@@ -38,7 +38,7 @@ struct SchedulerOptions {
   bool run_ahead = true;
   // What was read once is not read again while its KV is there (see KvPool).
   bool keep_prefixes = true;
-  // A sequence that was on its way at so many losses of a pipeline in a row, without a token
+  // A sequence that was on its way at so many suspicious losses of a pipeline, without a token
   // between, may be what breaks it. From then on it runs alone, so that it is known; after so many
   // it ends.
   uint32_t alone_after = 2;
@@ -123,10 +123,10 @@ class Scheduler {
   // From now on a pipeline with empty KV serves. Returns the sequences that do not fit its context.
   std::vector<SequenceFailure> OnPipelineReady(const PipelineShape& shape);
   // KV and steps in flight are gone. What ran waits, before all that waited, and runs again from
-  // its tokens when a pipeline is ready: a sequence's tokens are its log. Returns the ids of those
-  // that ended because they broke the pipeline (max_losses). `by_fault`: what was on its way may be
-  // to blame; a pipeline that is given up for a better one accuses nobody.
-  std::vector<SeqId> OnPipelineLost(bool by_fault = true);
+  // its tokens when a pipeline is ready: a sequence's tokens are its log. `suspicious` says that a
+  // request may be the reason. Returns the ids of those that ended because they broke the pipeline
+  // (max_losses).
+  std::vector<SeqId> OnPipelineLost(bool suspicious);
   // While `hold` is set, no waiting sequence begins to run.
   void Hold(bool hold) { hold_ = hold; }
 

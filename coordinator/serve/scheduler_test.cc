@@ -221,7 +221,7 @@ TEST(Scheduler, WhatALostPipelineCarriedRunsAgainBeforeTheQueue) {
   ASSERT_TRUE(s.NextStep(0));
   ASSERT_TRUE(s.Submit(Spec(2, 40, 10), 0).ok());
   EXPECT_EQ(s.Submit(Spec(3, 40, 10), 0).code(), absl::StatusCode::kResourceExhausted);
-  s.OnPipelineLost();
+  s.OnPipelineLost(true);
   EXPECT_EQ(s.n_waiting(), 2u);
   EXPECT_FALSE(s.NextStep(0));
   EXPECT_TRUE(s.OnPipelineReady(Shape(1, 100)).empty());
@@ -235,7 +235,7 @@ TEST(Scheduler, WhatALostPipelineCarriedRunsAgainBeforeTheQueue) {
   EXPECT_EQ(step->frames[0].runs[0].seq, SeqId(2));
   Finish(&s, *step);
   // A smaller pool: what no longer fits is told so.
-  s.OnPipelineLost();
+  s.OnPipelineLost(true);
   s.Cancel(SeqId(2));
   ASSERT_TRUE(s.Submit(Spec(4, 40, 10), 0).ok());
   const auto failures = s.OnPipelineReady(Shape(1, 100, 20));
@@ -250,7 +250,7 @@ TEST(Scheduler, AReplayGoesOnAtTheNextToken) {
   ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
   Finish(&s, *s.NextStep(0));
   ASSERT_TRUE(s.NextStep(0));
-  s.OnPipelineLost();
+  s.OnPipelineLost(true);
   s.OnPipelineReady(Shape(1, 100));
   const auto step = s.NextStep(0);
   ASSERT_TRUE(step);
@@ -260,16 +260,6 @@ TEST(Scheduler, AReplayGoesOnAtTheNextToken) {
   EXPECT_EQ(updates[0].completion_tokens, 2u);
 }
 
-TEST(Scheduler, APipelineGivenUpForABetterOneAccusesNobody) {
-  Scheduler s(Options());
-  ASSERT_TRUE(s.Submit(Spec(1, 40, 10), 0).ok());
-  for (int i = 0; i < 10; ++i) {
-    s.OnPipelineReady(Shape(1, 100));
-    ASSERT_TRUE(s.NextStep(0));
-    EXPECT_TRUE(s.OnPipelineLost(/*by_fault=*/false).empty());
-  }
-}
-
 // A request that breaks every pipeline it runs on must not break the pool for all others.
 TEST(Scheduler, WhatWasThereAtFourLossesInARowEnds) {
   Scheduler s(Options());
@@ -277,7 +267,7 @@ TEST(Scheduler, WhatWasThereAtFourLossesInARowEnds) {
   for (int loss = 0; loss < 3; ++loss) {
     s.OnPipelineReady(Shape(1, 100));
     ASSERT_TRUE(s.NextStep(0));
-    EXPECT_TRUE(s.OnPipelineLost().empty());
+    EXPECT_TRUE(s.OnPipelineLost(true).empty());
   }
   // A token between is progress.
   s.OnPipelineReady(Shape(1, 100));
@@ -285,12 +275,25 @@ TEST(Scheduler, WhatWasThereAtFourLossesInARowEnds) {
   ASSERT_TRUE(s.NextStep(0));
   ASSERT_TRUE(s.Submit(Spec(2, 40, 10), 0).ok());  // it only waits
   for (int loss = 0; loss < 3; ++loss) {
-    EXPECT_TRUE(s.OnPipelineLost().empty());
+    EXPECT_TRUE(s.OnPipelineLost(true).empty());
     s.OnPipelineReady(Shape(1, 100));
     ASSERT_TRUE(s.NextStep(0));
   }
-  EXPECT_EQ(s.OnPipelineLost(), std::vector<SeqId>{SeqId(1)});
+  EXPECT_EQ(s.OnPipelineLost(true), std::vector<SeqId>{SeqId(1)});
   EXPECT_EQ(s.n_waiting(), 1u);
+}
+
+TEST(Scheduler, NobodyEndsWhenNoRequestMayBeTheReason) {
+  Scheduler s(Options());
+  for (const uint64_t id : {1, 2}) ASSERT_TRUE(s.Submit(Spec(id, 40, 10), 0).ok());
+  for (int loss = 0; loss < 20; ++loss) {
+    s.OnPipelineReady(Shape(1, 100));
+    const auto step = s.NextStep(0);
+    ASSERT_TRUE(step);
+    EXPECT_EQ(Rows(*step), 80u) << "nobody runs alone";
+    EXPECT_TRUE(s.OnPipelineLost(false).empty());
+  }
+  EXPECT_EQ(s.n_waiting(), 2u);
 }
 
 SequenceSpec SpecOf(const std::string& caller, uint64_t id, uint32_t prompt, uint32_t max_tokens) {
@@ -463,7 +466,7 @@ TEST(Scheduler, WhatWasThereAtTwoLossesRunsAloneUntilItsToken) {
   for (const uint64_t id : {1, 2, 3}) ASSERT_TRUE(s.Submit(Spec(id, 40, 3), 0).ok());
   for (int loss = 0; loss < 2; ++loss) {
     EXPECT_EQ(Sequences(*s.NextStep(0)).size(), 3u);
-    EXPECT_TRUE(s.OnPipelineLost().empty());
+    EXPECT_TRUE(s.OnPipelineLost(true).empty());
     s.OnPipelineReady(Shape(1, 100));
   }
   for (const uint64_t id : {1, 2, 3}) {
@@ -488,7 +491,7 @@ TEST(Scheduler, WhatBreaksEveryPipelineEndsAndNobodyElse) {
       ASSERT_FALSE(in_flight.empty());
       if (Sequences(in_flight.front()).contains(4)) {
         ++losses;
-        for (const SeqId id : s.OnPipelineLost()) given_up.insert(id.value);
+        for (const SeqId id : s.OnPipelineLost(true)) given_up.insert(id.value);
         in_flight.clear();
         s.OnPipelineReady(Shape(n_stages, 100));
         continue;

@@ -19,7 +19,7 @@ uint64_t DataBytes(TensorType type, const std::vector<uint64_t>& dims) {
 }
 
 // The keys and tensors that both families have.
-GgufWriter TinyModel(const std::string& arch, uint32_t layers, uint32_t n_kv_heads) {
+GgufWriter TinyWriter(const std::string& arch, uint32_t layers, uint32_t n_kv_heads) {
   GgufWriter w;
   w.Str("general.architecture", arch).Str("general.name", "Tiny");
   w.U32(arch + ".block_count", layers)
@@ -174,14 +174,14 @@ std::vector<uint8_t> GgufWriter::Build() const {
 }
 
 GgufWriter TinyLlama() {
-  GgufWriter w = TinyModel("llama", 2, 2);
+  GgufWriter w = TinyWriter("llama", 2, 2);
   w.U32("llama.rope.dimension_count", 16).F32("llama.rope.freq_base", 10000.0f);
   w.Tensor("output.weight", TensorType::kF32, {64, 40});
   return w;
 }
 
 GgufWriter TinyGemma3() {
-  GgufWriter w = TinyModel("gemma3", 7, 1);
+  GgufWriter w = TinyWriter("gemma3", 7, 1);
   w.U32("gemma3.attention.key_length", 16).U32("gemma3.attention.value_length", 16);
   w.U32("gemma3.attention.sliding_window", 16).F32("gemma3.rope.freq_base", 1e6f);
   return w;

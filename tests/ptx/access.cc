@@ -9,8 +9,6 @@ namespace lanyard::ptx {
 
 namespace {
 
-inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }
-
 int FirstMisaligned(uint32_t mask, const uint64_t* addresses, uint32_t bytes) {
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     if (addresses[FirstLane(rest)] % bytes != 0) return FirstLane(rest);

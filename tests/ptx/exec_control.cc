@@ -10,8 +10,6 @@ namespace lanyard::ptx {
 
 namespace {
 
-inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }
-
 // The next pc at which a parked lane waits, above `pc`.
 uint32_t NextParked(const Warp& w, uint32_t pc) {
   auto limit = static_cast<uint32_t>(w.launch->program->code.size());

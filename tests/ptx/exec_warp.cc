@@ -1,15 +1,12 @@
 // What lanes do together: shuffles, votes, barriers, ldmatrix, and the asynchronous copies of a
 // warp.
 #include <algorithm>
-#include <bit>
 
 #include "tests/ptx/program.h"
 
 namespace lanyard::ptx {
 
 namespace {
-
-inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }
 
 // A .sync instruction with a member mask in op.src[3]: true if all that the lanes' masks name are
 // here and agree on the mask.

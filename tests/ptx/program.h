@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -22,6 +23,7 @@ struct Op;
 struct OpTable;
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
+inline int FirstLane(uint32_t mask) { return std::countr_zero(mask); }  // mask != 0
 // The windows of the generic address space, which are no host addresses.
 constexpr uint64_t kSharedWindow = uint64_t{0x4000} << 48;
 constexpr uint64_t kLocalWindow = uint64_t{0x5000} << 48;

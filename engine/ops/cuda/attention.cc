@@ -6,7 +6,7 @@
 namespace lanyard::ops::cuda {
 namespace {
 
-constexpr uint32_t kThreads = 256;      // for the kernels of single rows
+constexpr uint32_t kRowThreads = 256;   // for the kernels of single rows
 constexpr uint32_t kDecodeQueries = 4;  // for one block, of one key/value head
 constexpr uint32_t kPrefillQueries = 32;
 constexpr uint32_t kFastThreads = 128;
@@ -127,7 +127,7 @@ absl::Status AttendDecode(Launcher& launcher, const AttendArgs& args) {
   const std::string kernel = std::string("lanyard_attend_decode_") + ElementName(args.kv.element);
   const uint32_t shared_bytes = kDecodeQueries * args.kv.head_dim * sizeof(float);
   RETURN_IF_ERROR(LaunchWith(launcher, kernel, {args.max_spans, DecodeUnits(args), args.max_tiles},
-                             {kThreads}, args, shared_bytes));
+                             {kRowThreads}, args, shared_bytes));
   if (args.max_spans == 1) return absl::OkStatus();
   return LaunchWith(launcher, "lanyard_attend_merge", {args.n_heads, args.max_tiles}, {128}, args);
 }
@@ -137,7 +137,7 @@ absl::Status AttendPrefill(Launcher& launcher, const AttendArgs& args) {
   if (PrefillTileRows({args.n_heads, args.kv.n_kv_heads, args.kv.head_dim}) == 1) {
     const std::string kernel = std::string("lanyard_attend_rows_") + ElementName(args.kv.element);
     const uint32_t shared_bytes = 2 * kDecodeQueries * args.kv.head_dim * sizeof(float);
-    return LaunchWith(launcher, kernel, {args.max_tiles, DecodeUnits(args)}, {kThreads}, args,
+    return LaunchWith(launcher, kernel, {args.max_tiles, DecodeUnits(args)}, {kRowThreads}, args,
                       shared_bytes);
   }
   const uint32_t hd = args.kv.head_dim;
