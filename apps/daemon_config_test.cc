@@ -9,6 +9,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/command_line.h"
+#include "base/exit_code.h"
+
 namespace lanyard::apps {
 namespace {
 
@@ -111,6 +114,15 @@ TEST_F(DaemonConfig, WhatIsRequiredMayComeFromTheFile) {
 TEST_F(DaemonConfig, ANamedFileThatIsNotThereIsAnError) {
   std::vector<std::string> args = {"--config=/nonexistent/x.toml", "--name=a"};
   EXPECT_THROW(app_.parse(args), CLI::FileError);
+  for (const auto& [config, what] : {std::pair("/nonexistent/x.toml", "there is no /nonexist"),
+                                     std::pair("/tmp", "/tmp is a folder")}) {
+    const std::string option = absl::StrCat("--config=", config);
+    const char* const argv[] = {"program", option.c_str(), "--name=a"};
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(ParseCommandLine(app_, 3, argv), kUsage);
+    EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+                HasSubstr(absl::StrCat("error: --config: ", what)));
+  }
 }
 
 TEST_F(DaemonConfig, WithoutAFileTheEnvironmentStillCounts) {

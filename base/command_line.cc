@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "base/file.h"
 #include "base/nearest.h"
 #include "base/output.h"
 #include "base/size.h"
@@ -151,6 +152,14 @@ std::string UsageError(const CLI::App& app, const CLI::ParseError& error, const 
   const CLI::App& at = Blamed(app, &word);
   const bool missing = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
   const bool extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  if (dynamic_cast<const CLI::FileError*>(&error) != nullptr) {  // its own words: "(missing?)"
+    const CLI::Option* config = app.get_config_ptr();
+    const auto read = config == nullptr || config->empty()
+                          ? absl::StatusOr<std::string>("")
+                          : ReadSmallFile(config->as<std::string>());
+    if (!read.ok())
+      return absl::StrCat("error: --config: ", read.status().message(), "\n", SeeHelp(at));
+  }
   // A word that nobody knows is why something is missing.
   if (!word.empty() && (missing || extra)) {
     if (IsOption(word)) return NoSuchOption(at, word);

@@ -23,6 +23,14 @@ inline absl::Status BadField(std::string_view param, std::string_view message,
   return status;
 }
 
+inline constexpr char kRetryAfterKey[] = "lanyard.retry_after_s";
+
+// The same error, which says in how many seconds it is worth asking again.
+inline absl::Status WithRetryAfter(absl::Status status, int64_t seconds) {
+  status.SetPayload(kRetryAfterKey, absl::Cord(absl::StrCat(seconds)));
+  return status;
+}
+
 // A client's value as an error may show it: whole, or its first bytes, up to a border of
 // characters, and how many there are.
 inline std::string Shortened(std::string_view value, size_t bytes = 100) {
@@ -31,7 +39,7 @@ inline std::string Shortened(std::string_view value, size_t bytes = 100) {
   return absl::StrCat(AbslView(value.substr(0, bytes)), "... (", value.size(), " bytes)");
 }
 
-// What BadField put there; empty where there is none.
+// What BadField or WithRetryAfter put there; empty where there is none.
 inline std::string FieldPayload(const absl::Status& status, const char* key) {
   const absl::optional<absl::Cord> value = status.GetPayload(key);
   return value.has_value() ? std::string(*value) : std::string();

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <limits>
 
 namespace lanyard {
 namespace {
@@ -123,6 +124,10 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
     return FailedPrecondition(path, " is ", KindOf(info.st_mode), ", and not a file");
   }
   return ReadAll(fd.get(), path, max_bytes);
+}
+
+absl::StatusOr<std::string> ReadStandardInput() {
+  return ReadAll(STDIN_FILENO, "standard input", std::numeric_limits<size_t>::max());
 }
 
 absl::StatusOr<std::string> ReadSmallInput(const std::string& path, size_t max_bytes) {

@@ -27,6 +27,9 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
 absl::StatusOr<std::string> ReadSmallInput(const std::string& path,
                                            size_t max_bytes = size_t{1} << 20);
 
+// All of standard input, of any size.
+absl::StatusOr<std::string> ReadStandardInput();
+
 // The whole text or the file as it was, also through a loss of power: a temporary file beside it
 // with its owner alone as reader, or everybody, fsync, rename. FailedPrecondition when something
 // else than a file is there, which would be gone then: a folder, a pipe, a device. For other errors

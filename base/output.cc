@@ -37,6 +37,13 @@ absl::Status FlushOutput() {
                   error == 0 ? "" : absl::StrCat(": ", std::strerror(error)));
 }
 
+absl::Status WriteOutput(std::string_view text) {
+  errno = 0;
+  const bool taken = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (!taken && FirstError() == 0) FirstError() = errno;
+  return FlushOutput();
+}
+
 int EndOfOutput(int code) {
   const absl::Status written = FlushOutput();
   if (written.ok() || code != kOk) return code;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/output.h"
 #include "cli/text.h"
 
 namespace lanyard::cli {
@@ -132,9 +133,8 @@ absl::Status Chat::Ask(const std::string& question) {
         const auto& piece = text.get_ref<const std::string&>();
         answer += piece;
         const std::string shown = terminal ? Printable(piece, Keep::kLines) : piece;
-        std::fwrite(shown.data(), 1, shown.size(), stdout);
-        std::fflush(stdout);
-        return true;
+        failed = WriteOutput(shown);
+        return failed.ok();  // what nobody can read is not computed
       });
   if (!answer.empty()) {
     std::fputs("\n", stdout);

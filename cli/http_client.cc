@@ -103,6 +103,14 @@ absl::StatusOr<PoolUrl> ParsePoolUrl(std::string_view text) {
   }
   out.url = (out.secure ? "https://" : "http://") + rest;
   out.port = out.secure ? "443" : "80";
+  if (rest.find_first_of("/?#@ \r\n") != std::string::npos) {
+    // It may hold a password, which is not shown.
+    const std::string shown =
+        rest.find('@') == std::string::npos ? absl::StrCat(" '", AbslView(text), "'") : "";
+    return InvalidArgument("the URL", shown,
+                           " is not of the form https://HOST:PORT; it takes no path but /v1, and "
+                           "no user or password (see --api-key)");
+  }
   const size_t bracket = rest.find(']');
   const size_t colon = rest.find(':', bracket == std::string::npos ? 0 : bracket);
   if (colon != std::string::npos) {
@@ -111,9 +119,8 @@ absl::StatusOr<PoolUrl> ParsePoolUrl(std::string_view text) {
   }
   if (rest.size() > 2 && rest.front() == '[' && rest.back() == ']')
     rest = rest.substr(1, rest.size() - 2);
-  if (rest.empty() || rest.find_first_of("/?#@ \r\n") != std::string::npos) {
+  if (rest.empty())
     return InvalidArgument("the URL '", AbslView(text), "' is not of the form https://HOST:PORT");
-  }
   out.host = std::move(rest);
   uint32_t port = 0;
   const bool digits = out.port.find_first_not_of("0123456789") == std::string::npos;

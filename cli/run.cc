@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -14,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/command_line.h"
+#include "base/file.h"
 #include "cli/chat.h"
 #include "cli/cli.h"
 #include "cli/connection.h"
@@ -75,7 +74,7 @@ absl::StatusOr<Request> ReadWords(const std::vector<std::string>& words,
 }
 
 // All of standard input. Who forgot that it is open is told what is waited for.
-std::string ReadStandardInput() {
+absl::StatusOr<std::string> ReadPipedInput() {
   pollfd p{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
   constexpr int kPatienceMs = 3000;
   if (::poll(&p, 1, kPatienceMs) == 0) {
@@ -83,7 +82,7 @@ std::string ReadStandardInput() {
                  "Waiting for standard input, which is read as a part of the question "
                  "(without it: < /dev/null).\n");
   }
-  return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  return ReadStandardInput();
 }
 
 // What was piped in, then what is asked about it.
@@ -112,7 +111,9 @@ int Run(const RunOptions& options) {
   }
   std::string question = options.prompt;
   if (question.empty() && ::isatty(STDIN_FILENO) == 0) {
-    question = Joined(ReadStandardInput(), request->question);
+    auto input = ReadPipedInput();
+    if (!input.ok()) return Fail(input.status());
+    question = Joined(*std::move(input), request->question);
     if (question.empty()) {
       return Fail(
           InvalidArgument("no question: give one, as in: lanyard run 'Why is the sky blue?'"

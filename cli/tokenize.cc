@@ -1,9 +1,6 @@
 // lanyard tokenize, detokenize and template: they show what a model's vocabulary and chat template
 // make of text.
 #include <algorithm>
-#include <cstdio>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -11,7 +8,9 @@
 #include <variant>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "cli/cli.h"
 #include "cli/pool_json.h"
 #include "model/chat_template.h"
@@ -48,23 +47,12 @@ absl::StatusOr<Loaded> Load(const std::string& path) {
   return out;
 }
 
-std::string ReadStdin() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-}
-
 absl::StatusOr<nlohmann::ordered_json> ReadJson(const char* what) {
+  ASSIGN_OR_RETURN(const std::string text, ReadStandardInput());
   nlohmann::ordered_json out =
-      nlohmann::ordered_json::parse(ReadStdin(), nullptr, /*allow_exceptions=*/false);
+      nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (out.is_discarded() || !out.is_array()) return InvalidArgument("stdin is not ", what);
   return out;
-}
-
-absl::Status WriteStdout(const std::string& bytes) {
-  if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() ||
-      std::fflush(stdout) != 0) {
-    return Internal("cannot write to stdout");
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view text,
@@ -76,17 +64,17 @@ absl::StatusOr<std::string> IdsLine(const Tokenizer& tokenizer, std::string_view
 
 absl::Status Tokenize(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const Loaded loaded, Load(options.model));
-  const std::string input = ReadStdin();
+  ASSIGN_OR_RETURN(const std::string input, ReadStandardInput());
   if (!options.nul) {
     ASSIGN_OR_RETURN(const std::string line, IdsLine(*loaded.tokenizer, input, options));
-    return WriteStdout(line);
+    return WriteOutput(line);
   }
   std::string_view rest = input;
   while (!rest.empty()) {
     const size_t end = std::min(rest.find('\0'), rest.size());
     ASSIGN_OR_RETURN(const std::string line,
                      IdsLine(*loaded.tokenizer, rest.substr(0, end), options));
-    RETURN_IF_ERROR(WriteStdout(line));
+    RETURN_IF_ERROR(WriteOutput(line));
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
   return absl::OkStatus();
@@ -105,7 +93,7 @@ absl::Status Detokenize(const TokenizeOptions& options) {
     }
     text += decoder.Push(id.get<int32_t>());
   }
-  return WriteStdout(text + decoder.Flush());
+  return WriteOutput(text + decoder.Flush());
 }
 
 absl::Status Template(const TokenizeOptions& options) {
@@ -123,7 +111,7 @@ absl::Status Template(const TokenizeOptions& options) {
     if (!message.name.empty()) messages.back()["name"] = message.name;
   }
   ASSIGN_OR_RETURN(const auto parts, chat.RenderChat(messages, {}));
-  return WriteStdout(model::PromptText(parts));
+  return WriteOutput(model::PromptText(parts));
 }
 
 CLI::App* AddVerb(CLI::App& app, const char* name, const char* description, const char* examples,

@@ -28,7 +28,10 @@ add_compile_options(-Wall -Wextra -Werror -ffp-contract=off -fno-fast-math)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   add_compile_options(-Wthread-safety)
 endif()
-add_link_options(-fuse-ld=lld)
+find_program(LANYARD_LLD ld.lld)
+if(LANYARD_LLD)  # it links a program with all of gRPC in a tenth of the time of GNU's
+  add_link_options(-fuse-ld=lld)
+endif()
 if(LANYARD_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined
                       -fno-omit-frame-pointer)
@@ -88,7 +91,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
                         absl::str_format)
   target_compile_options(lanyard_test_headers PRIVATE ${LANYARD_TEST_OPTIONS})
   target_precompile_headers(lanyard_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <filesystem> <fstream> <functional>
-                            <map> <memory> <random> <string> <thread> <vector> [["base/status.h"]])
+                            <map> <memory> <nlohmann/json.hpp> <random> <string> <thread> <vector> [["base/status.h"]])
 endif()
 
 option(LANYARD_UNITY "Compile several files of a room at once" ${LANYARD_PCH})

@@ -344,7 +344,8 @@ absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   if (!machine_.admits()) return machine_.NotServing();
   RETURN_IF_ERROR(CheckPromptFits(prompt_tokens, machine_.context()));
   const Scheduler& scheduler = machine_.scheduler();
-  RETURN_IF_ERROR(CheckQueueHasRoom(scheduler.n_waiting() + reserved_, scheduler.max_waiting()));
+  RETURN_IF_ERROR(CheckQueueHasRoom(scheduler.n_waiting() + reserved_, scheduler.max_waiting(),
+                                    scheduler.room_in(MonotonicNow())));
   ++reserved_;
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 #include "web/errors.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace lanyard::web {
@@ -10,7 +11,7 @@ struct Mapping {
   int http;
   const char* type;
   const char* code;
-  const char* retry_after_s;  // nullptr: no such header
+  const char* retry_after_s;  // where the status does not say; nullptr: no such header
 };
 
 // This is the only place where a Status becomes an HTTP code.
@@ -35,6 +36,9 @@ const Mapping& Lookup(absl::StatusCode code) {
   }
   return kOther;
 }
+
+// OpenAI's clients do not believe more than a minute.
+constexpr int64_t kLeastRetryAfter = 1, kMostRetryAfter = 60;
 
 // Whoever put a text together shortened a client's values in it; this holds where one was
 // forgotten.
@@ -84,7 +88,14 @@ Response ToResponse(const absl::Status& status) {
   Response response;
   response.status = m.http;
   response.body = ToErrorJson(status);
-  if (m.retry_after_s != nullptr) response.headers.emplace_back("Retry-After", m.retry_after_s);
+  if (m.retry_after_s != nullptr) {
+    const std::string known = FieldPayload(status, kRetryAfterKey);
+    int64_t seconds = 0;
+    response.headers.emplace_back(
+        "Retry-After", absl::SimpleAtoi(known, &seconds)
+                           ? absl::StrCat(std::clamp(seconds, kLeastRetryAfter, kMostRetryAfter))
+                           : m.retry_after_s);
+  }
   if (m.http == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
 }

@@ -19,8 +19,9 @@ Response ErrorResponse(int http_status, std::string_view message, std::string_vi
 
 // Follows the table: InvalidArgument 400, OutOfRange 400 context_length_exceeded, NotFound 404
 // model_not_found, Unavailable 503 and ResourceExhausted 429 (both with Retry-After, which clients
-// respect), DeadlineExceeded 504, Unauthenticated 401 (with WWW-Authenticate), PermissionDenied
-// 403, AlreadyExists 409, Unimplemented 400; everything else 500.
+// respect; the status may say how long, see WithRetryAfter), DeadlineExceeded 504, Unauthenticated
+// 401 (with WWW-Authenticate), PermissionDenied 403, AlreadyExists 409, Unimplemented 400;
+// everything else 500.
 Response ToResponse(const absl::Status& status);
 // Makes the same body, for the middle of a stream.
 std::string ToErrorJson(const absl::Status& status);

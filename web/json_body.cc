@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "web/errors.h"
 
 namespace lanyard::web {
@@ -103,6 +104,11 @@ absl::StatusOr<json> ParseJsonObject(std::string_view body) {
     if (e.byte > body.size()) {
       return NotJson(absl::StrCat("it ends too early, after ", body.size(),
                                   body.size() == 1 ? " byte" : " bytes"));
+    }
+    if (absl::StrContains(e.what(), "surrogate")) {
+      return NotJson(absl::StrCat("at byte ", e.byte, " of ", body.size(),
+                                  ": half of a surrogate pair; a character like an emoji takes two "
+                                  "\\u escapes, and one of them is not there"));
     }
     return NotJson(absl::StrCat("at byte ", e.byte, " of ", body.size(),
                                 ": not well-formed JSON. NaN and Infinity are not JSON; text must "

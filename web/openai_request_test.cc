@@ -497,6 +497,8 @@ TEST(JsonBody, SaysWhereItEnds) {
   EXPECT_NE(error("{\"a\":]}").find("at byte 6 of 7"), std::string::npos) << error("{\"a\":]}");
   EXPECT_NE(error(R"({"a":1e400})").find("a number that is larger than any double"),
             std::string::npos);
+  // Half of a pair, as clients send it that cut a text in the middle of an emoji.
+  EXPECT_NE(error(R"({"prompt":"\ud800"})").find("half of a surrogate pair"), std::string::npos);
   // A parser that stops at a NUL takes what follows for nothing.
   using namespace std::string_view_literals;
   EXPECT_NE(error("{}\0{\"b\":1}"sv).find("at byte 3 of 10: a NUL"), std::string::npos);

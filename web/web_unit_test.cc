@@ -184,6 +184,10 @@ TEST(Errors, StatusTable) {
   EXPECT_EQ(code(absl::InternalError("x")), 500);
   EXPECT_EQ(code(absl::UnauthenticatedError("x")), 401);
   EXPECT_EQ(ToResponse(absl::UnavailableError("x")).headers.at(0).first, "Retry-After");
+  for (const auto& [said, header] : {std::pair(7, "7"), {0, "1"}, {3600, "60"}}) {
+    EXPECT_EQ(ToResponse(WithRetryAfter(absl::ResourceExhaustedError("x"), said)).headers.at(0),
+              std::pair(std::string("Retry-After"), std::string(header)));
+  }
   const json error = json::parse(ToErrorJson(absl::OutOfRangeError("long")))["error"];
   EXPECT_EQ(error["code"], "context_length_exceeded");
   EXPECT_EQ(error["message"], "long");

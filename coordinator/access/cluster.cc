@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "identity/ca_bundle.h"
+#include "net/channel.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -150,9 +151,21 @@ absl::StatusOr<std::string> Cluster::AdminOf(const std::string& certificate_pem)
 }
 
 absl::StatusOr<net::JoinReply> Cluster::Enrol(const net::JoinRequest& request) {
+  const bool from_here = net::IsLoopbackHost(request.from.substr(0, request.from.rfind(':')));
+  std::string https;
+  {
+    MutexLock lock(&mu_);
+    https = https_for_others_.empty() && from_here ? https_ : https_for_others_;
+    const bool joins = request.role == identity::Role::kAdmin && !request.token_id.empty();
+    if (joins && https.empty() && !https_.empty()) {
+      return FailedPrecondition(
+          "the coordinator takes HTTP from its own machine alone (", https_,
+          "), so that an administrator elsewhere could not reach it; start it with --http and an "
+          "address of that machine (the token was not used)");
+    }
+  }
   ASSIGN_OR_RETURN(net::JoinReply reply, nodes_->Enrol(request));
-  MutexLock lock(&mu_);
-  reply.https = https_for_others_;
+  reply.https = std::move(https);
   return reply;
 }
 

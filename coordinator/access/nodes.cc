@@ -48,7 +48,9 @@ absl::Status CheckToken(SQLite::Database& db, const net::JoinRequest& request, U
   }
   if (token.role != request.role) {
     return Denied(absl::StrCat("the join token is for the role ", RoleName(token.role), ", not ",
-                               RoleName(request.role), kNewTokenHint));
+                               RoleName(request.role),
+                               "; make one with `lanyard token create --role ",
+                               RoleName(request.role), "` on the coordinator"));
   }
   return absl::OkStatus();
 }

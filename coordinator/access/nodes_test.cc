@@ -90,7 +90,8 @@ TEST_F(NodesTest, EachBadTokenHasItsWords) {
   now_ += 61;
   EXPECT_THAT(Join(key_, token).ToString(), HasSubstr("expired 1 s ago"));
   EXPECT_THAT(Join(key_, Token({.role = Role::kAdmin})).ToString(),
-              HasSubstr("is for the role admin, not worker"));
+              HasSubstr("is for the role admin, not worker; make one with `lanyard token create "
+                        "--role worker`"));
   JoinToken wrong = *JoinToken::Decode(Token());
   wrong.secret[0] = static_cast<char>(wrong.secret[0] ^ 1);
   EXPECT_THAT(Join(key_, wrong.Encode()).ToString(), HasSubstr("not known here"));
@@ -294,6 +295,32 @@ TEST_F(NodesTest, ClusterKeepsItsCaAndRenewsItsOwnCertificates) {
   again->reset();
   std::filesystem::remove(folder_ + "/ca/ca.crt");
   EXPECT_TRUE(absl::IsDataLoss(Cluster::Open(store_.get(), options).status()));
+}
+
+// It cannot do anything without one, and its token would be spent.
+TEST_F(NodesTest, AnAdministratorIsToldAnAddressThatItCanReach) {
+  auto cluster = Cluster::Open(store_.get(), {folder_, "pc-0", {}, [this] { return now_.load(); }});
+  ASSERT_TRUE(cluster.ok()) << cluster.status();
+  int n = 0;
+  const auto join = [&](const std::string& from) {
+    const std::string token = (*cluster)->CreateToken("admin", 60, 1)->token;
+    net::JoinRequest request = Request(*KeyPair::Generate(), token, absl::StrCat("pc-", ++n));
+    request.role = Role::kAdmin;
+    request.from = from;
+    auto reply = (*cluster)->Enrol(request);
+    if (absl::IsFailedPrecondition(reply.status())) {
+      request.from = "127.0.0.1:5";  // the token is as good as before
+      EXPECT_TRUE((*cluster)->Enrol(request).ok());
+    }
+    return reply.ok() ? reply->https : Str(reply.status().message());
+  };
+  ASSERT_TRUE((*cluster)->MakeAdmin("https://localhost:8470", "").ok());
+  EXPECT_EQ(join("127.0.0.1:5"), "https://localhost:8470");
+  EXPECT_EQ(join("[::1]:5"), "https://localhost:8470");
+  EXPECT_THAT(join("10.0.0.7:5"), HasSubstr("its own machine alone (https://localhost:8470)"));
+  ASSERT_TRUE((*cluster)->MakeAdmin("https://localhost:8470", "https://pc-0:8470").ok());
+  EXPECT_EQ(join("10.0.0.7:6"), "https://pc-0:8470");
+  EXPECT_EQ(join("127.0.0.1:6"), "https://pc-0:8470");
 }
 
 TEST_F(NodesTest, DrainsAreKept) {

@@ -1,5 +1,6 @@
 #include "coordinator/serve/request_check.h"
 
+#include "base/field_error.h"
 #include "stage/validate.h"
 
 namespace lanyard::coordinator {
@@ -51,11 +52,14 @@ absl::Status CheckPromptMayFit(uint64_t fewest_tokens, uint32_t context) {
   return CheckFits(fewest_tokens, context, "at least ");
 }
 
-absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting) {
+absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting, TimeNs room_in) {
   if (waiting < max_waiting) return absl::OkStatus();
-  return ResourceExhausted("the queue is full: ", waiting,
-                           waiting == 1 ? " request waits" : " requests wait",
-                           " and no more may; try again later");
+  const int64_t seconds = (room_in + kSecond - 1) / kSecond;
+  return WithRetryAfter(
+      ResourceExhausted("the queue is full: ", waiting,
+                        waiting == 1 ? " request waits" : " requests wait",
+                        " and no more may; a place is expected in ", seconds, " s"),
+      seconds);
 }
 
 }  // namespace lanyard::coordinator

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "base/field_error.h"
 #include "stage/validate.h"
 
 namespace lanyard::coordinator {
@@ -66,9 +67,10 @@ TEST(RequestCheck, APromptLeavesRoomForOneToken) {
 }
 
 TEST(RequestCheck, AQueueOfItsFullLengthTakesNoMore) {
-  EXPECT_TRUE(CheckQueueHasRoom(2, 3).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(CheckQueueHasRoom(3, 3)));
-  EXPECT_TRUE(absl::IsResourceExhausted(CheckQueueHasRoom(0, 0)));
+  EXPECT_TRUE(CheckQueueHasRoom(2, 3, kSecond).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(CheckQueueHasRoom(3, 3, kSecond)));
+  EXPECT_TRUE(absl::IsResourceExhausted(CheckQueueHasRoom(0, 0, kSecond)));
+  EXPECT_EQ(FieldPayload(CheckQueueHasRoom(3, 3, 2 * kSecond + 1), kRetryAfterKey), "3");
 }
 
 }  // namespace

@@ -18,12 +18,13 @@ Scheduler::Sequence* Scheduler::Find(SeqId id) {
 
 absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
   if (spec.prompt.empty()) return InvalidArgument("the prompt has no tokens");
-  RETURN_IF_ERROR(CheckQueueHasRoom(waiting_.size(), options_.max_waiting));
+  RETURN_IF_ERROR(CheckQueueHasRoom(waiting_.size(), options_.max_waiting, room_in(now)));
   if (ready_) RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), shape_.context));
   Share* const share = ShareOf(spec.caller);
   const auto waiting = std::count_if(waiting_.begin(), waiting_.end(),
                                      [&](const auto& w) { return w.second->share == share; });
-  RETURN_IF_ERROR(CheckQueueHasRoom(static_cast<uint64_t>(waiting), options_.max_waiting_of_one));
+  RETURN_IF_ERROR(CheckQueueHasRoom(static_cast<uint64_t>(waiting), options_.max_waiting_of_one,
+                                    share->starts.Next(now)));
   auto sequence = std::make_unique<Sequence>();
   sequence->share = share;
   sequence->order = next_order_++;
@@ -38,6 +39,20 @@ absl::Status Scheduler::Submit(SequenceSpec spec, TimeNs now) {
   waiting_[sequence->order] = sequence.get();
   sequences_[sequence->spec.id] = std::move(sequence);
   return absl::OkStatus();
+}
+
+void Scheduler::Pace::OnStart(TimeNs now, bool others_wait) {
+  if (last_ != 0) {
+    const auto gap = static_cast<double>(now - last_);
+    gap_ns_ = gap_ns_ == 0 ? gap : 0.8 * gap_ns_ + 0.2 * gap;
+  }
+  last_ = others_wait ? now : 0;
+}
+
+TimeNs Scheduler::Pace::Next(TimeNs now) const {
+  if (gap_ns_ == 0) return kSecond;
+  // After a long pause the pace of before is not to be believed.
+  return std::max(static_cast<TimeNs>(gap_ns_), last_ == 0 ? 0 : now - last_);
 }
 
 Scheduler::Share* Scheduler::ShareOf(const std::string& caller) {
@@ -190,6 +205,10 @@ void Scheduler::Admit(TimeNs now) {
     waiting_.erase(sequence->order);
     sequence->state = State::kRunning;
     if (sequence->times.started == 0) sequence->times.started = now;
+    starts_.OnStart(now, !waiting_.empty());
+    sequence->share->starts.OnStart(
+        now, std::any_of(waiting_.begin(), waiting_.end(),
+                         [&](auto& w) { return w.second->share == sequence->share; }));
     SetRunning(sequence);
     Adopt(sequence);
   }

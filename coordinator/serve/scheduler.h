@@ -146,6 +146,8 @@ class Scheduler {
   // Ends every waiting sequence (not the running ones): for a pool that does not come back.
   std::vector<SeqId> FailWaiting(TimeNs arrived_before);
 
+  // How long it takes until one of those that wait begins, by how they began lately.
+  TimeNs room_in(TimeNs now) const { return starts_.Next(now); }
   uint32_t n_running() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t max_waiting() const { return options_.max_waiting; }
   uint32_t n_waiting() const { return static_cast<uint32_t>(waiting_.size()); }
@@ -161,8 +163,20 @@ class Scheduler {
   std::vector<SequenceView> View() const;
 
  private:
+  // How often a waiting sequence begins, while others wait behind it.
+  class Pace {
+   public:
+    void OnStart(TimeNs now, bool others_wait);
+    // Expected time from now until the next one; a second when nothing is known.
+    TimeNs Next(TimeNs now) const;
+
+   private:
+    TimeNs last_ = 0;  // the last start; 0: nobody waited behind it
+    double gap_ns_ = 0;
+  };
   // A caller's share.
   struct Share {
+    Pace starts;
     uint32_t running = 0;  // sequences with KV
     double served = 0;  // rows that it had; a caller that comes back starts level with the others
   };
@@ -268,7 +282,8 @@ class Scheduler {
   PipelineShape shape_;
   std::unique_ptr<KvPool> pool_;
   std::map<std::string, Share> shares_;  // by caller
-  double row_ns_ = 0;                    // measured time of a row of a prompt; 0: not known
+  Pace starts_;
+  double row_ns_ = 0;  // measured time of a row of a prompt; 0: not known
   TimeNs last_commit_ = 0;
   std::map<SeqId, std::unique_ptr<Sequence>> sequences_;
   std::map<uint64_t, Sequence*> running_;  // by arrival

@@ -6,6 +6,8 @@
 #include <map>
 #include <set>
 
+#include "base/field_error.h"
+
 namespace lanyard::coordinator {
 namespace {
 
@@ -209,6 +211,33 @@ TEST(Scheduler, SlidingGroupsGiveTheirOldBlocksBack) {
   }
   EXPECT_LE(most, 8u);
   EXPECT_EQ(s.kv_blocks_used(), 0u);
+}
+
+// A full queue says when a place is expected: by how often one became free while others waited.
+TEST(Scheduler, AFullQueueSaysWhenToAskAgain) {
+  SchedulerOptions options = Options();
+  options.max_running = 1;
+  options.max_waiting = 2;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(1, 100));
+  const auto retry_after = [&](TimeNs now) {
+    return FieldPayload(s.Submit(Spec(99, 40, 1), now), kRetryAfterKey);
+  };
+  TimeNs now = 3600 * kSecond;  // the idle hour before counts for nothing
+  uint64_t id = 1;
+  ASSERT_TRUE(s.Submit(Spec(id++, 40, 1), now).ok());
+  std::optional<Step> step = s.NextStep(now);
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(s.Submit(Spec(id++, 40, 1), now).ok());
+  EXPECT_EQ(retry_after(now), "1") << "nothing is known yet";
+  for (int i = 0; i < 30; ++i) {
+    now += 7 * kSecond;
+    ASSERT_TRUE(step);
+    Finish(&s, *step);
+    step = s.NextStep(now);
+    ASSERT_TRUE(s.Submit(Spec(id++, 40, 1), now).ok());
+  }
+  EXPECT_EQ(retry_after(now), "7");
+  EXPECT_EQ(retry_after(now + 20 * kSecond), "20") << "it has become slower";
 }
 
 TEST(Scheduler, WhatALostPipelineCarriedRunsAgainBeforeTheQueue) {

@@ -157,7 +157,7 @@ class Cli(unittest.TestCase):
         """Whatever a verb says: the disk is full, or its standard output is closed. Nothing it opens takes the place of that."""
         verbs = (("--help",), ("help", "run"), ("run", "--help"), ("--version",), ("version",), ("list",), ("list", "--json"), ("ps",),
                  ("ps", "--json"), ("node", "status"), ("node", "status", "w1"), ("node", "status", "--json"),
-                 ("run", "--prompt", "x"), ("load", "--requests", "1"))
+                 ("run", "--prompt", "x"), ("run", "--prompt", "FLOOD"), ("load", "--requests", "1"))
         for args in verbs:
             for closed in (False, True):
                 with self.subTest(args=args, closed=closed), open("/dev/full", "wb") as full:

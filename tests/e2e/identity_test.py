@@ -125,6 +125,9 @@ class Joining(unittest.TestCase):
             members = json.loads(c.call("GET", "/admin/v1/members", identity=c.admin)[1])["members"]
             self.assertIn((name, "admin"), [(m["name"], m["role"]) for m in members])
             self.assertEqual(certificates(), [])
+            listed = pool.lanyard("node", "list", "--json", env=env)  # what `join` says to try
+            self.assertEqual(listed.returncode, 0, listed.stderr)
+            self.assertEqual(json.loads(listed.stdout)["members"], members)
 
     def test_a_copied_disk_is_refused_by_name(self):
         with Cluster(workers=1) as c:

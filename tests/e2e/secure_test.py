@@ -149,7 +149,8 @@ class Restart(unittest.TestCase):
     def test_the_printed_lines_work_as_they_stand(self):
         state = tempfile.mkdtemp(prefix="lanyard e2e-")  # with a space
         self.addCleanup(shutil.rmtree, state, ignore_errors=True)
-        process = subprocess.Popen([pool.LANYARD, "up", "--model", pool.MODEL, "--workers", "1", "--port", "0", "--state", state],
+        process = subprocess.Popen([pool.LANYARD, "up", "--model", pool.MODEL, "--workers", "1", "--port", "0", "--state", state,
+                                    "--context", "512"],  # the printed question has no other bound on its answer
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             lines = []
