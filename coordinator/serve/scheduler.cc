@@ -81,14 +81,12 @@ void Scheduler::LeaveRunning(Sequence* sequence) {
 void Scheduler::Cancel(SeqId id) {
   Sequence* sequence = Find(id);
   if (sequence == nullptr || sequence->state == State::kGone) return;
-  if (options_.bugs.forget_free_on_cancel) sequence->tables = {};
   End(sequence);
 }
 
 std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& shape) {
   shape_ = shape;
-  if (pool_ == nullptr)
-    pool_ = std::make_unique<KvPool>(shape.groups, options_.keep_prefixes, options_.bugs);
+  if (pool_ == nullptr) pool_ = std::make_unique<KvPool>(shape.groups, options_.keep_prefixes);
   shape_.context = std::min(shape_.context, pool_->CapacityTokens());
   ready_ = true;
   row_ns_ = 0;  // other stages have another pace
@@ -111,7 +109,6 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
   std::vector<SeqId> leaving, given_up;
   for (auto& [id, sequence] : sequences_) {
     if (suspicious && !sequence->in_flight.empty()) ++sequence->losses;
-    if (options_.bugs.keep_over_epochs && pool_) pool_->Release(&sequence->tables);
     sequence->tables = {};  // the pool of blocks goes with its pipeline
     sequence->in_flight.clear();
     sequence->scheduled = 0;
@@ -119,7 +116,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
     if (sequence->times.first_token == 0) sequence->cached = 0;
     if (sequence->state == State::kWaiting) continue;
     LeaveRunning(sequence.get());
-    if (sequence->state == State::kGone || options_.bugs.forget_lost_worker) {
+    if (sequence->state == State::kGone) {
       leaving.push_back(id);
     } else if (sequence->losses >= options_.max_losses) {
       leaving.push_back(id);
@@ -130,7 +127,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
     }
   }
   for (const SeqId id : leaving) sequences_.erase(id);
-  if (!options_.bugs.keep_over_epochs) pool_.reset();
+  pool_.reset();
   return given_up;
 }
 
@@ -350,9 +347,9 @@ uint32_t Scheduler::MakeRoom(Sequence* sequence, uint32_t n_rows) {
 }
 
 void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks) {
-  const uint64_t drawn_by = sequence->last_step - (options_.bugs.name_wrong_step ? 1 : 0);
   const bool known = sequence->scheduled < sequence->length();
-  chunks->push_back({sequence, sequence->scheduled, n_rows, StepId(known ? 0 : drawn_by)});
+  chunks->push_back(
+      {sequence, sequence->scheduled, n_rows, StepId(known ? 0 : sequence->last_step)});
   sequence->in_flight.insert(sequence->scheduled);
   sequence->scheduled += n_rows;
   sequence->last_step = next_step_;
@@ -567,9 +564,8 @@ void Scheduler::Settle(Sequence* sequence) {
     return;
   }
   sequence->state = State::kWaiting;
-  if (!options_.bugs.keep_kv_on_preempt) sequence->scheduled = 0;
+  sequence->scheduled = 0;
   if (sequence->times.first_token == 0) sequence->cached = 0;
-  if (options_.bugs.repeat_after_preempt) sequence->tokens.resize(sequence->spec.prompt.size());
   waiting_[sequence->order] = sequence;
 }
 

@@ -15,7 +15,6 @@
 #include "base/ids.h"
 #include "base/status.h"
 #include "coordinator/serve/kv_pool.h"
-#include "coordinator/serve/planted_bugs.h"
 #include "stage/types.h"
 
 namespace lanyard::coordinator {
@@ -44,7 +43,6 @@ struct SchedulerOptions {
   uint32_t alone_after = 2;
   uint32_t max_losses = 4;
   std::vector<int32_t> eos_ids;  // each of them ends a sequence
-  PlantedBugs bugs;
 };
 
 // What a serving pipeline offers. The KV is empty when it starts.

@@ -88,11 +88,9 @@ void World::Setup() {
   pool.deployment.scheduler.frame_rows = 1 + static_cast<uint32_t>(Random(40));
   pool.deployment.scheduler.prefill_rows = 1 + static_cast<uint32_t>(Random(120));
   pool.deployment.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
-  pool.deployment.scheduler.bugs = options_.bugs;
   pool.deployment.pipeline.step_timeout = 10 * kSecond;
   pool.deployment.pipeline.first_timeout = 10 * kSecond;
   pool.deployment.pipeline.gap_timeout = kSecond;
-  pool.deployment.pipeline.bugs = options_.bugs;
   pool.deployment.rollout.manifest = manifest;
   pool.deployment.rollout.context = context_;
   pool.deployment.rollout.numerics.wire = stage::WireType::kF32;

@@ -28,7 +28,6 @@ enum class Weather {
 struct WorldOptions {
   uint64_t seed = 1;
   Weather weather = Weather::kStormy;
-  coordinator::PlantedBugs bugs;
   bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
   // Planted: now and then a frame arrives with the hidden states of the one before.
   bool foreign_hidden = false;
