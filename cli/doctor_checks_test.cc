@@ -282,6 +282,10 @@ TEST(DoctorTest, PoolAndItsMachines) {
   facts.answer["state"] = "waiting for workers";
   EXPECT_EQ(OfPool(facts), (Expected{"coordinator/pool", "b/load"}));
   facts = GoodPool();
+  facts.answer["nodes"][0]["slowness"] = 1.0;
+  facts.answer["nodes"][2]["slowness"] = 2.4;
+  EXPECT_EQ(OfPool(facts), Expected{"c/pace"});
+  facts = GoodPool();
   facts.received_unix_ms += 90'000;
   EXPECT_EQ(OfPool(facts), Expected{"this machine/clock"});
   facts = GoodPool();

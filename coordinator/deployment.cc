@@ -300,6 +300,9 @@ void Deployment::Serve(const ClusterView& view) {
   for (size_t g = 0; g < groups.size(); ++g) {
     shape.groups.push_back({groups[g].window, rollout_.plan().group_blocks[g]});
   }
+  std::vector<sharding::PlannedStage> planned;
+  for (const AssignedStage& stage : rollout_.stages()) planned.push_back(stage.planned);
+  health_->pace().OnPlan(planned);
   pipeline_.Open(std::move(plan));
   served_once_ = true;
   for (SequenceFailure& failure : scheduler_.OnPipelineReady(shape)) {

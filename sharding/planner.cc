@@ -18,6 +18,9 @@ absl::Status CheckMachine(const MachineProfile& m) {
   if (!(m.speed > 0) || !std::isfinite(m.speed)) {
     return InvalidArgument("machine ", m.name, ": speed ", m.speed, " is not above 0");
   }
+  if (!(m.slowness > 0) || !std::isfinite(m.slowness)) {
+    return InvalidArgument("machine ", m.name, ": slowness ", m.slowness, " is not above 0");
+  }
   std::set<std::string> names = {"cpu"};
   for (const DeviceProfile& d : m.devices) {
     if (!names.insert(d.name).second) {
@@ -127,6 +130,7 @@ PlannedStage MakeStage(const Problem& problem, const Segment& s) {
   stage.buffer_bytes = bytes.buffers;
   stage.base_bytes = place.base_bytes;
   stage.limit_bytes = place.limit_bytes;
+  stage.slowness = problem.request().machines[place.machine].slowness;
   stage.ms_per_token = static_cast<double>(problem.StageTime(s.place, s.begin, s.end)) * 1e-9;
   return stage;
 }

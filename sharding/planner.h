@@ -41,6 +41,8 @@ struct MachineProfile {
   uint64_t base_bytes = 0;
   uint32_t threads = 1;
   double speed = 1;
+  // How many times longer it was measured to take than its speeds promise.
+  double slowness = 1;
   // How often it was lost lately; each counts as if it were one machine more.
   double losses = 0;
   std::vector<DeviceProfile> devices;  // beyond the CPU; may be empty
@@ -86,6 +88,7 @@ struct PlannedStage {
   uint64_t limit_bytes = 0;
   // Predicted for the decode of one row; in relative units when speeds are relative.
   double ms_per_token = 0;
+  double slowness = 1;  // of its machine, as it was planned with
 };
 
 struct Plan {

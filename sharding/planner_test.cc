@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <random>
 #include <set>
@@ -668,6 +669,26 @@ TEST(Planner, ManyUsersAreWorthMoreMachines) {
   EXPECT_LE(before, 4u);
 }
 
+TEST(Planner, AStragglerLosesLayersToTheOthers) {
+  const Manifest model = Model8B();
+  PlanRequest request = OfficeRequest(model, 3, 16 * kGiB);
+  request.require_all = true;
+  const auto layers = [&] {
+    std::map<std::string, uint32_t> out;
+    const auto plan = MakePlan(request);
+    for (const PlannedStage& stage : plan->stages) {
+      out[stage.machine] += stage.layers.size();
+      EXPECT_EQ(stage.slowness, stage.machine == "pc1" ? request.machines[1].slowness : 1);
+    }
+    return out;
+  };
+  const auto even = layers();
+  request.machines[1].slowness = 3;
+  const auto uneven = layers();
+  EXPECT_LT(uneven.at("pc1") * 2, even.at("pc1"));
+  EXPECT_GT(uneven.at("pc0"), even.at("pc0"));
+}
+
 TEST(Planner, OneThatWasLostLatelyIsPassedOver) {
   const Manifest model = Model8B();
   PlanRequest request = OfficeRequest(model, 3, 16 * kGiB);
@@ -715,6 +736,8 @@ TEST(Planner, RefusesNonsenseByName) {
   EXPECT_NE(error([](PlanRequest& r) { r.machines[1].name = "w1"; }).find("two machines"),
             std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) { r.machines[1].speed = 0; }).find("w2"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.machines[1].slowness = 0; }).find("w2"),
+            std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) {
               r.links.push_back({"w1", "pc9"});
             }).find("pc9"),

@@ -81,12 +81,12 @@ void Problem::AddPlaces() {
     const MachineProfile& machine = request_->machines[m];
     for (const DeviceProfile& d : machine.devices) {
       places_of_[m].push_back(places_.size());
-      places_.push_back({m, d.name, d.memory_bytes, 0, d.speed, machine.threads,
+      places_.push_back({m, d.name, d.memory_bytes, 0, d.speed / machine.slowness, machine.threads,
                          exact || (fast && d.fast_attention)});
     }
     places_of_[m].push_back(places_.size());
-    places_.push_back({m, "cpu", machine.memory_bytes, machine.base_bytes, machine.speed,
-                       machine.threads, exact});
+    places_.push_back({m, "cpu", machine.memory_bytes, machine.base_bytes,
+                       machine.speed / machine.slowness, machine.threads, exact});
   }
 }
 

@@ -93,6 +93,7 @@ ordered_json NodeJson(const NodeStatus& n) {
                       {"pid", n.pid},
                       {"threads", n.threads},
                       {"speed", n.speed},
+                      {"slowness", n.slowness},
                       {"memory_bytes", n.memory_bytes},
                       {"resident_bytes", n.resident_bytes},
                       {"busy", n.busy},

@@ -368,6 +368,7 @@ sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& vie
     machine.base_bytes = member.hello.base_bytes;
     machine.threads = member.hello.threads;
     machine.speed = member.hello.speed;
+    machine.slowness = view.health.pace().Slowness(name);
     machine.losses = view.health.LossesLately(name, now);
     for (const net::DeviceHello& device : member.hello.devices) {
       machine.devices.push_back(
@@ -423,7 +424,7 @@ RolloutActions Rollout::OnPlanned(uint64_t id, const absl::StatusOr<sharding::Pl
       if (serving == nullptr) return {};
       serving->considered = job.revision;
       serving->candidate.reset();
-      std::string why = fits ? WhyBetter(*made) : "";
+      std::string why = fits ? WhyBetter(*made, view) : "";
       if (why.empty()) return {};
       sharding::Plan plan = *made;
       KeepLayersInPlace(&plan, view.members);

@@ -266,7 +266,7 @@ class Rollout {
   // the one that serves, or changes to it in a quiet moment.
   RolloutActions Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet);
   // Says in words what `made` has over the serving plan; empty when that is not worth a stop.
-  std::string WhyBetter(const sharding::Plan& made) const;
+  std::string WhyBetter(const sharding::Plan& made, const ClusterView& view) const;
   // How the machines can make `plan` ready while they serve; kInstead: they cannot.
   net::AssignMode HowBeside(const sharding::Plan& plan, const ClusterView& view) const;
   // Whether the machine has memory for the stage that it `has` and the `next` one, of `plan`.

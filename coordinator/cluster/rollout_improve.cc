@@ -23,6 +23,17 @@ uint64_t SharedBytes(const model::Manifest& manifest, const sharding::PlannedSta
   return model::SharedWeightsBytes(manifest, duty(a), duty(b));
 }
 
+// The plan's prediction with what is known of its machines' pace now.
+sharding::Plan AsMeasured(const sharding::Plan& plan, const MachineHealth& health) {
+  sharding::Plan out = plan;
+  for (const sharding::PlannedStage& stage : plan.stages) {
+    const double ms = stage.ms_per_token * health.pace().Slowness(stage.machine) / stage.slowness;
+    out.token_ms += ms - stage.ms_per_token;
+    out.slowest_ms = std::max(out.slowest_ms, ms);
+  }
+  return out;
+}
+
 }  // namespace
 
 bool Rollout::Beside::ready() const {
@@ -47,7 +58,7 @@ bool Rollout::IsBeside(PlanId plan, Epoch epoch) const {
          serving->beside->epoch == epoch;
 }
 
-std::string Rollout::WhyBetter(const sharding::Plan& made) const {
+std::string Rollout::WhyBetter(const sharding::Plan& made, const ClusterView& view) const {
   if (made.context != plan_.context) {
     if (made.context < plan_.context) return "";
     return absl::StrCat("a context of ", made.context, " tokens instead of ", plan_.context);
@@ -62,8 +73,9 @@ std::string Rollout::WhyBetter(const sharding::Plan& made) const {
     return absl::StrCat(made.stages.size(), " of the ", options_.expect_workers,
                         " workers asked for take part instead of ", plan_.stages.size());
   }
+  const sharding::Plan present = AsMeasured(plan_, view.health);
   const double ms = made.Objective(made.slowest_weight);
-  const double ms_now = plan_.Objective(made.slowest_weight);
+  const double ms_now = present.Objective(made.slowest_weight);
   if (!(ms_now > 0) || ms > (1 - options_.improve_by) * ms_now) return "";
   // Fewer machines are better by themselves, see Plan::Objective.
   const std::string machines =
@@ -72,7 +84,7 @@ std::string Rollout::WhyBetter(const sharding::Plan& made) const {
           : "";
   return absl::StrFormat(
       "%sa predicted time of %.0f %% of what it is", machines,
-      100 * made.StepMs(made.slowest_weight) / plan_.StepMs(made.slowest_weight));
+      100 * made.StepMs(made.slowest_weight) / present.StepMs(made.slowest_weight));
 }
 
 RolloutActions Rollout::Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet) {

@@ -495,6 +495,36 @@ TEST_F(RolloutTest, WhatWasFetchedIsPlannedAnewWhenTheMachinesChange) {
   ExpectServes(Epoch(42), 2);
 }
 
+// It was planned for a third of the layers and takes three times as long for them.
+TEST_F(RolloutTest, AStragglerGetsAPlanOfItsPace) {
+  Make(3);
+  change_plan_ = [this](sharding::Plan* plan) {
+    plan->slowest_ms = 0;
+    for (auto& stage : plan->stages) {
+      stage.slowness = health_.pace().Slowness(stage.machine);
+      const bool less = health_.pace().Slowness("w2") > 1 && stage.machine == "w2";
+      stage.ms_per_token = (less ? 3 : 10) * stage.slowness;
+      plan->token_ms += stage.ms_per_token;
+      plan->slowest_ms = std::max(plan->slowest_ms, stage.ms_per_token);
+    }
+    plan->slowest_weight = 1;
+  };
+  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+  Poll(0);
+  ASSERT_TRUE(AllReady(1));
+  health_.pace().OnPlan(rollout_->plan().stages);
+  EXPECT_TRUE(Poll(10 * kSecond).assign.empty());
+  for (uint64_t frames = 0; frames < 300; frames += 2) {
+    const TimeNs now = 10 * kSecond + static_cast<TimeNs>(frames) * kSecond / 8;
+    for (const char* name : {"w1", "w2", "w3"})
+      health_.pace().OnHeartbeat(name, {0, name[1] == '2' ? 0.6 : 0.2, frames}, now);
+  }
+  const RolloutActions beside = Poll(60 * kSecond);
+  EXPECT_THAT(beside.note, HasSubstr("a predicted time of 49 % of what it is"));
+  EXPECT_EQ(beside.assign.size(), 3u);
+  ExpectServes(Epoch(41), 3);
+}
+
 TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMomentByThoseOfTheProtocolBefore) {
   protocol_ = net::kBesideProtocol - 1;
   Make(3);

@@ -97,13 +97,14 @@ struct NodeStatus {
   std::string state;  // "joined" "loading" "ready" "draining" (drained, but has layers yet)
                       // "drained" "lost"
   std::string why =
-      {};  // one sentence when no plan uses it: who left it out, and what changes that
+      {};  // one sentence when no plan uses it, or less of it: why, and what changes that
   std::string address;
   std::string version;
   std::string isa;
   uint64_t pid = 0;
   uint32_t threads = 0;
   double speed = 0;
+  double slowness = 1;  // times longer than `speed` promises, where it is a straggler
   uint64_t memory_bytes = 0;
   uint64_t resident_bytes = 0;
   double busy = 0;
