@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/field_error.h"
 #include "coordinator/serve/request_check.h"
 
 namespace lanyard::coordinator {
@@ -23,8 +24,10 @@ Deployment::Deployment(DeploymentId id, DeploymentOptions options, MachineHealth
       scheduler_(options_.scheduler),
       pipeline_(options_.pipeline) {}
 
-absl::Status Deployment::NotServing() const {
-  return Unavailable("the pool is not ready: ", rollout_.why());
+absl::Status Deployment::NotServing(TimeNs now) const {
+  absl::Status status = Unavailable("the pool is not ready: ", rollout_.why());
+  const std::optional<TimeNs> ready_in = rollout_.ReadyIn(now);
+  return ready_in ? WithRetryAfter(std::move(status), SecondsUp(*ready_in)) : status;
 }
 
 bool Deployment::admits() const {
@@ -45,7 +48,7 @@ uint32_t Deployment::context() const {
 }
 
 absl::Status Deployment::Submit(SequenceSpec spec, TimeNs now) {
-  if (!admits()) return NotServing();
+  if (!admits()) return NotServing(now);
   RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), context()));
   busy_at_ = now;
   return scheduler_.Submit(std::move(spec), now);
@@ -165,7 +168,7 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
   const bool timed_out =
       !rollout_.moving() && lost_since != 0 && now - lost_since >= options_.queue_timeout;
   if (timed_out || rollout_.state() == RolloutState::kNoFit) {
-    for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing()});
+    for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing(now)});
   }
 }
 

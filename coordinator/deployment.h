@@ -76,7 +76,8 @@ class Deployment {
   bool admits() const;
   // Tokens of one sequence in the plan that serves, or that served last.
   uint32_t context() const;
-  absl::Status NotServing() const;  // Unavailable, with the reason
+  // Unavailable, with the reason and, where it is known, with when to ask again.
+  absl::Status NotServing(TimeNs now) const;
   const Scheduler& scheduler() const { return scheduler_; }
   const Pipeline& pipeline() const { return pipeline_; }
   const Rollout& rollout() const { return rollout_; }

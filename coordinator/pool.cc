@@ -253,6 +253,7 @@ PoolStatus PoolMachine::Status(TimeNs now) const {
       break;
   }
   status.why = rollout().why();
+  if (const auto in = rollout().ReadyIn(now)) status.ready_in_s = SecondsUp(*in);
   status.context = scheduler().context();
   status.numerics = options_.deployment.rollout.numerics.ToString();
   status.epoch = rollout().epoch().value;

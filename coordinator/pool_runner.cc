@@ -341,7 +341,7 @@ void PoolRunner::SendFrame(DeploymentId deployment, stage::StepFrame frame) {
 
 absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   MutexLock lock(&mu_);
-  if (!machine_.admits()) return machine_.NotServing();
+  if (!machine_.admits()) return machine_.NotServing(MonotonicNow());
   RETURN_IF_ERROR(CheckPromptFits(prompt_tokens, machine_.context()));
   const Scheduler& scheduler = machine_.scheduler();
   RETURN_IF_ERROR(CheckQueueHasRoom(scheduler.n_waiting() + reserved_, scheduler.max_waiting(),
@@ -362,7 +362,7 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
   limits.stop = [sink] { return sink->Abandoned(); };
   {
     MutexLock lock(&mu_);
-    if (!machine_.admits()) return machine_.NotServing();
+    if (!machine_.admits()) return machine_.NotServing(MonotonicNow());
     limits.context = machine_.context();
   }
   SequenceSpec spec;

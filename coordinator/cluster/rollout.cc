@@ -52,6 +52,21 @@ std::vector<AssignedStage>* Rollout::MutableStages() {
   return nullptr;
 }
 
+std::optional<TimeNs> Rollout::ReadyIn(TimeNs now) const {
+  const auto* loading = std::get_if<Loading>(&phase_);
+  if (loading == nullptr) return std::nullopt;
+  TimeNs last = 0;
+  for (const AssignedStage& stage : loading->stages) {
+    if (stage.ready) continue;
+    const uint64_t done = stage.progress.done_bytes, total = stage.progress.total_bytes;
+    const TimeNs took = stage.progress_at - stage.assigned_at;
+    if (done == 0 || total < done || took <= 0) return std::nullopt;
+    const double whole = static_cast<double>(took) * static_cast<double>(total) / static_cast<double>(done);
+    last = std::max(last, stage.assigned_at + static_cast<TimeNs>(whole) - now);
+  }
+  return last;
+}
+
 const std::vector<AssignedStage>& Rollout::stages() const {
   static const std::vector<AssignedStage> none;
   const auto* stages = const_cast<Rollout*>(this)->MutableStages();
@@ -679,7 +694,7 @@ std::vector<AssignedStage> Rollout::AssignAll(const Numbered& numbered, const Me
     AssignedStage& stage = out.emplace_back();
     stage.planned = numbered.plan.stages[i];
     stage.link = members.FindByName(stage.planned.machine)->link;
-    stage.progress_at = now;
+    stage.assigned_at = stage.progress_at = now;
     actions->assign.push_back({stage.link, AssignmentOf(numbered, i, members)});
   }
   return out;

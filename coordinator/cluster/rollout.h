@@ -69,6 +69,7 @@ struct AssignedStage {
   bool ready = false;
   net::StageReady answer;
   net::LoadProgress progress;
+  TimeNs assigned_at = 0;
   TimeNs progress_at = 0;  // when it was last heard to come forward
 };
 
@@ -176,6 +177,9 @@ class Rollout {
   // One sentence when not serving.
   std::string why() const;
   const sharding::Plan& plan() const { return plan_; }  // the last plan that fitted
+  // How long the stages that load will still take, by how fast each came forward until now. Nullopt:
+  // nothing loads, or one of them has not come forward yet.
+  std::optional<TimeNs> ReadyIn(TimeNs now) const;
   // They are empty unless the pool loads or serves.
   const std::vector<AssignedStage>& stages() const;
   Epoch epoch() const { return epoch_; }       // of the plan that loads or serves

@@ -669,6 +669,23 @@ TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
   EXPECT_THAT(std::string(lost->message()), HasSubstr("neither loads nor answers"));
 }
 
+TEST_F(RolloutTest, SaysWhenItWillBeReadyByHowFastItLoaded) {
+  Make(2);
+  EXPECT_EQ(rollout_->ReadyIn(0), std::nullopt);
+  Join("w1", 0);
+  Join("w2", 0);
+  Poll(kSecond);
+  const PlanId plan = rollout_->plan_id();
+  rollout_->OnProgress(net::LinkId(1), {plan, 25, 100}, 6 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(6 * kSecond), std::nullopt) << "w2 has not come forward";
+  rollout_->OnProgress(net::LinkId(2), {plan, 50, 100}, 6 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(6 * kSecond), 15 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(9 * kSecond), 12 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(90 * kSecond), 0) << "it was expected earlier";
+  ASSERT_TRUE(AllReady(100 * kSecond));
+  EXPECT_EQ(rollout_->ReadyIn(101 * kSecond), std::nullopt);
+}
+
 // [0, 4) [4, 8) [8, 12) on w1, w2 and w3: when w1 is lost, the planner would give [0, 6) to w2 and
 // [6, 12) to w3, and when it is back, [0, 4) to w1 again.
 TEST_F(RolloutTest, MachinesThatAreAlikeKeepTheirLayers) {

@@ -146,6 +146,8 @@ struct PoolStatus {
   bool ready = false;
   std::string state;  // "waiting for workers" "loading" "ready" "no plan fits"
   std::string why;    // one sentence when not ready
+  // While it loads: in how many seconds it will be ready, by how fast it came forward until now.
+  std::optional<int64_t> ready_in_s;
   std::string model;  // id
   std::string model_digest;
   uint64_t model_bytes = 0;
