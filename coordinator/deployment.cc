@@ -162,6 +162,7 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
     Apply(rollout_.OnFault(why, view, now), view);
   }
   if (!scheduler_.idle()) busy_at_ = now;
+  EndOverdue(now);
   MoveFromDrained(view, now);
   Poll(view, now);
   const TimeNs lost_since = rollout_.lost_since();
@@ -169,6 +170,15 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
       !rollout_.moving() && lost_since != 0 && now - lost_since >= options_.queue_timeout;
   if (timed_out || rollout_.state() == RolloutState::kNoFit) {
     for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing(now)});
+  }
+}
+
+void Deployment::EndOverdue(TimeNs now) {
+  for (const Scheduler::Overdue& overdue : scheduler_.EndOverdue(now)) {
+    const std::string_view so_far = overdue.completion_tokens == 0 ? "before its answer began"
+                                                                   : "before its answer was whole";
+    Do(PoolAction::Fail{overdue.id, absl::DeadlineExceededError(absl::StrCat(
+                                        "the request's own 'timeout' ended ", so_far))});
   }
 }
 

@@ -89,6 +89,7 @@ class Deployment {
   void Apply(PipelineOutcome outcome, TimeNs now);
   void MoveFromDrained(const ClusterView& view, TimeNs now);
   void TakeBeside(const ClusterView& view, TimeNs now);
+  void EndOverdue(TimeNs now);
   void Serve(const ClusterView& view);
   void Fault(absl::Status why, TimeNs now);
   template <typename A>

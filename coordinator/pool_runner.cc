@@ -357,6 +357,8 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
                     "' does not exist here; this pool serves '", model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
+  SequenceSpec spec;
+  if (request.timeout != 0) spec.deadline = MonotonicNow() + request.timeout;
   if (!admitting_.load()) return Stopping();
   PromptLimits limits;
   limits.stop = [sink] { return sink->Abandoned(); };
@@ -365,7 +367,6 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
     if (!machine_.admits()) return machine_.NotServing(MonotonicNow());
     limits.context = machine_.context();
   }
-  SequenceSpec spec;
   ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request, limits));
   if (spec.prompt.empty())
     return BadField("prompt", "the prompt is empty; it must hold a token at least",

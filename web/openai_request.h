@@ -1,5 +1,5 @@
 // OpenAI's request bodies (https://platform.openai.com/docs/api-reference) and the extensions
-// top_k, min_p, ignore_eos, parse_special. Unknown fields are ignored, harmless ones (user,
+// top_k, min_p, ignore_eos, parse_special, timeout. Unknown fields are ignored, harmless ones (user,
 // metadata, store, ...) accepted; what would change the answer and is not there yet is refused by
 // name (web/known_fields.h).
 #pragma once

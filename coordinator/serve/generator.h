@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/ids.h"
 #include "base/status.h"
 #include "stage/types.h"
@@ -38,6 +39,8 @@ struct GenerateRequest {
   stage::SampleSpec sample;            // seed chosen by the caller
   std::vector<std::string> stop;       // at most kMaxStops, none empty, never emitted
   bool ignore_eos = false;
+  // Nanoseconds from its arrival in which its answer must be whole; 0: it may take what it takes.
+  TimeNs timeout = 0;
   // Of a raw text: texts of control tokens in it become those tokens. A chat's never do.
   bool parse_special = true;
   // How hard a model that thinks is asked to; empty: nothing was asked. A chat's.

@@ -140,6 +140,18 @@ std::vector<SeqId> Scheduler::FailWaiting(TimeNs arrived_before) {
   return failed;
 }
 
+std::vector<Scheduler::Overdue> Scheduler::EndOverdue(TimeNs now) {
+  std::vector<Overdue> overdue;
+  for (const auto& [id, sequence] : sequences_) {
+    const TimeNs deadline = sequence->spec.deadline;
+    if (sequence->state == State::kGone || deadline == 0 || now < deadline) continue;
+    const auto prompt = static_cast<uint32_t>(sequence->spec.prompt.size());
+    overdue.push_back({id, sequence->length() - prompt});
+  }
+  for (const Overdue& each : overdue) End(Find(each.id));
+  return overdue;
+}
+
 bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
   if (running_.empty() && draining_.empty()) return true;
   const KvPool::Match match = pool_->Find(sequence.tables, sequence.kv_tokens(), 0);

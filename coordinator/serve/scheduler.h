@@ -61,6 +61,7 @@ struct SequenceSpec {
   stage::SampleSpec sample;
   uint32_t top = 0;
   bool ignore_eos = false;
+  TimeNs deadline = 0;  // see EndOverdue; 0: it has none
 };
 
 enum class SequenceEnd { kEos, kLength };
@@ -143,6 +144,13 @@ class Scheduler {
 
   // Ends every waiting sequence (not the running ones): for a pool that does not come back.
   std::vector<SeqId> FailWaiting(TimeNs arrived_before);
+
+  // Ends those whose deadline has passed, whether they wait or run.
+  struct Overdue {
+    SeqId id;
+    uint32_t completion_tokens = 0;
+  };
+  std::vector<Overdue> EndOverdue(TimeNs now);
 
   // How long it takes until one of those that wait begins, by how they began lately.
   TimeNs room_in(TimeNs now) const { return starts_.Next(now); }

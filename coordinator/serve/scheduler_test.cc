@@ -240,6 +240,35 @@ TEST(Scheduler, AFullQueueSaysWhenToAskAgain) {
   EXPECT_EQ(retry_after(now + 20 * kSecond), "20") << "it has become slower";
 }
 
+TEST(Scheduler, ADeadlineEndsWhatWaitsAndWhatRuns) {
+  SchedulerOptions options = Options();
+  options.max_running = 1;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(1, 100));
+  for (uint64_t id = 1; id <= 3; ++id) {
+    SequenceSpec spec = Spec(id, 40, 10);
+    if (id != 3) spec.deadline = static_cast<TimeNs>(3 - id) * kSecond;
+    ASSERT_TRUE(s.Submit(spec, 0).ok());
+  }
+  Finish(&s, *s.NextStep(0));
+  const std::optional<Step> step = s.NextStep(1);
+  ASSERT_TRUE(step);
+  EXPECT_THAT(s.EndOverdue(kSecond - 1), IsEmpty());
+  const auto waited = s.EndOverdue(kSecond);
+  ASSERT_EQ(waited.size(), 1u);
+  EXPECT_EQ(waited[0].id, SeqId(2));
+  EXPECT_EQ(waited[0].completion_tokens, 0u);
+  const auto ran = s.EndOverdue(2 * kSecond);
+  ASSERT_EQ(ran.size(), 1u);
+  EXPECT_EQ(ran[0].id, SeqId(1));
+  EXPECT_GT(ran[0].completion_tokens, 0u);
+  EXPECT_THAT(s.EndOverdue(3 * kSecond), IsEmpty());
+  Finish(&s, *step);  // what was on its way when it ended
+  const std::optional<Step> next = s.NextStep(3 * kSecond);
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->frames[0].runs[0].seq, SeqId(3));
+}
+
 TEST(Scheduler, WhatALostPipelineCarriedRunsAgainBeforeTheQueue) {
   SchedulerOptions options = Options();
   options.max_running = 1;

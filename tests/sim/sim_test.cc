@@ -20,6 +20,7 @@ void Add(const Report& report, Report* sum) {
   sum->finished += report.finished;
   sum->failed += report.failed;
   sum->overflowed += report.overflowed;
+  sum->overdue += report.overdue;
   sum->cancelled += report.cancelled;
   sum->refused += report.refused;
   sum->tokens += report.tokens;
@@ -59,6 +60,7 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);
     EXPECT_GT(sum.overflowed, n / 10);
+    EXPECT_GT(sum.overdue, n / 10);
     EXPECT_GT(sum.preemptions, n / 10);
     EXPECT_GT(sum.cached, n * 32);
     EXPECT_GT(sum.epochs, n + n / 4);

@@ -243,6 +243,8 @@ World::Request World::MakeRequest(uint64_t id) {
   request.spec.sample.seed = rng_();
   request.spec.ignore_eos = grows || Random(2) == 0;
   request.submitted = now_;
+  if (drain_rng_() % 8 == 0)
+    request.spec.deadline = now_ + static_cast<TimeNs>(drain_rng_() % 15000) * kMillisecond;
   const uint32_t length = static_cast<uint32_t>(request.spec.prompt.size());
   const uint32_t most = context_ > length ? context_ - length : 0;
   request.expected = model_.Continue(request.spec.prompt, request.spec.sample,
@@ -307,6 +309,10 @@ void World::OnFail(const PoolAction::Fail& fail) {
   if (request.overflows && request.seen == request.expected.size() &&
       absl::StrContains(fail.status.message(), "is not finite")) {
     ++report_.overflowed;
+  } else if (absl::IsDeadlineExceeded(fail.status)) {
+    ++report_.overdue;
+    if (request.spec.deadline == 0 || now_ < request.spec.deadline)
+      Violation("a request ended before its deadline");
   } else if (!Storms()) {
     Violation(absl::StrCat("an error without a fault: ", fail.status.ToString()));
   } else if (absl::StrContains(fail.status.message(), "was lost") &&
@@ -375,6 +381,14 @@ void World::CheckStop() {
     Violation(absl::StrCat("it stopped serving: ", pool_->rollout().why()));
 }
 
+void World::CheckDeadlines() {
+  for (const auto& [id, request] : requests_) {
+    const TimeNs deadline = request.spec.deadline;
+    if (!request.ended && deadline != 0 && now_ > deadline)
+      Violation(absl::StrCat("request ", id.value, " outlived its deadline"));
+  }
+}
+
 void World::CheckRest() {
   for (const auto& [id, request] : requests_) {
     if (!request.ended) Violation(absl::StrCat("request ", id.value, " never ended"));
@@ -397,6 +411,7 @@ Report World::Run() {
     At(t, [this] {
       pool_->OnTick(now_);
       Pump();
+      CheckDeadlines();
     });
     At(t, [this] { SendBeats(); });
   }

@@ -42,6 +42,7 @@ struct Report {
   uint64_t finished = 0;
   uint64_t failed = 0;      // with a typed error
   uint64_t overflowed = 0;  // ... because a row of their own was not finite
+  uint64_t overdue = 0;     // ... because their deadline passed
   uint64_t cancelled = 0;
   uint64_t refused = 0;  // refused by Submit
   uint64_t tokens = 0;
@@ -167,6 +168,7 @@ class World final : private Surroundings {
   void Submit(uint64_t id);
   Request MakeRequest(uint64_t id);
   std::vector<int32_t> MakePrompt(uint32_t n);
+  void CheckDeadlines();
   void CheckRest();
   void CheckWorkersAtRest();
 

@@ -29,6 +29,8 @@ bug("ForgetLostWorker", SCHEDULER,  # requests of a lost worker are left to hang
     ("if (sequence->state == State::kGone) {\n      leaving", "if (sequence->state == State::kGone || PLANTED) {\n      leaving"))
 bug("NameWrongStep", SCHEDULER,  # a run-ahead row names the step before the one that draws its token
     ("StepId(known ? 0 : sequence->last_step)", "StepId(known ? 0 : sequence->last_step - (PLANTED ? 1 : 0))"))
+bug("DeadlineForgotten", SCHEDULER,
+    ("deadline == 0 || now < deadline) continue;", "deadline == 0 || PLANTED || now < deadline) continue;"))
 KV_POOL = "coordinator/serve/kv_pool.cc"
 bug("TrimTooEarly", KV_POOL,  # a sliding window loses a block that its next row still sees
     ("  if (window == 0) return 0;\n",
