@@ -253,7 +253,7 @@ TEST(Scheduler, ADeadlineEndsWhatWaitsAndWhatRuns) {
   Finish(&s, *s.NextStep(0));
   const std::optional<Step> step = s.NextStep(1);
   ASSERT_TRUE(step);
-  EXPECT_THAT(s.EndOverdue(kSecond - 1), IsEmpty());
+  EXPECT_TRUE(s.EndOverdue(kSecond - 1).empty());
   const auto waited = s.EndOverdue(kSecond);
   ASSERT_EQ(waited.size(), 1u);
   EXPECT_EQ(waited[0].id, SeqId(2));
@@ -262,7 +262,7 @@ TEST(Scheduler, ADeadlineEndsWhatWaitsAndWhatRuns) {
   ASSERT_EQ(ran.size(), 1u);
   EXPECT_EQ(ran[0].id, SeqId(1));
   EXPECT_GT(ran[0].completion_tokens, 0u);
-  EXPECT_THAT(s.EndOverdue(3 * kSecond), IsEmpty());
+  EXPECT_TRUE(s.EndOverdue(3 * kSecond).empty());
   Finish(&s, *step);  // what was on its way when it ended
   const std::optional<Step> next = s.NextStep(3 * kSecond);
   ASSERT_TRUE(next);

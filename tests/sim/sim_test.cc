@@ -50,10 +50,10 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
                   << " LANYARD_SIM_SEEDS=1 sim_test --gtest_filter=Sim.Every*";
   }
   std::printf(
-      "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed), %lu cancelled, %lu "
+      "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed, %lu overdue), %lu cancelled, %lu "
       "refused; %lu tokens, %lu of prompts known, %lu preemptions, %lu epochs, %lu better plans "
       "(%lu loaded beside another), %lu drains, %lu results ignored, %lu faults, %lu sessions\n",
-      n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.cancelled, sum.refused,
+      n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.overdue, sum.cancelled, sum.refused,
       sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.taken, sum.moves,
       sum.ignored_results, sum.faults, sum.sessions);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
