@@ -112,11 +112,14 @@ struct Plan {
   double Objective(double weight) const;
 };
 
+// A frame that is computed while the next one comes.
+inline constexpr uint32_t kFewestFrames = 2;
+
 // KV blocks of each state group that `users` sequences of `context` tokens need. A sliding group
-// holds its window and two steps' rows on top (a window's old blocks are freed as it moves), but
-// never more than a full group.
+// holds its windows and on top the rows of `frames` frames of max_rows that are on their way (a
+// window's old blocks are freed as it moves), but never more than a full group.
 std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t context, uint32_t users,
-                                  uint32_t max_rows);
+                                  uint32_t max_rows, uint32_t frames = kFewestFrames);
 
 // InvalidArgument for a request that makes no sense (no machines, duplicate names, zero
 // context...); Cancelled when it was given up. A model that does not fit is no error: fits is false

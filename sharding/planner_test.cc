@@ -751,6 +751,31 @@ TEST(GroupBlocks, SlidingGroupsHoldTheirWindowOnly) {
   EXPECT_EQ(GroupBlocks(model.shape, 4096, 1, 32), (std::vector<uint32_t>{128, 6}));
   EXPECT_EQ(GroupBlocks(model.shape, 4096, 3, 32), (std::vector<uint32_t>{384, 14}));
   EXPECT_EQ(GroupBlocks(model.shape, 33, 1, 512), (std::vector<uint32_t>{2, 2}));
+  EXPECT_EQ(GroupBlocks(model.shape, 4096, 1, 32, 9), (std::vector<uint32_t>{128, 13}));
+}
+
+TEST(Planner, SlidingGroupsHaveRoomForAFrameInEachStage) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(8, 64), 64, true, 2);
+  PlanRequest request = Request(model, {});
+  for (const char* name : {"a", "b", "c", "d"})
+    request.machines.push_back(Machine(name, 1 << 20, 1));
+  request.max_rows = 32;
+  request.require_all = true;
+  const auto roomy = MakePlan(request);
+  ASSERT_TRUE(roomy.ok() && roomy->fits);
+  ASSERT_EQ(roomy->stages.size(), 4u);
+  EXPECT_EQ(roomy->group_blocks, GroupBlocks(model.shape, 512, roomy->users, 32, 5));
+
+  // Memory that is needed otherwise is not given to them.
+  uint64_t most = 0;
+  for (const PlannedStage& stage : roomy->stages)
+    most = std::max(most, stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes);
+  for (MachineProfile& machine : request.machines) machine.memory_bytes = most - 1;
+  const auto tight = MakePlan(request);
+  ASSERT_TRUE(tight.ok() && tight->fits);
+  EXPECT_EQ(tight->context, 512u);
+  ASSERT_EQ(tight->stages.size(), 4u);
+  EXPECT_EQ(tight->group_blocks, GroupBlocks(model.shape, 512, tight->users, 32, 4));
 }
 
 }  // namespace

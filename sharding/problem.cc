@@ -42,9 +42,9 @@ double Charged(double time, int64_t charge) {
   return time * std::pow(1 - kFurtherMachineSaves, -further);
 }
 
-Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users)
+Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users, uint32_t frames)
     : request_(&request), n_layers_(request.manifest->shape.n_layers) {
-  group_blocks_ = GroupBlocks(request.manifest->shape, context, users, request.max_rows);
+  group_blocks_ = GroupBlocks(request.manifest->shape, context, users, request.max_rows, frames);
   AddPlaces();
   AddUnits();
   for (const MachineProfile& machine : request.machines) {

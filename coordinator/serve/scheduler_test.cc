@@ -213,6 +213,30 @@ TEST(Scheduler, SlidingGroupsGiveTheirOldBlocksBack) {
   EXPECT_EQ(s.kv_blocks_used(), 0u);
 }
 
+// With the blocks of a plan of four stages there is a frame for each, however narrow the window.
+TEST(Scheduler, APromptOverASlidingWindowKeepsEveryStageBusy) {
+  SchedulerOptions options = Options();
+  options.frame_rows = 32;
+  options.prefill_rows = 32;
+  model::ModelShape shape;
+  shape.groups = {{model::StateKind::kFull, 0, {0}}, {model::StateKind::kSliding, 64, {1}}};
+  Scheduler s(options);
+  PipelineShape pipeline = Shape(4, 1000);
+  const std::vector<uint32_t> blocks = sharding::GroupBlocks(shape, 1000, 1, 32, 5);
+  pipeline.context = 1000;
+  pipeline.groups = {{0, blocks[0]}, {64, blocks[1]}};
+  s.OnPipelineReady(pipeline);
+  ASSERT_TRUE(s.Submit(Spec(1, 900, 1), 0).ok());
+  std::deque<Step> on_their_way;
+  for (int i = 0; i < 20; ++i) {
+    while (auto step = s.NextStep(i)) on_their_way.push_back(*step);
+    EXPECT_EQ(on_their_way.size(), 4u) << i;
+    for (const Step& step : on_their_way) EXPECT_EQ(step.frames[0].runs[0].n_rows, 32u);
+    Finish(&s, on_their_way.front());
+    on_their_way.pop_front();
+  }
+}
+
 // A full queue says when a place is expected: by how often one became free while others waited.
 TEST(Scheduler, AFullQueueSaysWhenToAskAgain) {
   SchedulerOptions options = Options();
