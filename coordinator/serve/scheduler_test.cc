@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/field_error.h"
+#include "sharding/planner.h"
 
 namespace lanyard::coordinator {
 namespace {
