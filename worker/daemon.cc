@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <future>
 #include <map>
 #include <optional>
 #include <thread>
@@ -34,12 +35,16 @@ namespace {
 constexpr TimeNs kTick = 20 * kMillisecond;
 constexpr int kLeaveMs = 500;
 constexpr int kFlushMs = 300;
+// Whoever waits for the machine to sleep does not wait for longer (logind: 5 s).
+constexpr std::chrono::seconds kSleepPatience(4);
 constexpr TimeNs kWatchEvery = kSecond;    // how often the cards are looked at
 constexpr TimeNs kLongLook = 5 * kSecond;  // a driver that takes this long is worth a line
 
+// Told when everything that was pushed before it has been obeyed.
+using Obeyed = std::shared_ptr<std::promise<void>>;
 // What comes from gRPC's threads, the loader, the stage and the owner. A LoadOutcome has what the
 // machine's event cannot hold.
-using Incoming = std::variant<MachineEvent::Any, LoadOutcome>;
+using Incoming = std::variant<MachineEvent::Any, LoadOutcome, Obeyed>;
 
 class EventQueue {
  public:
@@ -196,6 +201,14 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     Push(MachineEvent::LeaveAsked{reason});
     if (thread_.joinable()) thread_.join();
   }
+  void Sleep() override {
+    Push(MachineEvent::SleepAsked{});
+    auto obeyed = std::make_shared<std::promise<void>>();
+    const std::future<void> done = obeyed->get_future();
+    queue_.Push(std::move(obeyed));
+    done.wait_for(kSleepPatience);
+  }
+  void Wake() override { Push(MachineEvent::Woke{}); }
   bool ended() const override { return ended_.load(); }
   absl::Status status() const override {
     MutexLock lock(&status_mu_);
@@ -340,6 +353,7 @@ void DaemonImpl::Loop() {
 
 void DaemonImpl::Take(Incoming incoming) {
   if (auto* event = std::get_if<MachineEvent::Any>(&incoming)) return Feed(std::move(*event));
+  if (auto* obeyed = std::get_if<Obeyed>(&incoming)) return (*obeyed)->set_value();
   outcome_ = std::get<LoadOutcome>(std::move(incoming));
   Feed(Devices());  // they come first: the plan that follows a failed load uses them
   const stage::StageSpec& spec = outcome_->assignment.spec;

@@ -11,6 +11,9 @@ constexpr int kLastBackoffMs = 2000;
 constexpr TimeNs kWaitForLook = kSecond;  // before a hello, to have present figures
 constexpr TimeNs kHeartbeat = TimeNs{net::kHeartbeatMs} * kMillisecond;
 constexpr TimeNs kDead = TimeNs{net::kDeadAfterMs} * kMillisecond;
+// One that is awake so long after it was to sleep does not sleep. (This clock stands still while it
+// does.)
+constexpr TimeNs kAwakeAllTheSame = 20 * kSecond;
 // A card's memory is told again when it differs by this much.
 constexpr uint64_t kTellBytes = uint64_t{32} << 20;
 
@@ -56,7 +59,8 @@ void WorkerMachine::On(MachineEvent::Any event, TimeNs now) {
 
 void WorkerMachine::Handle(MachineEvent::Tick event, TimeNs now) {
   if (!InSession()) {
-    if (now >= connect_at_) Join(now);
+    if (asleep_until_ != 0 && now >= asleep_until_) Handle(MachineEvent::Woke{}, now);
+    if (asleep_until_ == 0 && now >= connect_at_) Join(now);
     return;
   }
   heard_ = std::max(heard_, event.heard);
@@ -103,6 +107,13 @@ void WorkerMachine::DropSession(const absl::Status& why, TimeNs now) {
   }
   complained_ = true;
   doing_ = absl::StrCat("not joined to ", options_.join, ": ", why.message());
+  EndSession();
+  const int wait_ms = std::max(backoff_ms_, kFirstBackoffMs);
+  connect_at_ = now + wait_ms * kMillisecond;
+  backoff_ms_ = std::min(2 * wait_ms, kLastBackoffMs);
+}
+
+void WorkerMachine::EndSession() {
   End(&beside_);
   End(&duty_);
   Do(MachineAction::CancelLoad{});
@@ -112,9 +123,6 @@ void WorkerMachine::DropSession(const absl::Status& why, TimeNs now) {
   results_at_ = 0;
   Do(MachineAction::CloseSession{});
   session_ = SessionId();
-  const int wait_ms = std::max(backoff_ms_, kFirstBackoffMs);
-  connect_at_ = now + wait_ms * kMillisecond;
-  backoff_ms_ = std::min(2 * wait_ms, kLastBackoffMs);
 }
 
 WorkerMachine::Duty* WorkerMachine::Find(PlanId plan, Epoch epoch) {
@@ -354,15 +362,38 @@ void WorkerMachine::TellDevices() {
   Send(net::DevicesChanged{devices_});
 }
 
+void WorkerMachine::Handle(MachineEvent::SleepAsked, TimeNs now) {
+  asleep_until_ = now + kAwakeAllTheSame;
+  looking_since_ = 0;
+  doing_ = "the machine sleeps";
+  if (!InSession()) return;
+  SayGoodbye("its machine goes to sleep");
+  EndSession();
+}
+
+void WorkerMachine::Handle(MachineEvent::Woke, TimeNs now) {
+  if (asleep_until_ == 0) return;
+  asleep_until_ = 0;
+  Do(MachineAction::Log{LogLevel::kInfo, "the machine is awake"});
+  doing_ = absl::StrCat("not joined to ", options_.join, ": the machine has just woken up");
+  connect_at_ = now;
+  backoff_ms_ = 0;
+}
+
 void WorkerMachine::Handle(MachineEvent::LeaveAsked event, TimeNs /*now*/) {
+  stopped_ = true;
+  if (!event.reason.empty() && InSession()) return SayGoodbye(event.reason);
   End(&beside_);
   End(&duty_);
-  stopped_ = true;
-  if (event.reason.empty() || !InSession()) return;
-  Do(MachineAction::Log{LogLevel::kInfo, absl::StrCat("leaving: ", event.reason)});
+}
+
+void WorkerMachine::SayGoodbye(const std::string& reason) {
+  End(&beside_);
+  End(&duty_);
+  Do(MachineAction::Log{LogLevel::kInfo, absl::StrCat("leaving: ", reason)});
   // The coordinator has read every result before it is told of the leaving.
   Do(MachineAction::FinishResults{});
-  Do(MachineAction::SayLeaving{event.reason});
+  Do(MachineAction::SayLeaving{reason});
 }
 
 }  // namespace lanyard::worker

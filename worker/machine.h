@@ -75,12 +75,18 @@ class WorkerMachine {
   void Handle(MachineEvent::DevicesSeen event, TimeNs now);
   void Handle(MachineEvent::CardsLooked event, TimeNs now);
   void Handle(MachineEvent::Measured event, TimeNs now);
+  void Handle(MachineEvent::SleepAsked event, TimeNs now);
+  void Handle(MachineEvent::Woke event, TimeNs now);
   void Handle(MachineEvent::LeaveAsked event, TimeNs now);
   void Handle(MachineEvent::Tick event, TimeNs now);
 
   bool InSession() const { return session_ != SessionId(); }
   void Join(TimeNs now);
   void DropSession(const absl::Status& why, TimeNs now);
+  // Ends the session and all that it brought.
+  void EndSession();
+  // Ends what runs, and tells the coordinator of the leaving after every result.
+  void SayGoodbye(const std::string& reason);
   // Null: neither duty is of this plan and epoch.
   Duty* Find(PlanId plan, Epoch epoch);
   void StopStage(const Duty& duty);
@@ -116,6 +122,7 @@ class WorkerMachine {
   Duty beside_;
   Epoch epoch_;  // the highest that was assigned in this session
 
+  TimeNs asleep_until_ = 0;   // 0: nobody said that the machine sleeps
   TimeNs looking_since_ = 0;  // since when the next hello waits for a look; 0: it does not
   std::vector<net::DeviceHello> devices_;
   std::vector<net::DeviceHello> told_;  // the cards as the coordinator was told of them

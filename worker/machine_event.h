@@ -114,6 +114,9 @@ struct MachineEvent {
   struct Measured {
     net::Diagnosis diagnosis;
   };
+  // The machine is about to sleep, and has woken up.
+  struct SleepAsked {};
+  struct Woke {};
   // The owner wants this worker to stop. With a reason the coordinator is told.
   struct LeaveAsked {
     std::string reason;
@@ -126,7 +129,7 @@ struct MachineEvent {
   using Any =
       std::variant<Welcomed, Refused, Assigned, BadAssignment, Released, Revoked, DiagnoseAsked,
                    SessionClosed, ResultsClosed, LoadProgress, LoadEnded, StageStarted, NextClosed,
-                   StageLost, DevicesSeen, CardsLooked, Measured, LeaveAsked, Tick>;
+                   StageLost, DevicesSeen, CardsLooked, Measured, SleepAsked, Woke, LeaveAsked, Tick>;
 };
 
 }  // namespace lanyard::worker

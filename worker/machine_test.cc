@@ -401,6 +401,34 @@ TEST_F(MachineTest, LeavesWithAWordWhereThereIsOneToHearIt) {
   EXPECT_TRUE(actions_.empty());
 }
 
+TEST_F(MachineTest, LeavesBeforeItsMachineSleepsAndComesBackWhenItWakes) {
+  Join();
+  Ready(5, 9);
+  On(MachineEvent::SleepAsked{});
+  EXPECT_FALSE(machine_.stopped());
+  EXPECT_EQ(Did<MachineAction::StopStage>().value().epoch, Epoch(9));
+  EXPECT_EQ(Did<MachineAction::SayLeaving>().value().reason, "its machine goes to sleep");
+  EXPECT_TRUE(Did<MachineAction::CloseSession>());
+  EXPECT_FALSE(Did<MachineAction::Unload>()) << "its layers are wanted again";
+  EXPECT_EQ(machine_.doing(), "the machine sleeps");
+  actions_.clear();
+  Tick(10 * kSecond);
+  EXPECT_TRUE(actions_.empty());
+  On(MachineEvent::Woke{});
+  Tick(0);
+  EXPECT_TRUE(Did<MachineAction::LookAtCards>()) << "before the hello";
+  actions_.clear();
+  Join();
+
+  // A machine that does not sleep after all, and nobody says so.
+  On(MachineEvent::SleepAsked{});
+  actions_.clear();
+  Tick(19 * kSecond);
+  EXPECT_TRUE(actions_.empty());
+  Tick(kSecond);
+  EXPECT_TRUE(Did<MachineAction::LookAtCards>());
+}
+
 TEST_F(MachineTest, ARefusalForGoodStops) {
   Join();
   On(MachineEvent::Refused{session_, FailedPrecondition("another protocol"), true});

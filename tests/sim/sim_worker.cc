@@ -248,6 +248,8 @@ void SimWorker::CheckTurn(const MachineEvent::Any& event) {
   }
   next_broken_.clear();
   results_broken_ = lost_ = false;
+  if (std::holds_alternative<MachineEvent::SleepAsked>(event) && session_ != worker::SessionId())
+    Wrong("stays in the pool although its machine sleeps");
   if (!std::holds_alternative<MachineEvent::Tick>(event) || session_ == worker::SessionId()) return;
   if (now - beat_ > net::kHeartbeatMs * kMillisecond) Wrong("forgets a heartbeat");
   if (now - heard_ > net::kDeadAfterMs * kMillisecond) Wrong("trusts a silent coordinator");

@@ -133,6 +133,7 @@ class World final : private Surroundings {
   void KillNode(size_t index, bool silently);
   void BreakInbound(size_t index, TimeNs within);
   void HangNode(size_t index, TimeNs how_long);
+  void SleepNode(size_t index, TimeNs how_long);
   void CutCable(size_t index, TimeNs how_long);
   void CutControl(size_t index);
   void BreakResults(size_t index);

@@ -26,7 +26,7 @@ void World::PlanFaults() {
     const TimeNs when = 3 * kSecond + Ms(0, 30000);
     const size_t i = Random(nodes_.size());
     const TimeNs time = Ms(100, 7000);
-    switch (Random(11)) {
+    switch (Random(12)) {
       case 0:
         At(when, [this, i] { KillNode(i, false); });
         break;
@@ -66,6 +66,9 @@ void World::PlanFaults() {
         break;
       case 10:
         for (int again = 0; again < 6; ++again) At(when + Ms(0, 6000), [this, i] { TellAgain(i); });
+        break;
+      case 11:
+        At(when, [this, i, time] { SleepNode(i, time); });
         break;
     }
     At(when + Ms(200, 8000), [this, i] { StartNode(i); });
@@ -130,6 +133,16 @@ void World::BreakInbound(size_t index, TimeNs within) {
 
 void World::HangNode(size_t index, TimeNs how_long) {
   if (nodes_[index].process != nullptr) nodes_[index].process->Freeze(now_ + how_long);
+}
+
+// It is told before, and mostly also afterwards.
+void World::SleepNode(size_t index, TimeNs how_long) {
+  const std::shared_ptr<SimWorker> process = nodes_[index].process;
+  if (process == nullptr) return;
+  Deliver(process, MachineEvent::SleepAsked{});
+  HangNode(index, how_long);
+  if (Random(4) == 0) return;
+  After(how_long, [to = std::weak_ptr(process)] { Deliver(to, MachineEvent::Woke{}); });
 }
 
 void World::CutCable(size_t index, TimeNs how_long) {

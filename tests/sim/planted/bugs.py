@@ -152,6 +152,10 @@ bug("SilenceIgnored", MACHINE,
     ("if (now - heard_ > kDead) {", "if (now - heard_ > kDead && !PLANTED) {"))
 bug("HeartbeatForgotten", MACHINE,  # while a stage runs
     ("    Do(MachineAction::Beat{});", "    if (!PLANTED || !duty_.Runs()) Do(MachineAction::Beat{});"))
+bug("SleepsInThePool", MACHINE,
+    ("goes to sleep\");\n  EndSession();", "goes to sleep\");\n  if (!PLANTED) EndSession();"))
+bug("NeverWakesByItself", MACHINE,  # when nobody says that the machine is awake again
+    ("asleep_until_ != 0 && now >= asleep_until_", "asleep_until_ != 0 && !PLANTED && now >= asleep_until_"))
 bug("NoPauseBeforeJoining", MACHINE,
     ("connect_at_ = now + wait_ms", "connect_at_ = now + (PLANTED ? 0 : wait_ms)"))
 bug("CardsNotTold", MACHINE,
