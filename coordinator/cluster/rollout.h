@@ -73,11 +73,6 @@ struct AssignedStage {
   TimeNs progress_at = 0;  // when it was last heard to come forward
 };
 
-// Whether it is worth waiting for the worker (return_wait).
-inline bool MayReturn(Departure how) {
-  return how == Departure::kBroke || how == Departure::kSilent;
-}
-
 enum class RolloutState { kWaiting, kLoading, kServing, kNoFit };
 
 // A plan to be made, on any thread; the answer goes to Rollout::OnPlanned. A later job makes an
