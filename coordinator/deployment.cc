@@ -5,9 +5,12 @@
 
 #include "base/field_error.h"
 #include "coordinator/serve/request_check.h"
+#include "net/limits.h"
 
 namespace lanyard::coordinator {
 namespace {
+
+static_assert(kBytesInFlight < net::kMaxQueuedBytes, "a stream's queue takes them");
 
 // Steps that are not home after this long are computed again by the plan that takes over.
 constexpr TimeNs kLastStepsPatience = kSecond / 2;
@@ -313,6 +316,8 @@ void Deployment::Serve(const ClusterView& view) {
   for (size_t g = 0; g < groups.size(); ++g) {
     shape.groups.push_back({groups[g].window, rollout_.plan().group_blocks[g]});
   }
+  shape.row_bytes = stage::Hidden::BytesFor(options_.rollout.numerics.wire, 1,
+                                            options_.rollout.manifest->shape.d_model);
   std::vector<sharding::PlannedStage> planned;
   for (const AssignedStage& stage : rollout_.stages()) planned.push_back(stage.planned);
   health_->pace().OnPlan(planned);

@@ -308,6 +308,7 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
   const uint32_t rows = static_cast<uint32_t>(chunks->size());
   // Those whose token is still being drawn count too (they run ahead).
   uint32_t budget = PrefillRows(std::max(n_decoding, rows));
+  budget = std::min(budget, std::max(RowsLeft(), stage::kKvBlockTokens));
   budget -= std::min(budget, rows);
   std::stable_sort(picked.begin(), picked.end(), [now](const auto& a, const auto& b) {
     return Turn(*a.sequence, now) < Turn(*b.sequence, now);
@@ -339,7 +340,8 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
 void Scheduler::PickOldest(std::vector<Chunk>* chunks) {
   for (const auto& [order, sequence] : running_) {
     if (!sequence->prefilling() || sequence->remaining() == 0) continue;
-    const uint32_t n = std::min(sequence->remaining(), options_.prefill_rows);
+    const uint32_t most = std::max(RowsLeft(), stage::kKvBlockTokens);
+    const uint32_t n = std::min({sequence->remaining(), options_.prefill_rows, most});
     if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
     return;
   }
@@ -368,7 +370,20 @@ void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* ch
   pool_->Grow(&sequence->tables, sequence->scheduled);
 }
 
+uint32_t Scheduler::RowsLeft() const {
+  if (shape_.row_bytes == 0) return UINT32_MAX;
+  uint64_t rows = options_.bytes_in_flight / shape_.row_bytes;
+  for (const auto& [id, step] : steps_) {
+    for (size_t i = 0; i < step.rows.size(); ++i)
+      rows -= std::min<uint64_t>(rows, step.done[i] ? 0 : step.rows[i]);
+  }
+  return static_cast<uint32_t>(std::min<uint64_t>(rows, UINT32_MAX));
+}
+
 bool Scheduler::MayAddStep() const {
+  // Every running sequence may want a row, and a prompt a block.
+  const size_t least = std::max<size_t>(running_.size(), stage::kKvBlockTokens);
+  if (!steps_.empty() && RowsLeft() < least) return false;
   if (steps_.size() < shape_.n_stages) return true;
   // The step ahead hides a round trip, which matters between two short steps. Behind one that
   // prefills it would hide little, and a newcomer would wait for two long steps instead of one.

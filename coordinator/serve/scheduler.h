@@ -19,6 +19,8 @@
 
 namespace lanyard::coordinator {
 
+inline constexpr uint64_t kBytesInFlight = uint64_t{48} << 20;
+
 struct SchedulerOptions {
   uint32_t max_running = 256;   // sequences that have KV at once
   uint32_t max_waiting = 1024;  // with more, Submit says ResourceExhausted
@@ -30,6 +32,10 @@ struct SchedulerOptions {
   // longer than this, by the measured time of a row; mixed_rows until that is known.
   TimeNs decode_latency = 100 * kMillisecond;
   uint32_t mixed_rows = 256;
+  // What all stages together may have been sent and not answered, by the size of a row between two
+  // of them (PipelineShape): wherever it piles up, a stream's queue takes it, so that a slow stage
+  // slows the others and nothing is refused. One step is always on its way.
+  uint64_t bytes_in_flight = kBytesInFlight;
   // A step is cut into frames of this size, so that transfer and compute overlap.
   uint32_t frame_rows = stage::kStepFrameRows;
   // Where one stage embeds and samples, the next decode step is sent before the tokens of the last
@@ -50,6 +56,7 @@ struct PipelineShape {
   uint32_t n_stages = 1;
   uint32_t context = 0;  // tokens of one sequence
   std::vector<KvGroup> groups;
+  uint64_t row_bytes = 0;  // of a row between two stages; 0: it takes nothing
 };
 
 struct SequenceSpec {
@@ -252,6 +259,8 @@ class Scheduler {
   void Measure(const InFlight& step, uint32_t frame, TimeNs now);
   bool runs_ahead() const { return options_.run_ahead && shape_.n_stages == 1; }
   bool MayAddStep() const;
+  // Rows that may be sent beside those that are on their way.
+  uint32_t RowsLeft() const;
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   // The sequence that must run alone; null: none.

@@ -238,6 +238,47 @@ TEST(Scheduler, APromptOverASlidingWindowKeepsEveryStageBusy) {
   }
 }
 
+// Twelve stages of a model with wide rows: what is on its way fits a stream's queue, wherever the
+// slow one stands.
+TEST(Scheduler, RowsOnTheirWayAreBoundedInBytes) {
+  Scheduler s(Options());
+  PipelineShape shape = Shape(12, 2000, 65536);
+  shape.row_bytes = 16384;
+  s.OnPipelineReady(shape);
+  for (uint64_t id = 1; id <= 3; ++id) ASSERT_TRUE(s.Submit(Spec(id, 9000, 4), 0).ok());
+  std::deque<Step> on_their_way;
+  uint64_t most = 0, ended = 0;
+  for (TimeNs now = 1; ended < 3 && now < 10'000; ++now) {
+    while (auto step = s.NextStep(now)) on_their_way.push_back(*step);
+    ASSERT_FALSE(on_their_way.empty()) << "nothing goes on";
+    uint64_t rows = 0;
+    for (const Step& step : on_their_way) rows += Rows(step);
+    most = std::max(most, rows);
+    for (const auto& update : Finish(&s, on_their_way.front())) ended += update.end.has_value();
+    on_their_way.pop_front();
+  }
+  EXPECT_EQ(ended, 3u);
+  EXPECT_LE(most * shape.row_bytes, kBytesInFlight);
+  EXPECT_GT(most * shape.row_bytes, kBytesInFlight / 4 * 3);
+}
+
+TEST(Scheduler, OneStepIsOnItsWayHoweverWideARowIs) {
+  Scheduler s(Options());
+  PipelineShape shape = Shape(4, 100);
+  shape.row_bytes = 2 * kBytesInFlight;
+  s.OnPipelineReady(shape);
+  ASSERT_TRUE(s.Submit(Spec(1, 100, 2), 0).ok());
+  uint64_t steps = 0;
+  while (auto step = s.NextStep(0)) {
+    EXPECT_LE(Rows(*step), 32u);
+    EXPECT_FALSE(s.NextStep(0));
+    Finish(&s, *step);
+    ++steps;
+  }
+  EXPECT_EQ(steps, 5u);
+  EXPECT_TRUE(s.idle());
+}
+
 // A full queue says when a place is expected: by how often one became free while others waited.
 TEST(Scheduler, AFullQueueSaysWhenToAskAgain) {
   SchedulerOptions options = Options();

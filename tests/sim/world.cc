@@ -88,6 +88,8 @@ void World::Setup() {
   pool.deployment.scheduler.frame_rows = 1 + static_cast<uint32_t>(Random(40));
   pool.deployment.scheduler.prefill_rows = 1 + static_cast<uint32_t>(Random(120));
   pool.deployment.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
+  if (drain_rng_() % 2 == 0)
+    pool.deployment.scheduler.bytes_in_flight = (1 + drain_rng_() % 200) * kHashColumns * 4;
   pool.deployment.pipeline.step_timeout = 10 * kSecond;
   pool.deployment.pipeline.first_timeout = 10 * kSecond;
   pool.deployment.pipeline.gap_timeout = kSecond;
