@@ -178,10 +178,9 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
 
 void Deployment::EndOverdue(TimeNs now) {
   for (const Scheduler::Overdue& overdue : scheduler_.EndOverdue(now)) {
-    const std::string_view so_far = overdue.completion_tokens == 0 ? "before its answer began"
-                                                                   : "before its answer was whole";
     Do(PoolAction::Fail{overdue.id, absl::DeadlineExceededError(absl::StrCat(
-                                        "the request's own 'timeout' ended ", so_far))});
+                                        "the request's own 'timeout' ended before its answer ",
+                                        overdue.completion_tokens == 0 ? "began" : "was whole"))});
   }
 }
 
