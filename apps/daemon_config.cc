@@ -44,10 +44,14 @@ Kind KindOf(const CLI::Option& option) {
 
 absl::string_view Wanted(Kind kind) {
   switch (kind) {
-    case Kind::kFlag: return "true or false";
-    case Kind::kInteger: return "a whole number";
-    case Kind::kNumber: return "a number";
-    case Kind::kText: return "a text in quotes";
+    case Kind::kFlag:
+      return "true or false";
+    case Kind::kInteger:
+      return "a whole number";
+    case Kind::kNumber:
+      return "a number";
+    case Kind::kText:
+      return "a text in quotes";
   }
   return "";
 }
@@ -56,10 +60,14 @@ bool IsOfKind(const std::string& text, Kind kind) {
   int64_t whole = 0;
   double number = 0;
   switch (kind) {
-    case Kind::kFlag: return text == "true" || text == "false";
-    case Kind::kInteger: return absl::SimpleAtoi(text, &whole);
-    case Kind::kNumber: return absl::SimpleAtod(text, &number);
-    case Kind::kText: return true;
+    case Kind::kFlag:
+      return text == "true" || text == "false";
+    case Kind::kInteger:
+      return absl::SimpleAtoi(text, &whole);
+    case Kind::kNumber:
+      return absl::SimpleAtod(text, &number);
+    case Kind::kText:
+      return true;
   }
   return false;
 }
@@ -102,8 +110,8 @@ class TomlConfig final : public CLI::Config {
             CLI::ExitCodes::ConfigError};
   }
 
-  // Writes one value as the command line would have it. A text stands for anything that it names, as
-  // in the environment; a number or a truth stands for itself alone.
+  // Writes one value as the command line would have it. A text stands for anything that it names,
+  // as in the environment; a number or a truth stands for itself alone.
   std::string Text(CLI::Option* option, const std::string& key, const toml::node& node) const {
     const Kind kind = KindOf(*option);
     std::string out;

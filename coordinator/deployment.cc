@@ -12,9 +12,6 @@ namespace {
 
 static_assert(kBytesInFlight < net::kMaxQueuedBytes, "a stream's queue takes them");
 
-// Steps that are not home after this long are computed again by the plan that takes over.
-constexpr TimeNs kLastStepsPatience = kSecond / 2;
-
 }  // namespace
 
 Deployment::Deployment(DeploymentId id, DeploymentOptions options, MachineHealth* health,
@@ -172,7 +169,8 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
   const bool timed_out =
       !rollout_.moving() && lost_since != 0 && now - lost_since >= options_.queue_timeout;
   if (timed_out || rollout_.state() == RolloutState::kNoFit) {
-    for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing(now)});
+    for (const SeqId id : scheduler_.FailWaiting(now + 1))
+      Do(PoolAction::Fail{id, NotServing(now)});
   }
 }
 
@@ -202,7 +200,8 @@ void Deployment::TakeBeside(const ClusterView& view, TimeNs now) {
     if (scheduler_.ReplayTime() > options_.take_pause && !impatient) return;
     last_steps_since_ = now;
   }
-  if (scheduler_.steps_in_flight() > 0 && now - last_steps_since_ < kLastStepsPatience) return;
+  if (scheduler_.steps_in_flight() > 0 && now - last_steps_since_ < options_.last_steps_patience)
+    return;
   take_since_ = last_steps_since_ = 0;
   Apply(rollout_.Take(view, now), view);
 }

@@ -36,6 +36,8 @@ struct DeploymentOptions {
   // long.
   TimeNs take_pause = kSecond;
   TimeNs take_patience = 30 * kSecond;
+  // Steps that are not home this long after the last one was sent are computed again by that plan.
+  TimeNs last_steps_patience = kSecond / 2;
 };
 
 // Not thread-safe.

@@ -126,10 +126,10 @@ struct MachineEvent {
     TimeNs heard = 0;
   };
 
-  using Any =
-      std::variant<Welcomed, Refused, Assigned, BadAssignment, Released, Revoked, DiagnoseAsked,
-                   SessionClosed, ResultsClosed, LoadProgress, LoadEnded, StageStarted, NextClosed,
-                   StageLost, DevicesSeen, CardsLooked, Measured, SleepAsked, Woke, LeaveAsked, Tick>;
+  using Any = std::variant<Welcomed, Refused, Assigned, BadAssignment, Released, Revoked,
+                           DiagnoseAsked, SessionClosed, ResultsClosed, LoadProgress, LoadEnded,
+                           StageStarted, NextClosed, StageLost, DevicesSeen, CardsLooked, Measured,
+                           SleepAsked, Woke, LeaveAsked, Tick>;
 };
 
 }  // namespace lanyard::worker

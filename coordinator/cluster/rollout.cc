@@ -61,7 +61,8 @@ std::optional<TimeNs> Rollout::ReadyIn(TimeNs now) const {
     const uint64_t done = stage.progress.done_bytes, total = stage.progress.total_bytes;
     const TimeNs took = stage.progress_at - stage.assigned_at;
     if (done == 0 || total < done || took <= 0) return std::nullopt;
-    const double whole = static_cast<double>(took) * static_cast<double>(total) / static_cast<double>(done);
+    const double whole =
+        static_cast<double>(took) * static_cast<double>(total) / static_cast<double>(done);
     last = std::max(last, stage.assigned_at + static_cast<TimeNs>(whole) - now);
   }
   return last;

@@ -172,8 +172,8 @@ class Rollout {
   // One sentence when not serving.
   std::string why() const;
   const sharding::Plan& plan() const { return plan_; }  // the last plan that fitted
-  // How long the stages that load will still take, by how fast each came forward until now. Nullopt:
-  // nothing loads, or one of them has not come forward yet.
+  // How long the stages that load will still take, by how fast each came forward until now.
+  // Nullopt: nothing loads, or one of them has not come forward yet.
   std::optional<TimeNs> ReadyIn(TimeNs now) const;
   // They are empty unless the pool loads or serves.
   const std::vector<AssignedStage>& stages() const;

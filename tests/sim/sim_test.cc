@@ -50,12 +50,13 @@ TEST(Sim, EveryRequestEndsWithTheRightTokensOrATypedError) {
                   << " LANYARD_SIM_SEEDS=1 sim_test --gtest_filter=Sim.Every*";
   }
   std::printf(
-      "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed, %lu overdue), %lu cancelled, %lu "
+      "%lu lives: %lu requests, %lu finished, %lu failed (%lu overflowed, %lu overdue), %lu "
+      "cancelled, %lu "
       "refused; %lu tokens, %lu of prompts known, %lu preemptions, %lu epochs, %lu better plans "
       "(%lu loaded beside another), %lu drains, %lu results ignored, %lu faults, %lu sessions\n",
-      n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.overdue, sum.cancelled, sum.refused,
-      sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.taken, sum.moves,
-      sum.ignored_results, sum.faults, sum.sessions);
+      n, sum.requests, sum.finished, sum.failed, sum.overflowed, sum.overdue, sum.cancelled,
+      sum.refused, sum.tokens, sum.cached, sum.preemptions, sum.epochs, sum.improvements, sum.taken,
+      sum.moves, sum.ignored_results, sum.faults, sum.sessions);
   if (n >= 100 && failures == 0) {  // the storm reaches every corner
     EXPECT_GT(sum.finished, n);
     EXPECT_GT(sum.failed, n / 10);
@@ -81,8 +82,8 @@ TEST(Sim, ASeedIsALife) {
   }
 }
 
-// The checker is worth something only if it sees bugs: each of these is planted on the wire and must
-// be found. planted/bugs.py has those of the product's sources.
+// The checker is worth something only if it sees bugs: each of these is planted on the wire and
+// must be found. planted/bugs.py has those of the product's sources.
 struct PlantedBug {
   const char* name;
   WorldOptions options;
@@ -114,9 +115,8 @@ PlantedBug Bug(const char* name, F plant) {
 
 INSTANTIATE_TEST_SUITE_P(
     Bugs, Planted,
-    ::testing::Values(
-        Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
-        Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),
+    ::testing::Values(Bug("SwapBlocks", [](WorldOptions& o) { o.swap_blocks = true; }),
+                      Bug("ForeignHidden", [](WorldOptions& o) { o.foreign_hidden = true; })),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

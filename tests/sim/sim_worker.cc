@@ -44,8 +44,8 @@ class SimWorker::Host final : public worker::FrameTarget {
                                                 owner_->around_->Random(200'000)) *
                             owner_->around_->Slowness(owner_->node_));
     const TimeNs now = owner_->around_->Now();
-    owner_->busy_until_ = std::max(owner_->busy_until_, now) + cost;
-    owner_->Later(owner_->busy_until_ - now, [owner = owner_, id = id_, frame = std::move(frame)] {
+    busy_until_ = std::max(busy_until_, now) + cost;
+    owner_->Later(busy_until_ - now, [owner = owner_, id = id_, frame = std::move(frame)] {
       for (const auto& [epoch, host] : owner->hosts_) {
         if (host->id_ == id) return host->Compute(frame);
       }
@@ -100,6 +100,7 @@ class SimWorker::Host final : public worker::FrameTarget {
   const worker::NextLinkId next_link_;
   worker::FrameIntake intake_;
   worker::StageRunner runner_;
+  TimeNs busy_until_ = 0;  // two hosts are two threads
   bool abandoned_ = false;
 };
 
@@ -164,6 +165,7 @@ void SimWorker::Expected(const MachineEvent::Any& event) {
     for (const auto& [epoch, host] : hosts_) {
       if (host->next_link() == closed->next) next_broken_.insert(epoch);
     }
+    hosts_at_least_ = next_broken_.empty() ? hosts_.size() : 0;
   } else if (const auto* results = std::get_if<MachineEvent::ResultsClosed>(&event)) {
     results_broken_ = results->session == session_;
   } else if (const auto* lost = std::get_if<MachineEvent::StageLost>(&event)) {
@@ -246,6 +248,8 @@ void SimWorker::CheckTurn(const MachineEvent::Any& event) {
     if (results_broken_) Wrong("goes on although results may be lost");
     if (lost_) Wrong("runs a stage on a card that is gone");
   }
+  if (hosts_.size() < hosts_at_least_) Wrong("ends a stage because of a link that is not its own");
+  hosts_at_least_ = 0;
   next_broken_.clear();
   results_broken_ = lost_ = false;
   if (std::holds_alternative<MachineEvent::SleepAsked>(event) && session_ != worker::SessionId())

@@ -203,7 +203,6 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   std::shared_ptr<Outcome> outcome_;  // what the machine is being told of
   worker::NextLinkId next_link_;
   std::map<Epoch, std::unique_ptr<Host>> hosts_;
-  TimeNs busy_until_ = 0;
   uint64_t n_hosts_ = 0;
 
   // The checker's own book of what the machine was told.
@@ -213,6 +212,7 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   bool released_ = false;             // it was told that a stage is not wanted any more
   std::map<Epoch, PlanId> expected_;  // by the gate
   std::set<Epoch> next_broken_;       // hosts of whose link the machine was told that it broke
+  size_t hosts_at_least_ = 0;  // that run on after this event
   bool results_broken_ = false;       // it was told of its stream of results
   bool lost_ = false;                 // ... of its card
   std::set<Epoch> ready_;             // that it said StageReady of

@@ -102,6 +102,8 @@ void World::Setup() {
   pool.deployment.rollout.return_wait = 3 * kSecond;
   pool.deployment.rollout.improve_every = Ms(0, 20000);
   pool.deployment.quiet_after = Ms(0, 3000);
+  pool.deployment.last_steps_patience = static_cast<TimeNs>(drain_rng_() % 500) * kMillisecond;
+  if (drain_rng_() % 2 == 0) pool.deployment.last_steps_patience = 0;
   drain_patience_ = static_cast<TimeNs>(drain_rng_() % 4000) * kMillisecond;
   pool.deployment.drain_patience = drain_patience_;
   pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
@@ -133,7 +135,7 @@ absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& requ
 
 void World::PlanWeather() {
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    nodes_[i].slowness = Storms() && Random(4) == 0 ? 20 : 1;
+    nodes_[i].slowness = (Storms() ? Random(4) : drain_rng_() % 4) == 0 ? 20 : 1;
     TimeNs when = Ms(0, 800) + now_;
     // A late one finds a pool that serves, and must not disturb it.
     if (!expects_all_ && i >= min_nodes_ && drain_rng_() % 2 == 0)

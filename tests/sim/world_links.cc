@@ -67,6 +67,10 @@ void World::ToCoordinator(size_t node, worker::SessionId session, net::WorkerEve
   if (link == nullptr) return;
   const bool repeats =
       Storms() && !std::holds_alternative<net::Heartbeat>(event) && Random(40) == 0;
+  // By then the pool may have another plan.
+  if (std::holds_alternative<net::StageReady>(event) && drain_rng_() % 8 == 0)
+    link->to_pool =
+        std::max(link->to_pool, now_) + static_cast<TimeNs>(drain_rng_() % 900) * kMillisecond;
   for (int i = 0; i < (repeats ? 2 : 1); ++i) {
     ToPool(link, [this, link, event] {
       if (link->lossy) return;

@@ -66,6 +66,11 @@ void World::PlanFaults() {
         break;
       case 10:
         for (int again = 0; again < 6; ++again) At(when + Ms(0, 6000), [this, i] { TellAgain(i); });
+        // The end of a link that was given up long ago is heard of late.
+        At(when, [this, i] {
+          Deliver(nodes_[i].process,
+                  MachineEvent::NextClosed{worker::NextLinkId(UINT64_MAX), Unavailable("closed")});
+        });
         break;
       case 11:
         At(when, [this, i, time] { SleepNode(i, time); });

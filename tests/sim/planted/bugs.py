@@ -180,5 +180,3 @@ bug("StaleToken", "stage/last_tokens.cc",  # the token drawn before the one name
 GATE = "worker/frame_gate.cc"
 bug("AcceptAnyStream", GATE,
     ("  if (from.epoch == mine.epoch &&", "  if (PLANTED) return absl::OkStatus();\n  if (from.epoch == mine.epoch &&"))
-bug("TwoEpochsAtOnce", GATE,  # frames of the earlier one are run after those of the later one
-    ("before.epoch >= epoch || before.host", "PLANTED || before.epoch >= epoch || before.host"))
