@@ -212,7 +212,7 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   bool released_ = false;             // it was told that a stage is not wanted any more
   std::map<Epoch, PlanId> expected_;  // by the gate
   std::set<Epoch> next_broken_;       // hosts of whose link the machine was told that it broke
-  size_t hosts_at_least_ = 0;  // that run on after this event
+  size_t hosts_at_least_ = 0;         // that run on after this event
   bool results_broken_ = false;       // it was told of its stream of results
   bool lost_ = false;                 // ... of its card
   std::set<Epoch> ready_;             // that it said StageReady of
