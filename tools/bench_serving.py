@@ -4,7 +4,7 @@ long prompts, many with one system prompt, and the pause of a stream whose worke
 
 bench_serving.py --bin FOLDER --models FOLDER [--rounds 5] [--llama FOLDER] [--only kills]
 
---llama: a folder with llama.cpp's rpc-server and llama-server, whose ring is killed in the same way.
+--llama: a folder with llama.cpp's ggml-rpc-server and llama-server, whose ring is killed in the same way.
 """
 import argparse
 import concurrent.futures
@@ -151,7 +151,7 @@ class Ring:
     def revive(self):
         for i, port in enumerate(self.peers):
             if self.servers[i] is None or self.servers[i].poll() is not None:
-                self.servers[i] = self.start(self.folder / "rpc-server", "-H", "127.0.0.1", "-p", port, "-t", 1)
+                self.servers[i] = self.start(self.folder / "ggml-rpc-server", "-H", "127.0.0.1", "-p", port, "-t", 1)
         if self.head is None or self.head.poll() is not None:
             time.sleep(0.3)  # the servers listen
             self.head = self.start(self.folder / "llama-server", "-m", self.model, "--rpc", ",".join(f"127.0.0.1:{p}" for p in self.peers),
