@@ -38,39 +38,51 @@ class Bus final : public SleepWatch {
   }
 
  private:
+  // Nothing here waits for the bus but poll, which the end of this object interrupts: a bus may
+  // hang.
   void Loop() {
     while (!stopping_) {
-      const int error = -Open();
-      if (error != 0) {
-        // Machines without logind are many, and nothing is wrong with them.
-        LogDebug("sleep is not watched: ", std::strerror(error));
-      } else {
-        while (!stopping_ && Turn()) {
-        }
-      }
+      bool open = Open() >= 0;
+      while (open && !stopping_) open = Turn() && !failed_;
       Close();
       if (!stopping_) WaitFor(-1, 0, kLookAgainMs);
     }
   }
 
-  // 0, or an error as sd-bus gives it.
+  // An error is below 0, here and below, as sd-bus has it.
   int Open() {
+    failed_ = false;
     if (const int r = sd_bus_open_system(&bus_); r < 0) return r;
-    const int matched = sd_bus_match_signal(bus_, nullptr, kLogind, kPath, kManager,
-                                            "PrepareForSleep", &Bus::OnPrepare, this);
+    const int matched = sd_bus_match_signal_async(
+        bus_, nullptr, kLogind, kPath, kManager, "PrepareForSleep", &Bus::OnPrepare, nullptr, this);
     return matched < 0 ? matched : Inhibit();
   }
 
-  // Holds a lock that lets logind wait for this worker.
+  // Asks for a lock that lets logind wait for this worker.
   int Inhibit() {
-    sd_bus_message* reply = nullptr;
+    return sd_bus_call_method_async(bus_, nullptr, kLogind, kPath, kManager, "Inhibit",
+                                    &Bus::OnInhibited, this, "ssss", "sleep", "Lanyard",
+                                    "The worker leaves its pool first.", "delay");
+  }
+
+  static int OnInhibited(sd_bus_message* reply, void* self, sd_bus_error* /*error*/) {
+    static_cast<Bus*>(self)->Inhibited(reply);
+    return 0;
+  }
+
+  void Inhibited(sd_bus_message* reply) {
     int lock = -1;
-    int r = sd_bus_call_method(bus_, kLogind, kPath, kManager, "Inhibit", nullptr, &reply, "ssss",
-                               "sleep", "Lanyard", "The worker leaves its pool first.", "delay");
-    if (r >= 0) r = sd_bus_message_read(reply, "h", &lock);
-    if (r >= 0) lock_ = ::fcntl(lock, F_DUPFD_CLOEXEC, 3);
-    sd_bus_message_unref(reply);
-    return std::min(r, 0);
+    if (sd_bus_message_is_method_error(reply, nullptr) == 0 &&
+        sd_bus_message_read(reply, "h", &lock) >= 0) {
+      Unlock();
+      lock_ = ::fcntl(lock, F_DUPFD_CLOEXEC, 3);
+      return;
+    }
+    // Machines without logind are many, and nothing is wrong with them.
+    const sd_bus_error* error = sd_bus_message_get_error(reply);
+    LogDebug("sleep is not watched: ",
+             error != nullptr && error->message != nullptr ? error->message : "no lock");
+    failed_ = true;
   }
 
   // False: the bus is gone.
@@ -107,7 +119,7 @@ class Bus final : public SleepWatch {
       Unlock();
     } else {
       calls_.after();
-      if (lock_ < 0 && Inhibit() < 0) LogWarning("logind gives no lock that delays sleep");
+      failed_ = lock_ < 0 && Inhibit() < 0;
     }
   }
 
@@ -118,7 +130,7 @@ class Bus final : public SleepWatch {
 
   void Close() {
     Unlock();
-    bus_ = sd_bus_flush_close_unref(bus_);
+    bus_ = sd_bus_close_unref(bus_);
     // Whoever would have told of it is gone.
     if (asleep_) calls_.after();
     asleep_ = false;
@@ -131,6 +143,7 @@ class Bus final : public SleepWatch {
   sd_bus* bus_ = nullptr;
   int lock_ = -1;
   bool asleep_ = false;
+  bool failed_ = false;  // the bus is there, and nobody on it gives locks
   std::thread thread_;
 };
 

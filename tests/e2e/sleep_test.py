@@ -3,6 +3,7 @@
 soon after it woke."""
 import os
 import re
+import socket
 import subprocess
 import time
 import unittest
@@ -105,6 +106,21 @@ class Sleep(unittest.TestCase):
         self.logind.wait(lambda: "w2" in self.here(), self.cluster.workers["w2"].text)
         self.logind.start()
         self.logind.wait(lambda: self.logind.inhibitors() == 1, self.cluster.workers["w2"].text, seconds=40)
+
+
+class HungBus(unittest.TestCase):
+    def test_a_bus_that_never_answers_holds_nothing_up(self):
+        with Cluster(context=512) as c, socket.socket(socket.AF_UNIX) as bus:
+            bus.bind(str(c.folder / "hung"))
+            bus.listen()
+            os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={c.folder / 'hung'}"
+            self.addCleanup(os.environ.pop, "DBUS_SYSTEM_BUS_ADDRESS")
+            worker = c.join("w1")
+            c.wait_ready()
+            started = time.monotonic()
+            worker.process.terminate()
+            self.assertEqual(worker.process.wait(timeout=20), 0)
+            self.assertLess(time.monotonic() - started, 5)
 
 
 if __name__ == "__main__":
