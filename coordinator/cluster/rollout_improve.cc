@@ -145,7 +145,7 @@ bool Rollout::HoldsBoth(const sharding::Plan& plan, const sharding::PlannedStage
 RolloutActions Rollout::LoadBeside(Serving* serving, net::AssignMode mode, const ClusterView& view,
                                    TimeNs now) {
   Serving::Candidate candidate = *std::exchange(serving->candidate, std::nullopt);
-  Beside& beside = serving->beside.emplace();
+  Beside& beside = serving->beside.emplace(Beside{});
   beside.plan = std::move(candidate.plan);
   beside.why = std::move(candidate.why);
   beside.mode = mode;

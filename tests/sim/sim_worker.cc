@@ -228,8 +228,9 @@ void SimWorker::CheckMemory() {
   }
   if (bytes > around_->MemoryBytes()) Wrong("holds more than its memory");
   for (const auto& [epoch, host] : hosts_) {
+    const worker::LoadedStage* const stage = host->stage();
     if (std::none_of(held_.begin(), held_.end(),
-                     [&](const Held& held) { return held.stage.get() == host->stage(); }))
+                     [stage](const Held& held) { return held.stage.get() == stage; }))
       Wrong("runs a stage that its loader has freed");
   }
 }
