@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "absl/strings/numbers.h"
 #include "base/command_line.h"
 #include "base/environment.h"
 #include "base/log.h"
@@ -30,10 +31,51 @@ std::string Where(const toml::node& node) {
   return absl::StrCat("line ", node.source().begin.line, ": ");
 }
 
+// What an option takes.
+enum class Kind { kFlag, kInteger, kNumber, kText };
+
+Kind KindOf(const CLI::Option& option) {
+  const std::string type = option.get_type_name();  // "INT:INT in [1 - 64]"
+  const std::string name = type.substr(0, type.find(':'));
+  if (option.get_expected_min() == 0 || name == "BOOLEAN") return Kind::kFlag;
+  if (name == "INT" || name == "UINT") return Kind::kInteger;
+  return name == "FLOAT" ? Kind::kNumber : Kind::kText;
+}
+
+absl::string_view Wanted(Kind kind) {
+  switch (kind) {
+    case Kind::kFlag:
+      return "true or false";
+    case Kind::kInteger:
+      return "a whole number";
+    case Kind::kNumber:
+      return "a number";
+    case Kind::kText:
+      return "a text in quotes";
+  }
+  return "";
+}
+
+bool IsOfKind(const std::string& text, Kind kind) {
+  int64_t whole = 0;
+  double number = 0;
+  switch (kind) {
+    case Kind::kFlag:
+      return text == "true" || text == "false";
+    case Kind::kInteger:
+      return absl::SimpleAtoi(text, &whole);
+    case Kind::kNumber:
+      return absl::SimpleAtod(text, &number);
+    case Kind::kText:
+      return true;
+  }
+  return false;
+}
+
 // CLI11 asks the file before the environment; here a key gives way to a variable that is set.
 class TomlConfig final : public CLI::Config {
  public:
-  TomlConfig(const CLI::App& app, std::string prefix) : app_(app), prefix_(std::move(prefix)) {}
+  TomlConfig(CLI::App& app, std::string prefix) : app_(app), prefix_(std::move(prefix)) {}
 
   std::string to_config(const CLI::App* /*app*/, bool /*defaults*/, bool /*descriptions*/,
                         std::string /*prefix*/) const override {
@@ -46,15 +88,17 @@ class TomlConfig final : public CLI::Config {
     std::vector<CLI::ConfigItem> out;
     for (const auto& [key, value] : Parse(text)) {
       const std::string name(key.str());
-      CheckKnown(name, value);
-      if (!EnvironmentOr(EnvironmentName(prefix_, name).c_str(), "").empty()) continue;
+      CLI::Option& option = Known(name, value);
       CLI::ConfigItem item;
       item.name = name;
       if (const auto* list = value.as_array()) {
-        for (const toml::node& each : *list) item.inputs.push_back(Text(name, each));
+        if (option.get_items_expected_max() == 1)
+          throw Error(absl::StrCat(Where(value), name, " takes one value, not a list"));
+        for (const toml::node& each : *list) item.inputs.push_back(Text(&option, name, each));
       } else {
-        item.inputs.push_back(Text(name, value));
+        item.inputs.push_back(Text(&option, name, value));
       }
+      if (!EnvironmentOr(EnvironmentName(prefix_, name).c_str(), "").empty()) continue;
       if (!item.inputs.empty()) out.push_back(std::move(item));
     }
     return out;
@@ -66,13 +110,32 @@ class TomlConfig final : public CLI::Config {
             CLI::ExitCodes::ConfigError};
   }
 
-  // Writes one value as the command line would have it.
-  std::string Text(const std::string& key, const toml::node& node) const {
-    if (const auto* text = node.as_string()) return text->get();
-    if (const auto* flag = node.as_boolean()) return flag->get() ? "true" : "false";
-    if (const auto* number = node.as_integer()) return std::to_string(number->get());
-    if (const auto* number = node.as_floating_point()) return absl::StrCat(number->get());
-    throw Error(absl::StrCat(Where(node), key, " must be a text, a number, true or false"));
+  // Writes one value as the command line would have it. A text stands for anything that it names,
+  // as in the environment; a number or a truth stands for itself alone.
+  std::string Text(CLI::Option* option, const std::string& key, const toml::node& node) const {
+    const Kind kind = KindOf(*option);
+    std::string out;
+    bool fits = false;
+    if (const auto* text = node.as_string()) {
+      out = text->get();
+      fits = IsOfKind(out, kind);
+    } else if (const auto* flag = node.as_boolean()) {
+      out = flag->get() ? "true" : "false";
+      fits = kind == Kind::kFlag;
+    } else if (const auto* whole = node.as_integer()) {
+      out = std::to_string(whole->get());
+      fits = kind == Kind::kInteger || kind == Kind::kNumber;
+    } else if (const auto* number = node.as_floating_point()) {
+      out = absl::StrCat(number->get());
+      fits = kind == Kind::kNumber;
+    }
+    if (!fits) {
+      throw Error(absl::StrCat(Where(node), key, " must be ", Wanted(kind),
+                               out.empty() ? "" : absl::StrCat(", and '", out, "' is none")));
+    }
+    if (const std::string wrong = WhyNoValue(*option, out); !wrong.empty())
+      throw Error(absl::StrCat(Where(node), key, ": ", wrong));
+    return out;
   }
 
   toml::table Parse(const std::string& text) const {
@@ -85,18 +148,19 @@ class TomlConfig final : public CLI::Config {
     }
   }
 
-  void CheckKnown(const std::string& name, const toml::node& value) const {
+  CLI::Option& Known(const std::string& name, const toml::node& value) const {
     std::vector<std::string> known;
     for (const CLI::Option* option : app_.get_options()) {
       if (!option->get_lnames().empty() && option->get_configurable())
         known.push_back(option->get_lnames().front());
     }
-    if (std::find(known.begin(), known.end(), name) != known.end()) return;
+    if (std::find(known.begin(), known.end(), name) != known.end())
+      return *app_.get_option("--" + name);
     throw Error(absl::StrCat(Where(value), "there is no option '", name, "'; did you mean '",
                              Nearest(name, known), "'? (", app_.get_name(), " --help lists them)"));
   }
 
-  const CLI::App& app_;
+  CLI::App& app_;
   const std::string prefix_;
 };
 

@@ -22,8 +22,10 @@ struct DaemonFlags {
 // "debug"`, lists for what may be repeated, true or false for flags). Each option then also comes
 // from PREFIX_OPTION in the environment (LANYARD_WORKER_LOG_LEVEL with prefix LANYARD_WORKER; a
 // variable that is set to nothing counts as not set). Only the file that --config names is read. An
-// unknown key is an error that names the nearest known one; a value of another type is an error
-// too. Both name file and line. Throws CLI::ParseError within app.parse, like every wrong option.
+// unknown key is an error that names the nearest known one. A value of another kind is an error too
+// (a number where a text belongs; a text that is a number stands for it), and so is one that the
+// flag would not take, even where a flag or a variable stands above it. All name file and line.
+// Throws CLI::ParseError within app.parse, like every wrong option.
 void AddDaemonFlags(CLI::App& app, const std::string& prefix, const std::string& examples,
                     DaemonFlags* flags);
 

@@ -26,6 +26,7 @@ class DaemonConfig : public ::testing::Test {
     app_.add_option("--threads", threads_)->check(CLI::Range(1, 64));
     app_.add_option("--model", model_);
     app_.add_option("--speed", speed_);
+    app_.add_option("--keep", keep_);
     AddDaemonFlags(app_, "LANYARD_TEST", "", &daemon_);
   }
   void TearDown() override {
@@ -52,6 +53,7 @@ class DaemonConfig : public ::testing::Test {
   std::vector<std::string> model_;
   int threads_ = 0;
   double speed_ = 0;
+  bool keep_ = true;
   DaemonFlags daemon_;
 };
 
@@ -103,8 +105,40 @@ TEST_F(DaemonConfig, ATableIsNoValue) {
   EXPECT_THAT(Parse("[name]\nx = 1\n"), HasSubstr("name must be a text"));
 }
 
+TEST_F(DaemonConfig, AValueOfAnotherKindNamesFileLineAndKind) {
+  for (const auto& [value, wanted] :
+       {std::pair("name = true", "name must be a text in quotes, and 'true' is none"),
+        std::pair("name = 5", "name must be a text in quotes, and '5' is none"),
+        std::pair("model = ['a', 2]", "model must be a text in quotes, and '2' is none"),
+        std::pair("threads = true", "threads must be a whole number, and 'true' is none"),
+        std::pair("threads = 2.5", "threads must be a whole number, and '2.5' is none"),
+        std::pair("threads = 'two'", "threads must be a whole number, and 'two' is none"),
+        std::pair("threads = [1]", "threads takes one value, not a list"),
+        std::pair("threads = 2026-11-30", "threads must be a whole number"),
+        std::pair("speed = 'fast'", "speed must be a number, and 'fast' is none"),
+        std::pair("log-json = 1", "log-json must be true or false, and '1' is none"),
+        std::pair("log-json = 'no'", "log-json must be true or false, and 'no' is none"),
+        std::pair("keep = 0", "keep must be true or false, and '0' is none")}) {
+    EXPECT_THAT(Parse(absl::StrCat("# a line\n", value, "\n")),
+                AllOf(HasSubstr(path_ + " line 2: "), HasSubstr(wanted)))
+        << value;
+  }
+  EXPECT_EQ(Parse("name = 'a'\nthreads = '3'\nspeed = 2\nkeep = false\nlog-json = 'true'\n"), "");
+  EXPECT_EQ(threads_, 3);
+  EXPECT_EQ(speed_, 2);
+  EXPECT_FALSE(keep_);
+  EXPECT_TRUE(daemon_.log_json);
+}
+
 TEST_F(DaemonConfig, AValueIsCheckedAsAFlagsIs) {
-  EXPECT_THAT(Parse("name = 'a'\nthreads = 99\n"), HasSubstr("threads"));
+  for (const auto& [value, wanted] :
+       {std::pair("threads = 99", "threads: Value 99 not in range 1 to 64"),
+        std::pair("name = ''", "name: its value is empty"),
+        std::pair("log-level = 'loud'", "log-level: ")}) {
+    EXPECT_THAT(Parse(absl::StrCat("# a line\n", value, "\n")),
+                AllOf(HasSubstr(path_ + " line 2: "), HasSubstr(wanted)))
+        << value;
+  }
 }
 
 TEST_F(DaemonConfig, WhatIsRequiredMayComeFromTheFile) {

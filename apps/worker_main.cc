@@ -20,6 +20,7 @@
 #include "worker/daemon.h"
 #include "worker/probe.h"
 #include "worker/process.h"
+#include "worker/sleep_watch.h"
 
 namespace {
 
@@ -117,6 +118,8 @@ absl::Status Run(const apps::WorkerFlags& flags, worker::DaemonOptions options) 
   if (options.listen.empty()) options.listen = ListenFor(options.join);
   ServiceNotifier notifier = ServiceNotifier::FromEnvironment();
   ASSIGN_OR_RETURN(const auto daemon, worker::Daemon::Start(std::move(options)));
+  const auto sleep =
+      worker::SleepWatch::Start({[&daemon] { daemon->Sleep(); }, [&daemon] { daemon->Wake(); }});
   const apps::ServiceWatch watch = {[&] { return daemon->Doing(); },
                                     [&] { return daemon->last_turn(); },
                                     [&] { return daemon->ended(); }};

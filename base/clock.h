@@ -12,6 +12,9 @@ using TimeNs = int64_t;
 inline constexpr TimeNs kMillisecond = 1'000'000;
 inline constexpr TimeNs kSecond = 1'000'000'000;
 
+// Whole seconds, rounded up, as people and HTTP headers are told them.
+constexpr int64_t SecondsUp(TimeNs time) { return (time + kSecond - 1) / kSecond; }
+
 inline TimeNs MonotonicNow() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())

@@ -104,15 +104,18 @@ bool HasRemark(CLI::Option& option, const char* remark) {
   return true;
 }
 
+// What no option takes as a text, or "".
+std::string WhyNoText(CLI::Option& option, const std::string& value) {
+  if (value.empty() && !HasRemark(option, kEmpty))
+    return "its value is empty; give it one, or leave it out";
+  return HasRemark(option, kAnyBytes) ? "" : Str(CheckUtf8(value).message());
+}
+
 void CheckValues(CLI::App& app) {
   for (CLI::Option* option : app.get_options([](const CLI::Option*) { return true; })) {
     for (const std::string& value : option->results()) {
-      if (value.empty() && !HasRemark(*option, kEmpty))
-        throw CLI::ValidationError(option->get_name(),
-                                   "its value is empty; give it one, or leave it out");
-      if (HasRemark(*option, kAnyBytes)) continue;
-      if (const absl::Status text = CheckUtf8(value); !text.ok())
-        throw CLI::ValidationError(option->get_name(), Str(text.message()));
+      if (const std::string wrong = WhyNoText(*option, value); !wrong.empty())
+        throw CLI::ValidationError(option->get_name(), wrong);
     }
   }
   for (CLI::App* verb : app.get_subcommands()) CheckValues(*verb);
@@ -122,6 +125,20 @@ void CheckValues(CLI::App& app) {
 
 CLI::Option* MayHoldAnyBytes(CLI::Option* option) { return Remark(option, kAnyBytes); }
 CLI::Option* MayBeEmpty(CLI::Option* option) { return Remark(option, kEmpty); }
+
+std::string WhyNoValue(CLI::Option& option, const std::string& value) {
+  if (std::string wrong = WhyNoText(option, value); !wrong.empty()) return wrong;
+  for (int index = 0;; ++index) {
+    const CLI::Validator* check = nullptr;
+    try {
+      check = option.get_validator(index);
+    } catch (const CLI::OptionNotFound&) {  // CLI11 does not say how many there are
+      return "";
+    }
+    std::string text = value;
+    if (std::string wrong = (*check)(text); !wrong.empty()) return wrong;
+  }
+}
 
 void ParseWords(CLI::App& app, int argc, const char* const* argv) {
   app.parse(argc, argv);

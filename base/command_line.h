@@ -22,6 +22,10 @@ CLI::Option* MayHoldAnyBytes(CLI::Option* option);
 // Of an option to which an empty value says something.
 CLI::Option* MayBeEmpty(CLI::Option* option);
 
+// Why `option` does not take `value`, by its checks and by what ParseWords says of every value; or
+// "".
+std::string WhyNoValue(CLI::Option& option, const std::string& value);
+
 // Parses. It throws CLI::ParseError also for values that no option takes, wherever they come from:
 // what is given but empty, which a script's unset variable is, would count as not given, and what
 // is no UTF-8 can travel in no JSON and no message.

@@ -235,6 +235,18 @@ void CheckLoads(Place& place, const ordered_json& node) {
   place.Bad("load", what, Text(*failure, "what"), Text(*failure, "next"));
 }
 
+void CheckPace(Place& place, const ordered_json& node) {
+  const double slowness = Real(node, "slowness");
+  if (slowness <= 1) return;
+  place.Bad("pace",
+            absl::StrFormat("it takes %.1f times as long for its layers as its speed promises, "
+                            "beside the other machines of the plan",
+                            slowness),
+            "another program uses its processor, or it runs slowly: low power, heat, a throttled "
+            "virtual machine",
+            "there: top; cpupower frequency-info; or tell its worker the truth with --speed");
+}
+
 bool FailsToLoad(const ordered_json& node) {
   const auto failure = node.find("load_failure");
   return failure != node.end() && failure->is_object() && Count(*failure, "times") > 0;
@@ -267,6 +279,7 @@ void CheckNode(const ordered_json& node, const PoolFacts& facts, Report* out) {
   place.Good("state", absl::StrCat(Text(node, "state"), " at ", Text(node, "address")));
   CheckVersion(place, Text(node, "version"));
   CheckLoads(place, node);
+  CheckPace(place, node);
   CheckClock(place, Real(node, "clock_skew_s"), Real(node, "clock_error_s"), "the coordinator's");
   CheckMemory(place, Count(node, "available_bytes"), 0);
   CheckDisk(place, Count(node, "disk_free_bytes"), "");

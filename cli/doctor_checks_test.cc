@@ -70,7 +70,7 @@ PoolFacts GoodPool() {
                         {"mtu_bytes", 1500},    {"large_lost", false}};
   };
   out.answer = {{"version", kVersion},
-                {"protocol", 1},
+                {"protocol", kProtocolVersion},
                 {"unix_ms", kNow * 1000},
                 {"state", "ready"},
                 {"why", ""}};
@@ -281,6 +281,10 @@ TEST(DoctorTest, PoolAndItsMachines) {
   EXPECT_EQ(OfPool(facts), Expected{"b/load"});
   facts.answer["state"] = "waiting for workers";
   EXPECT_EQ(OfPool(facts), (Expected{"coordinator/pool", "b/load"}));
+  facts = GoodPool();
+  facts.answer["nodes"][0]["slowness"] = 1.0;
+  facts.answer["nodes"][2]["slowness"] = 2.4;
+  EXPECT_EQ(OfPool(facts), Expected{"c/pace"});
   facts = GoodPool();
   facts.received_unix_ms += 90'000;
   EXPECT_EQ(OfPool(facts), Expected{"this machine/clock"});

@@ -199,7 +199,7 @@ int DrainNode(const MemberOptions& o) {
   return Show(o, node, [&](const ordered_json&) {
     if (o.disable) {
       std::printf(
-          "The worker '%s' may be used again: at the next quiet moment, if the pool gets better by "
+          "The worker '%s' may be used again, if the pool gets better by "
           "it.\n",
           name.c_str());
     } else if (o.wait_s > 0) {

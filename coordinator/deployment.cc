@@ -3,9 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/field_error.h"
 #include "coordinator/serve/request_check.h"
+#include "net/limits.h"
 
 namespace lanyard::coordinator {
+namespace {
+
+static_assert(kBytesInFlight < net::kMaxQueuedBytes, "a stream's queue takes them");
+
+}  // namespace
 
 Deployment::Deployment(DeploymentId id, DeploymentOptions options, MachineHealth* health,
                        std::vector<PoolAction::Any>* actions)
@@ -17,8 +24,10 @@ Deployment::Deployment(DeploymentId id, DeploymentOptions options, MachineHealth
       scheduler_(options_.scheduler),
       pipeline_(options_.pipeline) {}
 
-absl::Status Deployment::NotServing() const {
-  return Unavailable("the pool is not ready: ", rollout_.why());
+absl::Status Deployment::NotServing(TimeNs now) const {
+  absl::Status status = Unavailable("the pool is not ready: ", rollout_.why());
+  const std::optional<TimeNs> ready_in = rollout_.ReadyIn(now);
+  return ready_in ? WithRetryAfter(std::move(status), SecondsUp(*ready_in)) : status;
 }
 
 bool Deployment::admits() const {
@@ -39,14 +48,14 @@ uint32_t Deployment::context() const {
 }
 
 absl::Status Deployment::Submit(SequenceSpec spec, TimeNs now) {
-  if (!admits()) return NotServing();
+  if (!admits()) return NotServing(now);
   RETURN_IF_ERROR(CheckPromptFits(spec.prompt.size(), context()));
   busy_at_ = now;
   return scheduler_.Submit(std::move(spec), now);
 }
 
 void Deployment::Pump(TimeNs now) {
-  if (!pipeline_.open() || fault_ || !suspect_.empty()) return;
+  if (!pipeline_.open() || fault_ || !suspect_.empty() || last_steps_since_ != 0) return;
   while (auto step = scheduler_.NextStep(now)) {
     for (stage::StepFrame& frame : pipeline_.Submit(*std::move(step), now)) {
       Do(PoolAction::Send{id_, std::move(frame)});
@@ -66,6 +75,11 @@ void Deployment::OnGone(const Member& member, Departure how, std::string_view wh
     } else {
       health_->OnLost(member.hello.name, now);
     }
+  } else if (MayReturn(how)) {
+    for (const AssignedStage& beside : rollout_.beside_stages()) {
+      if (beside.link == member.link && !beside.ready)
+        health_->OnLoadFailed(member.hello.name, {Unavailable(AbslView(why))}, now);
+    }
   }
   Apply(rollout_.OnGone(member, how, why, view, now), view);
 }
@@ -79,7 +93,11 @@ void Deployment::OnStageFailed(const Member& member, const net::StageFailed& fai
                                const ClusterView& view, TimeNs now) {
   const bool current = failed.epoch == rollout_.epoch() && failed.plan == rollout_.plan_id();
   const bool serves = pipeline_.open() && current;
-  if (current && !proven_ && (!serves || !failed.unreachable.empty()))
+  // One that serves well must not be left out of a plan that follows a loss because it could not
+  // make another stage ready beside its own.
+  const bool beside = rollout_.IsBeside(failed.plan, failed.epoch) &&
+                      (!rollout_.HasStage(member.hello.name) || !failed.unreachable.empty());
+  if (beside || (current && !proven_ && (!serves || !failed.unreachable.empty())))
     health_->OnLoadFailed(member.hello.name, {failed.status, failed.cause, failed.unreachable},
                           now);
   // While it serves, a stage mostly fails because its neighbour died, and that news may be on its
@@ -111,8 +129,9 @@ void Deployment::Fault(absl::Status why, TimeNs now) {
   fault_at_ = now;
 }
 
-void Deployment::OnResult(stage::StepResult result, TimeNs now) {
+void Deployment::OnResult(stage::StepResult result, const ClusterView& view, TimeNs now) {
   Apply(pipeline_.OnResult(std::move(result), now), now);
+  if (last_steps_since_ != 0) TakeBeside(view, now);
 }
 
 void Deployment::SetSuspects(const std::set<std::string>& suspects) {
@@ -120,6 +139,10 @@ void Deployment::SetSuspects(const std::set<std::string>& suspects) {
   for (const AssignedStage& stage : rollout_.stages()) {
     if (suspects.contains(stage.planned.machine)) suspect = stage.planned.machine;
   }
+  const auto& beside = rollout_.beside_stages();
+  suspect_beside_ = std::any_of(beside.begin(), beside.end(), [&](const AssignedStage& stage) {
+    return suspects.contains(stage.planned.machine);
+  });
   if (suspect == suspect_) return;
   if (!suspect.empty() && serving()) {
     Do(PoolAction::Log{
@@ -139,19 +162,48 @@ void Deployment::OnTick(const ClusterView& view, TimeNs now) {
     Apply(rollout_.OnFault(why, view, now), view);
   }
   if (!scheduler_.idle()) busy_at_ = now;
+  EndOverdue(now);
   MoveFromDrained(view, now);
   Poll(view, now);
   const TimeNs lost_since = rollout_.lost_since();
   const bool timed_out =
       !rollout_.moving() && lost_since != 0 && now - lost_since >= options_.queue_timeout;
   if (timed_out || rollout_.state() == RolloutState::kNoFit) {
-    for (const SeqId id : scheduler_.FailWaiting(now + 1)) Do(PoolAction::Fail{id, NotServing()});
+    for (const SeqId id : scheduler_.FailWaiting(now + 1))
+      Do(PoolAction::Fail{id, NotServing(now)});
+  }
+}
+
+void Deployment::EndOverdue(TimeNs now) {
+  for (const Scheduler::Overdue& overdue : scheduler_.EndOverdue(now)) {
+    Do(PoolAction::Fail{overdue.id, absl::DeadlineExceededError(absl::StrCat(
+                                        "the request's own 'timeout' ended before its answer ",
+                                        overdue.completion_tokens == 0 ? "began" : "was whole"))});
   }
 }
 
 void Deployment::Poll(const ClusterView& view, TimeNs now) {
   const bool quiet = !fault_ && scheduler_.idle() && now - busy_at_ >= options_.quiet_after;
   Apply(rollout_.Poll(view, now, quiet), view);
+  TakeBeside(view, now);
+}
+
+// Between two steps, so that no request counts this among the losses that it may have caused.
+void Deployment::TakeBeside(const ClusterView& view, TimeNs now) {
+  if (!rollout_.WantsTake() || fault_ || !suspect_.empty() || suspect_beside_) {
+    take_since_ = last_steps_since_ = 0;
+    return;
+  }
+  if (take_since_ == 0) take_since_ = now;
+  const bool impatient = now - take_since_ >= options_.take_patience;
+  if (last_steps_since_ == 0) {
+    if (scheduler_.ReplayTime() > options_.take_pause && !impatient) return;
+    last_steps_since_ = now;
+  }
+  if (scheduler_.steps_in_flight() > 0 && now - last_steps_since_ < options_.last_steps_patience)
+    return;
+  take_since_ = last_steps_since_ = 0;
+  Apply(rollout_.Take(view, now), view);
 }
 
 void Deployment::MoveFromDrained(const ClusterView& view, TimeNs now) {
@@ -262,6 +314,11 @@ void Deployment::Serve(const ClusterView& view) {
   for (size_t g = 0; g < groups.size(); ++g) {
     shape.groups.push_back({groups[g].window, rollout_.plan().group_blocks[g]});
   }
+  shape.row_bytes = stage::Hidden::BytesFor(options_.rollout.numerics.wire, 1,
+                                            options_.rollout.manifest->shape.d_model);
+  std::vector<sharding::PlannedStage> planned;
+  for (const AssignedStage& stage : rollout_.stages()) planned.push_back(stage.planned);
+  health_->pace().OnPlan(planned);
   pipeline_.Open(std::move(plan));
   served_once_ = true;
   for (SequenceFailure& failure : scheduler_.OnPipelineReady(shape)) {

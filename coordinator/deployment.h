@@ -31,6 +31,13 @@ struct DeploymentOptions {
   // When a worker is drained, running requests have this long to end where they are, while new ones
   // wait. Those that still run then are carried over.
   TimeNs drain_patience = 10 * kSecond;
+  // A plan that was loaded beside the one that serves is taken when reading the running sequences
+  // again takes no longer than this, by the measured time of a row; but that is waited for only so
+  // long.
+  TimeNs take_pause = kSecond;
+  TimeNs take_patience = 30 * kSecond;
+  // Steps that are not home this long after the last one was sent are computed again by that plan.
+  TimeNs last_steps_patience = kSecond / 2;
 };
 
 // Not thread-safe.
@@ -51,7 +58,7 @@ class Deployment {
                      TimeNs now);
   void OnPlanned(uint64_t job, const absl::StatusOr<sharding::Plan>& made, const ClusterView& view,
                  TimeNs now);
-  void OnResult(stage::StepResult result, TimeNs now);
+  void OnResult(stage::StepResult result, const ClusterView& view, TimeNs now);
   void OnPortClosed(Epoch epoch, const absl::Status& why, TimeNs now);
   void OnTick(const ClusterView& view, TimeNs now);
   // To be called after every event.
@@ -71,7 +78,8 @@ class Deployment {
   bool admits() const;
   // Tokens of one sequence in the plan that serves, or that served last.
   uint32_t context() const;
-  absl::Status NotServing() const;  // Unavailable, with the reason
+  // Unavailable, with the reason and, where it is known, with when to ask again.
+  absl::Status NotServing(TimeNs now) const;
   const Scheduler& scheduler() const { return scheduler_; }
   const Pipeline& pipeline() const { return pipeline_; }
   const Rollout& rollout() const { return rollout_; }
@@ -82,6 +90,8 @@ class Deployment {
   void Apply(RolloutActions actions, const ClusterView& view);
   void Apply(PipelineOutcome outcome, TimeNs now);
   void MoveFromDrained(const ClusterView& view, TimeNs now);
+  void TakeBeside(const ClusterView& view, TimeNs now);
+  void EndOverdue(TimeNs now);
   void Serve(const ClusterView& view);
   void Fault(absl::Status why, TimeNs now);
   template <typename A>
@@ -99,10 +109,14 @@ class Deployment {
   std::optional<absl::Status> fault_;  // a fault that was seen and is not yet acted on
   TimeNs fault_at_ = 0;
   TimeNs move_since_ = 0;  // since when it waits for running requests, before layers move
-  TimeNs busy_at_ = 0;     // when it last had a request
-  bool proven_ = false;    // a result came through the plan that serves
+  TimeNs take_since_ = 0;  // since when a plan is ready beside the one that serves; 0: none is
+  // Since when no step is sent, before that plan is taken; 0: they are sent.
+  TimeNs last_steps_since_ = 0;
+  TimeNs busy_at_ = 0;   // when it last had a request
+  bool proven_ = false;  // a result came through the plan that serves
   bool served_once_ = false;
-  std::string suspect_;  // a silent worker that has a stage; empty: none
+  std::string suspect_;          // a silent worker that has a stage; empty: none
+  bool suspect_beside_ = false;  // one is silent that has a stage beside
   uint64_t ignored_results_ = 0;
 };
 

@@ -35,7 +35,10 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
   std::visit(Overloaded{
                  [](const net::WorkerHello&) {},
                  [](const net::Diagnosis&) {},  // the runner handles these (cluster/diagnoser.h)
-                 [&](const net::Heartbeat& m) { membership_.OnHeartbeat(link, m); },
+                 [&](const net::Heartbeat& m) {
+                   membership_.OnHeartbeat(link, m);
+                   health_.pace().OnHeartbeat(name, m, now);
+                 },
                  [&](const net::DevicesChanged& m) {
                    membership_.OnDevices(link, m);
                    ++revision_;
@@ -115,7 +118,7 @@ void PoolMachine::OnPlanned(DeploymentId /*deployment*/, uint64_t job,
 }
 
 void PoolMachine::OnResult(stage::StepResult result, TimeNs now) {
-  deployment_.OnResult(std::move(result), now);
+  deployment_.OnResult(std::move(result), View(), now);
 }
 
 absl::Status PoolMachine::Submit(SequenceSpec spec, TimeNs now) {
@@ -210,9 +213,22 @@ void PoolMachine::FillNode(const Member& member, TimeNs now, NodeStatus* node) c
     node->load_done_bytes = stage.progress.done_bytes;
     node->load_total_bytes = stage.progress.total_bytes;
   }
+  for (const AssignedStage& stage : rollout().beside_stages()) {
+    if (stage.link != member.link || node->has_stage || stage.ready) continue;
+    node->state = "loading";
+    node->load_done_bytes = stage.progress.done_bytes;
+    node->load_total_bytes = stage.progress.total_bytes;
+  }
   node->drained = drained_.contains(node->name);
   if (node->drained) node->state = node->has_stage ? "draining" : "drained";
   node->why = rollout().WhyNotUsed(node->name, View(), now);
+  node->slowness = health_.pace().Slowness(node->name);
+  if (node->why.empty() && node->slowness > 1) {
+    node->why = absl::StrFormat(
+        "it takes %.1f times as long for its layers as its speed promises beside the others, which "
+        "wait for it; plans give it fewer of them",
+        node->slowness);
+  }
   if (const HealthRecord* record = health_.Failing(node->name); record != nullptr) {
     const LoadCauseText text = TextOf(record->cause);
     node->load_failure = {text.id, text.what, text.next, record->load_failures, record->why};
@@ -237,6 +253,7 @@ PoolStatus PoolMachine::Status(TimeNs now) const {
       break;
   }
   status.why = rollout().why();
+  if (const auto in = rollout().ReadyIn(now)) status.ready_in_s = SecondsUp(*in);
   status.context = scheduler().context();
   status.numerics = options_.deployment.rollout.numerics.ToString();
   status.epoch = rollout().epoch().value;

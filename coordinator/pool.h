@@ -60,7 +60,7 @@ class PoolMachine {
   bool serving() const { return deployment_.serving(); }
   bool admits() const { return deployment_.admits(); }
   uint32_t context() const { return deployment_.context(); }
-  absl::Status NotServing() const { return deployment_.NotServing(); }
+  absl::Status NotServing(TimeNs now) const { return deployment_.NotServing(now); }
   const Scheduler& scheduler() const { return deployment_.scheduler(); }
   const Pipeline& pipeline() const { return deployment_.pipeline(); }
   const Rollout& rollout() const { return deployment_.rollout(); }

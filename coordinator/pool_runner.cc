@@ -341,7 +341,7 @@ void PoolRunner::SendFrame(DeploymentId deployment, stage::StepFrame frame) {
 
 absl::Status PoolRunner::Reserve(size_t prompt_tokens) {
   MutexLock lock(&mu_);
-  if (!machine_.admits()) return machine_.NotServing();
+  if (!machine_.admits()) return machine_.NotServing(MonotonicNow());
   RETURN_IF_ERROR(CheckPromptFits(prompt_tokens, machine_.context()));
   const Scheduler& scheduler = machine_.scheduler();
   RETURN_IF_ERROR(CheckQueueHasRoom(scheduler.n_waiting() + reserved_, scheduler.max_waiting(),
@@ -357,15 +357,16 @@ absl::StatusOr<SequenceSpec> PoolRunner::MakeSpec(const GenerateRequest& request
                     "' does not exist here; this pool serves '", model_->id, "'");
   }
   RETURN_IF_ERROR(CheckRequest(request));
+  SequenceSpec spec;
+  if (request.timeout != 0) spec.deadline = MonotonicNow() + request.timeout;
   if (!admitting_.load()) return Stopping();
   PromptLimits limits;
   limits.stop = [sink] { return sink->Abandoned(); };
   {
     MutexLock lock(&mu_);
-    if (!machine_.admits()) return machine_.NotServing();
+    if (!machine_.admits()) return machine_.NotServing(MonotonicNow());
     limits.context = machine_.context();
   }
-  SequenceSpec spec;
   ASSIGN_OR_RETURN(spec.prompt, model_->Encode(request, limits));
   if (spec.prompt.empty())
     return BadField("prompt", "the prompt is empty; it must hold a token at least",

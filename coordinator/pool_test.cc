@@ -2,138 +2,12 @@
 // lives.
 #include "coordinator/pool.h"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
-#include "base/version.h"
+#include "coordinator/testing/pool_fixture.h"
 
 namespace lanyard::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
-
-class PoolTest : public ::testing::Test {
- protected:
-  PoolTest() {
-    auto manifest = std::make_shared<model::Manifest>();
-    manifest->shape.n_layers = 4;
-    manifest->shape.n_vocab = 100;
-    manifest->shape.groups = {{model::StateKind::kFull, 0, {0, 1, 2, 3}}};
-    PoolOptions& options = options_;
-    options.deployment.rollout.manifest = manifest;
-    options.deployment.rollout.context = 256;
-    options.deployment.rollout.expect_workers = 2;
-    make_plan_ = [](const sharding::PlanRequest& request) {
-      sharding::Plan plan;
-      plan.context = 256;
-      plan.group_blocks = {16};
-      plan.fits = request.machines.size() == 2;
-      plan.why = {"two machines are needed"};
-      for (uint32_t i = 0; i < request.machines.size(); ++i) {
-        plan.stages.push_back({.machine = request.machines[i].name,
-                               .device = "cpu",
-                               .layers = {2 * i, 2 * i + 2},
-                               .embeds = i == 0,
-                               .samples = i == 1});
-      }
-      return absl::StatusOr<sharding::Plan>(plan);
-    };
-    pool_ = std::make_unique<PoolMachine>(options);
-  }
-
-  void Join(uint64_t link, const std::string& name) {
-    net::WorkerHello hello;
-    hello.name = name;
-    hello.version = kVersion;
-    hello.protocol = kProtocolVersion;
-    hello.stage_address = name + ":7";
-    hello.memory_bytes = 1 << 30;
-    pool_->OnWorkerEvent(net::LinkId(link), hello, now_);
-    Plan();
-  }
-  void Ready(uint64_t link) {
-    net::StageReady ready;
-    ready.plan = pool_->rollout().plan_id();
-    ready.epoch = pool_->rollout().epoch();
-    pool_->OnWorkerEvent(net::LinkId(link), ready, now_);
-    Plan();
-  }
-  void Serve() {
-    Join(1, "w1");
-    Join(2, "w2");
-    Ready(1);
-    Ready(2);
-    ASSERT_TRUE(pool_->serving());
-  }
-  void Beat(std::initializer_list<uint64_t> links) {
-    for (const uint64_t link : links) {
-      pool_->OnWorkerEvent(net::LinkId(link), net::Heartbeat{}, now_);
-    }
-  }
-  // Plans are made at once.
-  void Plan() {
-    while (true) {
-      std::vector<PoolAction::Any> actions = pool_->TakeActions();
-      std::vector<PoolAction::MakePlan> plans;
-      for (PoolAction::Any& action : actions) {
-        if (auto* plan = std::get_if<PoolAction::MakePlan>(&action)) {
-          plans.push_back(std::move(*plan));
-        } else {
-          taken_.push_back(std::move(action));
-        }
-      }
-      if (plans.empty()) return;
-      for (const auto& plan : plans)
-        pool_->OnPlanned(plan.deployment, plan.job.id, make_plan_(plan.job.request), now_);
-    }
-  }
-  void Tick() {
-    pool_->OnTick(now_);
-    Plan();
-  }
-  // The answer to a drain.
-  absl::Status Drain(const std::string& worker) {
-    pool_->Drain(worker, now_);
-    Plan();
-    for (const PoolAction::Any& action : taken_) {
-      const auto* answer = std::get_if<PoolAction::DrainAnswer>(&action);
-      if (answer != nullptr && answer->worker == worker) {
-        const absl::Status status = answer->status;
-        std::erase_if(taken_, [](const auto& a) {
-          return std::holds_alternative<PoolAction::DrainAnswer>(a);
-        });
-        return status;
-      }
-    }
-    return Internal("no answer");
-  }
-  std::vector<PoolAction::Any> TakeAll() {
-    Plan();
-    return std::exchange(taken_, {});
-  }
-  template <typename A>
-  std::vector<A> Take() {
-    std::vector<A> out;
-    for (PoolAction::Any& action : TakeAll()) {
-      if (auto* a = std::get_if<A>(&action)) out.push_back(std::move(*a));
-    }
-    return out;
-  }
-  void SubmitOne() {
-    SequenceSpec spec;
-    spec.id = SeqId(1);
-    spec.prompt = {1, 2, 3};
-    spec.max_tokens = 50;
-    ASSERT_TRUE(pool_->Submit(spec, now_).ok());
-    pool_->Pump(now_);
-  }
-
-  PoolOptions options_;
-  std::function<absl::StatusOr<sharding::Plan>(const sharding::PlanRequest&)> make_plan_;
-  std::vector<PoolAction::Any> taken_;
-  std::unique_ptr<PoolMachine> pool_;
-  TimeNs now_ = kSecond;
-};
 
 TEST_F(PoolTest, AssignsServesAndSendsToTheFirstStage) {
   Join(1, "w1");
@@ -270,8 +144,204 @@ TEST_F(PoolTest, ASilentWorkerIsGivenUpAfterFiveSeconds) {
   EXPECT_EQ(Take<PoolAction::Send>().size(), 1u);
 }
 
+// w1 serves alone, and each machine more makes the plan better.
+class NewcomerTest : public PoolTest {
+ protected:
+  void SetUp() override {
+    PoolTest::SetUp();
+    options_.deployment.rollout.expect_workers = 0;
+    options_.deployment.pipeline.step_timeout = 1000 * kSecond;
+    options_.deployment.pipeline.first_timeout = 1000 * kSecond;
+    make_plan_ = [](const sharding::PlanRequest& request) {
+      sharding::Plan plan;
+      const auto n = static_cast<uint32_t>(request.machines.size());
+      plan.context = 128 * n;
+      plan.group_blocks = {16};
+      plan.fits = true;
+      for (uint32_t i = 0; i < n; ++i) {
+        plan.stages.push_back({.machine = request.machines[i].name,
+                               .device = "cpu",
+                               .layers = {4 * i / n, 4 * (i + 1) / n},
+                               .embeds = i == 0,
+                               .samples = i + 1 == n});
+      }
+      return absl::StatusOr<sharding::Plan>(plan);
+    };
+    pool_ = std::make_unique<PoolMachine>(options_);
+    Join(1, "w1");
+    now_ += 2 * kSecond;
+    Tick();
+    Ready(1);
+    ASSERT_TRUE(pool_->serving());
+    SubmitOne();
+    ASSERT_EQ(Take<PoolAction::Send>().size(), 1u);
+    Token(1, 2);
+  }
+  // Time passes, and the pool serves all along.
+  void Pass(TimeNs time) {
+    for (const TimeNs end = now_ + time; now_ < end; now_ += 100 * kMillisecond) {
+      Beat({1, 2});
+      Tick();
+      pool_->Pump(now_);
+      ASSERT_TRUE(pool_->serving());
+    }
+  }
+  void Token(uint64_t step, uint32_t pos) {
+    stage::StepResult result;
+    result.plan = pool_->rollout().plan_id();
+    result.epoch = pool_->rollout().epoch();
+    result.step = StepId(step);
+    result.worker = "w1";
+    result.tokens.push_back({SeqId(1), pos, 5, 0, 0, {}, {}});
+    pool_->OnResult(result, now_);
+    pool_->Pump(now_);
+  }
+  // w2 joins, and both are to load. The plan beside.
+  stage::StageSpec Newcomer() {
+    Join(2, "w2");
+    TakeAll();
+    Pass(3 * kSecond);
+    const auto assigned = Take<PoolAction::Assign>();
+    EXPECT_EQ(assigned.size(), 2u);
+    if (assigned.size() < 2) return {};
+    EXPECT_EQ(assigned[1].assignment.mode, net::AssignMode::kBeside);
+    return assigned[0].assignment.spec;
+  }
+  void BothReady(const stage::StageSpec& spec) {
+    for (const uint64_t link : {1, 2}) {
+      pool_->OnWorkerEvent(net::LinkId(link), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0},
+                           now_);
+    }
+  }
+};
+
+TEST_F(NewcomerTest, ThePoolServesWhileItLoads) {
+  const stage::StageSpec spec = Newcomer();
+  pool_->OnWorkerEvent(net::LinkId(2), net::LoadProgress{spec.plan, 30, 100}, now_);
+  const NodeStatus node = pool_->Status(now_).nodes[1];
+  EXPECT_EQ(node.state, "loading");
+  EXPECT_EQ(node.load_done_bytes, 30u);
+  EXPECT_FALSE(node.has_stage);
+  EXPECT_EQ(pool_->Status(now_).nodes[0].layers, (stage::LayerRange{0, 4}));
+  Pass(15 * kSecond);
+}
+
+// A step is on its way when the last stage is ready: the change waits for it.
+TEST_F(NewcomerTest, TheBetterPlanIsTakenBetweenTwoSteps) {
+  const Epoch before = pool_->rollout().epoch();
+  const stage::StageSpec spec = Newcomer();
+  BothReady(spec);
+  const uint32_t in_flight = pool_->scheduler().steps_in_flight();
+  ASSERT_GT(in_flight, 0u);
+  EXPECT_EQ(pool_->rollout().epoch(), before);
+  TakeAll();
+  Token(2, 3);
+  if (in_flight > 1) Token(3, 4);
+  EXPECT_EQ(pool_->rollout().epoch(), spec.epoch);
+  ASSERT_TRUE(pool_->serving());
+  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
+  bool released = false, opened = false, sent = false;
+  for (const PoolAction::Any& action : TakeAll()) {
+    EXPECT_FALSE(std::holds_alternative<PoolAction::Fail>(action));
+    if (const auto* release = std::get_if<PoolAction::Release>(&action))
+      released = release->link == net::LinkId(1);
+    if (const auto* open = std::get_if<PoolAction::OpenPort>(&action)) {
+      EXPECT_TRUE(released);
+      opened = open->epoch == spec.epoch;
+    }
+    // Nothing of the old epoch is sent any more, and the log of its tokens is read again at once.
+    if (const auto* send = std::get_if<PoolAction::Send>(&action)) {
+      EXPECT_TRUE(opened);
+      EXPECT_EQ(send->frame.epoch, spec.epoch);
+      EXPECT_EQ(send->frame.batch.TotalRows(), in_flight > 1 ? 6u : 5u);
+      sent = true;
+    }
+  }
+  EXPECT_TRUE(opened && sent);
+  EXPECT_EQ(pool_->context(), 256u);
+}
+
+// One that serves is not left out of plans for what it could not do beside that.
+TEST_F(NewcomerTest, ItAloneIsBlamedForAFailure) {
+  const stage::StageSpec spec = Newcomer();
+  const net::StageFailed failed{spec.plan, spec.epoch, ResourceExhausted("disk full")};
+  pool_->OnWorkerEvent(net::LinkId(1), failed, now_);
+  EXPECT_EQ(pool_->health().Failing("w1"), nullptr);
+  ASSERT_EQ(Take<PoolAction::Release>().size(), 2u);
+  Pass(31 * kSecond);  // it is tried again
+  const auto assigned = Take<PoolAction::Assign>();
+  ASSERT_EQ(assigned.size(), 2u);
+  const stage::StageSpec& again = assigned[1].assignment.spec;
+  pool_->OnWorkerEvent(net::LinkId(2),
+                       net::StageFailed{again.plan, again.epoch, ResourceExhausted("disk full")},
+                       now_);
+  EXPECT_NE(pool_->health().Failing("w2"), nullptr);
+  EXPECT_TRUE(pool_->serving());
+}
+
+TEST_F(NewcomerTest, OneThatIsSilentIsNotTaken) {
+  const Epoch before = pool_->rollout().epoch();
+  const stage::StageSpec spec = Newcomer();
+  pool_->OnWorkerEvent(net::LinkId(2), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+  for (const TimeNs end = now_ + 2 * kSecond; now_ < end; now_ += 100 * kMillisecond) {
+    Beat({1});
+    Tick();
+  }
+  pool_->OnWorkerEvent(net::LinkId(1), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+  Token(2, 3);
+  now_ += kSecond;
+  Beat({1});
+  Tick();
+  EXPECT_EQ(pool_->rollout().epoch(), before);
+  Pass(kSecond);  // it is heard again
+  EXPECT_EQ(pool_->rollout().epoch(), spec.epoch);
+}
+
+// What would take long to read again is not interrupted at once.
+TEST_F(PoolTest, ABetterPlanWaitsWhileALongTextRuns) {
+  options_.deployment.take_pause = 2 * kMillisecond;
+  options_.deployment.pipeline.first_timeout = 1000 * kSecond;
+  pool_ = std::make_unique<PoolMachine>(options_);
+  Join(1, "w1");
+  Join(2, "w2");
+  Ready(1);
+  Ready(2);
+  make_plan_ = [](const sharding::PlanRequest& request) {
+    sharding::Plan plan;
+    plan.context = 512;
+    plan.group_blocks = {16};
+    plan.fits = true;
+    plan.stages.push_back({.machine = request.machines.back().name,
+                           .device = "cpu",
+                           .layers = {0, 4},
+                           .embeds = true,
+                           .samples = true});
+    return absl::StatusOr<sharding::Plan>(plan);
+  };
+  SubmitOne();  // 3 rows, of a millisecond each as long as nothing is measured
+  Join(3, "w3");
+  const auto pass = [&](TimeNs time) {
+    for (const TimeNs end = now_ + time; now_ < end; now_ += 100 * kMillisecond) {
+      Beat({1, 2, 3});
+      Tick();
+      pool_->Pump(now_);
+    }
+  };
+  pass(3 * kSecond);
+  const Epoch before = pool_->rollout().epoch();
+  ASSERT_EQ(pool_->rollout().beside_stages().size(), 1u);
+  const auto assigned = Take<PoolAction::Assign>();
+  const stage::StageSpec spec = assigned.back().assignment.spec;
+  pool_->OnWorkerEvent(net::LinkId(3), net::StageReady{spec.plan, spec.epoch, 1, 1, 1, 0}, now_);
+  pass(DeploymentOptions().take_patience - kSecond);
+  EXPECT_EQ(pool_->rollout().epoch(), before);
+  pass(2 * kSecond);
+  EXPECT_EQ(pool_->rollout().epoch(), spec.epoch);
+}
+
 // A third worker makes the plan of two better; no answer is ended for it.
 TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
+  protocol_ = net::kBesideProtocol - 1;
   options_.deployment.rollout.expect_workers = 0;
   make_plan_ = [](const sharding::PlanRequest& request) {
     sharding::Plan plan;
@@ -331,185 +401,6 @@ TEST_F(PoolTest, ABetterPlanWaitsUntilNoRequestWasHereForAWhile) {
 }
 
 // Three workers of which any two do; w1 and w2 serve.
-class DrainTest : public PoolTest {
- protected:
-  DrainTest() {
-    options_.deployment.rollout.expect_workers = 0;
-    options_.deployment.rollout.improve_every = 0;
-    make_plan_ = [this](const sharding::PlanRequest& request) {
-      sharding::Plan plan;
-      plan.context = context_;
-      plan.group_blocks = {16};
-      plan.fits = request.machines.size() >= 2;
-      if (!plan.fits) plan.why = {"4 layers of 10 MiB need 2 machines, 1 is there"};
-      for (uint32_t i = 0; i < 2 && plan.fits; ++i) {
-        plan.stages.push_back({.machine = request.machines[i].name,
-                               .device = "cpu",
-                               .layers = {2 * i, 2 * i + 2},
-                               .embeds = i == 0,
-                               .samples = i == 1});
-      }
-      return absl::StatusOr<sharding::Plan>(plan);
-    };
-    options_.deployment.pipeline.first_timeout = 1000 * kSecond;
-    options_.deployment.pipeline.step_timeout = 1000 * kSecond;
-    pool_ = std::make_unique<PoolMachine>(options_);
-  }
-  void Pass(TimeNs time, std::initializer_list<uint64_t> links = {1, 2, 3}) {
-    for (const TimeNs end = now_ + time; now_ < end;) {
-      now_ += 50 * kMillisecond;
-      Beat(links);
-      Tick();
-      pool_->Pump(now_);
-    }
-  }
-  void ServeWithSpare() {
-    for (uint64_t link : {1, 2, 3}) Join(link, absl::StrCat("w", link));
-    Pass(2 * kSecond);
-    Ready(1);
-    Ready(2);
-    ASSERT_TRUE(pool_->serving());
-  }
-  std::string StateOf(size_t node) { return pool_->Status(now_).nodes[node].state; }
-  std::string WhyOf(size_t node) { return pool_->Status(now_).nodes[node].why; }
-
-  uint32_t context_ = 256;
-};
-
-TEST_F(DrainTest, AnIdlePoolMovesAtOnceAndComesBackAfterUndrain) {
-  ServeWithSpare();
-  const Epoch epoch = pool_->rollout().epoch();
-  TakeAll();
-  ASSERT_TRUE(Drain("w2").ok());
-  ASSERT_TRUE(Drain("w2").ok());
-  EXPECT_EQ(StateOf(1), "draining");
-  Pass(50 * kMillisecond);
-  EXPECT_EQ(StateOf(1), "drained");
-  EXPECT_GT(pool_->rollout().epoch(), epoch);
-  bool released = false;
-  for (const PoolAction::Any& action : TakeAll()) {
-    if (const auto* assign = std::get_if<PoolAction::Assign>(&action)) {
-      EXPECT_NE(assign->link, net::LinkId(2));
-    }
-    const auto* release = std::get_if<PoolAction::Release>(&action);
-    released = released || (release != nullptr && release->link == net::LinkId(2));
-  }
-  EXPECT_TRUE(released);
-  Ready(1);
-  Ready(3);
-  ASSERT_TRUE(pool_->serving());
-  // Nothing hangs on it, and it stays out when it comes again.
-  pool_->OnWorkerGone(net::LinkId(2), Unavailable("reset"), now_);
-  EXPECT_TRUE(pool_->serving());
-  EXPECT_EQ(pool_->Status(now_).nodes.back().state, "lost");
-  EXPECT_TRUE(pool_->Status(now_).nodes.back().drained);
-  Join(4, "w2");
-  Pass(10 * kSecond, {1, 3, 4});
-  EXPECT_EQ(StateOf(1), "drained");
-  // The others alone are too few for another drain; the arithmetic is the planner's.
-  const absl::Status refused = Drain("w3");
-  EXPECT_TRUE(absl::IsFailedPrecondition(refused));
-  EXPECT_THAT(std::string(refused.message()),
-              HasSubstr("4 layers of 10 MiB need 2 machines, 1 is there"));
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("node drain --disable w2"));
-  EXPECT_TRUE(pool_->serving());
-  EXPECT_EQ(StateOf(2), "ready");
-  pool_->Undrain("w2", now_);
-  EXPECT_EQ(StateOf(1), "joined");
-  EXPECT_TRUE(Drain("w3").ok());
-}
-
-// A worker without layers always says who left it out, and one with layers says nothing.
-TEST_F(DrainTest, WhoHasNoLayersSaysWhy) {
-  const auto check = [&](const char* when) {
-    for (const NodeStatus& node : pool_->Status(now_).nodes) {
-      const bool used = node.has_stage && !node.drained;
-      EXPECT_EQ(node.why.empty(), used) << when << ": " << node.name << ": " << node.why;
-    }
-  };
-  Join(1, "w1");
-  check("waiting");
-  EXPECT_THAT(WhyOf(0), HasSubstr("nothing is served now"));
-  for (uint64_t link : {2, 3}) Join(link, absl::StrCat("w", link));
-  Pass(2 * kSecond);
-  check("loading");
-  EXPECT_THAT(WhyOf(2), HasSubstr("the plan that is being loaded does without it"));
-  Ready(1);
-  Ready(2);
-  ASSERT_TRUE(pool_->serving());
-  Pass(10 * kSecond);
-  check("serving");
-  EXPECT_THAT(WhyOf(2), HasSubstr("no plan with it is enough better"));
-  ASSERT_TRUE(Drain("w2").ok());
-  EXPECT_THAT(WhyOf(1), HasSubstr("an administrator drained it, and its layers go to other"));
-  Pass(50 * kMillisecond);
-  check("drained");
-  EXPECT_THAT(WhyOf(1), HasSubstr("`lanyard node drain --disable w2` takes it back"));
-  Ready(1);
-  Ready(3);
-  pool_->Undrain("w2", now_);
-  EXPECT_EQ(StateOf(1), "joined");
-  check("taken back");
-  EXPECT_THAT(WhyOf(1), HasSubstr("soon looks whether a plan with it is better"));
-  Pass(10 * kSecond);
-  check("spare");
-  EXPECT_THAT(WhyOf(1), HasSubstr("takes over when a worker that has layers leaves"));
-}
-
-TEST_F(DrainTest, WhatRunsEndsFirstAndWhatComesWaits) {
-  ServeWithSpare();
-  SubmitOne();
-  ASSERT_TRUE(Drain("w2").ok());
-  Pass(kSecond);
-  EXPECT_TRUE(pool_->serving());
-  SequenceSpec second;
-  second.id = SeqId(2);
-  second.prompt = {1, 2};
-  second.max_tokens = 5;
-  ASSERT_TRUE(pool_->Submit(second, now_).ok());
-  Pass(kSecond);
-  EXPECT_EQ(pool_->scheduler().n_waiting(), 1u);
-  stage::StepResult result;
-  result.plan = pool_->rollout().plan_id();
-  result.epoch = pool_->rollout().epoch();
-  result.step = StepId(1);
-  result.stage = 1;
-  result.worker = "w2";
-  result.tokens.push_back({SeqId(1), 2, 5, 0, 0, {}, {}});
-  pool_->Cancel(SeqId(1));
-  pool_->OnResult(result, now_);
-  Pass(50 * kMillisecond);
-  EXPECT_FALSE(pool_->serving());
-  SequenceSpec third = second;
-  third.id = SeqId(3);
-  EXPECT_TRUE(pool_->Submit(third, now_).ok());  // also while the layers move
-  Pass(2 * DeploymentOptions().queue_timeout);   // a slow load ends no request
-  Ready(1);
-  Ready(3);
-  ASSERT_TRUE(pool_->serving());
-  Pass(100 * kMillisecond);
-  EXPECT_EQ(pool_->scheduler().n_running(), 2u);
-  EXPECT_TRUE(Take<PoolAction::Fail>().empty());
-}
-
-TEST_F(DrainTest, WhatRunsOnIsCarriedOver) {
-  ServeWithSpare();
-  SubmitOne();
-  ASSERT_TRUE(Drain("w2").ok());
-  Pass(DeploymentOptions().drain_patience - 100 * kMillisecond);
-  EXPECT_TRUE(pool_->serving());
-  Pass(200 * kMillisecond);
-  EXPECT_FALSE(pool_->serving());
-  TakeAll();
-  Ready(1);
-  Ready(3);
-  Pass(100 * kMillisecond);
-  const auto actions = Take<PoolAction::Send>();
-  ASSERT_EQ(actions.size(), 1u);  // its tokens again, from the first
-  EXPECT_EQ(actions[0].frame.batch.TotalRows(), 3u);
-  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
-}
-
 TEST_F(PoolTest, TheCauseOfAFailedLoadIsTold) {
   Join(1, "w1");
   Join(2, "w2");
@@ -527,57 +418,6 @@ TEST_F(PoolTest, TheCauseOfAFailedLoadIsTold) {
   EXPECT_EQ(status.nodes[1].load_failure->why, "no space left");
 }
 
-TEST_F(DrainTest, WhatDoesNotLoadElsewhereStays) {
-  ServeWithSpare();
-  SubmitOne();
-  ASSERT_TRUE(Drain("w2").ok());
-  Pass(DeploymentOptions().drain_patience + 100 * kMillisecond);
-  ASSERT_FALSE(pool_->serving());
-  pool_->OnWorkerEvent(net::LinkId(3),
-                       net::StageFailed{pool_->rollout().plan_id(), pool_->rollout().epoch(),
-                                        absl::DataLossError("bad disk")},
-                       now_);
-  Pass(kSecond);
-  Ready(1);
-  Ready(2);
-  ASSERT_TRUE(pool_->serving());
-  Pass(20 * kSecond);
-  EXPECT_TRUE(pool_->serving());  // not tried again and again
-  EXPECT_EQ(StateOf(1), "draining");
-  EXPECT_EQ(pool_->scheduler().n_running(), 1u);
-  EXPECT_TRUE(Take<PoolAction::Fail>().empty());
-  Join(4, "w4");  // it may be able to
-  Pass(DeploymentOptions().drain_patience + 100 * kMillisecond, {1, 2, 3, 4});
-  EXPECT_FALSE(pool_->serving());
-  EXPECT_EQ(StateOf(1), "drained");
-}
-
-TEST_F(DrainTest, NobodyIsCarriedIntoAShorterContext) {
-  ServeWithSpare();
-  SubmitOne();
-  context_ = 128;
-  ASSERT_TRUE(Drain("w2").ok());
-  Pass(20 * DeploymentOptions().drain_patience);
-  EXPECT_TRUE(pool_->serving());
-  EXPECT_EQ(StateOf(1), "draining");
-  pool_->Undrain("w2", now_);
-  EXPECT_EQ(StateOf(1), "ready");
-}
-
-TEST_F(DrainTest, WhoWasDrainedInAnEarlierLifeIsNotWaitedFor) {
-  options_.deployment.rollout.expect_workers = 3;
-  options_.drained = {"w1"};
-  pool_ = std::make_unique<PoolMachine>(options_);
-  for (uint64_t link : {1, 2}) Join(link, absl::StrCat("w", link));
-  Pass(2 * kSecond, {1, 2});
-  EXPECT_EQ(pool_->rollout().why(), "1 of 2 workers have joined");
-  Join(3, "w3");
-  EXPECT_EQ(pool_->rollout().state(), RolloutState::kLoading);
-  EXPECT_EQ(StateOf(0), "drained");
-}
-
-// A worker that is lost in the middle of an answer, again and again: the guard ends a request that
-// may be the reason, and no other.
 TEST_F(PoolTest, TheGuardEndsWhoMayBeTheReason) {
   const auto fell_silent = [&] {
     for (TimeNs silent = 0; pool_->serving() && silent < 60 * kSecond; silent += kSecond) {

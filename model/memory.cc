@@ -137,6 +137,18 @@ uint64_t WeightsBytes(const Manifest& manifest, const StageDuty& duty) {
   return bytes;
 }
 
+uint64_t SharedWeightsBytes(const Manifest& manifest, const StageDuty& a, const StageDuty& b) {
+  StageDuty both;
+  both.layer_begin = std::max(a.layer_begin, b.layer_begin);
+  both.layer_end = std::max(both.layer_begin, std::min(a.layer_end, b.layer_end));
+  both.samples = a.samples && b.samples;
+  uint64_t bytes = WeightsBytes(manifest, both);
+  // Every stage computes with its own copy of the part that goes with all layers.
+  const Part* common = manifest.Find("common");
+  if (common != nullptr && both.layer_begin < both.layer_end) bytes -= HeldBytes(common->tensors);
+  return bytes;
+}
+
 uint64_t LayerKvBytes(const ModelShape& shape, uint32_t blocks, const StageDuty& duty) {
   return uint64_t{blocks} * duty.kv_block_tokens * 2 * shape.n_kv_heads * duty.kv_head_bytes;
 }

@@ -55,6 +55,8 @@ uint64_t HeldBytes(const std::vector<TensorInfo>& tensors);
 // The weights of a stage. Embedding rows are read on demand: "embed" takes memory only where it is
 // the tied head.
 uint64_t WeightsBytes(const Manifest& manifest, const StageDuty& duty);
+// What two stages of a processor have in common of them, and hold once (engine/weight_shelf.h).
+uint64_t SharedWeightsBytes(const Manifest& manifest, const StageDuty& a, const StageDuty& b);
 uint64_t KvBytes(const ModelShape& shape, const StageDuty& duty);
 // The KV of one layer when its group has `blocks` blocks.
 uint64_t LayerKvBytes(const ModelShape& shape, uint32_t blocks, const StageDuty& duty);

@@ -122,11 +122,21 @@ struct Leaving {
 using WorkerEvent = std::variant<WorkerHello, Heartbeat, LoadProgress, StageReady, StageFailed,
                                  Leaving, DevicesChanged, Diagnosis>;
 
+enum class AssignMode {
+  kInstead,  // of whatever the worker has, which ends at once
+  // The stage that serves goes on until its plan is released, or until a frame of this later epoch
+  // comes; then this one is the worker's stage. A worker has one beside another at most, the
+  // latest.
+  kBeside,
+  kFetch,  // the weights are only fetched, and the stage that serves goes on
+};
+
 // A stage that the worker is to hold. The worker makes it ready (weights, connection to the next
-// stage) and answers StageReady or StageFailed. A new assignment replaces the old one; what both
-// need (same model digest and parts) is not loaded again.
+// stage) and answers StageReady or StageFailed. What it holds already for the same duty (same model
+// digest and parts) is not loaded again.
 struct Assignment {
   stage::StageSpec spec;
+  AssignMode mode = AssignMode::kInstead;
   std::shared_ptr<const model::Manifest> manifest;
   std::string next_worker;  // empty for the last stage
   std::string next_address;

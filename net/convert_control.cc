@@ -362,6 +362,7 @@ void ToProto(const Assignment& in, v1::Assign* out) {
   out->set_next_address(in.next_address);
   out->set_next_node(in.next_node);
   out->set_from_node(in.from_node);
+  out->set_mode(static_cast<v1::AssignMode>(in.mode));
 }
 
 absl::StatusOr<Assignment> FromProto(const v1::Assign& in) {
@@ -384,6 +385,9 @@ absl::StatusOr<Assignment> FromProto(const v1::Assign& in) {
     out.next_node = in.next_node();
   }
   out.from_node = in.from_node();
+  if (!v1::AssignMode_IsValid(in.mode()))
+    return InvalidArgument("assignment mode ", static_cast<int>(in.mode()), " is not known");
+  out.mode = static_cast<AssignMode>(in.mode());
   for (const std::string* node : {&out.next_node, &out.from_node}) {
     if (!node->empty() && !identity::IsNodeId(*node))
       return InvalidArgument("'", CleanText(*node), "' is no node's id");

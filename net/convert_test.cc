@@ -317,6 +317,7 @@ TEST(ConvertControl, AssignmentRoundTripAndChecks) {
   in.spec.max_context = 128;
   in.next_worker = "w2";
   in.next_address = "127.0.0.1:99";
+  in.mode = AssignMode::kBeside;
   v1::Assign proto;
   ToProto(in, &proto);
   const auto out = FromProto(proto);
@@ -324,6 +325,7 @@ TEST(ConvertControl, AssignmentRoundTripAndChecks) {
   EXPECT_EQ(out->manifest->digest, in.manifest->digest);
   EXPECT_EQ(out->spec.layers, in.spec.layers);
   EXPECT_EQ(out->next_address, in.next_address);
+  EXPECT_EQ(out->mode, in.mode);
 
   const auto refuses = [&](const std::function<void(v1::Assign&)>& spoil) {
     v1::Assign bad = proto;
@@ -335,6 +337,7 @@ TEST(ConvertControl, AssignmentRoundTripAndChecks) {
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->set_samples(true); }));
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.mutable_spec()->add_group_blocks(1); }));
   EXPECT_TRUE(refuses([](v1::Assign& a) { a.set_next_address("x"); }));
+  EXPECT_TRUE(refuses([](v1::Assign& a) { a.set_mode(static_cast<v1::AssignMode>(3)); }));
   EXPECT_TRUE(
       refuses([](v1::Assign& a) { a.mutable_manifest()->mutable_shape()->set_family("gpt9"); }));
   EXPECT_TRUE(refuses(

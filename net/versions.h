@@ -14,6 +14,9 @@
 
 namespace lanyard::net {
 
+// From this protocol on a worker holds a stage beside the one that serves (AssignMode).
+inline constexpr uint32_t kBesideProtocol = 2;
+
 // What a program says of itself. `version` is for people, and is cleaned before it is shown.
 struct Program {
   uint32_t protocol = kProtocolVersion;

@@ -18,6 +18,9 @@ absl::Status CheckMachine(const MachineProfile& m) {
   if (!(m.speed > 0) || !std::isfinite(m.speed)) {
     return InvalidArgument("machine ", m.name, ": speed ", m.speed, " is not above 0");
   }
+  if (!(m.slowness > 0) || !std::isfinite(m.slowness)) {
+    return InvalidArgument("machine ", m.name, ": slowness ", m.slowness, " is not above 0");
+  }
   std::set<std::string> names = {"cpu"};
   for (const DeviceProfile& d : m.devices) {
     if (!names.insert(d.name).second) {
@@ -127,6 +130,7 @@ PlannedStage MakeStage(const Problem& problem, const Segment& s) {
   stage.buffer_bytes = bytes.buffers;
   stage.base_bytes = place.base_bytes;
   stage.limit_bytes = place.limit_bytes;
+  stage.slowness = problem.request().machines[place.machine].slowness;
   stage.ms_per_token = static_cast<double>(problem.StageTime(s.place, s.begin, s.end)) * 1e-9;
   return stage;
 }
@@ -154,10 +158,28 @@ std::vector<PlannedStage> MergeMachines(std::vector<PlannedStage> stages) {
   return out;
 }
 
+// The same load with a frame for every stage of the cut and one between, as far as the memory that
+// the cut leaves free can hold their rows: with fewer, stages stand idle while a prompt is read.
+Problem WithFramesForAll(const PlanRequest& request, const Load& load, const Cut& cut) {
+  const auto& groups = request.manifest->shape.groups;
+  const bool slides = std::any_of(groups.begin(), groups.end(), [](const model::StateGroup& group) {
+    return group.kind == model::StateKind::kSliding;
+  });
+  const uint32_t most = static_cast<uint32_t>(cut.segments.size()) + 1;
+  for (uint32_t frames = slides ? most : 0; frames > kFewestFrames; --frames) {
+    Problem problem(request, load.context, load.users, frames);
+    const bool fits = std::all_of(cut.segments.begin(), cut.segments.end(), [&](const Segment& s) {
+      return problem.Fits(s.place, s.begin, s.end);
+    });
+    if (fits) return problem;
+  }
+  return Problem(request, load.context, load.users);
+}
+
 }  // namespace
 
 std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t context, uint32_t users,
-                                  uint32_t max_rows) {
+                                  uint32_t max_rows, uint32_t frames) {
   const uint32_t full = CeilDiv(context, stage::kKvBlockTokens) * users;
   std::vector<uint32_t> blocks;
   for (const model::StateGroup& group : shape.groups) {
@@ -166,7 +188,7 @@ std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t conte
       // A window that starts and ends inside a block uses one block more, and so does each user's
       // share of a step.
       const uint32_t window = CeilDiv(group.window, stage::kKvBlockTokens) + 2;
-      needed = std::min(full, window * users + 2 * CeilDiv(max_rows, stage::kKvBlockTokens));
+      needed = std::min(full, window * users + frames * CeilDiv(max_rows, stage::kKvBlockTokens));
     }
     blocks.push_back(needed);
   }
@@ -188,19 +210,20 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   }
   plan.context = load.context;
   plan.users = load.users;
-  const Problem problem(request, load.context, load.users);
-  plan.group_blocks = problem.group_blocks();
+  const Problem least(request, load.context, load.users);
 
   int64_t rows_beside = std::min(request.users, stage::kMaxFrameRows) - 1;
   std::optional<Cut> cut;
   if (request.require_all) {
     rows_beside = std::max(rows_beside, kRowsAsOneRead);
-    cut = BestCut(problem, MachinesWithLayers(problem), rows_beside);
+    cut = BestCut(least, MachinesWithLayers(least), rows_beside);
     if (!cut) plan.why.push_back("no cut gives every machine a stage within its memory");
   }
-  if (!cut) cut = BestCut(problem, {}, rows_beside);
+  if (!cut) cut = BestCut(least, {}, rows_beside);
   if (request.given_up()) return absl::CancelledError("the plan was given up");
   if (!cut) return Internal("planner: a load that fits has no cut");
+  const Problem problem = WithFramesForAll(request, load, *cut);
+  plan.group_blocks = problem.group_blocks();
   plan.fits = true;
   plan.token_ms = static_cast<double>(cut->sum) * 1e-9;
   plan.slowest_ms = static_cast<double>(cut->slowest) * 1e-9;

@@ -41,6 +41,8 @@ struct MachineProfile {
   uint64_t base_bytes = 0;
   uint32_t threads = 1;
   double speed = 1;
+  // How many times longer it was measured to take than its speeds promise.
+  double slowness = 1;
   // How often it was lost lately; each counts as if it were one machine more.
   double losses = 0;
   std::vector<DeviceProfile> devices;  // beyond the CPU; may be empty
@@ -86,6 +88,7 @@ struct PlannedStage {
   uint64_t limit_bytes = 0;
   // Predicted for the decode of one row; in relative units when speeds are relative.
   double ms_per_token = 0;
+  double slowness = 1;  // of its machine, as it was planned with
 };
 
 struct Plan {
@@ -109,11 +112,14 @@ struct Plan {
   double Objective(double weight) const;
 };
 
+// A frame that is computed while the next one comes.
+inline constexpr uint32_t kFewestFrames = 2;
+
 // KV blocks of each state group that `users` sequences of `context` tokens need. A sliding group
-// holds its window and two steps' rows on top (a window's old blocks are freed as it moves), but
-// never more than a full group.
+// holds its windows and on top the rows of `frames` frames of max_rows that are on their way (a
+// window's old blocks are freed as it moves), but never more than a full group.
 std::vector<uint32_t> GroupBlocks(const model::ModelShape& shape, uint32_t context, uint32_t users,
-                                  uint32_t max_rows);
+                                  uint32_t max_rows, uint32_t frames = kFewestFrames);
 
 // InvalidArgument for a request that makes no sense (no machines, duplicate names, zero
 // context...); Cancelled when it was given up. A model that does not fit is no error: fits is false

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <random>
 #include <set>
@@ -668,6 +669,26 @@ TEST(Planner, ManyUsersAreWorthMoreMachines) {
   EXPECT_LE(before, 4u);
 }
 
+TEST(Planner, AStragglerLosesLayersToTheOthers) {
+  const Manifest model = Model8B();
+  PlanRequest request = OfficeRequest(model, 3, 16 * kGiB);
+  request.require_all = true;
+  const auto layers = [&] {
+    std::map<std::string, uint32_t> out;
+    const auto plan = MakePlan(request);
+    for (const PlannedStage& stage : plan->stages) {
+      out[stage.machine] += stage.layers.size();
+      EXPECT_EQ(stage.slowness, stage.machine == "pc1" ? request.machines[1].slowness : 1);
+    }
+    return out;
+  };
+  const auto even = layers();
+  request.machines[1].slowness = 3;
+  const auto uneven = layers();
+  EXPECT_LT(uneven.at("pc1") * 2, even.at("pc1"));
+  EXPECT_GT(uneven.at("pc0"), even.at("pc0"));
+}
+
 TEST(Planner, OneThatWasLostLatelyIsPassedOver) {
   const Manifest model = Model8B();
   PlanRequest request = OfficeRequest(model, 3, 16 * kGiB);
@@ -715,6 +736,8 @@ TEST(Planner, RefusesNonsenseByName) {
   EXPECT_NE(error([](PlanRequest& r) { r.machines[1].name = "w1"; }).find("two machines"),
             std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) { r.machines[1].speed = 0; }).find("w2"), std::string::npos);
+  EXPECT_NE(error([](PlanRequest& r) { r.machines[1].slowness = 0; }).find("w2"),
+            std::string::npos);
   EXPECT_NE(error([](PlanRequest& r) {
               r.links.push_back({"w1", "pc9"});
             }).find("pc9"),
@@ -728,6 +751,31 @@ TEST(GroupBlocks, SlidingGroupsHoldTheirWindowOnly) {
   EXPECT_EQ(GroupBlocks(model.shape, 4096, 1, 32), (std::vector<uint32_t>{128, 6}));
   EXPECT_EQ(GroupBlocks(model.shape, 4096, 3, 32), (std::vector<uint32_t>{384, 14}));
   EXPECT_EQ(GroupBlocks(model.shape, 33, 1, 512), (std::vector<uint32_t>{2, 2}));
+  EXPECT_EQ(GroupBlocks(model.shape, 4096, 1, 32, 9), (std::vector<uint32_t>{128, 13}));
+}
+
+TEST(Planner, SlidingGroupsHaveRoomForAFrameInEachStage) {
+  const Manifest model = MakeModel(std::vector<uint64_t>(8, 64), 64, true, 2);
+  PlanRequest request = Request(model, {});
+  for (const char* name : {"a", "b", "c", "d"})
+    request.machines.push_back(Machine(name, 1 << 20, 1));
+  request.max_rows = 32;
+  request.require_all = true;
+  const auto roomy = MakePlan(request);
+  ASSERT_TRUE(roomy.ok() && roomy->fits);
+  ASSERT_EQ(roomy->stages.size(), 4u);
+  EXPECT_EQ(roomy->group_blocks, GroupBlocks(model.shape, 512, roomy->users, 32, 5));
+
+  // Memory that is needed otherwise is not given to them.
+  uint64_t most = 0;
+  for (const PlannedStage& stage : roomy->stages)
+    most = std::max(most, stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes);
+  for (MachineProfile& machine : request.machines) machine.memory_bytes = most - 1;
+  const auto tight = MakePlan(request);
+  ASSERT_TRUE(tight.ok() && tight->fits);
+  EXPECT_EQ(tight->context, 512u);
+  ASSERT_EQ(tight->stages.size(), 4u);
+  EXPECT_EQ(tight->group_blocks, GroupBlocks(model.shape, 512, tight->users, 32, 4));
 }
 
 }  // namespace

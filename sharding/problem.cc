@@ -42,9 +42,9 @@ double Charged(double time, int64_t charge) {
   return time * std::pow(1 - kFurtherMachineSaves, -further);
 }
 
-Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users)
+Problem::Problem(const PlanRequest& request, uint32_t context, uint32_t users, uint32_t frames)
     : request_(&request), n_layers_(request.manifest->shape.n_layers) {
-  group_blocks_ = GroupBlocks(request.manifest->shape, context, users, request.max_rows);
+  group_blocks_ = GroupBlocks(request.manifest->shape, context, users, request.max_rows, frames);
   AddPlaces();
   AddUnits();
   for (const MachineProfile& machine : request.machines) {
@@ -81,12 +81,12 @@ void Problem::AddPlaces() {
     const MachineProfile& machine = request_->machines[m];
     for (const DeviceProfile& d : machine.devices) {
       places_of_[m].push_back(places_.size());
-      places_.push_back({m, d.name, d.memory_bytes, 0, d.speed, machine.threads,
+      places_.push_back({m, d.name, d.memory_bytes, 0, d.speed / machine.slowness, machine.threads,
                          exact || (fast && d.fast_attention)});
     }
     places_of_[m].push_back(places_.size());
-    places_.push_back({m, "cpu", machine.memory_bytes, machine.base_bytes, machine.speed,
-                       machine.threads, exact});
+    places_.push_back({m, "cpu", machine.memory_bytes, machine.base_bytes,
+                       machine.speed / machine.slowness, machine.threads, exact});
   }
 }
 

@@ -31,7 +31,8 @@ inline constexpr int64_t kOneMachine = 1000;  // of Problem::Charge
 class Problem {
  public:
   // `request` must outlive the problem and have been checked.
-  Problem(const PlanRequest& request, uint32_t context, uint32_t users);
+  Problem(const PlanRequest& request, uint32_t context, uint32_t users,
+          uint32_t frames = kFewestFrames);
 
   uint32_t units() const { return n_layers_ + 1; }
   uint32_t n_layers() const { return n_layers_; }

@@ -2,15 +2,21 @@
 """What users of one pool see of each other and of lost machines: a second turn against the first, a short question behind
 long prompts, many with one system prompt, and the pause of a stream whose worker is killed. Prints markdown tables.
 
-bench_serving.py --bin FOLDER --models FOLDER [--rounds 5]
+bench_serving.py --bin FOLDER --models FOLDER [--rounds 5] [--llama FOLDER] [--only kills]
+
+--llama: a folder with llama.cpp's ggml-rpc-server and llama-server, whose ring is killed in the same way.
 """
 import argparse
 import concurrent.futures
+import contextlib
+import http.client
 import json
 import os
 import pathlib
 import signal
+import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -128,11 +134,106 @@ def kills(Pool, model, rounds):
     print(f"| {model.stem} | {len(pauses)} | {spread(pauses)} | {'yes' if len(texts) == 1 else 'NO'} |", flush=True)
 
 
+class Ring:
+    """llama.cpp's three rpc-servers and the llama-server that is their head; whatever has ended is started again at once."""
+
+    def __init__(self, folder, model):
+        self.folder, self.model = folder, model
+        with contextlib.ExitStack() as stack:
+            ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(4)]
+        self.port, self.peers = ports[0], ports[1:]
+        self.head, self.servers = None, [None] * 3
+        self.revive()
+
+    def start(self, *command):
+        return subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def revive(self):
+        for i, port in enumerate(self.peers):
+            if self.servers[i] is None or self.servers[i].poll() is not None:
+                self.servers[i] = self.start(self.folder / "ggml-rpc-server", "-H", "127.0.0.1", "-p", port, "-t", 1)
+        if self.head is None or self.head.poll() is not None:
+            time.sleep(0.3)  # the servers listen
+            self.head = self.start(self.folder / "llama-server", "-m", self.model, "--rpc", ",".join(f"127.0.0.1:{p}" for p in self.peers),
+                                   "-ngl", 99, "-c", 1024, "-np", 1, "-t", 1, "--host", "127.0.0.1", "--port", self.port, "--no-webui")
+
+    def answer(self, max_tokens, on_token=lambda n: None, timeout=60):
+        """How many tokens came, and how the stream ended."""
+        tokens = 0
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+            connection.request("POST", "/v1/completions", json.dumps({
+                "prompt": ids(1, 500), "temperature": 0.8, "seed": 7, "max_tokens": max_tokens, "ignore_eos": True, "stream": True,
+                "cache_prompt": False}), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                return tokens, str(response.status)
+            for line in response:
+                if line.strip() == b"data: [DONE]":
+                    return tokens, "whole"
+                if line.startswith(b"error") or b'"error"' in line:
+                    return tokens, "an error"
+                if line.startswith(b"data: {"):
+                    tokens += 1
+                    on_token(tokens)
+            return tokens, "an end without a word"
+        except TimeoutError:
+            return tokens, f"silence for {timeout} s"
+        except (OSError, http.client.HTTPException):
+            return tokens, "an end without a word"
+
+    def wait(self, seconds=120):
+        """Until it answers."""
+        start = time.monotonic()
+        while self.answer(1, timeout=10)[1] != "whole":
+            if time.monotonic() - start > seconds:
+                sys.exit("error: llama.cpp's ring does not answer")
+            self.revive()
+            time.sleep(0.1)
+
+    def close(self):
+        for process in [self.head, *self.servers]:
+            process.kill()
+            process.wait()
+
+
+def ring_kills(folder, model, rounds):
+    """The same kill of one of three of llama.cpp's RPC servers."""
+    ends, came, away, killed, heads = {}, [], [], [], 0
+    ring = Ring(folder, model)
+    try:
+        ring.wait()
+        for i in range(rounds):
+            def kill(tokens, victim=i % 3):
+                if tokens == 50:
+                    killed.append(time.monotonic())
+                    ring.servers[victim].kill()
+                    ring.servers[victim].wait()
+            tokens, end = ring.answer(200, kill)
+            ends[end] = ends.get(end, 0) + 1
+            came.append(tokens)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                ring.head.wait(timeout=5)
+            heads += ring.head.poll() is not None
+            if ring.head.poll() is None:  # it would go on without the server
+                ring.head.kill()
+                ring.head.wait()
+            ring.revive()
+            ring.wait()
+            away.append(time.monotonic() - killed[-1])
+    finally:
+        ring.close()
+    how = ", ".join(f"{end}: {n}" for end, n in ends.items())
+    print(f"| {model.stem} | {rounds} | {how} | {spread(came)} | {heads} | {spread(away, 1)} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--llama", type=pathlib.Path)
+    parser.add_argument("--only", choices=["kills"])
     args = parser.parse_args()
     root = pathlib.Path(__file__).resolve().parents[1]
     os.environ["LANYARD_BIN"] = str(args.bin.resolve())
@@ -140,7 +241,19 @@ def main():
     sys.path.insert(0, str(root / "tests" / "e2e"))
     from pool import Pool  # the tests' own way to run a pool
 
+    def killed():
+        print("\nkill -9 of one of three workers, 500 tokens of context; the stream's pause in ms, min / median / max\n")
+        print("| model | kills | pause | same text |\n|-|-|-|-|", flush=True)
+        kills(Pool, smollm, 3 * args.rounds)
+        if not args.llama:
+            return
+        print("\nkill -9 of one of three of llama.cpp's rpc-servers at the 50th of 200 tokens; what has ended is started again at once\n")
+        print("| model | kills | how the answer ended | tokens that came | heads that ended too | s until the next answer |\n|-|-|-|-|-|-|", flush=True)
+        ring_kills(args.llama, smollm, 3 * args.rounds)
+
     smollm, gemma = args.models / "smollm2.gguf", args.models / "gemma3-270m.gguf"
+    if args.only:
+        return killed()
     print(f"\na second turn, {args.rounds} conversations; ms to a token, min / median / max\n")
     print("| model | workers | first: 2,000 tokens | second: 30 more | second in % of the first |\n|-|-|-|-|-|", flush=True)
     for model, workers in ((smollm, 1), (smollm, 3), (gemma, 1)):
@@ -154,9 +267,7 @@ def main():
           "|-|-|-|-|-|-|", flush=True)
     for workers in (1, 3):
         fair(Pool, smollm, workers)
-    print("\nkill -9 of one of three workers, 500 tokens of context; the stream's pause in ms, min / median / max\n")
-    print("| model | kills | pause | same text |\n|-|-|-|-|", flush=True)
-    kills(Pool, smollm, 3 * args.rounds)
+    return killed()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/field_error.h"
 #include "base/status.h"
 #include "base/version.h"
 #include "web/cluster_handler.h"
@@ -57,13 +58,16 @@ std::string ProgressText(const PoolStatus& status) {
     }
     separator = ", ";
   }
+  if (status.ready_in_s) absl::StrAppend(&text, "; about ", *status.ready_in_s, " s to go");
   return text;
 }
 
 void Ready(const Generator& generator, ResponseWriter& writer) {
   const PoolStatus status = generator.Status();
   if (status.ready) return SendJson(writer, {{"status", "ready"}});
-  writer.Send(ToResponse(Unavailable(ProgressText(status))));
+  absl::Status not_ready = Unavailable(ProgressText(status));
+  if (status.ready_in_s) not_ready = WithRetryAfter(std::move(not_ready), *status.ready_in_s);
+  writer.Send(ToResponse(not_ready));
 }
 
 void Version(ResponseWriter& writer) {
@@ -93,6 +97,7 @@ ordered_json NodeJson(const NodeStatus& n) {
                       {"pid", n.pid},
                       {"threads", n.threads},
                       {"speed", n.speed},
+                      {"slowness", n.slowness},
                       {"memory_bytes", n.memory_bytes},
                       {"resident_bytes", n.resident_bytes},
                       {"busy", n.busy},

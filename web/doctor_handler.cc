@@ -20,6 +20,7 @@ ordered_json NodeJson(const coordinator::NodeStatus& node, const NodeDiagnosis* 
                       {"state", node.state},
                       {"address", node.address},
                       {"version", node.version},
+                      {"slowness", node.slowness},
                       {"memory_bytes", node.memory_bytes},
                       {"resident_bytes", node.resident_bytes},
                       {"heartbeat_age_s", node.heartbeat_age_s}};

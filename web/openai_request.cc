@@ -118,6 +118,14 @@ absl::Status ParseMaxTokens(const Fields& fields, std::optional<uint32_t> fallba
   return absl::OkStatus();
 }
 
+absl::Status ParseTimeout(const Fields& fields, TimeNs* out) {
+  constexpr double kMostSeconds = 86400;
+  ASSIGN_OR_RETURN(const auto seconds, fields.Number("timeout", 0, kMostSeconds));
+  // Nobody can ask for less than a nanosecond; 0 asks for nothing.
+  *out = static_cast<TimeNs>(std::ceil(seconds.value_or(0) * kSecond));
+  return absl::OkStatus();
+}
+
 absl::Status ParseStream(const Fields& fields, CompletionRequest* out) {
   ASSIGN_OR_RETURN(out->stream, fields.Bool("stream", false));
   const json* options = fields.Find("stream_options");
@@ -165,6 +173,7 @@ absl::Status ParseCommon(const Fields& fields, std::optional<uint32_t> max_token
   RETURN_IF_ERROR(ParseStop(fields, &out->generate.stop));
   RETURN_IF_ERROR(ParseMaxTokens(fields, max_tokens, &out->generate.max_tokens));
   RETURN_IF_ERROR(ParseEffort(fields, &out->generate.reasoning_effort));
+  RETURN_IF_ERROR(ParseTimeout(fields, &out->generate.timeout));
   return ParseStream(fields, out);
 }
 

@@ -1,7 +1,7 @@
 // OpenAI's request bodies (https://platform.openai.com/docs/api-reference) and the extensions
-// top_k, min_p, ignore_eos, parse_special. Unknown fields are ignored, harmless ones (user,
-// metadata, store, ...) accepted; what would change the answer and is not there yet is refused by
-// name (web/known_fields.h).
+// top_k, min_p, ignore_eos, parse_special, timeout. Unknown fields are ignored, harmless ones
+// (user, metadata, store, ...) accepted; what would change the answer and is not there yet is
+// refused by name (web/known_fields.h).
 #pragma once
 
 #include <string_view>

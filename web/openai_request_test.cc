@@ -34,6 +34,7 @@ TEST(ChatRequest, Defaults) {
   EXPECT_EQ(r->generate.sample.top_p, 1);
   EXPECT_EQ(r->generate.sample.top_k, 0u);
   EXPECT_FALSE(r->generate.max_tokens.has_value());
+  EXPECT_EQ(r->generate.timeout, 0);
   // Without a seed two requests differ.
   EXPECT_NE(r->generate.sample.seed, ParseChatRequest(Chat(""))->generate.sample.seed);
 }
@@ -47,8 +48,9 @@ TEST(ChatRequest, AllFields) {
          "parallel_tool_calls":true,
          "tools":[],"tool_choice":"none","response_format":{"type":"text"},"logit_bias":{},
          "presence_penalty":0,"frequency_penalty":0.0,"modalities":["text"],
-         "reasoning_effort":"low","never_heard_of":[1,2])"));
+         "reasoning_effort":"low","timeout":2.5,"never_heard_of":[1,2])"));
   ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_EQ(r->generate.timeout, 2500 * kMillisecond);
   EXPECT_FLOAT_EQ(r->generate.sample.temperature, 0.5f);
   EXPECT_FLOAT_EQ(r->generate.sample.min_p, 0.05f);
   EXPECT_EQ(r->generate.sample.top_k, 40u);
@@ -141,6 +143,9 @@ TEST(ChatRequest, BadValuesNameTheField) {
         {R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
         {R"("model":3)", "model"},
         {R"("ignore_eos":1)", "ignore_eos"},
+        {R"("timeout":-1)", "timeout"},
+        {R"("timeout":1e9)", "timeout"},
+        {R"("timeout":"2s")", "timeout"},
         {R"("top_k":-2)", "top_k"}}) {
     const std::string error = ChatError(c.extra);
     EXPECT_NE(error.find(std::string("\"param\":\"") + c.param + "\""), std::string::npos)

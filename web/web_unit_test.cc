@@ -311,7 +311,8 @@ TEST(Api, Health) {
   const json error = json::parse(r.body)["error"];
   EXPECT_EQ(error["type"], "unavailable_error");
   EXPECT_EQ(error["message"],
-            "Loading model fake/model:1: loading; w1 loading 50%, w2 loading 50%");
+            "Loading model fake/model:1: loading; w1 loading 50%, w2 loading 50%; about 7 s to go");
+  EXPECT_EQ(r.headers.at(0), std::pair(std::string("Retry-After"), std::string("7")));
   EXPECT_EQ(Call(&g, "GET", "/livez").status, 200);
 }
 

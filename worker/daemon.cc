@@ -6,6 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <future>
+#include <map>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -33,12 +35,16 @@ namespace {
 constexpr TimeNs kTick = 20 * kMillisecond;
 constexpr int kLeaveMs = 500;
 constexpr int kFlushMs = 300;
+// Whoever waits for the machine to sleep does not wait for longer (logind: 5 s).
+constexpr std::chrono::seconds kSleepPatience(4);
 constexpr TimeNs kWatchEvery = kSecond;    // how often the cards are looked at
 constexpr TimeNs kLongLook = 5 * kSecond;  // a driver that takes this long is worth a line
 
+// Told when everything that was pushed before it has been obeyed.
+using Obeyed = std::shared_ptr<std::promise<void>>;
 // What comes from gRPC's threads, the loader, the stage and the owner. A LoadOutcome has what the
 // machine's event cannot hold.
-using Incoming = std::variant<MachineEvent::Any, LoadOutcome>;
+using Incoming = std::variant<MachineEvent::Any, LoadOutcome, Obeyed>;
 
 class EventQueue {
  public:
@@ -117,7 +123,6 @@ class Session final : public net::ControlSink {
 // uses is gone.
 struct Running {
   PlanId plan;
-  Epoch epoch;
   std::shared_ptr<LoadedStage> loaded;
   std::unique_ptr<net::RemoteStage> next;
   std::unique_ptr<StageHost> host;
@@ -196,6 +201,14 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
     Push(MachineEvent::LeaveAsked{reason});
     if (thread_.joinable()) thread_.join();
   }
+  void Sleep() override {
+    Push(MachineEvent::SleepAsked{});
+    auto obeyed = std::make_shared<std::promise<void>>();
+    const std::future<void> done = obeyed->get_future();
+    queue_.Push(std::move(obeyed));
+    done.wait_for(kSleepPatience);
+  }
+  void Wake() override { Push(MachineEvent::Woke{}); }
   bool ended() const override { return ended_.load(); }
   absl::Status status() const override {
     MutexLock lock(&status_mu_);
@@ -245,12 +258,14 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   void Obey(MachineAction::Expect action) {
     gate_.Expect(action.plan, action.epoch, action.stage, std::move(action.from_node));
   }
-  void Obey(MachineAction::ExpectNothing) { gate_.ExpectNothing(); }
-  void Obey(MachineAction::Load action) { loader_->Load(std::move(action.assignment)); }
+  void Obey(MachineAction::Forget action) { gate_.Forget(action.epoch); }
+  void Obey(MachineAction::Load action) {
+    loader_->Load(std::move(action.assignment), action.keep);
+  }
   void Obey(MachineAction::CancelLoad) { loader_->Cancel(); }
-  void Obey(MachineAction::Unload) { loader_->Unload(); }
+  void Obey(MachineAction::Unload action) { loader_->Unload(action.keep); }
   void Obey(MachineAction::StartStage action) { answers_.push_back(StartStage(action)); }
-  void Obey(MachineAction::StopStage);
+  void Obey(MachineAction::StopStage action);
   void Obey(MachineAction::Ban action);
   void Obey(MachineAction::Probe action) { prober_->Start(std::move(action.request)); }
   void Obey(MachineAction::LookAtCards) { cards_->LookSoon(); }
@@ -281,7 +296,7 @@ class DaemonImpl final : public Daemon, public LoaderEvents {
   std::vector<MachineEvent::Any> answers_;  // to the machine's actions, for its next turn
   std::optional<LoadOutcome> outcome_;      // what the machine is being told of
   std::unique_ptr<Session> session_;
-  std::unique_ptr<Running> running_;
+  std::map<Epoch, std::unique_ptr<Running>> running_;  // two at most
   std::unique_ptr<Cards> cards_;
   TimeNs cards_at_ = 0;  // when to ask what the watches of the cards have found
   TimeNs last_beat_ = 0;
@@ -329,8 +344,7 @@ void DaemonImpl::Loop() {
     WatchCards(MonotonicNow());
     Publish();
   }
-  Obey(MachineAction::StopStage{});
-  gate_.ExpectNothing();
+  while (!running_.empty()) Obey(MachineAction::StopStage{running_.begin()->first});
   loader_->Cancel();
   results_.Set(nullptr);
   session_.reset();
@@ -339,6 +353,7 @@ void DaemonImpl::Loop() {
 
 void DaemonImpl::Take(Incoming incoming) {
   if (auto* event = std::get_if<MachineEvent::Any>(&incoming)) return Feed(std::move(*event));
+  if (auto* obeyed = std::get_if<Obeyed>(&incoming)) return (*obeyed)->set_value();
   outcome_ = std::get<LoadOutcome>(std::move(incoming));
   Feed(Devices());  // they come first: the plan that follows a failed load uses them
   const stage::StageSpec& spec = outcome_->assignment.spec;
@@ -369,8 +384,11 @@ void DaemonImpl::WatchCards(TimeNs now) {
   if (now >= cards_at_ || looked) {
     cards_at_ = now + kWatchEvery / 4;
     cards_->Complain(now);
-    if (running_ != nullptr && running_->loaded->stage->lost()) {
-      Feed(MachineEvent::StageLost{running_->plan, running_->epoch,
+    const auto lost = std::find_if(running_.begin(), running_.end(), [](const auto& running) {
+      return running.second->loaded->stage->lost();
+    });
+    if (lost != running_.end()) {
+      Feed(MachineEvent::StageLost{lost->second->plan, lost->first,
                                    Unavailable("a card was lost or wanted back")});
     }
     Feed(Devices());
@@ -401,9 +419,9 @@ void DaemonImpl::Obey(MachineAction::OpenResults action) {
       }));
 }
 
-void DaemonImpl::Obey(MachineAction::StopStage) {
-  gate_.SetHost(nullptr);
-  running_.reset();
+void DaemonImpl::Obey(MachineAction::StopStage action) {
+  gate_.SetHost(action.epoch, nullptr);
+  running_.erase(action.epoch);
 }
 
 void DaemonImpl::Obey(MachineAction::Ban action) {
@@ -457,17 +475,16 @@ net::Diagnosis DaemonImpl::Diagnosis(uint64_t id, std::vector<net::LinkDiagnosis
 MachineEvent::StageStarted DaemonImpl::StartStage(const MachineAction::StartStage& action) {
   MachineEvent::StageStarted started{action.plan, action.epoch, absl::OkStatus()};
   const net::Assignment& assignment = outcome_->assignment;
-  running_ = std::make_unique<Running>();
-  running_->plan = action.plan;
-  running_->epoch = action.epoch;
-  running_->loaded = std::move(outcome_->loaded);
-  running_->next = std::move(outcome_->next);
+  auto running = std::make_unique<Running>();
+  running->plan = action.plan;
+  running->loaded = std::move(outcome_->loaded);
+  running->next = std::move(outcome_->next);
   StageHostOptions host;
   host.worker = options_.name;
   host.spec = assignment.spec;
   host.model = engine::FrameModelOf(assignment.manifest->shape);
-  host.stage = running_->loaded->stage.get();
-  host.next = running_->next.get();
+  host.stage = running->loaded->stage.get();
+  host.next = running->next.get();
   host.results = &results_;
   host.stats = &stats_;
   host.on_lost = [this, plan = action.plan, epoch = action.epoch](const absl::Status& why) {
@@ -475,13 +492,13 @@ MachineEvent::StageStarted DaemonImpl::StartStage(const MachineAction::StartStag
   };
   auto made = StageHost::Create(std::move(host));
   if (!made.ok()) {
-    running_.reset();
     started.status = made.status();
     return started;
   }
-  running_->host = *std::move(made);
-  gate_.SetHost(running_->host.get());
-  const engine::StageMemory memory = running_->loaded->stage->memory();
+  running->host = *std::move(made);
+  gate_.SetHost(action.epoch, running->host.get());
+  const engine::StageMemory memory = running->loaded->stage->memory();
+  running_[action.epoch] = std::move(running);
   started.weights_bytes = memory.weights;
   started.kv_bytes = memory.kv;
   started.buffer_bytes = memory.buffers;

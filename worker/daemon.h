@@ -47,6 +47,11 @@ class Daemon {
   // Tells the coordinator, finishes the frame that is being computed, and stops. It returns when
   // this is done.
   virtual void Leave(const std::string& reason) = 0;
+  // For the code that hears that the machine sleeps: leaves the pool as Leave does, and returns
+  // when this is done or after a few seconds; Wake joins it again. Layers stay in memory. Any
+  // thread.
+  virtual void Sleep() = 0;
+  virtual void Wake() = 0;
   // True when the daemon ended by itself (it was refused for good); `status` tells the reason.
   virtual bool ended() const = 0;
   virtual absl::Status status() const = 0;

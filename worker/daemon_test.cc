@@ -192,6 +192,147 @@ TEST_F(DaemonTest, AnotherDutyFreesTheOldStageFirst) {
   EXPECT_TRUE(WaitFor([&] { return controls_[0].alive == 0; }));
 }
 
+// The whole model in one stage; the frames of each epoch are those of a plan of its own.
+net::Assignment Whole(const testing::TinyModel& model, uint64_t epoch, net::AssignMode mode) {
+  net::Assignment out = model.Assign(0, epoch);
+  out.spec.plan = PlanId(epoch);
+  out.spec.n_stages = 1;
+  out.spec.layers = {0, 2};
+  out.spec.samples = true;
+  out.mode = mode;
+  return out;
+}
+
+class BesideTest : public DaemonTest {
+ protected:
+  std::unique_ptr<net::RemoteStage> Open(uint64_t epoch) {
+    net::RemoteStageOptions options;
+    options.address = coordinator_->Hello("w0").stage_address;
+    options.from = "coordinator";
+    options.plan = PlanId(epoch);
+    options.epoch = Epoch(epoch);
+    auto stage = net::RemoteStage::Connect(options);
+    EXPECT_TRUE(stage->WaitReady(3000).ok());
+    return stage;
+  }
+  // The status of the frame's result.
+  absl::Status Answer(net::RemoteStage& stage, uint64_t epoch, uint64_t step) {
+    stage::StepFrame frame = model_.Frame(epoch, step);
+    frame.plan = PlanId(epoch);
+    EXPECT_TRUE(stage.Send(std::move(frame)).ok());
+    absl::Status status = Internal("no result");
+    EXPECT_TRUE(WaitFor([&] {
+      for (const stage::StepResult& result : coordinator_->results().all()) {
+        if (result.epoch != Epoch(epoch) || result.step != StepId(step)) continue;
+        status = result.status;
+        return true;
+      }
+      return false;
+    }));
+    return status;
+  }
+  void Assign(const net::Assignment& assignment) {
+    coordinator_->server()->Assign(link_, assignment);
+    const uint64_t epoch = assignment.spec.epoch.value;
+    ASSERT_TRUE(WaitFor([&] { return coordinator_->Ready(link_, epoch).has_value(); }));
+  }
+  void Serve() {
+    w0_ = Start(0);
+    link_ = Joined("w0");
+    Assign(Whole(model_, 1, net::AssignMode::kInstead));
+    first_ = Open(1);
+    ASSERT_TRUE(Answer(*first_, 1, 1).ok());
+  }
+  // Another duty: blocks for fewer tokens.
+  net::Assignment Smaller(uint64_t epoch, net::AssignMode mode) {
+    net::Assignment out = Whole(model_, epoch, mode);
+    out.spec.group_blocks = {4};
+    return out;
+  }
+
+  std::unique_ptr<Daemon> w0_;
+  net::LinkId link_;
+  std::unique_ptr<net::RemoteStage> first_;
+};
+
+TEST_F(BesideTest, AStageIsLoadedBesideTheOneThatServesAndTakesItsPlace) {
+  Serve();
+  Assign(Smaller(2, net::AssignMode::kBeside));
+  EXPECT_EQ(controls_[0].alive, 2);
+  EXPECT_TRUE(Answer(*first_, 1, 2).ok());
+  const auto second = Open(2);
+  EXPECT_TRUE(Answer(*first_, 1, 3).ok());
+  coordinator_->server()->Release(link_, PlanId(1));
+  EXPECT_TRUE(WaitFor([&] { return controls_[0].alive == 1; }));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Answer(*first_, 1, 4)));
+  EXPECT_TRUE(Answer(*second, 2, 5).ok());
+  // Now it is the one that the next stands beside.
+  Assign(Whole(model_, 3, net::AssignMode::kBeside));
+  EXPECT_EQ(controls_[0].alive, 2);
+  EXPECT_TRUE(Answer(*second, 2, 6).ok());
+  EXPECT_EQ(controls_[0].created, 3);
+  EXPECT_TRUE(coordinator_->failed().empty());
+}
+
+// The news of the release may come behind the first frame; of the old epoch nothing is run then.
+TEST_F(BesideTest, AFrameOfTheLaterEpochEndsTheEarlierOne) {
+  Serve();
+  Assign(Whole(model_, 2, net::AssignMode::kBeside));  // the same duty: the same stage
+  EXPECT_EQ(controls_[0].created, 1);
+  controls_[0].block = true;
+  const int runs = controls_[0].runs;
+  for (const uint64_t step : {2, 3}) {
+    stage::StepFrame frame = model_.Frame(1, step);
+    frame.plan = PlanId(1);
+    ASSERT_TRUE(first_->Send(std::move(frame)).ok());
+  }
+  ASSERT_TRUE(WaitFor([&] { return controls_[0].runs == runs + 1; }));
+  const auto second = Open(2);
+  stage::StepFrame frame = model_.Frame(2, 4);
+  frame.plan = PlanId(2);
+  ASSERT_TRUE(second->Send(std::move(frame)).ok());
+  ASSERT_TRUE(WaitFor([&] { return controls_[0].runs == runs + 2; }));
+  controls_[0].block = false;
+  coordinator_->server()->Release(link_, PlanId(1));
+  EXPECT_TRUE(Answer(*second, 2, 5).ok());
+  EXPECT_EQ(controls_[0].runs, runs + 3);  // that of step 3 was never run
+  EXPECT_EQ(controls_[0].alive, 1);
+}
+
+TEST_F(BesideTest, WhatStandsBesideGoesAloneWhenItIsReleasedOrFails) {
+  Serve();
+  Assign(Smaller(2, net::AssignMode::kBeside));
+  coordinator_->server()->Release(link_, PlanId(2));
+  EXPECT_TRUE(WaitFor([&] { return controls_[0].alive == 1; }));
+  EXPECT_TRUE(Answer(*first_, 1, 2).ok());
+  // Both together are over the limit, which this one alone is not.
+  const uint64_t base_bytes = coordinator_->Hello("w0").base_bytes;
+  controls_[0].planned_bytes = (uint64_t{8} << 30) - base_bytes - 10;
+  coordinator_->server()->Assign(link_, Smaller(3, net::AssignMode::kBeside));
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->failed().size() == 1; }));
+  EXPECT_EQ(coordinator_->failed()[0].epoch, Epoch(3));
+  EXPECT_TRUE(Answer(*first_, 1, 3).ok());
+  EXPECT_EQ(controls_[0].alive, 1);
+  Assign(Smaller(4, net::AssignMode::kInstead));
+  EXPECT_EQ(controls_[0].alive, 1);
+}
+
+TEST_F(BesideTest, WeightsAreFetchedWhileTheStageServes) {
+  w0_ = Start(0);
+  link_ = Joined("w0");
+  net::Assignment last = model_.Assign(1, 1);
+  last.spec.plan = PlanId(1);
+  Assign(last);
+  Assign(Whole(model_, 2, net::AssignMode::kFetch));
+  EXPECT_GT(coordinator_->Ready(link_, 2)->fetched_bytes, 0u);
+  EXPECT_EQ(coordinator_->Ready(link_, 2)->weights_bytes, 0u);
+  EXPECT_EQ(controls_[0].created, 1);
+  EXPECT_EQ(controls_[0].alive, 1);
+  Assign(Whole(model_, 3, net::AssignMode::kInstead));
+  EXPECT_EQ(coordinator_->Ready(link_, 3)->fetched_bytes, 0u);
+  EXPECT_EQ(controls_[0].peak_alive, 1);
+}
+
 TEST_F(DaemonTest, OverTheMemoryLimitIsRefusedWithTheArithmetic) {
   controls_[0].planned_bytes = uint64_t{9} << 30;
   const auto w0 = Start(0);
@@ -259,7 +400,8 @@ TEST_F(DaemonTest, AnotherProtocolIsRefusedForGood) {
   const auto daemon = Daemon::Start(options);
   ASSERT_TRUE(daemon.ok());
   ASSERT_TRUE(WaitFor([&] { return (*daemon)->ended(); }));
-  for (const char* said : {"9.1.0 (protocol 2)", kVersion, "upgrade the coordinator"}) {
+  for (const std::string& said : {absl::StrCat("9.1.0 (protocol ", kProtocolVersion + 1, ")"),
+                                  std::string(kVersion), std::string("upgrade the coordinator")}) {
     EXPECT_NE((*daemon)->status().message().find(said), absl::string_view::npos)
         << (*daemon)->status();
   }

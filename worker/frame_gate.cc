@@ -1,5 +1,7 @@
 #include "worker/frame_gate.h"
 
+#include <utility>
+
 #include "worker/stage_runner.h"
 
 namespace lanyard::worker {
@@ -29,44 +31,65 @@ void ResultForwarder::OnResult(stage::StepResult result) {
 
 void FrameGate::Expect(PlanId plan, Epoch epoch, uint32_t stage, std::string from_node) {
   MutexLock lock(&mu_);
-  expecting_ = true;
-  plan_ = plan;
-  epoch_ = epoch;
-  stage_ = stage;
-  from_node_ = std::move(from_node);
+  expected_.push_back({plan, epoch, stage, std::move(from_node)});
 }
 
-void FrameGate::ExpectNothing() {
+void FrameGate::Forget(Epoch epoch) {
   MutexLock lock(&mu_);
-  expecting_ = false;
+  std::erase_if(expected_, [&](const Expected& e) { return e.epoch == epoch; });
 }
 
-void FrameGate::SetHost(FrameTarget* host) {
+FrameGate::Expected* FrameGate::Find(Epoch epoch) {
+  for (Expected& e : expected_) {
+    if (e.epoch == epoch) return &e;
+  }
+  return nullptr;
+}
+
+void FrameGate::SetHost(Epoch epoch, FrameTarget* host) {
   MutexLock lock(&mu_);
-  host_ = host;
+  if (Expected* expected = Find(epoch)) expected->host = host;
 }
 
 absl::Status FrameGate::AcceptStream(const net::StreamFrom& from) {
   MutexLock lock(&mu_);
-  if (!expecting_ || from.epoch > epoch_) {
+  if (expected_.empty() || from.epoch > expected_.back().epoch) {
     return Unavailable("worker '", worker_, "' has not been assigned a stage of epoch ",
                        from.epoch.value, " yet; try again");
   }
-  if (from.peer.has_value() && from.peer->node != from_node_) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "stage ", stage_, " of plan ", plan_.value, " is fed by node ", from_node_, "; ",
-        identity::RoleName(from.peer->role), " '", from.peer->name, "' is node ", from.peer->node));
+  const Expected* of_epoch = Find(from.epoch);
+  const Expected& mine = of_epoch != nullptr ? *of_epoch : expected_.back();
+  if (from.peer.has_value() && from.peer->node != mine.from_node) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("stage ", mine.stage, " of plan ", mine.plan.value, " is fed by node ",
+                     mine.from_node, "; ", identity::RoleName(from.peer->role), " '",
+                     from.peer->name, "' is node ", from.peer->node));
   }
-  if (from.epoch == epoch_ && from.plan == plan_ && from.stage == stage_) return absl::OkStatus();
-  return FailedPrecondition("worker '", worker_, "' holds stage ", stage_, " of plan ", plan_.value,
-                            " epoch ", epoch_.value, "; '", from.from, "' asks for stage ",
-                            from.stage, " of plan ", from.plan.value, " epoch ", from.epoch.value);
+  if (from.epoch == mine.epoch && from.plan == mine.plan && from.stage == mine.stage)
+    return absl::OkStatus();
+  return FailedPrecondition("worker '", worker_, "' holds stage ", mine.stage, " of plan ",
+                            mine.plan.value, " epoch ", mine.epoch.value, "; '", from.from,
+                            "' asks for stage ", from.stage, " of plan ", from.plan.value,
+                            " epoch ", from.epoch.value);
+}
+
+// A frame of an epoch that is not expected goes to a host all the same, which refuses it in words.
+FrameTarget* FrameGate::HostFor(Epoch epoch) {
+  const Expected* of_epoch = Find(epoch);
+  if (of_epoch == nullptr) return expected_.empty() ? nullptr : expected_.back().host;
+  if (of_epoch->host == nullptr) return nullptr;
+  for (Expected& before : expected_) {
+    if (before.epoch >= epoch || before.host == nullptr) continue;
+    before.host->Abandon();
+    before.host = nullptr;
+  }
+  return of_epoch->host;
 }
 
 void FrameGate::OnFrame(stage::StepFrame frame) {
   MutexLock lock(&mu_);
-  if (host_ != nullptr) {
-    host_->Send(std::move(frame)).IgnoreError();  // it reports what it refuses
+  if (FrameTarget* host = HostFor(frame.epoch)) {
+    host->Send(std::move(frame)).IgnoreError();  // it reports what it refuses
     return;
   }
   results_->OnResult(
@@ -87,7 +110,9 @@ void FrameGate::OnBadFrame(const net::StreamFrom& from, StepId step, uint32_t fr
   result.status = Annotate(why, absl::StrCat("from '", from.from, "'"));
   {
     MutexLock lock(&mu_);
-    if (host_ != nullptr && from.plan == plan_ && from.epoch == epoch_) host_->FrameWasBad(step);
+    const Expected* expected = Find(from.epoch);
+    if (expected != nullptr && expected->plan == from.plan && expected->host != nullptr)
+      expected->host->FrameWasBad(step);
   }
   results_->OnResult(std::move(result));
 }

@@ -1,9 +1,10 @@
-// Stands between the stage port (gRPC's threads) and the stage of the current epoch: frames come
-// in, results go out. Both ends change with assignments and connections while frames come.
+// Stands between the stage port (gRPC's threads) and the stages of this worker: frames come in,
+// results go out. Both ends change with assignments and connections while frames come.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/mutex.h"
 #include "net/coordinator_client.h"
@@ -33,13 +34,15 @@ class FrameGate final : public net::FrameSink {
   FrameGate(std::string worker, stage::ResultSink* results)
       : worker_(std::move(worker)), results_(results) {}
 
-  // From now on streams for this stage are accepted, also while it loads. With a `from_node`, only
-  // streams from that node are.
+  // From now on streams for this stage are accepted too, also while it loads. With a `from_node`,
+  // only streams from that node are. Its epoch is later than those that are expected already.
   void Expect(PlanId plan, Epoch epoch, uint32_t stage, std::string from_node);
-  // No stream is accepted until the next Expect.
-  void ExpectNothing();
-  // Frames go to `host` until it is set to null; it is not called after that.
-  void SetHost(FrameTarget* host);
+  // No stream of the epoch is accepted any more.
+  void Forget(Epoch epoch);
+  // Frames of the epoch, which is expected, go to `host` until it is set to null or the epoch is
+  // forgotten; it is not called after that. The first frame of an epoch ends those before it
+  // (FrameTarget::Abandon): two stages may be one in memory.
+  void SetHost(Epoch epoch, FrameTarget* host);
 
   absl::Status AcceptStream(const net::StreamFrom& from) override;
   void OnFrame(stage::StepFrame frame) override;
@@ -47,15 +50,20 @@ class FrameGate final : public net::FrameSink {
                   const absl::Status& why) override;
 
  private:
+  struct Expected {
+    PlanId plan;
+    Epoch epoch;
+    uint32_t stage = 0;
+    std::string from_node;
+    FrameTarget* host = nullptr;
+  };
+  Expected* Find(Epoch epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  FrameTarget* HostFor(Epoch epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   const std::string worker_;
   stage::ResultSink* const results_;
   Mutex mu_;
-  FrameTarget* host_ ABSL_GUARDED_BY(mu_) = nullptr;
-  bool expecting_ ABSL_GUARDED_BY(mu_) = false;
-  PlanId plan_ ABSL_GUARDED_BY(mu_);
-  Epoch epoch_ ABSL_GUARDED_BY(mu_);
-  uint32_t stage_ ABSL_GUARDED_BY(mu_) = 0;
-  std::string from_node_ ABSL_GUARDED_BY(mu_);
+  std::vector<Expected> expected_ ABSL_GUARDED_BY(mu_);  // by epoch
 };
 
 }  // namespace lanyard::worker

@@ -11,6 +11,9 @@ class FrameTarget : public stage::StagePort {
   // A frame of the step came damaged and will not be run: rows that name its tokens belong to no
   // sequence that goes on (stage::LastTokens). Thread-safe; it does not block.
   virtual void FrameWasBad(StepId step) = 0;
+  // A later epoch has begun: the running frame is stopped, and no other is run. Thread-safe; it
+  // does not block.
+  virtual void Abandon() = 0;
 };
 
 }  // namespace lanyard::worker

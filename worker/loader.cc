@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "engine/room.h"
+#include "model/memory.h"
 #include "worker/process.h"
 
 namespace lanyard::worker {
@@ -86,6 +87,34 @@ class KeptSource final : public model::TensorSource {
   std::map<std::string, const model::TensorInfo*, std::less<>> kept_;
 };
 
+// Two hosts may have the stage for a moment, the abandoned one of an earlier epoch and that of the
+// present one. Nothing of the earlier one runs once it is stopped.
+class OneAtATime final : public engine::LocalStage {
+ public:
+  explicit OneAtATime(std::unique_ptr<engine::LocalStage> stage) : stage_(std::move(stage)) {}
+
+  absl::StatusOr<engine::StageOutput> Run(const stage::StepFrame& frame,
+                                          std::stop_token stop) override {
+    MutexLock lock(&mu_);
+    if (stop.stop_requested()) return absl::CancelledError("the step was cancelled");
+    return stage_->Run(frame, stop);
+  }
+  const engine::StageMemory& memory() const override { return stage_->memory(); }
+  bool lost() const override { return stage_->lost(); }
+
+ private:
+  Mutex mu_;
+  const std::unique_ptr<engine::LocalStage> stage_;
+};
+
+model::StageDuty DutyOf(const stage::StageSpec& spec) {
+  model::StageDuty out;
+  out.layer_begin = spec.layers.begin;
+  out.layer_end = spec.layers.end;
+  out.samples = spec.samples;
+  return out;
+}
+
 }  // namespace
 
 bool SameDuty(const LoadedStage& loaded, const net::Assignment& assignment) {
@@ -113,11 +142,11 @@ Loader::~Loader() {
   thread_.join();
 }
 
-void Loader::Load(net::Assignment assignment) {
-  Push(Job{std::move(assignment), std::stop_source()});
+void Loader::Load(net::Assignment assignment, Epoch keep) {
+  Push(Job{std::move(assignment), keep, std::stop_source()});
 }
 void Loader::Cancel() { Push(std::nullopt); }
-void Loader::Unload() { Push(Job{std::nullopt, std::stop_source()}); }
+void Loader::Unload(Epoch keep) { Push(Job{std::nullopt, keep, std::stop_source()}); }
 
 void Loader::Push(std::optional<Job> job) {
   MutexLock lock(&mu_);
@@ -138,12 +167,12 @@ void Loader::Loop() {
       running_ = job.stop;
     }
     if (!job.assignment) {
-      loaded_.reset();
-      shelf_.Clear();
-      TrimMalloc();
+      shelf_.LetGo();
+      Free(job.keep);
+      if (held_.empty()) shelf_.Clear();
       continue;
     }
-    LoadOutcome outcome = Run(*std::move(job.assignment), job.stop.get_token());
+    LoadOutcome outcome = Run(*std::move(job.assignment), job.keep, job.stop.get_token());
     // It is reported under the lock: a load that was replaced must not report after its replacement
     // was asked for.
     MutexLock lock(&mu_);
@@ -151,10 +180,19 @@ void Loader::Loop() {
   }
 }
 
-LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
+void Loader::Free(Epoch keep, const LoadedStage* again) {
+  std::erase_if(held_, [&](const Held& held) {
+    return held.stage.get() != again &&
+           std::find(held.epochs.begin(), held.epochs.end(), keep) == held.epochs.end();
+  });
+  TrimMalloc();
+}
+
+LoadOutcome Loader::Run(net::Assignment assignment, Epoch keep, std::stop_token stop) {
   LoadOutcome outcome;
-  outcome.status = LoadStage(assignment, stop, &outcome.fetched_bytes);
-  if (outcome.status.ok() && !assignment.spec.samples) {
+  auto loaded = LoadStage(assignment, keep, stop, &outcome.fetched_bytes);
+  outcome.status = loaded.status();
+  if (loaded.ok() && *loaded != nullptr && !assignment.spec.samples) {
     auto next = ConnectNext(assignment, stop);
     outcome.status = next.status();
     outcome.next_unreachable = !next.ok();
@@ -163,19 +201,29 @@ LoadOutcome Loader::Run(net::Assignment assignment, std::stop_token stop) {
       outcome.next_link = next_link_;
     }
   }
-  if (outcome.status.ok()) outcome.loaded = loaded_;
+  if (outcome.status.ok()) outcome.loaded = *std::move(loaded);
   outcome.assignment = std::move(assignment);
   return outcome;
 }
 
-absl::Status Loader::LoadStage(const net::Assignment& assignment, std::stop_token stop,
-                               uint64_t* fetched_bytes) {
-  if (loaded_ != nullptr && !loaded_->stage->lost() && SameDuty(*loaded_, assignment))
-    return absl::OkStatus();
-  const absl::Status status = MakeStage(assignment, std::move(stop), fetched_bytes);
+absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::LoadStage(const net::Assignment& assignment,
+                                                               Epoch keep, std::stop_token stop,
+                                                               uint64_t* fetched_bytes) {
+  const auto same = std::find_if(held_.begin(), held_.end(), [&](const Held& held) {
+    return !held.stage->stage->lost() && SameDuty(*held.stage, assignment);
+  });
+  if (same != held_.end()) {
+    std::shared_ptr<LoadedStage> loaded = same->stage;
+    if (assignment.mode == net::AssignMode::kFetch) return nullptr;
+    std::erase_if(same->epochs, [&](Epoch epoch) { return epoch != keep; });
+    same->epochs.push_back(assignment.spec.epoch);
+    Free(keep, loaded.get());
+    return loaded;
+  }
+  auto loaded = MakeStage(assignment, keep, std::move(stop), fetched_bytes);
   // The load that replaces one that was stopped may want the same.
-  if (!absl::IsCancelled(status)) shelf_.LetGo();
-  return status;
+  if (!absl::IsCancelled(loaded.status())) shelf_.LetGo();
+  return loaded;
 }
 
 Loader::Kept Loader::Keep(const net::Assignment& assignment, std::vector<std::string> parts) {
@@ -188,8 +236,10 @@ Loader::Kept Loader::Keep(const net::Assignment& assignment, std::vector<std::st
     out.parts.read = std::move(parts);
     return out;
   }
-  if (spec.embeds && loaded_ != nullptr && loaded_->digest == manifest.digest)
-    out.rows = loaded_->rows;
+  for (const Held& held : held_) {
+    if (spec.embeds && held.stage->rows != nullptr && held.stage->digest == manifest.digest)
+      out.rows = held.stage->rows;
+  }
   std::set<std::string_view> wanted;
   for (const std::string& name : parts) {
     if (const model::Part* part = manifest.Find(name); part != nullptr)
@@ -211,31 +261,59 @@ Loader::Kept Loader::Keep(const net::Assignment& assignment, std::vector<std::st
   return out;
 }
 
-absl::Status Loader::MakeStage(const net::Assignment& assignment, std::stop_token stop,
-                               uint64_t* fetched_bytes) {
+absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::MakeStage(const net::Assignment& assignment,
+                                                               Epoch keep, std::stop_token stop,
+                                                               uint64_t* fetched_bytes) {
   const model::Manifest& manifest = *assignment.manifest;
   const stage::StageSpec& spec = assignment.spec;
+  const bool fetch = assignment.mode == net::AssignMode::kFetch;
   const std::vector<std::string> parts =
       model::PartsOfStage(manifest, spec.layers.begin, spec.layers.end, spec.embeds, spec.samples);
-  const Kept kept = Keep(assignment, parts);
-  loaded_.reset();  // before the new one, since two stages need not fit
-  TrimMalloc();
-  engine::StageOptions options = options_.stage;
-  options.shelf = &shelf_;
-  // Checked and built by the same figures.
-  options.devices = engine::WithRoomOfNow(options.devices);
-  RETURN_IF_ERROR(CheckMemory(assignment, parts, options));
-
+  Kept kept = Keep(assignment, parts);
+  if (!fetch) {
+    Free(keep);  // before the new one, since two stages need not fit
+    kept.options = options_.stage;
+    kept.options.shelf = &shelf_;
+    // Checked and built by the same figures.
+    kept.options.devices = engine::WithRoomOfNow(kept.options.devices);
+    RETURN_IF_ERROR(CheckMemory(assignment, parts, kept.options));
+  }
   // Verifying or fetching counts as the first half of the progress, building the stage as the
   // second.
   ProgressGate gate(
       [&](uint64_t done, uint64_t total) { events_->OnLoadProgress(spec.plan, done, total); });
   const TimeNs start = MonotonicNow();
-  ASSIGN_OR_RETURN(Weights weights,
-                   store_.Prepare(manifest, kept.parts, options_.fetch, stop,
-                                  [&](uint64_t done, uint64_t total) { gate(done / 2, total); }));
+  ASSIGN_OR_RETURN(const Weights weights, store_.Prepare(manifest, kept.parts, options_.fetch, stop,
+                                                         [&](uint64_t done, uint64_t total) {
+                                                           gate(fetch ? done : done / 2, total);
+                                                         }));
   *fetched_bytes = weights.fetched_bytes;
   if (stop.stop_requested()) return absl::CancelledError("loading was stopped");
+  if (fetch) return nullptr;
+  ASSIGN_OR_RETURN(std::shared_ptr<LoadedStage> loaded,
+                   Build(assignment, weights, kept, stop, [&](uint64_t done, uint64_t total) {
+                     gate(total / 2 + done / 2, total);
+                   }));
+  held_.push_back({loaded, {spec.epoch}});
+  for (const engine::StageMemory::OnDevice& on : loaded->stage->memory().devices) {
+    LogInfo(on.name, ": layers [", on.layers.begin, ", ", on.layers.end, ")",
+            on.head ? " and the head" : "", ", ", FormatSize(on.memory.total()));
+  }
+  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ",
+          spec.layers.end, ")", spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "",
+          ": ", FormatSize(loaded->stage->memory().total()), " from ", weights.origin, " (",
+          FormatSize(weights.fetched_bytes), " fetched, ", kept.parts.kept.size(), " of ",
+          parts.size(), " parts were in memory) in ", (MonotonicNow() - start) / kMillisecond,
+          " ms");
+  return loaded;
+}
+
+absl::StatusOr<std::shared_ptr<LoadedStage>> Loader::Build(const net::Assignment& assignment,
+                                                           const Weights& weights, const Kept& kept,
+                                                           std::stop_token stop,
+                                                           const Progress& progress) {
+  const model::Manifest& manifest = *assignment.manifest;
+  const stage::StageSpec& spec = assignment.spec;
   auto loaded = std::make_shared<LoadedStage>();
   loaded->digest = manifest.digest;
   loaded->spec = spec;
@@ -244,26 +322,30 @@ absl::Status Loader::MakeStage(const net::Assignment& assignment, std::stop_toke
       std::make_shared<KeptSource>(weights.source, kept.rows, assignment.manifest, kept.parts.kept),
       stop);
   loaded->source = source;
-  auto stage = options_.factory.create(
-      manifest.shape, spec, *loaded->source, options,
-      [&](uint64_t done, uint64_t total) { gate(total / 2 + done / 2, total); });
+  auto stage =
+      options_.factory.create(manifest.shape, spec, *loaded->source, kept.options, progress);
   if (absl::IsResourceExhausted(stage.status()))
     return net::WithCause(stage.status(), net::LoadCause::kMemory);
-  ASSIGN_OR_RETURN(loaded->stage, std::move(stage));
+  RETURN_IF_ERROR(stage.status());
+  loaded->stage = std::make_unique<OneAtATime>(*std::move(stage));
   source->Disarm();
   TrimMalloc();
-  loaded_ = std::move(loaded);
-  for (const engine::StageMemory::OnDevice& on : loaded_->stage->memory().devices) {
-    LogInfo(on.name, ": layers [", on.layers.begin, ", ", on.layers.end, ")",
-            on.head ? " and the head" : "", ", ", FormatSize(on.memory.total()));
+  return loaded;
+}
+
+// What is in memory and stays there, without the weights that the new stage shares with it.
+uint64_t Loader::HeldBytesBeside(const net::Assignment& assignment) const {
+  uint64_t bytes = 0;
+  for (const Held& held : held_) {
+    const engine::StageMemory& memory = held.stage->stage->memory();
+    bytes += memory.total();
+    if (!options_.stage.devices.empty() || held.stage->digest != assignment.manifest->digest)
+      continue;
+    bytes -= std::min(memory.weights,
+                      model::SharedWeightsBytes(*assignment.manifest, DutyOf(held.stage->spec),
+                                                DutyOf(assignment.spec)));
   }
-  LogInfo("stage ", spec.index, " of ", spec.n_stages, ": layers [", spec.layers.begin, ", ",
-          spec.layers.end, ")", spec.embeds ? ", embeds" : "", spec.samples ? ", samples" : "",
-          ": ", FormatSize(loaded_->stage->memory().total()), " from ", weights.origin, " (",
-          FormatSize(weights.fetched_bytes), " fetched, ", kept.parts.kept.size(), " of ",
-          parts.size(), " parts were in memory) in ", (MonotonicNow() - start) / kMillisecond,
-          " ms");
-  return absl::OkStatus();
+  return bytes;
 }
 
 absl::Status Loader::CheckMemory(const net::Assignment& assignment,
@@ -277,15 +359,18 @@ absl::Status Loader::CheckMemory(const net::Assignment& assignment,
   }
   const engine::StageMemory plan =
       options_.factory.plan_memory(assignment.manifest->shape, assignment.spec, tensors, options);
-  const uint64_t total = plan.total() + options_.base_bytes;
+  const uint64_t beside = HeldBytesBeside(assignment);
+  const uint64_t total = plan.total() + options_.base_bytes + beside;
   if (total <= options_.memory_bytes) return absl::OkStatus();
+  const std::string serves =
+      beside == 0 ? "" : absl::StrCat(" + ", FormatSize(beside), " of the stage that serves");
   return net::WithCause(
       ResourceExhausted("worker '", options_.worker, "': stage ", assignment.spec.index, " needs ",
                         FormatSize(plan.weights), " of weights + ", FormatSize(plan.kv),
                         " of KV + ", FormatSize(plan.buffers), " of buffers + ",
-                        FormatSize(options_.base_bytes),
-                        " of the process itself = ", FormatSize(total),
-                        ", its limit (--memory) is ", FormatSize(options_.memory_bytes)),
+                        FormatSize(options_.base_bytes), " of the process itself", serves, " = ",
+                        FormatSize(total), ", its limit (--memory) is ",
+                        FormatSize(options_.memory_bytes)),
       net::LoadCause::kMemory);
 }
 

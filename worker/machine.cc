@@ -11,6 +11,9 @@ constexpr int kLastBackoffMs = 2000;
 constexpr TimeNs kWaitForLook = kSecond;  // before a hello, to have present figures
 constexpr TimeNs kHeartbeat = TimeNs{net::kHeartbeatMs} * kMillisecond;
 constexpr TimeNs kDead = TimeNs{net::kDeadAfterMs} * kMillisecond;
+// One that is awake so long after it was to sleep does not sleep. (This clock stands still while it
+// does.)
+constexpr TimeNs kAwakeAllTheSame = 20 * kSecond;
 // A card's memory is told again when it differs by this much.
 constexpr uint64_t kTellBytes = uint64_t{32} << 20;
 
@@ -56,7 +59,8 @@ void WorkerMachine::On(MachineEvent::Any event, TimeNs now) {
 
 void WorkerMachine::Handle(MachineEvent::Tick event, TimeNs now) {
   if (!InSession()) {
-    if (now >= connect_at_) Join(now);
+    if (asleep_until_ != 0 && now >= asleep_until_) Handle(MachineEvent::Woke{}, now);
+    if (asleep_until_ == 0 && now >= connect_at_) Join(now);
     return;
   }
   heard_ = std::max(heard_, event.heard);
@@ -103,29 +107,45 @@ void WorkerMachine::DropSession(const absl::Status& why, TimeNs now) {
   }
   complained_ = true;
   doing_ = absl::StrCat("not joined to ", options_.join, ": ", why.message());
-  StopStage();
-  Do(MachineAction::ExpectNothing{});
+  EndSession();
+  const int wait_ms = std::max(backoff_ms_, kFirstBackoffMs);
+  connect_at_ = now + wait_ms * kMillisecond;
+  backoff_ms_ = std::min(2 * wait_ms, kLastBackoffMs);
+}
+
+void WorkerMachine::EndSession() {
+  End(&beside_);
+  End(&duty_);
   Do(MachineAction::CancelLoad{});
-  stage_ = StageState::kNone;
   epoch_ = Epoch();
   welcomed_ = false;
   Do(MachineAction::CloseResults{});
   results_at_ = 0;
   Do(MachineAction::CloseSession{});
   session_ = SessionId();
-  const int wait_ms = std::max(backoff_ms_, kFirstBackoffMs);
-  connect_at_ = now + wait_ms * kMillisecond;
-  backoff_ms_ = std::min(2 * wait_ms, kLastBackoffMs);
 }
 
-void WorkerMachine::StopStage() {
-  if (Runs()) Do(MachineAction::StopStage{});
+WorkerMachine::Duty* WorkerMachine::Find(PlanId plan, Epoch epoch) {
+  for (Duty* duty : {&duty_, &beside_}) {
+    if (duty->Is(plan, epoch)) return duty;
+  }
+  return nullptr;
 }
 
-void WorkerMachine::FailStage(const absl::Status& why, const std::string& unreachable) {
-  StopStage();
-  stage_ = StageState::kFailed;
-  Fail(duty_.plan, duty_.epoch, why, unreachable);
+void WorkerMachine::StopStage(const Duty& duty) {
+  if (duty.Runs()) Do(MachineAction::StopStage{duty.epoch});
+}
+
+void WorkerMachine::End(Duty* duty) {
+  StopStage(*duty);
+  if (duty->state != StageState::kNone && !duty->fetch) Do(MachineAction::Forget{duty->epoch});
+  *duty = Duty();
+}
+
+void WorkerMachine::FailStage(Duty* duty, const absl::Status& why, const std::string& unreachable) {
+  StopStage(*duty);
+  duty->state = StageState::kFailed;
+  Fail(duty->plan, duty->epoch, why, unreachable);
 }
 
 void WorkerMachine::Fail(PlanId plan, Epoch epoch, const absl::Status& why,
@@ -154,7 +174,8 @@ void WorkerMachine::Handle(MachineEvent::Refused event, TimeNs now) {
   }
   Do(MachineAction::Log{LogLevel::kError, absl::StrCat("refused by the coordinator at ",
                                                        options_.join, ": ", event.why.message())});
-  StopStage();
+  End(&beside_);
+  End(&duty_);
   status_ = event.why;
   stopped_ = true;
 }
@@ -166,24 +187,31 @@ void WorkerMachine::Handle(MachineEvent::SessionClosed event, TimeNs now) {
 void WorkerMachine::Handle(MachineEvent::Assigned event, TimeNs /*now*/) {
   net::Assignment& assignment = event.assignment;
   const stage::StageSpec& spec = assignment.spec;
-  if (spec.epoch == epoch_) return;  // a repeated message: it was obeyed the first time
+  // A repeated message: it was obeyed the first time.
+  if (spec.epoch == epoch_ || Find(spec.plan, spec.epoch) != nullptr) return;
   if (spec.epoch < epoch_) {
     Fail(spec.plan, spec.epoch,
          FailedPrecondition("worker '", options_.name, "' is at epoch ", epoch_.value, " already"));
     return;
   }
-  StopStage();
   epoch_ = spec.epoch;
-  stage_ = StageState::kLoading;
-  duty_ = Duty();
-  duty_.plan = spec.plan;
-  duty_.epoch = spec.epoch;
-  duty_.layers = LayersText(spec);
-  duty_.next_worker = assignment.next_worker;
-  duty_.next_node = assignment.next_node;
-  doing_ = absl::StrCat("loading ", duty_.layers);
-  Do(MachineAction::Expect{spec.plan, spec.epoch, spec.index, assignment.from_node});
-  Do(MachineAction::Load{std::move(assignment)});
+  const bool fetch = assignment.mode == net::AssignMode::kFetch;
+  End(&beside_);
+  // There is nothing beside which it could stand but a stage that runs.
+  if (assignment.mode == net::AssignMode::kInstead || !duty_.Runs()) End(&duty_);
+  const bool beside = fetch || duty_.Runs();
+  Duty& duty = beside ? beside_ : duty_;
+  duty.state = StageState::kLoading;
+  duty.plan = spec.plan;
+  duty.epoch = spec.epoch;
+  duty.fetch = fetch;
+  duty.layers = LayersText(spec);
+  duty.next_worker = assignment.next_worker;
+  duty.next_node = assignment.next_node;
+  if (!beside) doing_ = absl::StrCat("loading ", duty.layers);
+  if (!fetch) Do(MachineAction::Expect{spec.plan, spec.epoch, spec.index, assignment.from_node});
+  const Epoch keep = beside ? duty_.epoch : Epoch();
+  Do(MachineAction::Load{std::move(assignment), keep});
 }
 
 void WorkerMachine::Handle(MachineEvent::BadAssignment event, TimeNs /*now*/) {
@@ -191,12 +219,22 @@ void WorkerMachine::Handle(MachineEvent::BadAssignment event, TimeNs /*now*/) {
 }
 
 void WorkerMachine::Handle(MachineEvent::Released event, TimeNs /*now*/) {
-  if (stage_ == StageState::kNone || duty_.plan != event.plan) return;
-  StopStage();
-  stage_ = StageState::kNone;
-  doing_ = absl::StrCat("joined ", options_.join, ", no layers now");
-  Do(MachineAction::ExpectNothing{});
-  Do(MachineAction::Unload{});
+  if (beside_.Of(event.plan)) {
+    End(&beside_);
+  } else if (duty_.Of(event.plan)) {
+    End(&duty_);
+    // The plan beside it is taken only when all of it is ready.
+    if (beside_.Runs() || beside_.state == StageState::kFailed) {
+      duty_ = std::exchange(beside_, Duty());
+      doing_ = absl::StrCat("runs ", duty_.layers, " for ", options_.join);
+    } else {
+      End(&beside_);
+      doing_ = absl::StrCat("joined ", options_.join, ", no layers now");
+    }
+  } else {
+    return;
+  }
+  Do(MachineAction::Unload{duty_.epoch});
 }
 
 void WorkerMachine::Handle(MachineEvent::Revoked event, TimeNs /*now*/) {
@@ -212,8 +250,9 @@ void WorkerMachine::Handle(MachineEvent::Revoked event, TimeNs /*now*/) {
                      " was revoked: nothing is taken from it or sent to it any more")});
   }
   Do(MachineAction::Ban{std::move(event.nodes), added});
-  if (Runs() && std::find(added.begin(), added.end(), duty_.next_node) != added.end()) {
-    FailStage(Unavailable("worker '", duty_.next_worker, "' was revoked"));
+  for (Duty* duty : {&duty_, &beside_}) {
+    if (duty->Runs() && std::find(added.begin(), added.end(), duty->next_node) != added.end())
+      FailStage(duty, Unavailable("worker '", duty->next_worker, "' was revoked"));
   }
 }
 
@@ -234,59 +273,76 @@ void WorkerMachine::Handle(MachineEvent::Measured event, TimeNs /*now*/) {
 void WorkerMachine::Handle(MachineEvent::ResultsClosed event, TimeNs now) {
   Do(MachineAction::CloseResults{});
   results_at_ = now + kFirstBackoffMs * kMillisecond;
-  if (!Runs()) return;
-  FailStage(
-      Unavailable("worker '", options_.name, "' lost its result stream: ", event.why.message()));
+  for (Duty* duty : {&duty_, &beside_}) {
+    if (!duty->Runs()) continue;
+    FailStage(duty, Unavailable("worker '", options_.name,
+                                "' lost its result stream: ", event.why.message()));
+  }
 }
 
 void WorkerMachine::Handle(MachineEvent::LoadProgress event, TimeNs /*now*/) {
-  if (stage_ != StageState::kLoading || duty_.plan != event.plan) return;
-  Send(net::LoadProgress{event.plan, event.done_bytes, event.total_bytes});
+  for (const Duty* duty : {&duty_, &beside_}) {
+    if (duty->state == StageState::kLoading && duty->plan == event.plan)
+      Send(net::LoadProgress{event.plan, event.done_bytes, event.total_bytes});
+  }
 }
 
 void WorkerMachine::Handle(MachineEvent::LoadEnded event, TimeNs /*now*/) {
-  if (stage_ != StageState::kLoading || !duty_.Is(event.plan, event.epoch)) return;
+  Duty* const duty = Find(event.plan, event.epoch);
+  if (duty == nullptr || duty->state != StageState::kLoading) return;
   if (event.status.ok() && event.next != NextLinkId() && !event.next_open) {
     event.next_unreachable = true;
     event.status = Unavailable("worker '", options_.name, "' lost its link to worker '",
-                               duty_.next_worker, "' at once");
+                               duty->next_worker, "' at once");
   }
   if (!event.status.ok()) {
-    FailStage(event.status, event.next_unreachable ? duty_.next_worker : "");
+    FailStage(duty, event.status, event.next_unreachable ? duty->next_worker : "");
     return;
   }
-  stage_ = StageState::kStarting;
-  duty_.next = event.next;
-  duty_.fetched_bytes = event.fetched_bytes;
+  duty->next = event.next;
+  duty->fetched_bytes = event.fetched_bytes;
+  if (duty->fetch) {
+    duty->state = StageState::kFetched;
+    Send(net::StageReady{event.plan, event.epoch, 0, 0, 0, duty->fetched_bytes});
+    return;
+  }
+  duty->state = StageState::kStarting;
   Do(MachineAction::StartStage{event.plan, event.epoch});
 }
 
 void WorkerMachine::Handle(MachineEvent::StageStarted event, TimeNs /*now*/) {
-  if (stage_ != StageState::kStarting || !duty_.Is(event.plan, event.epoch)) return;
+  Duty* const duty = Find(event.plan, event.epoch);
+  if (duty == nullptr || duty->state != StageState::kStarting) return;
   if (!event.status.ok()) {
-    FailStage(event.status);
+    FailStage(duty, event.status);
     return;
   }
-  stage_ = StageState::kRunning;
+  duty->state = StageState::kRunning;
   Send(net::StageReady{event.plan, event.epoch, event.weights_bytes, event.kv_bytes,
-                       event.buffer_bytes, duty_.fetched_bytes});
-  doing_ = absl::StrCat("runs ", duty_.layers, " for ", options_.join);
+                       event.buffer_bytes, duty->fetched_bytes});
+  if (duty == &duty_) doing_ = absl::StrCat("runs ", duty_.layers, " for ", options_.join);
 }
 
 void WorkerMachine::Handle(MachineEvent::NextClosed event, TimeNs /*now*/) {
-  // Of an earlier stage, or of an attempt that failed.
-  if (!Runs() || duty_.next != event.next) return;
-  FailStage(Unavailable("worker '", options_.name, "' lost its link to worker '", duty_.next_worker,
-                        "': ", event.why.message()),
-            duty_.next_worker);
+  for (Duty* duty : {&duty_, &beside_}) {
+    // Of an earlier stage, or of an attempt that failed.
+    if (!duty->Runs() || duty->next != event.next) continue;
+    FailStage(duty,
+              Unavailable("worker '", options_.name, "' lost its link to worker '",
+                          duty->next_worker, "': ", event.why.message()),
+              duty->next_worker);
+  }
 }
 
 // The coordinator plans by what a worker said when it joined, so it joins again with what it has
 // now.
 void WorkerMachine::Handle(MachineEvent::StageLost event, TimeNs now) {
-  if (!Runs() || !duty_.Is(event.plan, event.epoch)) return;
-  StopStage();
-  stage_ = StageState::kFailed;
+  const Duty* const duty = Find(event.plan, event.epoch);
+  if (duty == nullptr || !duty->Runs()) return;
+  for (Duty* other : {&beside_, &duty_}) {
+    StopStage(*other);
+    if (other->state != StageState::kNone) other->state = StageState::kFailed;
+  }
   // What it still computed arrives before the news that ends its requests.
   Do(MachineAction::FinishResults{});
   Fail(event.plan, event.epoch, Annotate(event.why, absl::StrCat("worker '", options_.name, "'")));
@@ -306,15 +362,38 @@ void WorkerMachine::TellDevices() {
   Send(net::DevicesChanged{devices_});
 }
 
+void WorkerMachine::Handle(MachineEvent::SleepAsked, TimeNs now) {
+  asleep_until_ = now + kAwakeAllTheSame;
+  looking_since_ = 0;
+  doing_ = "the machine sleeps";
+  if (!InSession()) return;
+  SayGoodbye("its machine goes to sleep");
+  EndSession();
+}
+
+void WorkerMachine::Handle(MachineEvent::Woke, TimeNs now) {
+  if (asleep_until_ == 0) return;
+  asleep_until_ = 0;
+  Do(MachineAction::Log{LogLevel::kInfo, "the machine is awake"});
+  doing_ = absl::StrCat("not joined to ", options_.join, ": the machine has just woken up");
+  connect_at_ = now;
+  backoff_ms_ = 0;
+}
+
 void WorkerMachine::Handle(MachineEvent::LeaveAsked event, TimeNs /*now*/) {
-  StopStage();
-  stage_ = StageState::kNone;
   stopped_ = true;
-  if (event.reason.empty() || !InSession()) return;
-  Do(MachineAction::Log{LogLevel::kInfo, absl::StrCat("leaving: ", event.reason)});
+  if (!event.reason.empty() && InSession()) return SayGoodbye(event.reason);
+  End(&beside_);
+  End(&duty_);
+}
+
+void WorkerMachine::SayGoodbye(const std::string& reason) {
+  End(&beside_);
+  End(&duty_);
+  Do(MachineAction::Log{LogLevel::kInfo, absl::StrCat("leaving: ", reason)});
   // The coordinator has read every result before it is told of the leaving.
   Do(MachineAction::FinishResults{});
-  Do(MachineAction::SayLeaving{event.reason});
+  Do(MachineAction::SayLeaving{reason});
 }
 
 }  // namespace lanyard::worker

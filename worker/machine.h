@@ -40,19 +40,23 @@ class WorkerMachine {
   const std::string& doing() const { return doing_; }
 
  private:
-  // A stage that was assigned.
+  enum class StageState { kNone, kLoading, kFetched, kStarting, kRunning, kFailed };
+  // A stage that was assigned. With kNone the other members mean nothing.
   struct Duty {
+    StageState state = StageState::kNone;
     PlanId plan;
     Epoch epoch;
+    bool fetch = false;  // its weights are only fetched
     std::string layers;  // "layers 3-7", for people
     std::string next_worker;
     std::string next_node;
     NextLinkId next;  // the open link, while the stage runs
     uint64_t fetched_bytes = 0;
 
-    bool Is(PlanId p, Epoch e) const { return plan == p && epoch == e; }
+    bool Of(PlanId p) const { return state != StageState::kNone && plan == p; }
+    bool Is(PlanId p, Epoch e) const { return Of(p) && epoch == e; }
+    bool Runs() const { return state == StageState::kStarting || state == StageState::kRunning; }
   };
-  enum class StageState { kNone, kLoading, kStarting, kRunning, kFailed };
 
   void Handle(MachineEvent::Welcomed event, TimeNs now);
   void Handle(MachineEvent::Refused event, TimeNs now);
@@ -71,17 +75,26 @@ class WorkerMachine {
   void Handle(MachineEvent::DevicesSeen event, TimeNs now);
   void Handle(MachineEvent::CardsLooked event, TimeNs now);
   void Handle(MachineEvent::Measured event, TimeNs now);
+  void Handle(MachineEvent::SleepAsked event, TimeNs now);
+  void Handle(MachineEvent::Woke event, TimeNs now);
   void Handle(MachineEvent::LeaveAsked event, TimeNs now);
   void Handle(MachineEvent::Tick event, TimeNs now);
 
   bool InSession() const { return session_ != SessionId(); }
-  bool Runs() const { return stage_ == StageState::kStarting || stage_ == StageState::kRunning; }
   void Join(TimeNs now);
   void DropSession(const absl::Status& why, TimeNs now);
-  void StopStage();
+  // Ends the session and all that it brought.
+  void EndSession();
+  // Ends what runs, and tells the coordinator of the leaving after every result.
+  void SayGoodbye(const std::string& reason);
+  // Null: neither duty is of this plan and epoch.
+  Duty* Find(PlanId plan, Epoch epoch);
+  void StopStage(const Duty& duty);
+  // Stops it, takes no stream for it any more, and forgets it.
+  void End(Duty* duty);
   // The stage is given up, and the coordinator is told why. `unreachable`: the next worker, where
   // the link to it is the reason.
-  void FailStage(const absl::Status& why, const std::string& unreachable = "");
+  void FailStage(Duty* duty, const absl::Status& why, const std::string& unreachable = "");
   void Fail(PlanId plan, Epoch epoch, const absl::Status& why, const std::string& unreachable = "");
   void TellDevices();
   void Send(net::WorkerEvent event) { Do(MachineAction::Send{std::move(event)}); }
@@ -103,10 +116,13 @@ class WorkerMachine {
   TimeNs results_at_ = 0;  // when to open the stream of results again; 0: it is open
   TimeNs beat_at_ = 0;
 
-  StageState stage_ = StageState::kNone;
-  Duty duty_;    // of the present assignment; means nothing with kNone
+  Duty duty_;  // that the coordinator believes this worker serves, or is to serve next
+  // What was assigned beside it, of a later epoch: it becomes duty_ when the other plan is
+  // released.
+  Duty beside_;
   Epoch epoch_;  // the highest that was assigned in this session
 
+  TimeNs asleep_until_ = 0;   // 0: nobody said that the machine sleeps
   TimeNs looking_since_ = 0;  // since when the next hello waits for a look; 0: it does not
   std::vector<net::DeviceHello> devices_;
   std::vector<net::DeviceHello> told_;  // the cards as the coordinator was told of them

@@ -41,7 +41,7 @@ struct MachineAction {
   // (or a short time is over).
   struct FinishResults {};
 
-  // From now on streams of frames for this stage are accepted, also while it loads. With a
+  // From now on streams of frames for this stage are accepted too, also while it loads. With a
   // `from_node`, only that node's are.
   struct Expect {
     PlanId plan;
@@ -49,24 +49,33 @@ struct MachineAction {
     uint32_t stage = 0;
     std::string from_node;
   };
-  struct ExpectNothing {};
+  // No stream for the stage of this epoch is accepted any more.
+  struct Forget {
+    Epoch epoch;
+  };
 
-  // Replaces the load under way. LoadEnded is the answer.
+  // Replaces the load under way. LoadEnded is the answer. The stage of the epoch `keep` stays
+  // loaded beside it; 0: what is in memory is freed first, but for what the new stage needs of it.
   struct Load {
     net::Assignment assignment;
+    Epoch keep;
   };
-  // Stops the load under way; a loaded stage is kept.
+  // Stops the load under way; what is loaded is kept.
   struct CancelLoad {};
-  // Also frees the loaded stage.
-  struct Unload {};
+  // Also frees what is loaded, but for the stage of the epoch `keep`; 0: all of it.
+  struct Unload {
+    Epoch keep;
+  };
   // Runs frames on what LoadEnded brought. StageStarted is the answer.
   struct StartStage {
     PlanId plan;
     Epoch epoch;
   };
-  // No frame runs after it; what was computed is still sent. The loaded stage stays with the
-  // loader.
-  struct StopStage {};
+  // No frame of the epoch runs after it; what was computed is still sent. The loaded stage stays
+  // with the loader.
+  struct StopStage {
+    Epoch epoch;
+  };
 
   // Nothing is taken from `all` or sent to them any more; the connections of `added`, which are new
   // on the list, are cut.
@@ -86,8 +95,8 @@ struct MachineAction {
   };
 
   using Any = std::variant<OpenSession, CloseSession, Send, Beat, SayLeaving, OpenResults,
-                           CloseResults, FinishResults, Expect, ExpectNothing, Load, CancelLoad,
-                           Unload, StartStage, StopStage, Ban, Probe, LookAtCards, Log>;
+                           CloseResults, FinishResults, Expect, Forget, Load, CancelLoad, Unload,
+                           StartStage, StopStage, Ban, Probe, LookAtCards, Log>;
 };
 
 }  // namespace lanyard::worker

@@ -114,6 +114,9 @@ struct MachineEvent {
   struct Measured {
     net::Diagnosis diagnosis;
   };
+  // The machine is about to sleep, and has woken up.
+  struct SleepAsked {};
+  struct Woke {};
   // The owner wants this worker to stop. With a reason the coordinator is told.
   struct LeaveAsked {
     std::string reason;
@@ -123,10 +126,10 @@ struct MachineEvent {
     TimeNs heard = 0;
   };
 
-  using Any =
-      std::variant<Welcomed, Refused, Assigned, BadAssignment, Released, Revoked, DiagnoseAsked,
-                   SessionClosed, ResultsClosed, LoadProgress, LoadEnded, StageStarted, NextClosed,
-                   StageLost, DevicesSeen, CardsLooked, Measured, LeaveAsked, Tick>;
+  using Any = std::variant<Welcomed, Refused, Assigned, BadAssignment, Released, Revoked,
+                           DiagnoseAsked, SessionClosed, ResultsClosed, LoadProgress, LoadEnded,
+                           StageStarted, NextClosed, StageLost, DevicesSeen, CardsLooked, Measured,
+                           SleepAsked, Woke, LeaveAsked, Tick>;
 };
 
 }  // namespace lanyard::worker

@@ -55,15 +55,17 @@ class MachineTest : public ::testing::Test {
     out.next_node = "node2";
     return out;
   }
-  void Assign(uint64_t plan, uint64_t epoch) {
-    On(MachineEvent::Assigned{session_, Assignment(plan, epoch)});
+  void Assign(uint64_t plan, uint64_t epoch, net::AssignMode mode = net::AssignMode::kInstead) {
+    net::Assignment assignment = Assignment(plan, epoch);
+    assignment.mode = mode;
+    On(MachineEvent::Assigned{session_, std::move(assignment)});
   }
   void Loaded(uint64_t plan, uint64_t epoch, NextLinkId next = NextLinkId(1), bool open = true) {
     On(MachineEvent::LoadEnded{PlanId(plan), Epoch(epoch), absl::OkStatus(), false, next, open});
   }
-  void Ready(uint64_t plan, uint64_t epoch) {
-    Assign(plan, epoch);
-    Loaded(plan, epoch);
+  void Ready(uint64_t plan, uint64_t epoch, net::AssignMode mode = net::AssignMode::kInstead) {
+    Assign(plan, epoch, mode);
+    Loaded(plan, epoch, NextLinkId(epoch));
     On(MachineEvent::StageStarted{PlanId(plan), Epoch(epoch), absl::OkStatus(), 7, 8, 9});
     ASSERT_TRUE(Sent<net::StageReady>().has_value());
     actions_.clear();
@@ -191,6 +193,9 @@ TEST_F(MachineTest, ARepeatedAssignmentDoesNotStopItsStage) {
   Ready(5, 9);
   Assign(5, 9);
   EXPECT_TRUE(actions_.empty());
+  Ready(6, 10, net::AssignMode::kBeside);
+  Assign(5, 9);
+  EXPECT_TRUE(actions_.empty());
 }
 
 TEST_F(MachineTest, AReleaseOfAnotherPlanIsIgnored) {
@@ -198,6 +203,83 @@ TEST_F(MachineTest, AReleaseOfAnotherPlanIsIgnored) {
   Ready(5, 9);
   On(MachineEvent::Released{session_, PlanId(4)});
   EXPECT_TRUE(actions_.empty());
+}
+
+TEST_F(MachineTest, AStageBesideTakesThePlaceOfTheOneThatIsReleased) {
+  Join();
+  Ready(5, 9);
+  Assign(6, 10, net::AssignMode::kBeside);
+  EXPECT_FALSE(Did<MachineAction::StopStage>() || Did<MachineAction::Forget>());
+  EXPECT_EQ(Did<MachineAction::Expect>().value().epoch, Epoch(10));
+  EXPECT_EQ(Did<MachineAction::Load>().value().keep, Epoch(9));
+  On(MachineEvent::LoadProgress{PlanId(6), 1, 2});
+  EXPECT_TRUE(Sent<net::LoadProgress>());
+  Loaded(6, 10, NextLinkId(10));
+  On(MachineEvent::StageStarted{PlanId(6), Epoch(10), absl::OkStatus()});
+  EXPECT_EQ(Sent<net::StageReady>().value().epoch, Epoch(10));
+  actions_.clear();
+  On(MachineEvent::Released{session_, PlanId(5)});
+  EXPECT_EQ(Did<MachineAction::StopStage>().value().epoch, Epoch(9));
+  EXPECT_EQ(Did<MachineAction::Forget>().value().epoch, Epoch(9));
+  EXPECT_EQ(Did<MachineAction::Unload>().value().keep, Epoch(10));
+  // Now it is the one beside which another may stand, and that can be lost.
+  Assign(7, 11, net::AssignMode::kBeside);
+  EXPECT_EQ(Did<MachineAction::Load>().value().keep, Epoch(10));
+  On(MachineEvent::NextClosed{NextLinkId(9), Unavailable("reset")});
+  EXPECT_FALSE(Sent<net::StageFailed>());
+  On(MachineEvent::NextClosed{NextLinkId(10), Unavailable("reset")});
+  EXPECT_EQ(Sent<net::StageFailed>().value().epoch, Epoch(10));
+}
+
+TEST_F(MachineTest, WhatFailsOrIsReleasedBesideLeavesTheOtherStageAlone) {
+  Join();
+  Ready(5, 9);
+  Ready(6, 10, net::AssignMode::kBeside);
+  On(MachineEvent::NextClosed{NextLinkId(10), Unavailable("reset")});
+  EXPECT_EQ(Did<MachineAction::StopStage>().value().epoch, Epoch(10));
+  EXPECT_EQ(Sent<net::StageFailed>().value().epoch, Epoch(10));
+  actions_.clear();
+  On(MachineEvent::Released{session_, PlanId(6)});
+  EXPECT_FALSE(Did<MachineAction::StopStage>());
+  EXPECT_EQ(Did<MachineAction::Forget>().value().epoch, Epoch(10));
+  EXPECT_EQ(Did<MachineAction::Unload>().value().keep, Epoch(9));
+  EXPECT_EQ(machine_.doing(), "runs layers 3-7 for coordinator:1");
+}
+
+TEST_F(MachineTest, AnAssignmentInsteadEndsBothStages) {
+  Join();
+  Ready(5, 9);
+  Ready(6, 10, net::AssignMode::kBeside);
+  Assign(7, 11);
+  size_t stopped = 0;
+  for (const MachineAction::Any& action : actions_)
+    stopped += std::holds_alternative<MachineAction::StopStage>(action) ? 1 : 0;
+  EXPECT_EQ(stopped, 2u);
+  EXPECT_EQ(Did<MachineAction::Load>().value().keep, Epoch());
+}
+
+TEST_F(MachineTest, WithoutAStageItsStageIsTheOneBesideThoseOfOthers) {
+  Join();
+  Ready(6, 10, net::AssignMode::kBeside);
+  EXPECT_EQ(machine_.doing(), "runs layers 3-7 for coordinator:1");
+  On(MachineEvent::Released{session_, PlanId(5)});  // which it never had
+  EXPECT_TRUE(actions_.empty());
+}
+
+TEST_F(MachineTest, WeightsAreFetchedForNoStage) {
+  Join();
+  Ready(5, 9);
+  Assign(6, 10, net::AssignMode::kFetch);
+  EXPECT_FALSE(Did<MachineAction::Expect>() || Did<MachineAction::StopStage>());
+  EXPECT_EQ(Did<MachineAction::Load>().value().keep, Epoch(9));
+  On(MachineEvent::LoadEnded{PlanId(6), Epoch(10), absl::OkStatus(), false, NextLinkId(), false,
+                             7});
+  EXPECT_FALSE(Did<MachineAction::StartStage>());
+  EXPECT_EQ(Sent<net::StageReady>().value().fetched_bytes, 7u);
+  actions_.clear();
+  On(MachineEvent::Released{session_, PlanId(6)});
+  EXPECT_FALSE(Did<MachineAction::Forget>());
+  EXPECT_EQ(Did<MachineAction::Unload>().value().keep, Epoch(9));
 }
 
 TEST_F(MachineTest, OnlyTheOpenLinkToTheNextStageCounts) {
@@ -214,9 +296,10 @@ TEST_F(MachineTest, OnlyTheOpenLinkToTheNextStageCounts) {
   EXPECT_TRUE(Did<MachineAction::StopStage>());
 }
 
-TEST_F(MachineTest, WhatIsLostWithTheResultsEndsTheStage) {
+TEST_F(MachineTest, WhatIsLostWithTheResultsEndsEveryStage) {
   Join();
   Ready(5, 9);
+  Ready(6, 10, net::AssignMode::kBeside);
   On(MachineEvent::ResultsClosed{session_, Unavailable("reset")});
   EXPECT_TRUE(Did<MachineAction::StopStage>());
   EXPECT_TRUE(Sent<net::StageFailed>());
@@ -231,7 +314,7 @@ TEST_F(MachineTest, NothingOfASessionOutlivesIt) {
   const SessionId before = session_;
   On(MachineEvent::SessionClosed{before, Unavailable("reset")});
   EXPECT_TRUE(Did<MachineAction::StopStage>());
-  EXPECT_TRUE(Did<MachineAction::ExpectNothing>());
+  EXPECT_EQ(Did<MachineAction::Forget>().value().epoch, Epoch(9));
   EXPECT_TRUE(Did<MachineAction::CloseResults>());
   EXPECT_TRUE(Did<MachineAction::CloseSession>());
   EXPECT_FALSE(Did<MachineAction::Unload>());  // the same stage may be wanted again at once
@@ -268,7 +351,7 @@ TEST_F(MachineTest, ALostCardIsToldAfterWhatWasComputed) {
   const auto index = [](MachineAction::Any action) { return action.index(); };
   const std::vector<size_t> want = {
       index(MachineAction::StopStage{}),    index(MachineAction::FinishResults{}),
-      index(MachineAction::Send{}),         index(MachineAction::ExpectNothing{}),
+      index(MachineAction::Send{}),         index(MachineAction::Forget{}),
       index(MachineAction::CancelLoad{}),   index(MachineAction::CloseResults{}),
       index(MachineAction::CloseSession{}), index(MachineAction::Unload{})};
   EXPECT_EQ(order, want);
@@ -316,6 +399,34 @@ TEST_F(MachineTest, LeavesWithAWordWhereThereIsOneToHearIt) {
   actions_.clear();
   Tick(kSecond);
   EXPECT_TRUE(actions_.empty());
+}
+
+TEST_F(MachineTest, LeavesBeforeItsMachineSleepsAndComesBackWhenItWakes) {
+  Join();
+  Ready(5, 9);
+  On(MachineEvent::SleepAsked{});
+  EXPECT_FALSE(machine_.stopped());
+  EXPECT_EQ(Did<MachineAction::StopStage>().value().epoch, Epoch(9));
+  EXPECT_EQ(Did<MachineAction::SayLeaving>().value().reason, "its machine goes to sleep");
+  EXPECT_TRUE(Did<MachineAction::CloseSession>());
+  EXPECT_FALSE(Did<MachineAction::Unload>()) << "its layers are wanted again";
+  EXPECT_EQ(machine_.doing(), "the machine sleeps");
+  actions_.clear();
+  Tick(10 * kSecond);
+  EXPECT_TRUE(actions_.empty());
+  On(MachineEvent::Woke{});
+  Tick(0);
+  EXPECT_TRUE(Did<MachineAction::LookAtCards>()) << "before the hello";
+  actions_.clear();
+  Join();
+
+  // A machine that does not sleep after all, and nobody says so.
+  On(MachineEvent::SleepAsked{});
+  actions_.clear();
+  Tick(19 * kSecond);
+  EXPECT_TRUE(actions_.empty());
+  Tick(kSecond);
+  EXPECT_TRUE(Did<MachineAction::LookAtCards>());
 }
 
 TEST_F(MachineTest, ARefusalForGoodStops) {

@@ -48,12 +48,7 @@ absl::Status StageHost::Start() {
 }
 
 StageHost::~StageHost() {
-  compute_.request_stop();
-  {
-    MutexLock lock(&mu_);
-    stopping_ = true;
-  }
-  cv_.NotifyAll();
+  StageHost::Abandon();
   if (compute_.joinable()) compute_.join();
   {
     MutexLock lock(&out_mu_);
@@ -61,6 +56,15 @@ StageHost::~StageHost() {
   }
   out_cv_.NotifyAll();
   if (sender_.joinable()) sender_.join();
+}
+
+void StageHost::Abandon() {
+  compute_.request_stop();
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  cv_.NotifyAll();
 }
 
 void StageHost::FrameWasBad(StepId step) {

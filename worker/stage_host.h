@@ -60,6 +60,7 @@ class StageHost final : public FrameTarget {
   // step's result. Thread-safe; it does not block.
   absl::Status Send(stage::StepFrame frame) override;
   void FrameWasBad(StepId step) override;
+  void Abandon() override;
 
  private:
   using Outcome = StageRunner::Outcome;

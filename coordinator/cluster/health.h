@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "coordinator/cluster/pace.h"
 #include "net/load_cause.h"
 
 namespace lanyard::coordinator {
@@ -19,6 +20,7 @@ struct HealthOptions {
   // For this long; then it may be planned again. The time doubles with every further failure.
   TimeNs bench_first = 60 * kSecond;
   TimeNs bench_most = 1800 * kSecond;
+  PaceOptions pace = {};
 };
 
 // A stage that was not made ready.
@@ -55,7 +57,7 @@ struct HealthRecord {
 // Not thread-safe.
 class MachineHealth {
  public:
-  explicit MachineHealth(HealthOptions options) : options_(options) {}
+  explicit MachineHealth(HealthOptions options) : options_(options), pace_(options.pace) {}
 
   // `machine` could not make its stage ready. What passes by itself is remembered and not counted.
   // Returns the machine that plans leave out from now on; empty: none.
@@ -71,10 +73,12 @@ class MachineHealth {
   // does.
   double LossesLately(const std::string& machine, TimeNs now) const;
   bool Benched(const std::string& machine, TimeNs now) const;
+  Pace& pace() { return pace_; }
+  const Pace& pace() const { return pace_; }
   // Takes machines back whose time has passed.
   void OnTick(TimeNs now);
-  // Changes whenever another set of machines is left out.
-  uint64_t revision() const { return revision_; }
+  // Changes whenever another set of machines is left out, or another one is a straggler.
+  uint64_t revision() const { return revision_ + pace_.revision(); }
   // One that failed to load since it last served; null: it did not.
   const HealthRecord* Failing(const std::string& machine) const;
   // Null: nothing is known of it.
@@ -85,6 +89,7 @@ class MachineHealth {
   std::map<std::string, HealthRecord> records_;
   std::map<std::string, std::set<std::string>> unreached_;  // by the machine that tried
   std::set<std::string> benched_;
+  Pace pace_;
   uint64_t revision_ = 0;
 };
 

@@ -29,6 +29,10 @@ enum class Departure {
   kLeft,     // it said so
   kRevoked,  // the pool threw it out
 };
+// Whether it is worth waiting for the worker.
+inline bool MayReturn(Departure how) {
+  return how == Departure::kBroke || how == Departure::kSilent;
+}
 
 struct MembershipOptions {
   TimeNs dead_after = net::kDeadAfterMs * kMillisecond;

@@ -4,14 +4,10 @@
 #include <cmath>
 #include <utility>
 
-#include "coordinator/serve/pipeline.h"
+#include "coordinator/cluster/rollout_stages.h"
 
 namespace lanyard::coordinator {
 namespace {
-
-std::string Describe(const sharding::PlannedStage& stage) {
-  return PipelineStage{stage.machine, stage.layers}.Describe();
-}
 
 std::string Join(const std::vector<std::string>& parts) {
   std::string out;
@@ -19,18 +15,13 @@ std::string Join(const std::vector<std::string>& parts) {
   return out;
 }
 
-bool Uses(const sharding::Plan& plan, const std::string& machine) {
-  return std::any_of(plan.stages.begin(), plan.stages.end(),
-                     [&](const auto& stage) { return stage.machine == machine; });
-}
-
 // Whether two machines without cards can do each other's stage about as fast as their own.
 bool Alike(const net::WorkerHello& a, const sharding::PlannedStage& of_a, const net::WorkerHello& b,
            const sharding::PlannedStage& of_b) {
   constexpr double kAsFast = 0.1;
   const auto holds = [](const net::WorkerHello& hello, const sharding::PlannedStage& stage) {
-    const uint64_t bytes = stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes;
-    return hello.memory_bytes >= hello.base_bytes && hello.memory_bytes - hello.base_bytes >= bytes;
+    return hello.memory_bytes >= hello.base_bytes &&
+           hello.memory_bytes - hello.base_bytes >= BytesOf(stage);
   };
   return a.devices.empty() && b.devices.empty() && a.threads == b.threads &&
          std::abs(a.speed - b.speed) <= kAsFast * std::max(a.speed, b.speed) && holds(a, of_b) &&
@@ -42,7 +33,8 @@ bool Alike(const net::WorkerHello& a, const sharding::PlannedStage& of_a, const 
 Rollout::Rollout(RolloutOptions options)
     : options_(std::move(options)),
       phase_(Waiting{.why = "no worker has joined yet"}),
-      epoch_(options_.last_epoch) {}
+      epoch_(options_.last_epoch),
+      last_epoch_(options_.last_epoch) {}
 
 std::string Rollout::why() const {
   if (const auto* waiting = std::get_if<Waiting>(&phase_)) return waiting->why;
@@ -60,6 +52,22 @@ std::vector<AssignedStage>* Rollout::MutableStages() {
   return nullptr;
 }
 
+std::optional<TimeNs> Rollout::ReadyIn(TimeNs now) const {
+  const auto* loading = std::get_if<Loading>(&phase_);
+  if (loading == nullptr) return std::nullopt;
+  TimeNs last = 0;
+  for (const AssignedStage& stage : loading->stages) {
+    if (stage.ready) continue;
+    const uint64_t done = stage.progress.done_bytes, total = stage.progress.total_bytes;
+    const TimeNs took = stage.progress_at - stage.assigned_at;
+    if (done == 0 || total < done || took <= 0) return std::nullopt;
+    const double whole =
+        static_cast<double>(took) * static_cast<double>(total) / static_cast<double>(done);
+    last = std::max(last, stage.assigned_at + static_cast<TimeNs>(whole) - now);
+  }
+  return last;
+}
+
 const std::vector<AssignedStage>& Rollout::stages() const {
   static const std::vector<AssignedStage> none;
   const auto* stages = const_cast<Rollout*>(this)->MutableStages();
@@ -68,11 +76,7 @@ const std::vector<AssignedStage>& Rollout::stages() const {
 
 AssignedStage* Rollout::StageOf(net::LinkId link) {
   std::vector<AssignedStage>* stages = MutableStages();
-  if (stages == nullptr) return nullptr;
-  for (AssignedStage& stage : *stages) {
-    if (stage.link == link) return &stage;
-  }
-  return nullptr;
+  return stages == nullptr ? nullptr : OfLink(stages, link);
 }
 
 bool Rollout::HasStage(const std::string& name) const {
@@ -96,10 +100,25 @@ RolloutActions Rollout::OnGone(const Member& member, Departure how, std::string_
   const std::string& name = member.hello.name;
   in_memory_.erase(name);
   holding_.erase(name);
-  const AssignedStage* stage = StageOf(member.link);
   RolloutActions actions;
-  if (stage != nullptr) {
-    actions = Lose(Unavailable(Describe(stage->planned), " was lost: ", AbslView(why)), view, now);
+  auto* serving = std::get_if<Serving>(&phase_);
+  if (serving != nullptr && serving->beside && Uses(serving->beside->plan, name)) {
+    const std::string lost = absl::StrCat("worker '", name, "' was lost: ", AbslView(why));
+    actions = DropBeside(serving, lost, name, now);
+  }
+  if (const AssignedStage* stage = StageOf(member.link)) {
+    absl::Status lost = Unavailable(Describe(stage->planned), " was lost: ", AbslView(why));
+    if (WantsTake()) {  // without it
+      actions = Take(view, now);
+      actions.lost = std::move(lost);
+      actions.loss = how == Departure::kBroke ? Loss::kBroke : Loss::kMachine;
+      std::erase_if(actions.release, [&](const auto& r) { return r.link == member.link; });
+      return actions;
+    }
+    RolloutActions losing = Lose(std::move(lost), view, now);
+    losing.release.insert(losing.release.end(), actions.release.begin(), actions.release.end());
+    if (losing.note.empty()) losing.note = std::move(actions.note);
+    actions = std::move(losing);
     if (how != Departure::kBroke) actions.loss = Loss::kMachine;
     holding_.erase(name);
   }
@@ -127,6 +146,7 @@ RolloutActions Rollout::Lose(absl::Status why, const ClusterView& view, TimeNs n
           "until something changes";
     }
   } else if (auto* serving = std::get_if<Serving>(&phase_)) {
+    if (serving->beside) actions = DropBeside(serving, StdView(why.message()), "", now);
     fallback = std::move(serving->fallback);
   }
   if (fallback) {
@@ -152,22 +172,34 @@ void Rollout::BackOff(TimeNs now) {
 
 void Rollout::OnProgress(net::LinkId link, const net::LoadProgress& progress, TimeNs now) {
   AssignedStage* stage = StageOf(link);
-  if (stage == nullptr || progress.plan != plan_id_) return;
+  auto* serving = std::get_if<Serving>(&phase_);
+  if (serving != nullptr && serving->beside && progress.plan == serving->beside->plan_id) {
+    stage = OfLink(&serving->beside->stages, link);
+  } else if (progress.plan != plan_id_) {
+    return;
+  }
+  if (stage == nullptr) return;
   if (progress.done_bytes != stage->progress.done_bytes) stage->progress_at = now;
   stage->progress = progress;
 }
 
 RolloutActions Rollout::OnReady(net::LinkId link, const net::StageReady& ready, TimeNs now) {
   auto* loading = std::get_if<Loading>(&phase_);
-  AssignedStage* stage = StageOf(link);
-  if (loading == nullptr || stage == nullptr || !Current(ready.plan, ready.epoch)) return {};
+  AssignedStage* stage = nullptr;
+  if (IsBeside(ready.plan, ready.epoch)) {
+    stage = OfLink(&std::get<Serving>(phase_).beside->stages, link);
+  } else if (loading != nullptr && Current(ready.plan, ready.epoch)) {
+    stage = StageOf(link);
+  }
+  if (stage == nullptr) return {};
   stage->ready = true;
   stage->answer = ready;
   std::set<uint32_t>& fetched = fetched_[stage->planned.machine];
   for (uint32_t l = stage->planned.layers.begin; l < stage->planned.layers.end; ++l)
     fetched.insert(l);
-  in_memory_[stage->planned.machine] = stage->planned.layers;
   RolloutActions actions;
+  if (loading == nullptr) return actions;  // see WantsTake
+  in_memory_[stage->planned.machine] = stage->planned.layers;
   if (!std::all_of(loading->stages.begin(), loading->stages.end(),
                    [](const auto& s) { return s.ready; })) {
     return actions;
@@ -190,6 +222,14 @@ void Rollout::OnProven() {
 
 RolloutActions Rollout::OnFailed(net::LinkId link, const net::StageFailed& failed,
                                  const ClusterView& view, TimeNs now) {
+  if (IsBeside(failed.plan, failed.epoch)) {
+    auto& serving = std::get<Serving>(phase_);
+    const AssignedStage* beside = OfLink(&serving.beside->stages, link);
+    if (beside == nullptr) return {};
+    const std::string why = absl::StrCat(
+        Describe(beside->planned), " could not make its stage ready: ", failed.status.message());
+    return DropBeside(&serving, why, "", now);
+  }
   const AssignedStage* stage = StageOf(link);
   if (stage == nullptr || !Current(failed.plan, failed.epoch)) return {};
   BackOff(now);
@@ -238,6 +278,10 @@ RolloutActions Rollout::Poll(const ClusterView& view, TimeNs now, bool quiet) {
   }
   if (auto* serving = std::get_if<Serving>(&phase_)) {
     if (!WantsMove(view)) return Improve(serving, view, now, quiet);
+    if (serving->beside) {
+      serving->considered = 0;  // afterwards it is looked for again
+      return EndBeside(serving);
+    }
     if (job_ || serving->without_drained_of == view.revision) return {};
     return StartJob({.purpose = Purpose::kMove}, view, now);
   }
@@ -296,7 +340,7 @@ bool Rollout::StillFits(const sharding::Plan& plan, const ClusterView& view) con
   if (!plan.fits || plan.stages.empty()) return false;
   std::map<std::string, uint64_t> planned_bytes;
   for (const sharding::PlannedStage& stage : plan.stages) {
-    planned_bytes[stage.machine] += stage.weights_bytes + stage.kv_bytes + stage.buffer_bytes;
+    planned_bytes[stage.machine] += BytesOf(stage);
     const Member* member = view.members.FindByName(stage.machine);
     if (member != nullptr && !DevicesStillHave(stage, *member)) return false;
   }
@@ -340,6 +384,7 @@ sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& vie
     machine.base_bytes = member.hello.base_bytes;
     machine.threads = member.hello.threads;
     machine.speed = member.hello.speed;
+    machine.slowness = view.health.pace().Slowness(name);
     machine.losses = view.health.LossesLately(name, now);
     for (const net::DeviceHello& device : member.hello.devices) {
       machine.devices.push_back(
@@ -395,11 +440,14 @@ RolloutActions Rollout::OnPlanned(uint64_t id, const absl::StatusOr<sharding::Pl
       if (serving == nullptr) return {};
       serving->considered = job.revision;
       serving->candidate.reset();
-      std::string why = fits ? WhyBetter(*made) : "";
+      std::string why = fits ? WhyBetter(*made, view) : "";
       if (why.empty()) return {};
+      sharding::Plan plan = *made;
+      KeepLayersInPlace(&plan, view.members);
       RolloutActions actions;
-      actions.note = absl::StrCat("a better plan waits for a quiet moment: ", why);
-      serving->candidate = {*made, std::move(why)};
+      if (HowBeside(plan, view) == net::AssignMode::kInstead)
+        actions.note = absl::StrCat("a better plan waits for a quiet moment: ", why);
+      serving->candidate = {std::move(plan), std::move(why)};
       return actions;
     }
     case Purpose::kMove: {
@@ -493,55 +541,13 @@ TimeNs Rollout::LoadTime(const sharding::Plan& plan) const {
   return static_cast<TimeNs>(most / options_.load_bytes_per_second * kSecond);
 }
 
-std::string Rollout::WhyBetter(const sharding::Plan& made) const {
-  if (made.context != plan_.context) {
-    if (made.context < plan_.context) return "";
-    return absl::StrCat("a context of ", made.context, " tokens instead of ", plan_.context);
-  }
-  const uint32_t users = std::min(made.users, options_.users),
-                 users_now = std::min(plan_.users, options_.users);
-  if (users != users_now) {
-    if (users < users_now) return "";
-    return absl::StrCat("KV for ", users, " users of full context instead of ", users_now);
-  }
-  if (plan_.stages.size() < std::min<size_t>(made.stages.size(), options_.expect_workers)) {
-    return absl::StrCat(made.stages.size(), " of the ", options_.expect_workers,
-                        " workers asked for take part instead of ", plan_.stages.size());
-  }
-  const double ms = made.Objective(made.slowest_weight);
-  const double ms_now = plan_.Objective(made.slowest_weight);
-  if (!(ms_now > 0) || ms > (1 - options_.improve_by) * ms_now) return "";
-  // Fewer machines are better by themselves, see Plan::Objective.
-  const std::string machines =
-      made.stages.size() < plan_.stages.size()
-          ? absl::StrCat(made.stages.size(), " machines instead of ", plan_.stages.size(), " at ")
-          : "";
-  return absl::StrFormat(
-      "%sa predicted time of %.0f %% of what it is", machines,
-      100 * made.StepMs(made.slowest_weight) / plan_.StepMs(made.slowest_weight));
-}
-
-RolloutActions Rollout::Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet) {
-  if (serving->considered != view.revision) {
-    // A worker that comes back often comes with others.
-    if (job_ || now < joined_at_ + options_.settle) return {};
-    return StartJob({.purpose = Purpose::kImprove}, view, now);
-  }
-  if (!serving->candidate || !quiet || now - serving->since < options_.improve_every) return {};
-  const Serving::Candidate candidate = *std::exchange(serving->candidate, std::nullopt);
-  if (!StillFits(candidate.plan, view)) return {};
-  ++improvements_;
-  return Change(candidate.plan,
-                absl::StrCat("planning again while no request runs: ", candidate.why),
-                /*moving=*/false, view, now);
-}
-
 RolloutActions Rollout::Change(const sharding::Plan& plan, const std::string& why, bool moving,
                                const ClusterView& view, TimeNs now) {
   const sharding::Plan before = plan_;
-  Lose(absl::UnavailableError(why), view, now);
+  const RolloutActions losing = Lose(absl::UnavailableError(why), view, now);
   SetPlan(plan, view.members);
   RolloutActions actions = Assign(view, now);
+  actions.release.insert(actions.release.end(), losing.release.begin(), losing.release.end());
   auto& loading = std::get<Loading>(phase_);
   loading.fallback = before;
   loading.moving = moving;
@@ -595,6 +601,13 @@ std::string Rollout::WhyNotUsed(const std::string& name, const ClusterView& view
            "again";
   }
   if (serving == nullptr) return absl::StrCat("nothing is served now: ", why());
+  if (serving->beside && Uses(serving->beside->plan, name)) {
+    return serving->beside->mode == net::AssignMode::kBeside
+               ? "its layers are loaded while the pool serves without it; it takes part when every "
+                 "machine of the better plan is ready"
+               : "its weights are fetched while the pool serves without it; it gets layers when no "
+                 "request runs";
+  }
   if (serving->candidate && Uses(serving->candidate->plan, name)) {
     return absl::StrCat("it gets layers when no request runs, because that gives ",
                         serving->candidate->why);
@@ -643,33 +656,49 @@ void Rollout::SetPlan(const sharding::Plan& plan, const Membership& members) {
   RememberDevices(members);
 }
 
-net::Assignment Rollout::AssignmentOf(uint32_t index, const Membership& members) const {
-  const uint32_t n = static_cast<uint32_t>(plan_.stages.size());
-  const sharding::PlannedStage& planned = plan_.stages[index];
+net::Assignment Rollout::AssignmentOf(const Numbered& numbered, uint32_t index,
+                                      const Membership& members) const {
+  const sharding::Plan& plan = numbered.plan;
+  const uint32_t n = static_cast<uint32_t>(plan.stages.size());
+  const sharding::PlannedStage& planned = plan.stages[index];
   net::Assignment assignment;
+  assignment.mode = numbered.mode;
   stage::StageSpec& spec = assignment.spec;
-  spec.plan = plan_id_;
-  spec.epoch = epoch_;
+  spec.plan = numbered.id;
+  spec.epoch = numbered.epoch;
   spec.index = index;
   spec.n_stages = n;
   spec.numerics = options_.numerics;
   spec.layers = planned.layers;
   spec.embeds = planned.embeds;
   spec.samples = planned.samples;
-  spec.group_blocks = plan_.group_blocks;
-  spec.max_context = plan_.context;
+  spec.group_blocks = plan.group_blocks;
+  spec.max_context = plan.context;
   spec.max_rows = options_.max_rows;
   assignment.manifest = options_.manifest;
   if (index + 1 < n) {
-    assignment.next_worker = plan_.stages[index + 1].machine;
+    assignment.next_worker = plan.stages[index + 1].machine;
     const net::WorkerHello& next = members.FindByName(assignment.next_worker)->hello;
     assignment.next_address = next.stage_address;
     assignment.next_node = next.node;
   }
   assignment.from_node = index == 0
                              ? options_.coordinator_node
-                             : members.FindByName(plan_.stages[index - 1].machine)->hello.node;
+                             : members.FindByName(plan.stages[index - 1].machine)->hello.node;
   return assignment;
+}
+
+std::vector<AssignedStage> Rollout::AssignAll(const Numbered& numbered, const Membership& members,
+                                              TimeNs now, RolloutActions* actions) const {
+  std::vector<AssignedStage> out;
+  for (uint32_t i = 0; i < numbered.plan.stages.size(); ++i) {
+    AssignedStage& stage = out.emplace_back();
+    stage.planned = numbered.plan.stages[i];
+    stage.link = members.FindByName(stage.planned.machine)->link;
+    stage.assigned_at = stage.progress_at = now;
+    actions->assign.push_back({stage.link, AssignmentOf(numbered, i, members)});
+  }
+  return out;
 }
 
 RolloutActions Rollout::Assign(const ClusterView& view, TimeNs now) {
@@ -677,21 +706,14 @@ RolloutActions Rollout::Assign(const ClusterView& view, TimeNs now) {
   if (Planning(Purpose::kAssign)) job_.reset();
   planned_once_ = true;
   not_before_ = 0;
-  epoch_ = Epoch(epoch_.value + 1);
+  epoch_ = last_epoch_ = Epoch(last_epoch_.value + 1);
   // Numbers of plans are never used again either, also not by a later coordinator.
   if (std::exchange(new_cut_, false)) plan_id_ = PlanId(epoch_.value);
   actions.new_epoch = epoch_;
   Loading loading;
   loading.revision = view.revision;
-  for (uint32_t i = 0; i < plan_.stages.size(); ++i) {
-    const sharding::PlannedStage& planned = plan_.stages[i];
-    AssignedStage& stage = loading.stages.emplace_back();
-    stage.planned = planned;
-    stage.link = view.members.FindByName(planned.machine)->link;
-    stage.progress_at = now;
-    holding_.erase(planned.machine);
-    actions.assign.push_back({stage.link, AssignmentOf(i, view.members)});
-  }
+  loading.stages = AssignAll({plan_, plan_id_, epoch_}, view.members, now, &actions);
+  for (const AssignedStage& stage : loading.stages) holding_.erase(stage.planned.machine);
   for (const auto& [name, plan] : holding_) {
     if (const Member* member = view.members.FindByName(name)) {
       actions.release.push_back({member->link, plan});

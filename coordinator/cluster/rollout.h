@@ -19,6 +19,7 @@
 #include "coordinator/cluster/membership.h"
 #include "model/manifest.h"
 #include "net/control.h"
+#include "net/versions.h"
 #include "sharding/planner.h"
 #include "stage/types.h"
 
@@ -42,9 +43,12 @@ struct RolloutOptions {
   TimeNs retry_first = kSecond / 4;      // back-off after a failed stage; it doubles
   TimeNs retry_most = 30 * kSecond;
   TimeNs load_stall = 300 * kSecond;  // a stage that neither progresses nor answers has failed
-  // A serving pool looks for a better plan only this long after it began to serve: a worker that
-  // comes and goes must not stop the others all the time.
+  // A serving pool is stopped for a better plan only this long after it began to serve: a worker
+  // that comes and goes must not stop the others all the time. (What is loaded beside the plan that
+  // serves stops nobody.)
   TimeNs improve_every = 60 * kSecond;
+  TimeNs beside_retry = 30 * kSecond;   // after a better plan did not load; it doubles
+  uint32_t beside_retry_doublings = 6;  // ... so often
   // Share of the planner's objective that a plan must save to be worth loading. (A plan with one
   // machine less saves as much by that alone.)
   double improve_by = sharding::kFurtherMachineSaves;
@@ -65,13 +69,9 @@ struct AssignedStage {
   bool ready = false;
   net::StageReady answer;
   net::LoadProgress progress;
+  TimeNs assigned_at = 0;
   TimeNs progress_at = 0;  // when it was last heard to come forward
 };
-
-// Whether it is worth waiting for the worker (return_wait).
-inline bool MayReturn(Departure how) {
-  return how == Departure::kBroke || how == Departure::kSilent;
-}
 
 enum class RolloutState { kWaiting, kLoading, kServing, kNoFit };
 
@@ -132,12 +132,15 @@ class Rollout {
   RolloutActions OnFault(const absl::Status& why, const ClusterView& view, TimeNs now);
   // A result came through every stage: the plan works, and the one before it is forgotten.
   void OnProven();
+  // Changes to the plan that was loaded beside the one that serves: `lost` and `serve` at once. To
+  // be called when WantsTake.
+  RolloutActions Take(const ClusterView& view, TimeNs now);
   // The answer to a PlanJob. It is ignored when another job was given since.
   RolloutActions OnPlanned(uint64_t job, const absl::StatusOr<sharding::Plan>& made,
                            const ClusterView& view, TimeNs now);
   // Asks for a plan when it is time. It is to be called after every event and on every tick.
   // `quiet` says that no request would notice if the pool stopped serving while it loads another
-  // plan; only then is a serving plan given up for a better one.
+  // plan; only then is a serving plan given up for a better one that cannot be loaded beside it.
   RolloutActions Poll(const ClusterView& view, TimeNs now, bool quiet = false);
 
   // Asks whether the others could do without `worker`, which has a stage. RolloutActions::drain is
@@ -156,6 +159,12 @@ class Rollout {
   // out. Empty for one that the present plan uses.
   std::string WhyNotUsed(const std::string& name, const ClusterView& view, TimeNs now) const;
   bool HasStage(const std::string& name) const;
+  // Every stage of the plan beside the one that serves is ready.
+  bool WantsTake() const;
+  // The stages of a better plan, which are made ready while another plan serves; empty: there is
+  // none.
+  const std::vector<AssignedStage>& beside_stages() const;
+  bool IsBeside(PlanId plan, Epoch epoch) const;
   bool moving() const;  // the plan that Move made is loading
   uint64_t moves() const { return moves_; }
 
@@ -163,9 +172,12 @@ class Rollout {
   // One sentence when not serving.
   std::string why() const;
   const sharding::Plan& plan() const { return plan_; }  // the last plan that fitted
+  // How long the stages that load will still take, by how fast each came forward until now.
+  // Nullopt: nothing loads, or one of them has not come forward yet.
+  std::optional<TimeNs> ReadyIn(TimeNs now) const;
   // They are empty unless the pool loads or serves.
   const std::vector<AssignedStage>& stages() const;
-  Epoch epoch() const { return epoch_; }       // of the last assignment
+  Epoch epoch() const { return epoch_; }       // of the plan that loads or serves
   PlanId plan_id() const { return plan_id_; }  // of the last cut; every assignment of it has it
   // Number of plans that were given up for a better one.
   uint64_t improvements() const { return improvements_; }
@@ -184,6 +196,17 @@ class Rollout {
     bool moving = false;                     // from drained workers
     uint64_t revision = 0;                   // of the machines that it was assigned to
   };
+  // A better plan that is made ready while another one serves.
+  struct Beside {
+    sharding::Plan plan;
+    std::string why;
+    PlanId plan_id;
+    Epoch epoch;
+    net::AssignMode mode = net::AssignMode::kBeside;  // the same for all
+    std::vector<AssignedStage> stages;
+    uint64_t revision = 0;  // of the machines that it was assigned to
+    bool ready() const;
+  };
   struct Serving {
     std::vector<AssignedStage> stages;
     TimeNs since = 0;
@@ -194,6 +217,9 @@ class Rollout {
       std::string why;
     };
     std::optional<Candidate> candidate;  // a better plan, which waits for a quiet moment
+    std::optional<Beside> beside;
+    TimeNs look_again = 0;  // when a plan that did not load is tried again; 0: never
+    uint32_t besides_dropped = 0;
     // The plan without the drained workers, and the revision that it was made for.
     std::optional<sharding::Plan> without_drained;
     uint64_t without_drained_of = 0;
@@ -235,11 +261,24 @@ class Rollout {
                                 const ClusterView& view, TimeNs now);
   // How long the workers would fetch before the plan could serve.
   TimeNs LoadTime(const sharding::Plan& plan) const;
-  // While it serves: looks for a better plan when the machines changed, and changes to it in a
-  // quiet moment.
+  // While it serves: looks for a better plan when the machines changed, and makes it ready beside
+  // the one that serves, or changes to it in a quiet moment.
   RolloutActions Improve(Serving* serving, const ClusterView& view, TimeNs now, bool quiet);
   // Says in words what `made` has over the serving plan; empty when that is not worth a stop.
-  std::string WhyBetter(const sharding::Plan& made) const;
+  std::string WhyBetter(const sharding::Plan& made, const ClusterView& view) const;
+  // How the machines can make `plan` ready while they serve; kInstead: they cannot.
+  net::AssignMode HowBeside(const sharding::Plan& plan, const ClusterView& view) const;
+  // Whether the machine has memory for the stage that it `has` and the `next` one, of `plan`.
+  bool HoldsBoth(const sharding::Plan& plan, const sharding::PlannedStage& has,
+                 const sharding::PlannedStage& next, const net::WorkerHello& hello) const;
+  RolloutActions LoadBeside(Serving* serving, net::AssignMode mode, const ClusterView& view,
+                            TimeNs now);
+  RolloutActions GoOnBeside(Serving* serving, const ClusterView& view, TimeNs now, bool quiet);
+  // What serves goes on. `gone`: the machine that is not here any more; empty: all are.
+  static RolloutActions EndBeside(Serving* serving, const std::string& gone = "");
+  // The same because of a fault; it is tried again later.
+  RolloutActions DropBeside(Serving* serving, std::string_view why, const std::string& gone,
+                            TimeNs now);
   // Gives up what serves for `plan`, and falls back to it if that does not come to serve.
   RolloutActions Change(const sharding::Plan& plan, const std::string& why, bool moving,
                         const ClusterView& view, TimeNs now);
@@ -249,7 +288,18 @@ class Rollout {
   void KeepLayersInPlace(sharding::Plan* plan, const Membership& members) const;
   uint32_t Kept(const std::string& machine, stage::LayerRange layers) const;
   RolloutActions Assign(const ClusterView& view, TimeNs now);
-  net::Assignment AssignmentOf(uint32_t index, const Membership& members) const;
+  // A plan under its numbers.
+  struct Numbered {
+    const sharding::Plan& plan;
+    PlanId id;
+    Epoch epoch;
+    net::AssignMode mode = net::AssignMode::kInstead;
+  };
+  // Adds the assignments to `actions` and returns the stages.
+  std::vector<AssignedStage> AssignAll(const Numbered& numbered, const Membership& members,
+                                       TimeNs now, RolloutActions* actions) const;
+  net::Assignment AssignmentOf(const Numbered& numbered, uint32_t index,
+                               const Membership& members) const;
 
   const RolloutOptions options_;
   // In the order of RolloutState.
@@ -257,6 +307,7 @@ class Rollout {
   sharding::Plan plan_;
   PlanId plan_id_;
   Epoch epoch_;
+  Epoch last_epoch_;                       // the highest that was ever used
   bool new_cut_ = true;                    // plan_ was not assigned yet
   std::map<std::string, PlanId> holding_;  // workers that hold a stage of an older plan
   std::map<std::string, std::vector<net::DeviceHello>> planned_devices_;  // that plan_ was made for

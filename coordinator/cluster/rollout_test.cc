@@ -16,6 +16,11 @@ class RolloutTest : public ::testing::Test {
   void Make(uint32_t expect, size_t min_machines = 1, uint32_t users = 1) {
     auto manifest = std::make_shared<model::Manifest>();
     manifest->shape.n_layers = 12;
+    for (uint32_t i = 0; i < 12 && layer_bytes_ > 0; ++i) {
+      model::Part& part = manifest->parts.emplace_back();
+      part.name = absl::StrCat("layer.", i);
+      part.tensors.emplace_back().dims = {layer_bytes_ / sizeof(float)};
+    }
     RolloutOptions options;
     options.manifest = manifest;
     options.context = 512;
@@ -36,7 +41,7 @@ class RolloutTest : public ::testing::Test {
         stage.layers = {static_cast<uint32_t>(12 * i / n), static_cast<uint32_t>(12 * (i + 1) / n)};
         stage.embeds = i == 0;
         stage.samples = i + 1 == n;
-        stage.weights_bytes = 1000;
+        stage.weights_bytes = layer_bytes_ > 0 ? layer_bytes_ * stage.layers.size() : 1000;
         stage.gguf_bytes = stage_bytes_;
       }
       if (change_plan_) change_plan_(&plan);
@@ -49,7 +54,7 @@ class RolloutTest : public ::testing::Test {
     net::WorkerHello hello;
     hello.name = name;
     hello.version = kVersion;
-    hello.protocol = kProtocolVersion;
+    hello.protocol = protocol_;
     hello.stage_address = name + ":7";
     hello.memory_bytes = 10000;
     hello.base_bytes = 100;
@@ -100,6 +105,34 @@ class RolloutTest : public ::testing::Test {
     EXPECT_TRUE(AllReady(now));
     return stages;
   }
+  // w1 and w2 serve in epoch 42; w3 was lost and comes back, so that a better plan is begun. Its
+  // assignments.
+  RolloutActions ServeAndReturn() {
+    Make(3);
+    for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+    Poll(0);
+    EXPECT_TRUE(AllReady(1));
+    Lose("w3", kSecond);
+    EXPECT_EQ(Poll(20 * kSecond).assign.size(), 2u);
+    EXPECT_TRUE(AllReady(20 * kSecond));
+    Join("w3", 100 * kSecond);
+    return Poll(103 * kSecond);
+  }
+  // Every stage of the plan beside answers.
+  void BesideReady(const RolloutActions& beside) {
+    for (const auto& assign : beside.assign) {
+      const stage::StageSpec& spec = assign.assignment.spec;
+      EXPECT_FALSE(rollout_->WantsTake());
+      const RolloutActions actions =
+          rollout_->OnReady(assign.link, {spec.plan, spec.epoch, 0, 0, 0, 0}, 104 * kSecond);
+      EXPECT_FALSE(actions.serve || actions.lost);
+    }
+  }
+  void ExpectServes(Epoch epoch, size_t stages) {
+    EXPECT_EQ(rollout_->state(), RolloutState::kServing);
+    EXPECT_EQ(rollout_->epoch(), epoch);
+    EXPECT_EQ(rollout_->stages().size(), stages);
+  }
   void EverybodyLeaves() {
     while (!members_.members().empty()) members_.OnGone(members_.members().begin()->second.link);
     ++revision_;
@@ -143,8 +176,10 @@ class RolloutTest : public ::testing::Test {
   uint64_t revision_ = 1;
   std::function<absl::StatusOr<sharding::Plan>(const sharding::PlanRequest&)> make_plan_;
   uint64_t next_link_ = 1;
+  uint32_t protocol_ = kProtocolVersion;
   int plans_ = 0;
   uint64_t stage_bytes_ = 1000;  // of each stage's weights in the file
+  uint64_t layer_bytes_ = 0;     // of each layer in memory; 0: a stage takes 1000
   std::function<void(sharding::Plan*)> change_plan_;
   double speed_ = 1;  // of the machines that join
 };
@@ -279,7 +314,8 @@ TEST_F(RolloutTest, WithoutTheLostOneTheOthersGoOn) {
     EXPECT_EQ(Poll(later).assign.size(), 2u);
     ASSERT_TRUE(AllReady(later));
     Join("w3", later + kSecond);
-    EXPECT_TRUE(Poll(later + 20 * kSecond).assign.empty());  // a spare
+    Poll(later + 20 * kSecond);
+    EXPECT_EQ(rollout_->stages().size(), 2u);  // a spare, which may load beside them
     // Used at the next plan.
     ASSERT_TRUE(Lose("w1", later + 30 * kSecond).lost);
     EXPECT_EQ(Poll(later + 60 * kSecond).assign.size(), 2u);
@@ -298,7 +334,199 @@ TEST_F(RolloutTest, NobodyWaitsForOneThatWasThrownOut) {
   ASSERT_TRUE(AllReady(kSecond));
 }
 
-TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
+TEST_F(RolloutTest, ABetterPlanIsLoadedBesideTheOneThatServes) {
+  const RolloutActions beside = ServeAndReturn();
+  EXPECT_THAT(beside.note, HasSubstr("is loaded beside the one that serves: 3 of the 3 workers"));
+  EXPECT_FALSE(beside.lost);
+  EXPECT_EQ(beside.new_epoch, Epoch(43));
+  ASSERT_EQ(beside.assign.size(), 3u);
+  for (const auto& assign : beside.assign) {
+    EXPECT_EQ(assign.assignment.mode, net::AssignMode::kBeside);
+    EXPECT_EQ(assign.assignment.spec.epoch, Epoch(43));
+  }
+  EXPECT_EQ(beside.assign[1].assignment.spec.layers, (stage::LayerRange{4, 8}));
+  ExpectServes(Epoch(42), 2);
+  EXPECT_EQ(rollout_->beside_stages().size(), 3u);
+  EXPECT_THAT(rollout_->WhyNotUsed("w3", View(), 103 * kSecond),
+              HasSubstr("loaded while the pool serves without it"));
+  const PlanId before = rollout_->plan_id();
+  BesideReady(beside);
+  ASSERT_TRUE(rollout_->WantsTake());
+  EXPECT_TRUE(Poll(104 * kSecond).assign.empty());
+  ExpectServes(Epoch(42), 2);
+  const RolloutActions taken = rollout_->Take(View(), 105 * kSecond);
+  EXPECT_TRUE(taken.serve && taken.lost && taken.loss == Loss::kChosen);
+  ASSERT_EQ(taken.release.size(), 2u);
+  for (const auto& release : taken.release) EXPECT_EQ(release.plan, before);
+  ExpectServes(Epoch(43), 3);
+  EXPECT_EQ(rollout_->plan_id(), PlanId(43));
+  EXPECT_TRUE(rollout_->beside_stages().empty());
+  EXPECT_EQ(rollout_->improvements(), 1u);
+  EXPECT_TRUE(Poll(900 * kSecond, true).assign.empty());  // and that is that
+  // It is not proven yet, so the plan before it is what a fault leads back to.
+  ASSERT_TRUE(rollout_->OnFault(Unavailable("a link broke"), View(), 901 * kSecond).lost);
+  EXPECT_EQ(Poll(902 * kSecond).new_epoch, Epoch(44));
+  EXPECT_EQ(rollout_->stages().size(), 2u);
+}
+
+TEST_F(RolloutTest, WhatServesIsNotTouchedWhenThePlanBesideFails) {
+  for (const bool dies : {false, true}) {
+    SCOPED_TRACE(dies);
+    EverybodyLeaves();
+    const RolloutActions beside = ServeAndReturn();
+    ASSERT_EQ(beside.assign.size(), 3u);
+    const stage::StageSpec& spec = beside.assign[2].assignment.spec;
+    const RolloutActions given_up =
+        dies ? Lose("w3", 104 * kSecond)
+             : rollout_->OnFailed(beside.assign[2].link, {spec.plan, spec.epoch, Internal("no")},
+                                  View(), 104 * kSecond);
+    EXPECT_FALSE(given_up.lost);
+    EXPECT_THAT(given_up.note, HasSubstr("the better plan is given up: "));
+    EXPECT_EQ(given_up.release.size(), dies ? 2u : 3u);
+    for (const auto& release : given_up.release) EXPECT_EQ(release.plan, spec.plan);
+    ExpectServes(Epoch(42), 2);
+    EXPECT_TRUE(Poll(133 * kSecond).assign.empty());
+    EXPECT_EQ(Poll(135 * kSecond).assign.size(), dies ? 0u : 3u);  // it is tried again
+    ExpectServes(Epoch(42), 2);
+  }
+}
+
+TEST_F(RolloutTest, WhatFailsAgainBesideIsTriedLaterAndLater) {
+  RolloutActions beside = ServeAndReturn();
+  TimeNs now = 104 * kSecond;
+  for (const TimeNs wait : {30, 60, 120, 240}) {
+    ASSERT_EQ(beside.assign.size(), 3u);
+    const stage::StageSpec& spec = beside.assign[0].assignment.spec;
+    rollout_->OnFailed(beside.assign[0].link, {spec.plan, spec.epoch, Internal("no")}, View(), now);
+    EXPECT_TRUE(Poll(now + wait * kSecond - 1).assign.empty());
+    now += wait * kSecond;
+    beside = Poll(now);
+  }
+}
+
+TEST_F(RolloutTest, LayersThatBothStagesHaveCountOnce) {
+  layer_bytes_ = 1000;
+  const RolloutActions beside = ServeAndReturn();
+  ASSERT_EQ(beside.assign.size(), 3u);
+  // w1 goes from 6 of these layers to 4 of them, and has 10,000 bytes.
+  EXPECT_EQ(beside.assign[0].assignment.spec.layers, (stage::LayerRange{0, 4}));
+  EXPECT_EQ(beside.assign[0].assignment.mode, net::AssignMode::kBeside);
+}
+
+TEST_F(RolloutTest, AStageBesideThatNeverAnswersIsGivenUp) {
+  const RolloutActions beside = ServeAndReturn();
+  ASSERT_EQ(beside.assign.size(), 3u);
+  const TimeNs stall = RolloutOptions().load_stall;
+  for (size_t i = 0; i < 3; ++i) {
+    const net::LoadProgress progress{beside.assign[i].assignment.spec.plan, 10, 100};
+    rollout_->OnProgress(beside.assign[i].link, progress, 102 * kSecond + stall);
+  }
+  EXPECT_TRUE(Poll(104 * kSecond + stall).release.empty());
+  const RolloutActions given_up = Poll(103 * kSecond + 2 * stall);
+  EXPECT_EQ(given_up.release.size(), 3u);
+  EXPECT_THAT(given_up.note, HasSubstr("worker 'w1' (layers 0-3) neither loads nor answers"));
+  ExpectServes(Epoch(42), 2);
+}
+
+// The plan that is ready does without the machine that is lost.
+TEST_F(RolloutTest, ALossIsTheMomentForAPlanThatIsReady) {
+  for (const bool ready : {false, true}) {
+    SCOPED_TRACE(ready);
+    EverybodyLeaves();
+    change_plan_ = [](sharding::Plan* plan) {
+      if (plan->stages.size() < 3) return;
+      plan->stages = {plan->stages[2]};
+      plan->stages[0].layers = {0, 12};
+      plan->stages[0].embeds = true;
+      plan->context = 1024;
+    };
+    Make(0);
+    ServeWithoutW3(100 * kSecond);
+    const RolloutActions beside = Poll(103 * kSecond);
+    ASSERT_EQ(beside.assign.size(), 1u);
+    if (ready) BesideReady(beside);
+    const RolloutActions lost = Lose("w1", 105 * kSecond);
+    ASSERT_TRUE(lost.lost);
+    EXPECT_NE(lost.loss, Loss::kChosen);
+    EXPECT_EQ(lost.serve, ready);
+    ASSERT_EQ(lost.release.size(), 1u);
+    EXPECT_EQ(lost.release[0].link, members_.FindByName(ready ? "w2" : "w3")->link);
+    if (ready) {
+      ExpectServes(Epoch(42), 1);
+    } else {
+      EXPECT_EQ(rollout_->state(), RolloutState::kWaiting);
+    }
+  }
+}
+
+// Two stages are more than a machine's memory: what can be done before the stop is done before.
+TEST_F(RolloutTest, WhereTwoStagesDoNotFitTheWeightsAreFetchedFirst) {
+  change_plan_ = [](sharding::Plan* plan) {
+    for (auto& stage : plan->stages) stage.weights_bytes = 6000;
+  };
+  const RolloutActions fetch = ServeAndReturn();
+  EXPECT_THAT(fetch.note, HasSubstr("fetched while another one serves"));
+  ASSERT_EQ(fetch.assign.size(), 3u);
+  for (const auto& assign : fetch.assign)
+    EXPECT_EQ(assign.assignment.mode, net::AssignMode::kFetch);
+  EXPECT_TRUE(Poll(300 * kSecond, true).assign.empty());  // they are not here yet
+  BesideReady(fetch);
+  EXPECT_FALSE(rollout_->WantsTake());
+  EXPECT_TRUE(Poll(300 * kSecond, false).assign.empty());
+  ExpectServes(Epoch(42), 2);
+  const RolloutActions change = Poll(300 * kSecond, true);
+  EXPECT_TRUE(change.lost && change.loss == Loss::kChosen);
+  ASSERT_EQ(change.assign.size(), 3u);
+  EXPECT_EQ(change.assign[0].assignment.mode, net::AssignMode::kInstead);
+  EXPECT_EQ(change.new_epoch, Epoch(44));
+  EXPECT_TRUE(AllReady(301 * kSecond));
+}
+
+TEST_F(RolloutTest, WhatWasFetchedIsPlannedAnewWhenTheMachinesChange) {
+  change_plan_ = [](sharding::Plan* plan) {
+    for (auto& stage : plan->stages) stage.weights_bytes = 6000;
+  };
+  const RolloutActions fetch = ServeAndReturn();
+  Join("w4", 103 * kSecond);
+  EXPECT_TRUE(Poll(110 * kSecond).assign.empty());  // first it is fetched
+  BesideReady(fetch);
+  EXPECT_EQ(Poll(111 * kSecond).release.size(), 3u);
+  EXPECT_EQ(Poll(112 * kSecond).assign.size(), 4u);
+  ExpectServes(Epoch(42), 2);
+}
+
+// It was planned for a third of the layers and takes three times as long for them.
+TEST_F(RolloutTest, AStragglerGetsAPlanOfItsPace) {
+  Make(3);
+  change_plan_ = [this](sharding::Plan* plan) {
+    plan->slowest_ms = 0;
+    for (auto& stage : plan->stages) {
+      stage.slowness = health_.pace().Slowness(stage.machine);
+      const bool less = health_.pace().Slowness("w2") > 1 && stage.machine == "w2";
+      stage.ms_per_token = (less ? 3 : 10) * stage.slowness;
+      plan->token_ms += stage.ms_per_token;
+      plan->slowest_ms = std::max(plan->slowest_ms, stage.ms_per_token);
+    }
+    plan->slowest_weight = 1;
+  };
+  for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
+  Poll(0);
+  ASSERT_TRUE(AllReady(1));
+  health_.pace().OnPlan(rollout_->plan().stages);
+  EXPECT_TRUE(Poll(10 * kSecond).assign.empty());
+  for (uint64_t frames = 0; frames < 300; frames += 2) {
+    const TimeNs now = 10 * kSecond + static_cast<TimeNs>(frames) * kSecond / 8;
+    for (const char* name : {"w1", "w2", "w3"})
+      health_.pace().OnHeartbeat(name, {0, name[1] == '2' ? 0.6 : 0.2, frames}, now);
+  }
+  const RolloutActions beside = Poll(60 * kSecond);
+  EXPECT_THAT(beside.note, HasSubstr("a predicted time of 49 % of what it is"));
+  EXPECT_EQ(beside.assign.size(), 3u);
+  ExpectServes(Epoch(41), 3);
+}
+
+TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMomentByThoseOfTheProtocolBefore) {
+  protocol_ = net::kBesideProtocol - 1;
   Make(3);
   for (const char* name : {"w1", "w2", "w3"}) Join(name, 0);
   Poll(0);
@@ -328,6 +556,7 @@ TEST_F(RolloutTest, AWorkerThatReturnsIsTakenInAtAQuietMoment) {
 }
 
 TEST_F(RolloutTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
+  protocol_ = net::kBesideProtocol - 1;
   struct Case {
     uint32_t context, users;
     double ms;
@@ -362,6 +591,7 @@ TEST_F(RolloutTest, ABetterPlanIsMoreContextThenMoreUsersThenAFifthOfTheTime) {
 }
 
 TEST_F(RolloutTest, ABetterPlanThatDoesNotLoadIsLeftForTheOneThatServed) {
+  protocol_ = net::kBesideProtocol - 1;
   for (const bool dies : {false, true}) {
     EverybodyLeaves();
     Make(3);
@@ -437,6 +667,23 @@ TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
   const auto lost = Poll(2 * stall).lost;
   ASSERT_TRUE(lost);
   EXPECT_THAT(std::string(lost->message()), HasSubstr("neither loads nor answers"));
+}
+
+TEST_F(RolloutTest, SaysWhenItWillBeReadyByHowFastItLoaded) {
+  Make(2);
+  EXPECT_EQ(rollout_->ReadyIn(0), std::nullopt);
+  Join("w1", 0);
+  Join("w2", 0);
+  Poll(kSecond);
+  const PlanId plan = rollout_->plan_id();
+  rollout_->OnProgress(net::LinkId(1), {plan, 25, 100}, 6 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(6 * kSecond), std::nullopt) << "w2 has not come forward";
+  rollout_->OnProgress(net::LinkId(2), {plan, 50, 100}, 6 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(6 * kSecond), 15 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(9 * kSecond), 12 * kSecond);
+  EXPECT_EQ(rollout_->ReadyIn(90 * kSecond), 0) << "it was expected earlier";
+  ASSERT_TRUE(AllReady(100 * kSecond));
+  EXPECT_EQ(rollout_->ReadyIn(101 * kSecond), std::nullopt);
 }
 
 // [0, 4) [4, 8) [8, 12) on w1, w2 and w3: when w1 is lost, the planner would give [0, 6) to w2 and

@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/ids.h"
 #include "base/status.h"
 #include "stage/types.h"
@@ -38,6 +39,8 @@ struct GenerateRequest {
   stage::SampleSpec sample;            // seed chosen by the caller
   std::vector<std::string> stop;       // at most kMaxStops, none empty, never emitted
   bool ignore_eos = false;
+  // Nanoseconds from its arrival in which its answer must be whole; 0: it may take what it takes.
+  TimeNs timeout = 0;
   // Of a raw text: texts of control tokens in it become those tokens. A chat's never do.
   bool parse_special = true;
   // How hard a model that thinks is asked to; empty: nothing was asked. A chat's.
@@ -97,13 +100,14 @@ struct NodeStatus {
   std::string state;  // "joined" "loading" "ready" "draining" (drained, but has layers yet)
                       // "drained" "lost"
   std::string why =
-      {};  // one sentence when no plan uses it: who left it out, and what changes that
+      {};  // one sentence when no plan uses it, or less of it: why, and what changes that
   std::string address;
   std::string version;
   std::string isa;
   uint64_t pid = 0;
   uint32_t threads = 0;
   double speed = 0;
+  double slowness = 1;  // times longer than `speed` promises, where it is a straggler
   uint64_t memory_bytes = 0;
   uint64_t resident_bytes = 0;
   double busy = 0;
@@ -145,6 +149,8 @@ struct PoolStatus {
   bool ready = false;
   std::string state;  // "waiting for workers" "loading" "ready" "no plan fits"
   std::string why;    // one sentence when not ready
+  // While it loads: in how many seconds it will be ready, by how fast it came forward until now.
+  std::optional<int64_t> ready_in_s;
   std::string model;  // id
   std::string model_digest;
   uint64_t model_bytes = 0;

@@ -23,11 +23,8 @@ void Require(bool condition, const char* what) {
 
 }  // namespace
 
-KvPool::KvPool(std::vector<KvGroup> groups, bool keep, PlantedBugs bugs)
-    : groups_(std::move(groups)),
-      keep_(keep && !bugs.share_blocks),
-      tree_(groups_.size()),
-      bugs_(bugs) {
+KvPool::KvPool(std::vector<KvGroup> groups, bool keep)
+    : groups_(std::move(groups)), keep_(keep), tree_(groups_.size()) {
   for (const KvGroup& group : groups_) {
     Group& state = state_.emplace_back();
     state.blocks.resize(group.n_blocks);
@@ -65,9 +62,8 @@ uint32_t KvPool::CapacityTokens() const {
 }
 
 uint32_t KvPool::FirstBlock(size_t group, uint32_t pos) const {
-  uint32_t window = groups_[group].window;
+  const uint32_t window = groups_[group].window;
   if (window == 0) return 0;
-  if (bugs_.trim_too_early) window = window > kBlock ? window - kBlock : 1;
   return pos + 1 > window ? (pos + 1 - window) / kBlock : 0;
 }
 
@@ -102,11 +98,8 @@ void KvPool::Grow(KvTables* tables, uint32_t end) {
     while (table.end() < BlocksFor(end)) {
       if (free.empty()) MakeFree(g);
       const uint32_t block = free.front();
-      if (!bugs_.share_blocks || free.size() < 2) {
-        free.pop_front();
-        Require(bugs_.share_blocks || state_[g].blocks[block].holders == 0,
-                "a held block was free");
-      }
+      free.pop_front();
+      Require(state_[g].blocks[block].holders == 0, "a held block was free");
       Hold(g, block);
       table.blocks.push_back(block);
     }
@@ -246,8 +239,7 @@ void KvPool::MakeFree(size_t group) {
 PrefixNode* KvPool::Next(const KvTables& tables, const KvTokens& tokens, size_t index,
                          PrefixNode* before) const {
   if (index < tables.path.size()) return tables.path[index];
-  const uint32_t compared = bugs_.foreign_page ? kBlock / 2 : kBlock;
-  return tree_.Child(before, tokens.tenant, tokens.ids.subspan(index * kBlock, compared));
+  return tree_.Child(before, tokens.tenant, tokens.ids.subspan(index * kBlock, kBlock));
 }
 
 KvPool::Match KvPool::Find(const KvTables& tables, const KvTokens& tokens, uint32_t pos) const {

@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "coordinator/serve/planted_bugs.h"
 #include "coordinator/serve/prefix_tree.h"
 #include "stage/types.h"
 
@@ -50,7 +49,7 @@ struct KvTokens {
 class KvPool {
  public:
   // Without `keep`, nothing is shared and nothing stays behind.
-  explicit KvPool(std::vector<KvGroup> groups, bool keep = false, PlantedBugs bugs = {});
+  explicit KvPool(std::vector<KvGroup> groups, bool keep = false);
 
   size_t n_groups() const { return groups_.size(); }
   uint32_t total() const;  // blocks of all groups
@@ -141,7 +140,6 @@ class KvPool {
   PrefixTree tree_;
   Oldest leaves_;  // ready leaves without users
   uint64_t count_ = 0;
-  PlantedBugs bugs_;
 };
 
 }  // namespace lanyard::coordinator

@@ -97,7 +97,6 @@ std::vector<stage::StepFrame> Pipeline::Submit(Step step, TimeNs now) {
 
 std::string Pipeline::Stale(const stage::StepResult& result) const {
   if (!open_) return "no pipeline is open";
-  if (options_.bugs.accept_stale_results) return "";
   if (result.epoch != plan_.epoch || result.plan != plan_.plan) {
     return absl::StrCat("it is of plan ", result.plan.value, " epoch ", result.epoch.value,
                         ", now is plan ", plan_.plan.value, " epoch ", plan_.epoch.value);
@@ -120,15 +119,6 @@ PipelineOutcome Pipeline::OnResult(stage::StepResult result, TimeNs now) {
   auto frame = std::find_if(frames_.begin(), frames_.end(), [&](const Frame& f) {
     return f.step == result.step && f.frame == result.frame;
   });
-  if (options_.bugs.accept_stale_results && frame == frames_.end()) {
-    frame = std::find_if(frames_.begin(), frames_.end(),
-                         [&](const Frame& f) { return f.outputs.size() == result.tokens.size(); });
-    if (frame == frames_.end() || !result.status.ok()) return outcome;
-    for (size_t i = 0; i < result.tokens.size(); ++i) {
-      result.tokens[i].seq = frame->outputs[i].seq;
-      result.tokens[i].pos = frame->outputs[i].pos;
-    }
-  }
   if (frame == frames_.end() || frame->answered) {
     outcome.ignored =
         absl::StrCat("step ", result.step.value, " frame ", result.frame, " is not in flight");
@@ -186,18 +176,6 @@ absl::Status Pipeline::Check(const stage::StepResult& result, const Frame& frame
 }
 
 void Pipeline::ReleaseInOrder(TimeNs now, PipelineOutcome* outcome) {
-  if (options_.bugs.commit_out_of_order) {
-    for (auto it = frames_.begin(); it != frames_.end();) {
-      if (it->answered) {
-        outcome->done.push_back({it->step, it->frame, std::move(it->tokens)});
-        it = frames_.erase(it);
-        progress_ = now;
-      } else {
-        ++it;
-      }
-    }
-    return;
-  }
   bool released = false;
   while (!frames_.empty() && frames_.front().answered) {
     Frame& head = frames_.front();

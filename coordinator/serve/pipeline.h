@@ -12,7 +12,6 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/status.h"
-#include "coordinator/serve/planted_bugs.h"
 #include "coordinator/serve/scheduler.h"
 #include "stage/types.h"
 
@@ -42,7 +41,6 @@ struct PipelineOptions {
   // Streams keep order: when a later frame is back and an earlier one is not, the earlier one is
   // lost and not slow.
   TimeNs gap_timeout = 2 * kSecond;
-  PlantedBugs bugs;
 };
 
 struct FrameDone {

@@ -54,7 +54,7 @@ absl::Status CheckPromptMayFit(uint64_t fewest_tokens, uint32_t context) {
 
 absl::Status CheckQueueHasRoom(uint64_t waiting, uint32_t max_waiting, TimeNs room_in) {
   if (waiting < max_waiting) return absl::OkStatus();
-  const int64_t seconds = (room_in + kSecond - 1) / kSecond;
+  const int64_t seconds = SecondsUp(room_in);
   return WithRetryAfter(
       ResourceExhausted("the queue is full: ", waiting,
                         waiting == 1 ? " request waits" : " requests wait",

@@ -81,14 +81,12 @@ void Scheduler::LeaveRunning(Sequence* sequence) {
 void Scheduler::Cancel(SeqId id) {
   Sequence* sequence = Find(id);
   if (sequence == nullptr || sequence->state == State::kGone) return;
-  if (options_.bugs.forget_free_on_cancel) sequence->tables = {};
   End(sequence);
 }
 
 std::vector<SequenceFailure> Scheduler::OnPipelineReady(const PipelineShape& shape) {
   shape_ = shape;
-  if (pool_ == nullptr)
-    pool_ = std::make_unique<KvPool>(shape.groups, options_.keep_prefixes, options_.bugs);
+  if (pool_ == nullptr) pool_ = std::make_unique<KvPool>(shape.groups, options_.keep_prefixes);
   shape_.context = std::min(shape_.context, pool_->CapacityTokens());
   ready_ = true;
   row_ns_ = 0;  // other stages have another pace
@@ -111,7 +109,6 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
   std::vector<SeqId> leaving, given_up;
   for (auto& [id, sequence] : sequences_) {
     if (suspicious && !sequence->in_flight.empty()) ++sequence->losses;
-    if (options_.bugs.keep_over_epochs && pool_) pool_->Release(&sequence->tables);
     sequence->tables = {};  // the pool of blocks goes with its pipeline
     sequence->in_flight.clear();
     sequence->scheduled = 0;
@@ -119,7 +116,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
     if (sequence->times.first_token == 0) sequence->cached = 0;
     if (sequence->state == State::kWaiting) continue;
     LeaveRunning(sequence.get());
-    if (sequence->state == State::kGone || options_.bugs.forget_lost_worker) {
+    if (sequence->state == State::kGone) {
       leaving.push_back(id);
     } else if (sequence->losses >= options_.max_losses) {
       leaving.push_back(id);
@@ -130,7 +127,7 @@ std::vector<SeqId> Scheduler::OnPipelineLost(bool suspicious) {
     }
   }
   for (const SeqId id : leaving) sequences_.erase(id);
-  if (!options_.bugs.keep_over_epochs) pool_.reset();
+  pool_.reset();
   return given_up;
 }
 
@@ -141,6 +138,18 @@ std::vector<SeqId> Scheduler::FailWaiting(TimeNs arrived_before) {
   }
   for (const SeqId id : failed) End(Find(id));
   return failed;
+}
+
+std::vector<Scheduler::Overdue> Scheduler::EndOverdue(TimeNs now) {
+  std::vector<Overdue> overdue;
+  for (const auto& [id, sequence] : sequences_) {
+    const TimeNs deadline = sequence->spec.deadline;
+    if (sequence->state == State::kGone || deadline == 0 || now < deadline) continue;
+    const auto prompt = static_cast<uint32_t>(sequence->spec.prompt.size());
+    overdue.push_back({id, sequence->length() - prompt});
+  }
+  for (const Overdue& each : overdue) End(Find(each.id));
+  return overdue;
 }
 
 bool Scheduler::FitsBesideRunning(const Sequence& sequence) const {
@@ -266,6 +275,13 @@ std::vector<Scheduler::Chunk> Scheduler::PickDecode() {
   return chunks;
 }
 
+TimeNs Scheduler::ReplayTime() const {
+  constexpr double kRowGuess = kMillisecond;  // until one is measured
+  uint64_t rows = 0;
+  for (const auto& [order, sequence] : running_) rows += sequence->length();
+  return static_cast<TimeNs>(static_cast<double>(rows) * (row_ns_ == 0 ? kRowGuess : row_ns_));
+}
+
 uint32_t Scheduler::PrefillRows(uint32_t n_decoding) const {
   if (n_decoding == 0) return options_.prefill_rows;
   if (row_ns_ == 0) return options_.mixed_rows;
@@ -292,6 +308,7 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
   const uint32_t rows = static_cast<uint32_t>(chunks->size());
   // Those whose token is still being drawn count too (they run ahead).
   uint32_t budget = PrefillRows(std::max(n_decoding, rows));
+  budget = std::min(budget, std::max(RowsLeft(), stage::kKvBlockTokens));
   budget -= std::min(budget, rows);
   std::stable_sort(picked.begin(), picked.end(), [now](const auto& a, const auto& b) {
     return Turn(*a.sequence, now) < Turn(*b.sequence, now);
@@ -323,7 +340,8 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
 void Scheduler::PickOldest(std::vector<Chunk>* chunks) {
   for (const auto& [order, sequence] : running_) {
     if (!sequence->prefilling() || sequence->remaining() == 0) continue;
-    const uint32_t n = std::min(sequence->remaining(), options_.prefill_rows);
+    const uint32_t most = std::max(RowsLeft(), stage::kKvBlockTokens);
+    const uint32_t n = std::min({sequence->remaining(), options_.prefill_rows, most});
     if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
     return;
   }
@@ -343,16 +361,29 @@ uint32_t Scheduler::MakeRoom(Sequence* sequence, uint32_t n_rows) {
 }
 
 void Scheduler::Take(Sequence* sequence, uint32_t n_rows, std::vector<Chunk>* chunks) {
-  const uint64_t drawn_by = sequence->last_step - (options_.bugs.name_wrong_step ? 1 : 0);
   const bool known = sequence->scheduled < sequence->length();
-  chunks->push_back({sequence, sequence->scheduled, n_rows, StepId(known ? 0 : drawn_by)});
+  chunks->push_back(
+      {sequence, sequence->scheduled, n_rows, StepId(known ? 0 : sequence->last_step)});
   sequence->in_flight.insert(sequence->scheduled);
   sequence->scheduled += n_rows;
   sequence->last_step = next_step_;
   pool_->Grow(&sequence->tables, sequence->scheduled);
 }
 
+uint32_t Scheduler::RowsLeft() const {
+  if (shape_.row_bytes == 0) return UINT32_MAX;
+  uint64_t rows = options_.bytes_in_flight / shape_.row_bytes;
+  for (const auto& [id, step] : steps_) {
+    for (size_t i = 0; i < step.rows.size(); ++i)
+      rows -= std::min<uint64_t>(rows, step.done[i] ? 0 : step.rows[i]);
+  }
+  return static_cast<uint32_t>(std::min<uint64_t>(rows, UINT32_MAX));
+}
+
 bool Scheduler::MayAddStep() const {
+  // Every running sequence may want a row, and a prompt a block.
+  const size_t least = std::max<size_t>(running_.size(), stage::kKvBlockTokens);
+  if (!steps_.empty() && RowsLeft() < least) return false;
   if (steps_.size() < shape_.n_stages) return true;
   // The step ahead hides a round trip, which matters between two short steps. Behind one that
   // prefills it would hide little, and a newcomer would wait for two long steps instead of one.
@@ -560,9 +591,8 @@ void Scheduler::Settle(Sequence* sequence) {
     return;
   }
   sequence->state = State::kWaiting;
-  if (!options_.bugs.keep_kv_on_preempt) sequence->scheduled = 0;
+  sequence->scheduled = 0;
   if (sequence->times.first_token == 0) sequence->cached = 0;
-  if (options_.bugs.repeat_after_preempt) sequence->tokens.resize(sequence->spec.prompt.size());
   waiting_[sequence->order] = sequence;
 }
 

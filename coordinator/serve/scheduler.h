@@ -15,10 +15,11 @@
 #include "base/ids.h"
 #include "base/status.h"
 #include "coordinator/serve/kv_pool.h"
-#include "coordinator/serve/planted_bugs.h"
 #include "stage/types.h"
 
 namespace lanyard::coordinator {
+
+inline constexpr uint64_t kBytesInFlight = uint64_t{48} << 20;
 
 struct SchedulerOptions {
   uint32_t max_running = 256;   // sequences that have KV at once
@@ -31,6 +32,10 @@ struct SchedulerOptions {
   // longer than this, by the measured time of a row; mixed_rows until that is known.
   TimeNs decode_latency = 100 * kMillisecond;
   uint32_t mixed_rows = 256;
+  // What all stages together may have been sent and not answered, by the size of a row between two
+  // of them (PipelineShape): wherever it piles up, a stream's queue takes it, so that a slow stage
+  // slows the others and nothing is refused. One step is always on its way.
+  uint64_t bytes_in_flight = kBytesInFlight;
   // A step is cut into frames of this size, so that transfer and compute overlap.
   uint32_t frame_rows = stage::kStepFrameRows;
   // Where one stage embeds and samples, the next decode step is sent before the tokens of the last
@@ -44,7 +49,6 @@ struct SchedulerOptions {
   uint32_t alone_after = 2;
   uint32_t max_losses = 4;
   std::vector<int32_t> eos_ids;  // each of them ends a sequence
-  PlantedBugs bugs;
 };
 
 // What a serving pipeline offers. The KV is empty when it starts.
@@ -52,6 +56,7 @@ struct PipelineShape {
   uint32_t n_stages = 1;
   uint32_t context = 0;  // tokens of one sequence
   std::vector<KvGroup> groups;
+  uint64_t row_bytes = 0;  // of a row between two stages; 0: it takes nothing
 };
 
 struct SequenceSpec {
@@ -63,6 +68,7 @@ struct SequenceSpec {
   stage::SampleSpec sample;
   uint32_t top = 0;
   bool ignore_eos = false;
+  TimeNs deadline = 0;  // see EndOverdue; 0: it has none
 };
 
 enum class SequenceEnd { kEos, kLength };
@@ -146,12 +152,21 @@ class Scheduler {
   // Ends every waiting sequence (not the running ones): for a pool that does not come back.
   std::vector<SeqId> FailWaiting(TimeNs arrived_before);
 
+  // Ends those whose deadline has passed, whether they wait or run.
+  struct Overdue {
+    SeqId id;
+    uint32_t completion_tokens = 0;
+  };
+  std::vector<Overdue> EndOverdue(TimeNs now);
+
   // How long it takes until one of those that wait begins, by how they began lately.
   TimeNs room_in(TimeNs now) const { return starts_.Next(now); }
   uint32_t n_running() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t max_waiting() const { return options_.max_waiting; }
   uint32_t n_waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t steps_in_flight() const { return static_cast<uint32_t>(steps_.size()); }
+  // How long it would take to read the running sequences again, by the measured time of a row.
+  TimeNs ReplayTime() const;
   uint64_t preemptions() const { return preemptions_; }
   uint32_t context() const { return ready_ ? shape_.context : 0; }
   uint32_t kv_blocks_total() const { return pool_ ? pool_->total() : 0; }
@@ -244,6 +259,8 @@ class Scheduler {
   void Measure(const InFlight& step, uint32_t frame, TimeNs now);
   bool runs_ahead() const { return options_.run_ahead && shape_.n_stages == 1; }
   bool MayAddStep() const;
+  // Rows that may be sent beside those that are on their way.
+  uint32_t RowsLeft() const;
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   // The sequence that must run alone; null: none.

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/field_error.h"
+#include "sharding/planner.h"
 
 namespace lanyard::coordinator {
 namespace {
@@ -213,6 +214,71 @@ TEST(Scheduler, SlidingGroupsGiveTheirOldBlocksBack) {
   EXPECT_EQ(s.kv_blocks_used(), 0u);
 }
 
+// With the blocks of a plan of four stages there is a frame for each, however narrow the window.
+TEST(Scheduler, APromptOverASlidingWindowKeepsEveryStageBusy) {
+  SchedulerOptions options = Options();
+  options.frame_rows = 32;
+  options.prefill_rows = 32;
+  model::ModelShape shape;
+  shape.groups = {{model::StateKind::kFull, 0, {0}}, {model::StateKind::kSliding, 64, {1}}};
+  Scheduler s(options);
+  PipelineShape pipeline = Shape(4, 1000);
+  const std::vector<uint32_t> blocks = sharding::GroupBlocks(shape, 1000, 1, 32, 5);
+  pipeline.context = 1000;
+  pipeline.groups = {{0, blocks[0]}, {64, blocks[1]}};
+  s.OnPipelineReady(pipeline);
+  ASSERT_TRUE(s.Submit(Spec(1, 900, 1), 0).ok());
+  std::deque<Step> on_their_way;
+  for (int i = 0; i < 20; ++i) {
+    while (auto step = s.NextStep(i)) on_their_way.push_back(*step);
+    EXPECT_EQ(on_their_way.size(), 4u) << i;
+    for (const Step& step : on_their_way) EXPECT_EQ(step.frames[0].runs[0].n_rows, 32u);
+    Finish(&s, on_their_way.front());
+    on_their_way.pop_front();
+  }
+}
+
+// Twelve stages of a model with wide rows: what is on its way fits a stream's queue, wherever the
+// slow one stands.
+TEST(Scheduler, RowsOnTheirWayAreBoundedInBytes) {
+  Scheduler s(Options());
+  PipelineShape shape = Shape(12, 2000, 65536);
+  shape.row_bytes = 16384;
+  s.OnPipelineReady(shape);
+  for (uint64_t id = 1; id <= 3; ++id) ASSERT_TRUE(s.Submit(Spec(id, 9000, 4), 0).ok());
+  std::deque<Step> on_their_way;
+  uint64_t most = 0, ended = 0;
+  for (TimeNs now = 1; ended < 3 && now < 10'000; ++now) {
+    while (auto step = s.NextStep(now)) on_their_way.push_back(*step);
+    ASSERT_FALSE(on_their_way.empty()) << "nothing goes on";
+    uint64_t rows = 0;
+    for (const Step& step : on_their_way) rows += Rows(step);
+    most = std::max(most, rows);
+    for (const auto& update : Finish(&s, on_their_way.front())) ended += update.end.has_value();
+    on_their_way.pop_front();
+  }
+  EXPECT_EQ(ended, 3u);
+  EXPECT_LE(most * shape.row_bytes, kBytesInFlight);
+  EXPECT_GT(most * shape.row_bytes, kBytesInFlight / 4 * 3);
+}
+
+TEST(Scheduler, OneStepIsOnItsWayHoweverWideARowIs) {
+  Scheduler s(Options());
+  PipelineShape shape = Shape(4, 100);
+  shape.row_bytes = 2 * kBytesInFlight;
+  s.OnPipelineReady(shape);
+  ASSERT_TRUE(s.Submit(Spec(1, 100, 2), 0).ok());
+  uint64_t steps = 0;
+  while (auto step = s.NextStep(0)) {
+    EXPECT_LE(Rows(*step), 32u);
+    EXPECT_FALSE(s.NextStep(0));
+    Finish(&s, *step);
+    ++steps;
+  }
+  EXPECT_EQ(steps, 5u);
+  EXPECT_TRUE(s.idle());
+}
+
 // A full queue says when a place is expected: by how often one became free while others waited.
 TEST(Scheduler, AFullQueueSaysWhenToAskAgain) {
   SchedulerOptions options = Options();
@@ -238,6 +304,35 @@ TEST(Scheduler, AFullQueueSaysWhenToAskAgain) {
   }
   EXPECT_EQ(retry_after(now), "7");
   EXPECT_EQ(retry_after(now + 20 * kSecond), "20") << "it has become slower";
+}
+
+TEST(Scheduler, ADeadlineEndsWhatWaitsAndWhatRuns) {
+  SchedulerOptions options = Options();
+  options.max_running = 1;
+  Scheduler s(options);
+  s.OnPipelineReady(Shape(1, 100));
+  for (uint64_t id = 1; id <= 3; ++id) {
+    SequenceSpec spec = Spec(id, 40, 10);
+    if (id != 3) spec.deadline = static_cast<TimeNs>(3 - id) * kSecond;
+    ASSERT_TRUE(s.Submit(spec, 0).ok());
+  }
+  Finish(&s, *s.NextStep(0));
+  const std::optional<Step> step = s.NextStep(1);
+  ASSERT_TRUE(step);
+  EXPECT_TRUE(s.EndOverdue(kSecond - 1).empty());
+  const auto waited = s.EndOverdue(kSecond);
+  ASSERT_EQ(waited.size(), 1u);
+  EXPECT_EQ(waited[0].id, SeqId(2));
+  EXPECT_EQ(waited[0].completion_tokens, 0u);
+  const auto ran = s.EndOverdue(2 * kSecond);
+  ASSERT_EQ(ran.size(), 1u);
+  EXPECT_EQ(ran[0].id, SeqId(1));
+  EXPECT_GT(ran[0].completion_tokens, 0u);
+  EXPECT_TRUE(s.EndOverdue(3 * kSecond).empty());
+  Finish(&s, *step);  // what was on its way when it ended
+  const std::optional<Step> next = s.NextStep(3 * kSecond);
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->frames[0].runs[0].seq, SeqId(3));
 }
 
 TEST(Scheduler, WhatALostPipelineCarriedRunsAgainBeforeTheQueue) {

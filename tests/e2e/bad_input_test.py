@@ -57,6 +57,16 @@ class BadRequests(unittest.TestCase):
         messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": "hi"} for i in range(10_000)]
         self.refused(self.ask(messages=messages))
 
+    def test_a_deadline_that_the_request_names(self):
+        long = {"max_tokens": 450, "ignore_eos": True, "timeout": 0.3}
+        error = self.refused(self.ask(**long), status=504)
+        self.assertEqual((error["type"], error["code"]), ("timeout_error", "deadline_exceeded"))
+        self.assertIn("'timeout'", error["message"])
+        events = list(self.pool.stream("Hello!", **long))
+        self.assertEqual(events[-1]["error"]["code"], "deadline_exceeded")
+        self.assertTrue(any(choice["delta"].get("content") for event in events[:-1] for choice in event["choices"]), "the text until then")
+        self.assertEqual(self.pool.chat("Hello!", max_tokens=8, timeout=60), self.answer)
+
     def test_values_out_of_range(self):
         for field, value in (("temperature", "NaN"), ("temperature", -1), ("temperature", 1e9), ("temperature", "warm"),
                              ("max_tokens", -2), ("max_tokens", 1.5), ("max_tokens", "many"), ("top_p", -0.1),

@@ -44,23 +44,31 @@ class SimWorker::Host final : public worker::FrameTarget {
                                                 owner_->around_->Random(200'000)) *
                             owner_->around_->Slowness(owner_->node_));
     const TimeNs now = owner_->around_->Now();
-    owner_->busy_until_ = std::max(owner_->busy_until_, now) + cost;
-    owner_->Later(owner_->busy_until_ - now, [owner = owner_, id = id_, frame = std::move(frame)] {
-      if (owner->host_ != nullptr && owner->host_->id_ == id) owner->host_->Compute(frame);
+    busy_until_ = std::max(busy_until_, now) + cost;
+    owner_->Later(busy_until_ - now, [owner = owner_, id = id_, frame = std::move(frame)] {
+      for (const auto& [epoch, host] : owner->hosts_) {
+        if (host->id_ == id) return host->Compute(frame);
+      }
     });
     return absl::OkStatus();
   }
   void FrameWasBad(StepId step) override { runner_.FrameWasBad(step); }
+  void Abandon() override { abandoned_ = true; }
 
   bool Is(PlanId plan, Epoch epoch) const { return spec_.plan == plan && spec_.epoch == epoch; }
   const stage::StageSpec& spec() const { return spec_; }
+  const worker::LoadedStage* stage() const { return stage_.get(); }
   worker::NextLinkId next_link() const { return next_link_; }
   const std::shared_ptr<Stream>& next() const { return next_; }
 
  private:
   void Compute(stage::StepFrame frame) {
-    if (!owner_->duty_ || *owner_->duty_ != std::pair(frame.plan, frame.epoch))
+    if (abandoned_) return;
+    if (!owner_->Has(frame.plan) || !owner_->Has(frame.epoch) || frame.epoch < owner_->computed_)
       owner_->around_->Violation("a stale epoch was obeyed");
+    if (owner_->computed_ != frame.epoch)
+      Hash(*stage_)->Poison(owner_->around_->Random(UINT64_MAX));
+    owner_->computed_ = frame.epoch;
     absl::StatusOr<engine::StageOutput> output = engine::StageOutput();
     if (const absl::Status ready = runner_.Prepare(&frame); !ready.ok()) {
       output = ready;
@@ -92,6 +100,8 @@ class SimWorker::Host final : public worker::FrameTarget {
   const worker::NextLinkId next_link_;
   worker::FrameIntake intake_;
   worker::StageRunner runner_;
+  TimeNs busy_until_ = 0;  // two hosts are two threads
+  bool abandoned_ = false;
 };
 
 SimWorker::SimWorker(Surroundings* around, size_t node, const HashModel* model)
@@ -102,7 +112,9 @@ SimWorker::SimWorker(Surroundings* around, size_t node, const HashModel* model)
       gate_(name_, this),
       machine_({name_, "coordinator:1"}) {}
 
-SimWorker::~SimWorker() { gate_.SetHost(nullptr); }
+SimWorker::~SimWorker() {
+  for (const auto& [epoch, host] : hosts_) gate_.SetHost(epoch, nullptr);
+}
 
 void SimWorker::WhenAwake(std::function<void()> what) {
   if (around_->Now() >= frozen_until_) return what();
@@ -146,66 +158,132 @@ void SimWorker::Feed(MachineEvent::Any event) {
 // Writes down what the event asks of a right machine.
 void SimWorker::Expected(const MachineEvent::Any& event) {
   if (const auto* assigned = std::get_if<MachineEvent::Assigned>(&event)) {
-    const stage::StageSpec& spec = assigned->assignment.spec;
-    if (assigned->session != session_ || spec.epoch <= highest_) return;
-    highest_ = spec.epoch;
-    duty_ = {spec.plan, spec.epoch};
-    failed_ = released_ = false;
+    if (assigned->session == session_) ExpectedOfAssignment(assigned->assignment);
   } else if (const auto* release = std::get_if<MachineEvent::Released>(&event)) {
-    if (release->session != session_ || !duty_ || duty_->first != release->plan) return;
-    duty_.reset();
-    released_ = true;
+    if (release->session == session_) ExpectedOfRelease(release->plan);
   } else if (const auto* closed = std::get_if<MachineEvent::NextClosed>(&event)) {
-    next_broken_ = host_ != nullptr && host_->next_link() == closed->next;
+    for (const auto& [epoch, host] : hosts_) {
+      if (host->next_link() == closed->next) next_broken_.insert(epoch);
+    }
+    hosts_at_least_ = next_broken_.empty() ? hosts_.size() : 0;
   } else if (const auto* results = std::get_if<MachineEvent::ResultsClosed>(&event)) {
-    results_broken_ = host_ != nullptr && results->session == session_;
+    results_broken_ = results->session == session_;
   } else if (const auto* lost = std::get_if<MachineEvent::StageLost>(&event)) {
-    lost_ = host_ != nullptr && host_->Is(lost->plan, lost->epoch);
+    lost_ = Runs(lost->epoch);
+  }
+}
+
+void SimWorker::ExpectedOfAssignment(const net::Assignment& assignment) {
+  const stage::StageSpec& spec = assignment.spec;
+  if (spec.epoch <= highest_) return;
+  highest_ = spec.epoch;
+  released_ = false;
+  beside_.reset();
+  const bool alone = assignment.mode == net::AssignMode::kInstead;
+  if (alone || (duty_ && !Runs(duty_->epoch))) duty_.reset();
+  const bool fetch = assignment.mode == net::AssignMode::kFetch;
+  (duty_ || fetch ? beside_ : duty_) = Duty{spec.plan, spec.epoch, fetch};
+}
+
+void SimWorker::ExpectedOfRelease(PlanId plan) {
+  if (beside_ && beside_->plan == plan) {
+    beside_.reset();
+  } else if (duty_ && duty_->plan == plan) {
+    duty_.reset();
+    if (beside_ && !beside_->fetch && (Runs(beside_->epoch) || beside_->failed)) duty_ = beside_;
+    beside_.reset();
+  } else {
+    return;
+  }
+  released_ = true;
+}
+
+bool SimWorker::Has(PlanId plan) const {
+  return (duty_ && duty_->plan == plan) || (beside_ && beside_->plan == plan);
+}
+
+bool SimWorker::Has(Epoch epoch) const {
+  return (duty_ && duty_->epoch == epoch) || (beside_ && beside_->epoch == epoch);
+}
+
+void SimWorker::CheckDuty(const Duty& duty) {
+  const auto expected = expected_.find(duty.epoch);
+  if ((expected != expected_.end() && expected->second == duty.plan) == duty.fetch)
+    Wrong("does not expect the streams of its stage, or those of none");
+  const bool done = duty.fetch ? WasReady(duty.epoch) : Runs(duty.epoch);
+  if (!done && loading_ != duty.epoch && !duty.failed)
+    Wrong("neither loads nor runs its stage, and has not said so");
+}
+
+void SimWorker::CheckMemory() {
+  uint64_t bytes = kBaseBytes;
+  std::set<uint32_t> layers;
+  for (const Held& held : held_) {
+    bytes += kKvBytes;
+    for (uint32_t l = held.stage->spec.layers.begin; l < held.stage->spec.layers.end; ++l)
+      bytes += layers.insert(l).second ? kLayerBytes : 0;
+    const bool wanted = std::any_of(held.epochs.begin(), held.epochs.end(),
+                                    [&](Epoch epoch) { return Has(epoch); });
+    if (released_ && !wanted) Wrong("keeps a stage in memory after its release");
+  }
+  if (bytes > around_->MemoryBytes()) Wrong("holds more than its memory");
+  for (const auto& [epoch, host] : hosts_) {
+    const worker::LoadedStage* const stage = host->stage();
+    if (std::none_of(held_.begin(), held_.end(),
+                     [stage](const Held& held) { return held.stage.get() == stage; }))
+      Wrong("runs a stage that its loader has freed");
   }
 }
 
 void SimWorker::CheckTurn(const MachineEvent::Any& event) {
-  const auto wrong = [&](const std::string& what) {
-    around_->Violation(absl::StrCat(name_, ": ", what));
-  };
   const TimeNs now = around_->Now();
-  if (host_ != nullptr && (!duty_ || !host_->Is(duty_->first, duty_->second)))
-    wrong("a stage runs that is not its duty");
-  if (expected_ != duty_) wrong("the gate expects another stage than the one assigned");
-  if (duty_ && host_ == nullptr && !loading_ && !failed_)
-    wrong("it neither loads nor runs its stage, and has not said so");
-  if (released_ && has_loaded()) wrong("a stage stays in memory after its release");
-  if (session_ == worker::SessionId() && results_open()) wrong("results go to a closed session");
-  if (host_ != nullptr && next_broken_) wrong("it goes on without the link to the next stage");
-  if (host_ != nullptr && results_broken_) wrong("it goes on although results may be lost");
-  if (host_ != nullptr && lost_) wrong("a stage runs on a card that is gone");
-  next_broken_ = results_broken_ = lost_ = false;
+  if (duty_) CheckDuty(*duty_);
+  if (beside_) CheckDuty(*beside_);
+  if (expected_.size() != (duty_ ? 1u : 0u) + (beside_ && !beside_->fetch ? 1u : 0u))
+    Wrong("expects streams of a stage that it does not have");
+  CheckMemory();
+  if (session_ == worker::SessionId() && results_open()) Wrong("sends results to a closed session");
+  for (const auto& [epoch, host] : hosts_) {
+    if (!Has(epoch) || !Has(host->spec().plan)) Wrong("runs a stage that is not its duty");
+    if (next_broken_.contains(epoch)) Wrong("goes on without the link to the next stage");
+    if (results_broken_) Wrong("goes on although results may be lost");
+    if (lost_) Wrong("runs a stage on a card that is gone");
+  }
+  if (hosts_.size() < hosts_at_least_) Wrong("ends a stage because of a link that is not its own");
+  hosts_at_least_ = 0;
+  next_broken_.clear();
+  results_broken_ = lost_ = false;
+  if (std::holds_alternative<MachineEvent::SleepAsked>(event) && session_ != worker::SessionId())
+    Wrong("stays in the pool although its machine sleeps");
   if (!std::holds_alternative<MachineEvent::Tick>(event) || session_ == worker::SessionId()) return;
-  if (now - beat_ > net::kHeartbeatMs * kMillisecond) wrong("a heartbeat is missing");
-  if (now - heard_ > net::kDeadAfterMs * kMillisecond) wrong("it trusts a silent coordinator");
+  if (now - beat_ > net::kHeartbeatMs * kMillisecond) Wrong("forgets a heartbeat");
+  if (now - heard_ > net::kDeadAfterMs * kMillisecond) Wrong("trusts a silent coordinator");
 }
 
 void SimWorker::CheckMessage(const net::WorkerEvent& event) {
-  if (session_ == worker::SessionId()) around_->Violation(name_ + " speaks without a session");
+  if (session_ == worker::SessionId()) Wrong("speaks without a session");
   if (const auto* ready = std::get_if<net::StageReady>(&event)) {
-    if (host_ == nullptr || !host_->Is(ready->plan, ready->epoch))
-      around_->Violation(name_ + " says ready before its stage runs");
-    ready_ = ready->epoch;
+    const bool fetched = beside_ && beside_->fetch && beside_->epoch == ready->epoch &&
+                         outcome_ != nullptr && outcome_->assignment.spec.epoch == ready->epoch;
+    if (!fetched && !(Runs(ready->epoch) && hosts_[ready->epoch]->spec().plan == ready->plan))
+      Wrong("says ready before its stage runs");
+    ready_.insert(ready->epoch);
   } else if (const auto* failed = std::get_if<net::StageFailed>(&event)) {
-    if (host_ != nullptr && host_->Is(failed->plan, failed->epoch))
-      around_->Violation(name_ + " runs a stage that it says has failed");
-    if (duty_ && *duty_ == std::pair(failed->plan, failed->epoch)) failed_ = true;
+    if (Runs(failed->epoch)) Wrong("runs a stage that it says has failed");
+    for (std::optional<Duty>* duty : {&duty_, &beside_}) {
+      if (*duty && (*duty)->epoch == failed->epoch) (*duty)->failed = true;
+    }
   }
 }
 
 std::optional<Epoch> SimWorker::RunningEpoch() const {
-  return host_ == nullptr ? std::nullopt : std::optional(host_->spec().epoch);
+  return duty_ && Runs(duty_->epoch) ? std::optional(duty_->epoch) : std::nullopt;
 }
 
 void SimWorker::LoseCard() {
-  if (loaded_ != nullptr) Hash()->Lose();
-  if (host_ == nullptr) return;
-  const stage::StageSpec& spec = host_->spec();
+  for (const Held& held : held_) Hash(*held.stage)->Lose();
+  if (hosts_.empty()) return;
+  const stage::StageSpec& spec = hosts_.begin()->second->spec();
   Feed(MachineEvent::StageLost{spec.plan, spec.epoch, Unavailable("the card is gone")});
 }
 
@@ -220,16 +298,20 @@ void SimWorker::ChangeDevices(uint64_t memory_bytes) {
 }
 
 bool SimWorker::BreakNext() {
-  if (host_ == nullptr || host_->next() == nullptr) return false;
-  const std::shared_ptr<Stream> next = host_->next();
-  next->Broken(Unavailable("connection reset"));
-  return true;
+  if (hosts_.empty()) return false;
+  const auto host = std::next(hosts_.begin(), static_cast<int>(around_->Random(hosts_.size())));
+  const std::shared_ptr<Stream> next = host->second->next();
+  if (next != nullptr) next->Broken(Unavailable("connection reset"));
+  return next != nullptr;
 }
 
 absl::Status SimWorker::AcceptStream(const net::StreamFrom& from) {
   const absl::Status status = gate_.AcceptStream(from);
-  if (status.ok() && (!duty_ || *duty_ != std::pair(from.plan, from.epoch)))
-    around_->Violation(name_ + " takes a stream of a stage that is not its duty");
+  const auto is = [&](const std::optional<Duty>& duty) {
+    return duty && !duty->fetch && duty->plan == from.plan && duty->epoch == from.epoch;
+  };
+  if (status.ok() && !is(duty_) && !is(beside_))
+    Wrong("takes a stream of a stage that is not its duty");
   return status;
 }
 
@@ -241,37 +323,62 @@ void SimWorker::OnResult(stage::StepResult result) {
 
 // --- The loader.
 
-void SimWorker::Load(net::Assignment assignment) {
+void SimWorker::Free(Epoch keep, const worker::LoadedStage* again) {
+  std::erase_if(held_, [&](const Held& held) {
+    return held.stage.get() != again && !held.epochs.contains(keep);
+  });
+}
+
+std::shared_ptr<worker::LoadedStage> SimWorker::Reuse(const net::Assignment& assignment,
+                                                      Epoch keep) {
+  for (Held& held : held_) {
+    if (Hash(*held.stage)->lost() || !worker::SameDuty(*held.stage, assignment)) continue;
+    std::erase_if(held.epochs, [&](Epoch epoch) { return epoch != keep; });
+    held.epochs.insert(assignment.spec.epoch);
+    return held.stage;
+  }
+  return nullptr;
+}
+
+void SimWorker::Load(net::Assignment assignment, Epoch keep) {
   const uint64_t load = ++load_;
-  loading_ = true;
+  loading_ = assignment.spec.epoch;
   auto outcome = std::make_shared<Outcome>();
   outcome->assignment = std::move(assignment);
   const net::Assignment& a = outcome->assignment;
-  const bool reuse = loaded_ != nullptr && !Hash()->lost() && worker::SameDuty(*loaded_, a);
-  if (!reuse) loaded_.reset();
+  const bool fetch = a.mode == net::AssignMode::kFetch;
+  if (!fetch) {
+    outcome->loaded = Reuse(a, keep);
+    Free(keep, outcome->loaded.get());
+  }
   const bool fails = around_->LoadFails();
-  const TimeNs time = (1 + static_cast<TimeNs>(around_->Random(reuse ? 5 : 400))) * kMillisecond;
+  uint64_t ms = 1 + around_->Random(outcome->loaded != nullptr ? 5 : 400);
+  // What is loaded beside the plan that serves may take long, and nobody waits for it.
+  if (a.mode != net::AssignMode::kInstead) ms += around_->Random(6000);
+  const TimeNs time = static_cast<TimeNs>(ms) * kMillisecond;
   Later(time / 2, [this, load, plan = a.spec.plan] {
     if (load == load_) Feed(MachineEvent::LoadProgress{plan, 1, 2});
   });
-  Later(time, [this, load, outcome, fails] {
+  Later(time, [this, load, outcome, fails, fetch] {
     if (load != load_) return;
     const net::Assignment& a = outcome->assignment;
     if (fails) {
+      outcome->loaded.reset();
       outcome->status = absl::DataLossError("bad disk");
       return Report(outcome);
     }
-    if (loaded_ == nullptr) {
-      loaded_ = std::make_shared<worker::LoadedStage>();
-      loaded_->digest = a.manifest->digest;
-      loaded_->spec = a.spec;
-      loaded_->stage = std::make_unique<HashStage>(model_, a.spec);
+    if (fetch) return Report(outcome);
+    if (outcome->loaded == nullptr) {
+      outcome->loaded = std::make_shared<worker::LoadedStage>();
+      outcome->loaded->digest = a.manifest->digest;
+      outcome->loaded->spec = a.spec;
+      outcome->loaded->stage = std::make_unique<HashStage>(model_, a.spec);
+      held_.push_back({outcome->loaded, {a.spec.epoch}});
     }
-    outcome->loaded = loaded_;
     if (a.spec.samples) return Report(outcome);
     Connect(load, outcome, 20 * kMillisecond);
     Later(kConnectTimeout, [this, load, outcome] {
-      if (load != load_ || !loading_) return;
+      if (load != load_ || loading_ == Epoch()) return;
       ++load_;
       outcome->status = Unavailable("cannot reach ", outcome->assignment.next_worker);
       outcome->next_unreachable = true;
@@ -281,7 +388,7 @@ void SimWorker::Load(net::Assignment assignment) {
 }
 
 void SimWorker::Connect(uint64_t load, std::shared_ptr<Outcome> outcome, TimeNs wait) {
-  if (load != load_ || !loading_) return;
+  if (load != load_ || loading_ == Epoch()) return;
   const net::Assignment& a = outcome->assignment;
   next_link_ = worker::NextLinkId(next_link_.value + 1);
   auto stream = std::make_shared<Stream>();
@@ -299,7 +406,7 @@ void SimWorker::Connect(uint64_t load, std::shared_ptr<Outcome> outcome, TimeNs 
                        weak_stream = std::weak_ptr(stream)](const absl::Status& status) {
     when_awake([=](SimWorker* self) {
       const auto stream = weak_stream.lock();
-      if (stream == nullptr || load != self->load_ || !self->loading_) return;
+      if (stream == nullptr || load != self->load_ || self->loading_ == Epoch()) return;
       if (status.ok()) {
         outcome->next = stream;
         outcome->next_link = link;
@@ -326,7 +433,7 @@ void SimWorker::Report(std::shared_ptr<Outcome> outcome) {
 
 void SimWorker::TakeOutcome(std::shared_ptr<Outcome> outcome) {
   const stage::StageSpec& spec = outcome->assignment.spec;
-  if (duty_ && *duty_ == std::pair(spec.plan, spec.epoch)) loading_ = false;
+  if (loading_ == spec.epoch) loading_ = Epoch();
   outcome_ = outcome;
   const bool open = outcome->next != nullptr && outcome->next->accepted;
   Feed(MachineEvent::LoadEnded{spec.plan, spec.epoch, outcome->status, outcome->next_unreachable,
@@ -336,8 +443,8 @@ void SimWorker::TakeOutcome(std::shared_ptr<Outcome> outcome) {
 
 MachineEvent::StageStarted SimWorker::StartStage(const MachineAction::StartStage& action) {
   MachineEvent::StageStarted started{action.plan, action.epoch, absl::OkStatus()};
-  if (outcome_ == nullptr || outcome_->loaded == nullptr || host_ != nullptr) {
-    around_->Violation(name_ + " starts a stage that is not loaded");
+  if (outcome_ == nullptr || outcome_->loaded == nullptr || Runs(action.epoch)) {
+    Wrong("starts a stage that is not loaded");
     started.status = Internal("nothing is loaded");
     return started;
   }
@@ -345,9 +452,9 @@ MachineEvent::StageStarted SimWorker::StartStage(const MachineAction::StartStage
     started.status = ResourceExhausted("the operating system gives no thread more");
     return started;
   }
-  Hash()->Poison(around_->Random(UINT64_MAX));
-  host_ = std::make_unique<Host>(this, ++hosts_, *outcome_);
-  gate_.SetHost(host_.get());
+  auto host = std::make_unique<Host>(this, ++n_hosts_, *outcome_);
+  gate_.SetHost(action.epoch, host.get());
+  hosts_[action.epoch] = std::move(host);
   started.weights_bytes = started.kv_bytes = started.buffer_bytes = 1;
   return started;
 }
@@ -358,10 +465,10 @@ net::WorkerHello SimWorker::Hello(std::vector<net::DeviceHello> devices) const {
   net::WorkerHello hello;
   hello.name = name_;
   hello.version = kVersion;
-  hello.protocol = kProtocolVersion;
+  hello.protocol = around_->Protocol(node_);
   hello.stage_address = "127.0.0.1:1";
-  hello.memory_bytes = 1 << 30;
-  hello.base_bytes = 1 << 20;
+  hello.memory_bytes = around_->MemoryBytes();
+  hello.base_bytes = kBaseBytes;
   hello.devices = std::move(devices);
   return hello;
 }
@@ -381,8 +488,10 @@ void SimWorker::Obey(MachineAction::CloseSession) {
   session_ = worker::SessionId();
   session_closed_ = around_->Now();
   duty_.reset();
-  highest_ = Epoch();
-  failed_ = released_ = false;
+  beside_.reset();
+  highest_ = computed_ = Epoch();
+  released_ = false;
+  ready_.clear();
 }
 
 void SimWorker::Obey(MachineAction::Send action) {
@@ -405,28 +514,28 @@ void SimWorker::Obey(MachineAction::FinishResults) {
 }
 
 void SimWorker::Obey(MachineAction::Expect action) {
-  expected_ = {action.plan, action.epoch};
+  expected_[action.epoch] = action.plan;
   gate_.Expect(action.plan, action.epoch, action.stage, std::move(action.from_node));
 }
 
-void SimWorker::Obey(MachineAction::ExpectNothing) {
-  expected_.reset();
-  gate_.ExpectNothing();
+void SimWorker::Obey(MachineAction::Forget action) {
+  expected_.erase(action.epoch);
+  gate_.Forget(action.epoch);
 }
 
 void SimWorker::Obey(MachineAction::CancelLoad) {
   ++load_;
-  loading_ = false;
+  loading_ = Epoch();
 }
 
-void SimWorker::Obey(MachineAction::Unload) {
+void SimWorker::Obey(MachineAction::Unload action) {
   Obey(MachineAction::CancelLoad{});
-  loaded_.reset();
+  Free(action.keep);
 }
 
-void SimWorker::Obey(MachineAction::StopStage) {
-  gate_.SetHost(nullptr);
-  host_.reset();
+void SimWorker::Obey(MachineAction::StopStage action) {
+  gate_.SetHost(action.epoch, nullptr);
+  hosts_.erase(action.epoch);
 }
 
 // A driver may take its time, or never answer.

@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -58,6 +60,8 @@ class Surroundings {
   // Whether a load is to fail, and how many times slower than others this machine computes.
   virtual bool LoadFails() = 0;
   virtual double Slowness(size_t node) const = 0;
+  virtual uint32_t Protocol(size_t node) const = 0;
+  virtual uint64_t MemoryBytes() const = 0;  // of each machine's worker
 
   virtual void OpenSession(size_t node, worker::SessionId session, net::WorkerHello hello) = 0;
   virtual void CloseSession(size_t node, worker::SessionId session) = 0;
@@ -70,6 +74,10 @@ class Surroundings {
   virtual bool SendFrame(const std::shared_ptr<Stream>& stream, stage::StepFrame frame) = 0;
   virtual void OnProcessEnd(size_t node) = 0;
 };
+
+inline constexpr uint64_t kBaseBytes = 1 << 20;  // of a worker before it holds a stage
+inline constexpr uint64_t kKvBytes = 10 << 20;   // of a stage
+inline constexpr uint64_t kLayerBytes = 100 << 20;
 
 class SimWorker final : public std::enable_shared_from_this<SimWorker>, public stage::ResultSink {
  public:
@@ -87,20 +95,21 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   void ChangeDevices(uint64_t memory_bytes);
   absl::Status AcceptStream(const net::StreamFrom& from);
   void TakeFrame(stage::StepFrame frame);
-  // Breaks the link to the next stage, if a stage runs; says whether it did.
+  // Breaks the link to a next stage, if a stage runs; says whether it did.
   bool BreakNext();
 
   // What the world may ask.
   const std::string& name() const { return name_; }
   worker::SessionId session() const { return session_; }
   bool results_open() const { return results_ != worker::SessionId(); }
+  // Of the stage that serves; nullopt: it does not run.
   std::optional<Epoch> RunningEpoch() const;
-  bool has_loaded() const { return loaded_ != nullptr; }
-  // The assignment that it is to obey.
-  std::optional<std::pair<PlanId, Epoch>> duty() const { return duty_; }
-  bool released() const { return released_; }  // it was told that it has no stage
+  // Whether it was assigned the plan, or the epoch, and not released since.
+  bool Has(PlanId plan) const;
+  bool Has(Epoch epoch) const;
+  bool has_duty() const { return duty_.has_value(); }
   const std::vector<net::DeviceHello>& devices() const { return devices_; }
-  bool WasReady(Epoch epoch) const { return ready_ == epoch; }
+  bool WasReady(Epoch epoch) const { return ready_.contains(epoch); }
 
  private:
   struct Outcome {  // of a load
@@ -111,6 +120,18 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
     worker::NextLinkId next_link;
     bool next_unreachable = false;
   };
+  // A stage in memory, and the epochs that it was assigned for.
+  struct Held {
+    std::shared_ptr<worker::LoadedStage> stage;
+    std::set<Epoch> epochs;
+  };
+  // An assignment, as the checker wrote it down.
+  struct Duty {
+    PlanId plan;
+    Epoch epoch;
+    bool fetch = false;   // of weights only
+    bool failed = false;  // it said that it does not do its duty
+  };
   class Host;
 
   void OnResult(stage::StepResult result) override;
@@ -119,15 +140,25 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   void Feed(worker::MachineEvent::Any event);
   void CheckTurn(const worker::MachineEvent::Any& event);
   void Expected(const worker::MachineEvent::Any& event);
+  void ExpectedOfAssignment(const net::Assignment& assignment);
+  void ExpectedOfRelease(PlanId plan);
+  void CheckDuty(const Duty& duty);
+  void CheckMemory();
   void CheckMessage(const net::WorkerEvent& event);
   net::WorkerHello Hello(std::vector<net::DeviceHello> devices) const;
+  void Wrong(const std::string& what) { around_->Violation(absl::StrCat(name_, " ", what)); }
+  bool Runs(Epoch epoch) const { return hosts_.contains(epoch); }
 
   // The loader.
-  void Load(net::Assignment assignment);
+  void Load(net::Assignment assignment, Epoch keep);
+  void Free(Epoch keep, const worker::LoadedStage* again = nullptr);
+  std::shared_ptr<worker::LoadedStage> Reuse(const net::Assignment& assignment, Epoch keep);
   void Connect(uint64_t load, std::shared_ptr<Outcome> outcome, TimeNs wait);
   void Report(std::shared_ptr<Outcome> outcome);
   void TakeOutcome(std::shared_ptr<Outcome> outcome);
-  HashStage* Hash() const { return static_cast<HashStage*>(loaded_->stage.get()); }
+  static HashStage* Hash(const worker::LoadedStage& loaded) {
+    return static_cast<HashStage*>(loaded.stage.get());
+  }
   worker::MachineEvent::StageStarted StartStage(const worker::MachineAction::StartStage& action);
 
   void Obey(worker::MachineAction::OpenSession action);
@@ -139,12 +170,12 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   void Obey(worker::MachineAction::CloseResults) { results_ = worker::SessionId(); }
   void Obey(worker::MachineAction::FinishResults);
   void Obey(worker::MachineAction::Expect action);
-  void Obey(worker::MachineAction::ExpectNothing);
-  void Obey(worker::MachineAction::Load action) { Load(std::move(action.assignment)); }
+  void Obey(worker::MachineAction::Forget action);
+  void Obey(worker::MachineAction::Load action) { Load(std::move(action.assignment), action.keep); }
   void Obey(worker::MachineAction::CancelLoad);
-  void Obey(worker::MachineAction::Unload);
+  void Obey(worker::MachineAction::Unload action);
   void Obey(worker::MachineAction::StartStage action) { answers_.push_back(StartStage(action)); }
-  void Obey(worker::MachineAction::StopStage);
+  void Obey(worker::MachineAction::StopStage action);
   void Obey(worker::MachineAction::Ban) {}
   void Obey(worker::MachineAction::Probe) {}
   void Obey(worker::MachineAction::LookAtCards action);
@@ -167,24 +198,24 @@ class SimWorker final : public std::enable_shared_from_this<SimWorker>, public s
   std::vector<net::DeviceHello> devices_;
 
   uint64_t load_ = 0;  // counts loads; those of an earlier number are over
-  bool loading_ = false;
-  std::shared_ptr<worker::LoadedStage> loaded_;
+  Epoch loading_;      // of the load under way; 0: there is none
+  std::vector<Held> held_;
   std::shared_ptr<Outcome> outcome_;  // what the machine is being told of
   worker::NextLinkId next_link_;
-  std::unique_ptr<Host> host_;
-  TimeNs busy_until_ = 0;
-  uint64_t hosts_ = 0;
+  std::map<Epoch, std::unique_ptr<Host>> hosts_;
+  uint64_t n_hosts_ = 0;
 
   // The checker's own book of what the machine was told.
-  std::optional<std::pair<PlanId, Epoch>> duty_;
+  std::optional<Duty> duty_, beside_;
   Epoch highest_;
-  bool failed_ = false;  // it said that it does not do its duty
-  bool released_ = false;
-  std::optional<std::pair<PlanId, Epoch>> expected_;  // by the gate
-  bool next_broken_ = false;                          // the machine was told of the host's link
-  bool results_broken_ = false;                       // ... of its stream of results
-  bool lost_ = false;                                 // ... of its card
-  Epoch ready_;                                       // the last that it said StageReady of
+  Epoch computed_;                    // the latest of which a frame was run
+  bool released_ = false;             // it was told that a stage is not wanted any more
+  std::map<Epoch, PlanId> expected_;  // by the gate
+  std::set<Epoch> next_broken_;       // hosts of whose link the machine was told that it broke
+  size_t hosts_at_least_ = 0;         // that run on after this event
+  bool results_broken_ = false;       // it was told of its stream of results
+  bool lost_ = false;                 // ... of its card
+  std::set<Epoch> ready_;             // that it said StageReady of
 };
 
 }  // namespace lanyard::sim

@@ -63,9 +63,19 @@ void World::Setup() {
     group.window = window;
     manifest->shape.groups.push_back(group);
   }
+  for (uint32_t i = 0; i < model_.n_layers; ++i) {
+    model::Part& part = manifest->parts.emplace_back();
+    part.name = absl::StrCat("layer.", i);
+    part.tensors.emplace_back().dims = {kLayerBytes / sizeof(float)};
+  }
   const size_t n_nodes = 1 + Random(4);
   nodes_.resize(n_nodes);
   min_nodes_ = 1 + Random(std::min<size_t>(n_nodes, model_.n_layers));
+  // Enough for any stage, and for two of them perhaps.
+  const uint64_t layers = (model_.n_layers + min_nodes_ - 1) / min_nodes_;
+  const uint64_t largest = layers * kLayerBytes + kKvBytes;
+  memory_bytes_ = kBaseBytes + largest + drain_rng_() % (largest + 1);
+  if (drain_rng_() % 8 == 0) old_nodes_ = drain_rng_() % (n_nodes + 1);
 
   coordinator::PoolOptions pool;
   pool.deployment.scheduler.eos_ids = {model_.eos};
@@ -78,19 +88,22 @@ void World::Setup() {
   pool.deployment.scheduler.frame_rows = 1 + static_cast<uint32_t>(Random(40));
   pool.deployment.scheduler.prefill_rows = 1 + static_cast<uint32_t>(Random(120));
   pool.deployment.scheduler.mixed_rows = 1 + static_cast<uint32_t>(Random(100));
-  pool.deployment.scheduler.bugs = options_.bugs;
+  if (drain_rng_() % 2 == 0)
+    pool.deployment.scheduler.bytes_in_flight = (1 + drain_rng_() % 200) * kHashColumns * 4;
   pool.deployment.pipeline.step_timeout = 10 * kSecond;
   pool.deployment.pipeline.first_timeout = 10 * kSecond;
   pool.deployment.pipeline.gap_timeout = kSecond;
-  pool.deployment.pipeline.bugs = options_.bugs;
   pool.deployment.rollout.manifest = manifest;
   pool.deployment.rollout.context = context_;
   pool.deployment.rollout.numerics.wire = stage::WireType::kF32;
   pool.deployment.rollout.max_rows = pool.deployment.scheduler.frame_rows;
-  pool.deployment.rollout.expect_workers = Random(2) == 0 ? static_cast<uint32_t>(n_nodes) : 0;
+  expects_all_ = Random(2) == 0;
+  pool.deployment.rollout.expect_workers = expects_all_ ? static_cast<uint32_t>(n_nodes) : 0;
   pool.deployment.rollout.return_wait = 3 * kSecond;
   pool.deployment.rollout.improve_every = Ms(0, 20000);
   pool.deployment.quiet_after = Ms(0, 3000);
+  pool.deployment.last_steps_patience = static_cast<TimeNs>(drain_rng_() % 500) * kMillisecond;
+  if (drain_rng_() % 2 == 0) pool.deployment.last_steps_patience = 0;
   drain_patience_ = static_cast<TimeNs>(drain_rng_() % 4000) * kMillisecond;
   pool.deployment.drain_patience = drain_patience_;
   pool_ = std::make_unique<coordinator::PoolMachine>(std::move(pool));
@@ -106,6 +119,7 @@ absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& requ
   plan.fits = true;
   plan.context = context_;
   plan.group_blocks = group_blocks_;
+  plan.token_ms = 100.0 / static_cast<double>(n);  // so that each machine more is worth it
   for (size_t i = 0; i < n; ++i) {
     sharding::PlannedStage& stage = plan.stages.emplace_back();
     stage.machine = request.machines[i].name;
@@ -113,14 +127,20 @@ absl::StatusOr<sharding::Plan> World::MakePlan(const sharding::PlanRequest& requ
                     static_cast<uint32_t>(model_.n_layers * (i + 1) / n)};
     stage.embeds = i == 0;
     stage.samples = i + 1 == n;
+    stage.weights_bytes = stage.layers.size() * kLayerBytes;
+    stage.kv_bytes = kKvBytes;
   }
   return plan;
 }
 
 void World::PlanWeather() {
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    nodes_[i].slowness = Storms() && Random(4) == 0 ? 20 : 1;
-    At(Ms(0, 800) + now_, [this, i] { StartNode(i); });
+    nodes_[i].slowness = (Storms() ? Random(4) : drain_rng_() % 4) == 0 ? 20 : 1;
+    TimeNs when = Ms(0, 800) + now_;
+    // A late one finds a pool that serves, and must not disturb it.
+    if (!expects_all_ && i >= min_nodes_ && drain_rng_() % 2 == 0)
+      when += static_cast<TimeNs>(4000 + drain_rng_() % 20000) * kMillisecond;
+    At(when, [this, i] { StartNode(i); });
   }
   if (!Storms()) return;
   const double rate = Random(3) == 0 ? 0 : 0.002 * static_cast<double>(Random(10));
@@ -227,6 +247,8 @@ World::Request World::MakeRequest(uint64_t id) {
   request.spec.sample.seed = rng_();
   request.spec.ignore_eos = grows || Random(2) == 0;
   request.submitted = now_;
+  if (drain_rng_() % 8 == 0)
+    request.spec.deadline = now_ + static_cast<TimeNs>(drain_rng_() % 15000) * kMillisecond;
   const uint32_t length = static_cast<uint32_t>(request.spec.prompt.size());
   const uint32_t most = context_ > length ? context_ - length : 0;
   request.expected = model_.Continue(request.spec.prompt, request.spec.sample,
@@ -291,6 +313,10 @@ void World::OnFail(const PoolAction::Fail& fail) {
   if (request.overflows && request.seen == request.expected.size() &&
       absl::StrContains(fail.status.message(), "is not finite")) {
     ++report_.overflowed;
+  } else if (absl::IsDeadlineExceeded(fail.status)) {
+    ++report_.overdue;
+    if (request.spec.deadline == 0 || now_ < request.spec.deadline)
+      Violation("a request ended before its deadline");
   } else if (!Storms()) {
     Violation(absl::StrCat("an error without a fault: ", fail.status.ToString()));
   } else if (absl::StrContains(fail.status.message(), "was lost") &&
@@ -331,6 +357,7 @@ void World::Obey(PoolAction::Any action) {
   } else if (std::get_if<PoolAction::ClosePort>(&action)) {
     if (port_ != nullptr) port_->left = true;
     port_.reset();
+    CheckStop();
   } else if (auto* a = std::get_if<PoolAction::Send>(&action)) {
     SendToPort(std::move(a->frame));
   } else if (auto* a = std::get_if<PoolAction::Token>(&action)) {
@@ -348,6 +375,21 @@ void World::Obey(PoolAction::Any action) {
           });
   } else if (auto* a = std::get_if<PoolAction::DrainAnswer>(&action)) {
     OnDrained(*a);
+  }
+}
+
+// Without faults and drains a pool stops serving only where no request notices.
+void World::CheckStop() {
+  if (Storms() || !drained_since_.empty() || pool_->serving()) return;
+  if (!pool_->scheduler().idle())
+    Violation(absl::StrCat("it stopped serving: ", pool_->rollout().why()));
+}
+
+void World::CheckDeadlines() {
+  for (const auto& [id, request] : requests_) {
+    const TimeNs deadline = request.spec.deadline;
+    if (!request.ended && deadline != 0 && now_ > deadline)
+      Violation(absl::StrCat("request ", id.value, " outlived its deadline"));
   }
 }
 
@@ -373,6 +415,7 @@ Report World::Run() {
     At(t, [this] {
       pool_->OnTick(now_);
       Pump();
+      CheckDeadlines();
     });
     At(t, [this] { SendBeats(); });
   }

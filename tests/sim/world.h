@@ -28,7 +28,6 @@ enum class Weather {
 struct WorldOptions {
   uint64_t seed = 1;
   Weather weather = Weather::kStormy;
-  coordinator::PlantedBugs bugs;
   bool swap_blocks = false;  // planted: two blocks of a table change places on the wire
   // Planted: now and then a frame arrives with the hidden states of the one before.
   bool foreign_hidden = false;
@@ -43,6 +42,7 @@ struct Report {
   uint64_t finished = 0;
   uint64_t failed = 0;      // with a typed error
   uint64_t overflowed = 0;  // ... because a row of their own was not finite
+  uint64_t overdue = 0;     // ... because their deadline passed
   uint64_t cancelled = 0;
   uint64_t refused = 0;  // refused by Submit
   uint64_t tokens = 0;
@@ -50,6 +50,7 @@ struct Report {
   uint64_t preemptions = 0;
   uint64_t epochs = 0;
   uint64_t improvements = 0;  // plans given up for a better one
+  uint64_t taken = 0;         // ... that were loaded beside the one that served
   uint64_t moves = 0;         // ... because a worker was drained
   uint64_t ignored_results = 0;
   uint64_t faults = 0;
@@ -103,6 +104,8 @@ class World final : private Surroundings {
   void Violation(const std::string& text) override;
   bool LoadFails() override;
   double Slowness(size_t node) const override { return nodes_[node].slowness; }
+  uint32_t Protocol(size_t node) const override;
+  uint64_t MemoryBytes() const override { return memory_bytes_; }
   void OpenSession(size_t node, worker::SessionId session, net::WorkerHello hello) override;
   void CloseSession(size_t node, worker::SessionId session) override;
   void ToCoordinator(size_t node, worker::SessionId session, net::WorkerEvent event) override;
@@ -130,6 +133,7 @@ class World final : private Surroundings {
   void KillNode(size_t index, bool silently);
   void BreakInbound(size_t index, TimeNs within);
   void HangNode(size_t index, TimeNs how_long);
+  void SleepNode(size_t index, TimeNs how_long);
   void CutCable(size_t index, TimeNs how_long);
   void CutControl(size_t index);
   void BreakResults(size_t index);
@@ -156,6 +160,7 @@ class World final : private Surroundings {
 
   // The pool.
   void Pump();
+  void CheckStop();
   void Obey(coordinator::PoolAction::Any action);
   void OnAssign(const coordinator::PoolAction::Assign& assign);
   void OnToken(const coordinator::SequenceUpdate& update);
@@ -164,6 +169,7 @@ class World final : private Surroundings {
   void Submit(uint64_t id);
   Request MakeRequest(uint64_t id);
   std::vector<int32_t> MakePrompt(uint32_t n);
+  void CheckDeadlines();
   void CheckRest();
   void CheckWorkersAtRest();
 
@@ -186,6 +192,9 @@ class World final : private Surroundings {
   uint32_t context_ = 0;
   std::vector<uint32_t> group_blocks_;
   size_t min_nodes_ = 1;
+  bool expects_all_ = false;   // the first plan waits for every node
+  uint64_t memory_bytes_ = 0;  // of each machine's worker
+  size_t old_nodes_ = 0;       // the first nodes, whose protocol is the one before
   std::vector<Node> nodes_;
   std::set<std::string> drained_;  // as the pool has accepted them
   std::map<std::string, TimeNs> drained_since_;
@@ -201,6 +210,7 @@ class World final : private Surroundings {
   std::shared_ptr<Stream> port_;  // to the first stage; null: none is open
   Epoch port_epoch_;
   std::map<uint64_t, Epoch> assigned_epoch_;                 // the highest epoch of each link
+  std::set<Epoch> beside_epochs_;                            // assigned beside one that serves
   std::map<std::string, std::vector<uint8_t>> last_hidden_;  // of each stream
   Report report_;
 };

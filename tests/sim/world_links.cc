@@ -2,6 +2,7 @@
 // of frames, results; and how they carry, hold up, lose and repeat messages.
 #include <algorithm>
 
+#include "net/versions.h"
 #include "tests/sim/world.h"
 
 namespace lanyard::sim {
@@ -66,6 +67,10 @@ void World::ToCoordinator(size_t node, worker::SessionId session, net::WorkerEve
   if (link == nullptr) return;
   const bool repeats =
       Storms() && !std::holds_alternative<net::Heartbeat>(event) && Random(40) == 0;
+  // By then the pool may have another plan.
+  if (std::holds_alternative<net::StageReady>(event) && drain_rng_() % 8 == 0)
+    link->to_pool =
+        std::max(link->to_pool, now_) + static_cast<TimeNs>(drain_rng_() % 900) * kMillisecond;
   for (int i = 0; i < (repeats ? 2 : 1); ++i) {
     ToPool(link, [this, link, event] {
       if (link->lossy) return;
@@ -90,6 +95,9 @@ void World::ToWorker(net::LinkId id,
   link->to_worker =
       std::max({link->to_worker + 1, now_ + 50'000 + static_cast<TimeNs>(Random(300'000)),
                 CableOf(link->node)});
+  // Others are told earlier, and their frames may be here first.
+  if (event != nullptr && drain_rng_() % 12 == 0)
+    link->to_worker += static_cast<TimeNs>(drain_rng_() % 300) * kMillisecond;
   const auto deliver = [this, link, event] {
     const auto process = link->process.lock();
     if (process == nullptr) return;
@@ -135,6 +143,11 @@ void World::OnAssign(const PoolAction::Assign& assign) {
   const std::string name = absl::StrCat("w", link->node);
   if (drained_.contains(name) && !pool_->rollout().kept(name))
     Violation("a drained worker was planned in");
+  if (assign.assignment.mode != net::AssignMode::kInstead) {
+    if (Protocol(link->node) < net::kBesideProtocol)
+      Violation("a worker was assigned what its protocol does not know");
+    if (assign.assignment.mode == net::AssignMode::kBeside) beside_epochs_.insert(epoch);
+  }
   ToWorker(assign.link, [assignment = assign.assignment](worker::SessionId s) {
     return MachineEvent::Assigned{s, assignment};
   });
@@ -229,11 +242,11 @@ void World::FinishResults(size_t node) {
 void World::OpenPort(const PoolAction::OpenPort& open) {
   for (const auto& stage : pool_->rollout().stages()) {
     const SimWorker* process = nodes_[NodeOf(stage.planned.machine)].process.get();
-    if (process != nullptr && process->duty() && process->duty()->second == open.epoch &&
-        !process->WasReady(open.epoch)) {
+    if (process != nullptr && process->Has(open.epoch) && !process->WasReady(open.epoch)) {
       Violation(absl::StrCat("the pool serves before ", process->name(), " is ready"));
     }
   }
+  report_.taken += beside_epochs_.contains(open.epoch) ? 1 : 0;
   if (port_ != nullptr) port_->left = true;
   port_ = std::make_shared<Stream>();
   port_epoch_ = open.epoch;

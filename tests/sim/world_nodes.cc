@@ -1,6 +1,8 @@
 // The machines of the simulated world, what happens to them, and how they are at last.
 #include <algorithm>
 
+#include "base/version.h"
+#include "net/versions.h"
 #include "tests/sim/world.h"
 
 namespace lanyard::sim {
@@ -9,6 +11,11 @@ using coordinator::PoolAction;
 using worker::MachineEvent;
 
 size_t World::NodeOf(const std::string& name) const { return std::stoul(name.substr(1)); }
+
+// In some lives machines are not upgraded yet.
+uint32_t World::Protocol(size_t node) const {
+  return old_nodes_ > node ? net::kBesideProtocol - 1 : kProtocolVersion;
+}
 
 bool World::LoadFails() { return Storms() && now_ < 30 * kSecond && Random(12) == 0; }
 
@@ -19,7 +26,7 @@ void World::PlanFaults() {
     const TimeNs when = 3 * kSecond + Ms(0, 30000);
     const size_t i = Random(nodes_.size());
     const TimeNs time = Ms(100, 7000);
-    switch (Random(11)) {
+    switch (Random(12)) {
       case 0:
         At(when, [this, i] { KillNode(i, false); });
         break;
@@ -59,6 +66,14 @@ void World::PlanFaults() {
         break;
       case 10:
         for (int again = 0; again < 6; ++again) At(when + Ms(0, 6000), [this, i] { TellAgain(i); });
+        // The end of a link that was given up long ago is heard of late.
+        At(when, [this, i] {
+          Deliver(nodes_[i].process,
+                  MachineEvent::NextClosed{worker::NextLinkId(UINT64_MAX), Unavailable("closed")});
+        });
+        break;
+      case 11:
+        At(when, [this, i, time] { SleepNode(i, time); });
         break;
     }
     At(when + Ms(200, 8000), [this, i] { StartNode(i); });
@@ -125,6 +140,16 @@ void World::HangNode(size_t index, TimeNs how_long) {
   if (nodes_[index].process != nullptr) nodes_[index].process->Freeze(now_ + how_long);
 }
 
+// It is told before, and mostly also afterwards.
+void World::SleepNode(size_t index, TimeNs how_long) {
+  const std::shared_ptr<SimWorker> process = nodes_[index].process;
+  if (process == nullptr) return;
+  Deliver(process, MachineEvent::SleepAsked{});
+  HangNode(index, how_long);
+  if (Random(4) == 0) return;
+  After(how_long, [to = std::weak_ptr(process)] { Deliver(to, MachineEvent::Woke{}); });
+}
+
 void World::CutCable(size_t index, TimeNs how_long) {
   nodes_[index].cut_until = std::max(nodes_[index].cut_until, now_ + how_long);
 }
@@ -161,7 +186,7 @@ void World::TellAgain(size_t index) {
     // A release has no epoch: of the plan that the worker has again it cannot be told from a new
     // one.
     const auto* release = std::get_if<MachineEvent::Released>(&event);
-    if (release == nullptr || !p->duty() || p->duty()->first != release->plan) p->Deliver(event);
+    if (release == nullptr || !p->Has(release->plan)) p->Deliver(event);
   });
 }
 
@@ -213,7 +238,9 @@ void World::CheckWorkersAtRest() {
     if (rollout.state() != coordinator::RolloutState::kServing) continue;
     if (has && process.RunningEpoch() != rollout.epoch())
       Violation(name + " does not run the stage that the pool believes it has");
-    if (!has && process.duty()) Violation(name + " holds a stage that it has no more");
+    const bool gets = std::any_of(rollout.beside_stages().begin(), rollout.beside_stages().end(),
+                                  [&](const auto& stage) { return stage.planned.machine == name; });
+    if (!has && !gets && process.has_duty()) Violation(name + " holds a stage that it has no more");
   }
 }
 

@@ -72,6 +72,7 @@ class FakeGenerator : public coordinator::Generator {
     coordinator::PoolStatus s;
     s.ready = ready_;
     s.state = ready_ ? "ready" : "loading";
+    if (!ready_) s.ready_in_s = 7;
     s.model = kModel;
     s.model_digest = Digest();
     s.model_bytes = 1000;

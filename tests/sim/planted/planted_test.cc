@@ -1,6 +1,5 @@
 // The simulator's checker is worth something only if it sees bugs: each of these is planted in a
-// copy of the product's sources (bugs.py), and must be found. sim_test.cc has those of the queue
-// and of the wire.
+// copy of the product's sources (bugs.py), and must be found. sim_test.cc has those of the wire.
 #include "tests/sim/planted/planted.h"
 
 #include <gtest/gtest.h>
