@@ -78,11 +78,14 @@ class Bus final : public SleepWatch {
       lock_ = ::fcntl(lock, F_DUPFD_CLOEXEC, 3);
       return;
     }
-    // Machines without logind are many, and nothing is wrong with them.
+    // Machines without logind are many, and nothing is wrong with them. Where it gives no lock, the
+    // worker begins to leave when the machine begins to sleep, and may not come to the end of it.
     const sd_bus_error* error = sd_bus_message_get_error(reply);
-    LogDebug("sleep is not watched: ",
+    LogDebug("sleep is not held up: ",
              error != nullptr && error->message != nullptr ? error->message : "no lock");
-    failed_ = true;
+    failed_ =
+        sd_bus_message_is_method_error(reply, SD_BUS_ERROR_ACCESS_DENIED) == 0 &&
+        sd_bus_message_is_method_error(reply, SD_BUS_ERROR_INTERACTIVE_AUTHORIZATION_REQUIRED) == 0;
   }
 
   // False: the bus is gone.
