@@ -4,13 +4,15 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <iterator>
+#include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "base/command_line.h"
 #include "base/environment.h"
+#include "base/field_error.h"
 #include "base/log.h"
-#include "base/nearest.h"
 #include "base/status.h"
 #include "base/version.h"
 
@@ -65,7 +67,7 @@ bool IsOfKind(const std::string& text, Kind kind) {
     case Kind::kInteger:
       return absl::SimpleAtoi(text, &whole);
     case Kind::kNumber:
-      return absl::SimpleAtod(text, &number);
+      return absl::SimpleAtod(text, &number) && std::isfinite(number);
     case Kind::kText:
       return true;
   }
@@ -83,7 +85,7 @@ class TomlConfig final : public CLI::Config {
   }
 
   std::vector<CLI::ConfigItem> from_config(std::istream& in) const override {
-    const std::string text(std::istreambuf_iterator<char>(in), {});
+    const std::string text = Read(in);
     if (text.size() > kMaxTextBytes) throw Error("is larger than a MiB: not a configuration file");
     std::vector<CLI::ConfigItem> out;
     for (const auto& [key, value] : Parse(text)) {
@@ -92,7 +94,7 @@ class TomlConfig final : public CLI::Config {
       CLI::ConfigItem item;
       item.name = name;
       if (const auto* list = value.as_array()) {
-        if (option.get_items_expected_max() == 1)
+        if (option.get_items_expected_max() == 1 || KindOf(option) == Kind::kFlag)
           throw Error(absl::StrCat(Where(value), name, " takes one value, not a list"));
         for (const toml::node& each : *list) item.inputs.push_back(Text(&option, name, each));
       } else {
@@ -127,15 +129,25 @@ class TomlConfig final : public CLI::Config {
       fits = kind == Kind::kInteger || kind == Kind::kNumber;
     } else if (const auto* number = node.as_floating_point()) {
       out = absl::StrCat(number->get());
-      fits = kind == Kind::kNumber;
+      fits = kind == Kind::kNumber && IsOfKind(out, kind);
     }
     if (!fits) {
+      std::ostringstream written;
+      if (!out.empty()) written << toml::default_formatter(node);
       throw Error(absl::StrCat(Where(node), key, " must be ", Wanted(kind),
-                               out.empty() ? "" : absl::StrCat(", and '", out, "' is none")));
+                               out.empty() ? "" : ", not ", written.str()));
     }
     if (const std::string wrong = WhyNoValue(*option, out); !wrong.empty())
       throw Error(absl::StrCat(Where(node), key, ": ", wrong));
     return out;
+  }
+
+  std::string Read(std::istream& in) const {
+    try {
+      return {std::istreambuf_iterator<char>(in), {}};
+    } catch (const std::ios_base::failure&) {
+      throw Error("cannot be read");
+    }
   }
 
   toml::table Parse(const std::string& text) const {
@@ -156,8 +168,10 @@ class TomlConfig final : public CLI::Config {
     }
     if (std::find(known.begin(), known.end(), name) != known.end())
       return *app_.get_option("--" + name);
-    throw Error(absl::StrCat(Where(value), "there is no option '", name, "'; did you mean '",
-                             Nearest(name, known), "'? (", app_.get_name(), " --help lists them)"));
+    const std::string near = Suggestion(name, known);
+    throw Error(absl::StrCat(Where(value), "there is no option '", Shortened(name), "'",
+                             near.empty() ? "" : absl::StrCat("; did you mean '", near, "'?"), " (",
+                             app_.get_name(), " --help lists them)"));
   }
 
   CLI::App& app_;

@@ -18,6 +18,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class DaemonConfig : public ::testing::Test {
  protected:
@@ -89,6 +90,28 @@ TEST_F(DaemonConfig, AnUnknownKeyNamesTheNearest) {
                     HasSubstr("'threads'")));
 }
 
+TEST_F(DaemonConfig, NobodyIsToldOfAKeyThatHeCannotHaveMeant) {
+  EXPECT_THAT(Parse("colour = 3\n"),
+              AllOf(HasSubstr("no option 'colour'"), Not(HasSubstr("mean"))));
+}
+
+TEST_F(DaemonConfig, AFileThatOpensAndCannotBeReadIsAnError) {
+  std::vector<std::string> args = {"--config=/proc/self/mem", "--name=a"};
+  try {
+    app_.parse(args);
+    ADD_FAILURE() << "it was read";
+  } catch (const CLI::ParseError& e) {
+    EXPECT_THAT(std::string(e.what()), HasSubstr("/proc/self/mem cannot be read"));
+  }
+}
+
+TEST_F(DaemonConfig, AFlagThatIsNoNumberIsRefusedLikewise) {
+  const char* const argv[] = {"program", "--name=a", "--speed=nan"};
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(ParseCommandLine(app_, 3, argv), kUsage);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("'nan' is no number"));
+}
+
 TEST_F(DaemonConfig, WhatIsNoOptionOfAFileIsUnknownToo) {
   for (const char* key : {"help", "config"}) {
     EXPECT_THAT(Parse("name = 'a'\n" + std::string(key) + " = true\n"),
@@ -107,18 +130,23 @@ TEST_F(DaemonConfig, ATableIsNoValue) {
 
 TEST_F(DaemonConfig, AValueOfAnotherKindNamesFileLineAndKind) {
   for (const auto& [value, wanted] :
-       {std::pair("name = true", "name must be a text in quotes, and 'true' is none"),
-        std::pair("name = 5", "name must be a text in quotes, and '5' is none"),
-        std::pair("model = ['a', 2]", "model must be a text in quotes, and '2' is none"),
-        std::pair("threads = true", "threads must be a whole number, and 'true' is none"),
-        std::pair("threads = 2.5", "threads must be a whole number, and '2.5' is none"),
-        std::pair("threads = 'two'", "threads must be a whole number, and 'two' is none"),
+       {std::pair("name = true", "name must be a text in quotes, not true"),
+        std::pair("name = 5", "name must be a text in quotes, not 5"),
+        std::pair("model = ['a', 2]", "model must be a text in quotes, not 2"),
+        std::pair("threads = true", "threads must be a whole number, not true"),
+        std::pair("threads = 2.5", "threads must be a whole number, not 2.5"),
+        std::pair("threads = 'two'", "threads must be a whole number, not 'two'"),
         std::pair("threads = [1]", "threads takes one value, not a list"),
+        std::pair("threads = 4.0", "threads must be a whole number, not 4.0"),
+        std::pair("log-json = [true]", "log-json takes one value, not a list"),
+        std::pair("log-json = []", "log-json takes one value, not a list"),
+        std::pair("speed = nan", "speed must be a number, not nan"),
+        std::pair("speed = 'nan'", "speed must be a number, not 'nan'"),
         std::pair("threads = 2026-11-30", "threads must be a whole number"),
-        std::pair("speed = 'fast'", "speed must be a number, and 'fast' is none"),
-        std::pair("log-json = 1", "log-json must be true or false, and '1' is none"),
-        std::pair("log-json = 'no'", "log-json must be true or false, and 'no' is none"),
-        std::pair("keep = 0", "keep must be true or false, and '0' is none")}) {
+        std::pair("speed = 'fast'", "speed must be a number, not 'fast'"),
+        std::pair("log-json = 1", "log-json must be true or false, not 1"),
+        std::pair("log-json = 'no'", "log-json must be true or false, not 'no'"),
+        std::pair("keep = 0", "keep must be true or false, not 0")}) {
     EXPECT_THAT(Parse(absl::StrCat("# a line\n", value, "\n")),
                 AllOf(HasSubstr(path_ + " line 2: "), HasSubstr(wanted)))
         << value;

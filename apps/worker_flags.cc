@@ -4,6 +4,7 @@
 #include "base/command_line.h"
 #include "base/ip.h"
 #include "base/size.h"
+#include "engine/cuda/open_devices.h"
 #include "engine/ops/isa.h"
 #include "net/hello.h"
 #include "stage/speed.h"
@@ -43,7 +44,8 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
   app.add_option("--listen", flags.listen,
                  "where the stage before reaches this worker (default: any port of any address; of "
                  "loopback for a "
-                 "coordinator there)");
+                 "coordinator there)")
+      ->check([](const std::string& text) { return Str(net::CheckAddress(text).message()); });
   app.add_option("--network", flags.networks,
                  "that others may connect from, like 10.1.0.0/16; again for more (default: "
                  "loopback and private ones)")
@@ -52,6 +54,7 @@ std::unique_ptr<CLI::App> MakeWorkerApp(WorkerFlags* out) {
       ->check(ParsesAs(ops::ParseIsa));
   app.add_option("--devices", flags.devices,
                  "auto (every card), cpu, or cards as cuda:0,cuda:1; the CPU takes the rest")
+      ->check(ParsesAs([](const std::string& text) { return engine::ParseDevices(text, ""); }))
       ->capture_default_str();
   app.add_option("--vram", flags.vram,
                  "of cards, for stages: 6GiB or cuda:0=6GiB,cuda:1=4GiB (default: what is free)");

@@ -1,11 +1,13 @@
 #include "base/command_line.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <sstream>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "base/file.h"
 #include "base/nearest.h"
 #include "base/output.h"
@@ -17,15 +19,6 @@ namespace lanyard {
 namespace {
 
 bool IsOption(const std::string& word) { return word.size() > 1 && word.front() == '-'; }
-
-// The nearest of the known words when somebody can have meant it; else empty.
-std::string Suggestion(const std::string& word, const std::vector<std::string>& known) {
-  for (const std::string& each : known) {
-    if (word.size() >= 3 && absl::StartsWith(each, word)) return each;
-  }
-  const std::string nearest = Nearest(word, known);
-  return !nearest.empty() && EditDistance(word, nearest) <= 1 + word.size() / 4 ? nearest : "";
-}
 
 std::vector<const CLI::App*> VerbsOf(const CLI::App& app) {
   return app.get_subcommands([](const CLI::App*) { return true; });
@@ -108,6 +101,11 @@ bool HasRemark(CLI::Option& option, const char* remark) {
 std::string WhyNoText(CLI::Option& option, const std::string& value) {
   if (value.empty() && !HasRemark(option, kEmpty))
     return "its value is empty; give it one, or leave it out";
+  // A range holds "nan".
+  double number = 0;
+  const bool is_number = option.get_type_name().rfind("FLOAT", 0) == 0;
+  if (is_number && absl::SimpleAtod(value, &number) && !std::isfinite(number))
+    return absl::StrCat("'", value, "' is no number");
   return HasRemark(option, kAnyBytes) ? "" : Str(CheckUtf8(value).message());
 }
 
@@ -125,6 +123,14 @@ void CheckValues(CLI::App& app) {
 
 CLI::Option* MayHoldAnyBytes(CLI::Option* option) { return Remark(option, kAnyBytes); }
 CLI::Option* MayBeEmpty(CLI::Option* option) { return Remark(option, kEmpty); }
+
+std::string Suggestion(const std::string& word, const std::vector<std::string>& known) {
+  for (const std::string& each : known) {
+    if (word.size() >= 3 && absl::StartsWith(each, word)) return each;
+  }
+  const std::string nearest = Nearest(word, known);
+  return !nearest.empty() && EditDistance(word, nearest) <= 1 + word.size() / 4 ? nearest : "";
+}
 
 std::string WhyNoValue(CLI::Option& option, const std::string& value) {
   if (std::string wrong = WhyNoText(option, value); !wrong.empty()) return wrong;

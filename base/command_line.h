@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/exit_code.h"
 
@@ -21,6 +22,9 @@ using Habits = std::map<std::string, std::string>;
 CLI::Option* MayHoldAnyBytes(CLI::Option* option);
 // Of an option to which an empty value says something.
 CLI::Option* MayBeEmpty(CLI::Option* option);
+
+// The nearest of the known words when somebody can have meant it; else empty.
+std::string Suggestion(const std::string& word, const std::vector<std::string>& known);
 
 // Why `option` does not take `value`, by its checks and by what ParseWords says of every value; or
 // "".

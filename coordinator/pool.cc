@@ -14,6 +14,16 @@ struct Overloaded : F... {
 template <typename... F>
 Overloaded(F...) -> Overloaded<F...>;
 
+std::string TextOf(const Pace::Verdict& verdict) {
+  if (verdict.slowness <= 1)
+    return absl::StrCat("worker '", verdict.machine, "' is as fast as its speed promises again");
+  return absl::StrFormat(
+      "worker '%s' takes %.1f times as long for its layers as its speed promises beside the "
+      "others; "
+      "plans count on that from now on",
+      verdict.machine, verdict.slowness);
+}
+
 }  // namespace
 
 PoolMachine::PoolMachine(PoolOptions options)
@@ -38,6 +48,8 @@ void PoolMachine::OnWorkerEvent(net::LinkId link, const net::WorkerEvent& event,
                  [&](const net::Heartbeat& m) {
                    membership_.OnHeartbeat(link, m);
                    health_.pace().OnHeartbeat(name, m, now);
+                   for (const Pace::Verdict& verdict : health_.pace().TakeVerdicts())
+                     Do(PoolAction::Log{verdict.slowness > 1, TextOf(verdict)});
                  },
                  [&](const net::DevicesChanged& m) {
                    membership_.OnDevices(link, m);

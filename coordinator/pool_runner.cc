@@ -463,7 +463,9 @@ std::unique_ptr<Answer> PoolRunner::End(SeqId id, const std::string& reason) {
 }
 
 void PoolRunner::EndWithError(SeqId id, const absl::Status& status) {
-  if (const auto answer = End(id, "error")) answer->OnError(status);
+  // A deadline that the client named is no error of the pool.
+  const char* const reason = absl::IsDeadlineExceeded(status) ? "abort" : "error";
+  if (const auto answer = End(id, reason)) answer->OnError(status);
 }
 
 PoolStatus PoolRunner::Status() const {

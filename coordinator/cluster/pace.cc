@@ -60,6 +60,7 @@ void Pace::Judge() {
     ++revision_;
     slow_.erase(name);
     if (worse) slow_[name] = now;
+    verdicts_.push_back({name, Slowness(name)});
   }
   for (auto& [name, stage] : stages_) {
     stage.frames = 0;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -30,6 +31,12 @@ class Pace {
   void OnHeartbeat(const std::string& machine, const net::Heartbeat& beat, TimeNs now);
   // How many times longer the machine takes than its speed promises; 1: it is no straggler.
   double Slowness(const std::string& machine) const;
+  struct Verdict {
+    std::string machine;
+    double slowness = 1;
+  };
+  // What was found since the last call.
+  std::vector<Verdict> TakeVerdicts() { return std::exchange(verdicts_, {}); }
   // Changes whenever another machine is a straggler.
   uint64_t revision() const { return revision_; }
 
@@ -51,6 +58,7 @@ class Pace {
   const PaceOptions options_;
   std::map<std::string, Stage> stages_;  // by machine
   std::map<std::string, double> slow_;   // stragglers only
+  std::vector<Verdict> verdicts_;
   uint64_t revision_ = 0;
 };
 

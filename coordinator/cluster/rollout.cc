@@ -17,14 +17,15 @@ std::string Join(const std::vector<std::string>& parts) {
 
 // Whether two machines without cards can do each other's stage about as fast as their own.
 bool Alike(const net::WorkerHello& a, const sharding::PlannedStage& of_a, const net::WorkerHello& b,
-           const sharding::PlannedStage& of_b) {
+           const sharding::PlannedStage& of_b, const Pace& pace) {
   constexpr double kAsFast = 0.1;
   const auto holds = [](const net::WorkerHello& hello, const sharding::PlannedStage& stage) {
     return hello.memory_bytes >= hello.base_bytes &&
            hello.memory_bytes - hello.base_bytes >= BytesOf(stage);
   };
+  const double of_one = a.speed / pace.Slowness(a.name), other = b.speed / pace.Slowness(b.name);
   return a.devices.empty() && b.devices.empty() && a.threads == b.threads &&
-         std::abs(a.speed - b.speed) <= kAsFast * std::max(a.speed, b.speed) && holds(a, of_b) &&
+         std::abs(of_one - other) <= kAsFast * std::max(of_one, other) && holds(a, of_b) &&
          holds(b, of_a);
 }
 
@@ -307,7 +308,7 @@ RolloutActions Rollout::Poll(const ClusterView& view, TimeNs now, bool quiet) {
   if (StillFits(plan_, view) && !UsesBenched(plan_, view, now)) return Assign(view, now);
   if (Planning(Purpose::kAssign)) return {};
   if (last_failure_.empty()) waiting.why = "planning";
-  return StartJob({.purpose = Purpose::kAssign}, view, now);
+  return StartJob({.purpose = Purpose::kAssign, .from = From::kWithLayers}, view, now);
 }
 
 void Rollout::RememberDevices(const Membership& members) {
@@ -361,7 +362,7 @@ bool Rollout::UsesBenched(const sharding::Plan& plan, const ClusterView& view, T
 }
 
 sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& view, TimeNs now,
-                                          bool* left_benched_out) const {
+                                          bool* left_out) const {
   sharding::PlanRequest request;
   request.manifest = options_.manifest.get();
   request.numerics = options_.numerics;
@@ -374,8 +375,10 @@ sharding::PlanRequest Rollout::RequestFor(const Job& job, const ClusterView& vie
   request.require_all = options_.expect_workers > 0;
   for (const auto& [name, member] : view.members.members()) {
     if (view.drained.contains(name) || name == job.drain) continue;
-    if (!job.with_benched && view.health.Benched(name, now)) {
-      *left_benched_out = true;
+    const bool has_had_layers = fetched_.contains(name);
+    if ((job.from == From::kWithLayers && !has_had_layers) ||
+        (job.from != From::kAll && view.health.Benched(name, now))) {
+      *left_out = true;
       continue;
     }
     sharding::MachineProfile machine;
@@ -403,10 +406,11 @@ RolloutActions Rollout::StartJob(Job job, const ClusterView& view, TimeNs now) {
   job.id = out.id = next_job_++;
   job.revision = view.revision;
   out.manifest = options_.manifest;
-  out.request = RequestFor(job, view, now, &job.left_benched_out);
-  if (out.request.machines.empty() && job.left_benched_out) {
-    job.with_benched = true;
-    out.request = RequestFor(job, view, now, &job.left_benched_out);
+  out.request = RequestFor(job, view, now, &job.left_out);
+  while (out.request.machines.empty() && job.left_out && job.from != From::kAll) {
+    job.from = Wider(job.from);
+    job.left_out = false;
+    out.request = RequestFor(job, view, now, &job.left_out);
   }
   job_ = std::move(job);
   return actions;
@@ -417,8 +421,11 @@ RolloutActions Rollout::OnPlanned(uint64_t id, const absl::StatusOr<sharding::Pl
   if (!job_ || job_->id != id) return {};
   Job job = *std::exchange(job_, std::nullopt);
   const bool fits = made.ok() && made->fits;
-  if (!fits && job.left_benched_out && !job.with_benched) {
-    job.with_benched = true;
+  // Without a newcomer nothing may be lost but time.
+  const bool enough = fits && (job.from != From::kWithLayers || made->context >= plan_.context);
+  if (!enough && job.left_out && job.from != From::kAll) {
+    job.from = Wider(job.from);
+    job.left_out = false;
     return StartJob(std::move(job), view, now);
   }
   auto* serving = std::get_if<Serving>(&phase_);
@@ -443,7 +450,7 @@ RolloutActions Rollout::OnPlanned(uint64_t id, const absl::StatusOr<sharding::Pl
       std::string why = fits ? WhyBetter(*made, view) : "";
       if (why.empty()) return {};
       sharding::Plan plan = *made;
-      KeepLayersInPlace(&plan, view.members);
+      KeepLayersInPlace(&plan, view);
       RolloutActions actions;
       if (HowBeside(plan, view) == net::AssignMode::kInstead)
         actions.note = absl::StrCat("a better plan waits for a quiet moment: ", why);
@@ -486,10 +493,13 @@ RolloutActions Rollout::OnPlanToAssign(const Job& job, const absl::StatusOr<shar
     return {};
   }
   sharding::Plan plan = *made;
-  KeepLayersInPlace(&plan, view.members);
+  KeepLayersInPlace(&plan, view);
   SetPlan(plan, view.members);
   if (!StillFits(plan_, view)) return {};
-  return Assign(view, now);
+  RolloutActions actions = Assign(view, now);
+  // Once it serves, a plan with all of them is looked for.
+  if (job.from == From::kWithLayers && job.left_out) std::get<Loading>(phase_).revision = 0;
+  return actions;
 }
 
 uint32_t Rollout::Kept(const std::string& machine, stage::LayerRange layers) const {
@@ -506,7 +516,7 @@ uint32_t Rollout::Kept(const std::string& machine, stage::LayerRange layers) con
   return kept;
 }
 
-void Rollout::KeepLayersInPlace(sharding::Plan* plan, const Membership& members) const {
+void Rollout::KeepLayersInPlace(sharding::Plan* plan, const ClusterView& view) const {
   std::vector<sharding::PlannedStage>& stages = plan->stages;
   // Each change of places keeps more than before, so that it ends.
   for (bool changed = true; changed;) {
@@ -514,8 +524,11 @@ void Rollout::KeepLayersInPlace(sharding::Plan* plan, const Membership& members)
     for (size_t i = 0; i < stages.size(); ++i) {
       for (size_t j = i + 1; j < stages.size(); ++j) {
         sharding::PlannedStage &a = stages[i], &b = stages[j];
-        const Member *on_a = members.FindByName(a.machine), *on_b = members.FindByName(b.machine);
-        if (on_a == nullptr || on_b == nullptr || !Alike(on_a->hello, a, on_b->hello, b)) continue;
+        const Member* const on_a = view.members.FindByName(a.machine);
+        const Member* const on_b = view.members.FindByName(b.machine);
+        if (on_a == nullptr || on_b == nullptr ||
+            !Alike(on_a->hello, a, on_b->hello, b, view.health.pace()))
+          continue;
         if (Kept(a.machine, b.layers) + Kept(b.machine, a.layers) <=
             Kept(a.machine, a.layers) + Kept(b.machine, b.layers))
           continue;

@@ -230,13 +230,20 @@ class Rollout {
   };
 
   enum class Purpose { kAssign, kImprove, kMove, kDrain };
+  // The machines that are planned with, as long as they hold the model. After a loss those come
+  // first that have had layers: one that is new may have all of its weights to fetch, and takes
+  // part later, beside what serves.
+  enum class From { kWithLayers, kNotBenched, kAll };
+  static From Wider(From from) {
+    return from == From::kWithLayers ? From::kNotBenched : From::kAll;
+  }
   struct Job {
     uint64_t id = 0;
     Purpose purpose = Purpose::kAssign;
     uint64_t revision = 0;
-    std::string drain = {};     // the worker that is to be left out
-    bool with_benched = false;  // the others alone cannot hold the model
-    bool left_benched_out = false;
+    std::string drain = {};  // the worker that is to be left out
+    From from = From::kNotBenched;
+    bool left_out = false;  // a machine was
   };
 
   AssignedStage* StageOf(net::LinkId link);
@@ -256,7 +263,7 @@ class Rollout {
   RolloutActions StartJob(Job job, const ClusterView& view, TimeNs now);
   bool Planning(Purpose purpose) const { return job_ && job_->purpose == purpose; }
   sharding::PlanRequest RequestFor(const Job& job, const ClusterView& view, TimeNs now,
-                                   bool* left_benched_out) const;
+                                   bool* left_out) const;
   RolloutActions OnPlanToAssign(const Job& job, const absl::StatusOr<sharding::Plan>& made,
                                 const ClusterView& view, TimeNs now);
   // How long the workers would fetch before the plan could serve.
@@ -285,7 +292,7 @@ class Rollout {
   void SetPlan(const sharding::Plan& plan, const Membership& members);
   // Machines that are alike change places where more layers then stay where they are: the planner
   // knows nothing of what a machine has in memory or on its disk.
-  void KeepLayersInPlace(sharding::Plan* plan, const Membership& members) const;
+  void KeepLayersInPlace(sharding::Plan* plan, const ClusterView& view) const;
   uint32_t Kept(const std::string& machine, stage::LayerRange layers) const;
   RolloutActions Assign(const ClusterView& view, TimeNs now);
   // A plan under its numbers.

@@ -669,6 +669,37 @@ TEST_F(RolloutTest, AStageThatNeverAnswersIsGivenUp) {
   EXPECT_THAT(std::string(lost->message()), HasSubstr("neither loads nor answers"));
 }
 
+// The newcomer may have all of its weights to fetch, over a slow line.
+TEST_F(RolloutTest, AfterALossThoseThatHaveHadLayersGoOnWithoutANewcomer) {
+  Make(2);
+  for (const char* name : {"w1", "w2"}) Join(name, 0);
+  Poll(0);
+  ASSERT_TRUE(AllReady(1));
+  Join("w3", 10 * kSecond);
+  Poll(12 * kSecond);
+  Lose("w1", 13 * kSecond);
+  const RolloutActions assigned = Poll(30 * kSecond);
+  ASSERT_EQ(assigned.assign.size(), 1u);
+  EXPECT_EQ(rollout_->stages()[0].planned.machine, "w2");
+  // It takes part when it has loaded beside it.
+  ASSERT_TRUE(AllReady(31 * kSecond));
+  EXPECT_EQ(Poll(34 * kSecond).assign.size(), 2u);
+}
+
+TEST_F(RolloutTest, ANewcomerIsTakenAfterALossWhereTheOthersHaveNotTheRoom) {
+  Make(2);
+  for (const char* name : {"w1", "w2"}) Join(name, 0);
+  Poll(0);
+  ASSERT_TRUE(AllReady(1));
+  change_plan_ = [](sharding::Plan* plan) {
+    if (plan->stages.size() < 2) plan->context /= 2;
+  };
+  Join("w3", 10 * kSecond);
+  Poll(12 * kSecond);
+  Lose("w1", 13 * kSecond);
+  EXPECT_EQ(Poll(30 * kSecond).assign.size(), 2u) << "a shorter context would end long texts";
+}
+
 TEST_F(RolloutTest, SaysWhenItWillBeReadyByHowFastItLoaded) {
   Make(2);
   EXPECT_EQ(rollout_->ReadyIn(0), std::nullopt);
@@ -706,6 +737,26 @@ TEST_F(RolloutTest, UnlikeMachinesDoNotChangePlaces) {
   Poll(21 * kSecond);
   ASSERT_EQ(rollout_->stages().size(), 2u);
   EXPECT_EQ(rollout_->stages()[0].planned.machine, "w2") << "the plan counts on its speed";
+}
+
+TEST_F(RolloutTest, AStragglerIsNotAlike) {
+  ServeWithoutTheLostW3();
+  std::vector<sharding::PlannedStage> measured(2);
+  measured[0].machine = "w2";
+  measured[1].machine = "w3";
+  for (auto& stage : measured) stage.ms_per_token = 10;
+  health_.pace().OnPlan(measured);
+  for (uint64_t frames = 0; frames < 300; frames += 2) {
+    const TimeNs now = 2 * kSecond + static_cast<TimeNs>(frames) * kSecond / 100;
+    for (const char* name : {"w2", "w3"})
+      health_.pace().OnHeartbeat(name, {0, name[1] == '3' ? 0.9 : 0.2, frames}, now);
+  }
+  ASSERT_GT(health_.pace().Slowness("w3"), 2);
+  Join("w3", 13 * kSecond);
+  Lose("w1", 20 * kSecond);
+  Poll(21 * kSecond);
+  ASSERT_EQ(rollout_->stages().size(), 2u);
+  EXPECT_EQ(rollout_->stages()[0].planned.machine, "w2") << "it would have w3's share of the work";
 }
 
 // A drained worker may be allowed back while it holds a stage of a plan that was lost: it still has
