@@ -157,13 +157,13 @@ class Ring:
             self.head = self.start(self.folder / "llama-server", "-m", self.model, "--rpc", ",".join(f"127.0.0.1:{p}" for p in self.peers),
                                    "-ngl", 99, "-c", 1024, "-np", 1, "-t", 1, "--host", "127.0.0.1", "--port", self.port, "--no-webui")
 
-    def answer(self, max_tokens, on_token=lambda n: None, timeout=60):
+    def answer(self, max_tokens, prompt=500, on_token=lambda n: None, timeout=60):
         """How many tokens came, and how the stream ended."""
         tokens = 0
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
             connection.request("POST", "/v1/completions", json.dumps({
-                "prompt": ids(1, 500), "temperature": 0.8, "seed": 7, "max_tokens": max_tokens, "ignore_eos": True, "stream": True,
+                "prompt": ids(1, prompt), "temperature": 0.8, "seed": 7, "max_tokens": max_tokens, "ignore_eos": True, "stream": True,
                 "cache_prompt": False}), {"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status != 200:
@@ -185,7 +185,7 @@ class Ring:
     def wait(self, seconds=120):
         """Until it answers."""
         start = time.monotonic()
-        while self.answer(1, timeout=10)[1] != "whole":
+        while self.answer(1, prompt=8, timeout=10)[1] != "whole":
             if time.monotonic() - start > seconds:
                 sys.exit("error: llama.cpp's ring does not answer")
             self.revive()
@@ -209,7 +209,7 @@ def ring_kills(folder, model, rounds):
                     killed.append(time.monotonic())
                     ring.servers[victim].kill()
                     ring.servers[victim].wait()
-            tokens, end = ring.answer(200, kill)
+            tokens, end = ring.answer(200, on_token=kill)
             ends[end] = ends.get(end, 0) + 1
             came.append(tokens)
             with contextlib.suppress(subprocess.TimeoutExpired):
