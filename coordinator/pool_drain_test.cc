@@ -18,13 +18,7 @@ class DrainTest : public PoolTest {
       plan.group_blocks = {16};
       plan.fits = request.machines.size() >= 2;
       if (!plan.fits) plan.why = {"4 layers of 10 MiB need 2 machines, 1 is there"};
-      for (uint32_t i = 0; i < 2 && plan.fits; ++i) {
-        plan.stages.push_back({.machine = request.machines[i].name,
-                               .device = "cpu",
-                               .layers = {2 * i, 2 * i + 2},
-                               .embeds = i == 0,
-                               .samples = i == 1});
-      }
+      if (plan.fits) AddStages(request, 2, &plan);
       return absl::StatusOr<sharding::Plan>(plan);
     };
     options_.deployment.pipeline.first_timeout = 1000 * kSecond;

@@ -158,13 +158,7 @@ class NewcomerTest : public PoolTest {
       plan.context = 128 * n;
       plan.group_blocks = {16};
       plan.fits = true;
-      for (uint32_t i = 0; i < n; ++i) {
-        plan.stages.push_back({.machine = request.machines[i].name,
-                               .device = "cpu",
-                               .layers = {4 * i / n, 4 * (i + 1) / n},
-                               .embeds = i == 0,
-                               .samples = i + 1 == n});
-      }
+      AddStages(request, n, &plan);
       return absl::StatusOr<sharding::Plan>(plan);
     };
     pool_ = std::make_unique<PoolMachine>(options_);

@@ -308,7 +308,7 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
   const uint32_t rows = static_cast<uint32_t>(chunks->size());
   // Those whose token is still being drawn count too (they run ahead).
   uint32_t budget = PrefillRows(std::max(n_decoding, rows));
-  budget = std::min(budget, std::max(RowsLeft(), stage::kKvBlockTokens));
+  budget = std::min(budget, PromptRowsLeft());
   budget -= std::min(budget, rows);
   std::stable_sort(picked.begin(), picked.end(), [now](const auto& a, const auto& b) {
     return Turn(*a.sequence, now) < Turn(*b.sequence, now);
@@ -340,8 +340,7 @@ void Scheduler::PickPrefill(std::vector<Chunk>* chunks, TimeNs now) {
 void Scheduler::PickOldest(std::vector<Chunk>* chunks) {
   for (const auto& [order, sequence] : running_) {
     if (!sequence->prefilling() || sequence->remaining() == 0) continue;
-    const uint32_t most = std::max(RowsLeft(), stage::kKvBlockTokens);
-    const uint32_t n = std::min({sequence->remaining(), options_.prefill_rows, most});
+    const uint32_t n = std::min({sequence->remaining(), options_.prefill_rows, PromptRowsLeft()});
     if (const uint32_t fit = MakeRoom(sequence, n); fit > 0) Take(sequence, fit, chunks);
     return;
   }

@@ -3,6 +3,7 @@
 // its KV can be dropped and made again at any time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -261,6 +262,8 @@ class Scheduler {
   bool MayAddStep() const;
   // Rows that may be sent beside those that are on their way.
   uint32_t RowsLeft() const;
+  // The same for prompts, which a step that is sent anyway has a block of at least.
+  uint32_t PromptRowsLeft() const { return std::max(RowsLeft(), stage::kKvBlockTokens); }
   bool FitsBesideRunning(const Sequence& sequence) const;
   std::vector<Chunk> PickDecode();
   // The sequence that must run alone; null: none.

@@ -27,16 +27,21 @@ class PoolTest : public ::testing::Test {
       plan.group_blocks = {16};
       plan.fits = request.machines.size() == 2;
       plan.why = {"two machines are needed"};
-      for (uint32_t i = 0; i < request.machines.size(); ++i) {
-        plan.stages.push_back({.machine = request.machines[i].name,
-                               .device = "cpu",
-                               .layers = {2 * i, 2 * i + 2},
-                               .embeds = i == 0,
-                               .samples = i == 1});
-      }
+      AddStages(request, static_cast<uint32_t>(request.machines.size()), &plan);
       return absl::StatusOr<sharding::Plan>(plan);
     };
     pool_ = std::make_unique<PoolMachine>(options);
+  }
+
+  // The model's four layers over the first n machines, as evenly as it goes.
+  static void AddStages(const sharding::PlanRequest& request, uint32_t n, sharding::Plan* plan) {
+    for (uint32_t i = 0; i < n; ++i) {
+      plan->stages.push_back({.machine = request.machines[i].name,
+                              .device = "cpu",
+                              .layers = {4 * i / n, 4 * (i + 1) / n},
+                              .embeds = i == 0,
+                              .samples = i + 1 == n});
+    }
   }
 
   void Join(uint64_t link, const std::string& name) {
